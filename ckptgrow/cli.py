@@ -1,0 +1,54 @@
+"""The console script: every command by name, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from ckptgrow.errors import CkptgrowError
+
+EXIT_DONE, EXIT_DIFFERENT, EXIT_WRONG = 0, 1, 2
+
+app = typer.Typer(
+    name="ckptgrow",
+    help="Grow transformer training checkpoints in width and depth, moments included, and prove it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and exits: 0 done, 1 verified and different, 2 the request or its input is wrong."""
+    sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """One command's exit code; anything that a user can mend is one line on stderr."""
+    try:
+        code = app(arguments, prog_name="ckptgrow", standalone_mode=False)
+    except CkptgrowError as error:
+        return _refuse(str(error))
+    except typer.exceptions.TyperException as error:
+        return _refuse(f"{' '.join(error.format_message().split())} (see ckptgrow --help)")
+    except (typer.Abort, KeyboardInterrupt):
+        return 128 + signal.SIGINT
+    except typer.Exit as stop:
+        return stop.exit_code
+    except BrokenPipeError:
+        # `ckptgrow inspect X | head`: the reader has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    except OSError as error:
+        return _refuse(f"{error.filename or 'operating system'}: {error.strerror or error}")
+    return code if isinstance(code, int) else EXIT_DONE
+
+
+def _refuse(message: str) -> int:
+    print(f"ckptgrow: {message}", file=sys.stderr)
+    return EXIT_WRONG

@@ -1,0 +1,1 @@
+"""One file a command: parse, call the package, print. Heavy imports happen inside the commands."""

@@ -1,0 +1,103 @@
+"""What a command shows: tables and sentences for people, or one JSON object for scripts.
+
+With `--json` stdout carries exactly one JSON object; everything else goes to stderr. Colours and progress bars appear
+on terminals only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+Advance = Callable[[int], None]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+WIDTH_WITHOUT_TERMINAL = 160  # characters: scripts and logs should not see tables folded at 80
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else WIDTH_WITHOUT_TERMINAL
+    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=not stream.isatty())
+
+
+class Screen:
+    """Where one command's words, tables, progress and result go."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._notes = _console(stderr=True)
+        self._words = self._notes if as_json else _console(stderr=False)
+
+    def say(self, sentence: str, style: str | None = None) -> None:
+        """A sentence for people (stderr under `--json`)."""
+        self._words.print(sentence, style=style)
+
+    def warn(self, sentence: str) -> None:
+        """A warning on stderr."""
+        self._notes.print(f"warning: {sentence}", style="yellow")
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """A table for people; numbers are right-aligned."""
+        table = Table(title=title or None, title_justify="left", title_style="bold")
+        for position, column in enumerate(columns):
+            numeric = bool(rows) and all(isinstance(row[position], int | float) for row in rows)
+            table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row))
+        self._words.print(table)
+
+    def result(self, values: Mapping[str, object]) -> None:
+        """The command's result: under `--json` one object on stdout, otherwise nothing (the words said it)."""
+        if self._as_json:
+            print(json.dumps(_finite(values), default=str, allow_nan=False))
+
+    @contextmanager
+    def progress(self, description: str, total: int | None, *, unit: str = "bytes") -> Iterator[Advance]:
+        """A progress bar on a terminal's stderr, nothing elsewhere; yields a function that advances it."""
+        if not sys.stderr.isatty():
+            yield lambda amount: None
+            return
+        amount_column = DownloadColumn() if unit == "bytes" else TextColumn("{task.completed}/{task.total} " + unit)
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            amount_column,
+            TimeRemainingColumn(),
+            console=self._notes,
+            transient=True,
+        ) as bar:
+            task = bar.add_task(description, total=total)
+            yield lambda amount: bar.update(task, advance=amount)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+def _finite(value: object) -> object:
+    """JSON has no NaN or infinity: they become null and strings."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value
