@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import typer
 
+from ckptgrow.commands.depth import depth
+from ckptgrow.commands.width import width
 from ckptgrow.errors import CkptgrowError
 
 EXIT_DONE, EXIT_DIFFERENT, EXIT_WRONG = 0, 1, 2
@@ -21,6 +23,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+for command in (width, depth):
+    app.command()(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

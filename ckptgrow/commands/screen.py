@@ -11,12 +11,12 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Advance = Callable[[int], None]
 
@@ -25,9 +25,13 @@ WIDTH_WITHOUT_TERMINAL = 160  # characters: scripts and logs should not see tabl
 
 
 def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else WIDTH_WITHOUT_TERMINAL
-    return Console(stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=not stream.isatty())
+    return Console(
+        stderr=stderr, width=width, highlight=False, markup=False, emoji=False, soft_wrap=not stream.isatty()
+    )
 
 
 class Screen:
@@ -48,6 +52,8 @@ class Screen:
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A table for people; numbers are right-aligned."""
+        from rich.table import Table
+
         table = Table(title=title or None, title_justify="left", title_style="bold")
         for position, column in enumerate(columns):
             numeric = bool(rows) and all(isinstance(row[position], int | float) for row in rows)
@@ -64,9 +70,17 @@ class Screen:
     @contextmanager
     def progress(self, description: str, total: int | None, *, unit: str = "bytes") -> Iterator[Advance]:
         """A progress bar on a terminal's stderr, nothing elsewhere; yields a function that advances it."""
+        with self.progress_later(description, unit=unit) as start:
+            yield start(total)
+
+    @contextmanager
+    def progress_later(self, description: str, *, unit: str = "bytes") -> Iterator[Callable[[int | None], Advance]]:
+        """The same where the total is known later: yields a function that takes it and gives the one that advances."""
         if not sys.stderr.isatty():
-            yield lambda amount: None
+            yield lambda total: lambda amount: None
             return
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
         amount_column = DownloadColumn() if unit == "bytes" else TextColumn("{task.completed}/{task.total} " + unit)
         with Progress(
             TextColumn("{task.description}"),
@@ -76,8 +90,13 @@ class Screen:
             console=self._notes,
             transient=True,
         ) as bar:
-            task = bar.add_task(description, total=total)
-            yield lambda amount: bar.update(task, advance=amount)
+            task = bar.add_task(description, total=None)
+
+            def start(total: int | None) -> Advance:
+                bar.update(task, total=total)
+                return lambda amount: bar.update(task, advance=amount)
+
+            yield start
 
 
 def _cell(value: object) -> str:

@@ -1,0 +1,57 @@
+"""What every format is read into: a whole training state by name, its tensors lazy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ckptgrow.checkpoints.tensors import LazyTensor
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training state as a file holds it.
+
+    `optimizers` and `schedulers` are still as torch wrote them (parameters by number): who is who is known only after
+    the tensors are claimed. `rest` is what the format carries besides.
+    """
+
+    path: Path
+    kind: str
+    tensors: Mapping[str, LazyTensor]
+    config: Mapping[str, Any] | None
+    original_arguments: Mapping[str, Any] | None = None
+    optimizers: tuple[Mapping[str, Any], ...] = ()
+    schedulers: tuple[Mapping[str, Any], ...] = ()
+    global_step: int | None = None
+    epoch: int | None = None
+    precision: str | None = None
+    growth: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    rest: Any = None
+
+    @property
+    def history(self) -> list[Mapping[str, Any]]:
+        """The growths that this checkpoint went through, oldest first."""
+        return list(self.growth.get("history", []))
+
+
+class Format(Protocol):
+    """One kind of checkpoint on disk."""
+
+    kind: str
+
+    def recognises(self, path: Path) -> bool:
+        """Whether `path` looks like this kind, by cheap signs."""
+        ...
+
+    def read(self, path: Path) -> Checkpoint:
+        """The checkpoint at `path`; raises CheckpointError where it is none."""
+        ...
+
+    def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
+        """Writes a whole checkpoint to `path`, flushed to the disk."""
+        ...

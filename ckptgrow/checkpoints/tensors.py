@@ -1,0 +1,148 @@
+"""Tensors that are read a few rows at a time, wherever they come from."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from ckptgrow.errors import CheckpointError
+
+CHUNK_BYTES = 8 * 2**20  # as much of a tensor as is in memory at once
+
+
+@runtime_checkable
+class LazyTensor(Protocol):
+    """A tensor by shape and dtype, whose rows (along axis 0; a scalar is one row) are made when asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The tensor's dtype."""
+        ...
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop), contiguous, shape (stop − start, *shape[1:]); for a scalar shape ()."""
+        ...
+
+
+def num_elements(tensor: LazyTensor) -> int:
+    """How many elements a tensor has."""
+    return math.prod(tensor.shape)
+
+
+def num_bytes(tensor: LazyTensor) -> int:
+    """How many bytes a tensor's elements take."""
+    return num_elements(tensor) * tensor.dtype.itemsize
+
+
+def chunks(tensor: LazyTensor, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[int, int]]:
+    """Row ranges that cover a tensor, of at most `chunk_bytes` each where a row is not longer itself."""
+    num_rows = tensor.shape[0] if tensor.shape else 1
+    if num_bytes(tensor) == 0:
+        return
+    step = max(1, chunk_bytes * num_rows // num_bytes(tensor))
+    for start in range(0, num_rows, step):
+        yield start, min(start + step, num_rows)
+
+
+def whole(tensor: LazyTensor) -> torch.Tensor:
+    """The whole tensor in memory."""
+    if num_elements(tensor) == 0:
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
+    return tensor.rows(0, tensor.shape[0] if tensor.shape else 1)
+
+
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    """A contiguous tensor's bytes, not copied."""
+    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor that lies in a file: `offset` in bytes from the file's start, `stride` in elements."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    stride: tuple[int, ...]
+
+    @cached_property
+    def _is_contiguous(self) -> bool:
+        expected = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.stride), strict=True):
+            if size != 1 and stride != expected:
+                return False
+            expected *= size
+        return True
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See LazyTensor. Raises CheckpointError where the file ends before the tensor does."""
+        if not self.shape:
+            return self._read(self.offset, 1).reshape(())
+        if self._is_contiguous:
+            row_length = math.prod(self.shape[1:])
+            first = self.offset + start * row_length * self.dtype.itemsize
+            return self._read(first, (stop - start) * row_length).reshape(stop - start, *self.shape[1:])
+        span = 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.stride, strict=True))
+        return self._read(self.offset, span).as_strided(self.shape, self.stride)[start:stop].contiguous()
+
+    def _read(self, offset: int, count: int) -> torch.Tensor:
+        buffer = np.empty(count * self.dtype.itemsize, dtype=np.uint8)
+        view, done = memoryview(buffer), 0
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            while done < len(view):
+                got = os.preadv(descriptor, [view[done:]], offset + done)
+                if got == 0:
+                    raise CheckpointError(f"{self.path}: ends inside a tensor, expected {len(view) - done} more bytes")
+                done += got
+        finally:
+            os.close(descriptor)
+        return torch.from_numpy(buffer).view(self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A tensor in memory."""
+
+    tensor: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See LazyTensor."""
+        return tuple(self.tensor.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """See LazyTensor."""
+        return self.tensor.dtype
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See LazyTensor."""
+        return self.tensor[start:stop].contiguous() if self.shape else self.tensor
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """A tensor of zeros that takes no memory."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See LazyTensor."""
+        shape = (stop - start, *self.shape[1:]) if self.shape else ()
+        return torch.zeros(shape, dtype=self.dtype)

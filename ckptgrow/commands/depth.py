@@ -1,0 +1,95 @@
+"""`ckptgrow depth`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ckptgrow.commands import options
+from ckptgrow.commands.growing import LR_RULES, chosen, reset_parts, show, step_choice, whole_number
+from ckptgrow.commands.screen import JsonOption, Screen
+from ckptgrow.errors import RequestError
+
+# The original script's names, with the behaviour that the paper describes.
+DOUBLING_LAYERS = {
+    "alternate_id": ("alternate", "zero-norm"),
+    "append_id": ("append", "zero-norm"),
+    "alternate_copy": ("alternate", "copy"),
+    "append_copy": ("append", "copy"),
+}
+
+
+def depth(
+    source: options.InArgument,
+    target: options.OutArgument,
+    factor: Annotated[
+        str | None,
+        typer.Option(help="How many times as many layers: a whole number from 2 on [default: 2].", metavar="K"),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="The old layer behind each new one, as 0,1,1,2; a second mention makes a new layer."),
+    ] = None,
+    place: Annotated[
+        str, typer.Option(help="New layers 'alternate' with the old, or 'append' after them.")
+    ] = "alternate",
+    new: Annotated[
+        str, typer.Option(help="New layers: 'zero-output' or 'zero-norm' (exact identities), or 'copy' (stacking).")
+    ] = "zero-output",
+    doubling_layers: Annotated[
+        str | None,
+        typer.Option(help=f"The staged-training script's names for place and kind: {', '.join(DOUBLING_LAYERS)}."),
+    ] = None,
+    lr_rule: options.LrRuleOption = "keep",
+    step: options.StepOption = "keep",
+    rewarm: options.RewarmOption = 0,
+    reset: options.ResetOption = "",
+    config: options.ConfigOption = None,
+    param_order: options.ParamOrderOption = None,
+    drop: options.DropOption = None,
+    allow_nonfinite: options.AllowNonfiniteOption = False,
+    force: options.ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Add layers to a checkpoint, its optimizer, schedule and config included.
+
+    New layers are exact identities that train at once, or copies of old ones (which changes the function).
+    """
+    from ckptgrow.growth.depth import depth as grow_depth
+    from ckptgrow.growth.request import StateRequest
+    from ckptgrow.spaces.layers import NEW_LAYERS, PLACES
+
+    if doubling_layers is not None:
+        chosen("--doubling-layers", doubling_layers, tuple(DOUBLING_LAYERS))
+        place, new = DOUBLING_LAYERS[doubling_layers]
+    request = StateRequest(
+        chosen("--lr-rule", lr_rule, LR_RULES),
+        step_choice(step),
+        rewarm,
+        reset_parts(reset),
+        config,
+        param_order,
+        tuple(drop or ()),
+        allow_nonfinite,
+        force,
+    )
+    values: dict[str, Any] = {
+        "factor": None if factor is None else whole_number("--factor", factor),
+        "layers": None if layers is None else _layer_list(layers),
+        "place": chosen("--place", place, PLACES),
+        "new": chosen("--new", new, NEW_LAYERS),
+    }
+    show(
+        lambda progress: grow_depth(source, target, **values, request=request, progress=progress),
+        source,
+        Screen(as_json),
+        "deepening",
+    )
+
+
+def _layer_list(value: str) -> list[int]:
+    try:
+        return [int(entry) for entry in value.split(",")]
+    except ValueError as error:
+        raise RequestError(f"--layers {value}: expected old layers by commas, as 0,1,1,2") from error

@@ -1,0 +1,90 @@
+"""What `width` and `depth` have in common: the request, the progress bar, the sentence, the JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ckptgrow.commands.screen import Advance, Screen
+from ckptgrow.errors import RequestError
+
+if TYPE_CHECKING:
+    from ckptgrow.growth.request import Grown, Part, StepChoice
+
+TRAPPED = (
+    "the grown model is trapped: its copies get equal gradients and stay equal for ever, so it computes nothing the "
+    "small one could not. Train with dropout, or grow with --noise 1.0 (changes no output)"
+)
+LR_RULES = ("keep", "mup")
+RESETTABLE = ("optimizer", "schedule")
+
+
+def chosen(option: str, value: str, choices: tuple[str, ...]) -> Any:
+    """A value out of a few; raises RequestError that names them."""
+    if value not in choices:
+        raise RequestError(f"{option} {value}: expected {' or '.join(choices)}")
+    return value
+
+
+def whole_number(option: str, value: str) -> int:
+    """A whole number; raises RequestError otherwise."""
+    try:
+        return int(value)
+    except ValueError as error:
+        raise RequestError(f"{option} {value}: expected a whole number") from error
+
+
+def step_choice(value: str) -> StepChoice:
+    """`keep`, `auto`, or a number of steps from 0."""
+    if value in ("keep", "auto"):
+        return cast("StepChoice", value)
+    try:
+        step = int(value)
+    except ValueError as error:
+        raise RequestError(f"--step {value}: expected keep, auto or a whole number") from error
+    if step < 0:
+        raise RequestError(f"--step {value}: expected a step from 0 on")
+    return step
+
+
+def reset_parts(value: str) -> tuple[Part, ...]:
+    """Parts by commas; raises RequestError for unknown ones."""
+    parts = tuple(part.strip() for part in value.split(",") if part.strip())
+    for part in parts:
+        chosen("--reset", part, RESETTABLE)
+    return cast("tuple[Part, ...]", parts)
+
+
+def show(run: Callable[[Callable[[int], Advance]], Grown], source: Path, screen: Screen, verb: str) -> None:
+    """Runs a growth under a progress bar and tells what it did."""
+    with screen.progress_later(f"{verb} {source.name}") as progress:
+        done = run(progress)
+    screen.say(_sentence(done, source))
+    for note in done.notes:
+        screen.say(f"note: {note}")
+    if done.trapped:
+        screen.warn(TRAPPED)
+    screen.result(_as_json(done))
+
+
+def _sentence(done: Grown, source: Path) -> str:
+    changes = ", ".join(
+        f"{name} {done.old[name]} → {size}" for name, size in done.new.items() if done.old.get(name) != size
+    )
+    old, new = done.num_parameters
+    step = "" if done.step[0] == done.step[1] else f", step {done.step[0]} → {done.step[1]}"
+    return f"{source} → {done.out}: {changes}; {old:,} → {new:,} parameters; lr rule {done.lr_rule}{step}."
+
+
+def _as_json(done: Grown) -> Mapping[str, object]:
+    return {
+        "out": str(done.out),
+        "old": done.old,
+        "new": done.new,
+        "num_parameters": list(done.num_parameters),
+        "trapped": done.trapped,
+        "lr_rule": done.lr_rule,
+        "step": list(done.step),
+        "notes": list(done.notes),
+    }

@@ -1,0 +1,38 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+InArgument = Annotated[Path, typer.Argument(metavar="IN", help="The checkpoint to grow.", show_default=False)]
+OutArgument = Annotated[
+    Path, typer.Argument(metavar="OUT", help="Where to write; of the same kind.", show_default=False)
+]
+LrRuleOption = Annotated[
+    str, typer.Option(help="Learning rates: 'keep' as they are, or 'mup' so that the trajectory is kept.")
+]
+StepOption = Annotated[
+    str,
+    typer.Option(
+        help="Schedule step to go on from: 'keep', 'auto' (divided by the operator's ρ), or a number of steps."
+    ),
+]
+RewarmOption = Annotated[int, typer.Option(min=0, help="Steps over which the learning rate rises again; 0 for none.")]
+ResetOption = Annotated[
+    str, typer.Option(help="Parts to leave out, by commas: 'optimizer', 'schedule'.", show_default=False)
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option(help="A transformers config.json, where the checkpoint has none.", show_default=False)
+]
+ParamOrderOption = Annotated[
+    Path | None,
+    typer.Option(help="A file with one parameter name a line, in the optimizer's order.", show_default=False),
+]
+DropOption = Annotated[
+    list[str] | None, typer.Option(help="A tensor or key to leave out; may be repeated.", show_default=False)
+]
+AllowNonfiniteOption = Annotated[bool, typer.Option("--allow-nonfinite", help="Grow NaN and infinity too.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]

@@ -1,0 +1,88 @@
+"""`ckptgrow width`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ckptgrow.commands import options
+from ckptgrow.commands.growing import LR_RULES, chosen, reset_parts, show, step_choice, whole_number
+from ckptgrow.commands.screen import JsonOption, Screen
+from ckptgrow.errors import RequestError
+
+
+def width(
+    source: options.InArgument,
+    target: options.OutArgument,
+    factor: Annotated[
+        str | None, typer.Option(help="How many times as wide: a whole number from 2 on [default: 2].", metavar="K")
+    ] = None,
+    ffn: Annotated[int | None, typer.Option(min=1, help="Feed-forward units instead of a factor.")] = None,
+    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads instead of a factor.")] = None,
+    kv_heads: Annotated[int | None, typer.Option(min=1, help="Key and value heads, with --heads.")] = None,
+    how: Annotated[
+        str, typer.Option(help="Blocks of grown matrices: 'diagonal' (the paper's) or 'tile'.")
+    ] = "diagonal",
+    noise: Annotated[
+        str,
+        typer.Option(
+            help="Separates the copies by terms that the function cannot see, in units of each matrix's root mean "
+            "square; 'auto' is 0 where the config has dropout and 1.0 where it has none."
+        ),
+    ] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    lr_rule: options.LrRuleOption = "keep",
+    step: options.StepOption = "keep",
+    rewarm: options.RewarmOption = 0,
+    reset: options.ResetOption = "",
+    config: options.ConfigOption = None,
+    param_order: options.ParamOrderOption = None,
+    drop: options.DropOption = None,
+    allow_nonfinite: options.AllowNonfiniteOption = False,
+    force: options.ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Grow a checkpoint's width by a factor, its optimizer, schedule and config included.
+
+    Multiplies the hidden size, heads, key/value heads and feed-forward units; the function stays the same.
+    """
+    from ckptgrow.growth.request import StateRequest
+    from ckptgrow.growth.width import BLOCK_WEIGHTS
+    from ckptgrow.growth.width import width as grow_width
+
+    request = StateRequest(
+        chosen("--lr-rule", lr_rule, LR_RULES),
+        step_choice(step),
+        rewarm,
+        reset_parts(reset),
+        config,
+        param_order,
+        tuple(drop or ()),
+        allow_nonfinite,
+        force,
+    )
+    values: dict[str, Any] = {
+        "factor": None if factor is None else whole_number("--factor", factor),
+        "ffn": ffn,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "how": chosen("--how", how, tuple(BLOCK_WEIGHTS)),
+        "noise": _noise(noise),
+        "seed": seed,
+    }
+    show(
+        lambda progress: grow_width(source, target, **values, request=request, progress=progress),
+        source,
+        Screen(as_json),
+        "widening",
+    )
+
+
+def _noise(value: str) -> float | str:
+    if value == "auto":
+        return value
+    try:
+        return float(value)
+    except ValueError as error:
+        raise RequestError(f"--noise {value}: expected auto or a number of at least 0") from error

@@ -1,0 +1,83 @@
+"""Where a checkpoint's architecture comes from, in this order: the user's file, the checkpoint's own config, the
+staged-training script's arguments. Never guessed from shapes: the number of heads cannot be.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.errors import ConfigError
+from ckptgrow.families.family import Family
+from ckptgrow.families.gpt2 import FAMILY as GPT2
+from ckptgrow.families.registry import family_of
+
+GPT2_VOCABULARY = 50257  # the staged-training script starts from the released GPT-2's config
+
+
+def architecture(checkpoint: Checkpoint, config_file: Path | None = None) -> tuple[Family, dict[str, Any]]:
+    """The family's table and the config, completed by the family's defaults where it leaves fields out.
+
+    Raises ConfigError where there is no config, or none with a table.
+    """
+    where = str(config_file or checkpoint.path)
+    if config_file is not None:
+        config = _from_file(config_file)
+    elif checkpoint.config is not None:
+        config = dict(checkpoint.config)
+    elif checkpoint.original_arguments is not None:
+        config = _from_original(checkpoint.original_arguments, where)
+    else:
+        raise ConfigError(
+            f"{where}: says nothing of its architecture (hyper_parameters['config'], or the original's size and "
+            "seqlen); pass a transformers config with --config FILE"
+        )
+    family = family_of(config, where)
+    return family, _completed(family, config, where)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}), expected a transformers config.json") from error
+    except ValueError as error:
+        raise ConfigError(f"{file}: is no JSON ({error}), expected a transformers config.json") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{file}: is a {type(config).__name__}, expected a transformers config (a JSON object)")
+    return cast(dict[str, Any], config)
+
+
+def _from_original(arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
+    size = arguments.get("size")
+    if size not in GPT2.original_sizes:
+        raise ConfigError(
+            f"{where}: its arguments name size {size!r}, expected one of {', '.join(sorted(GPT2.original_sizes))}; "
+            "pass a transformers config with --config FILE"
+        )
+    sizes = dict(GPT2.original_sizes[str(size)])
+    if arguments.get("layers") is not None:
+        sizes["n_layer"] = arguments["layers"]
+    return {"model_type": "gpt2", "vocab_size": GPT2_VOCABULARY, "n_positions": arguments["seqlen"], **sizes}
+
+
+def _completed(family: Family, config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The config with transformers' defaults for fields of the table that it does not have."""
+    fields = {size.config for size in family.sizes.values()} | {family.num_layers, *family.dropout}
+    fields |= {parameter.when.removeprefix("not ") for parameter in family.parameters if parameter.when}
+    fields |= {family.tie.config} if family.tie else set()
+    missing = {field for field in fields if field is not None and field not in config}
+    if not missing:
+        return dict(config)
+    from transformers import AutoConfig
+
+    given = {key: value for key, value in config.items() if key != "model_type"}
+    try:
+        full = AutoConfig.for_model(family.model_type, **given).to_dict()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: transformers refuses this config ({error})") from error
+    return {**{field: full[field] for field in sorted(missing) if field in full}, **config}

@@ -1,0 +1,180 @@
+"""Every tensor of a checkpoint is claimed by exactly one entry of its family's table, or named in an error.
+
+Names may stand under any prefix (`model.`, `module.`, none), with or without the backbone's own (`transformer.`);
+a second whole set under another prefix (an exponential moving average of the weights) is a second instance.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ckptgrow.errors import ClaimError, ConfigError, listing
+from ckptgrow.families.family import Family
+from ckptgrow.families.sizes import Config, holds, is_tied, num_layers, sizes_of
+from ckptgrow.spaces.growth import identity
+from ckptgrow.spaces.layout import Layout, parse
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """One tensor and what the table says of it."""
+
+    name: str  # in the checkpoint
+    template: str  # the same with `{layer}` left open
+    pattern: str  # the table's name
+    layer: int | None
+    prefix: str
+    layout: Layout
+    is_buffer: bool
+
+    @property
+    def canonical(self) -> str:
+        """The name inside the module with its head."""
+        return self.pattern if self.layer is None else self.pattern.replace("{layer}", str(self.layer))
+
+    def name_in(self, layer: int) -> str:
+        """The same tensor's name in another layer."""
+        return self.template.replace("{layer}", str(layer))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """All tensors of a checkpoint, claimed, in its order; `tied` maps a head's name to its embedding's."""
+
+    family: Family
+    tensors: tuple[Claimed, ...]
+    tied: Mapping[str, str]
+
+    @property
+    def model(self) -> tuple[Claimed, ...]:
+        """The tensors of the model itself: the first instance."""
+        return tuple(one for one in self.tensors if one.prefix == self.tensors[0].prefix)
+
+    @property
+    def parameters(self) -> tuple[Claimed, ...]:
+        """What training changes: the model's parameters; of a tied pair the embedding alone."""
+        return tuple(one for one in self.model if not one.is_buffer and one.name not in self.tied)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    pattern: str
+    layout: str
+    is_buffer: bool
+    regex: re.Pattern[str]
+    base_prefix: str
+
+
+def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: str) -> Claim:
+    """Claims every tensor of a checkpoint.
+
+    Raises ClaimError for tensors that no entry claims and entries that no tensor meets, ConfigError for shapes that
+    contradict the config; each names the tensor.
+    """
+    entries = _entries(family, config)
+    depth = num_layers(family, config, where)
+    found = {name: _match(name, entries, depth) for name in shapes}
+    instances: dict[str, list[Claimed]] = defaultdict(list)
+    for one in found.values():
+        if one is not None:
+            instances[one.prefix].append(one)
+    largest = max(instances, key=lambda prefix: len(instances[prefix]), default=None)
+    if largest is None:
+        raise ClaimError(f"{where}: none of its {len(shapes)} tensors belongs to {family.model_type}, expected a model")
+    incomplete = {
+        prefix: missing for prefix, ones in instances.items() if (missing := _missing(family, config, ones, depth))
+    }
+    stray = [name for name, one in found.items() if one is None or (one.prefix in incomplete and one.prefix != largest)]
+    if stray:
+        raise ClaimError(
+            f"{where}: the {family.model_type} table ({depth} layers) claims no tensor named {listing(stray)}; "
+            "correct the config, or leave them out with --drop NAME"
+        )
+    if largest in incomplete:
+        raise ClaimError(f"{where}: tensor {largest}{listing(incomplete[largest])} is missing, expected by the config")
+    claimed = tuple(one for one in found.values() if one is not None)
+    _check_shapes(family, config, claimed, shapes, where)
+    return Claim(family, claimed, _tied_heads(family, config, claimed))
+
+
+def _entries(family: Family, config: Config) -> list[_Entry]:
+    parameters = [(one.name, one.layout, False) for one in family.parameters if holds(one.when, config)]
+    buffers = [(name, "fixed", True) for name in family.buffers]
+    return [
+        _Entry(name, layout, is_buffer, _regex(name, family.base_prefix), family.base_prefix)
+        for name, layout, is_buffer in parameters + buffers
+    ]
+
+
+def _regex(pattern: str, base_prefix: str) -> re.Pattern[str]:
+    inner = pattern.removeprefix(base_prefix)
+    base = f"(?P<base>{re.escape(base_prefix)})?" if inner != pattern else "(?P<base>)"
+    body = re.escape(inner).replace(re.escape("{layer}"), r"(?P<layer>0|[1-9]\d*)")
+    return re.compile(rf"(?P<prefix>(?:[^.]+\.)*?){base}{body}")
+
+
+def _match(name: str, entries: Sequence[_Entry], depth: int) -> Claimed | None:
+    for entry in entries:
+        match = entry.regex.fullmatch(name)
+        if match is None:
+            continue
+        layer = match.groupdict().get("layer")
+        if layer is not None and int(layer) >= depth:
+            continue
+        inner = entry.pattern if match["base"] else entry.pattern.removeprefix(entry.base_prefix)
+        return Claimed(
+            name,
+            match["prefix"] + inner,
+            entry.pattern,
+            None if layer is None else int(layer),
+            match["prefix"],
+            parse(entry.layout),
+            entry.is_buffer,
+        )
+    return None
+
+
+def _missing(family: Family, config: Config, ones: Sequence[Claimed], depth: int) -> list[str]:
+    present = {one.canonical for one in ones}
+    has_base = any(one.template.startswith(one.prefix + family.base_prefix) for one in ones)
+    may_lack = {family.tie.head} if family.tie and (is_tied(family, config) or not has_base) else set[str]()
+    return [
+        name
+        for parameter in family.parameters
+        if holds(parameter.when, config) and parameter.name not in may_lack and not parameter.optional
+        for name in _in_all_layers(parameter.name, depth)
+        if name not in present
+    ]
+
+
+def _in_all_layers(pattern: str, depth: int) -> list[str]:
+    if "{layer}" not in pattern:
+        return [pattern]
+    return [pattern.replace("{layer}", str(layer)) for layer in range(depth)]
+
+
+def _check_shapes(
+    family: Family, config: Config, claimed: Sequence[Claimed], shapes: Mapping[str, Shape], where: str
+) -> None:
+    spaces = {space: identity(size) for space, size in sizes_of(family, config, where).items()}
+    for one in claimed:
+        if one.layout.kind == "fixed":
+            continue
+        expected = tuple(axis.growth(spaces).num_old for axis in one.layout.axes)
+        if shapes[one.name] != expected:
+            raise ConfigError(
+                f"{where}: tensor {one.name} has shape {list(shapes[one.name])}, expected {list(expected)} "
+                f"({one.layout.text}) by the config; pass the right one with --config FILE"
+            )
+
+
+def _tied_heads(family: Family, config: Config, claimed: Sequence[Claimed]) -> dict[str, str]:
+    if family.tie is None or not is_tied(family, config):
+        return {}
+    embeddings = {one.prefix: one.name for one in claimed if one.canonical == family.tie.embedding}
+    return {one.name: embeddings[one.prefix] for one in claimed if one.canonical == family.tie.head}

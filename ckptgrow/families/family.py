@@ -1,0 +1,67 @@
+"""What a table says of a family of architectures: its parameters, sizes and traps. Data only, no behaviour.
+
+A new family is one file with one `Family`, one row in `registry`, and one tiny config in the contract test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter, or one a layer: `{layer}` in its name stands for the layer's index."""
+
+    name: str
+    layout: str
+    when: str | None = None  # a config field that must be true for it to exist; "not FIELD" for false
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Size:
+    """Where the size of a space stands in the config: a field, else what the architecture derives it from."""
+
+    config: str | None = None
+    same: str | None = None  # the size of that space
+    times: tuple[int, str] | None = None  # so many times the size of that space
+    ratio: tuple[str, str] | None = None  # the size of the first space over that of the second
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A head that shares the embedding's tensor where the config says so."""
+
+    head: str
+    embedding: str
+    config: str = "tie_word_embeddings"
+    default: bool = True
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An operator that this family cannot take exactly when a config field is set, and why."""
+
+    operator: str  # "width", "depth", "heads", …
+    reason: str
+    when: str | None = None  # None: always
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family's table; names are those of the module with its head (`AutoModelForCausalLM`)."""
+
+    model_type: str
+    parameters: tuple[Parameter, ...]
+    sizes: Mapping[str, Size]
+    num_layers: str  # the config field
+    base_prefix: str  # the attribute of the backbone, absent from files that hold the backbone alone
+    tie: Tie | None = None
+    buffers: tuple[str, ...] = ()
+    dropout: tuple[str, ...] = ()  # config fields; any above zero separates copies by itself
+    residual: tuple[str, ...] = ("residual", "normed", "final")  # spaces that grow together with the hidden size
+    layer_lists: tuple[str, ...] = ()  # config lists with one entry a layer
+    refusals: tuple[Refusal, ...] = ()
+    depth_is_exact: bool = True
+    original_sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])

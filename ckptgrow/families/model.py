@@ -1,0 +1,46 @@
+"""A real transformers model with a checkpoint's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.tensors import whole
+from ckptgrow.errors import ClaimError, ConfigError, listing
+from ckptgrow.families.claim import Claim
+
+
+def build_model(config: Mapping[str, Any], dtype: torch.dtype, where: str) -> PreTrainedModel:
+    """The family's model with its head, in evaluation mode, freshly initialised.
+
+    Raises ConfigError where transformers refuses the config.
+    """
+    fields = {key: value for key, value in config.items() if key not in ("model_type", "dtype", "torch_dtype")}
+    try:
+        full = AutoConfig.for_model(str(config["model_type"]), **fields)
+        model = AutoModelForCausalLM.from_config(full, dtype=torch.float32)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: transformers refuses this config ({str(error).splitlines()[0]})") from error
+    return model.to(dtype).eval()
+
+
+def load_model(
+    checkpoint: Checkpoint, claim: Claim, config: Mapping[str, Any], dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """The model with the checkpoint's weights, in `dtype`.
+
+    Raises ClaimError where a parameter of the model gets no weight.
+    """
+    model = build_model(config, dtype, str(checkpoint.path))
+    state = {one.canonical: whole(checkpoint.tensors[one.name]).to(dtype) for one in claim.model if not one.is_buffer}
+    missing = model.load_state_dict(state, strict=False).missing_keys
+    tied = {claim.family.tie.head, claim.family.tie.embedding} if claim.family.tie and claim.tied else set[str]()
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    lacking = [name for name in missing if name in parameters and name not in tied]
+    if lacking:
+        raise ClaimError(f"{checkpoint.path}: the model's {listing(lacking)} get no weight, expected one for each")
+    return model

@@ -1,0 +1,104 @@
+"""The sizes of a model's spaces, read from its config and written back into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from ckptgrow.errors import ConfigError
+from ckptgrow.families.family import Family, Size
+
+Config = Mapping[str, object]
+Sizes = Mapping[str, int]
+_SizeOf = Callable[[str], int]
+
+
+def sizes_of(family: Family, config: Config, where: str) -> dict[str, int]:
+    """The size of every space of the table.
+
+    Raises ConfigError where a field is missing or no whole number above zero.
+    """
+    sizes: dict[str, int] = {}
+    for space in family.sizes:
+        _resolve(space, family, config, where, sizes)
+    return sizes
+
+
+def num_layers(family: Family, config: Config, where: str) -> int:
+    """The number of layers.
+
+    Raises ConfigError where the field is missing or no whole number above zero.
+    """
+    return _whole(config, family.num_layers, where)
+
+
+def is_tied(family: Family, config: Config) -> bool:
+    """Whether the head is the embedding's tensor."""
+    return family.tie is not None and bool(config.get(family.tie.config, family.tie.default))
+
+
+def holds(condition: str | None, config: Config) -> bool:
+    """Whether a table's condition ("FIELD" or "not FIELD") holds in a config; no condition always does."""
+    if condition is None:
+        return True
+    negated = condition.startswith("not ")
+    return bool(config.get(condition.removeprefix("not "))) != negated
+
+
+def with_sizes(family: Family, config: Config, new: Sizes, where: str) -> dict[str, object]:
+    """The config of the grown model: its fields say the new sizes.
+
+    A field that was left to the architecture (absent or null) stays so where the architecture then derives the new
+    size by itself. Raises ConfigError where the config has no way of saying a size.
+    """
+    changed = dict(config)
+    for space, size in family.sizes.items():
+        field = size.config
+        if field is not None and config.get(field) is not None:
+            changed[field] = new[space]
+    for space, size in family.sizes.items():
+        if size.config is not None and sizes_of(family, changed, where)[space] != new[space]:
+            changed[size.config] = new[space]
+    found = sizes_of(family, changed, where)
+    for space in family.sizes:
+        if found[space] != new[space]:
+            raise ConfigError(
+                f"{where}: {family.model_type} configs derive the size of {space!r} as {found[space]}, "
+                f"expected {new[space]}; no field can say it, so this growth cannot be written down"
+            )
+    return changed
+
+
+def _resolve(space: str, family: Family, config: Config, where: str, sizes: dict[str, int]) -> int:
+    if space in sizes:
+        return sizes[space]
+
+    def of(other: str) -> int:
+        return _resolve(other, family, config, where, sizes)
+
+    size = family.sizes[space]
+    if size.config is not None and config.get(size.config) is not None:
+        sizes[space] = _whole(config, size.config, where)
+    else:
+        sizes[space] = _derived(space, size, where, of)
+    return sizes[space]
+
+
+def _derived(space: str, size: Size, where: str, of: _SizeOf) -> int:
+    if size.same is not None:
+        return of(size.same)
+    if size.times is not None:
+        return size.times[0] * of(size.times[1])
+    if size.ratio is not None:
+        whole, part = (of(name) for name in size.ratio)
+        if whole % part:
+            raise ConfigError(f"{where}: {size.ratio[0]} {whole} is no multiple of {size.ratio[1]} {part}")
+        return whole // part
+    raise ConfigError(f"{where}: the config has no {size.config!r}, expected the size of {space!r} there")
+
+
+def _whole(config: Config, field: str, where: str) -> int:
+    value = config.get(field)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{where}: config field {field!r} is {value!r}, expected a whole number above zero")
+    return cast(int, value)

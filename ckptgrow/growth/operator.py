@@ -1,0 +1,43 @@
+"""What a growth does, apart from any checkpoint: how each space grows, and what each new layer is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ckptgrow.families.claim import Claimed
+from ckptgrow.spaces.gather import BlockWeights, TensorGrowth, tile
+from ckptgrow.spaces.growth import Growth
+from ckptgrow.spaces.layers import Layer, LayerKind
+
+RESIDUAL = "residual"
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A growth operator on a whole model; `layers` has one entry a new layer, `record` is what the history keeps."""
+
+    growths: Mapping[str, Growth]
+    layers: Sequence[Layer]
+    config: Mapping[str, Any]
+    trapped: bool
+    block_weights: BlockWeights = tile
+    noise: float = 0.0  # in units of each matrix's root mean square
+    seed: int = 0
+    record: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def tensor_growth(self, claimed: Claimed) -> TensorGrowth:
+        """How one claimed tensor grows."""
+        return TensorGrowth.of(claimed.layout, self.growths)
+
+
+def is_zero_in(kind: LayerKind, claimed: Claimed) -> bool:
+    """Whether a tensor of a new layer of this kind is zero.
+
+    zero-output: what writes the residual stream. zero-norm: every gain and every bias of the block, those of the
+    projections too, or they leak through.
+    """
+    if kind == "zero-output":
+        return RESIDUAL in claimed.layout.written
+    return kind == "zero-norm" and claimed.layout.kind in ("gain", "bias")

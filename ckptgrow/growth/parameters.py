@@ -1,0 +1,85 @@
+"""The grown model's tensors: their names in order, and how each is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ckptgrow.checkpoints.tensors import LazyTensor, Zeros
+from ckptgrow.families.claim import Claim, Claimed
+from ckptgrow.growth.operator import Operator, is_zero_in
+from ckptgrow.growth.tensors import Grown, Guard, Separated
+from ckptgrow.spaces.gather import TensorGrowth
+from ckptgrow.spaces.layers import Layer
+
+UNCHANGED = Layer(0, "old")
+
+
+@dataclass(frozen=True)
+class Descent:
+    """One new tensor: its name, the old tensor that it comes from, how that grows, and what its layer is."""
+
+    name: str
+    old: Claimed
+    growth: TensorGrowth
+    layer: Layer
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether the new tensor is zero because its layer is an identity."""
+        return is_zero_in(self.layer.kind, self.old)
+
+
+def descents(claim: Claim, operator: Operator) -> tuple[Descent, ...]:
+    """All new tensors in model order: layers in the new stack's order, the rest where it was."""
+    return tuple(
+        Descent(name, old, operator.tensor_growth(old), layer) for name, old, layer in _ordered(claim.tensors, operator)
+    )
+
+
+def grown_tensors(
+    lineage: Sequence[Descent],
+    tensors: Mapping[str, LazyTensor],
+    claim: Claim,
+    operator: Operator,
+    where: str,
+    guard: Guard,
+) -> dict[str, LazyTensor]:
+    """The grown model's state dict; a tied head is its embedding's very tensor."""
+    grown: dict[str, LazyTensor] = {}
+    for one in lineage:
+        if one.old.name in claim.tied:
+            continue
+        old = tensors[one.old.name]
+        guarded = guard(old, f"{where}: tensor {one.old.name}")
+        grown[one.name] = old if one.old.is_buffer else _weight(one, guarded, operator)
+    return {one.name: grown[claim.tied.get(one.old.name, one.name)] for one in lineage}
+
+
+def _weight(one: Descent, old: LazyTensor, operator: Operator) -> LazyTensor:
+    if one.is_zero:
+        return Zeros(one.growth.weight(operator.block_weights).shape, old.dtype)
+    if one.growth.is_identity:
+        return old
+    gather = one.growth.weight(operator.block_weights)
+    if operator.noise == 0:
+        return Grown(old, gather)
+    return Separated(old, one.growth, gather, operator.noise, operator.seed, one.old.canonical)
+
+
+def _ordered(tensors: Sequence[Claimed], operator: Operator) -> Iterator[tuple[str, Claimed, Layer]]:
+    stacks: dict[str, dict[int, list[Claimed]]] = {}
+    for one in tensors:
+        if one.layer is not None:
+            stacks.setdefault(_stack(one), {}).setdefault(one.layer, []).append(one)
+    for one in tensors:
+        if one.layer is None:
+            yield one.name, one, UNCHANGED
+        elif (stack := stacks.pop(_stack(one), None)) is not None:
+            for index, layer in enumerate(operator.layers):
+                for member in stack[layer.source]:
+                    yield member.name_in(index), member, layer
+
+
+def _stack(one: Claimed) -> str:
+    return one.template.partition("{layer}")[0]

@@ -1,0 +1,233 @@
+"""Read → grow → write: the only file that opens both ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ckptgrow import __version__
+from ckptgrow.checkpoints import optimizer as optimizers
+from ckptgrow.checkpoints.atomic import appearing, check_space, check_target
+from ckptgrow.checkpoints.checkpoint import Advance, Checkpoint
+from ckptgrow.checkpoints.formats import format_of
+from ckptgrow.checkpoints.optimizer import OptimizerState
+from ckptgrow.checkpoints.tensors import num_bytes, num_elements
+from ckptgrow.checkpoints.tree import path_text, tensors_in
+from ckptgrow.errors import CheckpointError, OptimizerError, RequestError, listing
+from ckptgrow.families.architecture import architecture
+from ckptgrow.families.claim import Claim, claim
+from ckptgrow.families.family import Family
+from ckptgrow.families.sizes import num_layers, sizes_of
+from ckptgrow.growth.moments import StepClock, grown_state
+from ckptgrow.growth.operator import Operator
+from ckptgrow.growth.parameters import Descent, descents, grown_tensors
+from ckptgrow.growth.rates import with_rates
+from ckptgrow.growth.request import Grown, StateRequest
+from ckptgrow.growth.schedule import grown_scheduler, moved
+from ckptgrow.growth.tensors import Finite, Guard, unguarded
+
+OperatorFor = Callable[[Family, Mapping[str, Any], str], Operator]
+Progress = Callable[[int], Advance]
+"""Told how many bytes will be written; returns what is told of every piece."""
+HEADROOM = 1.02  # names, alignment and the archive's directory, beside the tensors' bytes
+
+
+def silent(total: int) -> Advance:
+    """No progress."""
+    return lambda amount: None
+
+
+@dataclass(frozen=True)
+class Read:
+    """A checkpoint, understood: family, config, every tensor claimed, every optimizer's parameters named."""
+
+    checkpoint: Checkpoint
+    family: Family
+    config: dict[str, Any]
+    claim: Claim
+    optimizers: tuple[OptimizerState, ...]
+
+
+def read(source: Path, request: StateRequest) -> Read:
+    """Reads and claims a checkpoint; raises a CkptgrowError that names what does not fit."""
+    checkpoint = format_of(source).read(source)
+    family, config = architecture(checkpoint, request.config)
+    checkpoint = _without(checkpoint, request)
+    claimed = claim(family, config, {name: one.shape for name, one in checkpoint.tensors.items()}, str(source))
+    shapes = {one.name: checkpoint.tensors[one.name].shape for one in claimed.parameters}
+    order = _names_in(request.param_order)
+    states = tuple(
+        optimizers.from_torch(raw, shapes, f"{source}: optimizer {index}", order)
+        for index, raw in enumerate(checkpoint.optimizers)
+    )
+    return Read(checkpoint, family, config, claimed, states)
+
+
+def grow(
+    source: Path, target: Path, operator_for: OperatorFor, request: StateRequest, rho: float, progress: Progress
+) -> Grown:
+    """Grows a whole training state from one path to another; `rho` is the operator's step constant for `auto`."""
+    check_target(source, target, force=request.force)
+    old = read(source, request)
+    operator = operator_for(old.family, old.config, str(source))
+    guard: Guard = unguarded if request.allow_nonfinite else Finite
+    lineage = descents(old.claim, operator)
+    tensors = grown_tensors(lineage, old.checkpoint.tensors, old.claim, operator, str(source), guard)
+    _check_carried(old, lineage)
+    step = _new_step(old.checkpoint.global_step, request, rho)
+    states, schedulers, notes = _grown_training(old, lineage, request, step, guard)
+    record = _record(operator, request, old.checkpoint.global_step, step)
+    new = replace(
+        old.checkpoint,
+        tensors=tensors,
+        config=operator.config,
+        optimizers=tuple(state.to_torch() for state in states),
+        schedulers=tuple(schedulers),
+        global_step=step,
+        growth=_growth_entry(old.checkpoint, record, request, step),
+    )
+    _write(new, target, progress)
+    return Grown(
+        out=target,
+        old=_reported(old.family, old.config, str(source)),
+        new=_reported(old.family, operator.config, str(source)),
+        num_parameters=(
+            sum(num_elements(old.checkpoint.tensors[one.name]) for one in old.claim.parameters),
+            sum(num_elements(tensors[one.name]) for one in lineage if _is_own_parameter(one, old.claim)),
+        ),
+        trapped=operator.trapped,
+        lr_rule=request.lr_rule,
+        step=(old.checkpoint.global_step, step),
+        notes=tuple(notes),
+        record=record,
+    )
+
+
+def _grown_training(
+    old: Read, lineage: Sequence[Descent], request: StateRequest, step: int | None, guard: Guard
+) -> tuple[list[OptimizerState], list[dict[str, Any]], list[str]]:
+    """Optimizers, schedulers and what the user should know of them."""
+    source, moves = old.checkpoint.path, step != old.checkpoint.global_step
+    notes = [] if old.optimizers else ["it has no optimizer state: the weights alone were grown"]
+    states: list[OptimizerState] = []
+    schedulers: list[dict[str, Any]] = []
+    for index, state in enumerate(old.optimizers):
+        where = f"{source}: optimizer {index}"
+        grown = grown_state(state, lineage, StepClock(step if moves else None), where, guard)
+        grown, origins = with_rates(grown, lineage, request.lr_rule, where)
+        if index < len(old.checkpoint.schedulers) and len(old.checkpoint.schedulers) == len(old.optimizers):
+            raw = grown_scheduler(old.checkpoint.schedulers[index], origins, f"{source}: scheduler {index}")
+            if moves and step is not None:
+                raw, grown, note = _moved(raw, grown, step)
+                notes += note
+            schedulers.append(raw)
+        states.append(grown)
+    if not schedulers:
+        schedulers = [dict(raw) for raw in old.checkpoint.schedulers]
+    if request.rewarm:
+        notes.append(
+            f"the learning rate rises again over {request.rewarm} steps in `ckptgrow train` and in schedules wrapped "
+            "by ckptgrow.train (see the README); other scripts do not see it"
+        )
+    return states, schedulers, notes
+
+
+def _moved(raw: dict[str, Any], state: OptimizerState, step: int) -> tuple[dict[str, Any], OptimizerState, list[str]]:
+    scheduled = moved(raw, step, state)
+    if scheduled.rates is None:
+        note = "the schedule's function is in your script: the first step still uses the old learning rate"
+        return scheduled.state, state, [note]
+    groups = tuple(group.with_options(lr=rate) for group, rate in zip(state.groups, scheduled.rates, strict=True))
+    return scheduled.state, replace(state, groups=groups), []
+
+
+def _new_step(old: int | None, request: StateRequest, rho: float) -> int | None:
+    if request.step == "keep":
+        return old
+    if old is None:
+        raise RequestError(f"--step {request.step}: the checkpoint has no global step to move")
+    return round(old / rho) if request.step == "auto" else request.step
+
+
+def _write(new: Checkpoint, target: Path, progress: Progress) -> None:
+    distinct = {id(tensor): tensor for _, tensor in tensors_in([new.tensors, new.optimizers, new.rest])}
+    total = sum(num_bytes(tensor) for tensor in distinct.values())
+    check_space(target, int(total * HEADROOM))
+    advance = progress(total)
+    with appearing(target) as partial:
+        format_of(new.path).write(new, partial, advance)
+
+
+def _without(checkpoint: Checkpoint, request: StateRequest) -> Checkpoint:
+    unknown = [name for name in request.drop if name not in checkpoint.tensors and name not in (checkpoint.rest or {})]
+    if unknown:
+        raise RequestError(f"--drop {listing(unknown)}: no such tensor or key in {checkpoint.path}")
+    kept = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in request.drop}
+    rest = {key: value for key, value in (checkpoint.rest or {}).items() if key not in request.drop}
+    return replace(
+        checkpoint,
+        tensors=kept,
+        rest=rest,
+        optimizers=() if "optimizer" in request.reset else checkpoint.optimizers,
+        schedulers=() if "schedule" in request.reset else checkpoint.schedulers,
+    )
+
+
+def _names_in(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptimizerError(f"{path}: cannot be read ({error}), expected one parameter name a line") from error
+
+
+def _check_carried(old: Read, lineage: Sequence[Descent]) -> None:
+    """What is carried along unread must hold nothing that would have had to grow."""
+    growing = [
+        old.checkpoint.tensors[one.old.name]
+        for one in lineage
+        if one.old.layer is not None or not one.growth.is_identity
+    ]
+    shapes = {tensor.shape for tensor in growing if len(tensor.shape) > 0}
+    smallest_matrix = min((num_elements(tensor) for tensor in growing if len(tensor.shape) > 1), default=0)
+    understood = ("state_dict", "optimizer_states")
+    carried = {key: value for key, value in (old.checkpoint.rest or {}).items() if key not in understood}
+    suspects = {
+        path_text(keys)
+        for keys, tensor in tensors_in(carried)
+        if tensor.dtype.is_floating_point
+        and tensor.shape
+        and (tensor.shape in shapes or num_elements(tensor) >= smallest_matrix)
+    }
+    if suspects:
+        raise CheckpointError(
+            f"{old.checkpoint.path}: {listing(suspects)} holds tensors as large as parameters and no rule says how "
+            f"they grow; leave them out with --drop {listing({text.partition('[')[0] for text in suspects})}"
+        )
+
+
+def _record(operator: Operator, request: StateRequest, old_step: int | None, step: int | None) -> dict[str, Any]:
+    return {
+        **operator.record,
+        "lr_rule": request.lr_rule,
+        "step": [old_step, step],
+        "rewarm": request.rewarm,
+        "version": __version__,
+    }
+
+
+def _growth_entry(old: Checkpoint, record: dict[str, Any], request: StateRequest, step: int | None) -> dict[str, Any]:
+    rewarm = {"start": step, "steps": request.rewarm} if request.rewarm and step is not None else None
+    return {"version": __version__, "history": [*old.history, record], "rewarm": rewarm}
+
+
+def _reported(family: Family, config: Mapping[str, Any], where: str) -> dict[str, int]:
+    own = {space: size for space, size in sizes_of(family, config, where).items() if family.sizes[space].same is None}
+    return {"layers": num_layers(family, config, where), **own}
+
+
+def _is_own_parameter(one: Descent, claimed: Claim) -> bool:
+    return not one.old.is_buffer and one.old.name not in claimed.tied

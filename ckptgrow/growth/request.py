@@ -1,0 +1,47 @@
+"""What a user may ask of any growth, besides the growth itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ckptgrow.growth.rates import LrRule
+
+StepChoice = int | Literal["keep", "auto"]
+Part = Literal["optimizer", "schedule"]
+
+
+@dataclass(frozen=True)
+class StateRequest:
+    """How the training state is carried over.
+
+    `step`: the schedule step to go on from; "keep" leaves it, "auto" divides it by the operator's ρ. `rewarm`: steps
+    over which the learning rate rises again from there. `reset`: parts to leave out of the grown checkpoint.
+    """
+
+    lr_rule: LrRule = "keep"
+    step: StepChoice = "keep"
+    rewarm: int = 0
+    reset: tuple[Part, ...] = ()
+    config: Path | None = None
+    param_order: Path | None = None
+    drop: tuple[str, ...] = ()
+    allow_nonfinite: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Grown:
+    """What a growth did; `notes` are sentences that a user should read."""
+
+    out: Path
+    old: Mapping[str, int]
+    new: Mapping[str, int]
+    num_parameters: tuple[int, int]
+    trapped: bool
+    lr_rule: LrRule
+    step: tuple[int | None, int | None]
+    notes: tuple[str, ...] = ()
+    record: Mapping[str, Any] = field(default_factory=dict[str, Any])

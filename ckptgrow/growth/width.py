@@ -1,0 +1,110 @@
+"""Growing width: the hidden size, heads and feed-forward units, each old coordinate several times.
+
+Source: Shen et al., "Staged Training for Transformer Language Models", arXiv 2203.06211, section 3.1; uneven copies:
+Chen, Goodfellow, Shlens, "Net2Net", arXiv 1511.05641.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from ckptgrow.errors import RequestError
+from ckptgrow.families.family import Family
+from ckptgrow.families.sizes import holds, is_tied, num_layers, sizes_of, with_sizes
+from ckptgrow.growth.operator import Operator
+from ckptgrow.growth.pipeline import Progress, grow, silent
+from ckptgrow.growth.request import Grown, StateRequest
+from ckptgrow.spaces.gather import BlockWeights, diagonal, tile
+from ckptgrow.spaces.growth import Growth, copies, identity, shrunken_copies
+from ckptgrow.spaces.layers import Layer
+
+How = Literal["diagonal", "tile"]
+BLOCK_WEIGHTS: Mapping[str, BlockWeights] = {"diagonal": diagonal, "tile": tile}
+GROWING = ("heads", "kv_heads", "ffn")  # besides the residual stream's spaces
+RHO = 1.776  # steps before over steps after growth in width (Shen et al., table 3)
+NOISE_WITHOUT_DROPOUT = 1.0  # in units of each matrix's root mean square
+
+
+def width(
+    source: str | Path,
+    target: str | Path,
+    *,
+    factor: int | None = None,
+    ffn: int | None = None,
+    heads: int | None = None,
+    kv_heads: int | None = None,
+    how: How = "diagonal",
+    noise: float | Literal["auto"] = "auto",
+    seed: int = 0,
+    request: StateRequest | None = None,
+    progress: Progress = silent,
+) -> Grown:
+    """Grows a checkpoint's width: everything by a whole `factor` (2 where no size is given), or single spaces.
+
+    The function stays the same; moments become those that the grown model would have gathered (exactly, without
+    noise). `noise` separates the copies by terms that the function cannot see, in units of each matrix's root mean
+    square; "auto" is 0 where the config has dropout and 1 where it has none.
+
+    Raises RequestError for sizes that cannot be, CkptgrowError for what is wrong with the source.
+    """
+    sizes = {
+        space: size for space, size in (("ffn", ffn), ("heads", heads), ("kv_heads", kv_heads)) if size is not None
+    }
+    if factor is not None and sizes:
+        raise RequestError(f"--factor {factor} and single sizes ({', '.join(sizes)}) exclude each other; choose one")
+    if factor is None and not sizes:
+        factor = 2
+    if factor is not None and factor < 2:
+        raise RequestError(f"--factor {factor}: expected a whole number of at least 2")
+    if noise != "auto" and not 0 <= noise < float("inf"):
+        raise RequestError(f"--noise {noise}: expected auto, or a number of at least 0")
+
+    def operator(family: Family, config: Mapping[str, Any], where: str) -> Operator:
+        growths = _multiplied(family, config, factor, where) if factor else _resized(family, config, sizes, where)
+        new_sizes = {space: growth.num_new for space, growth in growths.items()}
+        has_dropout = any(config.get(field) for field in family.dropout)
+        sigma = (0.0 if has_dropout else NOISE_WITHOUT_DROPOUT) if noise == "auto" else float(noise)
+        return Operator(
+            growths=growths,
+            layers=[Layer(index, "old") for index in range(num_layers(family, config, where))],
+            config=with_sizes(family, config, new_sizes, where),
+            trapped=sigma == 0 and not has_dropout,
+            block_weights=BLOCK_WEIGHTS[how],
+            noise=sigma,
+            seed=seed,
+            record={"operator": "width", "factor": factor, **sizes, "how": how, "noise": sigma, "seed": seed},
+        )
+
+    return grow(Path(source), Path(target), operator, request or StateRequest(), RHO, progress)
+
+
+def _multiplied(family: Family, config: Mapping[str, Any], factor: int, where: str) -> dict[str, Growth]:
+    _refuse(family, config, "width", where)
+    growths: dict[str, Growth] = {}
+    for space, size in sizes_of(family, config, where).items():
+        if space == "final" and is_tied(family, config):
+            growths[space] = shrunken_copies(size, factor * size)
+        elif space in family.residual or space in GROWING:
+            growths[space] = copies(size, factor * size)
+        else:
+            growths[space] = identity(size)
+    return growths
+
+
+def _resized(family: Family, config: Mapping[str, Any], sizes: Mapping[str, int], where: str) -> dict[str, Growth]:
+    old = sizes_of(family, config, where)
+    for space, size in sizes.items():
+        _refuse(family, config, space, where)
+        if space not in old:
+            raise RequestError(f"--{space.replace('_', '-')}: {family.model_type} has no such size of its own")
+        if size < old[space]:
+            raise RequestError(f"--{space.replace('_', '-')} {size}: expected at least the old size, {old[space]}")
+    return {space: copies(size, sizes.get(space, size)) for space, size in old.items()}
+
+
+def _refuse(family: Family, config: Mapping[str, Any], operator: str, where: str) -> None:
+    for refusal in family.refusals:
+        if refusal.operator == operator and holds(refusal.when, config):
+            raise RequestError(f"{where}: {family.model_type} cannot grow in {operator} exactly: {refusal.reason}")

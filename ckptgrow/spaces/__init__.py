@@ -1,0 +1,1 @@
+"""The algebra of growth: spaces, layouts, the one gather, null-space terms, layer maps. No model, no file."""

@@ -1,0 +1,189 @@
+"""The one gather: how a weight, its gradient and its squared gradient grow, block by block.
+
+For `out <- in` with write f and read b (DESIGN of the algebra in `growth`):
+
+    weight              W'[o, i] = f_out[o] · b_in[i] · W[src o, src i] + N[o, i]      N invisible to the function
+    gradient            g'[o, i] = b_out[o] · f_in[i] · g[src o, src i]
+    squared gradient    v'[o, i] = (b_out[o] · f_in[i])² · v[src o, src i]
+
+The first two are linear in the old tensor, so Adam's first moment grows like the gradient and its second like the
+square, exactly, in every block – off the diagonal too.
+
+Source: derived from Shen et al., arXiv 2203.06211, section 3, whose released moments are zero off the diagonal.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from ckptgrow.spaces.growth import FloatVector, Growth, Run
+from ckptgrow.spaces.layout import Layout, Role
+
+ReadRows = Callable[[int, int], torch.Tensor]
+
+
+class BlockWeights(Protocol):
+    """How the blocks of copies of a matrix share the old weight, relative to the even share."""
+
+    def __call__(self, out_copy: int, in_copy: int, num_in_copies: int) -> float:
+        """The factor on block (out_copy, in_copy); over in_copy the factors sum to num_in_copies."""
+        ...
+
+
+def tile(out_copy: int, in_copy: int, num_in_copies: int) -> float:
+    """Every block gets the same share: W' = [[W/k, W/k], [W/k, W/k]]."""
+    return 1.0
+
+
+def diagonal(out_copy: int, in_copy: int, num_in_copies: int) -> float:
+    """Copy c reads copy c alone: W' = blockdiag(W, …, W), the operator of the staged-training paper."""
+    return float(num_in_copies) if out_copy == in_copy else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class GrownAxis:
+    """One stored axis of a tensor and its growth."""
+
+    role: Role
+    growth: Growth
+
+
+@dataclass(frozen=True, eq=False)
+class Gather:
+    """Block copies with factors: new[…] = Π scale_axis[…] · block · old[source]. `scales` has one vector an axis."""
+
+    axes: tuple[GrownAxis, ...]
+    scales: tuple[FloatVector, ...]
+    block_weights: BlockWeights | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The new tensor's shape."""
+        return tuple(axis.growth.num_new for axis in self.axes)
+
+    def rows(self, read: ReadRows, start: int, stop: int) -> torch.Tensor:
+        """New rows [start, stop) along axis 0; `read(a, b)` gives the old rows [a, b) in their own dtype.
+
+        Powers of two multiply exactly; other factors are applied in float64 and rounded once.
+        """
+        if not self.axes:
+            return read(0, 1)
+        result: torch.Tensor | None = None
+        tail = self.shape[1:]
+        for run in self.axes[0].growth.runs_between(start, stop):
+            old = read(run.source, run.source + run.stop - run.start)
+            if result is None:
+                result = torch.zeros((stop - start, *tail), dtype=old.dtype)
+            self._fill(result[run.start - start : run.stop - start], old, run)
+        if result is None:
+            raise IndexError(f"rows {start} to {stop} of a tensor with shape {self.shape}")
+        return result
+
+    def _fill(self, target: torch.Tensor, old: torch.Tensor, row_run: Run) -> None:
+        for runs in itertools.product(*(axis.growth.runs for axis in self.axes[1:])):
+            factor = self._factor((row_run, *runs))
+            if factor == 0:
+                continue
+            new_block, old_block = target, old
+            for position, run in enumerate(runs, start=1):
+                new_block = new_block.narrow(position, run.start, run.stop - run.start)
+                old_block = old_block.narrow(position, run.source, run.stop - run.start)
+            scale_into(new_block, old_block, factor)
+
+    def _factor(self, runs: Sequence[Run]) -> float:
+        factor = math.prod(float(scale[run.start]) for scale, run in zip(self.scales, runs, strict=True))
+        return factor if self.block_weights is None else factor * self._share(runs)
+
+    def _share(self, runs: Sequence[Run]) -> float:
+        assert self.block_weights is not None
+        out_copy = sum(run.copy for run, axis in zip(runs, self.axes, strict=True) if axis.role == "out")
+        shares = [
+            self.block_weights(out_copy, run.copy, int(axis.growth.num_copies[run.start]))
+            for run, axis in zip(runs, self.axes, strict=True)
+            if axis.role == "in" and not axis.growth.is_identity
+        ]
+        return math.prod(shares)
+
+
+def scale_into(target: torch.Tensor, block: torch.Tensor, factor: float) -> None:
+    """Target = factor · block: exact for powers of two, else computed in float64 and rounded once."""
+    if factor == 1:
+        target.copy_(block)
+    elif abs(math.frexp(factor)[0]) == 0.5:
+        torch.mul(block, factor, out=target)
+    else:
+        target.copy_(block.double() * factor)
+
+
+@dataclass(frozen=True, eq=False)
+class TensorGrowth:
+    """How one parameter grows: its axes with their growths, in storage order."""
+
+    layout: Layout
+    axes: tuple[GrownAxis, ...]
+
+    @classmethod
+    def of(cls, layout: Layout, growths: Mapping[str, Growth]) -> TensorGrowth:
+        """Meets a layout with the growths of all its spaces."""
+        return cls(layout, tuple(GrownAxis(axis.role, axis.growth(growths)) for axis in layout.axes))
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the parameter stays as it is."""
+        return all(axis.growth.is_identity for axis in self.axes)
+
+    @property
+    def old_shape(self) -> tuple[int, ...]:
+        """The shape that the old tensor must have."""
+        return tuple(axis.growth.num_old for axis in self.axes)
+
+    def weight(self, block_weights: BlockWeights) -> Gather:
+        """The gather of the weight; block weights apply where both sides of a matrix grow by whole copies."""
+        scales = tuple(axis.growth.read if axis.role == "in" else axis.growth.write for axis in self.axes)
+        if block_weights is not tile and self._has_matching_copies():
+            return Gather(self.axes, _ones_on_inputs(self.axes, scales), _per_copy(block_weights))
+        return Gather(self.axes, scales)
+
+    def gradient(self) -> Gather:
+        """The gather of the gradient, and of anything linear in it."""
+        return Gather(self.axes, self._gradient_scales())
+
+    def square(self) -> Gather:
+        """The gather of the squared gradient."""
+        return Gather(self.axes, tuple(scale**2 for scale in self._gradient_scales()))
+
+    def magnitude(self) -> Gather:
+        """The gather of anything that scales as the gradient's absolute value."""
+        return Gather(self.axes, tuple(np.abs(scale) for scale in self._gradient_scales()))
+
+    def _gradient_scales(self) -> tuple[FloatVector, ...]:
+        return tuple(axis.growth.write if axis.role == "in" else axis.growth.read for axis in self.axes)
+
+    def _has_matching_copies(self) -> bool:
+        """Whether outputs and inputs both grow by the same whole number of copies."""
+        counts = {
+            role: {int(count) for axis in self.axes if axis.role == role for count in np.unique(axis.growth.num_copies)}
+            for role in ("out", "in")
+        }
+        return len(counts["out"]) == 1 and counts["out"] == counts["in"] != {1}
+
+
+def _ones_on_inputs(axes: Sequence[GrownAxis], scales: Sequence[FloatVector]) -> tuple[FloatVector, ...]:
+    """Reads without their 1/copies: 1/f, so that a block weight relative to the whole is exact for any k."""
+    return tuple(
+        1.0 / axis.growth.write if axis.role == "in" else scale for axis, scale in zip(axes, scales, strict=True)
+    )
+
+
+def _per_copy(block_weights: BlockWeights) -> BlockWeights:
+    def share(out_copy: int, in_copy: int, num_in_copies: int) -> float:
+        return block_weights(out_copy, in_copy, num_in_copies) / num_in_copies
+
+    return share

@@ -1,0 +1,150 @@
+"""How one space (an axis of activations) grows from n to n' coordinates.
+
+A growth is three vectors over the new coordinates j:
+
+    source[j]   the old coordinate that j copies
+    write[j]    f: the new activation is  x'[j] = f[j] · x[source[j]]
+    read[j]     b: the new gradient is    δ'[j] = b[j] · δ[source[j]]
+
+The function is preserved when Σ f[j]·b[j] = 1 over the copies j of every old coordinate.
+
+Source: Chen, Goodfellow, Shlens, "Net2Net", arXiv 1511.05641 (copies and the split of their readers);
+Shen et al., "Staged Training for Transformer Language Models", arXiv 2203.06211 (width operator).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+IntVector = npt.NDArray[np.int64]
+FloatVector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Run:
+    """New coordinates [start, stop) that copy the old ones from `source` on, in order, as their `copy`-th copies."""
+
+    start: int
+    stop: int
+    source: int
+    copy: int
+
+    def clip(self, start: int, stop: int) -> Run | None:
+        """The part of this run inside [start, stop), if any."""
+        first, last = max(self.start, start), min(self.stop, stop)
+        return Run(first, last, self.source + first - self.start, self.copy) if first < last else None
+
+
+@dataclass(frozen=True, eq=False)
+class Growth:
+    """One space's growth; vectors have length n' (see the module's head)."""
+
+    source: IntVector
+    write: FloatVector
+    read: FloatVector
+    num_old: int
+
+    @property
+    def num_new(self) -> int:
+        """n', the new size."""
+        return len(self.source)
+
+    @cached_property
+    def is_identity(self) -> bool:
+        """Whether nothing changes."""
+        same = self.num_new == self.num_old and bool((self.source == np.arange(self.num_old)).all())
+        return same and bool((self.write == 1).all() and (self.read == 1).all())
+
+    @cached_property
+    def num_copies(self) -> IntVector:
+        """For every new coordinate: how many copies its source has. Shape (n',)."""
+        return np.bincount(self.source, minlength=self.num_old)[self.source]
+
+    @cached_property
+    def copy(self) -> IntVector:
+        """For every new coordinate: which copy of its source it is, from 0. Shape (n',)."""
+        order = np.argsort(self.source, kind="stable")
+        counts = np.bincount(self.source, minlength=self.num_old)
+        firsts = np.repeat(np.cumsum(counts) - counts, counts)
+        copy = np.empty(self.num_new, dtype=np.int64)
+        copy[order] = np.arange(self.num_new) - firsts
+        return copy
+
+    @cached_property
+    def runs(self) -> tuple[Run, ...]:
+        """The growth as runs in which sources ascend by one and copy, write and read stay the same."""
+        if self.num_new == 0:
+            return ()
+        same = (np.diff(self.source) == 1) & (np.diff(self.copy) == 0) & (np.diff(self.num_copies) == 0)
+        same &= (np.diff(self.write) == 0) & (np.diff(self.read) == 0)
+        starts = np.concatenate([[0], np.flatnonzero(~same) + 1])
+        stops = np.append(starts[1:], self.num_new)
+        return tuple(
+            Run(int(start), int(stop), int(self.source[start]), int(self.copy[start]))
+            for start, stop in zip(starts, stops, strict=True)
+        )
+
+    def runs_between(self, start: int, stop: int) -> Iterator[Run]:
+        """The runs' parts inside [start, stop)."""
+        for run in self.runs:
+            clipped = run.clip(start, stop)
+            if clipped is not None:
+                yield clipped
+
+    def preserves_function(self, tolerance: float = 1e-12) -> bool:
+        """Whether Σ write·read = 1 over the copies of every old coordinate (up to rounding of float64)."""
+        sums = np.bincount(self.source, weights=self.write * self.read, minlength=self.num_old)
+        return bool(np.allclose(sums, 1.0, rtol=0.0, atol=tolerance))
+
+
+def identity(size: int) -> Growth:
+    """A space that does not grow: f = b = 1."""
+    return Growth(np.arange(size), np.ones(size), np.ones(size), size)
+
+
+def copies(size: int, new_size: int) -> Growth:
+    """Cyclic copies: j copies j mod n; f = 1, and b splits each reader evenly over the copies (Net2Net).
+
+    With new_size = k · size these are k whole blocks with b = 1/k, exact also through a norm over the space.
+
+    >>> copies(3, 5).source.tolist(), copies(3, 5).read.tolist()
+    ([0, 1, 2, 0, 1], [0.5, 0.5, 1.0, 0.5, 0.5])
+    """
+    source = np.arange(new_size) % size
+    counts = np.bincount(source, minlength=size)
+    return Growth(source, np.ones(new_size), 1.0 / counts[source], size)
+
+
+def shrunken_copies(size: int, new_size: int) -> Growth:
+    """Copies whose readers are unchanged: f = 1/k, b = 1. For the final norm before a head tied to the embedding."""
+    growth = copies(size, new_size)
+    return Growth(growth.source, growth.read, growth.write, size)
+
+
+def product(factors: Sequence[Growth]) -> Growth:
+    """The growth of an axis that is the outer product of spaces, the last one fastest, as in `(heads head)`."""
+    result = factors[0]
+    for inner in factors[1:]:
+        result = Growth(
+            (result.source[:, None] * inner.num_old + inner.source[None, :]).ravel(),
+            np.outer(result.write, inner.write).ravel(),
+            np.outer(result.read, inner.read).ravel(),
+            result.num_old * inner.num_old,
+        )
+    return result
+
+
+def concatenation(parts: Sequence[Growth]) -> Growth:
+    """The growth of an axis on which spaces follow each other, as in fused `(q + k + v)` projections."""
+    offsets = np.cumsum([0, *(part.num_old for part in parts)])
+    return Growth(
+        np.concatenate([part.source + offset for part, offset in zip(parts, offsets[:-1], strict=True)]),
+        np.concatenate([part.write for part in parts]),
+        np.concatenate([part.read for part in parts]),
+        int(offsets[-1]),
+    )

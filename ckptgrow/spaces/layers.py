@@ -1,0 +1,62 @@
+"""Layer maps: which old layer each new layer is, or is made from.
+
+Kinds of layers in the new stack:
+
+    old           an old layer, unchanged, moments and step included
+    copy          a copy of an old layer with its moments (stacking; changes the function)
+    zero-output   a copy whose matrices and biases that write the residual stream are zero: an exact identity
+    zero-norm     a copy whose norm gains and biases are zero: an exact identity (Shen et al., arXiv 2203.06211)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+NewLayer = Literal["zero-output", "zero-norm", "copy"]
+LayerKind = Literal["old", "zero-output", "zero-norm", "copy"]
+Place = Literal["alternate", "append"]
+
+NEW_LAYERS: tuple[NewLayer, ...] = get_args(NewLayer)
+PLACES: tuple[Place, ...] = get_args(Place)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of the new stack: the old layer it comes from, and as what."""
+
+    source: int
+    kind: LayerKind
+
+
+def stretched(num_old: int, factor: int, place: Place, new: NewLayer) -> tuple[Layer, ...]:
+    """`factor` times as many layers.
+
+    alternate: old 0, new, old 1, new, …; append: all old ones, then the new ones.
+
+    >>> [layer.source for layer in stretched(2, 2, "alternate", "copy")]
+    [0, 0, 1, 1]
+    >>> [layer.kind for layer in stretched(2, 2, "append", "zero-output")]
+    ['old', 'old', 'zero-output', 'zero-output']
+    """
+    if place == "alternate":
+        sources = [layer for layer in range(num_old) for _ in range(factor)]
+    else:
+        sources = [layer for _ in range(factor) for layer in range(num_old)]
+    return listed(sources, new)
+
+
+def listed(sources: Sequence[int], new: NewLayer) -> tuple[Layer, ...]:
+    """A map from an explicit list: an old layer's first mention is that layer, every later one a new layer from it."""
+    seen: set[int] = set()
+    layers: list[Layer] = []
+    for source in sources:
+        layers.append(Layer(source, new if source in seen else "old"))
+        seen.add(source)
+    return tuple(layers)
+
+
+def keeps_order(layers: Sequence[Layer], num_old: int) -> bool:
+    """Whether the old layers all occur, once each and in their order."""
+    return [layer.source for layer in layers if layer.kind == "old"] == list(range(num_old))

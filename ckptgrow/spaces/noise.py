@@ -1,0 +1,113 @@
+"""Terms that separate the copies of a space while the function cannot see them.
+
+A weight that reads a space grown by copies may get any N with Σ_c N[o, i, c] = 0 over the copies c of each old input i
+(they all carry the same activation). Each new row draws its own N, so the copies receive different gradients and part
+during training; without N, and without dropout, they stay equal for ever.
+
+The draws are uniform with unit variance, counted (Philox) by seed, parameter name and stored row: any row range can be
+drawn on its own, in any order, with the same result.
+
+Source of the generator: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from ckptgrow.spaces.gather import GrownAxis, TensorGrowth
+from ckptgrow.spaces.growth import Growth, IntVector
+
+Array = npt.NDArray[np.float64]
+DRAWS_PER_COUNT = 4  # Philox 4×64 gives four numbers a count
+
+
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """The null-space term of one parameter, with root mean square `amplitude` where it can be non-zero."""
+
+    axes: tuple[GrownAxis, ...]
+    key: int
+    amplitude: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The new tensor's shape."""
+        return tuple(axis.growth.num_new for axis in self.axes)
+
+    @cached_property
+    def _in_axis(self) -> int:
+        return next(position for position, axis in enumerate(self.axes) if _is_copied_input(axis))
+
+    def rows(self, start: int, stop: int) -> Array:
+        """N for the new rows [start, stop) of axis 0, float64."""
+        growth = self.axes[self._in_axis].growth
+        if self._in_axis == 0:
+            return np.concatenate(list(self._centred_rows(growth, start, stop)))
+        draws = self._draw(start, stop)
+        return self.amplitude * _centred(draws, self._in_axis, growth)
+
+    def _centred_rows(self, growth: Growth, start: int, stop: int) -> Iterator[Array]:
+        order = np.argsort(growth.source, kind="stable")
+        firsts = np.searchsorted(growth.source[order], np.arange(growth.num_old))
+        for run in growth.runs_between(start, stop):
+            num_copies = int(growth.num_copies[run.start])
+            draws = self._draw(run.start, run.stop)
+            if num_copies == 1:
+                yield np.zeros_like(draws)
+                continue
+            sources = np.arange(run.source, run.source + run.stop - run.start)
+            total = np.zeros_like(draws)
+            for copy in range(num_copies):
+                total += self._draw_scattered(order[firsts[sources] + copy])
+            yield self.amplitude * _unit_variance(num_copies) * (draws - total / num_copies)
+
+    def _draw_scattered(self, rows: IntVector) -> Array:
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        return np.concatenate([self._draw(int(part[0]), int(part[-1]) + 1) for part in np.split(rows, breaks)])
+
+    def _draw(self, start: int, stop: int) -> Array:
+        """Uniform draws with mean 0 and variance 1 for stored rows [start, stop)."""
+        row_length = math.prod(self.shape[1:])
+        counts_per_row = -(-row_length // DRAWS_PER_COUNT)
+        bits = np.random.Philox(key=self.key, counter=start * counts_per_row)
+        draws = np.random.Generator(bits).random((stop - start, counts_per_row * DRAWS_PER_COUNT))
+        draws = draws[:, :row_length].reshape(stop - start, *self.shape[1:])
+        return (draws - 0.5) * math.sqrt(12.0)
+
+
+def noise_for(growth: TensorGrowth, *, seed: int, name: str, amplitude: float) -> Noise | None:
+    """The noise of parameter `name`, or None where nothing that it reads has copies (or it is no matrix)."""
+    if amplitude == 0 or not any(_is_copied_input(axis) for axis in growth.axes):
+        return None
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return Noise(growth.axes, int.from_bytes(digest[:16], "little"), amplitude)
+
+
+def _is_copied_input(axis: GrownAxis) -> bool:
+    return axis.role == "in" and bool((axis.growth.num_copies > 1).any())
+
+
+def _centred(draws: Array, axis: int, growth: Growth) -> Array:
+    moved = np.moveaxis(draws, axis, -1)
+    sums = np.zeros((*moved.shape[:-1], growth.num_old))
+    for run in growth.runs:
+        sums[..., run.source : run.source + run.stop - run.start] += moved[..., run.start : run.stop]
+    centred = (moved - (sums[..., growth.source] / growth.num_copies)) * _unit_variances(growth)
+    return np.moveaxis(centred, -1, axis)
+
+
+def _unit_variance(num_copies: int) -> float:
+    """Subtracting the mean of c draws leaves variance 1 − 1/c: the factor that makes it 1 again."""
+    return math.sqrt(num_copies / (num_copies - 1)) if num_copies > 1 else 0.0
+
+
+def _unit_variances(growth: Growth) -> Array:
+    by_count = np.array([_unit_variance(count) for count in range(int(growth.num_copies.max()) + 1)])
+    return by_count[growth.num_copies]
