@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ckptgrow import __version__
-from ckptgrow.checkpoints import optimizer as optimizers
 from ckptgrow.checkpoints.atomic import appearing, check_space, check_target
 from ckptgrow.checkpoints.checkpoint import Advance, Checkpoint
 from ckptgrow.checkpoints.formats import format_of
 from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.checkpoints.tensors import num_bytes, num_elements
 from ckptgrow.checkpoints.tree import path_text, tensors_in
-from ckptgrow.errors import CheckpointError, OptimizerError, RequestError, listing
-from ckptgrow.families.architecture import architecture
-from ckptgrow.families.claim import Claim, claim
+from ckptgrow.errors import CheckpointError, RequestError, listing
+from ckptgrow.families.claim import Claim
 from ckptgrow.families.family import Family
 from ckptgrow.families.sizes import num_layers, sizes_of
+from ckptgrow.families.state import TrainingState, open_state
 from ckptgrow.growth.moments import StepClock, grown_state
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.parameters import Descent, descents, grown_tensors
 from ckptgrow.growth.rates import with_rates
-from ckptgrow.growth.request import Grown, StateRequest
+from ckptgrow.growth.request import Grown, Part, StateRequest
 from ckptgrow.growth.schedule import grown_scheduler, moved
 from ckptgrow.growth.tensors import Finite, Guard, unguarded
 
@@ -39,38 +38,13 @@ def silent(total: int) -> Advance:
     return lambda amount: None
 
 
-@dataclass(frozen=True)
-class Read:
-    """A checkpoint, understood: family, config, every tensor claimed, every optimizer's parameters named."""
-
-    checkpoint: Checkpoint
-    family: Family
-    config: dict[str, Any]
-    claim: Claim
-    optimizers: tuple[OptimizerState, ...]
-
-
-def read(source: Path, request: StateRequest) -> Read:
-    """Reads and claims a checkpoint; raises a CkptgrowError that names what does not fit."""
-    checkpoint = format_of(source).read(source)
-    family, config = architecture(checkpoint, request.config)
-    checkpoint = _without(checkpoint, request)
-    claimed = claim(family, config, {name: one.shape for name, one in checkpoint.tensors.items()}, str(source))
-    shapes = {one.name: checkpoint.tensors[one.name].shape for one in claimed.parameters}
-    order = _names_in(request.param_order)
-    states = tuple(
-        optimizers.from_torch(raw, shapes, f"{source}: optimizer {index}", order)
-        for index, raw in enumerate(checkpoint.optimizers)
-    )
-    return Read(checkpoint, family, config, claimed, states)
-
-
 def grow(
     source: Path, target: Path, operator_for: OperatorFor, request: StateRequest, rho: float, progress: Progress
 ) -> Grown:
     """Grows a whole training state from one path to another; `rho` is the operator's step constant for `auto`."""
     check_target(source, target, force=request.force)
-    old = read(source, request)
+    old = open_state(source, config=request.config, drop=request.drop, param_order=request.param_order)
+    old = _reset(old, request.reset)
     operator = operator_for(old.family, old.config, str(source))
     guard: Guard = unguarded if request.allow_nonfinite else Finite
     lineage = descents(old.claim, operator)
@@ -106,7 +80,7 @@ def grow(
 
 
 def _grown_training(
-    old: Read, lineage: Sequence[Descent], request: StateRequest, step: int | None, guard: Guard
+    old: TrainingState, lineage: Sequence[Descent], request: StateRequest, step: int | None, guard: Guard
 ) -> tuple[list[OptimizerState], list[dict[str, Any]], list[str]]:
     """Optimizers, schedulers and what the user should know of them."""
     source, moves = old.checkpoint.path, step != old.checkpoint.global_step
@@ -151,6 +125,16 @@ def _new_step(old: int | None, request: StateRequest, rho: float) -> int | None:
     return round(old / rho) if request.step == "auto" else request.step
 
 
+def _reset(state: TrainingState, parts: Sequence[Part]) -> TrainingState:
+    """The state without the parts that the user wants to begin anew."""
+    checkpoint = state.checkpoint
+    if "schedule" in parts:
+        checkpoint = replace(checkpoint, schedulers=())
+    if "optimizer" in parts:
+        return replace(state, checkpoint=replace(checkpoint, optimizers=()), optimizers=())
+    return replace(state, checkpoint=checkpoint)
+
+
 def _write(new: Checkpoint, target: Path, progress: Progress) -> None:
     distinct = {id(tensor): tensor for _, tensor in tensors_in([new.tensors, new.optimizers, new.rest])}
     total = sum(num_bytes(tensor) for tensor in distinct.values())
@@ -160,31 +144,7 @@ def _write(new: Checkpoint, target: Path, progress: Progress) -> None:
         format_of(new.path).write(new, partial, advance)
 
 
-def _without(checkpoint: Checkpoint, request: StateRequest) -> Checkpoint:
-    unknown = [name for name in request.drop if name not in checkpoint.tensors and name not in (checkpoint.rest or {})]
-    if unknown:
-        raise RequestError(f"--drop {listing(unknown)}: no such tensor or key in {checkpoint.path}")
-    kept = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in request.drop}
-    rest = {key: value for key, value in (checkpoint.rest or {}).items() if key not in request.drop}
-    return replace(
-        checkpoint,
-        tensors=kept,
-        rest=rest,
-        optimizers=() if "optimizer" in request.reset else checkpoint.optimizers,
-        schedulers=() if "schedule" in request.reset else checkpoint.schedulers,
-    )
-
-
-def _names_in(path: Path | None) -> list[str] | None:
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptimizerError(f"{path}: cannot be read ({error}), expected one parameter name a line") from error
-
-
-def _check_carried(old: Read, lineage: Sequence[Descent]) -> None:
+def _check_carried(old: TrainingState, lineage: Sequence[Descent]) -> None:
     """What is carried along unread must hold nothing that would have had to grow."""
     growing = [
         old.checkpoint.tensors[one.old.name]

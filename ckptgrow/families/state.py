@@ -1,0 +1,71 @@
+"""A checkpoint, understood: its family and config known, every tensor claimed, every optimizer's parameters named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.formats import read_checkpoint
+from ckptgrow.checkpoints.optimizer import OptimizerState, from_torch
+from ckptgrow.errors import OptimizerError, RequestError, listing
+from ckptgrow.families.architecture import architecture
+from ckptgrow.families.claim import Claim, claim
+from ckptgrow.families.family import Family
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """See the module's head."""
+
+    checkpoint: Checkpoint
+    family: Family
+    config: dict[str, Any]
+    claim: Claim
+    optimizers: tuple[OptimizerState, ...]
+
+    @property
+    def where(self) -> str:
+        """The checkpoint's place, for messages."""
+        return str(self.checkpoint.path)
+
+
+def open_state(
+    path: Path, *, config: Path | None = None, drop: Sequence[str] = (), param_order: Path | None = None
+) -> TrainingState:
+    """Reads a checkpoint of any format and understands it; tensors stay on disk.
+
+    `config` is a transformers config.json where the checkpoint has none; `drop` names tensors or keys to leave out;
+    `param_order` is a file with the optimizer's parameter names, one a line.
+    Raises a CkptgrowError that names what does not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    family, fields = architecture(checkpoint, config)
+    checkpoint = _without(checkpoint, drop)
+    claimed = claim(family, fields, {name: one.shape for name, one in checkpoint.tensors.items()}, str(path))
+    shapes = {one.name: checkpoint.tensors[one.name].shape for one in claimed.parameters}
+    order = _names_in(param_order)
+    states = tuple(
+        from_torch(raw, shapes, f"{path}: optimizer {index}", order) for index, raw in enumerate(checkpoint.optimizers)
+    )
+    return TrainingState(checkpoint, family, fields, claimed, states)
+
+
+def _without(checkpoint: Checkpoint, drop: Sequence[str]) -> Checkpoint:
+    rest = checkpoint.rest or {}
+    unknown = [name for name in drop if name not in checkpoint.tensors and name not in rest]
+    if unknown:
+        raise RequestError(f"--drop {listing(unknown)}: no such tensor or key in {checkpoint.path}")
+    kept = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in drop}
+    return replace(checkpoint, tensors=kept, rest={key: value for key, value in rest.items() if key not in drop})
+
+
+def _names_in(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptimizerError(f"{path}: cannot be read ({error}), expected one parameter name a line") from error
