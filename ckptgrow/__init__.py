@@ -1,5 +1,43 @@
-"""Exact surgery on transformer training checkpoints: grow a whole training state, and prove that nothing was lost."""
+"""Exact surgery on transformer training checkpoints: grow a whole training state, and prove that nothing was lost.
+
+    import ckptgrow
+
+    ckptgrow.width("small.ckpt", "grown.ckpt", factor=2)
+    assert ckptgrow.verify("small.ckpt", "grown.ckpt").passed
+
+Everything is imported when first used, so that `ckptgrow --help` loads no torch.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ckptgrow.growth.depth import depth
+    from ckptgrow.growth.request import Grown, StateRequest
+    from ckptgrow.growth.width import width
+    from ckptgrow.inspection import Inspection, inspect
+    from ckptgrow.verify.report import Report
+    from ckptgrow.verify.verification import Settings, verify
+
 __version__ = "0.1.0"
+__all__ = ["Grown", "Inspection", "Report", "Settings", "StateRequest", "depth", "inspect", "verify", "width"]
+
+_HOMES = {
+    "depth": "ckptgrow.growth.depth",
+    "Grown": "ckptgrow.growth.request",
+    "StateRequest": "ckptgrow.growth.request",
+    "width": "ckptgrow.growth.width",
+    "Inspection": "ckptgrow.inspection",
+    "inspect": "ckptgrow.inspection",
+    "Report": "ckptgrow.verify.report",
+    "Settings": "ckptgrow.verify.verification",
+    "verify": "ckptgrow.verify.verification",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ckptgrow' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import typer
 
 from ckptgrow.commands.depth import depth
+from ckptgrow.commands.inspect import inspect
+from ckptgrow.commands.verify import verify
 from ckptgrow.commands.width import width
 from ckptgrow.errors import CkptgrowError
 
@@ -24,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (width, depth):
+for command in (width, depth, verify, inspect):
     app.command()(command)
 
 

@@ -30,7 +30,7 @@ from ckptgrow.errors import CheckpointError, UnsafePickleError, listing
 Advance = Callable[[int], None]
 
 # Plain data that training scripts put beside their tensors; building them runs no code of the file.
-PLAIN_CLASSES = [Namespace, datetime.timedelta, pathlib.PosixPath, pathlib.PurePosixPath]
+PLAIN_CLASSES: list[Any] = [Namespace, datetime.timedelta, pathlib.PosixPath, pathlib.PurePosixPath]
 
 _LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
 _DESCRIPTOR_SIGNATURE = b"PK\x07\x08"
@@ -171,7 +171,7 @@ def _refused(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{path}: its pickle is damaged ({str(error).strip().splitlines()[0]})")
 
 
-def _names(classes: list[type]) -> set[str]:
+def _names(classes: list[Any]) -> set[str]:
     return {f"{one.__module__}.{one.__qualname__}" for one in classes}
 
 
@@ -191,6 +191,6 @@ class _Located:
             raise CheckpointError(f"{self.path}: holds a tensor of layout {fake.layout}, expected plain dense tensors")
         if start + storage.nbytes() > self._size:
             raise CheckpointError(f"{self.path}: ends inside a tensor; copy it again, it is truncated")
-        offset = start + fake.storage_offset() * fake.dtype.itemsize
+        offset = start + int(fake.storage_offset()) * fake.dtype.itemsize
         stored = Stored(self.path, offset, tuple(fake.shape), fake.dtype, tuple(fake.stride()))
         return self._seen.setdefault(stored, stored)

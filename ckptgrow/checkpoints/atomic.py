@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def check_space(target: Path, num_bytes: int) -> None:
 
 
 @contextmanager
-def appearing(target: Path) -> Iterator[Path]:
+def appearing(target: Path) -> Generator[Path]:
     """A path beside `target` to write to; it becomes `target` when the block ends well, and goes away otherwise."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:

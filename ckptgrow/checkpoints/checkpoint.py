@@ -32,6 +32,7 @@ class Checkpoint:
     precision: str | None = None
     growth: Mapping[str, Any] = field(default_factory=dict[str, Any])
     rest: Any = None
+    data_position: Any = None
 
     @property
     def history(self) -> list[Mapping[str, Any]]:
@@ -42,7 +43,10 @@ class Checkpoint:
 class Format(Protocol):
     """One kind of checkpoint on disk."""
 
-    kind: str
+    @property
+    def kind(self) -> str:
+        """Its name in `inspect` and messages."""
+        ...
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like this kind, by cheap signs."""

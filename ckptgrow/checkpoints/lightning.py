@@ -18,7 +18,9 @@ from ckptgrow.checkpoints.tensors import LazyTensor
 from ckptgrow.errors import CheckpointError, listing
 
 GROWTH_KEY = "ckptgrow"
+UNDERSTOOD = ("state_dict", "optimizer_states", "lr_schedulers", GROWTH_KEY)
 SCALER_KEYS = ("MixedPrecision", "MixedPrecisionPlugin", "NativeMixedPrecisionPlugin", "native_amp_scaling_state")
+DATA_CLOCKS = ("epoch_progress", "epoch_loop.batch_progress", "epoch_loop.state_dict")
 AUTOMATIC_PROGRESS = "epoch_loop.automatic_optimization.optim_progress"
 MANUAL_PROGRESS = "epoch_loop.manual_optimization.optim_step_progress"
 
@@ -56,17 +58,17 @@ class LightningFormat:
             epoch=tree.get("epoch"),
             precision="16-mixed" if any(tree.get(key) for key in SCALER_KEYS) else None,
             growth=tree.get(GROWTH_KEY) or {},
-            rest=tree,
+            rest={key: None if key in UNDERSTOOD else value for key, value in tree.items()},
+            data_position=_data_position(tree),
         )
 
     def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
         """Writes a `.ckpt` with the order and the other keys of the one that was read."""
         tree = dict(checkpoint.rest or {})
         tree["state_dict"] = OrderedDict(checkpoint.tensors)
-        if checkpoint.optimizers or "optimizer_states" in tree:
-            tree["optimizer_states"] = [dict(one) for one in checkpoint.optimizers]
-        if checkpoint.schedulers or "lr_schedulers" in tree:
-            tree["lr_schedulers"] = [dict(one) for one in checkpoint.schedulers]
+        for key, states in (("optimizer_states", checkpoint.optimizers), ("lr_schedulers", checkpoint.schedulers)):
+            if states or key in tree:
+                tree[key] = [dict(one) for one in states]
         if checkpoint.global_step != tree.get("global_step"):
             tree["global_step"] = checkpoint.global_step
         if checkpoint.global_step is not None and "loops" in tree:
@@ -74,6 +76,13 @@ class LightningFormat:
         tree["hyper_parameters"] = _with_config(tree.get("hyper_parameters"), checkpoint.config)
         tree[GROWTH_KEY] = dict(checkpoint.growth)
         archive.write(tree, path, advance)
+
+
+def _data_position(tree: Mapping[str, Any]) -> Any:
+    """Which samples were seen: epochs and batches, apart from the optimizer's and the schedule's clocks."""
+    loops = tree.get("loops")
+    fit_loop = loops.get("fit_loop", {}) if isinstance(loops, dict) else {}
+    return {"epoch": tree.get("epoch"), **{key: fit_loop[key] for key in DATA_CLOCKS if key in fit_loop}}
 
 
 def _plain(arguments: Any) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def whole(tensor: LazyTensor) -> torch.Tensor:
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:
     """A contiguous tensor's bytes, not copied."""
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Stored:
 
     def _read(self, offset: int, count: int) -> torch.Tensor:
         buffer = np.empty(count * self.dtype.itemsize, dtype=np.uint8)
-        view, done = memoryview(buffer), 0
+        view, done = buffer.data, 0
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             while done < len(view):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,13 +68,22 @@ class Screen:
             print(json.dumps(_finite(values), default=str, allow_nan=False))
 
     @contextmanager
-    def progress(self, description: str, total: int | None, *, unit: str = "bytes") -> Iterator[Advance]:
+    def stages(self) -> Generator[Callable[[str], None]]:
+        """A spinner with what is being done, on a terminal's stderr; yields a function that takes the words."""
+        if not sys.stderr.isatty():
+            yield lambda stage: None
+            return
+        with self._notes.status("") as status:
+            yield status.update
+
+    @contextmanager
+    def progress(self, description: str, total: int | None, *, unit: str = "bytes") -> Generator[Advance]:
         """A progress bar on a terminal's stderr, nothing elsewhere; yields a function that advances it."""
         with self.progress_later(description, unit=unit) as start:
             yield start(total)
 
     @contextmanager
-    def progress_later(self, description: str, *, unit: str = "bytes") -> Iterator[Callable[[int | None], Advance]]:
+    def progress_later(self, description: str, *, unit: str = "bytes") -> Generator[Callable[[int | None], Advance]]:
         """The same where the total is known later: yields a function that takes it and gives the one that advances."""
         if not sys.stderr.isatty():
             yield lambda total: lambda amount: None

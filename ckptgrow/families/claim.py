@@ -102,6 +102,12 @@ def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: st
     return Claim(family, claimed, _tied_heads(family, config, claimed))
 
 
+def unclaimed_names(family: Family, config: Config, shapes: Mapping[str, Shape], where: str) -> list[str]:
+    """The tensors that no entry of the table claims, sorted."""
+    entries, depth = _entries(family, config), num_layers(family, config, where)
+    return sorted(name for name in shapes if _match(name, entries, depth) is None)
+
+
 def _entries(family: Family, config: Config) -> list[_Entry]:
     parameters = [(one.name, one.layout, False) for one in family.parameters if holds(one.when, config)]
     buffers = [(name, "fixed", True) for name in family.buffers]

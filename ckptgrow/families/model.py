@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
 
 from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.tensors import whole
@@ -20,18 +21,26 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype, where: str) -> Pr
     Raises ConfigError where transformers refuses the config.
     """
     fields = {key: value for key, value in config.items() if key not in ("model_type", "dtype", "torch_dtype")}
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns of token ids outside small vocabularies
     try:
         full = AutoConfig.for_model(str(config["model_type"]), **fields)
         model = AutoModelForCausalLM.from_config(full, dtype=torch.float32)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: transformers refuses this config ({str(error).splitlines()[0]})") from error
-    return model.to(dtype).eval()
+    finally:
+        logging.set_verbosity(verbosity)
+    return _moved(model, dtype).eval()
 
 
 def load_model(
-    checkpoint: Checkpoint, claim: Claim, config: Mapping[str, Any], dtype: torch.dtype = torch.float32
+    checkpoint: Checkpoint,
+    claim: Claim,
+    config: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
 ) -> PreTrainedModel:
-    """The model with the checkpoint's weights, in `dtype`.
+    """The model with the checkpoint's weights, in `dtype` on `device`.
 
     Raises ClaimError where a parameter of the model gets no weight.
     """
@@ -43,4 +52,10 @@ def load_model(
     lacking = [name for name in missing if name in parameters and name not in tied]
     if lacking:
         raise ClaimError(f"{checkpoint.path}: the model's {listing(lacking)} get no weight, expected one for each")
+    return _moved(model, device)
+
+
+def _moved(model: PreTrainedModel, target: torch.dtype | str) -> PreTrainedModel:
+    """`Module.to`; transformers annotates it in a way that type checkers cannot follow."""
+    torch.nn.Module.to(model, target)
     return model

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import cast
 
 from ckptgrow.errors import ConfigError
 from ckptgrow.families.family import Family, Size
@@ -101,4 +100,4 @@ def _whole(config: Config, field: str, where: str) -> int:
     value = config.get(field)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{where}: config field {field!r} is {value!r}, expected a whole number above zero")
-    return cast(int, value)
+    return value

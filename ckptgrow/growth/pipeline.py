@@ -153,11 +153,9 @@ def _check_carried(old: TrainingState, lineage: Sequence[Descent]) -> None:
     ]
     shapes = {tensor.shape for tensor in growing if len(tensor.shape) > 0}
     smallest_matrix = min((num_elements(tensor) for tensor in growing if len(tensor.shape) > 1), default=0)
-    understood = ("state_dict", "optimizer_states")
-    carried = {key: value for key, value in (old.checkpoint.rest or {}).items() if key not in understood}
     suspects = {
         path_text(keys)
-        for keys, tensor in tensors_in(carried)
+        for keys, tensor in tensors_in(old.checkpoint.rest)
         if tensor.dtype.is_floating_point
         and tensor.shape
         and (tensor.shape in shapes or num_elements(tensor) >= smallest_matrix)

@@ -1,0 +1,67 @@
+"""`ckptgrow inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ckptgrow.commands import options
+from ckptgrow.commands.screen import JsonOption, Screen
+
+if TYPE_CHECKING:
+    from ckptgrow.inspection import Inspection
+
+
+def inspect(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="The checkpoint to look at.", show_default=False)],
+    config: options.ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what a checkpoint holds: family, sizes, parameters, optimizer, schedule, step, precision, unclaimed tensors."""
+    from ckptgrow.inspection import inspect as inspect_checkpoint
+
+    screen = Screen(as_json)
+    found = inspect_checkpoint(checkpoint, config=config)
+    screen.table("", (str(checkpoint), ""), _rows(found))
+    for entry in found.history:
+        screen.say("grown: " + ", ".join(f"{key} {value}" for key, value in entry.items()))
+    for problem in found.problems:
+        screen.warn(problem)
+    screen.result(found.to_json())
+
+
+def _rows(found: Inspection) -> list[tuple[str, str]]:
+    rows = [
+        ("kind", found.kind),
+        ("family", found.family or "unknown"),
+        ("sizes", ", ".join(f"{name} {size:,}" for name, size in found.sizes.items()) or "unknown"),
+        ("parameters", f"{found.num_parameters:,} in {found.num_tensors} tensors"),
+        ("dtypes", ", ".join(f"{dtype} ({count})" for dtype, count in found.dtypes.items())),
+        ("optimizer", _optimizer(found)),
+        ("schedule", _schedule(found)),
+        ("step", "unknown" if found.global_step is None else f"{found.global_step:,}"),
+        ("precision", found.precision or "as stored"),
+        ("unclaimed", ", ".join(found.unclaimed) or "none"),
+    ]
+    return rows
+
+
+def _optimizer(found: Inspection) -> str:
+    if found.optimizer is None:
+        return "none"
+    groups = found.optimizer["groups"]
+    rates = ", ".join(f"{group['num_parameters']} at lr {group['lr']:g}" for group in groups)
+    keys = ", ".join(found.optimizer["state_keys"])
+    return (
+        f"{found.optimizer['name']}: state ({keys}) for {found.optimizer['num_parameters_with_state']} parameters; "
+        f"{len(groups)} group{'s' * (len(groups) != 1)} ({rates})"
+    )
+
+
+def _schedule(found: Inspection) -> str:
+    if found.schedule is None:
+        return "none"
+    rates = ", ".join(f"{rate:g}" for rate in found.schedule.get("_last_lr", []))
+    return f"at {found.schedule.get('last_epoch')}, learning rates {rates or 'unknown'}"

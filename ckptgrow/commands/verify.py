@@ -1,0 +1,95 @@
+"""`ckptgrow verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ckptgrow.commands.growing import chosen
+from ckptgrow.commands.screen import JsonOption, Screen
+
+if TYPE_CHECKING:
+    from ckptgrow.verify.report import Report
+
+
+def verify(
+    small: Annotated[Path, typer.Argument(metavar="SMALL", help="The checkpoint before growth.", show_default=False)],
+    grown: Annotated[Path, typer.Argument(metavar="GROWN", help="The checkpoint after growth.", show_default=False)],
+    tokens: Annotated[
+        Path | None, typer.Option(help="Token ids to compare on: .npy, .bin or text; random ones otherwise.")
+    ] = None,
+    batches: Annotated[int, typer.Option(min=1, help="Batches of 2 sequences of up to 256 tokens.")] = 4,
+    steps: Annotated[int, typer.Option(min=0, help="Optimizer steps in both, losses side by side; 0 for none.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float64, float32 or bfloat16: what both models compute in.")] = "float64",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    config: Annotated[
+        Path | None, typer.Option(help="SMALL's transformers config.json, where it has none.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Prove that a grown checkpoint lost nothing: exit 0 if so, 1 if something differs.
+
+    Compares structure, function, gradients and moments, the losses over some optimizer steps, and how far the copies
+    differ, against transformers' own models and autograd.
+    """
+    chosen("--dtype", dtype, ("float64", "float32", "bfloat16"))
+    chosen("--device", device, ("cpu", "cuda"))
+    from ckptgrow.verify.verification import Settings
+    from ckptgrow.verify.verification import verify as verify_pair
+
+    screen = Screen(as_json)
+    settings = Settings(tokens, batches, steps, dtype, device)  # pyright: ignore[reportArgumentType]  chosen above
+    with screen.stages() as stage:
+        report = verify_pair(small, grown, config=config, settings=settings, stage=stage)
+    _show(report, screen)
+    screen.result(report.to_json())
+    return 0 if report.passed else 1
+
+
+def _show(report: Report, screen: Screen) -> None:
+    rows: list[tuple[object, ...]] = [
+        (
+            "structure",
+            f"{report.structure.num_tensors} tensors; weights up to a factor",
+            report.structure.worst_relative_error,
+            report.structure.tolerance,
+            _verdict(report.structure.passed),
+        ),
+        (
+            "function",
+            "logits, relative to the largest",
+            report.function.relative,
+            report.function.tolerance,
+            _verdict(report.function.passed),
+        ),
+    ]
+    if report.moments is not None:
+        rows.append(
+            (
+                "moments",
+                f"{report.moments.num_compared} states against autograd",
+                report.moments.worst_relative_error,
+                report.moments.tolerance,
+                _verdict(report.moments.passed),
+            )
+        )
+    if report.trajectory is not None:
+        judged = _verdict(report.trajectory.passed) if report.trajectory.judged else "not judged"
+        name = f"losses over {report.trajectory.steps} steps"
+        rows.append(("trajectory", name, report.trajectory.max_abs_loss_diff, report.trajectory.tolerance, judged))
+    screen.table("", ("part", "compared", "difference", "tolerance", "verdict"), rows)
+    if report.asymmetry is not None:
+        asymmetry = report.asymmetry
+        screen.say(
+            f"copies differ by {asymmetry.weights:.1e} in weights, {asymmetry.gradients:.1e} in gradients, "
+            f"{asymmetry.hidden_states:.1e} in hidden states"
+        )
+    for sentence in report.sentences:
+        screen.say(f"- {sentence}")
+    screen.say("verified" if report.passed else "different", style="green" if report.passed else "red")
+
+
+def _verdict(passed: bool) -> str:
+    return "passed" if passed else "FAILED"

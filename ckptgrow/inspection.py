@@ -1,0 +1,154 @@
+"""What a checkpoint holds, without reading its tensors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.formats import read_checkpoint
+from ckptgrow.checkpoints.optimizer import OptimizerState, from_torch
+from ckptgrow.checkpoints.tensors import LazyTensor, num_elements
+from ckptgrow.errors import ClaimError, ConfigError, OptimizerError
+from ckptgrow.families.architecture import architecture
+from ckptgrow.families.claim import Claim, claim, unclaimed_names
+from ckptgrow.families.family import Family
+from ckptgrow.families.sizes import num_layers, sizes_of
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The contents of a checkpoint; `problems` say why it could not be grown as it is."""
+
+    kind: str
+    family: str | None
+    config: Mapping[str, Any] | None
+    sizes: Mapping[str, int]
+    num_parameters: int
+    num_tensors: int
+    dtypes: Mapping[str, int]  # tensors by dtype
+    optimizer: Mapping[str, Any] | None
+    schedule: Mapping[str, Any] | None
+    global_step: int | None
+    epoch: int | None
+    precision: str | None
+    unclaimed: list[str]
+    history: list[Mapping[str, Any]]
+    problems: list[str]
+
+    def to_json(self) -> Mapping[str, object]:
+        """The JSON of `ckptgrow inspect`."""
+        return asdict(self)
+
+
+def inspect(path: str | Path, *, config: Path | None = None) -> Inspection:
+    """Looks at a checkpoint of any kind; `config` is its transformers config.json where it has none.
+
+    Raises CheckpointError where it cannot be read at all; everything else is told in `problems`.
+    """
+    checkpoint = read_checkpoint(Path(path))
+    problems: list[str] = []
+    family, fields = _architecture(checkpoint, config, problems)
+    claimed, unclaimed = _claimed(checkpoint, family, fields, problems)
+    names = [one.name for one in claimed.parameters] if claimed else list(checkpoint.tensors)
+    distinct = {id(checkpoint.tensors[name]): checkpoint.tensors[name] for name in names}
+    return Inspection(
+        kind=checkpoint.kind,
+        family=family.model_type if family else None,
+        config=fields,
+        sizes=_sizes(family, fields, str(path)),
+        num_parameters=sum(num_elements(tensor) for tensor in distinct.values()),
+        num_tensors=len(checkpoint.tensors),
+        dtypes=Counter(_dtype_name(tensor) for tensor in checkpoint.tensors.values()),
+        optimizer=_optimizer(checkpoint, claimed, problems),
+        schedule=_schedule(checkpoint),
+        global_step=checkpoint.global_step,
+        epoch=checkpoint.epoch,
+        precision=checkpoint.precision,
+        unclaimed=unclaimed,
+        history=checkpoint.history,
+        problems=problems,
+    )
+
+
+def _architecture(
+    checkpoint: Checkpoint, config: Path | None, problems: list[str]
+) -> tuple[Family | None, dict[str, Any] | None]:
+    try:
+        return architecture(checkpoint, config)
+    except ConfigError as error:
+        problems.append(str(error))
+        return None, dict(checkpoint.config) if checkpoint.config else None
+
+
+def _claimed(
+    checkpoint: Checkpoint, family: Family | None, fields: dict[str, Any] | None, problems: list[str]
+) -> tuple[Claim | None, list[str]]:
+    if family is None or fields is None:
+        return None, []
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    try:
+        return claim(family, fields, shapes, str(checkpoint.path)), []
+    except (ClaimError, ConfigError) as error:
+        problems.append(str(error))
+        return None, unclaimed_names(family, fields, shapes, str(checkpoint.path))
+
+
+def _sizes(family: Family | None, fields: dict[str, Any] | None, where: str) -> dict[str, int]:
+    if family is None or fields is None:
+        return {}
+    own = {space: size for space, size in sizes_of(family, fields, where).items() if family.sizes[space].same is None}
+    return {"layers": num_layers(family, fields, where), **own}
+
+
+def _dtype_name(tensor: LazyTensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _optimizer(checkpoint: Checkpoint, claimed: Claim | None, problems: list[str]) -> dict[str, Any] | None:
+    if not checkpoint.optimizers or claimed is None:
+        return None
+    shapes = {one.name: checkpoint.tensors[one.name].shape for one in claimed.parameters}
+    try:
+        states = [
+            from_torch(raw, shapes, f"{checkpoint.path}: optimizer {index}")
+            for index, raw in enumerate(checkpoint.optimizers)
+        ]
+    except OptimizerError as error:
+        problems.append(str(error))
+        return None
+    return {
+        "name": " + ".join(_optimizer_name(state) for state in states),
+        "num_parameters_with_state": sum(len(state.state) for state in states),
+        "state_keys": sorted({key for state in states for key in state.state_keys}),
+        "groups": [
+            {
+                **{key: value for key, value in group.options.items() if _is_plain(value)},
+                "num_parameters": len(group.names),
+            }
+            for state in states
+            for group in state.groups
+        ],
+    }
+
+
+def _optimizer_name(state: OptimizerState) -> str:
+    options = state.groups[0].options if state.groups else {}
+    if "betas" in options:
+        name = "Adam" if options.get("decoupled_weight_decay") is False else "AdamW"
+        return f"{name} (amsgrad)" if options.get("amsgrad") else name
+    return "SGD" if "momentum" in options else "unknown"
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, int | float | str | bool | list | tuple)
+
+
+def _schedule(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    if not checkpoint.schedulers:
+        return None
+    first = checkpoint.schedulers[0]
+    return {key: first[key] for key in ("last_epoch", "base_lrs", "_last_lr") if key in first}

@@ -1,0 +1,46 @@
+"""How far the copies differ: in weights, gradients and hidden states.
+
+The measure is ‖x − πx‖ / ‖x‖, where π exchanges every coordinate for the next copy of its source, on all axes at once;
+it is zero exactly where the copies cannot be told apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from transformers import PreTrainedModel
+
+from ckptgrow.spaces.growth import Growth
+from ckptgrow.verify.gradients import Gradients
+from ckptgrow.verify.pair import Link, Pair, next_copies
+
+
+def weight_asymmetry(pair: Pair) -> float:
+    """Of all weights together."""
+    return _relative_difference(pair, pair.grown_tensor)
+
+
+def gradient_asymmetry(pair: Pair, gradients: Gradients) -> float:
+    """Of all gradients together."""
+    return _relative_difference(pair, lambda link: gradients[link.grown.canonical].double())
+
+
+def hidden_asymmetry(model: PreTrainedModel, tokens: torch.Tensor, residual: Growth) -> float:
+    """Of the last hidden states."""
+    with torch.no_grad():
+        output = model(input_ids=tokens.to(model.device), use_cache=False, output_hidden_states=True)
+    hidden = output.hidden_states[-1].cpu().double()
+    exchanged = hidden.index_select(-1, torch.from_numpy(next_copies(residual)))
+    return float((hidden - exchanged).norm() / hidden.norm())
+
+
+def _relative_difference(pair: Pair, tensor_of: Callable[[Link], torch.Tensor]) -> float:
+    difference = total = 0.0
+    for link in pair.links.values():
+        if link.has_copies and link.fresh is None:
+            tensor = tensor_of(link)
+            difference += float((tensor - link.next_copy(tensor)).square().sum())
+            total += float(tensor.square().sum())
+    return math.sqrt(difference / total) if total > 0 else 0.0

@@ -1,0 +1,133 @@
+"""The small and the grown checkpoint side by side: which tensor, and which of its coordinates, comes from which."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from ckptgrow.checkpoints.tensors import whole
+from ckptgrow.errors import RequestError
+from ckptgrow.families.claim import Claimed
+from ckptgrow.families.sizes import sizes_of
+from ckptgrow.families.state import TrainingState
+from ckptgrow.spaces.growth import Growth, IntVector, copies
+from ckptgrow.spaces.layers import Layer
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """One grown parameter, the small one that it comes from, and the copies along each axis."""
+
+    grown: Claimed
+    small: Claimed
+    growths: tuple[Growth, ...]  # one a stored axis; only sources and copies are used, never write and read
+    fresh: str | None = None  # the kind of identity layer that it lies in
+
+    @property
+    def in_axes(self) -> tuple[int, ...]:
+        """Axes along which the tensor reads."""
+        return tuple(index for index, axis in enumerate(self.grown.layout.axes) if axis.role == "in")
+
+    @property
+    def num_in_copies(self) -> float:
+        """Copies of the inputs, where they are equally many; else their mean."""
+        return float(np.prod([self.growths[axis].num_copies.mean() for axis in self.in_axes]))
+
+    def spread(self, small: torch.Tensor) -> torch.Tensor:
+        """The small tensor at every grown coordinate's source."""
+        for axis, growth in enumerate(self.growths):
+            small = small.index_select(axis, torch.from_numpy(growth.source))
+        return small
+
+    def summed_inputs(self, grown: torch.Tensor) -> torch.Tensor:
+        """The grown weight summed over the copies of its inputs, at the small input coordinates."""
+        for axis in self.in_axes:
+            growth = self.growths[axis]
+            shape = [*grown.shape]
+            shape[axis] = growth.num_old
+            total = torch.zeros(shape, dtype=grown.dtype)
+            grown = total.index_add_(axis, torch.from_numpy(growth.source), grown)
+        return grown
+
+    def rows_of(self, small: torch.Tensor) -> torch.Tensor:
+        """The small tensor with every output coordinate's copies, inputs as they were."""
+        for axis, growth in enumerate(self.growths):
+            if axis not in self.in_axes:
+                small = small.index_select(axis, torch.from_numpy(growth.source))
+        return small
+
+    def copy_classes(self) -> torch.Tensor:
+        """For every grown entry a number that is equal where the copies along all axes are equally many."""
+        classes = torch.zeros(tuple(growth.num_new for growth in self.growths), dtype=torch.int64)
+        for axis, growth in enumerate(self.growths):
+            _, index = np.unique(growth.num_copies, return_inverse=True)
+            shape = [1] * len(self.growths)
+            shape[axis] = -1
+            classes = classes * (int(index.max()) + 1) + torch.from_numpy(index.astype(np.int64)).reshape(shape)
+        return classes
+
+    def next_copy(self, grown: torch.Tensor) -> torch.Tensor:
+        """The grown tensor with every coordinate exchanged for the next copy of its source, on all axes at once."""
+        for axis, growth in enumerate(self.growths):
+            grown = grown.index_select(axis, torch.from_numpy(next_copies(growth)))
+        return grown
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether any coordinate has more than one copy."""
+        return any(bool((growth.num_copies > 1).any()) for growth in self.growths)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Both checkpoints and their links, by the grown parameter's name."""
+
+    small: TrainingState
+    grown: TrainingState
+    links: Mapping[str, Link]
+    growths: Mapping[str, Growth]
+    layers: tuple[Layer, ...]
+
+    @cached_property
+    def has_copies(self) -> bool:
+        """Whether width was grown at all."""
+        return any(link.has_copies for link in self.links.values())
+
+    def small_tensor(self, link: Link) -> torch.Tensor:
+        """The small weight, float64."""
+        return whole(self.small.checkpoint.tensors[link.small.name]).double()
+
+    def grown_tensor(self, link: Link) -> torch.Tensor:
+        """The grown weight, float64."""
+        return whole(self.grown.checkpoint.tensors[link.grown.name]).double()
+
+
+def growths_between(small: TrainingState, grown: TrainingState) -> dict[str, Growth]:
+    """The copies in every space, from the two configs' sizes alone.
+
+    Raises RequestError for a pair in which something shrank.
+    """
+    old, new = (sizes_of(state.family, state.config, state.where) for state in (small, grown))
+    shrunk = [space for space in old if new[space] < old[space]]
+    if shrunk:
+        raise RequestError(
+            f"{grown.where}: {shrunk[0]} is {new[shrunk[0]]}, expected at least {old[shrunk[0]]} as in {small.where}; "
+            "give the small checkpoint first"
+        )
+    return {space: copies(old[space], new[space]) for space in old}
+
+
+def axis_growths(claimed: Claimed, growths: Mapping[str, Growth]) -> tuple[Growth, ...]:
+    """The copies along each stored axis of a tensor."""
+    return tuple(axis.growth(growths) for axis in claimed.layout.axes)
+
+
+def next_copies(growth: Growth) -> IntVector:
+    """For every new coordinate the next copy of its source, the last one's being the first. Shape (n',)."""
+    order = np.argsort(growth.source, kind="stable")
+    firsts = np.searchsorted(growth.source[order], growth.source)
+    return order[firsts + (growth.copy + 1) % growth.num_copies]

@@ -1,0 +1,91 @@
+"""What verification found, part by part; a part that was not asked for, or has no state to judge, is None."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Names, shapes, dtypes, clocks, learning rates, and each weight up to a factor."""
+
+    passed: bool
+    num_tensors: int
+    worst_relative_error: float
+    worst_parameter: str | None
+    tolerance: float
+    layers: list[str]
+    lr_rule: str | None
+    problems: list[str] = field(default_factory=list[str])
+
+
+@dataclass(frozen=True)
+class Function:
+    """Logits of both models on the same tokens."""
+
+    max_abs_logit_diff: float
+    relative: float  # to the largest logit
+    tolerance: float  # relative
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Stored moments and steps against what the gradients' algebra, measured by autograd, demands."""
+
+    worst_relative_error: float
+    worst_parameter: str | None
+    tolerance: float
+    num_compared: int
+    gradient_worst_relative_error: float  # of the grown model's gradients, its null-space terms averaged away
+    gradient_worst_parameter: str | None
+    true_gradient_difference: float  # of the grown model as it is; not judged: noise and training make it differ
+    passed: bool
+    problems: list[str] = field(default_factory=list[str])
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Losses of real optimizer steps in both models."""
+
+    steps: int
+    max_abs_loss_diff: float
+    small: list[float]
+    grown: list[float]
+    judged: bool
+    tolerance: float
+    passed: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class Asymmetry:
+    """Relative difference of the copies; trapped where neither weights nor gradients nor dropout tell them apart."""
+
+    weights: float
+    gradients: float
+    hidden_states: float
+    trapped: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of it; `sentences` say in words what a user should know."""
+
+    structure: Structure
+    function: Function
+    moments: Moments | None
+    trajectory: Trajectory | None
+    asymmetry: Asymmetry | None
+    sentences: list[str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every judged part passed."""
+        parts = (self.structure, self.function, self.moments, self.trajectory)
+        return all(part.passed for part in parts if part is not None)
+
+    def to_json(self) -> Mapping[str, object]:
+        """The JSON of `ckptgrow verify`."""
+        return {"passed": self.passed, **asdict(self)}

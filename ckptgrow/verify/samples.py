@@ -1,0 +1,85 @@
+"""Sample tokens, and what a model makes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from ckptgrow.errors import DataError
+from ckptgrow.families.sizes import sizes_of
+from ckptgrow.families.state import TrainingState
+
+SEQUENCES = 2  # a batch
+LONGEST = 256  # tokens a sequence
+SEED = 0
+
+
+def sample_batches(state: TrainingState, num_batches: int, tokens: Path | None) -> list[torch.Tensor]:
+    """Batches of token ids, int64, shape (2, up to 256 tokens): from a file, else random ones.
+
+    Raises DataError where the file has too few tokens, or ids outside the vocabulary.
+    """
+    sizes = sizes_of(state.family, state.config, state.where)
+    length = min(LONGEST, _num_positions(state.config, sizes))
+    if tokens is None:
+        generator = torch.Generator().manual_seed(SEED)
+        shape = (num_batches, SEQUENCES, length)
+        return list(torch.randint(0, sizes["vocab"], shape, generator=generator))
+    ids = _read_tokens(tokens)
+    length = min(length, len(ids) // (SEQUENCES * num_batches))
+    if length < 2:
+        raise DataError(f"{tokens}: has {len(ids)} tokens, expected at least {2 * SEQUENCES * num_batches}")
+    if int(ids.max()) >= sizes["vocab"] or int(ids.min()) < 0:
+        raise DataError(f"{tokens}: has token {int(ids.max())}, expected ids from 0 to {sizes['vocab'] - 1}")
+    used = ids[: num_batches * SEQUENCES * length].astype(np.int64)
+    return list(torch.from_numpy(used).reshape(num_batches, SEQUENCES, length))
+
+
+def logits_of(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+    """The logits, in the model's dtype, shape (batch, tokens, vocabulary)."""
+    return model(input_ids=tokens.to(model.device), use_cache=False).logits
+
+
+def loss_of(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+    """Mean next-token cross-entropy in nats, in the model's dtype (transformers' own casts to float32)."""
+    logits = logits_of(model, tokens)
+    target = tokens.to(model.device)[:, 1:]
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), target.flatten())
+
+
+def gradients_of(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The gradient of the mean loss over all batches, by parameter name."""
+    model.zero_grad(set_to_none=True)
+    for tokens in batches:
+        (loss_of(model, tokens) / len(batches)).backward()
+    return {
+        name: parameter.grad.detach().cpu()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def _num_positions(config: Mapping[str, Any], sizes: Mapping[str, int]) -> int:
+    return int(sizes.get("position") or config.get("max_position_embeddings") or LONGEST)
+
+
+def _read_tokens(path: Path) -> np.ndarray[Any, Any]:
+    """Token ids from `.npy`, from a flat `.bin` (dtype in the `meta.json` beside it, else uint16), or from text."""
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False).ravel()
+        if path.suffix == ".bin":
+            meta = path.with_name("meta.json")
+            dtype = json.loads(meta.read_text())["dtype"] if meta.exists() else "uint16"
+            return np.fromfile(path, dtype=np.dtype(dtype))
+        return np.array(path.read_text().replace(",", " ").split(), dtype=np.int64)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: holds no token ids ({error}), expected numbers, .npy or .bin") from error

@@ -1,0 +1,259 @@
+"""Verification as a whole: both checkpoints are read, both models built, and part after part is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from ckptgrow.errors import RequestError
+from ckptgrow.families.model import load_model
+from ckptgrow.families.sizes import num_layers
+from ckptgrow.families.state import TrainingState, open_state
+from ckptgrow.spaces.layers import Layer
+from ckptgrow.verify.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
+from ckptgrow.verify.gradients import Gradients, GradientScale, gradient_scales, without_null_terms
+from ckptgrow.verify.layers import match_layers
+from ckptgrow.verify.moments import has_state, moment_errors
+from ckptgrow.verify.pair import Link, Pair, axis_growths, growths_between
+from ckptgrow.verify.precision import STORED_TOLERANCES, TOLERANCES, coarsest
+from ckptgrow.verify.rates import judge_rates
+from ckptgrow.verify.report import Asymmetry, Function, Moments, Report, Structure, Trajectory
+from ckptgrow.verify.samples import gradients_of, logits_of, sample_batches
+from ckptgrow.verify.trajectory import losses
+from ckptgrow.verify.weights import WeightScale, weight_scales
+from ckptgrow.verify.words import sentences
+
+DtypeName = Literal["float64", "float32", "bfloat16"]
+DTYPES: Mapping[str, torch.dtype] = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+}
+Stage = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to compare: `batches` of 2 sequences each, `steps` optimizer steps, in `dtype` on `device`."""
+
+    tokens: Path | None = None
+    batches: int = 4
+    steps: int = 0
+    dtype: DtypeName = "float64"
+    device: str = "cpu"
+
+
+def silent(stage: str) -> None:
+    """No progress."""
+
+
+def verify(
+    small: str | Path,
+    grown: str | Path,
+    *,
+    config: Path | None = None,
+    settings: Settings = Settings(),
+    stage: Stage = silent,
+) -> Report:
+    """Compares a grown checkpoint with the small one: structure, function, gradients, moments, trajectory, asymmetry.
+
+    Nothing is taken from the growth's rules: weights are compared up to a measured factor, gradients are autograd's in
+    both transformers models, and the stored moments must scale as those gradients do. `config` is the small one's
+    config.json where that has none. `stage` is told what is being done.
+
+    Raises a CkptgrowError where the two cannot be compared at all; a difference is a report that did not pass.
+    """
+    stage("reading both checkpoints")
+    pair = open_pair(open_state(Path(small), config=config), open_state(Path(grown)))
+    dtype = DTYPES[settings.dtype]
+    stage("comparing weights")
+    weights = weight_scales(pair)
+    batches = sample_batches(pair.small, settings.batches, settings.tokens)
+    stage("building both models")
+    models = _models(pair, dtype, settings.device)
+    stage("comparing logits")
+    function = _function(pair, models, batches, dtype)
+    stage("measuring gradients")
+    small_gradients, true_gradients = (gradients_of(model, batches) for model in models)
+    asymmetry = _asymmetry(pair, models[1], batches[0], true_gradients, dtype)
+    scales, true_difference = _scales(pair, models[1], batches, small_gradients, true_gradients, dtype)
+    stage("comparing moments")
+    moments = _moments(pair, scales, true_difference, dtype) if has_state(pair.small.optimizers) else None
+    structure = _structure(pair, weights, scales)
+    trajectory = None
+    if settings.steps:
+        stage(f"training both for {settings.steps} steps")
+        trajectory = _trajectory(pair, batches, settings, structure, dtype)
+    report = Report(structure, function, moments, trajectory, asymmetry, [])
+    return Report(structure, function, moments, trajectory, asymmetry, sentences(report, pair))
+
+
+def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
+    """Links every grown parameter to the small one that it comes from.
+
+    Raises RequestError where the two are of different families, or the grown one is smaller.
+    """
+    if small.family is not grown.family:
+        raise RequestError(
+            f"{grown.where}: is {grown.family.model_type}, expected {small.family.model_type} as {small.where}"
+        )
+    growths = growths_between(small, grown)
+    old, new = (num_layers(state.family, state.config, state.where) for state in (small, grown))
+    if new < old:
+        raise RequestError(f"{grown.where}: has {new} layers, expected at least {old}; give the small checkpoint first")
+    layers = match_layers(small, grown, growths, old, new)
+    originals = {one.canonical: one for one in small.claim.parameters}
+    links: dict[str, Link] = {}
+    for one in grown.claim.parameters:
+        layer = layers[one.layer] if one.layer is not None else Layer(0, "old")
+        source = originals[one.pattern.replace("{layer}", str(layer.source))]
+        fresh = layer.kind if layer.kind.startswith("zero") else None
+        links[one.name] = Link(one, source, axis_growths(one, growths), fresh)
+    return Pair(small, grown, links, growths, layers)
+
+
+def _models(pair: Pair, dtype: torch.dtype, device: str) -> tuple[PreTrainedModel, PreTrainedModel]:
+    if device != "cpu" and not torch.cuda.is_available():
+        raise RequestError(f"--device {device}: no such device on this machine, expected cpu")
+    small, grown = (
+        load_model(state.checkpoint, state.claim, state.config, dtype, device) for state in (pair.small, pair.grown)
+    )
+    return small, grown
+
+
+def _function(
+    pair: Pair, models: tuple[PreTrainedModel, PreTrainedModel], batches: Sequence[torch.Tensor], dtype: torch.dtype
+) -> Function:
+    worst = largest = 0.0
+    with torch.no_grad():
+        for tokens in batches:
+            small, grown = (logits_of(model, tokens).double() for model in models)
+            worst = max(worst, float((small - grown).abs().max()))
+            largest = max(largest, float(small.abs().max()))
+    tolerance = TOLERANCES[coarsest([dtype, *_weight_dtypes(pair)])]
+    relative = worst / largest if largest > 0 else worst
+    return Function(worst, relative, tolerance, relative <= tolerance)
+
+
+def _scales(
+    pair: Pair,
+    grown: PreTrainedModel,
+    batches: Sequence[torch.Tensor],
+    small_gradients: Gradients,
+    true_gradients: Gradients,
+    dtype: torch.dtype,
+) -> tuple[Mapping[str, GradientScale], float]:
+    """The gradients' scales, with null-space terms averaged away where there are any, and the true difference."""
+    scales = gradient_scales(pair, small_gradients, true_gradients)
+    difference = max(scale.error for scale in scales.values())
+    if pair.has_copies and difference > TOLERANCES[dtype]:
+        without_null_terms(grown, pair)
+        scales = gradient_scales(pair, small_gradients, gradients_of(grown, batches))
+    return scales, difference
+
+
+def _moments(pair: Pair, scales: Mapping[str, GradientScale], true_difference: float, dtype: torch.dtype) -> Moments:
+    found = moment_errors(pair, scales)
+    worst = max(found.errors, key=found.errors.__getitem__, default=None)
+    error = found.errors[worst] if worst else 0.0
+    worst_gradient = max(scales, key=lambda name: scales[name].error)
+    tolerance = found.tolerance
+    return Moments(
+        worst_relative_error=error,
+        worst_parameter=worst,
+        tolerance=tolerance,
+        num_compared=len(found.errors),
+        gradient_worst_relative_error=scales[worst_gradient].error,
+        gradient_worst_parameter=worst_gradient,
+        true_gradient_difference=true_difference,
+        passed=error <= tolerance and not found.problems,
+        problems=found.problems,
+    )
+
+
+def _structure(pair: Pair, weights: Mapping[str, WeightScale], scales: Mapping[str, GradientScale]) -> Structure:
+    worst = max(weights, key=lambda name: weights[name].error)
+    tolerance = STORED_TOLERANCES[coarsest(_weight_dtypes(pair))]
+    rates = judge_rates(pair, weights, scales) if pair.small.optimizers and pair.grown.optimizers else None
+    problems = [*(rates.problems if rates else []), *_carried_problems(pair)]
+    error = weights[worst].error
+    return Structure(
+        passed=error <= tolerance and not problems,
+        num_tensors=len(pair.grown.checkpoint.tensors),
+        worst_relative_error=error,
+        worst_parameter=worst,
+        tolerance=tolerance,
+        layers=[f"{layer.kind} {layer.source}" for layer in pair.layers],
+        lr_rule=rates.rule if rates else None,
+        problems=problems,
+    )
+
+
+def _carried_problems(pair: Pair) -> list[str]:
+    problems = [
+        f"{name} is {new}, expected {old} as in the small checkpoint"
+        for name, link in pair.links.items()
+        if (new := pair.grown.checkpoint.tensors[name].dtype)
+        != (old := pair.small.checkpoint.tensors[link.small.name].dtype)
+    ]
+    if pair.small.checkpoint.data_position != pair.grown.checkpoint.data_position:
+        problems.append("the data position was moved, expected it as in the small checkpoint")
+    return problems
+
+
+def _trajectory(
+    pair: Pair, batches: Sequence[torch.Tensor], settings: Settings, structure: Structure, dtype: torch.dtype
+) -> Trajectory | None:
+    if not has_state(pair.small.optimizers) or not has_state(pair.grown.optimizers):
+        return None
+    small, grown = (
+        losses(model, state, batches, settings.steps)
+        for model, state in zip(_models(pair, dtype, settings.device), (pair.small, pair.grown), strict=True)
+    )
+    worst = max(abs(a - b) for a, b in zip(small, grown, strict=True))
+    why = _why_not_judged(pair, structure)
+    # each step multiplies rounding: stored float32 states drift apart by their own rounding first
+    tolerance = 10 * TOLERANCES[coarsest([dtype, *_weight_dtypes(pair)])]
+    return Trajectory(settings.steps, worst, small, grown, not why, tolerance, bool(why) or worst <= tolerance, why)
+
+
+def _why_not_judged(pair: Pair, structure: Structure) -> str:
+    if any(layer.kind != "old" for layer in pair.layers):
+        return "new layers train at once, so the trajectories part by design"
+    if pair.has_copies and structure.lr_rule == "keep":
+        return "learning rates were kept, so the grown matrices move faster by design"
+    if pair.has_copies and weight_noise(pair):
+        return "noise separates the copies, so the trajectories part by design"
+    if pair.small.checkpoint.global_step != pair.grown.checkpoint.global_step:
+        return "the schedule was set to another step, so the trajectories part by design"
+    return ""
+
+
+def weight_noise(pair: Pair) -> bool:
+    """Whether the copies' weights differ."""
+    return weight_asymmetry(pair) > STORED_TOLERANCES[coarsest(_weight_dtypes(pair))]
+
+
+def _asymmetry(
+    pair: Pair, grown: PreTrainedModel, tokens: torch.Tensor, gradients: Gradients, dtype: torch.dtype
+) -> Asymmetry | None:
+    if not pair.has_copies:
+        return None
+    weights, of_gradients = weight_asymmetry(pair), gradient_asymmetry(pair, gradients)
+    limit = TOLERANCES[coarsest([dtype, *_weight_dtypes(pair)])]
+    has_dropout = any(pair.grown.config.get(field) for field in pair.grown.family.dropout)
+    return Asymmetry(
+        weights,
+        of_gradients,
+        hidden_asymmetry(grown, tokens, pair.growths["residual"]),
+        trapped=max(weights, of_gradients) <= limit and not has_dropout,
+    )
+
+
+def _weight_dtypes(pair: Pair) -> set[torch.dtype]:
+    return {tensor.dtype for state in (pair.small, pair.grown) for tensor in state.checkpoint.tensors.values()}

@@ -1,0 +1,45 @@
+"""Each grown weight, summed over the copies of its inputs, is the small weight up to one factor.
+
+The factor is measured, not assumed: it is what learning rates are judged by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from ckptgrow.verify.pair import Pair
+
+LARGEST_DENOMINATOR = 1024
+
+
+@dataclass(frozen=True)
+class WeightScale:
+    """`factor`: of the summed weight; `error`: what is left, relative to the largest value."""
+
+    factor: float
+    error: float
+
+
+def weight_scales(pair: Pair) -> Mapping[str, WeightScale]:
+    """Every old parameter's scale, by the grown name."""
+    return {name: _scale(pair, name) for name, link in pair.links.items() if link.fresh is None}
+
+
+def _scale(pair: Pair, name: str) -> WeightScale:
+    link = pair.links[name]
+    small = link.rows_of(pair.small_tensor(link))
+    summed = link.summed_inputs(pair.grown_tensor(link))
+    power = float(small.square().sum())
+    if power == 0:
+        return WeightScale(1.0, float(summed.abs().max()))
+    factor = snapped(float((summed * small).sum()) / power)
+    largest = max(abs(factor), 1e-30) * float(small.abs().max())
+    return WeightScale(factor, float((summed - factor * small).abs().max()) / largest)
+
+
+def snapped(value: float, tolerance: float = 1e-4) -> float:
+    """The fraction with a small denominator that a measured factor stands for, or the value where there is none."""
+    fraction = Fraction(value).limit_denominator(LARGEST_DENOMINATOR)
+    return float(fraction) if abs(float(fraction) - value) <= tolerance * abs(value) else value

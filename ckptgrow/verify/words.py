@@ -1,0 +1,74 @@
+"""What a report means, in sentences."""
+
+from __future__ import annotations
+
+from ckptgrow.verify.pair import Pair
+from ckptgrow.verify.report import Report
+
+
+def sentences(report: Report, pair: Pair) -> list[str]:
+    """Everything that a user should know, the reasons for a failure first."""
+    return [*_structure(report), *_function(report, pair), *_moments(report), *_trajectory(report), *_asymmetry(report)]
+
+
+def _structure(report: Report) -> list[str]:
+    structure = report.structure
+    found = list(structure.problems)
+    if structure.worst_relative_error > structure.tolerance:
+        found.insert(
+            0,
+            f"{structure.worst_parameter}: the weight differs from the small one's by "
+            f"{structure.worst_relative_error:.1e} of its largest value, expected at most {structure.tolerance:.0e}",
+        )
+    return found
+
+
+def _function(report: Report, pair: Pair) -> list[str]:
+    function = report.function
+    if function.passed:
+        return []
+    found = [
+        f"the function changed: logits differ by {function.relative:.1e} of the largest, expected at most "
+        f"{function.tolerance:.0e}"
+    ]
+    if any(layer.kind == "copy" for layer in pair.layers):
+        found.append("layers were stacked (--new copy), which does not preserve the function")
+    return found
+
+
+def _moments(report: Report) -> list[str]:
+    moments = report.moments
+    if moments is None:
+        return ["there is no optimizer state to judge"]
+    found = list(moments.problems)
+    if moments.worst_relative_error > moments.tolerance:
+        found.insert(
+            0,
+            f"{moments.worst_parameter}: differs from what the gradients demand by {moments.worst_relative_error:.1e}, "
+            f"expected at most {moments.tolerance:.0e}",
+        )
+    return found
+
+
+def _trajectory(report: Report) -> list[str]:
+    trajectory = report.trajectory
+    if trajectory is None:
+        return []
+    if not trajectory.judged:
+        return [f"the losses over {trajectory.steps} steps are reported, not judged: {trajectory.why}"]
+    if trajectory.passed:
+        return []
+    return [
+        f"the losses part by {trajectory.max_abs_loss_diff:.1e} within {trajectory.steps} steps, expected at most "
+        f"{trajectory.tolerance:.0e}"
+    ]
+
+
+def _asymmetry(report: Report) -> list[str]:
+    if report.asymmetry is None or not report.asymmetry.trapped:
+        return []
+    return [
+        "trapped: the copies are equal and get equal gradients, and the config has no dropout, so they stay equal for "
+        "ever and the grown model computes nothing the small one could not; grow with --noise 1.0, or train with "
+        "dropout"
+    ]
