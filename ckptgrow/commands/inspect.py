@@ -19,7 +19,7 @@ def inspect(
     config: options.ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what a checkpoint holds: family, sizes, parameters, optimizer, schedule, step, precision, unclaimed tensors."""
+    """Tell what a checkpoint holds: family, sizes, optimizer, schedule, step, precision, and what no table claims."""
     from ckptgrow.inspection import inspect as inspect_checkpoint
 
     screen = Screen(as_json)
@@ -33,7 +33,7 @@ def inspect(
 
 
 def _rows(found: Inspection) -> list[tuple[str, str]]:
-    rows = [
+    return [
         ("kind", found.kind),
         ("family", found.family or "unknown"),
         ("sizes", ", ".join(f"{name} {size:,}" for name, size in found.sizes.items()) or "unknown"),
@@ -45,7 +45,6 @@ def _rows(found: Inspection) -> list[tuple[str, str]]:
         ("precision", found.precision or "as stored"),
         ("unclaimed", ", ".join(found.unclaimed) or "none"),
     ]
-    return rows
 
 
 def _optimizer(found: Inspection) -> str:
