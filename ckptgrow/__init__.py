@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ckptgrow.growth.request import Grown, StateRequest
     from ckptgrow.growth.width import width
     from ckptgrow.inspection import Inspection, inspect
-    from ckptgrow.verify.report import Report
-    from ckptgrow.verify.verification import Settings, verify
+    from ckptgrow.verification.report import Report
+    from ckptgrow.verification.comparison import Settings, verify
 
 __version__ = "0.1.0"
 __all__ = ["Grown", "Inspection", "Report", "Settings", "StateRequest", "depth", "inspect", "verify", "width"]
@@ -31,9 +31,9 @@ _HOMES = {
     "width": "ckptgrow.growth.width",
     "Inspection": "ckptgrow.inspection",
     "inspect": "ckptgrow.inspection",
-    "Report": "ckptgrow.verify.report",
-    "Settings": "ckptgrow.verify.verification",
-    "verify": "ckptgrow.verify.verification",
+    "Report": "ckptgrow.verification.report",
+    "Settings": "ckptgrow.verification.comparison",
+    "verify": "ckptgrow.verification.comparison",
 }
 
 

@@ -11,7 +11,7 @@ from ckptgrow.commands.growing import chosen
 from ckptgrow.commands.screen import JsonOption, Screen
 
 if TYPE_CHECKING:
-    from ckptgrow.verify.report import Report
+    from ckptgrow.verification.report import Report
 
 
 def verify(
@@ -36,8 +36,8 @@ def verify(
     """
     chosen("--dtype", dtype, ("float64", "float32", "bfloat16"))
     chosen("--device", device, ("cpu", "cuda"))
-    from ckptgrow.verify.verification import Settings
-    from ckptgrow.verify.verification import verify as verify_pair
+    from ckptgrow.verification.comparison import Settings
+    from ckptgrow.verification.comparison import verify as verify_pair
 
     screen = Screen(as_json)
     settings = Settings(tokens, batches, steps, dtype, device)  # pyright: ignore[reportArgumentType]  chosen above

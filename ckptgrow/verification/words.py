@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ckptgrow.verify.pair import Pair
-from ckptgrow.verify.report import Report
+from ckptgrow.verification.pair import Pair
+from ckptgrow.verification.report import Report
 
 
 def sentences(report: Report, pair: Pair) -> list[str]:

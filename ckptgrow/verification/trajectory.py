@@ -15,7 +15,7 @@ from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup
 from ckptgrow.checkpoints.tensors import LazyTensor, whole
 from ckptgrow.errors import OptimizerError
 from ckptgrow.families.state import TrainingState
-from ckptgrow.verify.samples import loss_of
+from ckptgrow.verification.samples import loss_of
 
 ADAM_OPTIONS = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")
 SGD_OPTIONS = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")

@@ -15,18 +15,18 @@ from ckptgrow.families.model import load_model
 from ckptgrow.families.sizes import num_layers
 from ckptgrow.families.state import TrainingState, open_state
 from ckptgrow.spaces.layers import Layer
-from ckptgrow.verify.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
-from ckptgrow.verify.gradients import Gradients, GradientScale, gradient_scales, without_null_terms
-from ckptgrow.verify.layers import match_layers
-from ckptgrow.verify.moments import has_state, moment_errors
-from ckptgrow.verify.pair import Link, Pair, axis_growths, growths_between
-from ckptgrow.verify.precision import STORED_TOLERANCES, TOLERANCES, coarsest
-from ckptgrow.verify.rates import judge_rates
-from ckptgrow.verify.report import Asymmetry, Function, Moments, Report, Structure, Trajectory
-from ckptgrow.verify.samples import gradients_of, logits_of, sample_batches
-from ckptgrow.verify.trajectory import losses
-from ckptgrow.verify.weights import WeightScale, weight_scales
-from ckptgrow.verify.words import sentences
+from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
+from ckptgrow.verification.gradients import Gradients, GradientScale, gradient_scales, without_null_terms
+from ckptgrow.verification.layers import match_layers
+from ckptgrow.verification.moments import has_state, moment_errors
+from ckptgrow.verification.pair import Link, Pair, axis_growths, growths_between
+from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
+from ckptgrow.verification.rates import judge_rates
+from ckptgrow.verification.report import Asymmetry, Function, Moments, Report, Structure, Trajectory
+from ckptgrow.verification.samples import gradients_of, logits_of, sample_batches
+from ckptgrow.verification.trajectory import losses
+from ckptgrow.verification.weights import WeightScale, weight_scales
+from ckptgrow.verification.words import sentences
 
 DtypeName = Literal["float64", "float32", "bfloat16"]
 DTYPES: Mapping[str, torch.dtype] = {

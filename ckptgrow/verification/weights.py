@@ -9,16 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ckptgrow.verify.pair import Pair
+from ckptgrow.verification.pair import Pair
 
 LARGEST_DENOMINATOR = 1024
 
 
 @dataclass(frozen=True)
 class WeightScale:
-    """`factor`: of the summed weight; `error`: what is left, relative to the largest value."""
+    """`factor`: of the summed weight, None where the small weight is zero; `error`: what is left, relative to the
+    largest value."""
 
-    factor: float
+    factor: float | None
     error: float
 
 
@@ -33,7 +34,7 @@ def _scale(pair: Pair, name: str) -> WeightScale:
     summed = link.summed_inputs(pair.grown_tensor(link))
     power = float(small.square().sum())
     if power == 0:
-        return WeightScale(1.0, float(summed.abs().max()))
+        return WeightScale(None, float(summed.abs().max()))
     factor = snapped(float((summed * small).sum()) / power)
     largest = max(abs(factor), 1e-30) * float(small.abs().max())
     return WeightScale(factor, float((summed - factor * small).abs().max()) / largest)

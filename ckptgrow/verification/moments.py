@@ -10,10 +10,10 @@ import torch
 
 from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.checkpoints.tensors import LazyTensor, whole
-from ckptgrow.verify.gradients import GradientScale
-from ckptgrow.verify.pair import Link, Pair
-from ckptgrow.verify.precision import STORED_TOLERANCES, coarsest
-from ckptgrow.verify.weights import snapped
+from ckptgrow.verification.gradients import GradientScale
+from ckptgrow.verification.pair import Link, Pair
+from ckptgrow.verification.precision import STORED_TOLERANCES, coarsest
+from ckptgrow.verification.weights import snapped
 
 # The power of the gradient that each state is made of.
 POWERS = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2, "momentum_buffer": 1}

@@ -13,8 +13,8 @@ import torch
 from transformers import PreTrainedModel
 
 from ckptgrow.spaces.growth import Growth
-from ckptgrow.verify.gradients import Gradients
-from ckptgrow.verify.pair import Link, Pair, next_copies
+from ckptgrow.verification.gradients import Gradients
+from ckptgrow.verification.pair import Link, Pair, next_copies
 
 
 def weight_asymmetry(pair: Pair) -> float:

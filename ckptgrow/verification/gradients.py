@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from ckptgrow.verify.pair import Link, Pair
-from ckptgrow.verify.weights import snapped
+from ckptgrow.verification.pair import Link, Pair
+from ckptgrow.verification.weights import snapped
 
 Gradients = Mapping[str, torch.Tensor]
 DEAD = 1e-9  # relative to the model's largest gradient: key biases under softmax have none

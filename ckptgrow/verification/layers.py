@@ -11,7 +11,7 @@ from ckptgrow.families.claim import Claimed
 from ckptgrow.families.state import TrainingState
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layers import Layer, LayerKind
-from ckptgrow.verify.pair import Link, axis_growths
+from ckptgrow.verification.pair import Link, axis_growths
 
 SAME = 1e-3  # relative difference of fingerprints; layers that differ at all differ by far more
 Fingerprints = Mapping[str, tuple[float, ...]]

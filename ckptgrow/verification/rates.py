@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptgrow.checkpoints.tensors import LazyTensor, whole
-from ckptgrow.verify.gradients import GradientScale
-from ckptgrow.verify.pair import Pair
-from ckptgrow.verify.weights import WeightScale
+from ckptgrow.verification.gradients import GradientScale
+from ckptgrow.verification.pair import Pair
+from ckptgrow.verification.weights import WeightScale
 
 RELATIVE = 1e-9  # of float64 products; learning rates are no measurements
 SCALED = ("lr", "initial_lr", "eps", "weight_decay")
@@ -53,7 +53,8 @@ def _problems(
                 for option, value in group.options.items():
                     if option == "lr" and was_moved:
                         continue
-                    problem = _difference(option, old.get(option), value, ratios.get(option, 1.0))
+                    ratio = ratios.get(option, 1.0)
+                    problem = None if ratio is None else _difference(option, old.get(option), value, ratio)
                     if problem and f"{index} {option}" not in seen:
                         seen.add(f"{index} {option}")
                         yield f"{option} of group {index} ({name}) {problem}"
@@ -65,19 +66,20 @@ def _mup(
     weights: Mapping[str, WeightScale],
     gradients: Mapping[str, GradientScale],
     num_in_copies: float,
-) -> dict[str, float]:
+) -> dict[str, float | None]:
+    """The ratios that keep the trajectory; None for one that weights or gradients of zero leave open."""
     if name not in weights:
         return {}
-    update = weights[name].factor / num_in_copies
-    factors = gradients[name].factors if name in gradients else None
+    weight, factors = weights[name].factor, gradients[name].factors
+    update = None if weight is None else weight / num_in_copies
     gradient = float(factors[0]) if factors is not None and factors.numel() == 1 else None
     if "betas" in old:
-        ratios = {"lr": update, "initial_lr": update, "weight_decay": 1.0 / update}
-        return ratios if gradient is None else {**ratios, "eps": gradient}
-    if gradient is None:
-        return {}
-    rate = update / gradient
-    return {"lr": rate, "initial_lr": rate, "weight_decay": 1.0 / rate}
+        return {**_rate(update), "eps": gradient}
+    return _rate(None if update is None or gradient is None else update / gradient)
+
+
+def _rate(ratio: float | None) -> dict[str, float | None]:
+    return {"lr": ratio, "initial_lr": ratio, "weight_decay": None if ratio is None else 1.0 / ratio}
 
 
 def _difference(option: str, old: Any, new: Any, ratio: float) -> str | None:

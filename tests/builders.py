@@ -1,0 +1,127 @@
+"""Tiny real models and training states in Lightning's layout, written by torch itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+VOCABULARY, POSITIONS = 31, 16
+OptimizerFor = Callable[[Iterable[Any]], torch.optim.Optimizer]
+
+
+def gpt2_config(**changes: Any) -> GPT2Config:
+    fields: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "n_positions": POSITIONS,
+        "n_embd": 12,
+        "n_layer": 2,
+        "n_head": 3,
+        "n_inner": 20,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    return GPT2Config(**{**fields, **changes})
+
+
+def perturbed_gpt2(seed: int = 0, **changes: Any) -> GPT2LMHeadModel:
+    """A float64 GPT-2 in which every parameter, norms and biases too, is far from its initialisation."""
+    torch.manual_seed(seed)
+    model = GPT2LMHeadModel(gpt2_config(**changes)).double().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            scale = 0.5 if name.endswith("bias") or ".ln_" in name else 0.25
+            parameter.add_(torch.randn_like(parameter) * scale)
+    return model
+
+
+def token_batches(
+    num: int, seed: int = 1, vocabulary: int = VOCABULARY, positions: int = POSITIONS
+) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return list(torch.randint(0, vocabulary, (num, 2, positions), generator=generator))
+
+
+def language_loss(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+    logits = model(input_ids=tokens).logits
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+
+
+def train(model: PreTrainedModel, optimizer: torch.optim.Optimizer, batches: Sequence[torch.Tensor]) -> list[float]:
+    losses: list[float] = []
+    for tokens in batches:
+        optimizer.zero_grad(set_to_none=True)
+        loss = language_loss(model, tokens)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def save_lightning(
+    path: Path,
+    model: PreTrainedModel,
+    optimizers: Sequence[torch.optim.Optimizer] = (),
+    schedulers: Sequence[Any] = (),
+    global_step: int = 5,
+    **extra: Any,
+) -> Path:
+    """A `.ckpt` with Lightning 2.x's keys."""
+    tree: dict[str, Any] = {
+        "epoch": 0,
+        "global_step": global_step,
+        "pytorch-lightning_version": "2.6.6",
+        "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
+        "loops": {"fit_loop": {"epoch_loop.batch_progress": {"total": {"completed": global_step}}}},
+        "callbacks": {},
+        "optimizer_states": [one.state_dict() for one in optimizers],
+        "lr_schedulers": [one.state_dict() for one in schedulers],
+        "hparams_name": "kwargs",
+        "hyper_parameters": {"config": model.config.to_dict()},
+        **extra,
+    }
+    torch.save(tree, path)
+    return path
+
+
+def trained_checkpoint(
+    path: Path,
+    model: PreTrainedModel,
+    optimizer_for: OptimizerFor = lambda parameters: torch.optim.AdamW(parameters, lr=0.0),
+    num_steps: int = 5,
+    **extra: Any,
+) -> Path:
+    """Trains the model (in place) for some steps and saves everything."""
+    optimizer = optimizer_for(model.parameters())
+    train(model, optimizer, token_batches(num_steps))
+    return save_lightning(path, model, [optimizer], global_step=num_steps, **extra)
+
+
+def load_model(path: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model of a `.ckpt` through transformers and torch alone, and the whole file."""
+    tree = torch.load(path, weights_only=True)
+    config = dict(tree["hyper_parameters"]["config"])
+    dtype = next(iter(tree["state_dict"].values())).dtype
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).to(dtype).eval()
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tree["state_dict"].items()})
+    return model, tree
+
+
+def logits(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=tokens).logits
+
+
+def largest_logit_difference(one: PreTrainedModel, other: PreTrainedModel) -> float:
+    """Of the largest logit, over three batches."""
+    worst = largest = 0.0
+    for tokens in token_batches(3, seed=7):
+        first, second = logits(one, tokens), logits(other, tokens)
+        worst, largest = max(worst, float((first - second).abs().max())), max(largest, float(first.abs().max()))
+    return worst / largest
