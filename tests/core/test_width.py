@@ -171,7 +171,7 @@ def test_the_loss_falls_when_training_goes_on_with_noise(tmp_path: Path) -> None
     ckptgrow.width(source, tmp_path / "grown.ckpt", noise=1.0)
     grown, _ = load_model(tmp_path / "grown.ckpt")
     batch = token_batches(1)[0]
-    before = float(language_loss(grown, batch))
+    before = float(language_loss(grown, batch).detach())
     losses = train(grown, torch.optim.AdamW(grown.parameters(), lr=1e-3), [batch] * 30)
     assert losses[0] == pytest.approx(before, rel=1e-12) and losses[-1] < before
 
