@@ -3,7 +3,7 @@
 
 Files that need not change (tokenizer, generation config, random states, `training_args.bin`, which is a pickle of code)
 are copied as bytes and never opened. A Trainer finds its place in the data by `trainer_state.json`'s `global_step`, so
-that stays as it is; the schedule's clock is the one in `scheduler.pt`.
+that stays as it is; where growth moved the schedule's clock, `ckptgrow.json` says to which step.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class HuggingFaceFormat:
             config=_json(path / CONFIG) if (path / CONFIG).exists() else None,
             optimizers=optimizer,
             schedulers=scheduler,
-            global_step=_schedule_step(scheduler, trainer_state),
+            global_step=growth.get("global_step", trainer_state.get("global_step") if trainer_state else None),
             epoch=trainer_state.get("epoch") if trainer_state else None,
             growth=growth,
             rest=Carried(path, _others(path, changed), metadata),
@@ -71,6 +71,8 @@ class HuggingFaceFormat:
         carried = checkpoint.rest if isinstance(checkpoint.rest, Carried) else Carried(path, (), {})
         for name in carried.files:
             shutil.copy2(carried.directory / name, path / name)
+        for name, content in carried.made.items():
+            write_text(path / name, json.dumps(content, indent=2) + "\n")
         if checkpoint.config is not None:
             write_text(path / CONFIG, json.dumps(checkpoint.config, indent=2, sort_keys=True) + "\n")
         distinct = _once(checkpoint.tensors)
@@ -87,11 +89,12 @@ class HuggingFaceFormat:
 
 @dataclass(frozen=True)
 class Carried:
-    """Files that go along as bytes, by name in their directory, and the weights' own metadata."""
+    """Files that go along as bytes, by name in their directory, the weights' own metadata, and JSON files to make."""
 
     directory: Path
     files: tuple[str, ...]
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    made: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def _weight_files(path: Path) -> str | None:
@@ -148,13 +151,6 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: is a {type(value).__name__}, expected a JSON object")
     return cast(dict[str, Any], value)
-
-
-def _schedule_step(schedulers: tuple[Mapping[str, Any], ...], trainer_state: Mapping[str, Any] | None) -> int | None:
-    for scheduler in schedulers:
-        if isinstance(scheduler.get("last_epoch"), int):
-            return scheduler["last_epoch"]
-    return None if trainer_state is None else trainer_state.get("global_step")
 
 
 def _others(path: Path, changed: set[str]) -> tuple[str, ...]:

@@ -179,7 +179,7 @@ def _record(operator: Operator, request: StateRequest, old_step: int | None, ste
 
 def _growth_entry(old: Checkpoint, record: dict[str, Any], request: StateRequest, step: int | None) -> dict[str, Any]:
     rewarm = {"start": step, "steps": request.rewarm} if request.rewarm and step is not None else None
-    return {"version": __version__, "history": [*old.history, record], "rewarm": rewarm}
+    return {"version": __version__, "history": [*old.history, record], "rewarm": rewarm, "global_step": step}
 
 
 def _reported(family: Family, config: Mapping[str, Any], where: str) -> dict[str, int]:
