@@ -13,6 +13,7 @@ from ckptgrow.commands.convert import convert
 from ckptgrow.commands.data import data
 from ckptgrow.commands.depth import depth
 from ckptgrow.commands.inspect import inspect
+from ckptgrow.commands.train import train
 from ckptgrow.commands.verify import verify
 from ckptgrow.commands.width import width
 from ckptgrow.errors import CkptgrowError
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (width, depth, verify, inspect, convert, data):
+for command in (width, depth, verify, inspect, convert, data, train):
     app.command()(command)
 
 

@@ -73,7 +73,7 @@ class LightningFormat:
         if checkpoint.global_step != tree.get("global_step"):
             tree["global_step"] = checkpoint.global_step
         if checkpoint.global_step is not None and "loops" in tree:
-            tree["loops"] = _with_step(tree["loops"], checkpoint.global_step)
+            tree["loops"] = with_step(tree["loops"], checkpoint.global_step)
         tree["hyper_parameters"] = _with_config(tree.get("hyper_parameters"), checkpoint.config)
         tree[GROWTH_KEY] = dict(checkpoint.growth)
         archive.write(tree, path, advance)
@@ -155,7 +155,7 @@ def _with_config(arguments: Any, config: Mapping[str, Any] | None) -> Any:
     return {**(arguments or {}), "config": dict(config)}
 
 
-def _with_step(loops: Any, step: int) -> Any:
+def with_step(loops: Any, step: int) -> Any:
     """The loops' progress with the optimizer's clock at `step`; batches and epochs, the data position, stay."""
     if not isinstance(loops, dict) or "fit_loop" not in loops:
         return loops

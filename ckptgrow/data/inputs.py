@@ -165,6 +165,6 @@ def _from_tfrecord(path: Path, field: str) -> Iterator[str]:
     compression = "gzip" if path.suffix == ".gz" else None
     try:
         for record in tfrecord_loader(str(path), None, {field: "byte"}, compression_type=compression):
-            yield _decoded(bytes(record[field]), str(path))
+            yield _decoded(bytes(cast(Any, record)[field]), str(path))
     except (RuntimeError, KeyError, ValueError) as error:
         raise DataError(f"{path}: is no whole TFRecord with {field!r} ({error})") from error

@@ -29,7 +29,7 @@ def architecture(checkpoint: Checkpoint, config_file: Path | None = None) -> tup
     elif checkpoint.config is not None:
         config = dict(checkpoint.config)
     elif checkpoint.original_arguments is not None:
-        config = _from_original(checkpoint.original_arguments, where)
+        config = original_config(checkpoint.original_arguments, where)
     else:
         raise ConfigError(
             f"{where}: says nothing of its architecture (hyper_parameters['config'], or the original's size and "
@@ -52,7 +52,8 @@ def _from_file(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], config)
 
 
-def _from_original(arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
+def original_config(arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The config behind the staged-training script's `size` and `seqlen`; raises ConfigError for an unknown size."""
     size = arguments.get("size")
     if size not in GPT2.original_sizes:
         raise ConfigError(

@@ -1,0 +1,169 @@
+"""`ckptgrow train`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ckptgrow.commands.growing import chosen
+from ckptgrow.commands.screen import JsonOption, Screen
+from ckptgrow.errors import ConfigError, MissingDependencyError, RequestError
+
+PRECISIONS = ("32", "16-mixed", "bf16-mixed", "bf16-true", "64")
+STRATEGIES = ("auto", "ddp", "fsdp")
+SCHEDULES = ("linear", "cosine", "wsd", "constant")
+LOGGERS = ("csv", "tensorboard", "wandb")
+RESETTABLE = ("optimizer", "schedule", "data")
+
+
+def train(
+    data: Annotated[Path, typer.Option(help="A directory that `ckptgrow data` wrote.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The directory for checkpoints and logs.", show_default=False)],
+    config: Annotated[Path | None, typer.Option(help="A transformers config.json.")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="One of the staged-training script's sizes, as GPT2_base or GPT2_large_div2_width."),
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="A checkpoint to go on from, grown ones too.")] = None,
+    reset: Annotated[
+        str, typer.Option(help="Parts to begin anew with --resume, by commas: optimizer, schedule, data.")
+    ] = "",
+    step: Annotated[int | None, typer.Option(min=0, help="Schedule step to go on from with --resume.")] = None,
+    rewarm: Annotated[int | None, typer.Option(min=0, help="Steps over which the learning rate rises again.")] = None,
+    train_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps in all [default: 3000].")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Sequences a device and micro-batch [default: 32].")
+    ] = None,
+    grad_accum: Annotated[int | None, typer.Option(min=1, help="Micro-batches a step [default: 1].")] = None,
+    seqlen: Annotated[int | None, typer.Option(min=2, help="Tokens a sequence [default: 512].")] = None,
+    lr: Annotated[
+        str | None,
+        typer.Option(
+            help="Peak learning rate, or 'auto': 0.003239 − 0.0001395 · log10(parameters without embeddings)."
+        ),
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="After warm-up: linear, cosine, wsd (stable, then decay) or constant.")
+    ] = None,
+    warmup_steps: Annotated[int | None, typer.Option(min=0, help="Steps of linear warm-up [default: 1000].")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay [default: 0.01].")] = None,
+    adam_beta1: Annotated[float, typer.Option(help="AdamW's β₁.")] = 0.9,
+    adam_beta2: Annotated[float, typer.Option(help="AdamW's β₂.")] = 0.98,
+    adam_epsilon: Annotated[float | None, typer.Option(help="AdamW's ε [default: 1e-6].")] = None,
+    grad_clip: Annotated[float | None, typer.Option(help="Largest global gradient norm; 0 for none.")] = None,
+    warmup_bsz: Annotated[int, typer.Option(min=0, help="Tokens over which the batch size grows; 0 for never.")] = 0,
+    warmup_seq: Annotated[
+        int, typer.Option(min=0, help="Tokens over which the sequence length grows; 0 for never.")
+    ] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of initialisation and data order [default: 3].")] = None,
+    devices: Annotated[int, typer.Option(min=1, help="Processes or GPUs on each node.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
+    strategy: Annotated[str, typer.Option(help="auto, ddp or fsdp.")] = "auto",
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="32, 16-mixed, bf16-mixed, bf16-true or 64.")] = "32",
+    compile_model: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")] = False,
+    num_workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
+    val_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 100,
+    val_batches: Annotated[int, typer.Option(min=1, help="Batches of a validation.")] = 50,
+    log_every: Annotated[int, typer.Option(min=1, help="Steps between logged values.")] = 10,
+    logger: Annotated[str, typer.Option(help="csv, or tensorboard or wandb beside it.")] = "csv",
+    as_json: JsonOption = False,
+) -> None:
+    """Train a causal language model on CPU, one GPU or many, or go on from a checkpoint, grown ones too.
+
+    A run that goes on takes its settings from the checkpoint where no option says otherwise.
+    """
+    if sum(one is not None for one in (config, size, resume)) == 0:
+        raise RequestError("train: expected one of --config FILE, --size NAME and --resume CKPT")
+    given: dict[str, Any] = {
+        "data": data,
+        "out": out,
+        "resume": resume,
+        "reset": tuple(chosen("--reset", part.strip(), RESETTABLE) for part in reset.split(",") if part.strip()),
+        "step": step,
+        "rewarm": rewarm or 0,
+        "devices": devices,
+        "num_nodes": nodes,
+        "strategy": chosen("--strategy", strategy, STRATEGIES),
+        "accelerator": chosen("--accelerator", accelerator, ("auto", "cpu", "cuda")),
+        "precision": chosen("--precision", precision, PRECISIONS),
+        "compile": compile_model,
+        "num_workers": num_workers,
+        "save_every": save_every,
+        "val_every": val_every,
+        "val_batches": val_batches,
+        "log_every": log_every,
+        "logger": chosen("--logger", logger, LOGGERS),
+        "progress_bar": sys.stderr.isatty() and not as_json,
+    }
+    optional = {
+        "train_steps": train_steps,
+        "batch_size": batch_size,
+        "grad_accum": grad_accum,
+        "seqlen": seqlen,
+        "schedule": None if schedule is None else chosen("--schedule", schedule, SCHEDULES),
+        "warmup_steps": warmup_steps,
+        "weight_decay": weight_decay,
+        "eps": adam_epsilon,
+        "grad_clip": grad_clip,
+        "seed": seed,
+        "lr": _rate(lr),
+    }
+    given |= {name: value for name, value in optional.items() if value is not None}
+    if (adam_beta1, adam_beta2) != (0.9, 0.98):
+        given["betas"] = (adam_beta1, adam_beta2)
+    try:
+        from ckptgrow.train.run import train as run_training
+        from ckptgrow.train.tokens import Growing
+    except ImportError as error:
+        raise MissingDependencyError("train needs `pip install 'ckptgrow[train]'`") from error
+    if warmup_bsz or warmup_seq:
+        given["growing"] = Growing(warmup_bsz, warmup_seq)
+    if config is not None or size is not None:
+        given["config"] = _config(config) if config is not None else _preset(str(size), seqlen or 512)
+    done = run_training(given)
+    screen = Screen(as_json)
+    losses = ", ".join(
+        f"{name} {value:.4f}" for name, value in (("loss", done.loss), ("val_loss", done.val_loss)) if value is not None
+    )
+    screen.say(f"{done.checkpoint}: step {done.global_step:,}, {done.tokens_seen:,} tokens, lr {done.lr:g}; {losses}")
+    screen.result(
+        {
+            "checkpoint": str(done.checkpoint),
+            "global_step": done.global_step,
+            "tokens_seen": done.tokens_seen,
+            "loss": done.loss,
+            "val_loss": done.val_loss,
+            "lr": done.lr,
+        }
+    )
+
+
+def _rate(value: str | None) -> float | None:
+    if value is None or value == "auto":
+        return None
+    try:
+        return float(value)
+    except ValueError as error:
+        raise RequestError(f"--lr {value}: expected auto or a number") from error
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}), expected a transformers config.json") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ConfigError(f"{path}: has no model_type, expected a transformers config.json")
+    return config
+
+
+def _preset(size: str, seqlen: int) -> dict[str, Any]:
+    from ckptgrow.families.architecture import original_config
+
+    return original_config({"size": size, "seqlen": seqlen}, "--size")

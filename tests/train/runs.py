@@ -1,0 +1,102 @@
+"""Tiny training runs through the command, in processes of their own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ckptgrow.data.preparation import prepare
+
+LIMIT = 240.0  # seconds: far more than a tiny run takes on a busy machine
+CONFIG = {
+    "model_type": "gpt2",
+    "vocab_size": 256,
+    "n_positions": 16,
+    "n_embd": 12,
+    "n_layer": 2,
+    "n_head": 3,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+TINY = [
+    "--seqlen=16",
+    "--warmup-steps=3",
+    "--lr=3e-3",
+    "--log-every=1",
+    "--val-every=1000",
+    "--val-batches=2",
+    "--accelerator=cpu",
+]
+
+
+def tiny_data(directory: Path, num_documents: int = 60) -> Path:
+    """About 2,000 training tokens: a pass over the data is some 120 sequences of 16."""
+    source = directory / "text.txt"
+    source.write_text("\n".join(f"the {n} th of many lines, {'so ' * (n % 5)}on" for n in range(num_documents)))
+    prepare([str(source)], directory / "data", val_fraction=0.2)
+    return directory / "data"
+
+
+def config_file(directory: Path) -> Path:
+    path = directory / "config.json"
+    path.write_text(json.dumps(CONFIG))
+    return path
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "ckptgrow", "train", *TINY, *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def run(arguments: Sequence[str], expected: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command(arguments), capture_output=True, text=True, env=environment(), timeout=LIMIT, check=False
+    )
+    assert done.returncode == expected, done.stderr[-3000:]
+    return done
+
+
+def run_until(arguments: Sequence[str], path: Path, number: int) -> int:
+    """Starts a run, sends it a signal as soon as a file is there; its exit code."""
+    process = subprocess.Popen(
+        command(arguments),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+        start_new_session=True,
+    )
+    limit = time.monotonic() + LIMIT
+    while not path.exists() and process.poll() is None:
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    process.send_signal(number)
+    return process.wait(timeout=LIMIT)
+
+
+def losses(out: Path) -> dict[int, float]:
+    """The loss of every step, from the CSV logs; later versions of a run overrule earlier ones."""
+    found: dict[int, float] = {}
+    for version in sorted((out / "logs").iterdir(), key=lambda path: int(path.name.split("_")[1])):
+        with (version / "metrics.csv").open() as file:
+            for row in csv.DictReader(file):
+                if row.get("loss"):
+                    found[int(row["step"])] = float(row["loss"])
+    return found
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]

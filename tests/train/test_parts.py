@@ -1,0 +1,115 @@
+"""Order of data, schedules, groups and the noise scale, each against a second way of computing it."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+import ckptgrow
+from ckptgrow import StateRequest
+from ckptgrow.errors import OptimizerError
+from ckptgrow.train import parameter_groups
+from ckptgrow.train.noise_scale import NoiseScale
+from ckptgrow.train.schedule import Schedule, lr_for_size
+from ckptgrow.train.tokens import BatchOrder, Growing
+from tests.builders import load_model, perturbed_gpt2, token_batches, train, trained_checkpoint
+
+
+def numbers(order: BatchOrder, num_batches: int) -> list[list[int]]:
+    return [[number for number, _, _ in batch] for batch in islice(order, num_batches)]
+
+
+def test_every_pass_sees_every_sequence_once_in_another_order() -> None:
+    seen = [number for batch in numbers(BatchOrder(30, 8, 5, seed=1), 12) for number in batch]
+    assert sorted(seen[:30]) == sorted(seen[30:]) == list(range(30)) and seen[:30] != seen[30:]
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_devices_share_one_order(devices: int) -> None:
+    whole = numbers(BatchOrder(50, 8, 8, seed=3), 20)
+    parts = [
+        numbers(BatchOrder(50, 8, 8 // devices, seed=3, rank=rank, num_devices=devices), 20) for rank in range(devices)
+    ]
+    joined = [[number for part in parts for number in part[index]] for index in range(20)]
+    assert joined == whole
+
+
+def test_an_order_goes_on_from_any_position() -> None:
+    whole = list(islice(BatchOrder(17, 8, 3, seed=2), 30))
+    position = whole[11][-1][2]
+    assert list(islice(BatchOrder(17, 8, 3, seed=2, position=position), 18)) == whole[12:]
+
+
+def test_batches_and_sequences_grow_with_the_tokens_seen() -> None:
+    order = BatchOrder(1000, 64, 16, seed=0, growing=Growing(batch_tokens=6_000, sequence_tokens=4_000))
+    batches = list(islice(order, 200))
+    sizes, lengths = [len(batch) for batch in batches], [batch[0][1] for batch in batches]
+    assert sizes == sorted(sizes) and lengths == sorted(lengths)
+    assert sizes[0] == 1 and sizes[-1] == 16 and lengths[0] == 8 and lengths[-1] == 64
+    assert [batch[-1][2] for batch in batches][-1] == sum(sizes)
+
+
+def test_schedules_are_those_of_transformers() -> None:
+    from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
+
+    makers = {"linear": get_linear_schedule_with_warmup, "cosine": get_cosine_schedule_with_warmup}
+    for kind, maker in makers.items():
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        reference = maker(optimizer, 10, 100)
+        ours = Schedule(kind, 10, 100)  # type: ignore[arg-type]
+        for step in range(100):
+            if step >= 10:  # theirs starts at 0, ours at 1/10: the first step is not lost
+                assert ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+            optimizer.step()
+            reference.step()
+
+
+def test_a_schedule_rises_again_from_where_it_restarts() -> None:
+    schedule = Schedule("constant", 0, 100, rewarm_start=40, rewarm_steps=4)
+    assert [schedule(step) for step in (39, 40, 41, 42, 43, 44)] == [1.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    assert Schedule("wsd", 0, 100)(79) == 1.0 and Schedule("wsd", 0, 100)(90) == 0.5
+
+
+def test_the_learning_rate_by_size_is_the_scripts() -> None:
+    assert lr_for_size(10**9) == pytest.approx(0.0019835) and lr_for_size(85_000_000) == pytest.approx(
+        0.0021328, rel=1e-4
+    )
+
+
+def test_groups_of_a_checkpoint_resume_in_bare_pytorch(tmp_path: Path) -> None:
+    def build(parameters: object) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1)  # type: ignore[arg-type]
+
+    small = perturbed_gpt2()
+    source = trained_checkpoint(tmp_path / "small.ckpt", small, build)
+    ckptgrow.width(source, tmp_path / "grown.ckpt", noise=0, request=StateRequest(lr_rule="mup"))
+    runs = []
+    for path in (source, tmp_path / "grown.ckpt"):
+        model, checkpoint = load_model(path)
+        optimizer = torch.optim.AdamW(parameter_groups(model, checkpoint))
+        optimizer.load_state_dict(checkpoint["optimizer_states"][0])
+        runs.append(train(model, optimizer, token_batches(10, seed=4)))
+    assert max(abs(one - other) for one, other in zip(*runs, strict=True)) <= 1e-10
+
+
+def test_groups_that_do_not_match_the_model_are_refused(tmp_path: Path) -> None:
+    source = trained_checkpoint(tmp_path / "small.ckpt", perturbed_gpt2())
+    checkpoint = torch.load(source, weights_only=True)
+    with pytest.raises(OptimizerError, match=r"transformer\.h\.2"):
+        parameter_groups(perturbed_gpt2(n_layer=3), checkpoint)
+
+
+def test_the_noise_scale_is_the_ratio_of_variance_to_squared_mean() -> None:
+    """Gradients drawn around a known mean with a known covariance: B = tr Σ / |G|²."""
+    generator = torch.Generator().manual_seed(0)
+    mean, deviation, small, big = torch.randn(200, generator=generator), 3.0, 4, 64
+    scale, found = NoiseScale(), None
+    for _ in range(400):
+        draws = mean + deviation * torch.randn(big, 200, generator=generator)
+        norms = (float(part.mean(0).square().sum()) for part in (draws[:small], draws))
+        found = scale.update(*norms, small, big)
+    assert found == pytest.approx(200 * deviation**2 / float(mean.square().sum()), rel=0.15)
+    assert NoiseScale().update(1.0, 1.0, 8, 8) is None
