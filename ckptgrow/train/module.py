@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import lightning
@@ -84,7 +85,8 @@ class LanguageModel(lightning.LightningModule):
         if settings.rewarm:
             start, steps = settings.step if settings.step is not None else _step_of(self._group_state), settings.rewarm
         self._schedule = Schedule(settings.schedule, settings.warmup_steps, settings.train_steps, start, steps)
-        scheduler = LambdaLR(optimizer, [self._schedule] * len(groups))
+        # copies: LambdaLR writes the stored settings into the objects that it holds
+        scheduler = LambdaLR(optimizer, [replace(self._schedule) for _ in groups])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
