@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ckptgrow.growth.request import Grown, StateRequest
     from ckptgrow.growth.width import width
     from ckptgrow.inspection import Inspection, inspect
-    from ckptgrow.verification.report import Report
     from ckptgrow.verification.comparison import Settings, verify
+    from ckptgrow.verification.report import Report
 
 __version__ = "0.1.0"
 __all__ = ["Grown", "Inspection", "Report", "Settings", "StateRequest", "depth", "inspect", "verify", "width"]

@@ -41,11 +41,10 @@ def perturbed_gpt2(seed: int = 0, **changes: Any) -> GPT2LMHeadModel:
     return model
 
 
-def token_batches(
-    num: int, seed: int = 1, vocabulary: int = VOCABULARY, positions: int = POSITIONS
-) -> list[torch.Tensor]:
+def token_batches(num: int, seed: int = 1) -> list[torch.Tensor]:
+    """Batches of 2 sequences."""
     generator = torch.Generator().manual_seed(seed)
-    return list(torch.randint(0, vocabulary, (num, 2, positions), generator=generator))
+    return list(torch.randint(0, VOCABULARY, (num, 2, POSITIONS), generator=generator))
 
 
 def language_loss(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:

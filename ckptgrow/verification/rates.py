@@ -43,13 +43,15 @@ def _problems(
     pair: Pair, weights: Mapping[str, WeightScale], gradients: Mapping[str, GradientScale], rule: str
 ) -> Iterator[str]:
     was_moved = pair.small.checkpoint.global_step != pair.grown.checkpoint.global_step
+    old_of = {link.small.name: name for name, link in pair.links.items() if link.fresh is None}
     for small, grown in zip(pair.small.optimizers, pair.grown.optimizers, strict=False):
         old_groups, seen = small.group_of, set[str]()
         for index, group in enumerate(grown.groups):
             for name in group.names:
                 link = pair.links[name]
                 old = old_groups[link.small.name].options
-                ratios = {} if rule == "keep" else _mup(name, old, weights, gradients, link.num_in_copies)
+                origin = old_of[link.small.name]  # a fresh layer's rates are those of the layer that it was made from
+                ratios = {} if rule == "keep" else _mup(origin, old, weights, gradients, link.num_in_copies)
                 for option, value in group.options.items():
                     if option == "lr" and was_moved:
                         continue
@@ -68,8 +70,6 @@ def _mup(
     num_in_copies: float,
 ) -> dict[str, float | None]:
     """The ratios that keep the trajectory; None for one that weights or gradients of zero leave open."""
-    if name not in weights:
-        return {}
     weight, factors = weights[name].factor, gradients[name].factors
     update = None if weight is None else weight / num_in_copies
     gradient = float(factors[0]) if factors is not None and factors.numel() == 1 else None

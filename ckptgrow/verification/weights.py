@@ -17,7 +17,8 @@ LARGEST_DENOMINATOR = 1024
 @dataclass(frozen=True)
 class WeightScale:
     """`factor`: of the summed weight, None where the small weight is zero; `error`: what is left, relative to the
-    largest value."""
+    largest value.
+    """
 
     factor: float | None
     error: float

@@ -159,7 +159,7 @@ def test_unknown_keys_are_carried_and_those_with_parameter_sized_tensors_refused
     carried = torch.load(tmp_path / "grown.ckpt", weights_only=True)["mine"]
     assert torch.equal(carried["rng"], small_things["rng"]) and carried["note"] == ["a", 1, None]
 
-    averages = {"EMA": {"shadow": {name: tensor for name, tensor in model.state_dict().items()}}}
+    averages = {"EMA": {"shadow": dict(model.state_dict())}}
     source = save_lightning(tmp_path / "averaged.ckpt", model, callbacks=averages)
     with pytest.raises(CheckpointError, match=r"callbacks\['EMA'\].*--drop callbacks"):
         ckptgrow.width(source, tmp_path / "no.ckpt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_width_then_depth_then_width_verifies_at_each_stage_and_from_end_to_end(
     ckptgrow.width(stages[0], stages[1], noise=0, request=mup)
     ckptgrow.depth(stages[1], stages[2])
     ckptgrow.width(stages[2], stages[3], factor=3, noise=1.0, request=mup)
-    for before, after in zip(stages[:-1], stages[1:], strict=True):
+    for before, after in pairwise(stages):
         report = ckptgrow.verify(before, after)
         assert report.passed, report.sentences
     assert ckptgrow.verify(stages[0], stages[3]).passed

@@ -141,7 +141,7 @@ def test_noise_has_the_size_that_was_asked_for_and_another_for_every_seed(tmp_pa
     for noise, seed in ((0.0, 0), (0.5, 0), (0.5, 1)):
         ckptgrow.width(source, tmp_path / "grown.ckpt", noise=noise, seed=seed, request=StateRequest(force=True))
         found[noise, seed] = load_model(tmp_path / "grown.ckpt")[0].transformer.h[1].mlp.c_fc.weight.detach()
-    old = small.transformer.h[1].mlp.c_fc.weight
+    old = small.transformer.h[1].mlp.c_fc.weight.detach()
     for seed in (0, 1):
         term = found[0.5, seed] - found[0.0, 0]
         ratio = float(term.square().mean().sqrt() / old.square().mean().sqrt())
@@ -171,7 +171,7 @@ def test_the_loss_falls_when_training_goes_on_with_noise(tmp_path: Path) -> None
     ckptgrow.width(source, tmp_path / "grown.ckpt", noise=1.0)
     grown, _ = load_model(tmp_path / "grown.ckpt")
     batch = token_batches(1)[0]
-    before = float(language_loss(grown, batch))
+    before = float(language_loss(grown, batch).detach())
     losses = train(grown, torch.optim.AdamW(grown.parameters(), lr=1e-3), [batch] * 30)
     assert losses[0] == pytest.approx(before, rel=1e-12) and losses[-1] < before
 
