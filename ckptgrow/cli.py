@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from ckptgrow.commands.depth import depth
+from ckptgrow.commands.eval import eval_app
 from ckptgrow.commands.inspect import inspect
 from ckptgrow.commands.verify import verify
 from ckptgrow.commands.width import width
@@ -28,6 +29,7 @@ app = typer.Typer(
 
 for command in (width, depth, verify, inspect):
     app.command()(command)
+app.add_typer(eval_app, name="eval")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -21,9 +21,11 @@ TOP_HEADING = re.compile(r"\s*= (?!= ).*(?<! =) =\s*")  # " = Title = ", and not
 class Documents:
     """The documents of a file under the name of the task's field, and what is worth telling of them."""
 
+    where: str
     field: str
     texts: tuple[Text, ...]
     notes: tuple[str, ...] = ()
+    harness_notes: tuple[str, ...] = ()  # of what only lm-eval does with them
 
 
 def passages(path: Path) -> Documents:
@@ -44,14 +46,21 @@ def passages(path: Path) -> Documents:
             raise DataError(f"{path}: line {one.line}: the text is empty, expected a passage")
     one_word = [one for one in texts if " " not in one.text]
     open_ended = [one for one in texts if one.text != one.text.rstrip()]
-    notes = (
-        _told(num_empty, "empty line{s} left out"),
-        _told(len(one_word), "passage{s} of one word (first: line {line}): scored without a context", one_word),
-        _told(
-            len(open_ended), "passage{s} with white space at the end (first: line {line}): scored up to it", open_ended
+    return Documents(
+        str(path),
+        "text",
+        tuple(texts),
+        _notes(path, (num_empty, "empty line{s} left out")),
+        _notes(
+            path,
+            (len(one_word), "passage{s} of one word (first: line {line}), scored without a context", one_word),
+            (
+                len(open_ended),
+                "passage{s} with an empty last word (first: line {line} ends in white space)",
+                open_ended,
+            ),
         ),
     )
-    return Documents("text", tuple(texts), tuple(f"{path}: {note}" for note in notes if note))
 
 
 def pages(path: Path) -> Documents:
@@ -61,16 +70,17 @@ def pages(path: Path) -> Documents:
     one page. Raises DataError that names the line.
     """
     if is_plain(path):
-        return Documents("page", tuple(_split(read_plain(path))))
+        return Documents(str(path), "page", tuple(_split(read_plain(path))))
     field, rows, num_empty = read_records(path, ("page", "text"))
     if field == "text":
         # these rows keep their line's end; " \n" between paragraphs became ""
-        return Documents("page", tuple(_split([Text(row.line, row.text.removesuffix("\n") or " ") for row in rows])))
+        return Documents(
+            str(path), "page", tuple(_split([Text(row.line, row.text.removesuffix("\n") or " ") for row in rows]))
+        )
     for page in rows:
         if not page.text.strip():
             raise DataError(f"{path}: line {page.line}: the page is empty, expected text")
-    note = _told(num_empty, "empty line{s} left out")
-    return Documents("page", tuple(rows), (f"{path}: {note}",) if note else ())
+    return Documents(str(path), "page", tuple(rows), _notes(path, (num_empty, "empty line{s} left out")))
 
 
 READERS: Mapping[str, Callable[[Path], Documents]] = {
@@ -86,7 +96,7 @@ def local_dataset(task: str, path: str, **_: object) -> datasets.DatasetDict:
 
     documents = READERS[task](Path(path))
     rows = [{documents.field: one.text, "line": one.line} for one in documents.texts]
-    return datasets.DatasetDict(test=datasets.Dataset.from_list(rows))
+    return datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)})
 
 
 def _split(lines: Sequence[Text]) -> list[Text]:
@@ -102,6 +112,10 @@ def _split(lines: Sequence[Text]) -> list[Text]:
     ]
 
 
-def _told(number: int, sentence: str, which: Sequence[Text] = ()) -> str:
-    line = which[0].line if which else 0
-    return f"{number} " + sentence.format(s="" if number == 1 else "s", line=line) if number else ""
+def _notes(path: Path, *counts: tuple[int, str] | tuple[int, str, Sequence[Text]]) -> tuple[str, ...]:
+    """Sentences on what there is some of: how many, what, and which."""
+    return tuple(
+        f"{path}: {number} " + sentence.format(s="" if number == 1 else "s", line=which[0][0].line if which else 0)
+        for number, sentence, *which in counts
+        if number
+    )

@@ -11,25 +11,13 @@ from typing import Any
 import torch
 
 from ckptgrow.checkpoints.atomic import appearing, check_target
-from ckptgrow.errors import CkptgrowError, RequestError, listing
-from ckptgrow.evaluate.language_model import BatchSize, CheckpointLM
+from ckptgrow.errors import RequestError, listing
 from ckptgrow.evaluate.processes import Processes
 from ckptgrow.evaluate.progress import Progress, silent
 from ckptgrow.evaluate.quiet import quiet
+from ckptgrow.evaluate.settings import Settings
 from ckptgrow.evaluate.subject import Subject
 from ckptgrow.evaluate.tasks import Loaded
-
-BOOTSTRAP_ITERS = 100_000  # lm-eval's own default
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How much is computed at once, and how much of the data; the defaults are lm-eval's."""
-
-    batch_size: BatchSize = "auto"
-    limit: float | None = None  # documents of each task, or a share of them below 1
-    bootstrap_iters: int = BOOTSTRAP_ITERS  # resamples for standard errors without a formula; 0 for none
-    num_fewshot: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,11 +49,14 @@ def evaluate(
 
     None in all processes but the first. Raises RequestError where memory or the processes' number does not fit.
     """
-    from lm_eval import simple_evaluate
+    import lm_eval
 
+    from ckptgrow.evaluate.language_model import CheckpointLM
+
+    simple_evaluate: Any = lm_eval.simple_evaluate  # loaded lazily, so that its type is hidden
     _check(loaded, settings, processes)
     with progress(f"evaluating {subject.path.name}") as start, quiet():
-        model = CheckpointLM(subject, settings.batch_size, processes, start)
+        model = CheckpointLM(subject, settings, processes, start)
         try:
             output = simple_evaluate(
                 model=model,
@@ -86,7 +77,7 @@ def evaluate(
     if output is None:
         return None
     truncated = (
-        (f"{num_truncated} request(s) longer than the context of {model.max_length} tokens, cut on the left",)
+        (f"{num_truncated} request(s) longer than the context of {subject.max_length} tokens, cut on the left",)
         if num_truncated
         else ()
     )
@@ -119,7 +110,7 @@ def check_samples(path: Path | None, checkpoint: Path, *, force: bool) -> None:
 def _check(loaded: Loaded, settings: Settings, processes: Processes) -> None:
     for name, task in loaded.tasks.items():
         length = len(task.eval_docs)
-        wanted = length if settings.limit is None else min(length, int(settings.limit) or length)
+        wanted = len(settings.limited(range(length)))
         if wanted < processes.world_size:
             raise RequestError(f"{name}: {wanted} documents for {processes.world_size} processes; launch fewer")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def read_records(path: Path, fields: Sequence[str]) -> tuple[str, list[Text], in
         return _read_parquet(path, fields)
     texts: list[Text] = []
     field, num_empty = None, 0
-    lines = list(_decoded(path))
+    lines = _decoded(path)
     for number, line in lines:
         if not line.strip():
             num_empty += number < len(lines)  # what follows the last line's end is no line
@@ -72,21 +72,22 @@ def _object(path: Path, number: int, line: str) -> dict[str, object]:
     return record
 
 
-def _decoded(path: Path) -> Iterator[tuple[int, str]]:
+def _decoded(path: Path) -> list[tuple[int, str]]:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}), expected a data file") from error
     if not content.strip():
         raise DataError(f"{path}: is empty, expected text")
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        try:
-            yield number, line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path}: line {number}: byte {error.start + 1} ({line[error.start]:#04x}) is no UTF-8, "
-                "expected UTF-8 text; convert the file first"
-            ) from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}: line {line}: byte {content[error.start]:#04x} is no UTF-8 there, expected UTF-8 text; "
+            "convert the file first"
+        ) from error
+    return list(enumerate(text.split("\n"), start=1))
 
 
 def _read_parquet(path: Path, fields: Sequence[str]) -> tuple[str, list[Text], int]:

@@ -1,38 +1,39 @@
 """lm-eval's own language model over a loaded checkpoint: shared by several processes, counting what it does."""
 
+# lm-eval's registry hides the type of the classes that it registers:
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch.distributed as distributed
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
+from torch import distributed
 
 from ckptgrow.errors import DataError
 from ckptgrow.evaluate.processes import Processes
 from ckptgrow.evaluate.progress import Advance, Start
+from ckptgrow.evaluate.settings import MAX_BATCH_SIZE, Settings
 from ckptgrow.evaluate.subject import Subject
 
-MAX_BATCH_SIZE = 64
-LOGITS_ON_CPU = 256 * 2**20  # bytes of one batch's logits: no error tells in time that memory is short
 Request = tuple[tuple[str, str] | None, list[int], list[int]]  # what stands there, its context's tokens, those to score
-BatchSize = int | Literal["auto"]
 
 
 class CheckpointLM(HFLM):
     """`HFLM` on a model that is loaded already, with the distribution that it then leaves to its caller."""
 
-    def __init__(self, subject: Subject, batch_size: BatchSize, processes: Processes, start: Start) -> None:
+    def __init__(self, subject: Subject, settings: Settings, processes: Processes, start: Start) -> None:
         self._processes = processes
         self._start = start
         super().__init__(
             pretrained=subject.model,  # pyright: ignore[reportArgumentType]  annotated as if of one class
             tokenizer=subject.tokenizer,  # pyright: ignore[reportArgumentType]
             backend="causal",
-            batch_size=fitting(batch_size, subject, processes),
+            batch_size=settings.harness_batch(subject, processes),
             max_batch_size=MAX_BATCH_SIZE,
         )
         self.num_truncated = 0  # requests longer than the context: lm-eval cuts them on the left
@@ -41,7 +42,7 @@ class CheckpointLM(HFLM):
 
     @property
     def rank(self) -> int:
-        """This process."""
+        """Which process this one is."""
         return self._processes.rank
 
     @property
@@ -121,15 +122,6 @@ class _Answered(CacheHook):
     def add_partial(self, attr: str, req: Any, res: Any) -> None:
         """One more."""
         self._advance(1)
-
-
-def fitting(batch_size: BatchSize, subject: Subject, processes: Processes) -> BatchSize:
-    """`auto` on a CPU as a number: what memory would not hold is killed there, and no smaller batch tried."""
-    if batch_size != "auto" or processes.device.type != "cpu":
-        return batch_size
-    config = subject.model.config
-    bytes_of_one = 4 * config.vocab_size * (subject.max_length or HFLM._DEFAULT_MAX_LENGTH)
-    return max(1, min(MAX_BATCH_SIZE, LOGITS_ON_CPU // bytes_of_one))
 
 
 def _place(instance: Instance) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as distributed
+from torch import distributed
 
 from ckptgrow.errors import RequestError
 
@@ -49,7 +49,7 @@ def launched(device: str) -> Generator[Processes]:
     Raises RequestError for a device that is not here.
     """
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")) if world_size > 1 else None)
+    chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if world_size == 1:
@@ -62,7 +62,7 @@ def launched(device: str) -> Generator[Processes]:
         distributed.destroy_process_group()
 
 
-def _device(name: str, local_rank: int | None) -> torch.device:
+def _device(name: str, local_rank: int) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -73,7 +73,7 @@ def _device(name: str, local_rank: int | None) -> torch.device:
         raise RequestError(f"--device {name}: expected {DEVICES}")
     if device.type == "cpu":
         return device
-    index = device.index if device.index is not None else (local_rank or 0)
+    index = device.index if ":" in name else local_rank
     if index >= torch.cuda.device_count():
         raise RequestError(
             f"--device {name}: expected CUDA device {index}, found {torch.cuda.device_count()} of them; "

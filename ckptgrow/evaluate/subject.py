@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,7 +32,13 @@ class Subject:
     @property
     def max_length(self) -> int | None:
         """The longest sequence in tokens, where the config says one."""
-        return next((getattr(self.model.config, name) for name in CONTEXT_FIELDS if hasattr(self.model.config, name)), None)
+        config = self.model.config
+        return next((getattr(config, name) for name in CONTEXT_FIELDS if hasattr(config, name)), None)
+
+    @property
+    def num_embeddings(self) -> int:
+        """How many token ids the model knows."""
+        return cast(torch.nn.Embedding, self.model.get_input_embeddings()).num_embeddings
 
 
 def open_subject(

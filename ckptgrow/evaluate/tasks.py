@@ -26,9 +26,7 @@ class Loaded:
     notes: tuple[str, ...]
 
 
-def load_tasks(
-    names: Sequence[str], local: Mapping[str, Path] | None = None, include: Sequence[Path] = ()
-) -> Loaded:
+def load_tasks(names: Sequence[str], local: Mapping[str, Path] | None = None, include: Sequence[Path] = ()) -> Loaded:
     """The tasks, groups and tags of these names or patterns; `local` maps a task to the file that it runs on.
 
     `include` are directories with a user's own definitions. Raises RequestError for unknown names, DataError where
@@ -40,7 +38,8 @@ def load_tasks(
         raise RequestError(f"--data {listing(unreadable)}: local files are read for {listing(READERS)}")
     definitions = find_definitions(include)
     wanted = sorted({name for pattern in names for name in definitions.matching(pattern)})
-    notes = tuple(note for task, path in local.items() for note in READERS[task](path).notes)
+    documents = [READERS[task](path) for task, path in local.items()]
+    notes = tuple(note for one in documents for note in (*one.notes, *one.harness_notes))
     with TemporaryDirectory(prefix="ckptgrow-") as scratch:
         overrides = [_override(task, path, definitions, Path(scratch)) for task, path in local.items()]
         manager, built = _build(wanted, definitions, overrides)
