@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
+from ckptgrow.commands.convert import convert
 from ckptgrow.commands.depth import depth
 from ckptgrow.commands.eval import eval_app
 from ckptgrow.commands.inspect import inspect
@@ -27,13 +28,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (width, depth, verify, inspect):
+for command in (width, depth, verify, inspect, convert):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and exits: 0 done, 1 verified and different, 2 the request or its input is wrong."""
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 
@@ -45,6 +47,8 @@ def run(arguments: list[str]) -> int:
         return _refuse(str(error))
     except typer.exceptions.TyperException as error:
         return _refuse(f"{' '.join(error.format_message().split())} (see ckptgrow --help)")
+    except Terminated:
+        return 128 + signal.SIGTERM
     except (typer.Abort, KeyboardInterrupt):
         return 128 + signal.SIGINT
     except typer.Exit as stop:
@@ -56,6 +60,14 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         return _refuse(f"{error.filename or 'operating system'}: {error.strerror or error}")
     return code if isinstance(code, int) else EXIT_DONE
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; like KeyboardInterrupt it unwinds, so that nothing is left behind."""
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise Terminated
 
 
 def _refuse(message: str) -> int:

@@ -91,7 +91,8 @@ def _claimed(
         return None, []
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     try:
-        return claim(family, fields, shapes, str(checkpoint.path)), []
+        claimed = claim(family, fields, shapes, str(checkpoint.path))
+        return claimed.in_module_order() if checkpoint.order == "module" else claimed, []
     except (ClaimError, ConfigError) as error:
         problems.append(str(error))
         return None, unclaimed_names(family, fields, shapes, str(checkpoint.path))

@@ -14,7 +14,6 @@ import pickle
 import struct
 import warnings
 import zipfile
-import zlib
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,8 @@ from typing import Any, BinaryIO
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode  # torch documents skip_data with this import
 
-from ckptgrow.checkpoints.tensors import LazyTensor, Stored, bytes_of, chunks, num_bytes
+from ckptgrow.checkpoints.filling import fill
+from ckptgrow.checkpoints.tensors import LazyTensor, Stored
 from ckptgrow.checkpoints.tree import map_leaves
 from ckptgrow.errors import CheckpointError, UnsafePickleError, listing
 
@@ -67,7 +67,7 @@ def write(tree: Any, path: Path, advance: Advance) -> None:
     with path.open("r+b") as file:
         checksums: dict[int, int] = {}
         for tensor, offset in zip(tensors, placed, strict=True):
-            checksums[offset] = _fill(file, tensor, offset, advance)
+            checksums[offset] = fill(file, tensor, offset, advance)
         _mend_checksums(file, path, checksums)
         file.flush()
         os.fsync(file.fileno())
@@ -104,22 +104,6 @@ def _skeleton(tree: Any) -> tuple[Any, list[LazyTensor]]:
             return fakes[id(tensor)]
 
         return map_leaves(tree, LazyTensor, fake), list(tensors.values())
-
-
-def _fill(file: BinaryIO, tensor: LazyTensor, offset: int, advance: Advance) -> int:
-    """Writes one tensor's data at its place; returns its CRC-32."""
-    checksum, position = 0, offset
-    for start, stop in chunks(tensor):
-        data = bytes_of(tensor.rows(start, stop))
-        checksum = zlib.crc32(data, checksum)
-        written = 0
-        while written < len(data):
-            written += os.pwrite(file.fileno(), data[written:], position + written)
-        position += len(data)
-        advance(len(data))
-    if position - offset != num_bytes(tensor):
-        raise CheckpointError(f"wrote {position - offset} bytes of a tensor, expected {num_bytes(tensor)}")
-    return checksum
 
 
 def _mend_checksums(file: BinaryIO, path: Path, checksums: dict[int, int]) -> None:

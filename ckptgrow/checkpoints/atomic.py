@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -34,18 +35,42 @@ def check_space(target: Path, num_bytes: int) -> None:
 @contextmanager
 def appearing(target: Path) -> Generator[Path]:
     """A path beside `target` to write to; it becomes `target` when the block ends well, and goes away otherwise."""
+    clear_leftovers(target)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         yield partial
         if target.is_dir():
-            shutil.rmtree(target)
+            _remove(target)
         partial.replace(target)
         _flush_directory(target.parent)
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
+        _remove(partial)
+
+
+def clear_leftovers(target: Path) -> None:
+    """Removes what processes that were killed while writing `target` left beside it; those that live keep theirs."""
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.partial")
+    for path in target.parent.iterdir():
+        match = pattern.fullmatch(path.name)
+        if match is not None and not _is_alive(int(match[1])):
+            _remove(path)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush_directory(directory: Path) -> None:

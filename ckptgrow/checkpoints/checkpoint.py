@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ckptgrow.checkpoints.tensors import LazyTensor
 
@@ -17,7 +17,8 @@ class Checkpoint:
     """A training state as a file holds it.
 
     `optimizers` and `schedulers` are still as torch wrote them (parameters by number): who is who is known only after
-    the tensors are claimed. `rest` is what the format carries besides.
+    the tensors are claimed. `rest` is what the format carries besides. `order` says where the model's own order of
+    parameters is known from: the file, or only the module (safetensors sort by name).
     """
 
     path: Path
@@ -33,6 +34,7 @@ class Checkpoint:
     growth: Mapping[str, Any] = field(default_factory=dict[str, Any])
     rest: Any = None
     data_position: Any = None
+    order: Literal["file", "module"] = "file"
 
     @property
     def history(self) -> list[Mapping[str, Any]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ckptgrow.checkpoints.checkpoint import Checkpoint, Format
+from ckptgrow.checkpoints.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat
 from ckptgrow.checkpoints.lightning import LightningFormat
 from ckptgrow.errors import CheckpointError
 
-FORMATS: tuple[Format, ...] = (LightningFormat(),)
+FORMATS: tuple[Format, ...] = (HuggingFaceFormat(), LightningFormat())
 
 
 def format_of(path: Path) -> Format:
@@ -22,6 +24,16 @@ def format_of(path: Path) -> Format:
         if one.recognises(path):
             return one
     raise CheckpointError(f"{path}: is no checkpoint of a known kind ({', '.join(one.kind for one in FORMATS)})")
+
+
+def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:
+    """The format that writes a kind; `max_shard_bytes` bounds the files of a directory's weights."""
+    writers: Mapping[str, Format] = {
+        "lightning": LightningFormat(),
+        "huggingface": HuggingFaceFormat(max_shard_bytes),
+        "trainer": HuggingFaceFormat(max_shard_bytes),
+    }
+    return writers[kind]
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

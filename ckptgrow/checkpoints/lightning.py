@@ -18,6 +18,7 @@ from ckptgrow.checkpoints.tensors import LazyTensor
 from ckptgrow.errors import CheckpointError, listing
 
 GROWTH_KEY = "ckptgrow"
+LIGHTNING_VERSION = "2.6.6"  # whose layout new files have
 UNDERSTOOD = ("state_dict", "optimizer_states", "lr_schedulers", GROWTH_KEY)
 SCALER_KEYS = ("MixedPrecision", "MixedPrecisionPlugin", "NativeMixedPrecisionPlugin", "native_amp_scaling_state")
 DATA_CLOCKS = ("epoch_progress", "epoch_loop.batch_progress", "epoch_loop.state_dict")
@@ -76,6 +77,44 @@ class LightningFormat:
         tree["hyper_parameters"] = _with_config(tree.get("hyper_parameters"), checkpoint.config)
         tree[GROWTH_KEY] = dict(checkpoint.growth)
         archive.write(tree, path, advance)
+
+
+def fresh_rest(global_step: int, epoch: int) -> dict[str, Any]:
+    """Lightning's other keys for a state that comes from elsewhere, its loops' clocks at `global_step`."""
+    steps = {"ready": global_step, "completed": global_step}
+    batches = {**steps, "started": global_step, "processed": global_step}
+    zeros = dict.fromkeys(steps, 0)
+    progress = {"total": batches, "current": batches, "is_last_batch": False}
+    fit_loop = {
+        "state_dict": {},
+        "epoch_loop.state_dict": {"_batches_that_stepped": global_step},
+        "epoch_loop.batch_progress": progress,
+        "epoch_loop.scheduler_progress": {"total": steps, "current": steps},
+        "epoch_loop.automatic_optimization.state_dict": {},
+        AUTOMATIC_PROGRESS: {
+            "optimizer": {
+                "step": {"total": steps, "current": steps},
+                "zero_grad": {"total": {**steps, "started": global_step}, "current": {**steps, "started": global_step}},
+            }
+        },
+        "epoch_loop.manual_optimization.state_dict": {},
+        MANUAL_PROGRESS: {"total": zeros, "current": zeros},
+        "epoch_loop.val_loop.state_dict": {},
+        "epoch_progress": {
+            "total": dict.fromkeys(batches, epoch),
+            "current": dict.fromkeys(batches, epoch),
+        },
+    }
+    return {
+        "epoch": epoch,
+        "global_step": global_step,
+        "pytorch-lightning_version": LIGHTNING_VERSION,
+        **dict.fromkeys(UNDERSTOOD[:-1]),
+        "loops": {"fit_loop": fit_loop},
+        "callbacks": {},
+        "hparams_name": "kwargs",
+        "hyper_parameters": {},
+    }
 
 
 def _data_position(tree: Mapping[str, Any]) -> Any:

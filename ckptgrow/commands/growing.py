@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -54,6 +55,14 @@ def reset_parts(value: str) -> tuple[Part, ...]:
     for part in parts:
         chosen("--reset", part, RESETTABLE)
     return cast("tuple[Part, ...]", parts)
+
+
+def byte_size(option: str, value: str) -> int:
+    """Bytes from a number with a decimal unit, as 5GB; raises RequestError otherwise."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", value.strip().upper())
+    if match is None or float(match[1]) == 0:
+        raise RequestError(f"{option} {value}: expected a size as 5GB or 200MB")
+    return int(float(match[1]) * 1000 ** " KMGT".index(match[2] or " "))
 
 
 def show(run: Callable[[Callable[[int], Advance]], Grown], source: Path, screen: Screen, verb: str) -> None:

@@ -35,4 +35,7 @@ DropOption = Annotated[
     list[str] | None, typer.Option(help="A tensor or key to leave out; may be repeated.", show_default=False)
 ]
 AllowNonfiniteOption = Annotated[bool, typer.Option("--allow-nonfinite", help="Grow NaN and infinity too.")]
+MaxShardSizeOption = Annotated[
+    str, typer.Option(help="Largest file of weights in a Hugging Face directory, as 5GB or 200MB (decimal units).")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]

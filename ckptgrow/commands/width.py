@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ckptgrow.commands import options
-from ckptgrow.commands.growing import LR_RULES, chosen, reset_parts, show, step_choice, whole_number
+from ckptgrow.commands.growing import LR_RULES, byte_size, chosen, reset_parts, show, step_choice, whole_number
 from ckptgrow.commands.screen import JsonOption, Screen
 from ckptgrow.errors import RequestError
 
@@ -40,6 +40,7 @@ def width(
     param_order: options.ParamOrderOption = None,
     drop: options.DropOption = None,
     allow_nonfinite: options.AllowNonfiniteOption = False,
+    max_shard_size: options.MaxShardSizeOption = "5GB",
     force: options.ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -61,6 +62,7 @@ def width(
         tuple(drop or ()),
         allow_nonfinite,
         force,
+        byte_size("--max-shard-size", max_shard_size),
     )
     values: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckptgrow.errors import ClaimError, ConfigError, listing
@@ -59,6 +59,28 @@ class Claim:
     def parameters(self) -> tuple[Claimed, ...]:
         """What training changes: the model's parameters; of a tied pair the embedding alone."""
         return tuple(one for one in self.model if not one.is_buffer and one.name not in self.tied)
+
+    def in_module_order(self) -> Claim:
+        """The same, its tensors in the order of the family's module: the table's, layer by layer."""
+        place = _places(self.family)
+        ordered = sorted(self.tensors, key=lambda one: (one.prefix, *place(one)))
+        return Claim(self.family, tuple(ordered), self.tied)
+
+
+def _places(family: Family) -> Callable[[Claimed], tuple[int, int, int]]:
+    """A tensor's place in the module: its block of the table (one stack of layers is one block), layer and row."""
+    names = [*(parameter.name for parameter in family.parameters), *family.buffers]
+    row = {name: index for index, name in enumerate(names)}
+    first_row: dict[str, int] = {}
+    for name in names:
+        stack, is_layered, _ = name.partition("{layer}")
+        first_row.setdefault(stack if is_layered else name, row[name])
+
+    def place(one: Claimed) -> tuple[int, int, int]:
+        stack, is_layered, _ = one.pattern.partition("{layer}")
+        return first_row[stack if is_layered else one.pattern], one.layer or 0, row[one.pattern]
+
+    return place
 
 
 @dataclass(frozen=True)

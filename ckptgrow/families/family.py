@@ -56,6 +56,7 @@ class Family:
     parameters: tuple[Parameter, ...]
     sizes: Mapping[str, Size]
     num_layers: str  # the config field
+    architecture: str  # transformers' class with the head, as config.json names it
     base_prefix: str  # the attribute of the backbone, absent from files that hold the backbone alone
     tie: Tie | None = None
     buffers: tuple[str, ...] = ()

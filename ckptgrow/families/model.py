@@ -13,6 +13,7 @@ from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.tensors import whole
 from ckptgrow.errors import ClaimError, ConfigError, listing
 from ckptgrow.families.claim import Claim
+from ckptgrow.families.sizes import is_tied
 
 
 def build_model(config: Mapping[str, Any], dtype: torch.dtype, where: str) -> PreTrainedModel:
@@ -47,7 +48,7 @@ def load_model(
     model = build_model(config, dtype, str(checkpoint.path))
     state = {one.canonical: whole(checkpoint.tensors[one.name]).to(dtype) for one in claim.model if not one.is_buffer}
     missing = model.load_state_dict(state, strict=False).missing_keys
-    tied = {claim.family.tie.head, claim.family.tie.embedding} if claim.family.tie and claim.tied else set[str]()
+    tied = {claim.family.tie.head} if claim.family.tie and is_tied(claim.family, config) else set[str]()
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     lacking = [name for name in missing if name in parameters and name not in tied]
     if lacking:

@@ -45,21 +45,25 @@ def open_state(
     family, fields = architecture(checkpoint, config)
     checkpoint = _without(checkpoint, drop)
     claimed = claim(family, fields, {name: one.shape for name, one in checkpoint.tensors.items()}, str(path))
-    shapes = {one.name: checkpoint.tensors[one.name].shape for one in claimed.parameters}
+    ordered = claimed.in_module_order() if checkpoint.order == "module" else claimed
+    shapes = {one.name: checkpoint.tensors[one.name].shape for one in ordered.parameters}
     order = _names_in(param_order)
     states = tuple(
         from_torch(raw, shapes, f"{path}: optimizer {index}", order) for index, raw in enumerate(checkpoint.optimizers)
     )
-    return TrainingState(checkpoint, family, fields, claimed, states)
+    return TrainingState(checkpoint, family, fields, ordered, states)
 
 
 def _without(checkpoint: Checkpoint, drop: Sequence[str]) -> Checkpoint:
-    rest = checkpoint.rest or {}
+    rest = checkpoint.rest if isinstance(checkpoint.rest, dict) else {}
     unknown = [name for name in drop if name not in checkpoint.tensors and name not in rest]
     if unknown:
         raise RequestError(f"--drop {listing(unknown)}: no such tensor or key in {checkpoint.path}")
+    if not drop:
+        return checkpoint
     kept = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in drop}
-    return replace(checkpoint, tensors=kept, rest={key: value for key, value in rest.items() if key not in drop})
+    others = {key: value for key, value in rest.items() if key not in drop}
+    return replace(checkpoint, tensors=kept, rest=others if rest else checkpoint.rest)
 
 
 def _names_in(path: Path | None) -> list[str] | None:

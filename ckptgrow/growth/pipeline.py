@@ -10,7 +10,7 @@ from typing import Any
 from ckptgrow import __version__
 from ckptgrow.checkpoints.atomic import appearing, check_space, check_target
 from ckptgrow.checkpoints.checkpoint import Advance, Checkpoint
-from ckptgrow.checkpoints.formats import format_of
+from ckptgrow.checkpoints.formats import writer_of
 from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.checkpoints.tensors import num_bytes, num_elements
 from ckptgrow.checkpoints.tree import path_text, tensors_in
@@ -62,7 +62,7 @@ def grow(
         global_step=step,
         growth=_growth_entry(old.checkpoint, record, request, step),
     )
-    _write(new, target, progress)
+    _write(new, target, request, progress)
     return Grown(
         out=target,
         old=_reported(old.family, old.config, str(source)),
@@ -135,13 +135,13 @@ def _reset(state: TrainingState, parts: Sequence[Part]) -> TrainingState:
     return replace(state, checkpoint=checkpoint)
 
 
-def _write(new: Checkpoint, target: Path, progress: Progress) -> None:
+def _write(new: Checkpoint, target: Path, request: StateRequest, progress: Progress) -> None:
     distinct = {id(tensor): tensor for _, tensor in tensors_in([new.tensors, new.optimizers, new.rest])}
     total = sum(num_bytes(tensor) for tensor in distinct.values())
     check_space(target, int(total * HEADROOM))
     advance = progress(total)
     with appearing(target) as partial:
-        format_of(new.path).write(new, partial, advance)
+        writer_of(new.kind, request.max_shard_bytes).write(new, partial, advance)
 
 
 def _check_carried(old: TrainingState, lineage: Sequence[Descent]) -> None:
@@ -179,7 +179,7 @@ def _record(operator: Operator, request: StateRequest, old_step: int | None, ste
 
 def _growth_entry(old: Checkpoint, record: dict[str, Any], request: StateRequest, step: int | None) -> dict[str, Any]:
     rewarm = {"start": step, "steps": request.rewarm} if request.rewarm and step is not None else None
-    return {"version": __version__, "history": [*old.history, record], "rewarm": rewarm}
+    return {"version": __version__, "history": [*old.history, record], "rewarm": rewarm, "global_step": step}
 
 
 def _reported(family: Family, config: Mapping[str, Any], where: str) -> dict[str, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ckptgrow.checkpoints.huggingface import DEFAULT_SHARD_BYTES
 from ckptgrow.growth.rates import LrRule
 
 StepChoice = int | Literal["keep", "auto"]
@@ -19,6 +20,7 @@ class StateRequest:
 
     `step`: the schedule step to go on from; "keep" leaves it, "auto" divides it by the operator's ρ. `rewarm`: steps
     over which the learning rate rises again from there. `reset`: parts to leave out of the grown checkpoint.
+    `max_shard_bytes` bounds the files of a Hugging Face directory's weights.
     """
 
     lr_rule: LrRule = "keep"
@@ -30,6 +32,7 @@ class StateRequest:
     drop: tuple[str, ...] = ()
     allow_nonfinite: bool = False
     force: bool = False
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES
 
 
 @dataclass(frozen=True)
