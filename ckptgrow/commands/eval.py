@@ -53,8 +53,8 @@ def lambada(
 ) -> None:
     """LAMBADA: the last word of each passage.
 
-    Perplexity and greedy accuracy, by lm-eval's lambada_openai.     --data takes JSON lines or parquet with `text`, or plain text with a passage a line. The original's measure is the
-    accuracy of the last token.
+    Perplexity and greedy accuracy, by lm-eval's lambada_openai. --data takes JSON lines or parquet with `text`, or
+    plain text with a passage a line. The original's measure is the accuracy of the last token.
     """
     chosen("--measure", measure, options.MEASURES)
     switches = {
@@ -102,9 +102,9 @@ def wikitext(
 ) -> None:
     """WikiText: perplexity of whole pages.
 
-    By word and by byte, and bits a byte, by lm-eval's wikitext (WikiText-2).     --data takes text in WikiText's layout, or JSON lines or parquet with `page` (whole ones) or `text` (lines). The
-    original's measure is the loss by token in blocks of --block-size (a memory-mapped .bin too: blocks between a
-    begin and an end token).
+    By word and by byte, and bits a byte, by lm-eval's wikitext (WikiText-2). --data takes text in WikiText's layout,
+    or JSON lines or parquet with `page` (whole ones) or `text` (lines). The original's measure is the loss by token
+    in blocks of --block-size (of a memory-mapped .bin too: there between a begin and an end token).
     """
     chosen("--measure", measure, options.MEASURES)
     given = {"--dataset": dataset, "--block-size": block_size}
@@ -202,7 +202,8 @@ def compare(
 ) -> int:
     """Several checkpoints side by side.
 
-    With differences from SMALL and their standard errors, paired by document. Right after growth every score must be equal. All are read with SMALL's tokenizer; --config is SMALL's.
+    With differences from SMALL and their standard errors, paired by document. Right after growth every score must be
+    equal. All are read with SMALL's tokenizer; --config is SMALL's.
     """
     choices = Choices(tokenizer, batch_size, device, dtype, limit, samples, config, force, bootstrap_iters, num_fewshot)
     with session(choices, as_json, small, *grown) as work:

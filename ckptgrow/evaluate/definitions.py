@@ -1,7 +1,7 @@
-"""Where lm-eval's task definitions are, without loading its whole index (14,000 files, 17 s on two cores).
+"""Which files define lm-eval's tasks, without loading its whole index (14,000 files, 17 s on two cores).
 
-Each definition is a YAML file that names its `task` or `group` at the left margin, and its `tag`s there or in a file
-that it includes; those lines alone are read to find the directories that hold the names asked for.
+A definition is a YAML file that names its `task` or `group` at the left margin, and its `tag`s there or in a file that
+it includes; those lines alone are read.
 """
 
 from __future__ import annotations
@@ -11,83 +11,112 @@ import fnmatch
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from ckptgrow.errors import RequestError
 
 _LIST = r"""["']?:[ \t]*(?P<inline>[^\n#]*)(?P<block>(?:\n[ \t]*-[^\n]*)*)"""
-_NAME = re.compile(r"""^["']?(?:task|group)(["']?):[ \t]*(["']?)([^\s"'#\[{!]+)\2""", re.MULTILINE)
+_NAME = re.compile(r"""^["']?(task|group)["']?:[ \t]*(["']?)([^\s"'#\[{!]+)\2""", re.MULTILINE)
 _TAGS = re.compile(r"""^["']?tag""" + _LIST, re.MULTILINE)
 _INCLUDES = re.compile(r"""^["']?include""" + _LIST, re.MULTILINE)
+_CLASS = re.compile(r"""^["']?class["']?:""", re.MULTILINE)
 _WORD = re.compile(r"""[^\s"',\[\]-][^\s"',\[\]]*""")
 
 
 @dataclass(frozen=True)
 class Definitions:
-    """Which directories, under which root, define a name."""
+    """The file of every task and group, and the tasks of every tag."""
 
-    directories: dict[str, tuple[Path, ...]]
+    tasks: Mapping[str, Path]
+    groups: Mapping[str, Path]
+    tags: Mapping[str, tuple[str, ...]]
 
-    def matching(self, pattern: str) -> list[str]:
-        """The names that a name or pattern (as `mmlu_*`) means, sorted.
+    def file_of(self, name: str) -> Path:
+        """The file that defines a task or group."""
+        return self.groups[name] if name in self.groups else self.tasks[name]
+
+    def meaning(self, name: str) -> list[str]:
+        """The tasks and groups that a task, a group, a tag or a pattern of tasks (`arc_*`) means, sorted.
 
         Raises RequestError where there is none, with the nearest names.
         """
-        if pattern in self.directories:
-            return [pattern]
-        found = sorted(fnmatch.filter(self.directories, pattern))
+        if name in self.groups or name in self.tasks:
+            return [name]
+        if name in self.tags:
+            return list(self.tags[name])
+        found = sorted(fnmatch.filter(self.tasks, name))
         if not found:
-            near = difflib.get_close_matches(pattern, self.directories, n=3)
+            near = difflib.get_close_matches(name, [*self.tasks, *self.groups, *self.tags], n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else "see lm-eval's list of tasks"
-            raise RequestError(f"--tasks {pattern}: lm-eval has no such task, group or tag; {hint}")
+            raise RequestError(f"--tasks {name}: lm-eval has no such task, group or tag; {hint}")
         return found
 
-    def directories_of(self, names: Iterable[str]) -> list[Path]:
-        """The directories that define some names, none inside another."""
-        found = {directory for name in names for directory in self.directories.get(name, ())}
-        return sorted(one for one in found if not any(other in one.parents for other in found))
+    def knows(self, name: str) -> bool:
+        """Whether it is a task, group or tag."""
+        return name in self.tasks or name in self.groups or name in self.tags
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    tasks: tuple[str, ...]
+    groups: tuple[str, ...]
+    tags: frozenset[str] | None  # None where it says nothing of them
+    includes: tuple[Path, ...]
 
 
 def find_definitions(extra: Sequence[Path] = ()) -> Definitions:
-    """The definitions of the installed lm-eval, and of a user's own directories."""
+    """The definitions of the installed lm-eval, and of a user's own directories, which win."""
+    files = list(_harness_files())
+    for root in extra:
+        if not root.is_dir():
+            raise RequestError(f"--include-path {root}: no such directory, expected one with task definitions")
+        files = _read_all(root) + files
+    known = {file.path: file for file in files}
+    tags: dict[str, set[str]] = defaultdict(set)
+    for file in files:
+        for tag in _tags(file, known):
+            tags[tag] |= set(file.tasks)
+    return Definitions(
+        {task: file.path for file in reversed(files) for task in file.tasks},
+        {group: file.path for file in reversed(files) for group in file.groups},
+        {tag: tuple(sorted(tasks)) for tag, tasks in tags.items() if tasks},
+    )
+
+
+@cache
+def _harness_files() -> list[_File]:
     spec = find_spec("lm_eval")
     assert spec is not None, "require_harness comes first"
     assert spec.origin is not None, "lm_eval is a package with an __init__.py"
-    directories: dict[str, set[Path]] = defaultdict(set)
-    tagged: dict[Path, set[str]] = {}
-    includers: dict[Path, set[Path]] = defaultdict(set)
-    for file in _definition_files((Path(spec.origin).parent / "tasks", *extra)):
-        text = _text(file)
-        for match in _NAME.finditer(text):
-            directories[match[3]].add(file.parent)
-        tagged[file] = _tags(text)
-        for included in _entries(_INCLUDES, text):
-            includers[Path(os.path.normpath(file.parent / included.strip(" \"'-")))].add(file)
-    for template in includers.keys() - tagged.keys():  # templates need not end in .yaml
-        tagged[template] = _tags(_text(template)) if template.is_file() else set()
-    for file, tags in tagged.items():
-        for tag in tags:
-            directories[tag] |= {one.parent for one in _with_includers(file, includers)}
-    return Definitions({name: tuple(sorted(found)) for name, found in directories.items()})
+    return _read_all(Path(spec.origin).parent / "tasks")
 
 
-def _definition_files(roots: Iterable[Path]) -> Iterator[Path]:
-    for root in roots:
-        if not root.is_dir():
-            raise RequestError(f"--include-path {root}: no such directory, expected one with task definitions")
-        for directory, _, names in os.walk(root):
-            yield from (Path(directory) / name for name in names if name.endswith(".yaml"))
+def _read_all(root: Path) -> list[_File]:
+    """In lm-eval's order, in which the first of several files with one name wins."""
+    paths = (Path(directory, name) for directory, _, names in os.walk(root) for name in names if name.endswith(".yaml"))
+    return [_read(path) for path in sorted(paths, key=Path.as_posix)]
 
 
-def _text(file: Path) -> str:
-    return file.read_text(encoding="utf-8", errors="replace")
-
-
-def _tags(text: str) -> set[str]:
-    return {word for entry in _entries(_TAGS, text) for word in _WORD.findall(entry)}
+def _read(file: Path) -> _File:
+    text = file.read_text(encoding="utf-8", errors="replace")
+    named = [(match[1], match[3]) for match in _NAME.finditer(text)]
+    is_class = _CLASS.search(text) is not None  # written in Python: a task, even where it names a group
+    groups = () if is_class else tuple(name for key, name in named if key == "group")
+    includes = (entry.strip(" \"'-") for entry in _entries(_INCLUDES, text))
+    return _File(
+        file,
+        () if groups else tuple(name for key, name in named if key == "task"),
+        groups,
+        frozenset(word for entry in _entries(_TAGS, text) for word in _WORD.findall(entry) if word != "null")
+        if _TAGS.search(text)
+        else None,
+        tuple(Path(os.path.normpath(file.parent / included)) for included in includes),
+    )
 
 
 def _entries(pattern: re.Pattern[str], text: str) -> list[str]:
@@ -100,11 +129,13 @@ def _entries(pattern: re.Pattern[str], text: str) -> list[str]:
     ]
 
 
-def _with_includers(file: Path, includers: Mapping[Path, set[Path]]) -> set[Path]:
-    """A file and all that include it, directly or through others."""
-    reached, open_ends = {file}, [file]
-    while open_ends:
-        for one in includers.get(open_ends.pop(), set()) - reached:
-            reached.add(one)
-            open_ends.append(one)
-    return reached
+def _tags(file: _File, known: dict[Path, _File]) -> frozenset[str]:
+    """A definition's tags: its own, or else those of the last file it includes that has any."""
+    if file.tags is not None:
+        return file.tags
+    for included in reversed(file.includes):
+        if included not in known and included.is_file():
+            known[included] = _read(included)  # templates need not end in .yaml
+        if included in known and (tags := _tags(known[included], known)):
+            return tags
+    return frozenset()

@@ -56,7 +56,7 @@ def passages(path: Path) -> Documents:
             (len(one_word), "passage{s} of one word (first: line {line}), scored without a context", one_word),
             (
                 len(open_ended),
-                "passage{s} with an empty last word (first: line {line} ends in white space)",
+                "passage{s} ending in white space (first: line {line}), the last word empty",
                 open_ended,
             ),
         ),

@@ -37,66 +37,63 @@ def load_tasks(names: Sequence[str], local: Mapping[str, Path] | None = None, in
     if unreadable:
         raise RequestError(f"--data {listing(unreadable)}: local files are read for {listing(READERS)}")
     definitions = find_definitions(include)
-    wanted = sorted({name for pattern in names for name in definitions.matching(pattern)})
+    wanted = sorted({meant for name in names for meant in definitions.meaning(name)})
     documents = [READERS[task](path) for task, path in local.items()]
     notes = tuple(note for one in documents for note in (*one.notes, *one.harness_notes))
     with TemporaryDirectory(prefix="ckptgrow-") as scratch:
-        overrides = [_override(task, path, definitions, Path(scratch)) for task, path in local.items()]
-        manager, built = _build(wanted, definitions, overrides)
+        manager, built = _build(wanted, definitions, local, Path(scratch))
     idle = sorted(set(local) - set(built["tasks"]))
     if idle:
         raise RequestError(f"--data {listing(idle)}: is not among the tasks {listing(built['tasks'])}")
     return Loaded(manager, built["tasks"], built.get("groups", {}), notes)
 
 
-def _override(task: str, path: Path, definitions: Definitions, scratch: Path) -> Path:
-    """A definition that includes lm-eval's own and changes its data alone, in a directory of its own."""
-    (directory,) = definitions.directories[task]
-    changes = {
-        "include": str(directory / f"{task}.yaml"),
-        "dataset_kwargs": {"task": task, "path": str(path.absolute())},
-        "training_split": None,
-        "validation_split": None,
-        "test_split": "test",
-    }
-    target = scratch / task / f"{task}.yaml"
-    target.parent.mkdir()
-    # a function is written with YAML's own tag, which the plain dumper does not know
-    function = "custom_dataset: !function ckptgrow.evaluate.documents.local_dataset\n"
-    target.write_text(yaml.safe_dump(changes) + function, encoding="utf-8")
-    return target.parent
-
-
-def _build(wanted: Sequence[str], definitions: Definitions, overrides: Sequence[Path]) -> tuple[Any, Mapping[str, Any]]:
+def _build(
+    wanted: Sequence[str], definitions: Definitions, local: Mapping[str, Path], scratch: Path
+) -> tuple[Any, Mapping[str, Any]]:
     from lm_eval.tasks import TaskManager
 
-    names = set(wanted)
+    written: set[str] = set()
+    lacking = set(wanted)
     while True:
-        directories = [*definitions.directories_of(names), *overrides]
+        for name in lacking:
+            _write_definition(scratch / f"{len(written)}.yaml", definitions.file_of(name), name, local.get(name))
+            written.add(name)
         with quiet():
-            manager = TaskManager(include_path=list(directories), include_defaults=False)
+            manager = TaskManager(include_path=str(scratch), include_defaults=False)
         lacking = {
-            child
-            for name in names
-            if name in manager.task_index
-            for child in _children(manager.task_index[name].cfg)
-            if child in definitions.directories
-        } - names
+            meant
+            for entry in manager.task_index.values()
+            for child in _children(entry.cfg)
+            if definitions.knows(child)
+            for meant in definitions.meaning(child)
+        } - written
         if not lacking:
             break
-        names |= lacking
     try:
         with quiet():
             return manager, manager.load(list(wanted))
     except CkptgrowError:
         raise
-    except (ConnectionError, FileNotFoundError, OSError) as error:
+    except OSError as error:
         raise DataError(
             f"--tasks {listing(wanted)}: the data is neither in the cache nor to be downloaded ({_first_line(error)}); "
             f"download it where there is a network, or pass a local file with --data ({listing(READERS)})"
         ) from error
-    except (ImportError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
         raise RequestError(f"--tasks {listing(wanted)}: lm-eval cannot load them ({_first_line(error)})") from error
+
+
+def _write_definition(target: Path, original: Path, task: str, data: Path | None) -> None:
+    """A definition that is lm-eval's own, by its `include`; with a local file, its data alone is another."""
+    changes: dict[str, Any] = {"include": str(original)}
+    function = ""
+    if data is not None:
+        changes["dataset_kwargs"] = {"task": task, "path": str(data.absolute())}
+        changes |= {"training_split": None, "validation_split": None, "test_split": "test"}
+        # YAML's own tag for functions, which the plain dumper does not know
+        function = "custom_dataset: !function ckptgrow.evaluate.documents.local_dataset\n"
+    target.write_text(yaml.safe_dump(changes) + function, encoding="utf-8")
 
 
 def _children(definition: Mapping[str, Any] | None) -> set[str]:
