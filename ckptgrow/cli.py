@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from ckptgrow.commands.convert import convert
+from ckptgrow.commands.data import data
 from ckptgrow.commands.depth import depth
 from ckptgrow.commands.eval import eval_app
 from ckptgrow.commands.inspect import inspect
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (width, depth, verify, inspect, convert):
+for command in (width, depth, verify, inspect, convert, data):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
 

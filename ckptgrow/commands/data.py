@@ -1,0 +1,69 @@
+"""`ckptgrow data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ckptgrow.commands.growing import chosen
+from ckptgrow.commands.screen import JsonOption, Screen
+from ckptgrow.errors import RequestError
+
+
+def data(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT... OUT", help="Files, directories or globs, then the directory to write."),
+    ],
+    tokenizer: Annotated[
+        str, typer.Option(help="A Hugging Face tokenizer's name or directory, or 'bytes'.", show_default=False)
+    ] = "bytes",
+    train_tokenizer: Annotated[
+        int | None, typer.Option(min=257, help="Train a byte-level BPE of so many tokens on the input instead.")
+    ] = None,
+    val_fraction: Annotated[float, typer.Option(help="Share of documents for validation, by a hash of each.")] = 0.05,
+    field: Annotated[
+        str, typer.Option(help="The field of JSON lines, parquet or TFRecord that holds the text.")
+    ] = "text",
+    documents: Annotated[str, typer.Option(help="In text files a document is one of 'lines' or 'files'.")] = "lines",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that tokenize.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Replace prepared data in OUT.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn text, JSON lines (.gz and .zst too), parquet or TFRecord files into train.bin, val.bin and meta.json."""
+    if len(paths) < 2:
+        raise RequestError("data: expected INPUT... OUT, at least one input and the directory to write")
+    from ckptgrow.data.preparation import prepare
+
+    screen = Screen(as_json)
+    with screen.progress_later("tokenizing") as progress:
+        done = prepare(
+            paths[:-1],
+            Path(paths[-1]),
+            tokenizer=tokenizer,
+            train_tokenizer=train_tokenizer,
+            val_fraction=val_fraction,
+            field=field,
+            documents=chosen("--documents", documents, ("lines", "files")),
+            workers=workers,
+            force=force,
+            progress=progress,
+        )
+    screen.say(
+        f"{done.out}: {done.num_tokens['train']:,} tokens of {done.num_documents['train']:,} documents to train on, "
+        f"{done.num_tokens['val']:,} of {done.num_documents['val']:,} to validate; vocabulary {done.vocab_size:,}, "
+        f"{done.dtype}."
+    )
+    screen.result(
+        {
+            "out": str(done.out),
+            "tokenizer": done.tokenizer,
+            "vocab_size": done.vocab_size,
+            "dtype": done.dtype,
+            "num_documents": done.num_documents,
+            "num_tokens": done.num_tokens,
+            "sha256": done.sha256,
+        }
+    )

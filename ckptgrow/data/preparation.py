@@ -1,0 +1,203 @@
+"""`train.bin`, `val.bin` and `meta.json` from documents: parallel, resumable, in memory that the input does not grow.
+
+A document goes to validation by a hash of its text, so the split depends neither on the order of files nor on workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ckptgrow.data import tokenizers
+from ckptgrow.data.inputs import Documents, Piece, documents_in, expand, pieces
+from ckptgrow.errors import DataError, RequestError
+
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
+BATCH = 512  # documents encoded at once
+PARTS = ".parts"
+META = "meta.json"
+COPY_BYTES = 2**24
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what comes out."""
+
+    tokenizer: str
+    val_fraction: float
+    field: str
+    documents: Documents
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was written."""
+
+    out: Path
+    tokenizer: str
+    vocab_size: int
+    dtype: str
+    separator: int
+    num_documents: dict[str, int]
+    num_tokens: dict[str, int]
+    sha256: dict[str, str]
+
+
+def silent(total: int) -> Advance:
+    """No progress."""
+    return lambda amount: None
+
+
+def prepare(
+    inputs: Sequence[str],
+    out: Path,
+    *,
+    tokenizer: str = tokenizers.BYTES,
+    train_tokenizer: int | None = None,
+    val_fraction: float = 0.05,
+    field: str = "text",
+    documents: Documents = "lines",
+    workers: int = 1,
+    force: bool = False,
+    progress: Callable[[int], Advance] = silent,
+) -> Prepared:
+    """Tokenizes inputs into `out`; an interrupted run with the same inputs and settings goes on where it was.
+
+    Raises DataError for inputs that cannot be read, RequestError for settings that cannot be or an `out` that is done.
+    """
+    if not 0 <= val_fraction < 1:
+        raise RequestError(f"--val-fraction {val_fraction}: expected at least 0 and less than 1")
+    if workers < 1:
+        raise RequestError(f"--workers {workers}: expected at least 1")
+    if (out / META).exists() and not force:
+        raise RequestError(f"{out}: holds prepared data already; choose another directory, or pass --force")
+    work = pieces(expand(inputs), documents)
+    out.mkdir(parents=True, exist_ok=True)
+    if train_tokenizer is not None:
+        texts = (text for piece in work for text in documents_in(piece, field, documents))
+        tokenizer = tokenizers.train(texts, train_tokenizer, out / "tokenizer")
+    recipe = Recipe(tokenizer, val_fraction, field, documents)
+    loaded = tokenizers.load(tokenizer)
+    dtype = np.dtype(np.uint16 if loaded.vocab_size <= 2**16 else np.uint32)
+    advance = progress(sum(_size(piece) for piece in work))
+    parts = _parts_directory(out, recipe, work)
+    done = _tokenized(work, parts, recipe, workers, advance)
+    result = _joined(out, parts, [counts for _, counts in done], recipe, loaded, dtype)
+    shutil.rmtree(out / PARTS)
+    return result
+
+
+def _size(piece: Piece) -> int:
+    return (piece.path.stat().st_size if piece.stop is None else piece.stop) - piece.start
+
+
+def _parts_directory(out: Path, recipe: Recipe, work: Sequence[Piece]) -> Path:
+    """Finished pieces of an interrupted run are kept as long as inputs and settings are the same."""
+    described = [(str(one.path), one.start, one.stop, one.path.stat().st_mtime_ns) for one in work]
+    key = hashlib.sha256(json.dumps([asdict(recipe), described]).encode()).hexdigest()[:16]
+    parts = out / PARTS
+    if parts.exists() and not (parts / key).exists():
+        shutil.rmtree(parts)
+    (parts / key).mkdir(parents=True, exist_ok=True)
+    return parts / key
+
+
+def _tokenized(
+    work: Sequence[Piece], parts: Path, recipe: Recipe, workers: int, advance: Advance
+) -> list[tuple[int, dict[str, Any]]]:
+    tasks = [(number, piece, parts, recipe) for number, piece in enumerate(work)]
+    found: list[tuple[int, dict[str, Any]]] = []
+    if workers == 1:
+        results: Iterator[tuple[int, dict[str, Any]]] = map(_tokenize, tasks)
+        for number, counts in results:
+            advance(_size(work[number]))
+            found.append((number, counts))
+        return found
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(workers, len(tasks))) as pool:
+        for number, counts in pool.imap_unordered(_tokenize, tasks):
+            advance(_size(work[number]))
+            found.append((number, counts))
+    return sorted(found, key=lambda one: one[0])
+
+
+def _tokenize(task: tuple[int, Piece, Path, Recipe]) -> tuple[int, dict[str, Any]]:
+    """One piece into a file a split; its counts, written last, mark it as done."""
+    number, piece, parts, recipe = task
+    marker = parts / f"{number}.json"
+    if marker.exists():
+        return number, json.loads(marker.read_text())
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    tokenizer = tokenizers.load(recipe.tokenizer)
+    counts: dict[str, Any] = {"documents": dict.fromkeys(SPLITS, 0), "tokens": dict.fromkeys(SPLITS, 0)}
+    files = {split: (parts / f"{number}.{split}").open("wb") for split in SPLITS}
+    try:
+        texts = documents_in(piece, recipe.field, recipe.documents)
+        while batch := list(islice(texts, BATCH)):
+            for text, ids in zip(batch, tokenizer.encode(batch), strict=True):
+                split = _split_of(text, recipe.val_fraction)
+                array = np.array([*ids, tokenizer.separator], dtype=np.uint32)
+                array.astype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32).tofile(files[split])
+                counts["documents"][split] += 1
+                counts["tokens"][split] += len(array)
+    finally:
+        for file in files.values():
+            file.close()
+    temporary = marker.with_suffix(".tmp")
+    temporary.write_text(json.dumps(counts))
+    temporary.replace(marker)
+    return number, counts
+
+
+def _split_of(text: str, val_fraction: float) -> Split:
+    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
+    return "val" if int.from_bytes(digest, "big") < val_fraction * 2**64 else "train"
+
+
+def _joined(
+    out: Path,
+    parts: Path,
+    counts: Sequence[dict[str, Any]],
+    recipe: Recipe,
+    tokenizer: tokenizers.Tokenizer,
+    dtype: np.dtype[Any],
+) -> Prepared:
+    documents = {split: sum(one["documents"][split] for one in counts) for split in SPLITS}
+    tokens = {split: sum(one["tokens"][split] for one in counts) for split in SPLITS}
+    if tokens["train"] == 0:
+        raise DataError(f"{out}: no document is left for training, expected some text in the inputs")
+    digests = {split: _join(out, parts, split, len(counts)) for split in SPLITS}
+    result = Prepared(
+        out, recipe.tokenizer, tokenizer.vocab_size, dtype.name, tokenizer.separator, documents, tokens, digests
+    )
+    meta = {**asdict(result), "val_fraction": recipe.val_fraction}
+    del meta["out"]
+    temporary = out / f".{META}.tmp"
+    temporary.write_text(json.dumps(meta, indent=2) + "\n")
+    temporary.replace(out / META)
+    return result
+
+
+def _join(out: Path, parts: Path, split: Split, num_parts: int) -> str:
+    digest = hashlib.sha256()
+    with (out / f"{split}.bin").open("wb") as target:
+        for number in range(num_parts):
+            with (parts / f"{number}.{split}").open("rb") as source:
+                while block := source.read(COPY_BYTES):
+                    digest.update(block)
+                    target.write(block)
+        target.flush()
+        os.fsync(target.fileno())
+    return digest.hexdigest()
