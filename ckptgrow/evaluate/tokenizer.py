@@ -86,8 +86,9 @@ def _named_by(meta: Path) -> str | None:
     name = read_meta(meta).get("tokenizer")
     if not isinstance(name, str):
         return None
-    beside = meta.parent / name
-    return str(beside) if beside.is_dir() else name
+    # a directory as seen from here, from meta.json, or (it has moved since) its name beside meta.json
+    places = (Path(name), meta.parent / name, meta.parent / Path(name).name)
+    return next((str(place) for place in places if place.is_dir()), name)
 
 
 def _from_files(name: str) -> PreTrainedTokenizerBase:

@@ -39,7 +39,7 @@ def subject(checkpoint: Path) -> Subject:
     return opened(checkpoint)
 
 
-def opened(path: Path, dtype: str = "float32", tokenizer: str = "bytes") -> Subject:
+def opened(path: Path, dtype: str = "float32", tokenizer: str | None = "bytes") -> Subject:
     with launched("cpu") as processes:
         return open_subject(path, tokenizer=tokenizer, dtype=dtype, device=processes.device)
 

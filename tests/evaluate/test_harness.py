@@ -84,6 +84,16 @@ def test_scores_are_lm_evals_own_to_the_last_digit(
     assert found.results["lambada_openai"]["perplexity_stderr,none"] > 0
 
 
+def test_every_kind_of_checkpoint_is_read_as_it_is(
+    model: PreTrainedModel, subject: Subject, tmp_path: Path, score: Score
+) -> None:
+    model.save_pretrained(tmp_path / "directory")
+    byte_tokenizer().save_pretrained(tmp_path / "directory")
+    with_its_own = opened(tmp_path / "directory", tokenizer=None)
+    assert with_its_own.tokenizer_name == str(tmp_path / "directory")
+    assert score(with_its_own, TASKS).results == score(subject, TASKS).results
+
+
 def test_lambada_is_what_the_logits_say(subject: Subject, model: PreTrainedModel, score: Score) -> None:
     found = score(subject, {"lambada_openai": LAMBADA})
     expected = [

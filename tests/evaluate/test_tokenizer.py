@@ -38,8 +38,9 @@ def test_the_one_asked_for_comes_first_then_the_directory_then_the_data(tmp_path
     (data.parent / "meta.json").write_text(json.dumps({"tokenizer": "bytes"}))
     assert find_tokenizer(checkpoint, None, [data]) == "bytes"
     (data.parent / "words").mkdir()
-    (data.parent / "meta.json").write_text(json.dumps({"tokenizer": "words"}))
-    assert find_tokenizer(checkpoint, None, [data]) == str(data.parent / "words")
+    for told in ("words", "once/elsewhere/words"):
+        (data.parent / "meta.json").write_text(json.dumps({"tokenizer": told}))
+        assert find_tokenizer(checkpoint, None, [data]) == str(data.parent / "words")
     (checkpoint.parent / "tokenizer.json").touch()
     assert find_tokenizer(checkpoint, None, [data]) == str(checkpoint.parent)
     assert find_tokenizer(checkpoint, "gpt2", [data]) == "gpt2"
