@@ -12,6 +12,7 @@ import typer
 from ckptgrow.commands.convert import convert
 from ckptgrow.commands.data import data
 from ckptgrow.commands.depth import depth
+from ckptgrow.commands.eval import eval_app
 from ckptgrow.commands.inspect import inspect
 from ckptgrow.commands.train import train
 from ckptgrow.commands.verify import verify
@@ -31,6 +32,7 @@ app = typer.Typer(
 
 for command in (width, depth, verify, inspect, convert, data, train):
     app.command()(command)
+app.add_typer(eval_app, name="eval")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
