@@ -7,8 +7,12 @@ from collections.abc import Mapping
 from ckptgrow.errors import ConfigError
 from ckptgrow.families.family import Family
 from ckptgrow.families.gpt2 import FAMILY as GPT2
+from ckptgrow.families.llama import FAMILY as LLAMA
+from ckptgrow.families.mistral import FAMILY as MISTRAL
+from ckptgrow.families.qwen2 import FAMILY as QWEN2
+from ckptgrow.families.qwen3 import FAMILY as QWEN3
 
-FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (GPT2,)}
+FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3)}
 
 
 def family_of(config: Mapping[str, object], where: str) -> Family:

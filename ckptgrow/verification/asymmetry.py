@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.verification.gradients import Gradients
 from ckptgrow.verification.pair import Link, Pair, next_copies
+from ckptgrow.verification.precision import computing_in
 
 
 def weight_asymmetry(pair: Pair) -> float:
@@ -29,7 +30,7 @@ def gradient_asymmetry(pair: Pair, gradients: Gradients) -> float:
 
 def hidden_asymmetry(model: PreTrainedModel, tokens: torch.Tensor, residual: Growth) -> float:
     """Of the last hidden states."""
-    with torch.no_grad():
+    with torch.no_grad(), computing_in(model.dtype):
         output = model(input_ids=tokens.to(model.device), use_cache=False, output_hidden_states=True)
     hidden = output.hidden_states[-1].cpu().double()
     exchanged = hidden.index_select(-1, torch.from_numpy(next_copies(residual)))

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from ckptgrow.errors import DataError
 from ckptgrow.families.sizes import sizes_of
 from ckptgrow.families.state import TrainingState
+from ckptgrow.verification.precision import computing_in
 
 SEQUENCES = 2  # a batch
 LONGEST = 256  # tokens a sequence
@@ -43,7 +44,8 @@ def sample_batches(state: TrainingState, num_batches: int, tokens: Path | None) 
 
 def logits_of(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
     """The logits, in the model's dtype, shape (batch, tokens, vocabulary)."""
-    return model(input_ids=tokens.to(model.device), use_cache=False).logits
+    with computing_in(model.dtype):
+        return model(input_ids=tokens.to(model.device), use_cache=False).logits
 
 
 def loss_of(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
