@@ -3,15 +3,15 @@
 Source: Touvron et al., "LLaMA", arXiv 2302.13971; transformers `LlamaForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter
+from ckptgrow.families.family import Family
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
     EMBEDDING,
+    FFN_BIASES,
     FINAL,
     GATED_FFN,
     INVERSE_FREQUENCIES,
-    LAYER,
     NORMS,
     SIZES,
     TIE,
@@ -27,9 +27,7 @@ FAMILY = Family(
         *ATTENTION,
         *ATTENTION_BIASES,
         *GATED_FFN,
-        Parameter(LAYER + "mlp.gate_proj.bias", "ffn", when="mlp_bias"),
-        Parameter(LAYER + "mlp.up_proj.bias", "ffn", when="mlp_bias"),
-        Parameter(LAYER + "mlp.down_proj.bias", "residual", when="mlp_bias"),
+        *FFN_BIASES,
         *NORMS,
         *FINAL,
     ),

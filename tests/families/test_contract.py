@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,32 @@ import torch
 from transformers import PreTrainedModel
 
 import ckptgrow
+from ckptgrow.errors import RequestError
 from ckptgrow.growth.request import StateRequest
-from tests.families.models import CASES, adamw, batches, difference, loaded, perturbed, resumed, saved, still, trained
+from tests.families.models import (
+    ALIBI,
+    DEEPER,
+    POST_NORM,
+    UNDECAYED,
+    WIDER,
+    adamw,
+    batches,
+    difference,
+    loaded,
+    perturbed,
+    resumed,
+    saved,
+    still,
+    trained,
+    undecayed,
+)
 
 EXACT = 1e-12  # of the largest logit, a few hundred roundings of float64
 FLOAT32 = 1e-6  # where the model itself casts to float32: RMSNorm, softmax, rotary angles
 NEW_FFN = 27  # from 20: seven units have two copies
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WIDER)
 @pytest.mark.parametrize(("factor", "how"), [(2, "diagonal"), (3, "tile")])
 def test_width_keeps_the_function_and_grows_the_moments_of_a_real_adamw(
     tmp_path: Path, case: str, factor: int, how: Any
@@ -31,7 +49,7 @@ def test_width_keeps_the_function_and_grows_the_moments_of_a_real_adamw(
     check_verified(source, tmp_path / "grown.ckpt")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WIDER)
 def test_noise_keeps_the_function(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
     source = saved(tmp_path / "small.ckpt", small, still)
@@ -40,10 +58,11 @@ def test_noise_keeps_the_function(tmp_path: Path, case: str) -> None:
     check_verified(source, tmp_path / "grown.ckpt")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WIDER)
 def test_under_mup_the_grown_run_has_the_small_runs_losses(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, adamw)
+    is_decayed = small.config.model_type not in UNDECAYED
+    source = saved(tmp_path / "small.ckpt", small, adamw if is_decayed else undecayed)
     ckptgrow.width(source, tmp_path / "grown.ckpt", factor=2, noise=0, request=StateRequest(lr_rule="mup"))
     samples = batches(20, seed=3)
     runs = [
@@ -54,7 +73,7 @@ def test_under_mup_the_grown_run_has_the_small_runs_losses(tmp_path: Path, case:
     assert max(abs(one - other) for one, other in zip(*runs, strict=True)) <= 1e-9
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WIDER)
 def test_feed_forward_units_grow_unevenly_with_their_moments(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
     source = saved(tmp_path / "small.ckpt", small, still)
@@ -64,7 +83,7 @@ def test_feed_forward_units_grow_unevenly_with_their_moments(tmp_path: Path, cas
     check_verified(source, tmp_path / "grown.ckpt")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", DEEPER)
 @pytest.mark.parametrize("place", ["alternate", "append"])
 def test_new_layers_are_identities_and_old_moments_stay(tmp_path: Path, case: str, place: Any) -> None:
     small = perturbed(case)
@@ -76,7 +95,7 @@ def test_new_layers_are_identities_and_old_moments_stay(tmp_path: Path, case: st
     check_verified(source, tmp_path / "grown.ckpt")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WIDER)
 def test_a_grown_model_survives_transformers_own_saving(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
     ckptgrow.width(saved(tmp_path / "small.ckpt", small, still), tmp_path / "grown.ckpt", factor=2, noise=1.0)
@@ -85,6 +104,25 @@ def test_a_grown_model_survives_transformers_own_saving(tmp_path: Path, case: st
     again, report = type(grown).from_pretrained(tmp_path / "saved", dtype=torch.float64, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
     assert difference(small, again.eval())[0] <= EXACT
+
+
+@pytest.mark.parametrize("case", ALIBI)
+@pytest.mark.parametrize("sizes", [{"factor": 2}, {"heads": 8}, {"ffn": 80}])
+def test_what_alibi_makes_inexact_is_refused_with_the_reason(tmp_path: Path, case: str, sizes: dict[str, int]) -> None:
+    source = saved(tmp_path / "small.ckpt", perturbed(case), still)
+    with pytest.raises(RequestError, match=r"4 × |ALiBi's slopes depend on the number of heads"):
+        ckptgrow.width(source, tmp_path / "grown.ckpt", **sizes)
+    assert not (tmp_path / "grown.ckpt").exists()
+
+
+@pytest.mark.parametrize("case", POST_NORM)
+def test_depth_of_post_norm_families_is_refused_but_for_copies(tmp_path: Path, case: str) -> None:
+    source = saved(tmp_path / "small.ckpt", perturbed(case), still)
+    for new in ("zero-output", "zero-norm"):
+        with pytest.raises(RequestError, match="normalises after each block"):
+            ckptgrow.depth(source, tmp_path / "grown.ckpt", new=new)
+    ckptgrow.depth(source, tmp_path / "grown.ckpt", new="copy")
+    assert loaded(tmp_path / "grown.ckpt")[0].config.num_hidden_layers == 4
 
 
 def check_function(small: PreTrainedModel, path: Path) -> PreTrainedModel:
@@ -102,7 +140,8 @@ def check_moments(path: Path, fresh: tuple[int, ...] = ()) -> None:
     stored = tree["optimizer_states"][0]["state"]
     floor = max(float(one["exp_avg"].abs().max()) for one in real.state.values()) * 1e-6
     for index, (name, parameter) in enumerate(grown.named_parameters()):
-        is_fresh = any(f".{layer}." in name for layer in fresh)
+        number = re.search(r"\.(\d+)\.", name)  # the first one in a name is its layer's
+        is_fresh = number is not None and int(number[1]) in fresh
         assert float(stored[index]["step"]) == (0 if is_fresh else 5)
         for key, power in (("exp_avg", 1), ("exp_avg_sq", 2)):
             found, expected = stored[index][key], real.state[parameter][key]
