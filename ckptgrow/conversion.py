@@ -109,6 +109,7 @@ def _as_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
         key for key, value in rest.items() if value is not None and key not in ("epoch", "global_step", "state_dict")
     ]
     has_training = bool(old.optimizers)
+    architectures = state.config.get("architectures") or [class_name(state.config, state.where)]
     trainer_state = {"global_step": old.global_step or 0, "epoch": float(old.epoch or 0), "log_history": []}
     carried = Carried(old.path, (), {}, {"trainer_state.json": trainer_state} if has_training else {})
     return (
@@ -116,7 +117,7 @@ def _as_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
             old,
             kind="trainer" if has_training else "huggingface",
             tensors=tensors,
-            config={**state.config, "architectures": state.config.get("architectures") or [class_name(state.config, state.where)]},
+            config={**state.config, "architectures": architectures},
             optimizers=_with_names(state.optimizers, names),
             rest=carried,
         ),
