@@ -17,6 +17,7 @@ from ckptgrow.checkpoints.tensors import LazyTensor, num_bytes
 from ckptgrow.checkpoints.tree import tensors_in
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.families.claim import Claimed
+from ckptgrow.families.model import class_name
 from ckptgrow.families.state import TrainingState, open_state
 
 Target = Literal["lightning", "huggingface"]
@@ -115,7 +116,7 @@ def _as_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
             old,
             kind="trainer" if has_training else "huggingface",
             tensors=tensors,
-            config={**state.config, "architectures": state.config.get("architectures") or [state.family.architecture]},
+            config={**state.config, "architectures": state.config.get("architectures") or [class_name(state.config, state.where)]},
             optimizers=_with_names(state.optimizers, names),
             rest=carried,
         ),

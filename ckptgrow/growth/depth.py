@@ -78,7 +78,7 @@ def _explicit(layers: Sequence[int], num_old: int, new: NewLayer) -> tuple[Layer
 
 
 def _deeper(family: Family, config: Mapping[str, Any], layers: Sequence[Layer], where: str) -> dict[str, Any]:
-    changed = {**config, family.num_layers: len(layers)}
+    changed = {**config, **dict.fromkeys((family.num_layers, *family.also_layers), len(layers))}
     for name in family.layer_lists:
         values = config.get(name)
         if isinstance(values, list):

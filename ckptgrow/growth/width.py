@@ -22,7 +22,7 @@ from ckptgrow.spaces.layers import Layer
 
 How = Literal["diagonal", "tile"]
 BLOCK_WEIGHTS: Mapping[str, BlockWeights] = {"diagonal": diagonal, "tile": tile}
-GROWING = ("heads", "kv_heads", "ffn")  # besides the residual stream's spaces
+GROWING = ("heads", "kv_heads", "ffn", "dense_ffn")  # besides the residual stream's spaces
 RHO = 1.776  # steps before over steps after growth in width (Shen et al., table 3)
 NOISE_WITHOUT_DROPOUT = 1.0  # in units of each matrix's root mean square
 
@@ -82,10 +82,11 @@ def width(
 
 def _multiplied(family: Family, config: Mapping[str, Any], factor: int, where: str) -> dict[str, Growth]:
     _refuse(family, config, "width", where)
+    shrunken = family.shrunken_tied if is_tied(family, config) else family.shrunken
     growths: dict[str, Growth] = {}
     for space, size in sizes_of(family, config, where).items():
-        if space == "final" and is_tied(family, config):
-            growths[space] = shrunken_copies(size, factor * size)
+        if space in shrunken:
+            growths[space] = shrunken_copies(size, factor * size, shrunken[space])
         elif space in family.residual or space in GROWING:
             growths[space] = copies(size, factor * size)
         else:

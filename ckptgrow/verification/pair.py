@@ -98,12 +98,17 @@ class Pair:
         return any(link.has_copies for link in self.links.values())
 
     def small_tensor(self, link: Link) -> torch.Tensor:
-        """The small weight, float64."""
-        return whole(self.small.checkpoint.tensors[link.small.name]).double()
+        """The small weight as the model applies it, float64."""
+        return applied(self.small, link.small)
 
     def grown_tensor(self, link: Link) -> torch.Tensor:
-        """The grown weight, float64."""
-        return whole(self.grown.checkpoint.tensors[link.grown.name]).double()
+        """The grown weight as the model applies it, float64."""
+        return applied(self.grown, link.grown)
+
+
+def applied(state: TrainingState, claimed: Claimed) -> torch.Tensor:
+    """A stored weight with what the model adds to it, float64."""
+    return whole(state.checkpoint.tensors[claimed.name]).double() + claimed.layout.offset
 
 
 def growths_between(small: TrainingState, grown: TrainingState) -> dict[str, Growth]:

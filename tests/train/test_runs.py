@@ -115,7 +115,6 @@ def test_steps_and_rewarming_restart_the_schedule_and_not_the_data(tmp_path: Pat
     assert rates == pytest.approx(expected, rel=1e-6)
     last = torch.load(tmp_path / "out" / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["position"] == (10 + 18) * 8 and last["global_step"] == 24
-    assert min(losses(tmp_path / "out")) == 6
 
 
 @pytest.mark.slow
