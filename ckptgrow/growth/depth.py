@@ -95,5 +95,7 @@ def _refuse(family: Family, config: Mapping[str, Any], new: NewLayer, where: str
             "--new copy stacks layers, which changes the function"
         )
     for refusal in family.refusals:
-        if refusal.operator == "depth" and holds(refusal.when, config):
-            raise RequestError(f"{where}: {family.model_type} cannot grow in depth exactly: {refusal.reason}")
+        if refusal.operator in ("depth", new) and holds(refusal.when, config):
+            raise RequestError(
+                f"{where}: {family.model_type} cannot grow in {refusal.operator} exactly: {refusal.reason}"
+            )
