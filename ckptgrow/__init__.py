@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ckptgrow.conversion import Converted, convert
     from ckptgrow.growth.depth import depth
     from ckptgrow.growth.request import Grown, StateRequest
     from ckptgrow.growth.width import width
@@ -22,9 +23,23 @@ if TYPE_CHECKING:
     from ckptgrow.verification.report import Report
 
 __version__ = "0.1.0"
-__all__ = ["Grown", "Inspection", "Report", "Settings", "StateRequest", "depth", "inspect", "verify", "width"]
+__all__ = [
+    "Converted",
+    "Grown",
+    "Inspection",
+    "Report",
+    "Settings",
+    "StateRequest",
+    "convert",
+    "depth",
+    "inspect",
+    "verify",
+    "width",
+]
 
 _HOMES = {
+    "Converted": "ckptgrow.conversion",
+    "convert": "ckptgrow.conversion",
     "depth": "ckptgrow.growth.depth",
     "Grown": "ckptgrow.growth.request",
     "StateRequest": "ckptgrow.growth.request",

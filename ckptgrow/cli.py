@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
+from ckptgrow.commands.convert import convert
 from ckptgrow.commands.depth import depth
 from ckptgrow.commands.inspect import inspect
 from ckptgrow.commands.verify import verify
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (width, depth, verify, inspect):
+for command in (width, depth, verify, inspect, convert):
     app.command()(command)
 
 

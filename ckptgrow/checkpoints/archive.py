@@ -15,7 +15,6 @@ import struct
 import warnings
 import zipfile
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,11 +22,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode  # torch documents skip_data with this import
 
 from ckptgrow.checkpoints.filling import fill
+from ckptgrow.checkpoints.progress import Advance
 from ckptgrow.checkpoints.tensors import LazyTensor, Stored
 from ckptgrow.checkpoints.tree import map_leaves
 from ckptgrow.errors import CheckpointError, UnsafePickleError, listing
-
-Advance = Callable[[int], None]
 
 # Plain data that training scripts put beside their tensors; building them runs no code of the file.
 PLAIN_CLASSES: list[Any] = [Namespace, datetime.timedelta, pathlib.PosixPath, pathlib.PurePosixPath]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable
 from typing import BinaryIO
 
+from ckptgrow.checkpoints.progress import Advance
 from ckptgrow.checkpoints.tensors import LazyTensor, bytes_of, chunks, num_bytes
 from ckptgrow.errors import CheckpointError
-
-Advance = Callable[[int], None]
 
 
 def fill(file: BinaryIO, tensor: LazyTensor, offset: int, advance: Advance) -> int:

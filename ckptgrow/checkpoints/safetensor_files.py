@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,10 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ckptgrow.checkpoints.filling import fill
+from ckptgrow.checkpoints.progress import Advance
 from ckptgrow.checkpoints.tensors import LazyTensor, Stored, num_bytes
 from ckptgrow.errors import CheckpointError
-
-Advance = Callable[[int], None]
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,

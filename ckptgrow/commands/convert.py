@@ -1,0 +1,59 @@
+"""`ckptgrow convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ckptgrow.commands import options
+from ckptgrow.commands.growing import byte_size
+from ckptgrow.commands.screen import JsonOption, Screen
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="The checkpoint to convert.", show_default=False)],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write.", show_default=False)],
+    to: Annotated[str, typer.Option(help="'lightning', 'huggingface' or 'dcp' (torch's distributed checkpoints).")],
+    prefix: Annotated[
+        str, typer.Option(help="What the model's names begin with inside a LightningModule (for lightning and dcp).")
+    ] = "model.",
+    config: options.ConfigOption = None,
+    param_order: options.ParamOrderOption = None,
+    drop: options.DropOption = None,
+    max_shard_size: options.MaxShardSizeOption = "5GB",
+    force: options.ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a checkpoint as another kind: parameters, moments and steps bit for bit.
+
+    What the other kind has no place for is listed.
+    """
+    from ckptgrow.conversion import convert as convert_checkpoint
+
+    screen = Screen(as_json)
+    with screen.progress_later(f"converting {source.name}") as progress:
+        done = convert_checkpoint(
+            source,
+            target,
+            to,
+            config=config,
+            drop=tuple(drop or ()),
+            param_order=param_order,
+            prefix=prefix,
+            max_shard_bytes=byte_size("--max-shard-size", max_shard_size),
+            force=force,
+            progress=progress,
+        )
+    screen.say(f"{source} ({done.kinds[0]}) → {done.out} ({done.kinds[1]}): {done.num_parameters:,} parameters.")
+    if done.left_out:
+        screen.say(f"left out, for {done.kinds[1]} has no place for it: {', '.join(done.left_out)}")
+    screen.result(
+        {
+            "out": str(done.out),
+            "kinds": list(done.kinds),
+            "num_parameters": done.num_parameters,
+            "left_out": list(done.left_out),
+        }
+    )

@@ -1,0 +1,186 @@
+"""Between formats: the same parameters, moments and steps under the names and in the places of the other kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ckptgrow.checkpoints.atomic import appearing, check_space, check_target
+from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.formats import writer_of
+from ckptgrow.checkpoints.huggingface import DEFAULT_SHARD_BYTES, Carried
+from ckptgrow.checkpoints.lightning import SCALER_KEYS, UNDERSTOOD, plain_arguments
+from ckptgrow.checkpoints.loops import fresh_loops
+from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup
+from ckptgrow.checkpoints.progress import Progress, silent
+from ckptgrow.checkpoints.tensors import LazyTensor, num_bytes, num_elements
+from ckptgrow.checkpoints.tree import tensors_in
+from ckptgrow.errors import RequestError
+from ckptgrow.families.claim import Claimed
+from ckptgrow.families.sizes import is_tied
+from ckptgrow.families.state import TrainingState, open_state
+
+TARGETS = ("lightning", "huggingface")
+LIKE_LIGHTNING = ("lightning", "dcp")  # both hold Lightning's keys
+PREFIX = "model."  # what a LightningModule calls its model, most often
+LIGHTNING_VERSION = "2.5.0"  # whose layout of `loops` is written; later ones read it
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion did; `left_out` is what the target cannot hold."""
+
+    out: Path
+    kinds: tuple[str, str]
+    num_parameters: int
+    left_out: tuple[str, ...]
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    to: str,
+    *,
+    config: Path | None = None,
+    drop: Sequence[str] = (),
+    param_order: Path | None = None,
+    prefix: str = PREFIX,
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Converted:
+    """Writes a checkpoint as another kind, bit for bit where the kind has a place for it.
+
+    `prefix` is put before the model's names in Lightning's kinds. Raises RequestError for an unknown kind,
+    CkptgrowError for what is wrong with the source.
+    """
+    if to not in TARGETS:
+        raise RequestError(f"--to {to}: expected {', '.join(TARGETS)}")
+    check_target(Path(source), Path(target), force=force)
+    state = open_state(Path(source), config=config, drop=drop, param_order=param_order)
+    new, left_out = _for(state, to, prefix)
+    total = sum(num_bytes(tensor) for tensor in _distinct(new))
+    check_space(Path(target), total)
+    with appearing(Path(target)) as partial:
+        writer_of(new.kind, max_shard_bytes).write(new, partial, progress(total))
+    return Converted(
+        out=Path(target),
+        kinds=(state.checkpoint.kind, new.kind),
+        num_parameters=sum(num_elements(state.checkpoint.tensors[one.name]) for one in state.claim.parameters),
+        left_out=tuple(left_out),
+    )
+
+
+def _for(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoint, list[str]]:
+    old = state.checkpoint
+    is_lightning = old.kind in LIKE_LIGHTNING
+    if is_lightning and to in LIKE_LIGHTNING:
+        return replace(old, kind=to, config=state.config), []
+    if not is_lightning and to == "huggingface":
+        return old, list(old.left_behind)
+    return _for_huggingface(state) if to == "huggingface" else _for_lightning(state, to, prefix)
+
+
+def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
+    old, claimed = state.checkpoint, state.claim
+    names = {one.name: one.name.removeprefix(one.prefix) for one in claimed.model}
+    ordered = [one for one in claimed.in_module_order().tensors if one.name in names and one.name not in claimed.tied]
+    rest: Mapping[str, Any] = old.rest
+    held = {
+        *UNDERSTOOD,
+        *SCALER_KEYS,
+        "pytorch-lightning_version",
+        "hyper_parameters",
+        "hparams_name",
+        "global_step",
+        "epoch",
+    }
+    left_out = [key for key, value in rest.items() if key not in held and value not in ({}, [], None)]
+    arguments = plain_arguments(rest.get("hyper_parameters"))
+    left_out += [f"hyper_parameters[{key!r}]" for key in arguments if key != "config"]
+    left_out += [one.name for one in claimed.tensors if one.name not in names]
+    left_out += [f"optimizer_states[{index}]" for index in range(1, len(state.optimizers))]
+    left_out += [f"lr_schedulers[{index}]" for index in range(1, len(old.schedulers))]
+    new = replace(
+        old,
+        kind="huggingface",
+        tensors={names[one.name]: old.tensors[one.name] for one in ordered},
+        config=state.config,
+        optimizers=tuple(_renamed(one, names, state).to_torch() for one in state.optimizers[:1]),
+        schedulers=old.schedulers[:1],
+        rest=Carried(old.path, ()),
+    )
+    return new, left_out
+
+
+def _for_lightning(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoint, list[str]]:
+    old, claimed = state.checkpoint, state.claim
+    names = {one.name: prefix + one.name.removeprefix(one.prefix) for one in claimed.model}
+    tensors: dict[str, LazyTensor] = {names[one.name]: old.tensors[one.name] for one in claimed.model}
+    tensors |= _tied_head(state, tensors, names)
+    carried: Carried = old.rest
+    left_out = [*carried.files, *old.left_behind, *(one.name for one in claimed.tensors if one.name not in names)]
+    epoch = int(old.epoch or 0)
+    if old.epoch != epoch and old.epoch is not None:
+        left_out.append(f"the place inside epoch {epoch}")
+    step = old.global_step or 0
+    rest: dict[str, Any] = {
+        "epoch": epoch,
+        "global_step": step,
+        "pytorch-lightning_version": LIGHTNING_VERSION,
+        "state_dict": None,
+        "loops": fresh_loops(step, epoch),
+        "callbacks": {},
+        "optimizer_states": None,
+        "lr_schedulers": None,
+        "hparams_name": "kwargs",
+        "hyper_parameters": {},
+    }
+    new = replace(
+        old,
+        kind=to,
+        tensors=tensors,
+        config=state.config,
+        optimizers=tuple(_renamed(one, names, state).to_torch() for one in state.optimizers),
+        global_step=step,
+        rest=rest,
+    )
+    return new, [name for name in left_out if name != "scaler.pt"]
+
+
+def _tied_head(
+    state: TrainingState, tensors: Mapping[str, LazyTensor], names: Mapping[str, str]
+) -> dict[str, LazyTensor]:
+    """A module's state dict names a tied head too, where a directory of safetensors stores it once."""
+    tie = state.family.tie
+    if tie is None or not is_tied(state.family, state.config):
+        return {}
+    embedding = next(one for one in state.claim.model if one.canonical == tie.embedding)
+    if not _has_backbone_prefix(embedding):
+        return {}
+    inner = names[embedding.name].removesuffix(tie.embedding)
+    return {inner + tie.head: tensors[names[embedding.name]]}
+
+
+def _has_backbone_prefix(one: Claimed) -> bool:
+    return one.name == one.prefix + one.canonical
+
+
+def _renamed(optimizer: OptimizerState, names: Mapping[str, str], state: TrainingState) -> OptimizerState:
+    """The same state under the target's names; they are written too where the target's order would not tell them."""
+    in_file_order = [one.name for one in state.claim.parameters]
+    known = set(in_file_order)
+    in_module_order = [one.name for one in state.claim.in_module_order().tensors if one.name in known]
+    needs_names = in_file_order != in_module_order
+    groups = tuple(
+        ParameterGroup(group.options, tuple(names[name] for name in group.names), group.has_param_names or needs_names)
+        for group in optimizer.groups
+    )
+    return OptimizerState(groups, {names[name]: record for name, record in optimizer.state.items()}, optimizer.other)
+
+
+def _distinct(checkpoint: Checkpoint) -> list[LazyTensor]:
+    found = tensors_in([checkpoint.tensors, checkpoint.optimizers, checkpoint.rest])
+    return list({id(tensor): tensor for _, tensor in found}.values())
