@@ -176,9 +176,13 @@ def _schedule_step(schedulers: tuple[Mapping[str, Any], ...], trainer_state: Map
 
 
 def _trainer_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The least that `Trainer.train(resume_from_checkpoint=…)` needs; it takes the rest from its arguments."""
-    unknown = {"logging_steps": None, "eval_steps": None, "save_steps": None, "train_batch_size": 1}  # only compared
-    return {"epoch": float(checkpoint.epoch or 0), "global_step": checkpoint.global_step, "log_history": [], **unknown}
+    """The least that `Trainer.train(resume_from_checkpoint=…)` needs."""
+    return {
+        "epoch": float(checkpoint.epoch or 0),
+        "global_step": checkpoint.global_step,
+        "log_history": [],
+        "train_batch_size": 1,  # unknown; the Trainer only compares it with its own
+    }
 
 
 def _others(path: Path, changed: set[str]) -> tuple[str, ...]:
