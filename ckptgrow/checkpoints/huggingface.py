@@ -182,6 +182,7 @@ def _trainer_state(checkpoint: Checkpoint) -> dict[str, Any]:
         "global_step": checkpoint.global_step,
         "log_history": [],
         "train_batch_size": 1,  # unknown; the Trainer only compares it with its own
+        "stateful_callbacks": {"TrainerControl": {"args": {}, "attributes": {}}},
     }
 
 
