@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from ckptgrow.checkpoints import archive
+from ckptgrow.checkpoints import archive, archive_writing
 from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.progress import Advance
 from ckptgrow.checkpoints.safetensor_files import INDEX_SUFFIX, read_file, read_index, write_shards, write_text
@@ -92,7 +92,7 @@ class HuggingFaceFormat:
         parts = ((OPTIMIZER, checkpoint.optimizers), (SCHEDULER, checkpoint.schedulers), (SCALER, scaler))
         for name, states in parts:
             if states and name not in carried.files:
-                archive.write(dict(states[0]), path / name, advance)
+                archive_writing.write(dict(states[0]), path / name, advance)
         if checkpoint.optimizers and checkpoint.global_step is not None and TRAINER_STATE not in carried.files:
             write_text(path / TRAINER_STATE, json.dumps(_trainer_state(checkpoint), indent=2) + "\n")
         if checkpoint.growth:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from ckptgrow.checkpoints import archive
+from ckptgrow.checkpoints import archive, archive_writing
 from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.loops import data_position, with_step
+from ckptgrow.checkpoints.opaque import Opaque
 from ckptgrow.checkpoints.progress import Advance
 from ckptgrow.checkpoints.tensors import LazyTensor
 from ckptgrow.errors import CheckpointError, listing
@@ -45,19 +46,20 @@ class LightningFormat:
         if stray:
             raise CheckpointError(f"{path}: state_dict has values that are no tensors: {listing(stray)}")
         arguments = plain_arguments(tree.get("hyper_parameters"))
+        growth = tree.get(GROWTH_KEY) or {}
         scaler = next((tree[key] for key in SCALER_KEYS if tree.get(key)), None)
         return Checkpoint(
             path=path,
             kind=self.kind,
             tensors=tree["state_dict"],
-            config=_config(arguments),
+            config=_config(arguments) or growth.get("config"),
             original_arguments=_original_arguments(arguments),
             optimizers=tuple(tree.get("optimizer_states") or ()),
             schedulers=tuple(tree.get("lr_schedulers") or ()),
             global_step=tree.get("global_step"),
             epoch=tree.get("epoch"),
             precision="16-mixed" if scaler else None,
-            growth=tree.get(GROWTH_KEY) or {},
+            growth=growth,
             rest={key: None if key in UNDERSTOOD else value for key, value in tree.items()},
             data_position=data_position(tree),
             scaler=scaler,
@@ -76,9 +78,12 @@ class LightningFormat:
             tree["loops"] = with_step(tree["loops"], checkpoint.global_step)
         if checkpoint.scaler is not None and not any(tree.get(key) for key in SCALER_KEYS):
             tree[SCALER_KEYS[0]] = dict(checkpoint.scaler)
-        tree["hyper_parameters"] = _with_config(tree.get("hyper_parameters"), checkpoint.config)
         tree[GROWTH_KEY] = dict(checkpoint.growth)
-        archive.write(tree, path, advance)
+        if isinstance(tree.get("hyper_parameters"), Opaque):  # nothing can be put into it from outside
+            tree[GROWTH_KEY]["config"] = dict(checkpoint.config or {})
+        else:
+            tree["hyper_parameters"] = _with_config(tree.get("hyper_parameters"), checkpoint.config)
+        archive_writing.write(tree, path, advance)
 
 
 def plain_arguments(arguments: Any) -> dict[str, Any]:
