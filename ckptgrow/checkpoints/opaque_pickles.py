@@ -16,6 +16,7 @@ import datetime
 import pathlib
 import pickle
 import sys
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # pickles of protocol 2 use Python 2's names
 from argparse import Namespace
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
@@ -52,7 +53,7 @@ HARMLESS_LIBRARY = {  # plain values and containers of the standard library, car
     "typing": {"Any", "Union", "Optional", "List", "Dict", "Tuple"},
     "uuid": {"UUID"},
 }
-OWN_ROOTS = ("torch", "__builtin__", "ckptgrow", "transformers", "numpy")  # refused like the standard library
+OWN_ROOTS = ("torch", "ckptgrow", "transformers", "numpy")  # refused like the standard library
 # The pure Python ones: every instruction of theirs can be replaced.
 PYTHON_UNPICKLER: Any = vars(pickle)["_Unpickler"]
 PYTHON_PICKLER: Any = vars(pickle)["_Pickler"]
@@ -60,6 +61,8 @@ PYTHON_PICKLER: Any = vars(pickle)["_Pickler"]
 
 def is_refused(module: str, name: str) -> bool:
     """Whether a name belongs to programs that everyone has, and so could be called for harm."""
+    module, name = NAME_MAPPING.get((module, name), (module, name))
+    module = IMPORT_MAPPING.get(module, module)
     root = module.partition(".")[0]
     is_everyones = root in sys.stdlib_module_names or root in OWN_ROOTS
     return is_everyones and name not in HARMLESS_LIBRARY.get(module, ())

@@ -60,7 +60,7 @@ def state():
 '''
 SAVE = """
 import sys, torch, project
-tree = torch.load(sys.argv[1], weights_only=True)
+tree = torch.load(sys.argv[1], weights_only=False)
 tree["callbacks"] = {"Mine": project.state()}
 tree["hyper_parameters"]["extra"] = project.Node([1, (2, "x")])
 torch.save(tree, sys.argv[1])
