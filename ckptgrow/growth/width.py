@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from ckptgrow.checkpoints.progress import Progress, silent
 from ckptgrow.errors import RequestError
 from ckptgrow.families.architecture import check_accepted
 from ckptgrow.families.family import Family
 from ckptgrow.families.sizes import holds, is_tied, num_layers, sizes_of, with_sizes
 from ckptgrow.growth.operator import Operator
-from ckptgrow.growth.pipeline import Progress, grow, silent
+from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.request import Grown, StateRequest
 from ckptgrow.spaces.gather import BlockWeights, diagonal, tile
 from ckptgrow.spaces.growth import Growth, copies, identity, product, shrunken_copies
