@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
@@ -32,7 +33,14 @@ for command in (width, depth, verify, inspect, convert):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command and exits: 0 done, 1 verified and different, 2 the request or its input is wrong."""
+    """Runs one command and exits: 0 done, 1 verified and different, 2 the request or its input is wrong.
+
+    A termination unwinds like an interruption, so that nothing is left half written; under torchrun the first process
+    alone speaks.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    if os.environ.get("RANK", "0") != "0":
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 
@@ -55,6 +63,10 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         return _refuse(f"{error.filename or 'operating system'}: {error.strerror or error}")
     return code if isinstance(code, int) else EXIT_DONE
+
+
+def _stop(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _refuse(message: str) -> int:
