@@ -33,8 +33,8 @@ class Row:
     """One optimizer. A group is its own where it has all of `options` and none of `without`, and its parameters'
     records have no entries but `entries`.
 
-    `coupled`: weight decay is added to the gradient (L2) – "always", "never", or where `decoupled_weight_decay` is
-    false. Sources stand beside the rows.
+    `coupled`: whether weight decay is added to the gradient (L2), where no option `decoupled_weight_decay` says it.
+    Sources stand beside the rows.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Row:
     entries: Mapping[str, Entry]
     lr: LrKind
     without: frozenset[str] = frozenset()
-    coupled: Literal["always", "never", "option"] = "never"
+    coupled: bool = False
     also_scaled: Mapping[str, int] = field(default_factory=dict[str, int])  # options in powers of the gradient
 
 
@@ -61,7 +61,7 @@ ROWS: tuple[Row, ...] = (
         "betas eps momentum_decay",
         {**_ADAM, "mu_product": "momentum product"},
         "normalised",
-        coupled="option",
+        coupled=True,
     ),
     # Kingma & Ba, arXiv 1412.6980; Loshchilov & Hutter, arXiv 1711.05101; Reddi, Kale & Kumar, arXiv 1904.09237
     _row(
@@ -70,7 +70,6 @@ ROWS: tuple[Row, ...] = (
         {**_ADAM, "max_exp_avg_sq": "square"},
         "normalised",
         without="bias_correction",
-        coupled="option",
     ),
     _row("AdamW of transformers", "betas eps correct_bias", _ADAM, "normalised"),
     # Kingma & Ba, arXiv 1412.6980, section 7.1
@@ -80,10 +79,10 @@ ROWS: tuple[Row, ...] = (
         {"exp_avg": "gradient", "exp_inf": "magnitude", "step": "step"},
         "normalised",
         without="decoupled_weight_decay",
-        coupled="always",
+        coupled=True,
     ),
     # Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", arXiv 1908.03265
-    _row("RAdam", "betas eps decoupled_weight_decay", _ADAM, "normalised", coupled="option"),
+    _row("RAdam", "betas eps decoupled_weight_decay", _ADAM, "normalised", coupled=True),
     # LAMB, fused Adams and others keep Adam's averages, but not always its update
     _row("an optimizer with Adam's averages", "betas eps", {**_ADAM, "max_exp_avg_sq": "square"}, "none"),
     # Chen et al., "Symbolic Discovery of Optimization Algorithms", arXiv 2302.06675
@@ -94,7 +93,7 @@ ROWS: tuple[Row, ...] = (
         "lr_decay initial_accumulator_value eps",
         {"sum": "square", "step": "step"},
         "normalised",
-        coupled="always",
+        coupled=True,
         also_scaled={"initial_accumulator_value": 2},
     ),
     # Tieleman & Hinton, Coursera lecture 6e, 2012; centered: Graves, arXiv 1308.0850
@@ -103,12 +102,12 @@ ROWS: tuple[Row, ...] = (
         "alpha centered eps",
         {"square_avg": "square", "grad_avg": "gradient", "momentum_buffer": "direction", "step": "step"},
         "normalised",
-        coupled="always",
+        coupled=True,
     ),
     # Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024
     _row("Muon", "momentum ns_coefficients ns_steps", {"momentum_buffer": "gradient"}, "orthogonal"),
     # Sutskever, Martens, Dahl & Hinton, ICML 2013
-    _row("SGD", "momentum dampening nesterov", {"momentum_buffer": "gradient"}, "gradient", coupled="always"),
+    _row("SGD", "momentum dampening nesterov", {"momentum_buffer": "gradient"}, "gradient", coupled=True),
     # Shazeer & Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", arXiv 1804.04235
     _row(
         "Adafactor",
@@ -156,10 +155,9 @@ def row_of(state: OptimizerState, group: ParameterGroup, where: str) -> Row:
 
 
 def is_coupled(row: Row, options: Mapping[str, Any]) -> bool:
-    """Whether weight decay goes through the gradient; a missing option (torch before 2.7) is an AdamW's."""
-    if row.coupled == "option":
-        return options.get("decoupled_weight_decay") is False
-    return row.coupled == "always"
+    """Whether weight decay goes through the gradient; Adam groups that do not say so are taken for AdamW's."""
+    decoupled = options.get("decoupled_weight_decay")
+    return row.coupled if decoupled is None else not decoupled
 
 
 def _telling(options: Collection[str]) -> list[str]:

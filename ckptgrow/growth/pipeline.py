@@ -24,6 +24,7 @@ from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.parameters import Descent, descents, grown_tensors
 from ckptgrow.growth.rates import with_rates
 from ckptgrow.growth.request import Grown, Part, StateRequest
+from ckptgrow.growth.scales import WeightSizes
 from ckptgrow.growth.schedule import grown_scheduler, moved
 from ckptgrow.growth.tensors import Finite, Guard, unguarded
 
@@ -51,7 +52,8 @@ def grow(
     tensors = grown_tensors(lineage, old.checkpoint.tensors, old.claim, operator, str(source), guard)
     _check_carried(old, lineage)
     step = _new_step(old.checkpoint.global_step, request, rho)
-    states, schedulers, notes = _grown_training(old, lineage, request, step, guard)
+    sizes = WeightSizes(old.checkpoint.tensors, tensors)
+    states, schedulers, notes = _grown_training(old, lineage, sizes, request, step, guard)
     record = _record(operator, request, old.checkpoint.global_step, step)
     new = replace(
         old.checkpoint,
@@ -80,7 +82,12 @@ def grow(
 
 
 def _grown_training(
-    old: TrainingState, lineage: Sequence[Descent], request: StateRequest, step: int | None, guard: Guard
+    old: TrainingState,
+    lineage: Sequence[Descent],
+    sizes: WeightSizes,
+    request: StateRequest,
+    step: int | None,
+    guard: Guard,
 ) -> tuple[list[OptimizerState], list[dict[str, Any]], list[str]]:
     """Optimizers, schedulers and what the user should know of them."""
     source, moves = old.checkpoint.path, step != old.checkpoint.global_step
@@ -89,8 +96,8 @@ def _grown_training(
     schedulers: list[dict[str, Any]] = []
     for index, state in enumerate(old.optimizers):
         where = f"{source}: optimizer {index}"
-        grown = grown_state(state, lineage, StepClock(step if moves else None), where, guard)
-        grown, origins = with_rates(grown, lineage, request.lr_rule, where)
+        grown = grown_state(state, lineage, sizes, StepClock(step if moves else None), where, guard)
+        grown, origins = with_rates(grown, lineage, sizes, request.lr_rule, where)
         if index < len(old.checkpoint.schedulers) and len(old.checkpoint.schedulers) == len(old.optimizers):
             raw = grown_scheduler(old.checkpoint.schedulers[index], origins, f"{source}: scheduler {index}")
             if moves and step is not None:
