@@ -116,7 +116,10 @@ def _as_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
             old,
             kind="trainer" if has_training else "huggingface",
             tensors=tensors,
-            config={**state.config, "architectures": state.config.get("architectures") or [class_name(state.config, state.where)]},
+            config={
+                **state.config,
+                "architectures": state.config.get("architectures") or [class_name(state.config, state.where)],
+            },
             optimizers=_with_names(state.optimizers, names),
             rest=carried,
         ),

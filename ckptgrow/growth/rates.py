@@ -159,7 +159,9 @@ def _scaled_options(options: Mapping[str, Any], ratio: Ratio, row: Row) -> dict[
     scaled = {key: times(value, ratio.lr) if key in LR_OPTIONS else value for key, value in options.items()}
     eps = scaled.get("eps")
     if isinstance(eps, tuple | list):
-        given = [ratio.rounding if one is None and factor != 1 else one for one, factor in zip(eps, ratio.eps, strict=True)]
+        given = [
+            ratio.rounding if one is None and factor != 1 else one for one, factor in zip(eps, ratio.eps, strict=True)
+        ]
         scaled["eps"] = type(eps)(times(one, factor) for one, factor in zip(given, ratio.eps, strict=True))
     elif eps is not None:
         scaled["eps"] = times(eps, ratio.eps[0])

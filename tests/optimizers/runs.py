@@ -32,7 +32,9 @@ def case(kind: Any, lr: float, exact_in: tuple[str, ...] = ("diagonal", "tile"),
 
 
 TILE = ("tile",)
-ADAFACTOR = {"relative_step": False, "clip_threshold": 1.0}
+# Key biases have no gradient but rounding; an ε below that makes it noise of full size, which reaches the rest of the
+# fused tensor through its root mean square. So these ε are small beside gradients, and large beside their rounding.
+ADAFACTOR = {"relative_step": False, "clip_threshold": 1.0, "eps": (1e-20, 1e-3)}
 CASES: Mapping[str, Case] = {
     "Adam": case(optim.Adam, 2e-3, eps=1e-6),
     "Adam, coupled decay": case(optim.Adam, 2e-3, TILE, eps=1e-6, weight_decay=0.05),
@@ -47,10 +49,11 @@ CASES: Mapping[str, Case] = {
     "RMSprop": case(optim.RMSprop, 1e-3, eps=1e-6),
     "RMSprop, centered with momentum": case(optim.RMSprop, 1e-3, eps=1e-6, momentum=0.9, centered=True),
     "SGD": case(optim.SGD, 0.05),
-    "SGD, momentum": case(optim.SGD, 0.02, momentum=0.9, weight_decay=0.1),
+    "SGD, momentum": case(optim.SGD, 0.02, momentum=0.9),
+    "SGD, momentum and decay": case(optim.SGD, 0.02, momentum=0.9, weight_decay=0.1),
     "SGD, Nesterov": case(optim.SGD, 0.02, momentum=0.9, nesterov=True),
     "Lion": case(Lion, 3e-4, weight_decay=0.1),
-    "Adafactor": case(optim.Adafactor, 1e-2, TILE, weight_decay=0.1),
+    "Adafactor": case(optim.Adafactor, 1e-2, TILE, eps=(1e-10, 1e-3), weight_decay=0.1),
     "Adafactor, bounded": case(optim.Adafactor, 1e-2, TILE, eps=(1e-5, 1e-1)),
     "Adafactor of transformers": case(HfAdafactor, 1e-2, TILE, weight_decay=0.1, **ADAFACTOR),
     "Adafactor of transformers, averaged": case(HfAdafactor, 1e-2, TILE, beta1=0.9, **ADAFACTOR),
@@ -89,4 +92,8 @@ def resumed(model: torch.nn.Module, state: Mapping[str, Any], build: Build, lr: 
 
 def anew(model: torch.nn.Module, state: Mapping[str, Any], build: Build, lr: float) -> torch.optim.Optimizer:
     """An optimizer that has seen nothing, with the stored one's groups."""
-    return build(regrouped(model, state), lr)
+    optimizer = build(regrouped(model, state), lr)
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if "initial_accumulator_value" in group else ():
+            optimizer.state[parameter]["sum"].fill_(group["initial_accumulator_value"])
+    return optimizer

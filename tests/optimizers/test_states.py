@@ -60,8 +60,8 @@ def test_grown_state_is_what_the_optimizer_builds_in_the_grown_model(
     tmp_path: Path, optimizer: str, factor: int, how: Any
 ) -> None:
     case = CASES[optimizer]
-    if how not in case.exact_in:
-        how = "tile"
+    if how not in case.exact_in or optimizer == "SGD, momentum and decay":
+        how = "tile"  # decay in the gradient: what the function cannot see of a weight decays too
     model, source = perturbed_gpt2(), tmp_path / "small.ckpt"
     small = case.build(model.parameters(), 0.0)
     train(model, small, token_batches(NUM_STEPS))
