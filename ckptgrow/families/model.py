@@ -75,7 +75,7 @@ def load_model(
 
 
 def class_name(config: Mapping[str, Any], where: str) -> str:
-    """transformers' name of the model's class with its head, as config.json's `architectures` has it."""
+    """Transformers' name of the model's class with its head, as config.json's `architectures` has it."""
     with torch.device("meta"):
         return type(build_model(config, torch.float32, where)).__name__
 

@@ -121,7 +121,7 @@ def _ratio(row: Row, options: Mapping[str, Any], one: Descent, sizes: WeightSize
 
 
 def _adafactor(options: Mapping[str, Any], one: Descent, sides: Sides, sizes: WeightSizes, where: str) -> Ratio:
-    """torch's always scales updates by the weight; ε₁ bounds g² of matrices and |g| of vectors there."""
+    """Torch's always scales updates by the weight; ε₁ bounds g² of matrices and |g| of vectors there."""
     is_torch = "beta2_decay" in options
     size = sizes.ratio(one) if is_torch or options.get("scale_parameter") else 1.0
     lr = sides.update / size

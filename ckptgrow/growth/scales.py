@@ -1,4 +1,4 @@
-"""How large grown weights are beside the old ones: what optimizers see that scale their updates by the weights' size."""
+"""How large grown weights are beside the old ones: for optimizers that scale updates by the size of weights."""
 
 from __future__ import annotations
 

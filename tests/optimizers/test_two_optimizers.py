@@ -138,7 +138,7 @@ def test_two_optimizers_that_shapes_cannot_tell_apart_are_refused_until_an_order
     for one in optimizers:
         one.step()
     save_lightning(source, model, optimizers)
-    with pytest.raises(OptimizerError, match="more than one order.*--param-order FILE"):
+    with pytest.raises(OptimizerError, match=r"more than one order.*--param-order FILE"):
         ckptgrow.width(source, tmp_path / "grown.ckpt", noise=0)
     order = tmp_path / "order.txt"
     order.write_text("\n".join(name for half in halves for name, _ in half))
