@@ -27,9 +27,10 @@ from ckptgrow.families.state import TrainingState, open_state
 from ckptgrow.growth.moments import StepClock, grown_state
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.parameters import Descent, descents, grown_tensors
-from ckptgrow.growth.rates import with_rates
+from ckptgrow.growth.rates import Origin, with_rates
 from ckptgrow.growth.request import Grown, Part, StateRequest
-from ckptgrow.growth.schedule import grown_scheduler, moved
+from ckptgrow.growth.scales import WeightSizes
+from ckptgrow.growth.schedule import grown_scheduler, moved, optimizer_of, with_schedule
 from ckptgrow.growth.tensors import Finite, Guard, unguarded
 
 OperatorFor = Callable[[Family, Mapping[str, Any], str], Operator]
@@ -51,7 +52,8 @@ def grow(
     tensors = grown_tensors(lineage, fingerprint.tensors, old.claim, operator, str(source), guard)
     _check_carried(old, lineage)
     step = _new_step(old.checkpoint.global_step, request, rho)
-    states, schedulers, notes = _grown_training(old, lineage, request, step, guard)
+    sizes = WeightSizes(old.checkpoint.tensors, tensors)
+    states, schedulers, notes = _grown_training(old, lineage, sizes, request, step, guard)
     if old.checkpoint.left_behind:
         notes.append(f"left behind in {source}: {listing(old.checkpoint.left_behind)}")
     record = _record(operator, request, (old.checkpoint.global_step, step), fingerprint)
@@ -83,41 +85,49 @@ def grow(
 
 
 def _grown_training(
-    old: TrainingState, lineage: Sequence[Descent], request: StateRequest, step: int | None, guard: Guard
+    old: TrainingState,
+    lineage: Sequence[Descent],
+    sizes: WeightSizes,
+    request: StateRequest,
+    step: int | None,
+    guard: Guard,
 ) -> tuple[list[OptimizerState], list[dict[str, Any]], list[str]]:
     """Optimizers, schedulers and what the user should know of them."""
     source, moves = old.checkpoint.path, step != old.checkpoint.global_step
     notes = [] if old.optimizers else ["it has no optimizer state: the weights alone were grown"]
     states: list[OptimizerState] = []
     schedulers: list[dict[str, Any]] = []
+    origins: list[tuple[Origin, ...]] = []
     for index, state in enumerate(old.optimizers):
         where = f"{source}: optimizer {index}"
-        grown = grown_state(state, lineage, StepClock(step if moves else None), where, guard)
-        grown, origins = with_rates(grown, lineage, request.lr_rule, where)
-        if index < len(old.checkpoint.schedulers) and len(old.checkpoint.schedulers) == len(old.optimizers):
-            raw = grown_scheduler(old.checkpoint.schedulers[index], origins, f"{source}: scheduler {index}")
-            if moves and step is not None:
-                raw, grown, note = _moved(raw, grown, step)
-                notes += note
-            schedulers.append(raw)
+        grown = grown_state(state, lineage, sizes, StepClock(step if moves else None), where, guard)
+        grown, origin = with_rates(grown, lineage, sizes, request.lr_rule, where)
         states.append(grown)
-    if not schedulers:
-        schedulers = [dict(raw) for raw in old.checkpoint.schedulers]
+        origins.append(origin)
+    raws = old.checkpoint.schedulers
+    for index, raw in enumerate(raws):
+        where = f"{source}: scheduler {index}"
+        place = optimizer_of(index, raws, old.optimizers)
+        if place is None:
+            if states and (moves or request.lr_rule == "mup"):
+                raise RequestError(
+                    f"{where}: could set the rates of any of {len(states)} optimizers, expected one a scheduler; use "
+                    "--lr-rule keep and --step keep, or --reset schedule"
+                )
+            schedulers.append(dict(raw))
+            continue
+        grown_raw = grown_scheduler(raw, origins[place], where)
+        if moves and step is not None:
+            scheduled = moved(grown_raw, step, states[place])
+            grown_raw, states[place] = scheduled.state, with_schedule(states[place], scheduled)
+            notes += [scheduled.note] if scheduled.note else []
+        schedulers.append(grown_raw)
     if request.rewarm:
         notes.append(
             f"the learning rate rises again over {request.rewarm} steps in `ckptgrow train` and in schedules wrapped "
             "by ckptgrow.train (see the README); other scripts do not see it"
         )
     return states, schedulers, notes
-
-
-def _moved(raw: dict[str, Any], state: OptimizerState, step: int) -> tuple[dict[str, Any], OptimizerState, list[str]]:
-    scheduled = moved(raw, step, state)
-    if scheduled.rates is None:
-        note = "the schedule's function is in your script: the first step still uses the old learning rate"
-        return scheduled.state, state, [note]
-    groups = tuple(group.with_options(lr=rate) for group, rate in zip(state.groups, scheduled.rates, strict=True))
-    return scheduled.state, replace(state, groups=groups), []
 
 
 def _new_step(old: int | None, request: StateRequest, rho: float) -> int | None:
