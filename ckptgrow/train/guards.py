@@ -38,7 +38,7 @@ class FiniteLosses:
             )
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818  no error: the run ends as it was asked to
     """A signal arrived; the run was saved after the step that it was in."""
 
     def __init__(self, number: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from ckptgrow.errors import DataError
+from ckptgrow.errors import DataError, listing
 
 METRICS = "metrics.csv"
 COLUMNS = (
@@ -80,5 +80,5 @@ def _rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if rows and set(rows[0]) != set(COLUMNS):
-        raise DataError(f"{path}: has other columns than a run of ckptgrow, expected {', '.join(COLUMNS)}; move it away")
+        raise DataError(f"{path}: has columns {listing(rows[0])}, expected those of a run of ckptgrow; move it away")
     return [row for row in rows if (row["tokens"] or "").isdigit() and row["val_bits"] is not None]  # a row cut short

@@ -12,7 +12,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from ckptgrow.train.groups import new_groups, parameter_groups
 from ckptgrow.train.order import Place, key_of
 from ckptgrow.train.resuming import GROWTH, POSITION, TOKENS, Resumed
-from ckptgrow.train.schedule import Schedule
 from ckptgrow.train.settings import DATA, RUN, TrainSettings
 
 SCALED_PRECISION = "16-mixed"

@@ -35,7 +35,7 @@ Report = Callable[[Progress], None]
 
 
 class Monitor(lightning.Callback):
-    """Logs every `every` steps the step's own loss (the mean over its micro-batches and devices), and every validation."""
+    """Logs every `every` steps the step's own loss (over its micro-batches and devices), and every validation."""
 
     def __init__(
         self, every: int, norms: GradientNorms, losses: FiniteLosses, watch: Stopwatch, report: Report | None

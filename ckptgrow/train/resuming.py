@@ -25,8 +25,9 @@ BATCHES = "epoch_loop.batch_progress"
 class Resumed:
     """A checkpoint's parts that a run needs before Lightning loads the rest.
 
-    `arguments`: its hyper-parameters. `optimizer`: the file's tree where its groups are taken over, else None. `growth`:
-    the record of growths. `lr`: the peak that its groups were made with. `step`: the schedule's step to go on from.
+    `arguments`: its hyper-parameters. `optimizer`: the file's tree where its groups are taken over, else None.
+    `growth`: the record of growths. `lr`: the peak that its groups were made with. `step`: the schedule's step to go
+    on from, `moved` where that is another than the file's.
     """
 
     path: Path
@@ -40,7 +41,7 @@ class Resumed:
     reset: tuple[str, ...] = ()
 
     def prepare(self, checkpoint: dict[str, Any], grad_accum: int, *, fused: bool | None) -> None:
-        """Changes what `torch.load` returned for this run: parts that begin anew, another step, another accumulation."""
+        """Changes a loaded checkpoint for this run: parts that begin anew, another step, another accumulation."""
         if self.optimizer is None:
             checkpoint["optimizer_states"] = []
         if "schedule" in self.reset:
@@ -117,7 +118,7 @@ def _peak(arguments: Mapping[str, Any], tree: Mapping[str, Any]) -> float:
 
 
 def _with_accumulation(loops: Any, old: int | None, new: int) -> Any:
-    """Lightning steps where its count of micro-batches is a multiple of the accumulation: with another one, recounted."""
+    """Lightning steps where its count of micro-batches is a multiple of the accumulation: recounted for another."""
     if old is None or old == new or BATCHES not in loops.get("fit_loop", {}):
         return loops
     batches = {

@@ -27,7 +27,7 @@ OPTIMIZER_OPTIONS = {"weight_decay": "--weight-decay", "betas": "--adam-beta1, -
 
 @dataclass(frozen=True)
 class Trained:
-    """Where a run ended; losses in nats. `interrupted_by` is the signal that ended it, None where it came to its end."""
+    """Where a run ended; losses in nats. `interrupted_by` is the signal that ended it, None where nothing did."""
 
     out: Path
     checkpoint: Path
@@ -155,7 +155,9 @@ def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) 
                 "that; raise --train-steps"
             )
     elif (settings.out / METRICS).exists() or (settings.out / CHECKPOINTS).exists():
-        raise RequestError(f"{settings.out}: holds a run already; choose another --out, or --resume from its checkpoints")
+        raise RequestError(
+            f"{settings.out}: holds a run already, expected none; choose another, or --resume from its checkpoints"
+        )
     _check_machine(settings)
 
 
@@ -178,8 +180,8 @@ def _check_same_data(files: TokenFiles, resumed: Resumed, settings: TrainSetting
             if old.get(name, getattr(settings, name)) != getattr(settings, name):
                 raise RequestError(
                     f"--{name} {getattr(settings, name)}: {resumed.path} has seen its data in sequences of "
-                    f"{old['seqlen']} in the order of seed {old['seed']}, expected the same; pass --reset data to begin "
-                    "the data anew"
+                    f"{old['seqlen']} in the order of seed {old['seed']}, expected the same; pass --reset data to "
+                    "begin them anew"
                 )
 
 

@@ -94,7 +94,7 @@ class Checkpoints(lightning.Callback):
         self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
-        """Writes the state after the step that has ended, on every process at once. Raises what `check` or the disk do."""
+        """Writes the state after the step that has ended, on every process. Raises what `check` or the disk do."""
         if trainer.global_step == self._saved_step:
             return
         self.check(trainer)

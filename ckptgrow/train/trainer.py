@@ -74,7 +74,9 @@ class TokenData(lightning.LightningDataModule):
 class Training:
     """The parts of a run, and the fit."""
 
-    def __init__(self, settings: TrainSettings, files: TokenFiles, module: LanguageModel, report: Report | None) -> None:
+    def __init__(
+        self, settings: TrainSettings, files: TokenFiles, module: LanguageModel, report: Report | None
+    ) -> None:
         self.settings, self.files, self.module = settings, files, module
         losses, watch, writer = FiniteLosses(), Stopwatch(), AtomicCheckpoints()
         norms = GradientNorms(settings.log_every, settings.grad_accum)
