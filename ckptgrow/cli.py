@@ -12,7 +12,9 @@ import typer
 from ckptgrow.commands.convert import convert
 from ckptgrow.commands.data import data
 from ckptgrow.commands.depth import depth
+from ckptgrow.commands.eval import eval_app
 from ckptgrow.commands.inspect import inspect
+from ckptgrow.commands.plan import plan
 from ckptgrow.commands.train import train
 from ckptgrow.commands.verify import verify
 from ckptgrow.commands.width import width
@@ -31,6 +33,8 @@ app = typer.Typer(
 
 for command in (width, depth, verify, inspect, convert, data, train):
     app.command()(command)
+app.add_typer(eval_app, name="eval")
+app.add_typer(plan, name="plan")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from ckptgrow.errors import ConfigError
 from ckptgrow.families.family import Family
 from ckptgrow.families.gpt2 import FAMILY as GPT2
 from ckptgrow.families.registry import family_of
+from ckptgrow.families.sizes import fields_in
 
 GPT2_VOCABULARY = 50257  # the staged-training script starts from the released GPT-2's config
 
@@ -37,6 +38,18 @@ def architecture(checkpoint: Checkpoint, config_file: Path | None = None) -> tup
         )
     family = family_of(config, where)
     return family, _completed(family, config, where)
+
+
+def check_accepted(config: Mapping[str, Any], where: str) -> None:
+    """Raises ConfigError where transformers would not build a model from this config."""
+    from transformers import AutoConfig
+
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    try:
+        AutoConfig.for_model(str(config["model_type"]), **fields)
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ConfigError(f"{where}: transformers refuses the grown config ({reason}); choose other sizes") from error
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -69,7 +82,7 @@ def original_config(arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _completed(family: Family, config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The config with transformers' defaults for fields of the table that it does not have."""
     fields = {size.config for size in family.sizes.values()} | {family.num_layers, *family.dropout}
-    fields |= {parameter.when.removeprefix("not ") for parameter in family.parameters if parameter.when}
+    fields |= {name for one in (*family.parameters, *family.refusals) for name in fields_in(one.when)}
     fields |= {family.tie.config} if family.tie else set()
     missing = {field for field in fields if field is not None and field not in config}
     if not missing:

@@ -88,6 +88,7 @@ class _Entry:
     pattern: str
     layout: str
     is_buffer: bool
+    spelling: str  # the pattern as it stands in the file
     regex: re.Pattern[str]
     base_prefix: str
 
@@ -133,10 +134,18 @@ def unclaimed_names(family: Family, config: Config, shapes: Mapping[str, Shape],
 def _entries(family: Family, config: Config) -> list[_Entry]:
     parameters = [(one.name, one.layout, False) for one in family.parameters if holds(one.when, config)]
     buffers = [(name, "fixed", True) for name in family.buffers]
+    layouts = {name: layout for name, layout, _ in parameters}
+    others = [(other, layouts[name], False) for other, name in family.same if name in layouts]
     return [
-        _Entry(name, layout, is_buffer, _regex(name, family.base_prefix), family.base_prefix)
-        for name, layout, is_buffer in parameters + buffers
+        _Entry(name, layout, is_buffer, spelling, _regex(spelling, family.base_prefix), family.base_prefix)
+        for name, layout, is_buffer in parameters + others + buffers
+        for spelling in _spellings(name, family)
     ]
+
+
+def _spellings(name: str, family: Family) -> list[str]:
+    """The name in the module, and in files that say it otherwise."""
+    return [name, *(name.replace(part, other) for part, other in family.also if part in name)]
 
 
 def _regex(pattern: str, base_prefix: str) -> re.Pattern[str]:
@@ -154,7 +163,7 @@ def _match(name: str, entries: Sequence[_Entry], depth: int) -> Claimed | None:
         layer = match.groupdict().get("layer")
         if layer is not None and int(layer) >= depth:
             continue
-        inner = entry.pattern if match["base"] else entry.pattern.removeprefix(entry.base_prefix)
+        inner = entry.spelling if match["base"] else entry.spelling.removeprefix(entry.base_prefix)
         return Claimed(
             name,
             match["prefix"] + inner,
@@ -202,7 +211,8 @@ def _check_shapes(
 
 
 def _tied_heads(family: Family, config: Config, claimed: Sequence[Claimed]) -> dict[str, str]:
-    if family.tie is None or not is_tied(family, config):
-        return {}
-    embeddings = {one.prefix: one.name for one in claimed if one.canonical == family.tie.embedding}
-    return {one.name: embeddings[one.prefix] for one in claimed if one.canonical == family.tie.head}
+    tied = dict(family.same)
+    if family.tie is not None and is_tied(family, config):
+        tied[family.tie.head] = family.tie.embedding
+    names = {(one.prefix, one.canonical): one.name for one in claimed}
+    return {one.name: names[one.prefix, tied[one.canonical]] for one in claimed if one.canonical in tied}

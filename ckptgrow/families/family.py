@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+Head = Literal["causal", "masked", "seq2seq", "image"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class Parameter:
 
     name: str
     layout: str
-    when: str | None = None  # a config field that must be true for it to exist; "not FIELD" for false
+    when: str | None = None  # it exists where this holds: "FIELD", "not FIELD", "FIELD == OTHER", "FIELD != OTHER"
     optional: bool = False
 
 
@@ -27,6 +30,7 @@ class Size:
     same: str | None = None  # the size of that space
     times: tuple[int, str] | None = None  # so many times the size of that space
     ratio: tuple[str, str] | None = None  # the size of the first space over that of the second
+    squared_ratio: tuple[str, str] | None = None  # the same, squared: patches of a square image
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Tie:
 class Refusal:
     """An operator that this family cannot take exactly when a config field is set, and why."""
 
-    operator: str  # "width", "depth", "heads", …
+    operator: str  # "width", "depth", "heads", "ffn", …
     reason: str
     when: str | None = None  # None: always
 
@@ -56,12 +60,18 @@ class Family:
     parameters: tuple[Parameter, ...]
     sizes: Mapping[str, Size]
     num_layers: str  # the config field
-    architecture: str  # transformers' class with the head, as config.json names it
     base_prefix: str  # the attribute of the backbone, absent from files that hold the backbone alone
+    head: Head = "causal"
     tie: Tie | None = None
+    same: tuple[tuple[str, str], ...] = ()  # tensors that are always one: another name, and that of the parameter
+    also: tuple[tuple[str, str], ...] = ()  # (part of a name, what stands there in some files)
+    shrunken: Mapping[str, float] = field(default_factory=dict[str, float])  # spaces written k^-power by k copies
+    shrunken_tied: Mapping[str, float] = field(default_factory=lambda: {"final": 1.0})  # the same with a tied head
     buffers: tuple[str, ...] = ()
     dropout: tuple[str, ...] = ()  # config fields; any above zero separates copies by itself
     residual: tuple[str, ...] = ("residual", "normed", "final")  # spaces that grow together with the hidden size
+    also_layers: tuple[str, ...] = ()  # other config fields that say the number of layers: a decoder's
+    unused_positions: int = 0  # RoBERTa's positions begin beyond its padding token's number
     layer_lists: tuple[str, ...] = ()  # config lists with one entry a layer
     refusals: tuple[Refusal, ...] = ()
     depth_is_exact: bool = True

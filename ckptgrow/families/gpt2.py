@@ -7,7 +7,6 @@ from ckptgrow.families.family import Family, Parameter, Refusal, Size, Tie
 
 FAMILY = Family(
     model_type="gpt2",
-    architecture="GPT2LMHeadModel",
     base_prefix="transformer.",
     num_layers="n_layer",
     sizes={

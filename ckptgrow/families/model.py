@@ -6,14 +6,30 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.tensors import whole
 from ckptgrow.errors import ClaimError, ConfigError, listing
 from ckptgrow.families.claim import Claim
+from ckptgrow.families.family import Head
+from ckptgrow.families.registry import family_of
 from ckptgrow.families.sizes import is_tied
+
+HEADS: Mapping[Head, type[Any]] = {
+    "causal": AutoModelForCausalLM,
+    "masked": AutoModelForMaskedLM,
+    "seq2seq": AutoModelForSeq2SeqLM,
+    "image": AutoModelForImageClassification,
+}
 
 
 def build_model(config: Mapping[str, Any], dtype: torch.dtype, where: str) -> PreTrainedModel:
@@ -26,12 +42,16 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype, where: str) -> Pr
     logging.set_verbosity_error()  # it warns of token ids outside small vocabularies
     try:
         full = AutoConfig.for_model(str(config["model_type"]), **fields)
-        model = AutoModelForCausalLM.from_config(full, dtype=torch.float32)
+        model = HEADS[family_of(config, where).head].from_config(
+            full,
+            dtype=torch.float32,
+            experts_implementation="eager",  # torch's grouped product has no float64
+        )
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: transformers refuses this config ({str(error).splitlines()[0]})") from error
     finally:
         logging.set_verbosity(verbosity)
-    return _moved(model, dtype).eval()
+    return _with_exact_scales(_moved(model, dtype)).eval()
 
 
 def load_model(
@@ -48,12 +68,28 @@ def load_model(
     model = build_model(config, dtype, str(checkpoint.path))
     state = {one.canonical: whole(checkpoint.tensors[one.name]).to(dtype) for one in claim.model if not one.is_buffer}
     missing = model.load_state_dict(state, strict=False).missing_keys
-    tied = {claim.family.tie.head} if claim.family.tie and is_tied(claim.family, config) else set[str]()
+    tied = {name for pair in claim.family.same for name in pair}
+    if claim.family.tie is not None and is_tied(claim.family, config):
+        tied |= {claim.family.tie.head, claim.family.tie.embedding}
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     lacking = [name for name in missing if name in parameters and name not in tied]
     if lacking:
         raise ClaimError(f"{checkpoint.path}: the model's {listing(lacking)} get no weight, expected one for each")
     return _moved(model, device)
+
+
+def class_name(config: Mapping[str, Any], where: str) -> str:
+    """Transformers' name of the model's class with its head, as config.json's `architectures` has it."""
+    with torch.device("meta"):
+        return type(build_model(config, torch.float32, where)).__name__
+
+
+def _with_exact_scales(model: PreTrainedModel) -> PreTrainedModel:
+    """Gemma keeps the root of its hidden size in float32; in float64 that would be all that is inexact."""
+    for module in model.modules():
+        if hasattr(module, "scalar_embed_scale"):
+            torch.as_tensor(module.embed_scale).fill_(float(str(module.scalar_embed_scale)))
+    return model
 
 
 def _moved(model: PreTrainedModel, target: torch.dtype | str) -> PreTrainedModel:

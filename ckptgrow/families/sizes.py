@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 from ckptgrow.errors import ConfigError
 from ckptgrow.families.family import Family, Size
@@ -37,11 +38,23 @@ def is_tied(family: Family, config: Config) -> bool:
 
 
 def holds(condition: str | None, config: Config) -> bool:
-    """Whether a table's condition ("FIELD" or "not FIELD") holds in a config; no condition always does."""
-    if condition is None:
-        return True
-    negated = condition.startswith("not ")
-    return bool(config.get(condition.removeprefix("not "))) != negated
+    """Whether a table's condition holds in a config; no condition always does."""
+    match (condition or "").split():
+        case []:
+            return True
+        case ["not", field]:
+            return not config.get(field)
+        case [field, "==", other]:
+            return config.get(field) == _value(other, config)
+        case [field, "!=", other]:
+            return config.get(field) != _value(other, config)
+        case _:
+            return bool(config.get(condition or ""))
+
+
+def fields_in(condition: str | None) -> set[str]:
+    """The config fields that a condition reads."""
+    return {word for word in (condition or "").split() if word.isidentifier() and word != "not"}
 
 
 def with_sizes(family: Family, config: Config, new: Sizes, where: str) -> dict[str, object]:
@@ -53,7 +66,7 @@ def with_sizes(family: Family, config: Config, new: Sizes, where: str) -> dict[s
     changed = dict(config)
     for space, size in family.sizes.items():
         field = size.config
-        if field is not None and config.get(field) is not None:
+        if field is not None and isinstance(config.get(field), int):
             changed[field] = new[space]
     for space, size in family.sizes.items():
         if size.config is not None and sizes_of(family, changed, where)[space] != new[space]:
@@ -88,16 +101,23 @@ def _derived(space: str, size: Size, where: str, of: _SizeOf) -> int:
         return of(size.same)
     if size.times is not None:
         return size.times[0] * of(size.times[1])
-    if size.ratio is not None:
-        whole, part = (of(name) for name in size.ratio)
+    ratio = size.ratio or size.squared_ratio
+    if ratio is not None:
+        whole, part = (of(name) for name in ratio)
         if whole % part:
-            raise ConfigError(f"{where}: {size.ratio[0]} {whole} is no multiple of {size.ratio[1]} {part}")
-        return whole // part
+            raise ConfigError(f"{where}: {ratio[0]} {whole} is no multiple of {ratio[1]} {part}")
+        return whole // part if size.ratio else (whole // part) ** 2
     raise ConfigError(f"{where}: the config has no {size.config!r}, expected the size of {space!r} there")
+
+
+def _value(word: str, config: Config) -> object:
+    return int(word) if word.isdigit() else config.get(word)
 
 
 def _whole(config: Config, field: str, where: str) -> int:
     value = config.get(field)
+    if isinstance(value, Mapping):
+        return len(cast(Mapping[object, object], value))  # labels by their numbers
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{where}: config field {field!r} is {value!r}, expected a whole number above zero")
     return value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ckptgrow.checkpoints.tensors import LazyTensor, Zeros
 from ckptgrow.families.claim import Claim, Claimed
 from ckptgrow.growth.operator import Operator, is_zero_in
-from ckptgrow.growth.tensors import Grown, Guard, Separated
+from ckptgrow.growth.tensors import Filled, Grown, Guard, Offset, Separated
 from ckptgrow.spaces.gather import TensorGrowth
 from ckptgrow.spaces.layers import Layer
 
@@ -57,11 +57,14 @@ def grown_tensors(
 
 
 def _weight(one: Descent, old: LazyTensor, operator: Operator) -> LazyTensor:
+    gather = one.growth.weight(operator.block_weights)
     if one.is_zero:
-        return Zeros(one.growth.weight(operator.block_weights).shape, old.dtype)
+        value = -one.old.layout.offset
+        return Filled(gather.shape, old.dtype, value) if value else Zeros(gather.shape, old.dtype)
     if one.growth.is_identity:
         return old
-    gather = one.growth.weight(operator.block_weights)
+    if one.old.layout.offset:
+        return Offset(old, gather, one.old.layout.offset)
     if operator.noise == 0:
         return Grown(old, gather)
     return Separated(old, one.growth, gather, operator.noise, operator.seed, one.old.canonical)
@@ -69,16 +72,34 @@ def _weight(one: Descent, old: LazyTensor, operator: Operator) -> LazyTensor:
 
 def _ordered(tensors: Sequence[Claimed], operator: Operator) -> Iterator[tuple[str, Claimed, Layer]]:
     stacks: dict[str, dict[int, list[Claimed]]] = {}
+    inset = _inset(tensors)
     for one in tensors:
-        if one.layer is not None:
-            stacks.setdefault(_stack(one), {}).setdefault(one.layer, []).append(one)
+        place = inset.get(one.name, one)
+        if place.layer is not None:
+            stacks.setdefault(_stack(place), {}).setdefault(place.layer, []).append(one)
     for one in tensors:
+        if one.name in inset:
+            continue
         if one.layer is None:
             yield one.name, one, UNCHANGED
         elif (stack := stacks.pop(_stack(one), None)) is not None:
             for index, layer in enumerate(operator.layers):
                 for member in stack[layer.source]:
-                    yield member.name_in(index), member, layer
+                    if member.layer is not None:
+                        yield member.name_in(index), member, layer
+                    elif layer.kind == "old":
+                        yield member.name, member, UNCHANGED
+
+
+def _inset(tensors: Sequence[Claimed]) -> dict[str, Claimed]:
+    """Tensors of one layer alone (T5's relative positions), by their neighbour: their place is among its tensors."""
+    neighbours = zip(tensors, tensors[1:], tensors[2:], strict=False)
+    return {
+        one.name: before
+        for before, one, after in neighbours
+        if one.layer is None and before.layer is not None and before.layer == after.layer
+        if _stack(before) == _stack(after)
+    }
 
 
 def _stack(one: Claimed) -> str:

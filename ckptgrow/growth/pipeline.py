@@ -9,9 +9,10 @@ from typing import Any
 
 from ckptgrow import __version__
 from ckptgrow.checkpoints.atomic import appearing, check_space, check_target
-from ckptgrow.checkpoints.checkpoint import Advance, Checkpoint
+from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.formats import writer_of
 from ckptgrow.checkpoints.optimizer import OptimizerState
+from ckptgrow.checkpoints.progress import Progress
 from ckptgrow.checkpoints.tensors import num_bytes, num_elements
 from ckptgrow.checkpoints.tree import path_text, tensors_in
 from ckptgrow.errors import CheckpointError, RequestError, listing
@@ -28,14 +29,7 @@ from ckptgrow.growth.schedule import grown_scheduler, moved
 from ckptgrow.growth.tensors import Finite, Guard, unguarded
 
 OperatorFor = Callable[[Family, Mapping[str, Any], str], Operator]
-Progress = Callable[[int], Advance]
-"""Told how many bytes will be written; returns what is told of every piece."""
 HEADROOM = 1.02  # names, alignment and the archive's directory, beside the tensors' bytes
-
-
-def silent(total: int) -> Advance:
-    """No progress."""
-    return lambda amount: None
 
 
 def grow(
@@ -52,6 +46,8 @@ def grow(
     _check_carried(old, lineage)
     step = _new_step(old.checkpoint.global_step, request, rho)
     states, schedulers, notes = _grown_training(old, lineage, request, step, guard)
+    if old.checkpoint.left_behind:
+        notes.append(f"left behind in {source}: {listing(old.checkpoint.left_behind)}")
     record = _record(operator, request, old.checkpoint.global_step, step)
     new = replace(
         old.checkpoint,

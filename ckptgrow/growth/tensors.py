@@ -51,6 +51,43 @@ class Grown:
 
 
 @dataclass(frozen=True, eq=False)
+class Offset:
+    """A tensor to which the model adds `offset`: the sum grows, computed in float64 and rounded once."""
+
+    old: LazyTensor
+    gather: Gather
+    offset: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See LazyTensor."""
+        return self.gather.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """See LazyTensor."""
+        return self.old.dtype
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See LazyTensor."""
+        total = self.gather.rows(lambda first, last: self.old.rows(first, last).double() + self.offset, start, stop)
+        return (total - self.offset).to(self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Filled:
+    """A tensor of one value."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    value: float
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See LazyTensor."""
+        return torch.full((stop - start, *self.shape[1:]), self.value, dtype=self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
 class Separated:
     """A grown weight plus a null-space term, added in float64 and rounded once; `sigma` in units of the old weight's
     root mean square.

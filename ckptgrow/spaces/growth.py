@@ -120,10 +120,14 @@ def copies(size: int, new_size: int) -> Growth:
     return Growth(source, np.ones(new_size), 1.0 / counts[source], size)
 
 
-def shrunken_copies(size: int, new_size: int) -> Growth:
-    """Copies whose readers are unchanged: f = 1/k, b = 1. For the final norm before a head tied to the embedding."""
+def shrunken_copies(size: int, new_size: int, power: float = 1.0) -> Growth:
+    """Copies written smaller: f = k^-power, b = k^(power − 1) for k copies.
+
+    Power 1 leaves readers as they are: for the final norm before a head tied to the embedding. Power ½ is for what the
+    model multiplies by the root of the hidden size.
+    """
     growth = copies(size, new_size)
-    return Growth(growth.source, growth.read, growth.write, size)
+    return Growth(growth.source, growth.read**power, growth.read ** (1 - power), size)
 
 
 def product(factors: Sequence[Growth]) -> Growth:

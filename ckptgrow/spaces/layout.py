@@ -7,6 +7,7 @@
     "experts: ffn <- normed"        axes before the colon index whole matrices
     "ffn"                           a bias: it writes the space
     "gain normed"                   a norm's gain: it scales what it writes
+    "1+gain normed"                 a gain stored without its 1, as in Gemma
     "fixed"                         a tensor that no growth touches
 
 Storage order is reading order; the arrow gives the direction of the data.
@@ -26,6 +27,7 @@ Role = Literal["out", "in", "batch"]
 Kind = Literal["matrix", "bias", "gain", "fixed"]
 Factor = str | int
 
+_GAINS = {"gain": 0.0, "1+gain": 1.0}
 _AXIS = re.compile(r"\([^()]*\)|[^\s()]+")
 
 
@@ -58,6 +60,7 @@ class Layout:
     text: str
     kind: Kind
     axes: tuple[Axis, ...]
+    offset: float = 0.0  # what the model adds to the stored tensor
 
     @property
     def written(self) -> frozenset[str]:
@@ -89,8 +92,10 @@ def parse(text: str) -> Layout:
     if "->" in body:
         left, _, right = body.partition("->")
         return Layout(text, "matrix", axes + _axes(left, "in") + _axes(right, "out"))
-    is_gain = body.split()[0] == "gain"
-    return Layout(text, "gain" if is_gain else "bias", axes + _axes(body.replace("gain", "", 1), "out"))
+    word, _, rest = body.strip().partition(" ")
+    if word in _GAINS:
+        return Layout(text, "gain", axes + _axes(rest, "out"), _GAINS[word])
+    return Layout(text, "bias", axes + _axes(body, "out"))
 
 
 def _axes(text: str, role: Role) -> tuple[Axis, ...]:

@@ -11,7 +11,7 @@ import torch
 
 from ckptgrow import __version__
 from ckptgrow.checkpoints.formats import read_checkpoint
-from ckptgrow.checkpoints.lightning import with_step
+from ckptgrow.checkpoints.loops import with_step
 from ckptgrow.errors import RequestError
 from ckptgrow.train.order import Place
 from ckptgrow.train.settings import RUN

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.verification.gradients import Gradients
 from ckptgrow.verification.pair import Link, Pair, next_copies
+from ckptgrow.verification.precision import computing_in
+from ckptgrow.verification.samples import inputs_of
 
 
 def weight_asymmetry(pair: Pair) -> float:
@@ -29,9 +31,12 @@ def gradient_asymmetry(pair: Pair, gradients: Gradients) -> float:
 
 def hidden_asymmetry(model: PreTrainedModel, tokens: torch.Tensor, residual: Growth) -> float:
     """Of the last hidden states."""
-    with torch.no_grad():
-        output = model(input_ids=tokens.to(model.device), use_cache=False, output_hidden_states=True)
-    hidden = output.hidden_states[-1].cpu().double()
+    with torch.no_grad(), computing_in(model.dtype):
+        output = model(**inputs_of(model, tokens), output_hidden_states=True)
+    # the very last ones may be a projection to another size
+    layers = output.decoder_hidden_states if model.config.is_encoder_decoder else output.hidden_states
+    hidden = next(states for states in reversed(layers) if states.shape[-1] == residual.num_new)
+    hidden = hidden.cpu().double()
     exchanged = hidden.index_select(-1, torch.from_numpy(next_copies(residual)))
     return float((hidden - exchanged).norm() / hidden.norm())
 

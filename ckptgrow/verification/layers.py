@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ckptgrow.checkpoints.tensors import whole
 from ckptgrow.families.claim import Claimed
 from ckptgrow.families.state import TrainingState
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layers import Layer, LayerKind
-from ckptgrow.verification.pair import Link, axis_growths
+from ckptgrow.verification.pair import Link, applied, axis_growths
 
 SAME = 1e-3  # relative difference of fingerprints; layers that differ at all differ by far more
 Fingerprints = Mapping[str, tuple[float, ...]]
@@ -85,7 +84,7 @@ def _stack(
     layers: list[dict[str, tuple[float, ...]]] = [{} for _ in range(num_layers)]
     for one in state.claim.parameters:
         if one.layer is not None:
-            tensor = whole(state.checkpoint.tensors[one.name]).double()
+            tensor = applied(state, one)
             layers[one.layer][one.pattern] = _fingerprint(_projected(one, tensor, growths) if projected else tensor)
     return tuple(layers)
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from ckptgrow.errors import DataError
 from ckptgrow.families.sizes import sizes_of
 from ckptgrow.families.state import TrainingState
+from ckptgrow.verification.precision import computing_in
 
 SEQUENCES = 2  # a batch
 LONGEST = 256  # tokens a sequence
@@ -21,12 +22,17 @@ SEED = 0
 
 
 def sample_batches(state: TrainingState, num_batches: int, tokens: Path | None) -> list[torch.Tensor]:
-    """Batches of token ids, int64, shape (2, up to 256 tokens): from a file, else random ones.
+    """Batches of token ids, int64, shape (2, up to 256 tokens): from a file, else random ones; for vision models random
+    images, float64, shape (2, channels, height, width).
 
     Raises DataError where the file has too few tokens, or ids outside the vocabulary.
     """
     sizes = sizes_of(state.family, state.config, state.where)
-    length = min(LONGEST, _num_positions(state.config, sizes))
+    if state.family.head == "image":
+        generator = torch.Generator().manual_seed(SEED)
+        shape = (num_batches, SEQUENCES, sizes["channels"], sizes["image"], sizes["image"])
+        return list(torch.randn(shape, generator=generator, dtype=torch.float64))
+    length = min(LONGEST, _num_positions(state.config, sizes) - state.family.unused_positions)
     if tokens is None:
         generator = torch.Generator().manual_seed(SEED)
         shape = (num_batches, SEQUENCES, length)
@@ -41,14 +47,29 @@ def sample_batches(state: TrainingState, num_batches: int, tokens: Path | None) 
     return list(torch.from_numpy(used).reshape(num_batches, SEQUENCES, length))
 
 
-def logits_of(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
-    """The logits, in the model's dtype, shape (batch, tokens, vocabulary)."""
-    return model(input_ids=tokens.to(model.device), use_cache=False).logits
+def inputs_of(model: PreTrainedModel, sample: torch.Tensor) -> dict[str, Any]:
+    """The model's arguments for a batch: images, tokens, or the same tokens for encoder and decoder."""
+    if sample.is_floating_point():
+        return {model.main_input_name: sample.to(model.device, model.dtype)}
+    tokens = sample.to(model.device)
+    inputs = {model.main_input_name: tokens, "use_cache": False}
+    return {**inputs, "decoder_input_ids": tokens} if model.config.is_encoder_decoder else inputs
+
+
+def logits_of(model: PreTrainedModel, sample: torch.Tensor) -> torch.Tensor:
+    """The logits, in the model's dtype, shape (batch, tokens, vocabulary) or (batch, labels)."""
+    inputs = inputs_of(model, sample)
+    with computing_in(model.dtype):
+        return model(**inputs).logits
 
 
 def loss_of(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
-    """Mean next-token cross-entropy in nats, in the model's dtype (transformers' own casts to float32)."""
+    """Mean cross-entropy in nats, of the next token or of labels 0, 1, …, in the model's dtype (transformers' own casts
+    to float32).
+    """
     logits = logits_of(model, tokens)
+    if tokens.is_floating_point():
+        return torch.nn.functional.cross_entropy(logits, torch.arange(len(tokens), device=model.device))
     target = tokens.to(model.device)[:, 1:]
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), target.flatten())
 

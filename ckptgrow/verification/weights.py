@@ -5,6 +5,7 @@ The factor is measured, not assumed: it is what learning rates are judged by.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -42,6 +43,8 @@ def _scale(pair: Pair, name: str) -> WeightScale:
 
 
 def snapped(value: float, tolerance: float = 1e-4) -> float:
-    """The fraction with a small denominator that a measured factor stands for, or the value where there is none."""
-    fraction = Fraction(value).limit_denominator(LARGEST_DENOMINATOR)
-    return float(fraction) if abs(float(fraction) - value) <= tolerance * abs(value) else value
+    """The simple fraction that a measured factor stands for, or the root of one; the value where there is none."""
+    fraction, square = (Fraction(number).limit_denominator(LARGEST_DENOMINATOR) for number in (value, value**2))
+    is_root = 0 < square.denominator < fraction.denominator**2
+    found = math.copysign(math.sqrt(square), value) if is_root else float(fraction)
+    return found if abs(found - value) <= tolerance * abs(value) else value

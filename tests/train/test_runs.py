@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 import signal
 from itertools import pairwise
@@ -106,15 +107,14 @@ def test_steps_and_rewarming_restart_the_schedule_and_not_the_data(tmp_path: Pat
     source = whole / "checkpoints" / "step-10.ckpt"
     ckptgrow.depth(source, tmp_path / "grown.ckpt", request=StateRequest(step=6, rewarm=4))
     run([f"--data={data}", f"--out={tmp_path / 'out'}", f"--resume={tmp_path / 'grown.ckpt'}"])
-    text = next((tmp_path / "out" / "logs").rglob("metrics.csv")).read_text().splitlines()
-    column = next(index for index, name in enumerate(text[0].split(",")) if name.startswith("lr-AdamW"))
-    rates = [float(line.split(",")[column]) for line in text[1:] if line.split(",")[column]]
+    with next((tmp_path / "out" / "logs").rglob("metrics.csv")).open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("lr-AdamW/pg1")]
+    rates = list({row["step"]: float(row["lr-AdamW/pg1"]) for row in rows}.values())
     course = [3e-3 * (24 - step) / 21 for step in range(6, 24)]
     expected = [rate * min(1.0, (index + 1) / 4) for index, rate in enumerate(course)]
-    assert rates[: len(expected)] == pytest.approx(expected, rel=1e-6)
+    assert rates == pytest.approx(expected, rel=1e-6)
     last = torch.load(tmp_path / "out" / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["position"] == (10 + 18) * 8 and last["global_step"] == 24
-    assert min(losses(tmp_path / "out")) == 6
 
 
 @pytest.mark.slow

@@ -1,0 +1,115 @@
+"""Several checkpoints' scores side by side: differences from the first, and their standard errors, paired by sample.
+
+Standard errors of differences are jackknife ones (Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982,
+chapter 3): the metric's own aggregation is computed without each sample in turn, for both checkpoints, so that what
+the samples have in common cancels. For a mean that is the usual paired standard error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from ckptgrow.evaluate.evaluation import Evaluation
+from ckptgrow.evaluate.tasks import Loaded
+
+MAX_LEFT_OUT = 500  # more samples than that are left out in as many equal parts
+Aggregation = Callable[[Sequence[Any]], float]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of one task: the values of all checkpoints, and by how much the others differ from the first."""
+
+    task: str
+    metric: str
+    values: tuple[float, ...]
+    differences: tuple[float, ...]  # one fewer than the values
+    standard_errors: tuple[float | None, ...]  # None where lm-eval gives no samples or the metric is not per sample
+
+    @property
+    def largest_relative(self) -> float:
+        """The largest difference, relative to the first value (absolute where that is 0)."""
+        scale = abs(self.values[0]) or 1.0
+        return max(abs(one) / scale for one in self.differences)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Evaluations of several checkpoints on the same tasks, the first being what the others are compared with."""
+
+    evaluations: tuple[Evaluation, ...]
+    rows: tuple[Difference, ...]
+
+    def exceeding(self, tolerance: float) -> list[Difference]:
+        """The metrics in which some checkpoint differs relatively by more than `tolerance`, or is not a number."""
+        return [row for row in self.rows if not row.largest_relative <= tolerance]
+
+    def to_json(self) -> Mapping[str, object]:
+        """The JSON of `ckptgrow eval compare`."""
+        return {
+            "checkpoints": [str(one.checkpoint) for one in self.evaluations],
+            "results": [one.results for one in self.evaluations],
+            "differences": [
+                {
+                    "task": row.task,
+                    "metric": row.metric,
+                    "values": list(row.values),
+                    "differences": list(row.differences),
+                    "standard_errors": list(row.standard_errors),
+                }
+                for row in self.rows
+            ],
+            "notes": list(dict.fromkeys(note for one in self.evaluations for note in one.notes)),
+        }
+
+
+def compare(evaluations: Sequence[Evaluation], loaded: Loaded) -> Comparison:
+    """Compares evaluations on the same tasks, metric by metric, with the first."""
+    first, *others = evaluations
+    rows: list[Difference] = []
+    for task, scores in first.results.items():
+        for metric, value in scores.items():
+            if not _is_score(metric, value):
+                continue
+            values = tuple(float(one.results[task][metric]) for one in evaluations)
+            errors = tuple(_paired_error(loaded, task, metric, first, other) for other in others)
+            rows.append(Difference(task, metric, values, tuple(one - values[0] for one in values[1:]), errors))
+    return Comparison(tuple(evaluations), tuple(rows))
+
+
+def paired_standard_error(first: Sequence[Any], second: Sequence[Any], aggregate: Aggregation) -> float:
+    """The jackknife standard error of `aggregate(second) - aggregate(first)`; the samples are paired by position."""
+    num = len(first)
+    parts = min(num, MAX_LEFT_OUT)
+    cuts = [num * part // parts for part in range(parts + 1)]
+    differences = [
+        aggregate([*second[:begin], *second[end:]]) - aggregate([*first[:begin], *first[end:]])
+        for begin, end in pairwise(cuts)
+    ]
+    mean = sum(differences) / parts
+    return math.sqrt((parts - 1) / parts * sum((one - mean) ** 2 for one in differences))
+
+
+def _is_score(metric: str, value: object) -> bool:
+    return "," in metric and "_stderr," not in metric and isinstance(value, int | float)
+
+
+def _paired_error(loaded: Loaded, task: str, key: str, first: Evaluation, other: Evaluation) -> float | None:
+    metric, filtered = key.split(",", 1)
+    aggregate = loaded.tasks[task].aggregation().get(metric) if task in loaded.tasks else None
+    pair = [
+        {one["doc_id"]: one[metric] for one in evaluation.samples.get(task, ()) if _has(one, metric, filtered)}
+        for evaluation in (first, other)
+    ]
+    if aggregate is None or pair[0].keys() != pair[1].keys() or len(pair[0]) < 2:
+        return None
+    order = sorted(pair[0])
+    return paired_standard_error([pair[0][one] for one in order], [pair[1][one] for one in order], aggregate)
+
+
+def _has(sample: Mapping[str, Any], metric: str, filtered: str) -> bool:
+    return metric in sample and sample["filter"] == filtered

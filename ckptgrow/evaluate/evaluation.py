@@ -1,0 +1,121 @@
+"""One checkpoint's scores on lm-eval's tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ckptgrow.checkpoints.atomic import appearing, check_target
+from ckptgrow.errors import RequestError, listing
+from ckptgrow.evaluate.processes import Processes
+from ckptgrow.evaluate.progress import Progress, silent
+from ckptgrow.evaluate.quiet import quiet
+from ckptgrow.evaluate.settings import Settings
+from ckptgrow.evaluate.subject import Subject
+from ckptgrow.evaluate.tasks import Loaded
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of one checkpoint, by task, in lm-eval's own form ("acc,none", "acc_stderr,none")."""
+
+    checkpoint: Path
+    tokenizer: str
+    results: Mapping[str, Mapping[str, Any]]
+    num_samples: Mapping[str, int]
+    samples: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict[str, Any])
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> Mapping[str, object]:
+        """The JSON of `ckptgrow eval`."""
+        return {
+            "checkpoint": str(self.checkpoint),
+            "tokenizer": self.tokenizer,
+            "results": self.results,
+            "num_samples": self.num_samples,
+            "notes": list(self.notes),
+        }
+
+
+def evaluate(
+    subject: Subject, loaded: Loaded, settings: Settings, processes: Processes, progress: Progress = silent
+) -> Evaluation | None:
+    """lm-eval's results for a checkpoint on tasks, to the last digit those of the same weights in its own `HFLM`.
+
+    None in all processes but the first. Raises RequestError where memory or the processes' number does not fit.
+    """
+    import lm_eval
+
+    from ckptgrow.evaluate.language_model import CheckpointLM
+
+    simple_evaluate: Any = lm_eval.simple_evaluate  # loaded lazily, so that its type is hidden
+    _check(loaded, settings, processes)
+    with progress(f"evaluating {subject.path.name}") as start, quiet():
+        model = CheckpointLM(subject, settings, processes, start)
+        try:
+            output = simple_evaluate(
+                model=model,
+                tasks=[*loaded.groups.values(), *_alone(loaded)],
+                task_manager=loaded.manager,
+                num_fewshot=settings.num_fewshot,
+                limit=settings.limit,
+                bootstrap_iters=settings.bootstrap_iters,
+            )
+        except torch.OutOfMemoryError as error:
+            raise RequestError(
+                f"{subject.path}: out of memory with --batch-size {settings.batch_size}; pass a smaller one"
+            ) from error
+        except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise RequestError(f"{subject.path}: lm-eval cannot evaluate {listing(loaded.tasks)} ({reason})") from error
+    num_truncated = sum(processes.gather(model.num_truncated))
+    if output is None:
+        return None
+    truncated = (
+        (f"{num_truncated} request(s) longer than the context of {subject.max_length} tokens, cut on the left",)
+        if num_truncated
+        else ()
+    )
+    return Evaluation(
+        subject.path,
+        subject.tokenizer_name,
+        {**output["results"], **output.get("groups", {})},
+        {task: counts["effective"] for task, counts in output["n-samples"].items()},
+        {task: sorted(samples, key=lambda one: one["doc_id"]) for task, samples in output["samples"].items()},
+        (*loaded.notes, *truncated),
+    )
+
+
+def write_samples(evaluations: Sequence[Evaluation], path: Path) -> None:
+    """lm-eval's samples as JSON lines, each with its task and checkpoint."""
+    with appearing(path) as partial, partial.open("w", encoding="utf-8") as out:
+        for one in evaluations:
+            for task, samples in one.samples.items():
+                for sample in samples:
+                    record = {"checkpoint": str(one.checkpoint), "task": task, **sample}
+                    out.write(json.dumps(record, default=str, ensure_ascii=False) + "\n")
+
+
+def check_samples(path: Path | None, checkpoint: Path, *, force: bool) -> None:
+    """Raises RequestError where samples could not be written to `path` later."""
+    if path is not None:
+        check_target(checkpoint, path, force=force)
+
+
+def _check(loaded: Loaded, settings: Settings, processes: Processes) -> None:
+    for name, task in loaded.tasks.items():
+        length = len(task.eval_docs)
+        wanted = len(settings.limited(range(length)))
+        if wanted < processes.world_size:
+            raise RequestError(f"{name}: {wanted} documents for {processes.world_size} processes; launch fewer")
+
+
+def _alone(loaded: Loaded) -> list[Any]:
+    """The tasks outside of all groups."""
+    grouped = {task.task_name for group in loaded.groups.values() for task in group.get_all_tasks()}
+    return [task for name, task in loaded.tasks.items() if name not in grouped]

@@ -1,0 +1,111 @@
+"""Texts of a local file, each with the line that it stands on: plain lines, JSON lines, or a parquet column."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptgrow.errors import DataError, listing
+from ckptgrow.evaluate.dependency import require
+
+JSON_LINES = (".jsonl", ".json", ".ndjson")
+PARQUET = (".parquet",)
+
+
+@dataclass(frozen=True)
+class Text:
+    """One line or row: its number in the file, from 1 on, and what it says (a plain line without its end)."""
+
+    line: int
+    text: str
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a file is plain text, by its name."""
+    return path.suffix.lower() not in JSON_LINES + PARQUET
+
+
+def read_plain(path: Path) -> list[Text]:
+    """Every line of a plain file, the empty ones too.
+
+    Raises DataError where it cannot be read, is empty, or holds a line that is no UTF-8.
+    """
+    lines = [Text(number, text.removesuffix("\r")) for number, text in _decoded(path)]
+    return lines[:-1] if not lines[-1].text else lines
+
+
+def read_records(path: Path, fields: Sequence[str]) -> tuple[str, list[Text], int]:
+    """The first of `fields` that the records have, its texts, and how many empty lines there were between them.
+
+    Raises DataError that names the line where something else than an object with that text stands.
+    """
+    if path.suffix.lower() in PARQUET:
+        return _read_parquet(path, fields)
+    texts: list[Text] = []
+    field, num_empty = None, 0
+    lines = _decoded(path)
+    for number, line in lines:
+        if not line.strip():
+            num_empty += number < len(lines)  # what follows the last line's end is no line
+            continue
+        record = _object(path, number, line)
+        field = field or next((one for one in fields if one in record), None)
+        value = record.get(field) if field is not None else None
+        if not isinstance(value, str):
+            found = f"{field} is a {type(value).__name__}" if field in record else f"has {listing(record) or 'nothing'}"
+            raise DataError(f"{path}: line {number}: {found}, expected the text under {' or '.join(fields)!r}")
+        texts.append(Text(number, value))
+    if field is None:
+        raise DataError(f"{path}: has no records, expected JSON lines with {' or '.join(fields)!r}")
+    return field, texts, num_empty
+
+
+def _object(path: Path, number: int, line: str) -> dict[str, object]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{path}: line {number}: is no JSON ({error}), expected one object a line") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{path}: line {number}: is a JSON {type(record).__name__}, expected an object")
+    return record
+
+
+def _decoded(path: Path) -> list[tuple[int, str]]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}), expected a data file") from error
+    if not content.strip():
+        raise DataError(f"{path}: is empty, expected text")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}: line {line}: byte {content[error.start]:#04x} is no UTF-8 there, expected UTF-8 text; "
+            "convert the file first"
+        ) from error
+    return list(enumerate(text.split("\n"), start=1))
+
+
+def _read_parquet(path: Path, fields: Sequence[str]) -> tuple[str, list[Text], int]:
+    require("pyarrow")
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        columns = parquet.read_schema(path).names
+        field = next((one for one in fields if one in columns), None)
+        if field is None:
+            raise DataError(f"{path}: has the columns {listing(columns)}, expected {' or '.join(fields)!r}")
+        values = parquet.read_table(path, columns=[field]).column(field).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read as parquet ({str(error).splitlines()[0]})") from error
+    for row, value in enumerate(values, start=1):
+        if not isinstance(value, str):
+            raise DataError(f"{path}: row {row}: {field} is {type(value).__name__}, expected text")
+    if not values:
+        raise DataError(f"{path}: has no rows, expected texts")
+    return field, [Text(row, value) for row, value in enumerate(values, start=1)], 0

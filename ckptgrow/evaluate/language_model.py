@@ -1,0 +1,135 @@
+"""lm-eval's own language model over a loaded checkpoint: shared by several processes, counting what it does."""
+
+# lm-eval's registry hides the type of the classes that it registers:
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import CacheHook
+from lm_eval.models.huggingface import HFLM
+from torch import distributed
+
+from ckptgrow.errors import DataError
+from ckptgrow.evaluate.processes import Processes
+from ckptgrow.evaluate.progress import Advance, Start
+from ckptgrow.evaluate.settings import MAX_BATCH_SIZE, Settings
+from ckptgrow.evaluate.subject import Subject
+
+Request = tuple[tuple[str, str] | None, list[int], list[int]]  # what stands there, its context's tokens, those to score
+
+
+class CheckpointLM(HFLM):
+    """`HFLM` on a model that is loaded already, with the distribution that it then leaves to its caller."""
+
+    def __init__(self, subject: Subject, settings: Settings, processes: Processes, start: Start) -> None:
+        self._processes = processes
+        self._start = start
+        super().__init__(
+            pretrained=subject.model,  # pyright: ignore[reportArgumentType]  annotated as if of one class
+            tokenizer=subject.tokenizer,  # pyright: ignore[reportArgumentType]
+            backend="causal",
+            batch_size=settings.harness_batch(subject, processes),
+            max_batch_size=MAX_BATCH_SIZE,
+        )
+        self.num_truncated = 0  # requests longer than the context: lm-eval cuts them on the left
+        self._instances: Sequence[Instance] = ()
+        self._count_windows: Advance | None = None
+        self._num_expected = 0
+
+    @property
+    def rank(self) -> int:
+        """Which process this one is."""
+        return self._processes.rank
+
+    @property
+    def world_size(self) -> int:
+        """How many share the documents."""
+        return self._processes.world_size
+
+    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Every process's tensor, one after the other."""
+        if self.world_size == 1:
+            return tensor
+        pieces = [torch.zeros_like(tensor) for _ in range(self.world_size)]
+        distributed.all_gather(pieces, tensor)
+        return torch.cat([torch.atleast_1d(piece) for piece in pieces])
+
+    def gather_object(self, obj: Any, dst: int = 0) -> list[Any]:
+        """Every process's object."""
+        return self._processes.gather(obj)
+
+    def barrier(self) -> None:
+        """Waits for all."""
+        self._processes.gather(None)
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """lm-eval's; every answer advances the bar."""
+        self._instances = requests
+        self.set_cache_hook(_Answered(self._expect(len(requests))))
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
+        """lm-eval's; every window advances the bar."""
+        lengths = [len(self.tok_encode(*request.args)) for request in requests]
+        self._count_windows = self._expect(sum(-(-length // self.max_length) for length in lengths))
+        self.set_cache_hook(CacheHook(None))
+        try:
+            return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        finally:
+            self._count_windows = None
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        """lm-eval's; every answer advances the bar."""
+        self.set_cache_hook(_Answered(self._expect(len(requests))))
+        return super().generate_until(requests, disable_tqdm=disable_tqdm)
+
+    def _expect(self, number: int) -> Advance:
+        """So many more answers, after those of the tasks before."""
+        self._num_expected += number
+        return self._start(self._num_expected)
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Request], disable_tqdm: bool = True, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        if self._count_windows is None:
+            self._check(requests)
+        answers = super()._loglikelihood_tokens(
+            list(requests),  # pyright: ignore[reportArgumentType]  windows have no text, against its annotation
+            disable_tqdm=True,
+            override_bs=override_bs,
+        )
+        if self._count_windows is not None:
+            self._count_windows(len(requests))
+        return answers
+
+    def _check(self, requests: Sequence[Request]) -> None:
+        """Counts what lm-eval cuts; raises DataError where its assertions would fail."""
+        for (_, context, scored), instance in zip(requests, self._instances, strict=True):
+            if not 0 < len(scored) <= self.max_length:
+                where = f"{instance.task_name}: {_place(instance)}"
+                raise DataError(
+                    f"{where}: {len(scored)} tokens to score, expected 1 to {self.max_length}, the model's context"
+                )
+            self.num_truncated += len(context) + len(scored) > self.max_length + 1
+
+
+class _Answered(CacheHook):
+    """lm-eval tells its cache of every answer as it comes."""
+
+    def __init__(self, advance: Advance) -> None:
+        super().__init__(None)
+        self._advance = advance
+
+    def add_partial(self, attr: str, req: Any, res: Any) -> None:
+        """One more."""
+        self._advance(1)
+
+
+def _place(instance: Instance) -> str:
+    line = instance.doc.get("line")
+    return f"document {instance.doc_id}" if line is None else f"line {line}"

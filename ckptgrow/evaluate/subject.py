@@ -1,0 +1,65 @@
+"""What is evaluated: a checkpoint of any kind as a real transformers model, and its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ckptgrow.errors import RequestError
+from ckptgrow.evaluate.tokenizer import find_tokenizer, load_tokenizer
+from ckptgrow.families.model import load_model
+from ckptgrow.families.sizes import sizes_of
+from ckptgrow.families.state import open_state
+
+DTYPES = {one: getattr(torch, one) for one in ("float32", "bfloat16", "float16", "float64")}
+CONTEXT_FIELDS = ("n_positions", "max_position_embeddings", "n_ctx")  # where configs say it; lm-eval's order
+
+
+@dataclass(frozen=True)
+class Subject:
+    """See the module's head."""
+
+    path: Path
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    tokenizer_name: str
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest sequence in tokens, where the config says one."""
+        config = self.model.config
+        return next((getattr(config, name) for name in CONTEXT_FIELDS if hasattr(config, name)), None)
+
+    @property
+    def num_embeddings(self) -> int:
+        """How many token ids the model knows."""
+        return cast(torch.nn.Embedding, self.model.get_input_embeddings()).num_embeddings
+
+
+def open_subject(
+    path: Path,
+    *,
+    tokenizer: str | None,
+    dtype: str,
+    device: torch.device,
+    config: Path | None = None,
+    others: Sequence[Path] = (),
+) -> Subject:
+    """Reads a checkpoint of any kind and builds its model, in evaluation mode, in `dtype` on `device`.
+
+    `config` is its transformers config.json where it has none; `others` are places that may name its tokenizer.
+    Raises a CkptgrowError that names what does not fit.
+    """
+    if dtype not in DTYPES:
+        raise RequestError(f"--dtype {dtype}: expected {', '.join(DTYPES)}")
+    state = open_state(path, config=config)
+    name = find_tokenizer(path, tokenizer, others)
+    num_embeddings = sizes_of(state.family, state.config, state.where)["vocab"]
+    loaded = load_tokenizer(name, str(path), num_embeddings)
+    model = load_model(state.checkpoint, state.claim, state.config, DTYPES[dtype], str(device))
+    return Subject(path, model, loaded, name)

@@ -1,0 +1,113 @@
+"""Tokens of a local file or a known data set: encoded here, or memory-mapped as `ckptgrow data` wrote them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ckptgrow.errors import DataError, RequestError
+from ckptgrow.evaluate.files import is_plain, read_plain, read_records
+from ckptgrow.evaluate.quiet import quiet
+from ckptgrow.evaluate.subject import Subject
+from ckptgrow.evaluate.tokenizer import read_meta
+
+MEMORY_MAPPED = ".bin"
+# The data sets of the paper's tables: name on the hub, its configuration, the rows that are its test part.
+HUB = {
+    "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
+    "wikitext103": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
+    "openwebtext": ("Skylion007/openwebtext", None),
+}
+OPENWEBTEXT_SHARE, OPENWEBTEXT_SEED = 0.01, 17  # the script's own test part of a data set that has none
+
+
+class Tokens(Protocol):
+    """Token ids in memory or on disk."""
+
+    def __len__(self) -> int:
+        """How many."""
+        ...
+
+    def __getitem__(self, span: slice, /) -> Any:
+        """Some of them."""
+        ...
+
+
+def is_memory_mapped(path: Path) -> bool:
+    """Whether a file holds token ids, by its name."""
+    return path.suffix == MEMORY_MAPPED
+
+
+def map_tokens(path: Path) -> Tokens:
+    """The ids in a `.bin`, of the type that meta.json beside it says (uint16 without one, as the script's).
+
+    Raises DataError where its length does not fit the type.
+    """
+    meta = path.parent / "meta.json"
+    name = str(read_meta(meta).get("dtype", "uint16")) if meta.is_file() else "uint16"
+    if name not in ("uint16", "uint32"):
+        raise DataError(f"{meta}: dtype {name}, expected uint16 or uint32")
+    dtype = np.dtype(name)
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}), expected tokens") from error
+    if size == 0 or size % dtype.itemsize:
+        raise DataError(f"{path}: has {size} bytes, expected a multiple of {dtype.itemsize} ({name} tokens)")
+    return np.memmap(path, mode="r", dtype=dtype)
+
+
+def text_tokens(path: Path, subject: Subject) -> Tokens:
+    """A text as one document, or the documents of JSON lines or parquet with `text`, each with its end token."""
+    encode = subject.tokenizer.encode
+    if is_plain(path):
+        return np.array(encode("\n".join([one.text for one in read_plain(path)] + [""])), dtype=np.int64)
+    _, documents, _ = read_records(path, ("text", "page"))
+    end = end_token(subject)
+    return np.array([token for one in documents for token in [*encode(one.text), end]], dtype=np.int64)
+
+
+def file_rows(path: Path, subject: Subject) -> list[list[int]]:
+    """The rows of a file as the script has them: lines with their ends, blank ones empty, each encoded by itself."""
+    if is_plain(path):
+        texts = [f"{one.text}\n" if one.text.strip() else "" for one in read_plain(path)]
+    else:
+        texts = [one.text for one in read_records(path, ("text",))[1]]
+    return _encoded(texts, subject)
+
+
+def hub_rows(name: str, subject: Subject) -> list[list[int]]:
+    """The rows of a data set's test part, from the hub or its cache; raises DataError where there is neither."""
+    import datasets
+
+    if name not in HUB:
+        raise RequestError(f"--dataset {name}: expected {', '.join(HUB)}")
+    repository, configuration = HUB[name]
+    try:
+        with quiet():
+            if name == "openwebtext":
+                whole = datasets.load_dataset(repository, split="train")
+                rows = whole.train_test_split(test_size=OPENWEBTEXT_SHARE, seed=OPENWEBTEXT_SEED)["test"]
+            else:
+                rows = datasets.load_dataset(repository, configuration, split="test")
+    except (ConnectionError, OSError, ValueError) as error:
+        raise DataError(
+            f"--dataset {name}: {repository} is neither in the cache nor to be downloaded "
+            f"({str(error).splitlines()[0]}); download it where there is a network, or pass a file with --data"
+        ) from error
+    return _encoded(list(rows["text"]), subject)
+
+
+def end_token(subject: Subject) -> int:
+    """The id that ends documents; raises RequestError where the tokenizer has none."""
+    end = subject.tokenizer.eos_token_id
+    if not isinstance(end, int):
+        raise RequestError(f"--tokenizer {subject.tokenizer_name}: has no end-of-text token, expected one")
+    return end
+
+
+def _encoded(texts: Sequence[str], subject: Subject) -> list[list[int]]:
+    return subject.tokenizer(list(texts))["input_ids"]  # pyright: ignore[reportReturnType]  lists, without return_tensors

@@ -1,0 +1,66 @@
+"""BERT: an encoder that normalises after each block, and the head of its masked language model.
+
+Source: Devlin et al., "BERT", arXiv 1810.04805; transformers `BertForMaskedLM`.
+"""
+
+from ckptgrow.families.family import Family, Parameter, Size, Tie
+
+LAYER = "bert.encoder.layer.{layer}."
+
+FAMILY = Family(
+    model_type="bert",
+    base_prefix="bert.",
+    num_layers="num_hidden_layers",
+    head="masked",
+    sizes={
+        "vocab": Size("vocab_size"),
+        "position": Size("max_position_embeddings"),
+        "types": Size("type_vocab_size"),
+        "residual": Size("hidden_size"),
+        "branch": Size(same="residual"),
+        "transformed": Size(same="residual"),
+        "final": Size(same="residual"),
+        "heads": Size("num_attention_heads"),
+        "head": Size(ratio=("residual", "heads")),
+        "ffn": Size("intermediate_size"),
+    },
+    parameters=(
+        Parameter("bert.embeddings.word_embeddings.weight", "vocab -> branch"),
+        Parameter("bert.embeddings.position_embeddings.weight", "position -> branch"),
+        Parameter("bert.embeddings.token_type_embeddings.weight", "types -> branch"),
+        Parameter("bert.embeddings.LayerNorm.weight", "gain residual"),
+        Parameter("bert.embeddings.LayerNorm.bias", "residual"),
+        Parameter(LAYER + "attention.self.query.weight", "(heads head) <- residual"),
+        Parameter(LAYER + "attention.self.query.bias", "(heads head)"),
+        Parameter(LAYER + "attention.self.key.weight", "(heads head) <- residual"),
+        Parameter(LAYER + "attention.self.key.bias", "(heads head)"),
+        Parameter(LAYER + "attention.self.value.weight", "(heads head) <- residual"),
+        Parameter(LAYER + "attention.self.value.bias", "(heads head)"),
+        Parameter(LAYER + "attention.output.dense.weight", "branch <- (heads head)"),
+        Parameter(LAYER + "attention.output.dense.bias", "branch"),
+        Parameter(LAYER + "attention.output.LayerNorm.weight", "gain residual"),
+        Parameter(LAYER + "attention.output.LayerNorm.bias", "residual"),
+        Parameter(LAYER + "intermediate.dense.weight", "ffn <- residual"),
+        Parameter(LAYER + "intermediate.dense.bias", "ffn"),
+        Parameter(LAYER + "output.dense.weight", "branch <- ffn"),
+        Parameter(LAYER + "output.dense.bias", "branch"),
+        Parameter(LAYER + "output.LayerNorm.weight", "gain residual"),
+        Parameter(LAYER + "output.LayerNorm.bias", "residual"),
+        Parameter("cls.predictions.transform.dense.weight", "transformed <- residual"),
+        Parameter("cls.predictions.transform.dense.bias", "transformed"),
+        Parameter("cls.predictions.transform.LayerNorm.weight", "gain final"),
+        Parameter("cls.predictions.transform.LayerNorm.bias", "final"),
+        Parameter("cls.predictions.decoder.weight", "vocab <- final"),
+        Parameter("cls.predictions.bias", "vocab"),
+    ),
+    tie=Tie(head="cls.predictions.decoder.weight", embedding="bert.embeddings.word_embeddings.weight"),
+    same=(("cls.predictions.decoder.bias", "cls.predictions.bias"),),
+    also=(
+        ("LayerNorm.weight", "LayerNorm.gamma"),
+        ("LayerNorm.bias", "LayerNorm.beta"),
+    ),
+    buffers=("bert.embeddings.position_ids", "bert.embeddings.token_type_ids"),
+    dropout=("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    residual=("residual", "branch", "transformed", "final"),
+    depth_is_exact=False,
+)

@@ -1,0 +1,42 @@
+"""Gemma: Llama's blocks with embeddings times √hidden and gains stored without their 1.
+
+Source: Gemma Team, "Gemma", arXiv 2403.08295; transformers `GemmaForCausalLM`.
+"""
+
+from ckptgrow.families.family import Family, Parameter
+from ckptgrow.families.rows import (
+    ATTENTION,
+    ATTENTION_BIASES,
+    FINAL_WITHOUT_ONE,
+    GATED_FFN,
+    INVERSE_FREQUENCIES,
+    LAYER,
+    ROOT_SCALED,
+    ROOT_SCALED_EMBEDDING,
+    ROOT_SCALED_RESIDUAL,
+    ROOT_SCALED_SIZES,
+    ROOT_SCALED_TIED,
+    TIE,
+)
+
+FAMILY = Family(
+    model_type="gemma",
+    base_prefix="model.",
+    num_layers="num_hidden_layers",
+    sizes=ROOT_SCALED_SIZES,
+    parameters=(
+        ROOT_SCALED_EMBEDDING,
+        *ATTENTION,
+        *ATTENTION_BIASES,
+        *GATED_FFN,
+        Parameter(LAYER + "input_layernorm.weight", "1+gain normed"),
+        Parameter(LAYER + "post_attention_layernorm.weight", "1+gain normed"),
+        *FINAL_WITHOUT_ONE,
+    ),
+    tie=TIE,
+    buffers=INVERSE_FREQUENCIES,
+    dropout=("attention_dropout",),
+    residual=ROOT_SCALED_RESIDUAL,
+    shrunken=ROOT_SCALED,
+    shrunken_tied=ROOT_SCALED_TIED,
+)

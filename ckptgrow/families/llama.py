@@ -1,0 +1,37 @@
+"""Llama: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+
+Source: Touvron et al., "LLaMA", arXiv 2302.13971; transformers `LlamaForCausalLM`.
+"""
+
+from ckptgrow.families.family import Family
+from ckptgrow.families.rows import (
+    ATTENTION,
+    ATTENTION_BIASES,
+    EMBEDDING,
+    FFN_BIASES,
+    FINAL,
+    GATED_FFN,
+    INVERSE_FREQUENCIES,
+    NORMS,
+    SIZES,
+    TIE,
+)
+
+FAMILY = Family(
+    model_type="llama",
+    base_prefix="model.",
+    num_layers="num_hidden_layers",
+    sizes=SIZES,
+    parameters=(
+        EMBEDDING,
+        *ATTENTION,
+        *ATTENTION_BIASES,
+        *GATED_FFN,
+        *FFN_BIASES,
+        *NORMS,
+        *FINAL,
+    ),
+    tie=TIE,
+    buffers=INVERSE_FREQUENCIES,
+    dropout=("attention_dropout",),
+)

@@ -1,0 +1,18 @@
+"""Mistral: Llama's blocks without biases, over a sliding window.
+
+Source: Jiang et al., "Mistral 7B", arXiv 2310.06825; transformers `MistralForCausalLM`.
+"""
+
+from ckptgrow.families.family import Family
+from ckptgrow.families.rows import ATTENTION, EMBEDDING, FINAL, GATED_FFN, INVERSE_FREQUENCIES, NORMS, SIZES, TIE
+
+FAMILY = Family(
+    model_type="mistral",
+    base_prefix="model.",
+    num_layers="num_hidden_layers",
+    sizes=SIZES,
+    parameters=(EMBEDDING, *ATTENTION, *GATED_FFN, *NORMS, *FINAL),
+    tie=TIE,
+    buffers=INVERSE_FREQUENCIES,
+    dropout=("attention_dropout",),
+)

@@ -1,0 +1,69 @@
+"""OPT: learned positions that begin at 2, ReLU, embeddings that may be narrower than the hidden size.
+
+Source: Zhang et al., "OPT", arXiv 2205.01068; transformers `OPTForCausalLM`.
+"""
+
+from ckptgrow.families.family import Family, Parameter, Refusal, Size, Tie
+
+LAYER = "model.decoder.layers.{layer}."
+AFFINE = "layer_norm_elementwise_affine"
+UNPROJECTED, PROJECTED = "word_embed_proj_dim == hidden_size", "word_embed_proj_dim != hidden_size"
+
+FAMILY = Family(
+    model_type="opt",
+    base_prefix="model.",
+    num_layers="num_hidden_layers",
+    sizes={
+        "vocab": Size("vocab_size"),
+        "position": Size("max_position_embeddings"),
+        "residual": Size("hidden_size"),
+        "normed": Size(same="residual"),
+        "final": Size(same="residual"),
+        "embedded": Size("word_embed_proj_dim", same="residual"),
+        "projected": Size(same="embedded"),
+        "heads": Size("num_attention_heads"),
+        "head": Size(ratio=("residual", "heads")),
+        "ffn": Size("ffn_dim"),
+    },
+    parameters=(
+        Parameter("model.decoder.embed_tokens.weight", "vocab -> residual", when=UNPROJECTED),
+        Parameter("model.decoder.embed_tokens.weight", "vocab -> embedded", when=PROJECTED),
+        Parameter("model.decoder.embed_positions.weight", "(2 + position) -> residual"),
+        Parameter("model.decoder.project_out.weight", "projected <- final", when=PROJECTED),
+        Parameter("model.decoder.project_in.weight", "residual <- embedded", when=PROJECTED),
+        Parameter("model.decoder.final_layer_norm.weight", "gain final", when=AFFINE),
+        Parameter("model.decoder.final_layer_norm.bias", "final", when=AFFINE),
+        Parameter(LAYER + "self_attn.k_proj.weight", "(heads head) <- normed"),
+        Parameter(LAYER + "self_attn.k_proj.bias", "(heads head)", when="enable_bias"),
+        Parameter(LAYER + "self_attn.v_proj.weight", "(heads head) <- normed"),
+        Parameter(LAYER + "self_attn.v_proj.bias", "(heads head)", when="enable_bias"),
+        Parameter(LAYER + "self_attn.q_proj.weight", "(heads head) <- normed"),
+        Parameter(LAYER + "self_attn.q_proj.bias", "(heads head)", when="enable_bias"),
+        Parameter(LAYER + "self_attn.out_proj.weight", "residual <- (heads head)"),
+        Parameter(LAYER + "self_attn.out_proj.bias", "residual", when="enable_bias"),
+        Parameter(
+            LAYER + "self_attn_layer_norm.weight",
+            "gain normed",
+            when=AFFINE,
+        ),
+        Parameter(LAYER + "self_attn_layer_norm.bias", "normed", when=AFFINE),
+        Parameter(LAYER + "fc1.weight", "ffn <- normed"),
+        Parameter(LAYER + "fc1.bias", "ffn", when="enable_bias"),
+        Parameter(LAYER + "fc2.weight", "residual <- ffn"),
+        Parameter(LAYER + "fc2.bias", "residual", when="enable_bias"),
+        Parameter(LAYER + "final_layer_norm.weight", "gain normed", when=AFFINE),
+        Parameter(LAYER + "final_layer_norm.bias", "normed", when=AFFINE),
+        Parameter("lm_head.weight", "vocab <- final", when=UNPROJECTED),
+        Parameter("lm_head.weight", "vocab <- projected", when=PROJECTED),
+    ),
+    tie=Tie(head="lm_head.weight", embedding="model.decoder.embed_tokens.weight"),
+    dropout=("dropout", "attention_dropout"),
+    residual=("residual", "normed", "final", "embedded", "projected"),
+    shrunken_tied={"final": 1.0, "projected": 1.0},
+    refusals=(
+        Refusal("zero-norm", "its norms have no gain that could be zero; use --new zero-output", when="not " + AFFINE),
+        Refusal("width", "no norm stands before the head", when="not do_layer_norm_before"),
+        Refusal("width", "no norm stands before the head", when="_remove_final_layer_norm"),
+        Refusal("depth", "it normalises after each block", when="not do_layer_norm_before"),
+    ),
+)

@@ -1,0 +1,25 @@
+"""Phi-3: Llama's blocks with queries, keys and values in one tensor, gate and up in another.
+
+Source: Abdin et al., "Phi-3 Technical Report", arXiv 2404.14219; transformers `Phi3ForCausalLM`.
+"""
+
+from ckptgrow.families.family import Family, Parameter
+from ckptgrow.families.rows import EMBEDDING, FINAL, LAYER, NORMS, SIZES, TIE
+
+FAMILY = Family(
+    model_type="phi3",
+    base_prefix="model.",
+    num_layers="num_hidden_layers",
+    sizes=SIZES,
+    parameters=(
+        EMBEDDING,
+        Parameter(LAYER + "self_attn.o_proj.weight", "residual <- (heads head)"),
+        Parameter(LAYER + "self_attn.qkv_proj.weight", "(heads head + kv_heads head + kv_heads head) <- normed"),
+        Parameter(LAYER + "mlp.gate_up_proj.weight", "(2 ffn) <- normed"),
+        Parameter(LAYER + "mlp.down_proj.weight", "residual <- ffn"),
+        *NORMS,
+        *FINAL,
+    ),
+    tie=TIE,
+    dropout=("resid_pdrop", "embd_pdrop", "attention_dropout"),
+)

@@ -1,0 +1,50 @@
+"""Qwen3 with experts; single layers may keep a dense feed-forward block.
+
+Source: Yang et al., "Qwen3 Technical Report", arXiv 2505.09388; transformers `Qwen3MoeForCausalLM`.
+"""
+
+from dataclasses import replace
+
+from ckptgrow.families.family import Family, Parameter, Refusal, Size
+from ckptgrow.families.rows import (
+    ATTENTION,
+    ATTENTION_BIASES,
+    EMBEDDING,
+    EXPERTS,
+    FINAL,
+    HEAD_NORMS,
+    LAYER,
+    NORMS,
+    SIZES,
+    TIE,
+)
+
+FAMILY = Family(
+    model_type="qwen3_moe",
+    base_prefix="model.",
+    num_layers="num_hidden_layers",
+    sizes={
+        **SIZES,
+        "ffn": Size("moe_intermediate_size"),
+        "dense_ffn": Size("intermediate_size"),
+        "experts": Size("num_local_experts"),
+    },
+    parameters=(
+        EMBEDDING,
+        *ATTENTION,
+        *ATTENTION_BIASES,
+        *HEAD_NORMS,
+        *(replace(one, optional=True) for one in EXPERTS),
+        Parameter(LAYER + "mlp.gate_proj.weight", "dense_ffn <- normed", optional=True),
+        Parameter(LAYER + "mlp.up_proj.weight", "dense_ffn <- normed", optional=True),
+        Parameter(LAYER + "mlp.down_proj.weight", "residual <- dense_ffn", optional=True),
+        *NORMS,
+        *FINAL,
+    ),
+    tie=TIE,
+    dropout=("attention_dropout",),
+    refusals=(
+        Refusal("depth", "its config names dense layers by their numbers", when="mlp_only_layers"),
+        Refusal("depth", "its config names dense layers by their numbers", when="decoder_sparse_step != 1"),
+    ),
+)

@@ -1,0 +1,67 @@
+"""RoBERTa: BERT's encoder, positions counted from beyond the padding token.
+
+Source: Liu et al., "RoBERTa", arXiv 1907.11692; transformers `RobertaForMaskedLM`.
+"""
+
+from ckptgrow.families.family import Family, Parameter, Size, Tie
+
+LAYER = "roberta.encoder.layer.{layer}."
+
+FAMILY = Family(
+    model_type="roberta",
+    base_prefix="roberta.",
+    num_layers="num_hidden_layers",
+    head="masked",
+    sizes={
+        "vocab": Size("vocab_size"),
+        "position": Size("max_position_embeddings"),
+        "types": Size("type_vocab_size"),
+        "residual": Size("hidden_size"),
+        "branch": Size(same="residual"),
+        "transformed": Size(same="residual"),
+        "final": Size(same="residual"),
+        "heads": Size("num_attention_heads"),
+        "head": Size(ratio=("residual", "heads")),
+        "ffn": Size("intermediate_size"),
+    },
+    parameters=(
+        Parameter("roberta.embeddings.word_embeddings.weight", "vocab -> branch"),
+        Parameter("roberta.embeddings.position_embeddings.weight", "position -> branch"),
+        Parameter("roberta.embeddings.token_type_embeddings.weight", "types -> branch"),
+        Parameter("roberta.embeddings.LayerNorm.weight", "gain residual"),
+        Parameter("roberta.embeddings.LayerNorm.bias", "residual"),
+        Parameter(LAYER + "attention.self.query.weight", "(heads head) <- residual"),
+        Parameter(LAYER + "attention.self.query.bias", "(heads head)"),
+        Parameter(LAYER + "attention.self.key.weight", "(heads head) <- residual"),
+        Parameter(LAYER + "attention.self.key.bias", "(heads head)"),
+        Parameter(LAYER + "attention.self.value.weight", "(heads head) <- residual"),
+        Parameter(LAYER + "attention.self.value.bias", "(heads head)"),
+        Parameter(LAYER + "attention.output.dense.weight", "branch <- (heads head)"),
+        Parameter(LAYER + "attention.output.dense.bias", "branch"),
+        Parameter(LAYER + "attention.output.LayerNorm.weight", "gain residual"),
+        Parameter(LAYER + "attention.output.LayerNorm.bias", "residual"),
+        Parameter(LAYER + "intermediate.dense.weight", "ffn <- residual"),
+        Parameter(LAYER + "intermediate.dense.bias", "ffn"),
+        Parameter(LAYER + "output.dense.weight", "branch <- ffn"),
+        Parameter(LAYER + "output.dense.bias", "branch"),
+        Parameter(LAYER + "output.LayerNorm.weight", "gain residual"),
+        Parameter(LAYER + "output.LayerNorm.bias", "residual"),
+        Parameter("lm_head.dense.weight", "transformed <- residual"),
+        Parameter("lm_head.dense.bias", "transformed"),
+        Parameter("lm_head.layer_norm.weight", "gain final"),
+        Parameter("lm_head.layer_norm.bias", "final"),
+        Parameter("lm_head.decoder.weight", "vocab <- final"),
+        Parameter("lm_head.bias", "vocab"),
+    ),
+    tie=Tie(head="lm_head.decoder.weight", embedding="roberta.embeddings.word_embeddings.weight"),
+    same=(("lm_head.decoder.bias", "lm_head.bias"),),
+    also=(
+        ("LayerNorm.weight", "LayerNorm.gamma"),
+        ("LayerNorm.bias", "LayerNorm.beta"),
+    ),
+    buffers=("roberta.embeddings.position_ids", "roberta.embeddings.token_type_ids"),
+    dropout=("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    residual=("residual", "branch", "transformed", "final"),
+    unused_positions=2,
+    depth_is_exact=False,
+)

@@ -1,0 +1,97 @@
+"""Rows that the tables of llama's relatives share; names are those below `model.layers.{layer}`."""
+
+from ckptgrow.families.family import Parameter, Refusal, Size, Tie
+
+LAYER = "model.layers.{layer}."
+
+SIZES = {
+    "vocab": Size("vocab_size"),
+    "residual": Size("hidden_size"),
+    "normed": Size(same="residual"),
+    "final": Size(same="residual"),
+    "heads": Size("num_attention_heads"),
+    "kv_heads": Size("num_key_value_heads", same="heads"),
+    "head": Size("head_dim", ratio=("residual", "heads")),
+    "ffn": Size("intermediate_size"),
+}
+
+EMBEDDING = Parameter("model.embed_tokens.weight", "vocab -> residual")
+
+ATTENTION = (
+    Parameter(LAYER + "self_attn.q_proj.weight", "(heads head) <- normed"),
+    Parameter(LAYER + "self_attn.k_proj.weight", "(kv_heads head) <- normed"),
+    Parameter(LAYER + "self_attn.v_proj.weight", "(kv_heads head) <- normed"),
+    Parameter(LAYER + "self_attn.o_proj.weight", "residual <- (heads head)"),
+)
+
+ATTENTION_BIASES = (
+    Parameter(LAYER + "self_attn.q_proj.bias", "(heads head)", when="attention_bias"),
+    Parameter(LAYER + "self_attn.k_proj.bias", "(kv_heads head)", when="attention_bias"),
+    Parameter(LAYER + "self_attn.v_proj.bias", "(kv_heads head)", when="attention_bias"),
+    Parameter(LAYER + "self_attn.o_proj.bias", "residual", when="attention_bias"),
+)
+
+HEAD_NORMS = (
+    Parameter(LAYER + "self_attn.q_norm.weight", "gain head"),
+    Parameter(LAYER + "self_attn.k_norm.weight", "gain head"),
+)
+
+GATED_FFN = (
+    Parameter(LAYER + "mlp.gate_proj.weight", "ffn <- normed"),
+    Parameter(LAYER + "mlp.up_proj.weight", "ffn <- normed"),
+    Parameter(LAYER + "mlp.down_proj.weight", "residual <- ffn"),
+)
+
+FFN_BIASES = (
+    Parameter(LAYER + "mlp.gate_proj.bias", "ffn", when="mlp_bias"),
+    Parameter(LAYER + "mlp.up_proj.bias", "ffn", when="mlp_bias"),
+    Parameter(LAYER + "mlp.down_proj.bias", "residual", when="mlp_bias"),
+)
+
+EXPERTS = (
+    Parameter(LAYER + "mlp.gate.weight", "experts <- normed"),
+    Parameter(LAYER + "mlp.experts.gate_up_proj", "experts: (2 ffn) <- normed"),
+    Parameter(LAYER + "mlp.experts.down_proj", "experts: residual <- ffn"),
+)
+
+NORMS = (
+    Parameter(LAYER + "input_layernorm.weight", "gain normed"),
+    Parameter(LAYER + "post_attention_layernorm.weight", "gain normed"),
+)
+
+FINAL = (
+    Parameter("model.norm.weight", "gain final"),
+    Parameter("lm_head.weight", "vocab <- final"),
+)
+
+TIE = Tie(head="lm_head.weight", embedding="model.embed_tokens.weight", default=False)
+
+INVERSE_FREQUENCIES = (LAYER + "self_attn.rotary_emb.inv_freq",)  # written by transformers before 4.32
+
+# Gemma multiplies embeddings by √hidden, which grows too: k copies of the embedding are written 1/√k
+ROOT_SCALED_SIZES = {**SIZES, "embedded": Size(same="residual")}
+ROOT_SCALED_RESIDUAL = ("residual", "normed", "final", "embedded")
+ROOT_SCALED = {"embedded": 0.5}
+ROOT_SCALED_TIED = {"embedded": 0.5, "final": 0.5}
+ROOT_SCALED_EMBEDDING = Parameter("model.embed_tokens.weight", "vocab -> embedded")
+FINAL_WITHOUT_ONE = (
+    Parameter("model.norm.weight", "1+gain final"),
+    Parameter("lm_head.weight", "vocab <- final"),
+)
+POST_NORM_ATTENTION = (*ATTENTION[:3], Parameter(LAYER + "self_attn.o_proj.weight", "branch <- (heads head)"))
+POST_NORM_FFN = (*GATED_FFN[:2], Parameter(LAYER + "mlp.down_proj.weight", "branch <- ffn"))
+POST_NORM_BIASES = (
+    *ATTENTION_BIASES[:3],
+    Parameter(LAYER + "self_attn.o_proj.bias", "branch", when="attention_bias"),
+)
+SANDWICH_NORMS_WITHOUT_ONE = (
+    Parameter(LAYER + "input_layernorm.weight", "1+gain normed"),
+    Parameter(LAYER + "post_attention_layernorm.weight", "1+gain residual"),
+    Parameter(LAYER + "pre_feedforward_layernorm.weight", "1+gain normed"),
+    Parameter(LAYER + "post_feedforward_layernorm.weight", "1+gain residual"),
+)
+
+ALIBI = tuple(
+    Refusal(operator, "ALiBi's slopes depend on the number of heads, so copies of a head would attend otherwise")
+    for operator in ("width", "heads")
+)

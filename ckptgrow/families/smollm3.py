@@ -1,0 +1,28 @@
+"""SmolLM3: Llama's blocks, some of them without rotary positions.
+
+Source: Bakouch et al., "SmolLM3", Hugging Face, 2025; transformers `SmolLM3ForCausalLM`.
+"""
+
+from ckptgrow.families.family import Family, Size
+from ckptgrow.families.rows import (
+    ATTENTION,
+    ATTENTION_BIASES,
+    EMBEDDING,
+    FFN_BIASES,
+    FINAL,
+    GATED_FFN,
+    NORMS,
+    SIZES,
+    TIE,
+)
+
+FAMILY = Family(
+    model_type="smollm3",
+    base_prefix="model.",
+    num_layers="num_hidden_layers",
+    sizes={**SIZES, "head": Size(ratio=("residual", "heads"))},
+    parameters=(EMBEDDING, *ATTENTION, *ATTENTION_BIASES, *GATED_FFN, *FFN_BIASES, *NORMS, *FINAL),
+    tie=TIE,
+    dropout=("attention_dropout",),
+    layer_lists=("layer_types", "no_rope_layers"),
+)

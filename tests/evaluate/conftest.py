@@ -1,0 +1,66 @@
+"""lm-eval without worker processes and without a census of the machine, and checkpoints that many tests read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedModel
+
+from ckptgrow.evaluate.evaluation import Evaluation, evaluate
+from ckptgrow.evaluate.processes import launched
+from ckptgrow.evaluate.settings import Settings
+from ckptgrow.evaluate.subject import Subject, open_subject
+from ckptgrow.evaluate.tasks import load_tasks
+from tests.builders import save_lightning
+from tests.evaluate.subjects import EVALUATED, byte_model
+
+Score = Callable[..., Evaluation]
+
+
+@pytest.fixture(autouse=True)
+def _quick_harness(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")  # lm-eval's bootstrap
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda storage: None)  # two seconds of `pip list` and such
+
+
+@pytest.fixture(scope="session")
+def model() -> PreTrainedModel:
+    return byte_model("gpt2")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(model: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_lightning(tmp_path_factory.mktemp("checkpoint") / "small.ckpt", model)
+
+
+@pytest.fixture(scope="session")
+def subject(checkpoint: Path) -> Subject:
+    return opened(checkpoint)
+
+
+@pytest.fixture(scope="module", params=EVALUATED)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Path]:
+    """Every family's model, and its checkpoint."""
+    trained = byte_model(request.param)
+    return trained, save_lightning(tmp_path_factory.mktemp(request.param) / "small.ckpt", trained)
+
+
+def opened(path: Path, dtype: str = "float32", tokenizer: str | None = "bytes") -> Subject:
+    with launched("cpu") as processes:
+        return open_subject(path, tokenizer=tokenizer, dtype=dtype, device=processes.device)
+
+
+@pytest.fixture
+def score() -> Score:
+    """lm-eval's results for a subject on local files, with few resamples."""
+
+    def run(one: Subject, local: dict[str, Path], **settings: object) -> Evaluation:
+        chosen = Settings(**{"batch_size": 4, "bootstrap_iters": 50, **settings})  # type: ignore[arg-type]
+        with launched("cpu") as processes:
+            done = evaluate(one, load_tasks(list(local), local), chosen, processes)
+        assert done is not None
+        return done
+
+    return run
