@@ -48,7 +48,8 @@ class GradientNorms(lightning.Callback):
         """Listens to what the devices send each other."""
         wrapped = trainer.strategy.model
         if isinstance(wrapped, DistributedDataParallel) and trainer.world_size > 1:
-            wrapped.register_comm_hook(self._listener, _listening)
+            # unannotated: DDP refuses annotations that are strings
+            wrapped.register_comm_hook(self._listener, lambda listener, bucket: _listening(listener, bucket))
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
@@ -104,7 +105,7 @@ class GradientNorms(lightning.Callback):
         self._noise = NoiseScale(**state_dict)
 
 
-def _listening(listener: Listener, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def _listening(listener: Listener, bucket: Any) -> torch.futures.Future[torch.Tensor]:
     listener.hear(bucket.buffer())
     group: Any = None  # the default process group
     return allreduce_hook(group, bucket)

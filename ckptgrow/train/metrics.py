@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger
 from ckptgrow.errors import DataError, listing
 
 METRICS = "metrics.csv"
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "step",
     "tokens",
     "loss",
