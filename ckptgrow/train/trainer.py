@@ -84,7 +84,8 @@ class Training:
         self.checkpoints = Checkpoints(
             settings.out / CHECKPOINTS, settings.save_every, settings.keep, writer, losses.check, watch
         )
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.trainer = lightning.Trainer(
             default_root_dir=settings.out,
             accelerator=settings.accelerator,

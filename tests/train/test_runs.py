@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ckptgrow import StateRequest
 from ckptgrow.cli import run as run_command
 from ckptgrow.train.order import BatchOrder, Place
 from tests.builders import load_model
+from tests.disks import can_mount, mounted
 from tests.train.runs import (
     CONFIG,
     config_file,
@@ -42,7 +44,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base(data: Path) -> list[str]:
     """64 steps of 2 micro-batches of 4: several passes over the data."""
     config = config_file(data.parent)
-    return f"--data={data} --config={config} --train-steps=64 --batch-size=4 --grad-accum=2 --save-every=10".split()
+    sizes = ["--train-steps=64", "--batch-size=4", "--grad-accum=2", "--save-every=10", "--val-every=32"]
+    return [f"--data={data}", f"--config={config}", *sizes]
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +60,12 @@ def whole(base: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shared(base: list[str], data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run on two gloo processes, 2 × 2 sequences a micro-batch, killed and resumed."""
     out = tmp_path_factory.mktemp("shared") / "out"
-    devices = ["--devices=2", "--strategy=ddp", f"--out={out}"]
+    devices = ["--devices=2", "--strategy=ddp", "--val-every=32", f"--out={out}"]
     arguments = [one if one != "--batch-size=4" else "--batch-size=2" for one in base]
     kill_at([*arguments, *devices], out / "checkpoints" / "step-20.ckpt")
     done = train_in_process([f"--data={data}", f"--resume={out / 'checkpoints' / 'last.ckpt'}", "--json", *devices])
     assert json.loads(done.stdout)["global_step"] == 64  # one object, of the main process alone
-    assert done.stderr == ""
+    assert len(done.stderr.splitlines()) == 1, done.stderr
     return out
 
 
@@ -295,3 +298,26 @@ def test_bad_requests_are_one_line(tmp_path: Path, data: Path, whole: Path, caps
     assert not (tmp_path / "out").exists()
     train_here([f"--data={data}", f"--config={config}", f"--out={whole}"], expected=2)
     assert "holds a run" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not can_mount(), reason="this machine does not allow mounting a small disk")
+def test_a_full_disk_stops_the_run_and_the_last_good_checkpoint_survives(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Checkpoints of 90 kB on a disk of 1 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    assert mounted(disk, "1m")
+    try:
+        arguments = [f"--data={data}", f"--config={config_file(tmp_path)}", "--batch-size=4", "--save-every=1"]
+        train_here([*arguments, f"--out={disk / 'out'}", "--train-steps=60"], expected=2)
+        error = capsys.readouterr().err
+        assert len(error.strip().splitlines()) == 1 and "could not be written" in error and "--resume" in error
+        found = sorted((disk / "out" / "checkpoints").iterdir())
+        saved = [torch.load(one, weights_only=True)["global_step"] for one in found if one.name != "last.ckpt"]
+        assert (
+            torch.load(disk / "out" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == max(saved) > 3
+        )
+        assert not [one for one in found if "partial" in one.name]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
