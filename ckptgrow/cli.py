@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
@@ -38,8 +39,14 @@ app.add_typer(plan, name="plan")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command and exits: 0 done, 1 verified and different, 2 the request or its input is wrong."""
+    """Runs one command and exits: 0 done, 1 verified and different, 2 the request or its input is wrong.
+
+    A termination unwinds like an interruption, so that nothing is left half written; under torchrun the first process
+    alone speaks.
+    """
     signal.signal(signal.SIGTERM, _terminated)
+    if os.environ.get("RANK", "0") != "0":
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 

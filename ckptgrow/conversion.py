@@ -9,6 +9,7 @@ from typing import Any
 
 from ckptgrow.checkpoints.atomic import appearing, check_space, check_target
 from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.dcp import PLACES
 from ckptgrow.checkpoints.formats import writer_of
 from ckptgrow.checkpoints.huggingface import DEFAULT_SHARD_BYTES, Carried
 from ckptgrow.checkpoints.lightning import SCALER_KEYS, UNDERSTOOD, plain_arguments
@@ -22,7 +23,7 @@ from ckptgrow.families.claim import Claimed
 from ckptgrow.families.sizes import is_tied
 from ckptgrow.families.state import TrainingState, open_state
 
-TARGETS = ("lightning", "huggingface")
+TARGETS = ("lightning", "huggingface", "dcp")
 LIKE_LIGHTNING = ("lightning", "dcp")  # both hold Lightning's keys
 PREFIX = "model."  # what a LightningModule calls its model, most often
 LIGHTNING_VERSION = "2.5.0"  # whose layout of `loops` is written; later ones read it
@@ -77,7 +78,11 @@ def _for(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoint, list[s
     old = state.checkpoint
     is_lightning = old.kind in LIKE_LIGHTNING
     if is_lightning and to in LIKE_LIGHTNING:
-        return replace(old, kind=to, config=state.config), []
+        names = {one.name: one.name for one in state.claim.tensors}
+        optimizers = [_renamed(one, names, state, always=to == "dcp") for one in state.optimizers]
+        rest = {key: value for key, value in old.rest.items() if key != PLACES}
+        converted = tuple(one.to_torch() for one in optimizers)
+        return replace(old, kind=to, config=state.config, optimizers=converted, rest=rest), []
     if not is_lightning and to == "huggingface":
         return old, list(old.left_behind)
     return _for_huggingface(state) if to == "huggingface" else _for_lightning(state, to, prefix)
@@ -143,7 +148,7 @@ def _for_lightning(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoi
         kind=to,
         tensors=tensors,
         config=state.config,
-        optimizers=tuple(_renamed(one, names, state).to_torch() for one in state.optimizers),
+        optimizers=tuple(_renamed(one, names, state, always=to == "dcp").to_torch() for one in state.optimizers),
         global_step=step,
         rest=rest,
     )
@@ -168,12 +173,14 @@ def _has_backbone_prefix(one: Claimed) -> bool:
     return one.name == one.prefix + one.canonical
 
 
-def _renamed(optimizer: OptimizerState, names: Mapping[str, str], state: TrainingState) -> OptimizerState:
+def _renamed(
+    optimizer: OptimizerState, names: Mapping[str, str], state: TrainingState, *, always: bool = False
+) -> OptimizerState:
     """The same state under the target's names; they are written too where the target's order would not tell them."""
     in_file_order = [one.name for one in state.claim.parameters]
     known = set(in_file_order)
     in_module_order = [one.name for one in state.claim.in_module_order().tensors if one.name in known]
-    needs_names = in_file_order != in_module_order
+    needs_names = always or in_file_order != in_module_order
     groups = tuple(
         ParameterGroup(group.options, tuple(names[name] for name in group.names), group.has_param_names or needs_names)
         for group in optimizer.groups

@@ -114,10 +114,7 @@ def _optimizer(checkpoint: Checkpoint, claimed: Claim | None, problems: list[str
         return None
     shapes = {one.name: checkpoint.tensors[one.name].shape for one in claimed.parameters}
     try:
-        states = [
-            from_torch(raw, shapes, f"{checkpoint.path}: optimizer {index}")
-            for index, raw in enumerate(checkpoint.optimizers)
-        ]
+        states = from_torch(checkpoint.optimizers, shapes, str(checkpoint.path))
     except OptimizerError as error:
         problems.append(str(error))
         return None

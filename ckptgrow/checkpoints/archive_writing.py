@@ -10,6 +10,7 @@ import os
 import struct
 import types
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # torch documents skip
 
 from ckptgrow.checkpoints.archive import data_offset
 from ckptgrow.checkpoints.filling import Place, fill
+from ckptgrow.checkpoints.fingerprint import Fingerprint
 from ckptgrow.checkpoints.opaque_pickles import pickler_of
 from ckptgrow.checkpoints.progress import Advance
 from ckptgrow.checkpoints.tensors import LazyTensor
@@ -27,8 +29,9 @@ _DESCRIPTOR_SIGNATURE = b"PK\x07\x08"
 _CENTRAL_SIGNATURE = b"PK\x01\x02"
 
 
-def write(tree: Any, path: Path, advance: Advance) -> None:
+def write(tree: Any, path: Path, advance: Advance, source: Fingerprint | None = None) -> None:
     """Writes a tree to `path`, which is made or overwritten; `advance` is told the bytes of every piece written.
+    Where the tree holds the placeholder of `source`, its value takes the place when all tensors are written.
 
     The result is a valid zip archive, checksums included, and flushed to the disk.
     """
@@ -40,6 +43,8 @@ def write(tree: Any, path: Path, advance: Advance) -> None:
     with path.open("r+b") as file:
         places = [Place(tensor, offset) for tensor, offset in zip(fakes.tensors.values(), offsets, strict=True)]
         checksums = dict(zip(offsets, fill(file, places, advance), strict=True))
+        if source is not None:
+            checksums |= _put_fingerprint(file, path, source)
         _mend_checksums(file, path, checksums)
         file.flush()
         os.fsync(file.fileno())
@@ -70,6 +75,17 @@ def _storage_offsets(path: Path, num_storages: int) -> list[int]:
         return [data_offset(file, info) for info in infos]
 
 
+def _put_fingerprint(file: BinaryIO, path: Path, source: Fingerprint) -> dict[int, int]:
+    """Puts the value over the placeholder in the pickle; returns the pickle's new CRC-32 by its place."""
+    with zipfile.ZipFile(path) as archive:
+        info = next(one for one in archive.infolist() if one.filename.endswith("data.pkl"))
+    start = data_offset(file, info)
+    pickled = os.pread(file.fileno(), info.file_size, start)
+    mended = pickled.replace(source.placeholder.encode(), source.value().encode())
+    os.pwrite(file.fileno(), mended, start)
+    return {start: zlib.crc32(mended)}
+
+
 def _mend_checksums(file: BinaryIO, path: Path, checksums: dict[int, int]) -> None:
     """Puts the right CRC-32 into every data descriptor and central directory entry that torch left at zero."""
     with zipfile.ZipFile(path) as archive:
@@ -82,7 +98,7 @@ def _mend_checksums(file: BinaryIO, path: Path, checksums: dict[int, int]) -> No
         name_length, extra_length, comment_length = struct.unpack("<HHH", entry[28:34])
         if entry[:4] != _CENTRAL_SIGNATURE:
             raise CheckpointError(f"{path}: unexpected central directory; this torch writes archives differently")
-        if start in checksums and info.filename.rpartition("/")[0].endswith("/data"):
+        if start in checksums:
             checksum = struct.pack("<I", checksums[start])
             os.pwrite(file.fileno(), checksum, position + 16)
             _mend_descriptor(file, start + info.file_size, checksum)

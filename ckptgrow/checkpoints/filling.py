@@ -39,13 +39,16 @@ def fill(file: BinaryIO, places: Sequence[Place], advance: Advance) -> list[int]
     writer = _Writer(file.fileno(), advance)
     largest_first = sorted(places, key=lambda place: -num_bytes(place.tensor))
     with ThreadPoolExecutor(NUM_THREADS) as threads:
-        running = {threads.submit(writer.write, place): place for place in largest_first}
-        done, waiting = wait(running, return_when=FIRST_EXCEPTION)
-        for one in waiting:
-            one.cancel()
-        writer.stopped = bool(waiting)
-        checksums = {id(running[one]): one.result() for one in done}
-    return [checksums[id(place)] for place in places]
+        running = {id(place): threads.submit(writer.write, place) for place in largest_first}
+        try:
+            for one in wait(running.values(), return_when=FIRST_EXCEPTION).done:
+                one.result()  # raises what a thread raised
+            return [running[id(place)].result() for place in places]
+        except BaseException:
+            writer.stopped = True
+            for one in running.values():
+                one.cancel()
+            raise
 
 
 class _Writer:

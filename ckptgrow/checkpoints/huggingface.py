@@ -96,7 +96,9 @@ class HuggingFaceFormat:
         if checkpoint.optimizers and checkpoint.global_step is not None and TRAINER_STATE not in carried.files:
             write_text(path / TRAINER_STATE, json.dumps(_trainer_state(checkpoint), indent=2) + "\n")
         if checkpoint.growth:
-            write_text(path / GROWTH, json.dumps(checkpoint.growth, indent=2) + "\n")
+            text = json.dumps(checkpoint.growth, indent=2) + "\n"
+            source = checkpoint.source
+            write_text(path / GROWTH, text.replace(source.placeholder, source.value()) if source else text)
         for file in path.iterdir():
             _flush(file)
 

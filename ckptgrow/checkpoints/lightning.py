@@ -37,36 +37,14 @@ class LightningFormat:
 
     def read(self, path: Path) -> Checkpoint:
         """Reads a `.ckpt`; raises CheckpointError where the archive holds no `state_dict`."""
-        tree = archive.read(path)
-        if not isinstance(tree, dict) or not isinstance(tree.get("state_dict"), dict):
-            found = listing(tree) if isinstance(tree, dict) else type(tree).__name__
-            raise CheckpointError(f"{path}: holds {found}, expected a Lightning checkpoint with 'state_dict'")
-        tree = cast(dict[str, Any], tree)
-        stray = [name for name, value in tree["state_dict"].items() if not isinstance(value, LazyTensor)]
-        if stray:
-            raise CheckpointError(f"{path}: state_dict has values that are no tensors: {listing(stray)}")
-        arguments = plain_arguments(tree.get("hyper_parameters"))
-        growth = tree.get(GROWTH_KEY) or {}
-        scaler = next((tree[key] for key in SCALER_KEYS if tree.get(key)), None)
-        return Checkpoint(
-            path=path,
-            kind=self.kind,
-            tensors=tree["state_dict"],
-            config=_config(arguments) or growth.get("config"),
-            original_arguments=_original_arguments(arguments),
-            optimizers=tuple(tree.get("optimizer_states") or ()),
-            schedulers=tuple(tree.get("lr_schedulers") or ()),
-            global_step=tree.get("global_step"),
-            epoch=tree.get("epoch"),
-            precision="16-mixed" if scaler else None,
-            growth=growth,
-            rest={key: None if key in UNDERSTOOD else value for key, value in tree.items()},
-            data_position=data_position(tree),
-            scaler=scaler,
-        )
+        return from_tree(archive.read(path), path, self.kind)
 
     def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
         """Writes a `.ckpt` with the order and the other keys of the one that was read."""
+        archive_writing.write(self.tree(checkpoint), path, advance, checkpoint.source)
+
+    def tree(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """What a `.ckpt` holds, its tensors lazy."""
         tree = dict(checkpoint.rest or {})
         tree["state_dict"] = OrderedDict(checkpoint.tensors)
         for key, states in (("optimizer_states", checkpoint.optimizers), ("lr_schedulers", checkpoint.schedulers)):
@@ -83,7 +61,37 @@ class LightningFormat:
             tree[GROWTH_KEY]["config"] = dict(checkpoint.config or {})
         else:
             tree["hyper_parameters"] = _with_config(tree.get("hyper_parameters"), checkpoint.config)
-        archive_writing.write(tree, path, advance)
+        return tree
+
+
+def from_tree(tree: Any, path: Path, kind: str) -> Checkpoint:
+    """A checkpoint from the tree of a `.ckpt`; raises CheckpointError where it holds no `state_dict` of tensors."""
+    if not isinstance(tree, dict) or not isinstance(tree.get("state_dict"), dict):
+        found = listing(tree) if isinstance(tree, dict) else type(tree).__name__
+        raise CheckpointError(f"{path}: holds {found}, expected a Lightning checkpoint with 'state_dict'")
+    tree = cast(dict[str, Any], tree)
+    stray = [name for name, value in tree["state_dict"].items() if not isinstance(value, LazyTensor)]
+    if stray:
+        raise CheckpointError(f"{path}: state_dict has values that are no tensors: {listing(stray)}")
+    arguments = plain_arguments(tree.get("hyper_parameters"))
+    growth = tree.get(GROWTH_KEY) or {}
+    scaler = next((tree[key] for key in SCALER_KEYS if tree.get(key)), None)
+    return Checkpoint(
+        path=path,
+        kind=kind,
+        tensors=tree["state_dict"],
+        config=_config(arguments) or growth.get("config"),
+        original_arguments=_original_arguments(arguments),
+        optimizers=tuple(tree.get("optimizer_states") or ()),
+        schedulers=tuple(tree.get("lr_schedulers") or ()),
+        global_step=tree.get("global_step"),
+        epoch=tree.get("epoch"),
+        precision="16-mixed" if scaler else None,
+        growth=growth,
+        rest={key: None if key in UNDERSTOOD else value for key, value in tree.items()},
+        data_position=data_position(tree),
+        scaler=scaler,
+    )
 
 
 def plain_arguments(arguments: Any) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def unpickler_of(located: Callable[[torch.Tensor], LazyTensor]) -> Any:
     refused = (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.ADDITEMS)
     instructions = {
         **PYTHON_UNPICKLER.dispatch,
-        **{code[0]: _refuse for code in (*refused, pickle.STACK_GLOBAL)},
+        **{code[0]: refuse_instruction for code in (*refused, pickle.STACK_GLOBAL)},
         pickle.REDUCE[0]: load_reduce,
         pickle.NEWOBJ[0]: _load_newobj,
         pickle.BUILD[0]: _load_build,
@@ -133,7 +133,8 @@ def pickler_of(fake: Callable[[LazyTensor], torch.Tensor]) -> Any:
     return type("Writer", (PYTHON_PICKLER,), members)
 
 
-def _refuse(reader: Any) -> None:
+def refuse_instruction(reader: Any) -> None:
+    """For instructions that no torch.save writes."""
     raise pickle.UnpicklingError("uses an old or rare pickle instruction")
 
 

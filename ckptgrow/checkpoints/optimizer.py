@@ -6,15 +6,16 @@ use (accepted only if every shape fits and all fitting orders agree), or from a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ckptgrow.checkpoints.tensors import LazyTensor
+from ckptgrow.checkpoints.matching import Record, Shape, Slot, by_names, by_order, misfits
 from ckptgrow.errors import OptimizerError, listing
 
-Shape = tuple[int, ...]
-Record = Mapping[str, Any]
+# bitsandbytes' states: values and their maps (also wrapped, as its newer versions write them)
+QUANTISED = re.compile(r"state[12]|qmap[12]|absmax[12]|max[12]|new_max[12]|__bnb_optimizer_quant_state__")
 
 
 @dataclass(frozen=True)
@@ -67,124 +68,80 @@ class OptimizerState:
 
 
 def from_torch(
-    raw: Mapping[str, Any], shapes: Mapping[str, Shape], where: str, order: Sequence[str] | None = None
-) -> OptimizerState:
-    """Names the parameters of a torch optimizer's state dict.
+    raws: Sequence[Mapping[str, Any]], shapes: Mapping[str, Shape], where: str, order: Sequence[str] | None = None
+) -> tuple[OptimizerState, ...]:
+    """Names the parameters of a checkpoint's optimizers, each a torch optimizer's state dict.
 
-    `shapes` are the trainable parameters in model order; `order` is the user's own list of names.
-    Raises OptimizerError where the state does not fit, or fits in ways that disagree.
+    Several optimizers share the model: each parameter belongs to one of them at most. `shapes` are the trainable
+    parameters in model order; `order` is the user's own list of names, those of the first optimizer first.
+    Raises OptimizerError where the states do not fit, or fit in ways that disagree.
     """
+    places = [f"{where}: optimizer {index}" for index in range(len(raws))]
+    slots = [slot for index, raw in enumerate(raws) for slot in _slots(index, raw, places[index])]
+    names = _named(raws, slots, shapes, where, order)
+    for name, slot in zip(names, slots, strict=True):
+        for key, expected in misfits(slot.record, shapes[name]).items():
+            raise OptimizerError(
+                f"{places[slot.optimizer]}: {key} of {name} has shape {list(slot.record[key].shape)}, expected "
+                f"{list(expected)}"
+            )
+    found: list[OptimizerState] = []
+    remaining = iter(names)
+    for raw in raws:
+        numbers = [number for group in raw["param_groups"] for number in group["params"]]
+        found.append(_with_names(raw, dict(zip(numbers, remaining, strict=False))))
+    return tuple(found)
+
+
+def _slots(index: int, raw: Mapping[str, Any], where: str) -> list[Slot]:
+    """An optimizer's numbered parameters, checked."""
     if not isinstance(raw.get("state"), dict) or not isinstance(raw.get("param_groups"), list):
         raise OptimizerError(f"{where}: holds {listing(raw)}, expected torch's 'state' and 'param_groups'")
-    groups: list[dict[str, Any]] = raw["param_groups"]
     state: dict[Any, dict[str, Any]] = raw["state"]
-    numbers = [number for group in groups for number in group["params"]]
-    stray = [number for number in state if number not in set(numbers)]
+    numbers = [number for group in raw["param_groups"] for number in group["params"]]
+    stray = set(state) - set(numbers)
     if stray or len(set(numbers)) != len(numbers):
         raise OptimizerError(f"{where}: state of parameters {listing(stray or numbers)}, expected each in one group")
-    names = _named(groups, numbers, state, shapes, where, order)
-    name_of = dict(zip(numbers, names, strict=True))
-    _check_records(state, name_of, shapes, where)
+    quantised = {key for record in state.values() for key in record if QUANTISED.match(str(key))}
+    if quantised:
+        raise OptimizerError(
+            f"{where}: holds 8-bit states ({listing(quantised)}), expected floating-point ones; turn them into those "
+            "of a 32-bit optimizer first (bitsandbytes.functional.dequantize_blockwise; state1 is exp_avg, state2 "
+            "exp_avg_sq), or leave the optimizer out with --reset optimizer"
+        )
+    return [
+        Slot(index, position, state.get(number, {}))
+        for position, group in enumerate(raw["param_groups"])
+        for number in group["params"]
+    ]
+
+
+def _named(
+    raws: Sequence[Mapping[str, Any]],
+    slots: Sequence[Slot],
+    shapes: Mapping[str, Shape],
+    where: str,
+    order: Sequence[str] | None,
+) -> list[str]:
+    groups = [group for raw in raws for group in raw["param_groups"]]
+    if order is not None:
+        return by_names(order, slots, shapes, f"{where} (--param-order)")
+    if groups and all("param_names" in group for group in groups):
+        return by_names(
+            [name for group in groups for name in group["param_names"]], slots, shapes, f"{where} (param_names)"
+        )
+    return by_order(slots, shapes, where) if slots else []
+
+
+def _with_names(raw: Mapping[str, Any], name_of: Mapping[Any, str]) -> OptimizerState:
     kept = {"params", "param_names"}
-    named_groups = tuple(
+    groups = tuple(
         ParameterGroup(
             {key: value for key, value in group.items() if key not in kept},
             tuple(name_of[number] for number in group["params"]),
             "param_names" in group,
         )
-        for group in groups
+        for group in raw["param_groups"]
     )
     other = {key: value for key, value in raw.items() if key not in ("state", "param_groups")}
-    return OptimizerState(named_groups, {name_of[number]: record for number, record in state.items()}, other)
-
-
-def _named(
-    groups: Sequence[Mapping[str, Any]],
-    numbers: Sequence[Any],
-    state: Mapping[Any, Record],
-    shapes: Mapping[str, Shape],
-    where: str,
-    order: Sequence[str] | None,
-) -> list[str]:
-    if order is not None:
-        return _from_list(order, numbers, shapes, f"{where} (--param-order)")
-    if all("param_names" in group for group in groups):
-        names = [name for group in groups for name in group["param_names"]]
-        return _from_list(names, numbers, shapes, f"{where} (param_names)")
-    sizes = [len(group["params"]) for group in groups]
-    fitting = {
-        tuple(candidate)
-        for candidate in _trainers_orders(shapes, sizes)
-        if len(candidate) == len(numbers) and _fits(candidate, numbers, state, shapes)
-    }
-    if len(fitting) == 1:
-        return list(fitting.pop())
-    found = f"{len(numbers)} parameters in groups of {listing(sizes)}"
-    if not fitting:
-        raise OptimizerError(
-            f"{where}: {found} fit the model's {len(shapes)} parameters in no order that trainers use, expected one "
-            "with equal shapes; list the names in the optimizer's order in a file and pass --param-order FILE"
-        )
-    raise OptimizerError(
-        f"{where}: {found} fit the model in {len(fitting)} orders; pass --param-order FILE to say which"
-    )
-
-
-def _from_list(names: Sequence[str], numbers: Sequence[Any], shapes: Mapping[str, Shape], where: str) -> list[str]:
-    resolved = [_resolve(name, shapes) for name in names]
-    unknown = [name for name, found in zip(names, resolved, strict=True) if found is None]
-    known = [name for name in resolved if name is not None]
-    if unknown or len(names) != len(numbers) or len(set(known)) != len(known):
-        found = f"unknown {listing(unknown)}" if unknown else f"{len(set(names))} names"
-        raise OptimizerError(f"{where}: {found}, expected the name of each of the {len(numbers)} parameters once")
-    return known
-
-
-def _resolve(name: str, shapes: Mapping[str, Shape]) -> str | None:
-    """A name as the checkpoint has it: the same, or with a prefix more or less."""
-    if name in shapes:
-        return name
-    matches = [known for known in shapes if known.endswith("." + name) or name.endswith("." + known)]
-    return matches[0] if len(matches) == 1 else None
-
-
-def _trainers_orders(shapes: Mapping[str, Shape], sizes: Sequence[int]) -> Iterable[list[str]]:
-    """Orders that real trainers produce: the model's; decay before no decay (by name, or by dimension); reversed."""
-    model_order = list(shapes)
-    yield model_order
-    is_undecayed = {
-        "by name": lambda name: name.endswith("bias") or "norm" in name.lower() or ".ln_" in name,
-        "by dimension": lambda name: len(shapes[name]) < 2,
-    }
-    if len(sizes) < 2:
-        return
-    for undecayed in is_undecayed.values():
-        decayed = [name for name in model_order if not undecayed(name)]
-        others = [name for name in model_order if undecayed(name)]
-        for first, second in ((decayed, others), (others, decayed)):
-            if list(sizes) == [len(first), len(second)]:
-                yield first + second
-
-
-def _fits(
-    names: Sequence[str], numbers: Sequence[Any], state: Mapping[Any, Record], shapes: Mapping[str, Shape]
-) -> bool:
-    return all(_record_fits(state.get(number, {}), shapes[name]) for name, number in zip(names, numbers, strict=True))
-
-
-def _record_fits(record: Record, shape: Shape) -> bool:
-    return all(
-        value.shape == shape for value in record.values() if isinstance(value, LazyTensor) and len(value.shape) > 0
-    )
-
-
-def _check_records(
-    state: Mapping[Any, Record], name_of: Mapping[Any, str], shapes: Mapping[str, Shape], where: str
-) -> None:
-    for number, record in state.items():
-        name = name_of[number]
-        for key, value in record.items():
-            if isinstance(value, LazyTensor) and value.shape and value.shape != shapes[name]:
-                raise OptimizerError(
-                    f"{where}: {key} of {name} has shape {list(value.shape)}, expected {list(shapes[name])}"
-                )
+    return OptimizerState(groups, {name_of[number]: record for number, record in raw["state"].items()}, other)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -20,7 +20,8 @@ def map_leaves(tree: Any, kind: type[Leaf], change: Callable[[Leaf], object]) ->
         return change(tree)
     if isinstance(tree, dict):
         entries = ((key, map_leaves(value, kind, change)) for key, value in tree.items())
-        return OrderedDict(entries) if isinstance(tree, OrderedDict) else dict(entries)
+        kind_of_tree = next((one for one in (OrderedDict, Counter) if isinstance(tree, one)), dict)
+        return kind_of_tree(dict(entries))
     if isinstance(tree, list):
         return [map_leaves(value, kind, change) for value in tree]
     if isinstance(tree, tuple) and not hasattr(tree, "_fields"):

@@ -20,9 +20,7 @@ def inspect(
         Path | None, typer.Argument(metavar="CKPT", help="The checkpoint to look at.", show_default=False)
     ] = None,
     config: options.ConfigOption = None,
-    families: Annotated[
-        bool, typer.Option("--families", help="List the families there are, and what each can.")
-    ] = False,
+    families: Annotated[bool, typer.Option("--families", help="List the families, and what each supports.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Tell what a checkpoint holds: family, sizes, optimizer, schedule, step, precision, and what no table claims."""
@@ -31,7 +29,7 @@ def inspect(
         _list_families(screen)
         return
     if checkpoint is None:
-        raise RequestError("inspect: no checkpoint named, expected CKPT or --families")
+        raise RequestError("Missing argument 'CKPT'; name a checkpoint, or pass --families")
     from ckptgrow.inspection import inspect as inspect_checkpoint
 
     found = inspect_checkpoint(checkpoint, config=config)

@@ -48,9 +48,7 @@ def open_state(
     ordered = claimed.in_module_order() if checkpoint.order == "module" else claimed
     shapes = {one.name: checkpoint.tensors[one.name].shape for one in ordered.parameters}
     order = _names_in(param_order)
-    states = tuple(
-        from_torch(raw, shapes, f"{path}: optimizer {index}", order) for index, raw in enumerate(checkpoint.optimizers)
-    )
+    states = from_torch(checkpoint.optimizers, shapes, str(path), order)
     return TrainingState(checkpoint, family, fields, ordered, states)
 
 

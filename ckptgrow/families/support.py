@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ckptgrow.families.family import Family, Refusal
+from ckptgrow.families.family import Family
 
 YES = "exact"
-OPERATORS = ("width", "heads", "kv_heads", "ffn", "depth")
+OPERATORS = ("width", "heads", "ffn", "depth")
 
 
 def support(family: Family) -> Mapping[str, str]:
@@ -18,16 +18,10 @@ def support(family: Family) -> Mapping[str, str]:
 def _verdict(family: Family, operator: str) -> str:
     if operator == "depth" and not family.depth_is_exact:
         return "copy only"
-    if operator in ("heads", "kv_heads", "ffn") and operator not in family.sizes:
-        return "–"
     if operator == "heads" and family.sizes["head"].config is None:
         return "no field for it"
     refusals = [one for one in family.refusals if one.operator == operator]
     always = next((one for one in refusals if one.when is None), None)
     if always is not None:
         return "refused"
-    return f"{YES} unless {', '.join(_condition(one) for one in refusals)}" if refusals else YES
-
-
-def _condition(refusal: Refusal) -> str:
-    return refusal.when or ""
+    return f"{YES} unless {' or '.join(str(one.when) for one in refusals)}" if refusals else YES

@@ -1,31 +1,32 @@
-"""Optimizer records grow by the same algebra as gradients: first moments linearly, second moments by squares."""
+"""Optimizer records grow by the same algebra as gradients: first moments linearly, second moments by squares.
+
+A factored second moment V = row · column / mean(row) (Adafactor) grows by its factors. With s the gradient's factors
+along one axis each,
+
+    row'[j] = s_out[j]² · row[src j] · mean(s_in² · column[src]) / mean(column)       columns likewise
+
+so that V' = s_out² · s_in² · V[src] in every entry. Where every coordinate has equally many copies these are the very
+factors that the optimizer builds in the grown model; where copies are uneven, those of the best guess of rank one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
 
 from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup
 from ckptgrow.checkpoints.tensors import Held, LazyTensor, Zeros, whole
-from ckptgrow.errors import OptimizerError, listing
+from ckptgrow.growth.factors import grown_factor
+from ckptgrow.growth.optimizers import Entry, row_of
 from ckptgrow.growth.parameters import Descent
-from ckptgrow.growth.tensors import Grown, Guard
-
-Rule = Literal["gradient", "square", "step"]
-
-# What each key of a record is, in terms of the gradient g. Sources: Kingma & Ba, arXiv 1412.6980 (Adam); Loshchilov &
-# Hutter, arXiv 1711.05101 (AdamW); Reddi, Kale & Kumar, arXiv 1904.09237 (amsgrad); Sutskever et al., ICML 2013 (SGD).
-RULES: Mapping[str, Rule] = {
-    "exp_avg": "gradient",
-    "exp_avg_sq": "square",
-    "max_exp_avg_sq": "square",
-    "momentum_buffer": "gradient",
-    "step": "step",
-}
+from ckptgrow.growth.scales import WeightSizes
+from ckptgrow.growth.tensors import Grown, Guard, Scaled
+from ckptgrow.spaces.gather import Gather, TensorGrowth
 
 
 @dataclass(frozen=True)
@@ -39,37 +40,59 @@ class StepClock:
         return step if self.limit is None else min(step, self.limit)
 
 
-def check_keys(state: OptimizerState, where: str) -> None:
-    """Raises OptimizerError for record keys that no rule covers."""
-    unknown = [key for key in state.state_keys if key not in RULES]
-    if unknown:
-        raise OptimizerError(
-            f"{where}: no rule for the state {listing(unknown)}, expected {listing(RULES)}; leave the optimizer out "
-            "with --reset optimizer"
-        )
+@dataclass(frozen=True)
+class _Context:
+    """What the growth of one parameter's record depends on."""
+
+    one: Descent
+    record: Mapping[str, Any]
+    options: Mapping[str, Any]
+    clock: StepClock
+    sizes: WeightSizes
+    guard: Callable[[LazyTensor, str], LazyTensor]
+
+    @property
+    def is_fresh(self) -> bool:
+        return self.one.layer.kind in ("zero-output", "zero-norm")
+
+    def partner(self, key: str) -> LazyTensor:
+        return self.guard(self.record[key], key)
 
 
 def grown_state(
-    state: OptimizerState, lineage: Sequence[Descent], clock: StepClock, where: str, guard: Guard
+    state: OptimizerState,
+    lineage: Sequence[Descent],
+    sizes: WeightSizes,
+    clock: StepClock,
+    where: str,
+    guard: Guard,
 ) -> OptimizerState:
-    """The grown optimizer state: the same groups, their parameters in the grown model's order."""
-    check_keys(state, where)
+    """The grown optimizer state: the same groups, their parameters in the grown model's order.
+
+    Raises OptimizerError for an optimizer, or an entry of a record, that no row of the table knows.
+    """
     children: dict[str, list[Descent]] = {}
     for one in lineage:
         children.setdefault(one.old.name, []).append(one)
     position = {one.name: index for index, one in enumerate(lineage)}
     old_position = {one.old.name: index for index, one in reversed(list(enumerate(lineage)))}
-    groups = tuple(_grown_group(group, children, position, old_position) for group in state.groups)
+    groups: list[ParameterGroup] = []
     records: dict[str, dict[str, Any]] = {}
-    for name in (name for group in groups for name in group.names):
-        one = lineage[position[name]]
-        record = state.state.get(one.old.name)
-        if record is not None:
-            records[name] = {
-                key: _grown_entry(key, value, one, clock, partial(guard, where=f"{where}: {key} of {one.old.name}"))
-                for key, value in record.items()
-            }
-    return OptimizerState(groups, records, state.other)
+    for old_group in state.groups:
+        entries = row_of(state, old_group, where).entries
+        group = _grown_group(old_group, children, position, old_position)
+        groups.append(group)
+        for one in (lineage[position[name]] for name in group.names):
+            record = state.state.get(one.old.name)
+            if record is not None:
+                guarded = partial(_guarded, guard, f"{where}: {{}} of {one.old.name}")
+                context = _Context(one, record, group.options, clock, sizes, guarded)
+                records[one.name] = {key: _grown_entry(entries, key, value, context) for key, value in record.items()}
+    return OptimizerState(tuple(groups), records, state.other)
+
+
+def _guarded(guard: Guard, place: str, tensor: LazyTensor, key: str) -> LazyTensor:
+    return guard(tensor, place.format(key))
 
 
 def _grown_group(
@@ -85,23 +108,64 @@ def _grown_group(
     return ParameterGroup(group.options, tuple(names), group.has_param_names)
 
 
-def _grown_entry(
-    key: str, value: Any, one: Descent, clock: StepClock, guarded: Callable[[LazyTensor], LazyTensor]
-) -> LazyTensor | float | int | None:
-    is_fresh = one.layer.kind in ("zero-output", "zero-norm")
-    if RULES[key] == "step":
-        return _grown_step(value, clock, is_fresh=is_fresh)
+def _grown_entry(entries: Mapping[str, Entry], key: str, value: Any, context: _Context) -> Any:
+    entry, growth = entries[key], context.one.growth
+    if entry == "step":
+        return _number(value, 0 if context.is_fresh else context.clock.new(_float(value)))
+    if entry == "momentum product":
+        return _number(value, _momentum_product(value, context))
+    if entry == "weight size":
+        return _number(value, _float(value) * context.sizes.ratio(context.one))
     if not isinstance(value, LazyTensor):
-        return value
-    gather = one.growth.gradient() if RULES[key] == "gradient" else one.growth.square()
-    if is_fresh:
-        return Zeros(gather.shape, value.dtype)
-    return guarded(value) if one.growth.is_identity else Grown(guarded(value), gather)
+        return value  # torch writes None for a momentum that has seen no gradient
+    gathers: Mapping[Entry, Callable[[TensorGrowth], Gather]] = {
+        "gradient": TensorGrowth.gradient,
+        "square": TensorGrowth.square,
+        "magnitude": TensorGrowth.magnitude,
+        "direction": _spread,
+        "update": _spread,
+    }
+    if context.is_fresh:
+        shape = value.shape if growth.is_identity else growth.gradient().shape
+        return Zeros(shape, value.dtype)
+    guarded = context.guard(value, key)
+    if growth.is_identity:
+        return guarded
+    if entry in ("row", "column"):
+        other = next(name for name, kind in entries.items() if kind in ("row", "column") and name != key)
+        return grown_factor(entry, guarded, context.partner(other), growth)
+    grown = Grown(guarded, gathers[entry](growth))
+    return Scaled(grown, _update_ratio(context)) if entry == "update" else grown
 
 
-def _grown_step(value: Any, clock: StepClock, *, is_fresh: bool) -> LazyTensor | float | int:
-    """A fresh layer starts at step 0: a zero moment with an old step would make its first update far too large."""
-    if not isinstance(value, LazyTensor):
-        return type(value)(0 if is_fresh else clock.new(value))
-    tensor = whole(value)
-    return Held(torch.full_like(tensor, 0 if is_fresh else clock.new(tensor.item())))
+def _spread(growth: TensorGrowth) -> Gather:
+    """Copies with their signs, of the same size."""
+    scales = tuple(np.sign(scale) for scale in growth.gradient().scales)
+    return Gather(growth.axes, scales)
+
+
+def _update_ratio(context: _Context) -> float:
+    """How much larger an unchanged learning rate's updates are: Adafactor's may scale with the weight."""
+    return context.sizes.ratio(context.one) if context.options.get("scale_parameter") else 1.0
+
+
+def _momentum_product(value: Any, context: _Context) -> float:
+    """NAdam's Π μ_t, μ_t = β₁ (1 − ½ · 0.96^(t ψ)), at the step that the record is set to."""
+    old_step = _float(context.record["step"])
+    step = 0 if context.is_fresh else context.clock.new(old_step)
+    if step == old_step:
+        return _float(value)
+    beta, decay = _float(context.options["betas"][0]), _float(context.options["momentum_decay"])
+    steps = np.arange(1, int(step) + 1)
+    return float(np.prod(beta * (1 - 0.5 * 0.96 ** (steps * decay))))
+
+
+def _float(value: Any) -> float:
+    return float(whole(value)) if isinstance(value, LazyTensor) else float(value)
+
+
+def _number(like: Any, value: float) -> LazyTensor | float | int:
+    """A number as the record keeps it: a plain one, or a tensor."""
+    if isinstance(like, LazyTensor):
+        return Held(torch.full_like(whole(like), value))
+    return type(like)(value)

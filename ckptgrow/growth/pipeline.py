@@ -7,11 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ckptgrow import __version__
 from ckptgrow.checkpoints.atomic import appearing, check_space, check_target
 from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.fingerprint import Fingerprint
 from ckptgrow.checkpoints.formats import writer_of
 from ckptgrow.checkpoints.optimizer import OptimizerState
+from ckptgrow.checkpoints.processes import processes
 from ckptgrow.checkpoints.progress import Progress
 from ckptgrow.checkpoints.tensors import num_bytes, num_elements
 from ckptgrow.checkpoints.tree import path_text, tensors_in
@@ -23,9 +27,10 @@ from ckptgrow.families.state import TrainingState, open_state
 from ckptgrow.growth.moments import StepClock, grown_state
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.parameters import Descent, descents, grown_tensors
-from ckptgrow.growth.rates import with_rates
+from ckptgrow.growth.rates import Origin, with_rates
 from ckptgrow.growth.request import Grown, Part, StateRequest
-from ckptgrow.growth.schedule import grown_scheduler, moved
+from ckptgrow.growth.scales import WeightSizes
+from ckptgrow.growth.schedule import grown_scheduler, moved, optimizer_of, with_schedule
 from ckptgrow.growth.tensors import Finite, Guard, unguarded
 
 OperatorFor = Callable[[Family, Mapping[str, Any], str], Operator]
@@ -37,18 +42,21 @@ def grow(
 ) -> Grown:
     """Grows a whole training state from one path to another; `rho` is the operator's step constant for `auto`."""
     check_target(source, target, force=request.force)
+    processes().wait()  # all have looked before one writes
     old = open_state(source, config=request.config, drop=request.drop, param_order=request.param_order)
     old = _reset(old, request.reset)
     operator = operator_for(old.family, old.config, str(source))
     guard: Guard = unguarded if request.allow_nonfinite else Finite
     lineage = descents(old.claim, operator)
-    tensors = grown_tensors(lineage, old.checkpoint.tensors, old.claim, operator, str(source), guard)
+    fingerprint = Fingerprint(old.checkpoint.tensors)
+    tensors = grown_tensors(lineage, fingerprint.tensors, old.claim, operator, str(source), guard)
     _check_carried(old, lineage)
     step = _new_step(old.checkpoint.global_step, request, rho)
-    states, schedulers, notes = _grown_training(old, lineage, request, step, guard)
+    sizes = WeightSizes(old.checkpoint.tensors, tensors)
+    states, schedulers, notes = _grown_training(old, lineage, sizes, request, step, guard)
     if old.checkpoint.left_behind:
         notes.append(f"left behind in {source}: {listing(old.checkpoint.left_behind)}")
-    record = _record(operator, request, old.checkpoint.global_step, step)
+    record = _record(operator, request, (old.checkpoint.global_step, step), fingerprint)
     new = replace(
         old.checkpoint,
         tensors=tensors,
@@ -57,6 +65,7 @@ def grow(
         schedulers=tuple(schedulers),
         global_step=step,
         growth=_growth_entry(old.checkpoint, record, request, step),
+        source=fingerprint,
     )
     _write(new, target, request, progress)
     return Grown(
@@ -71,46 +80,54 @@ def grow(
         lr_rule=request.lr_rule,
         step=(old.checkpoint.global_step, step),
         notes=tuple(notes),
-        record=record,
+        record={**record, "source_sha256": fingerprint.value()},
     )
 
 
 def _grown_training(
-    old: TrainingState, lineage: Sequence[Descent], request: StateRequest, step: int | None, guard: Guard
+    old: TrainingState,
+    lineage: Sequence[Descent],
+    sizes: WeightSizes,
+    request: StateRequest,
+    step: int | None,
+    guard: Guard,
 ) -> tuple[list[OptimizerState], list[dict[str, Any]], list[str]]:
     """Optimizers, schedulers and what the user should know of them."""
     source, moves = old.checkpoint.path, step != old.checkpoint.global_step
     notes = [] if old.optimizers else ["it has no optimizer state: the weights alone were grown"]
     states: list[OptimizerState] = []
     schedulers: list[dict[str, Any]] = []
+    origins: list[tuple[Origin, ...]] = []
     for index, state in enumerate(old.optimizers):
         where = f"{source}: optimizer {index}"
-        grown = grown_state(state, lineage, StepClock(step if moves else None), where, guard)
-        grown, origins = with_rates(grown, lineage, request.lr_rule, where)
-        if index < len(old.checkpoint.schedulers) and len(old.checkpoint.schedulers) == len(old.optimizers):
-            raw = grown_scheduler(old.checkpoint.schedulers[index], origins, f"{source}: scheduler {index}")
-            if moves and step is not None:
-                raw, grown, note = _moved(raw, grown, step)
-                notes += note
-            schedulers.append(raw)
+        grown = grown_state(state, lineage, sizes, StepClock(step if moves else None), where, guard)
+        grown, origin = with_rates(grown, lineage, sizes, request.lr_rule, where)
         states.append(grown)
-    if not schedulers:
-        schedulers = [dict(raw) for raw in old.checkpoint.schedulers]
+        origins.append(origin)
+    raws = old.checkpoint.schedulers
+    for index, raw in enumerate(raws):
+        where = f"{source}: scheduler {index}"
+        place = optimizer_of(index, raws, old.optimizers)
+        if place is None:
+            if states and (moves or request.lr_rule == "mup"):
+                raise RequestError(
+                    f"{where}: could set the rates of any of {len(states)} optimizers, expected one a scheduler; use "
+                    "--lr-rule keep and --step keep, or --reset schedule"
+                )
+            schedulers.append(dict(raw))
+            continue
+        grown_raw = grown_scheduler(raw, origins[place], where)
+        if moves and step is not None:
+            scheduled = moved(grown_raw, step, states[place])
+            grown_raw, states[place] = scheduled.state, with_schedule(states[place], scheduled)
+            notes += [scheduled.note] if scheduled.note else []
+        schedulers.append(grown_raw)
     if request.rewarm:
         notes.append(
             f"the learning rate rises again over {request.rewarm} steps in `ckptgrow train` and in schedules wrapped "
             "by ckptgrow.train (see the README); other scripts do not see it"
         )
     return states, schedulers, notes
-
-
-def _moved(raw: dict[str, Any], state: OptimizerState, step: int) -> tuple[dict[str, Any], OptimizerState, list[str]]:
-    scheduled = moved(raw, step, state)
-    if scheduled.rates is None:
-        note = "the schedule's function is in your script: the first step still uses the old learning rate"
-        return scheduled.state, state, [note]
-    groups = tuple(group.with_options(lr=rate) for group, rate in zip(state.groups, scheduled.rates, strict=True))
-    return scheduled.state, replace(state, groups=groups), []
 
 
 def _new_step(old: int | None, request: StateRequest, rho: float) -> int | None:
@@ -132,11 +149,17 @@ def _reset(state: TrainingState, parts: Sequence[Part]) -> TrainingState:
 
 
 def _write(new: Checkpoint, target: Path, request: StateRequest, progress: Progress) -> None:
+    together = processes()
+    if together.count > 1 and new.kind != "dcp":
+        raise RequestError(
+            f"{new.path}: {together.count} processes share the writing of torch's distributed checkpoints alone; "
+            "convert it first (ckptgrow convert --to dcp), or run one process"
+        )
     distinct = {id(tensor): tensor for _, tensor in tensors_in([new.tensors, new.optimizers, new.rest])}
     total = sum(num_bytes(tensor) for tensor in distinct.values())
     check_space(target, int(total * HEADROOM))
     advance = progress(total)
-    with appearing(target) as partial:
+    with appearing(target, together) as partial:
         writer_of(new.kind, request.max_shard_bytes).write(new, partial, advance)
 
 
@@ -163,13 +186,17 @@ def _check_carried(old: TrainingState, lineage: Sequence[Descent]) -> None:
         )
 
 
-def _record(operator: Operator, request: StateRequest, old_step: int | None, step: int | None) -> dict[str, Any]:
+def _record(
+    operator: Operator, request: StateRequest, steps: tuple[int | None, int | None], fingerprint: Fingerprint
+) -> dict[str, Any]:
     return {
         **operator.record,
         "lr_rule": request.lr_rule,
-        "step": [old_step, step],
+        "step": list(steps),
         "rewarm": request.rewarm,
         "version": __version__,
+        "torch": str(torch.__version__),
+        "source_sha256": fingerprint.placeholder,
     }
 
 

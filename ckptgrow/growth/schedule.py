@@ -7,29 +7,62 @@ position, which never is.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.optim import lr_scheduler
 
-from ckptgrow.checkpoints.optimizer import OptimizerState
+from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup
+from ckptgrow.checkpoints.tensors import Held, LazyTensor, whole
 from ckptgrow.errors import RequestError
-from ckptgrow.growth.rates import LR_OPTIONS, Origin
+from ckptgrow.growth.rates import LR_OPTIONS, Origin, times
+from ckptgrow.growth.schedulers import rebuilt
 
 Raw = Mapping[str, Any]
 
 SCALED_LISTS = ("base_lrs", "_last_lr", "max_lrs", "min_lrs")
-CARRIED_LISTS = ("lr_lambdas",)
+CARRIED_LISTS = ("lr_lambdas", "base_momentums", "max_momentums")
+MOVED_OPTIONS = ("lr", "betas", "momentum")
+OF_THE_SCRIPT = "the schedule's function is in your script: the first step still uses the old learning rate"
+OF_THE_LOSS = "the schedule follows the loss (ReduceLROnPlateau), so its learning rate was left as it is"
 
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A scheduler's grown state, the learning rates at its step, and whether those could be computed."""
+    """A scheduler's grown state, each group's options at its step where they could be computed, and what a user should
+    know.
+    """
 
     state: dict[str, Any]
-    rates: list[float] | None
+    options: tuple[Mapping[str, Any], ...] | None
+    note: str = ""
+
+    def groups(self, optimizer: OptimizerState) -> tuple[ParameterGroup, ...]:
+        """The optimizer's groups at the schedule's step; a learning rate that was a tensor stays one."""
+        if self.options is None:
+            return optimizer.groups
+        return tuple(
+            group.with_options(**{key: _like(group.options[key], value) for key, value in options.items()})
+            for group, options in zip(optimizer.groups, self.options, strict=True)
+        )
+
+
+def optimizer_of(index: int, schedulers: Sequence[Raw], optimizers: Sequence[OptimizerState]) -> int | None:
+    """Whose learning rates a scheduler sets: the only optimizer's, that at its own place where there are as many, else
+    the one whose groups have its base learning rates; None where that is no single one.
+    """
+    if len(optimizers) == 1:
+        return 0
+    if len(schedulers) == len(optimizers):
+        return index
+    bases = [_float(value) for value in schedulers[index].get("base_lrs", [])]
+    fitting = [
+        place
+        for place, optimizer in enumerate(optimizers)
+        if bases == [_float(group.options.get("initial_lr", -1.0)) for group in optimizer.groups]
+    ]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def grown_scheduler(raw: Raw, origins: Sequence[Origin], where: str) -> dict[str, Any]:
@@ -49,7 +82,7 @@ def grown_scheduler(raw: Raw, origins: Sequence[Origin], where: str) -> dict[str
         values = raw.get(key)
         if isinstance(values, list) and len(values) >= num_groups:
             grown[key] = [
-                values[origin.group] * origin.ratio if key in SCALED_LISTS else values[origin.group]
+                times(values[origin.group], origin.ratio) if key in SCALED_LISTS else values[origin.group]
                 for origin in origins
             ]
     if isinstance(raw.get("_schedulers"), list):
@@ -60,135 +93,86 @@ def grown_scheduler(raw: Raw, origins: Sequence[Origin], where: str) -> dict[str
 def moved(raw: Raw, step: int, optimizer: OptimizerState) -> Scheduled:
     """A scheduler with its clock at `step`.
 
-    Where the state says everything, torch's own scheduler is run from its start, so that recursive ones (linear,
-    cosine, exponential) go on from the right learning rate. LambdaLR keeps its function in the user's script: its clock
-    moves, and its learning rate is right from its first step on.
+    Torch's own scheduler is built again from its state and run from its start, so that recursive ones (linear, cosine,
+    exponential) go on from the right learning rate. What keeps its function in the user's script (LambdaLR) gets its
+    clock, and has its learning rate right from its first step on; what follows the loss stays.
+
+    Raises RequestError for a step beyond the schedule's end.
     """
-    if not _is_replayable(raw):
-        return Scheduled(_at(raw, step), None)
+    if "num_bad_epochs" in raw:
+        return Scheduled(dict(raw), None, OF_THE_LOSS)
     simulated = _optimizer_like(optimizer)
-    scheduler = _replayed(raw, simulated)
+    scheduler = rebuilt(raw, simulated)
+    if scheduler is None:
+        return Scheduled(_at(raw, step), None, OF_THE_SCRIPT)
     simulated.step()
-    for _ in range(step):
-        scheduler.step()
-    rates = [float(group["lr"]) for group in simulated.param_groups]
-    return Scheduled({**raw, **scheduler.state_dict()}, rates)
+    try:
+        for _ in range(step):
+            scheduler.step()
+    except ValueError as error:
+        raise RequestError(f"--step {step}: beyond the schedule's end ({error}); choose an earlier step") from error
+    state = _merged(raw, scheduler.state_dict())
+    if not _is_known_at(raw, step):
+        return Scheduled(state, None, OF_THE_SCRIPT)
+    options = tuple(
+        {key: group[key] for key in MOVED_OPTIONS if key in old.options}
+        for group, old in zip(simulated.param_groups, optimizer.groups, strict=True)
+    )
+    return Scheduled(state, options)
+
+
+def with_schedule(state: OptimizerState, scheduled: Scheduled) -> OptimizerState:
+    """The optimizer with its groups at the schedule's step."""
+    return replace(state, groups=scheduled.groups(state))
+
+
+def _merged(raw: Raw, replayed: Raw) -> dict[str, Any]:
+    """What the replay knows, over what only the state knows: functions in the script, and their last rates."""
+    kept = ("lr_lambdas", "_last_lr") if "lr_lambdas" in raw else ()
+    merged = {**raw, **{key: value for key, value in replayed.items() if key not in kept}}
+    if isinstance(raw.get("_schedulers"), list):
+        pairs = zip(raw["_schedulers"], replayed["_schedulers"], strict=True)
+        merged["_schedulers"] = [_merged(old, new) for old, new in pairs]
+    return merged
+
+
+def _is_known_at(raw: Raw, step: int) -> bool:
+    """Whether the learning rate at a step follows from the state alone."""
+    if "_milestones" in raw:
+        active = bisect.bisect_right(raw["_milestones"], step)
+        return _is_known_at(raw["_schedulers"][active], step)
+    return "lr_lambdas" not in raw and all(_is_known_at(inner, step) for inner in raw.get("_schedulers", ()))
 
 
 def _at(raw: Raw, step: int) -> dict[str, Any]:
+    """An unknown scheduler's state with its clock at `step`."""
     state = dict(raw)
     if "last_epoch" in raw:
         state["last_epoch"] = step
-    if "_step_count" in raw:
-        state["_step_count"] = int(raw["_step_count"]) + step - int(raw["last_epoch"])
-    if isinstance(raw.get("_schedulers"), list):
-        state["_schedulers"] = _inner_at(raw, step)
+        if "_step_count" in raw:
+            state["_step_count"] = int(raw["_step_count"]) + step - int(raw["last_epoch"])
     return state
 
 
-def _inner_at(raw: Raw, step: int) -> list[dict[str, Any]]:
-    """SequentialLR's schedulers: the active one counts from its milestone, those before it have run to their end."""
-    starts: list[int] = [0, *raw.get("_milestones", [])]
-    if len(starts) == 1:
-        return [_at(inner, step) for inner in raw["_schedulers"]]
-    active = bisect.bisect_right(starts, step) - 1
-    steps = [
-        step - start if index == active else starts[index + 1] - start - 1 if index < active else 0
-        for index, start in enumerate(starts)
-    ]
-    return [_at(inner, inner_step) for inner, inner_step in zip(raw["_schedulers"], steps, strict=True)]
-
-
-def _is_replayable(raw: Raw) -> bool:
-    if "_milestones" in raw:
-        return all(_is_replayable(inner) for inner in raw["_schedulers"])
-    return _constructor(raw) is not None
-
-
 def _optimizer_like(optimizer: OptimizerState) -> torch.optim.Optimizer:
-    """An optimizer with the same groups' learning rates, at the schedule's start."""
+    """An optimizer with the same groups' learning rates and momenta, at the schedule's start."""
     groups: list[dict[str, Any]] = []
     for group in optimizer.groups:
-        options = {key: float(group.options[key]) for key in LR_OPTIONS if key in group.options}
-        options["lr"] = options.pop("initial_lr", options["lr"])
+        known = group.options
+        kept = (*LR_OPTIONS, "base_momentum", "max_momentum")
+        options: dict[str, Any] = {key: _float(known[key]) for key in kept if key in known}
+        options["lr"] = options.pop("initial_lr", options.get("lr", 0.0))
+        options["betas"] = tuple(_float(beta) for beta in known.get("betas", (0.9, 0.999)))[:2]
+        options["momentum"] = _float(known.get("momentum", 0.9))
         groups.append({"params": [torch.zeros(1, requires_grad=True)], **options})
-    return torch.optim.SGD(groups, lr=1.0, momentum=0.9)
+    if any("betas" in group.options for group in optimizer.groups):
+        return torch.optim.Adam(groups)
+    return torch.optim.SGD(groups, momentum=0.9)
 
 
-def _replayed(raw: Raw, optimizer: torch.optim.Optimizer) -> lr_scheduler.LRScheduler:
-    if "_milestones" in raw:
-        inner = [_replayed(one, optimizer) for one in raw["_schedulers"]]
-        return lr_scheduler.SequentialLR(optimizer, inner, milestones=list(raw["_milestones"]))
-    construct = _constructor(raw)
-    assert construct is not None
-    return construct(optimizer, raw)
+def _like(old: Any, new: Any) -> Any:
+    return Held(torch.full_like(whole(old), new)) if isinstance(old, LazyTensor) else new
 
 
-def _constructor(raw: Raw) -> _Build | None:
-    """The torch scheduler that a state belongs to, known by its keys; None for one that its state does not define."""
-    own = frozenset(raw) - _KEYS_OF_ALL
-    return next((build for required, build in _SIGNATURES if own == required), None)
-
-
-_KEYS_OF_ALL = frozenset(
-    {"base_lrs", "last_epoch", "verbose", "_step_count", "_is_initial", "_get_lr_called_within_step", "_last_lr"}
-)
-_Build = Callable[[torch.optim.Optimizer, Raw], lr_scheduler.LRScheduler]
-_SIGNATURES: tuple[tuple[frozenset[str], _Build], ...] = (
-    (
-        frozenset({"start_factor", "end_factor", "total_iters"}),
-        lambda optimizer, raw: lr_scheduler.LinearLR(
-            optimizer, raw["start_factor"], raw["end_factor"], raw["total_iters"]
-        ),
-    ),
-    (
-        frozenset({"T_0", "T_i", "T_mult", "eta_min", "T_cur"}),
-        lambda optimizer, raw: lr_scheduler.CosineAnnealingWarmRestarts(
-            optimizer, raw["T_0"], raw["T_mult"], raw["eta_min"]
-        ),
-    ),
-    (
-        frozenset({"T_max", "eta_min"}),
-        lambda optimizer, raw: lr_scheduler.CosineAnnealingLR(optimizer, raw["T_max"], raw["eta_min"]),
-    ),
-    (
-        frozenset({"total_steps", "_schedule_phases", "_anneal_func_type", "cycle_momentum", "use_beta1"}),
-        lambda optimizer, raw: _one_cycle(optimizer, raw),  # noqa: PLW0108  it is defined below
-    ),
-    (
-        frozenset({"step_size", "gamma"}),
-        lambda optimizer, raw: lr_scheduler.StepLR(optimizer, raw["step_size"], raw["gamma"]),
-    ),
-    (
-        frozenset({"milestones", "gamma"}),
-        lambda optimizer, raw: lr_scheduler.MultiStepLR(optimizer, sorted(raw["milestones"].elements()), raw["gamma"]),
-    ),
-    (
-        frozenset({"power", "total_iters"}),
-        lambda optimizer, raw: lr_scheduler.PolynomialLR(optimizer, raw["total_iters"], raw["power"]),
-    ),
-    (
-        frozenset({"factor", "total_iters"}),
-        lambda optimizer, raw: lr_scheduler.ConstantLR(optimizer, raw["factor"], raw["total_iters"]),
-    ),
-    (
-        frozenset({"gamma"}),
-        lambda optimizer, raw: lr_scheduler.ExponentialLR(optimizer, raw["gamma"]),
-    ),
-)
-
-
-def _one_cycle(optimizer: torch.optim.Optimizer, raw: Raw) -> lr_scheduler.OneCycleLR:
-    """OneCycleLR keeps its peaks in the groups; its phases say where the peak lies and which curve leads there."""
-    rise, total = raw["_schedule_phases"][0], int(raw["total_steps"])
-    first = optimizer.param_groups[0]
-    return lr_scheduler.OneCycleLR(
-        optimizer,
-        max_lr=[group["max_lr"] for group in optimizer.param_groups],
-        total_steps=total,
-        pct_start=(float(rise["end_step"]) + 1) / total,
-        anneal_strategy=raw.get("_anneal_func_type", "cos"),
-        div_factor=first["max_lr"] / raw["base_lrs"][0],
-        final_div_factor=raw["base_lrs"][0] / first["min_lr"],
-        three_phase=len(raw["_schedule_phases"]) == 3,
-    )
+def _float(value: Any) -> float:
+    return 0.0 if value is None else float(whole(value)) if isinstance(value, LazyTensor) else float(value)

@@ -51,6 +51,28 @@ class Grown:
 
 
 @dataclass(frozen=True, eq=False)
+class Scaled:
+    """A tensor times a number, computed in float64 and rounded once."""
+
+    old: LazyTensor
+    factor: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See LazyTensor."""
+        return self.old.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """See LazyTensor."""
+        return self.old.dtype
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See LazyTensor."""
+        return (self.old.rows(start, stop).double() * self.factor).to(self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
 class Offset:
     """A tensor to which the model adds `offset`: the sum grows, computed in float64 and rounded once."""
 

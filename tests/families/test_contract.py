@@ -42,6 +42,23 @@ DEEP_SAMPLE = ("llama", "gemma2", "olmo2", "mixtral", "vit", "t5", "bloom", "mpt
 SAMPLE = ("llama", "gemma2")  # on which every operator is tried in the default run
 
 
+HEADED = (
+    "llama biased",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "olmo",
+    "phi3",
+    "starcoder2",
+    "granite",
+    "mixtral",
+    "qwen3_moe",
+)
+
+
 def slow_but(cases: Sequence[str], quick: Sequence[str]) -> list[Any]:
     """All cases; those not in `quick` take minutes together."""
     return [pytest.param(case, marks=() if case in quick else pytest.mark.slow) for case in cases]
@@ -127,9 +144,8 @@ def test_zero_norms_that_leave_no_identity_are_refused(tmp_path: Path, case: str
     [
         ("llama", {"heads": 8}),
         ("llama", {"heads": 8, "kv_heads": 4}),
-        pytest.param("llama biased", {"heads": 8}, marks=pytest.mark.slow),
         pytest.param("t5", {"heads": 6}, marks=pytest.mark.slow),
-        pytest.param("phi3", {"heads": 8}, marks=pytest.mark.slow),
+        *(pytest.param(case, {"heads": 8}, marks=pytest.mark.slow) for case in HEADED),
     ],
 )
 def test_heads_grow_so_that_each_reads_its_own_key_head(tmp_path: Path, case: str, sizes: dict[str, int]) -> None:

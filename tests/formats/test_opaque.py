@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy
 import pytest
 import torch
 
 import ckptgrow
+from ckptgrow.checkpoints import archive
 from ckptgrow.cli import run
 from ckptgrow.errors import CheckpointError, UnsafePickleError
-from tests.builders import perturbed_gpt2, trained_checkpoint
+from tests.builders import perturbed_gpt2, save_lightning, trained_checkpoint
 
 PROJECT = '''
 import collections, enum, pathlib
@@ -117,50 +122,39 @@ def test_an_object_that_holds_a_copy_of_the_weights_is_refused_by_key(source: Pa
     with pytest.raises(CheckpointError, match=r"callbacks\['Mine'\]\['average'\]\['content'\].*--drop callbacks"):
         ckptgrow.width(source, tmp_path / "grown.ckpt")
     assert run(["width", str(source), str(tmp_path / "grown.ckpt"), "--drop", "callbacks"]) == 0
-    assert "callbacks" not in torch.load(tmp_path / "grown.ckpt", weights_only=False, pickle_module=_Inert)
+    assert "callbacks" not in archive.read(tmp_path / "grown.ckpt")
 
 
-class _Inert:
-    """Enough of a pickle module to look at a file of somebody's classes."""
+class Evil:
+    """Pickles as a call."""
 
-    __name__ = "inert"
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = (function, arguments)
 
-    from ckptgrow.checkpoints.opaque_pickles import PYTHON_UNPICKLER as _BASE
-
-    class Unpickler(_BASE):  # type: ignore[misc]
-        def find_class(self, module: str, name: str) -> object:
-            return super().find_class(module, name) if module != "project" else type(name, (), {})
+    def __reduce__(self) -> Any:
+        return self.call
 
 
 @pytest.mark.parametrize(
-    "call",
+    ("function", "arguments"),
     [
-        "subprocess.Popen, (['touch', victim],)",
-        "eval, ('open(victim)',)",
-        "open, (victim, 'w')",
-        "getattr, (str, 'upper')",
-        "torch.load, (victim,)",
-        "numpy.memmap, (victim, 'uint8', 'w+', 0, (1,))",
-        "functools.partial, (print,)",
-        "__import__, ('antigravity',)",
-        "os.mkdir, (victim,)",
+        (subprocess.Popen, (["touch", "victim"],)),
+        (eval, ("open('victim', 'w')",)),
+        (open, ("victim", "w")),
+        (getattr, (str, "upper")),
+        (torch.load, ("victim",)),
+        (numpy.memmap, ("victim", "uint8", "w+", 0, (1,))),
+        (functools.partial, (print,)),
+        (__import__, ("antigravity",)),
+        (os.mkdir, ("victim",)),
     ],
+    ids=lambda value: getattr(value, "__name__", "call"),
 )
-def test_functions_that_everyone_has_are_refused(source: Path, tmp_path: Path, call: str) -> None:
-    victim = tmp_path / "victim"
-    program = f"""
-import functools, numpy, os, subprocess, sys, torch
-victim = {str(victim)!r}
-class Evil:
-    def __reduce__(self):
-        return {call}
-tree = torch.load(sys.argv[1], weights_only=False)
-tree["callbacks"] = Evil()
-torch.save(tree, sys.argv[1])
-"""
-    in_project(tmp_path, program, str(source))
-    (tmp_path / "imported").unlink()
-    before = sorted(tmp_path.iterdir())
+def test_functions_that_everyone_has_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: Any, arguments: tuple[Any, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_lightning(tmp_path / "small.ckpt", perturbed_gpt2(), callbacks=Evil(function, *arguments))
     with pytest.raises(UnsafePickleError, match="names code"):
-        ckptgrow.width(source, tmp_path / "grown.ckpt")
-    assert sorted(tmp_path.iterdir()) == before
+        ckptgrow.width(tmp_path / "small.ckpt", tmp_path / "grown.ckpt")
+    assert [one.name for one in tmp_path.iterdir()] == ["small.ckpt"]
