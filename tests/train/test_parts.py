@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,6 +119,27 @@ def test_groups_of_a_checkpoint_resume_in_bare_pytorch(tmp_path: Path) -> None:
         optimizer.load_state_dict(checkpoint["optimizer_states"][0])
         runs.append(train(model, optimizer, token_batches(10, seed=4)))
     assert max(abs(one - other) for one, other in zip(*runs, strict=True)) <= 1e-10
+
+
+def test_the_readmes_script_resumes_a_grown_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(parameters: object) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1)  # type: ignore[arg-type]
+
+    monkeypatch.chdir(tmp_path)
+    source = trained_checkpoint(tmp_path / "small.ckpt", perturbed_gpt2().float(), build)
+    ckptgrow.width(source, tmp_path / "grown.ckpt", noise=0, request=StateRequest(lr_rule="mup"))
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    script = next(one for one in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "parameter_groups" in one)
+    assert len([line for line in script.splitlines() if line]) <= 10
+    names: dict[str, Any] = {}
+    exec(script, names)
+    small, checkpoint = load_model(source)
+    optimizer = torch.optim.AdamW(parameter_groups(small, checkpoint))
+    optimizer.load_state_dict(checkpoint["optimizer_states"][0])
+    expected = train(small, optimizer, token_batches(5, seed=4))
+    assert train(names["model"].eval(), names["optimizer"], token_batches(5, seed=4)) == pytest.approx(
+        expected, abs=1e-5
+    )
 
 
 def test_groups_that_do_not_match_the_model_are_refused(tmp_path: Path) -> None:

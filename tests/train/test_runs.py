@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -99,6 +100,18 @@ def test_two_processes_killed_and_resumed_see_what_one_sees(whole: Path, shared:
     same(losses(whole, "val_loss"), losses(shared, "val_loss"), 1e-5)
 
 
+@pytest.mark.slow
+def test_torchrun_goes_on_with_two_processes(tmp_path: Path, data: Path, whole: Path) -> None:
+    out = tmp_path / "out"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "ckptgrow"]
+    source = whole / "checkpoints" / "step-50.ckpt"
+    arguments = [f"--data={data}", f"--resume={source}", f"--out={out}", "--batch-size=2", "--devices=2", "--json"]
+    more = ["--accelerator=cpu", "--log-every=1", "--val-every=1000", "--val-batches=2"]
+    done = subprocess.run([*launcher, "train", *arguments, *more], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["global_step"] == 64
+    same({step: loss for step, loss in losses(whole).items() if step > 50}, losses(out), 1e-5)
+
+
 def gradient(model: torch.nn.Module, data: Path, numbers: list[int]) -> torch.Tensor:
     """The gradient of the mean loss over some training sequences, flat, by autograd alone."""
     tokens = np.fromfile(data / "train.bin", dtype=np.uint16).astype(np.int64)
@@ -127,13 +140,16 @@ def test_gradient_norms_are_those_of_autograd_under_accumulation_and_on_two_proc
         assert row["batch_size"] == "8"
 
 
-def test_ctrl_c_saves_between_steps_exits_130_and_loses_nothing(
-    tmp_path: Path, base: list[str], data: Path, whole: Path
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
+def test_ctrl_c_and_termination_save_between_steps_and_lose_nothing(
+    tmp_path: Path, base: list[str], data: Path, whole: Path, number: int, code: int
 ) -> None:
     out = tmp_path / "out"
     process = start_at([*base, f"--out={out}"], out / "checkpoints" / "step-10.ckpt")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=240) == 130
+    process.send_signal(number)
+    assert process.wait(timeout=240) == code
     last = out / "checkpoints" / "last.ckpt"
     assert 10 <= torch.load(last, weights_only=True)["global_step"] < 64
     train_here([f"--data={data}", f"--out={out}", f"--resume={last}"])
