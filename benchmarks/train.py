@@ -165,7 +165,7 @@ def main() -> None:
     """Prints one line a round, then ratio and utilisation."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     case = CUDA if options.device == "cuda" else CPU
     best = {"bare": 0.0, "ckptgrow": 0.0}
