@@ -114,11 +114,14 @@ class Screen:
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}/{task.total:,.0f}"))
-        with Progress(
-            *columns, TextColumn("{task.fields[words]}"), TimeRemainingColumn(), console=self._notes, transient=True
-        ) as bar:
-            task = bar.add_task(description, total=1, words="")
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=10),
+            TextColumn("{task.completed}/{task.total}"),
+        )
+        words, left = TextColumn("{task.fields[words]}"), TimeRemainingColumn(compact=True)
+        with Progress(*columns, words, left, console=self._notes, transient=True) as bar:
+            task = bar.add_task(description, total=None, words="")
             yield lambda done, total, words: bar.update(task, completed=done, total=total, words=words)
 
 

@@ -136,7 +136,7 @@ def train(
         given["config"] = _config(config) if config is not None else _preset(str(size), seqlen or 512)
     screen = Screen(as_json)
     try:
-        with screen.steps("training") as show:
+        with screen.steps("step") as show:
             done = run_training(given, lambda step: show(step.step, step.total, _in_words(step)))
     except CkptgrowError:
         if is_main_process():
@@ -154,7 +154,7 @@ def _in_words(step: Progress) -> str:
         f"loss {step.loss:.4f}" if step.loss is not None else "",
         f"val {step.val_loss:.4f}" if step.val_loss is not None else "",
         f"lr {step.lr:.3g}",
-        f"{step.tokens_per_second:,.0f} tokens/s" if step.tokens_per_second is not None else "",
+        f"{step.tokens_per_second:,.0f} tok/s" if step.tokens_per_second is not None else "",
     ]
     return ", ".join(filter(None, parts))
 

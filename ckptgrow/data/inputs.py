@@ -91,7 +91,7 @@ def documents_in(piece: Piece, field: str, documents: Documents) -> Iterator[str
         for where, line in _lines(piece):
             text = _text_of(line, field, where) if kind == "jsonl" else line
             if text.strip():
-                yield text.rstrip("\n")
+                yield text.rstrip("\r\n")
 
 
 def _lines(piece: Piece) -> Iterator[tuple[str, str]]:

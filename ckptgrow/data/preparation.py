@@ -90,13 +90,17 @@ def prepare(
         tokenizer = tokenizers.train(texts, train_tokenizer, out / "tokenizer")
     recipe = Recipe(tokenizer, val_fraction, field, documents)
     loaded = tokenizers.load(tokenizer)
-    dtype = np.dtype(np.uint16 if loaded.vocab_size <= 2**16 else np.uint32)
+    dtype = _dtype(loaded)
     advance = progress(sum(_size(piece) for piece in work))
     parts = _parts_directory(out, recipe, work)
-    done = _tokenized(work, parts, recipe, workers, advance)
+    done = _tokenized(work, parts, recipe, loaded, workers, advance)
     result = _joined(out, parts, [counts for _, counts in done], recipe, loaded, dtype)
     shutil.rmtree(out / PARTS)
     return result
+
+
+def _dtype(tokenizer: tokenizers.Tokenizer) -> np.dtype[Any]:
+    return np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
 
 
 def _size(piece: Piece) -> int:
@@ -115,22 +119,36 @@ def _parts_directory(out: Path, recipe: Recipe, work: Sequence[Piece]) -> Path:
 
 
 def _tokenized(
-    work: Sequence[Piece], parts: Path, recipe: Recipe, workers: int, advance: Advance
+    work: Sequence[Piece],
+    parts: Path,
+    recipe: Recipe,
+    tokenizer: tokenizers.Tokenizer,
+    workers: int,
+    advance: Advance,
 ) -> list[tuple[int, dict[str, Any]]]:
     tasks = [(number, piece, parts, recipe) for number, piece in enumerate(work)]
     found: list[tuple[int, dict[str, Any]]] = []
     if workers == 1:
+        _begin(tokenizer)
         results: Iterator[tuple[int, dict[str, Any]]] = map(_tokenize, tasks)
         for number, counts in results:
             advance(_size(work[number]))
             found.append((number, counts))
         return found
     context = multiprocessing.get_context("spawn")
-    with context.Pool(min(workers, len(tasks))) as pool:
+    with context.Pool(min(workers, len(tasks)), initializer=_begin, initargs=(tokenizer,)) as pool:
         for number, counts in pool.imap_unordered(_tokenize, tasks):
             advance(_size(work[number]))
             found.append((number, counts))
     return sorted(found, key=lambda one: one[0])
+
+
+_worker: dict[str, tokenizers.Tokenizer] = {}  # this process's: sent once, not with every piece
+
+
+def _begin(tokenizer: tokenizers.Tokenizer) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    _worker["tokenizer"] = tokenizer
 
 
 def _tokenize(task: tuple[int, Piece, Path, Recipe]) -> tuple[int, dict[str, Any]]:
@@ -139,19 +157,23 @@ def _tokenize(task: tuple[int, Piece, Path, Recipe]) -> tuple[int, dict[str, Any
     marker = parts / f"{number}.json"
     if marker.exists():
         return number, json.loads(marker.read_text())
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    tokenizer = tokenizers.load(recipe.tokenizer)
+    tokenizer = _worker["tokenizer"]
+    dtype = _dtype(tokenizer)
+    separator = np.array([tokenizer.separator], dtype=dtype)
     counts: dict[str, Any] = {"documents": dict.fromkeys(SPLITS, 0), "tokens": dict.fromkeys(SPLITS, 0)}
     files = {split: (parts / f"{number}.{split}").open("wb") for split in SPLITS}
     try:
         texts = documents_in(piece, recipe.field, recipe.documents)
         while batch := list(islice(texts, BATCH)):
+            pieces_of: dict[Split, list[Any]] = {split: [] for split in SPLITS}
             for text, ids in zip(batch, tokenizer.encode(batch), strict=True):
                 split = _split_of(text, recipe.val_fraction)
-                array = np.array([*ids, tokenizer.separator], dtype=np.uint32)
-                array.astype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32).tofile(files[split])
+                pieces_of[split] += (ids, separator)
                 counts["documents"][split] += 1
-                counts["tokens"][split] += len(array)
+                counts["tokens"][split] += len(ids) + 1
+            for split, arrays in pieces_of.items():
+                if arrays:
+                    np.concatenate(arrays, dtype=dtype, casting="unsafe").tofile(files[split])
     finally:
         for file in files.values():
             file.close()

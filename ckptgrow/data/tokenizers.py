@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ckptgrow.errors import DataError
 
 BYTES = "bytes"
 END_OF_TEXT = "<|endoftext|>"
+Ids = NDArray[np.integer[Any]]
 
 
 class Tokenizer(Protocol):
@@ -26,8 +30,8 @@ class Tokenizer(Protocol):
         """The id that stands after every document."""
         ...
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, without special tokens."""
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """The ids of each text, without special tokens; any integer dtype."""
         ...
 
 
@@ -38,23 +42,37 @@ class ByteTokenizer:
     vocab_size: int = 256
     separator: int = 0
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
         """See Tokenizer."""
-        return [list(text.encode("utf-8")) for text in texts]
+        return [np.frombuffer(text.encode("utf-8"), dtype=np.uint8) for text in texts]
 
 
 @dataclass(frozen=True)
 class FastTokenizer:
-    """A Hugging Face tokenizer."""
+    """The `tokenizers` object inside a fast Hugging Face tokenizer: it pickles, and workers need no transformers."""
 
     tokenizer: Any
     vocab_size: int
     separator: int
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """See Tokenizer."""
+        encoded = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(one.ids, dtype=np.uint32) for one in encoded]
+
+
+@dataclass(frozen=True)
+class SlowTokenizer:
+    """A Hugging Face tokenizer written in Python."""
+
+    tokenizer: Any
+    vocab_size: int
+    separator: int
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
         """See Tokenizer."""
         encoded = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
-        return encoded["input_ids"]
+        return [np.array(ids, dtype=np.uint32) for ids in encoded["input_ids"]]
 
 
 def load(name: str) -> Tokenizer:
@@ -75,7 +93,12 @@ def load(name: str) -> Tokenizer:
     separator = next((one for one in candidates if one is not None), None)
     if separator is None:
         raise DataError(f"--tokenizer {name}: has no eos, sep or bos token, expected one that can end documents")
-    return FastTokenizer(tokenizer, len(tokenizer), separator)
+    if not tokenizer.is_fast:
+        return SlowTokenizer(tokenizer, len(tokenizer), separator)
+    fast = tokenizer.backend_tokenizer
+    fast.no_truncation()
+    fast.no_padding()
+    return FastTokenizer(fast, len(tokenizer), separator)
 
 
 def train(texts: Iterable[str], vocab_size: int, directory: Path) -> str:

@@ -48,7 +48,10 @@ class GradientNorms(lightning.Callback):
         """Listens to what the devices send each other."""
         wrapped = trainer.strategy.model
         if isinstance(wrapped, DistributedDataParallel) and trainer.world_size > 1:
-            wrapped.register_comm_hook(self._listener, _listening)
+            wrapped.register_comm_hook(
+                self._listener,
+                lambda listener, bucket: _listening(listener, bucket),  # noqa: PLW0108  DDP refuses quoted annotations
+            )
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int

@@ -52,7 +52,11 @@ class LanguageModel(lightning.LightningModule):
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Mean next-token cross-entropy in nats."""
         # dropout is a function of seed, place and device, so that an interrupted run goes on with the same masks
-        torch.manual_seed(key_of(key_of(self.settings.seed, self.position), self.global_rank))
+        seed = key_of(key_of(self.settings.seed, self.position), self.global_rank)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        else:  # torch.manual_seed asks every accelerator, and formats a stack trace for those that are not there
+            torch.default_generator.manual_seed(seed)
         loss = self._loss(batch)
         self.position = int(batch["position"])
         self.tokens_seen += batch["input_ids"].numel() * self.trainer.world_size

@@ -130,6 +130,7 @@ def _identity(files: TokenFiles) -> dict[str, Any]:
 
 
 def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) -> None:
+    _check_machine(settings)
     meta = files.directory / "meta.json"
     vocabulary = settings.config.get("vocab_size")
     if isinstance(vocabulary, int) and files.vocab_size > vocabulary:
@@ -158,7 +159,6 @@ def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) 
         raise RequestError(
             f"{settings.out}: holds a run already, expected none; choose another, or --resume from its checkpoints"
         )
-    _check_machine(settings)
 
 
 def _check_same_data(files: TokenFiles, resumed: Resumed, settings: TrainSettings) -> None:

@@ -84,7 +84,8 @@ class Training:
         self.checkpoints = Checkpoints(
             settings.out / CHECKPOINTS, settings.save_every, settings.keep, writer, losses.check, watch
         )
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.trainer = lightning.Trainer(
             default_root_dir=settings.out,
             accelerator=settings.accelerator,
@@ -129,7 +130,7 @@ class Training:
 
 def _strategy(settings: TrainSettings, module: LanguageModel) -> str | Strategy:
     if settings.strategy == "fsdp":
-        names: set[str] = set(getattr(module.model, "_no_split_modules", None) or ())
+        names = frozenset[str](getattr(module.model, "_no_split_modules", None) or ())
         blocks = {type(one) for one in module.model.modules() if type(one).__name__ in names}
         policy = partial(transformer_auto_wrap_policy, transformer_layer_cls=blocks) if blocks else None
         return FSDPStrategy(auto_wrap_policy=policy, state_dict_type="full")

@@ -46,6 +46,7 @@ def tfrecord(path: Path) -> None:
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     "a.txt": text,
+    "windows.txt": lambda path: path.write_bytes("\r\n".join(TEXTS).encode()),
     "a.txt.gz": lambda path: path.write_bytes(gzip.compress(("\n".join(TEXTS)).encode())),
     "a.jsonl": lambda path: path.write_bytes(json_lines()),
     "a.jsonl.gz": lambda path: path.write_bytes(gzip.compress(json_lines())),

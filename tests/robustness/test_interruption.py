@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 import ckptgrow
 from ckptgrow.cli import run
 from tests.builders import perturbed_gpt2, save_lightning
+from tests.disks import can_mount, mounted
 
 STARTED = 60.0  # seconds: far more than a process needs to begin writing
 
@@ -94,17 +94,6 @@ def test_what_a_living_process_is_writing_is_left_alone(tmp_path: Path, source: 
     other.write_text("in use")
     ckptgrow.width(source, tmp_path / "out.ckpt", noise=0)
     assert other.read_text() == "in use"
-
-
-def mounted(disk: Path) -> bool:
-    """Mounts a disk of 20 MB there, where this machine lets it."""
-    command = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk)]
-    return subprocess.run(command, check=False, capture_output=True).returncode == 0
-
-
-def can_mount() -> bool:
-    with tempfile.TemporaryDirectory() as name:
-        return mounted(Path(name)) and subprocess.run(["umount", name], check=False).returncode == 0
 
 
 @pytest.mark.skipif(not can_mount(), reason="this machine does not allow mounting a small disk")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from ckptgrow.cli import run as run_command
 from ckptgrow.data.preparation import prepare
 
 LIMIT = 240.0  # seconds: far more than a tiny run takes on a busy machine
@@ -62,7 +64,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
-def run(arguments: Sequence[str], expected: int = 0) -> subprocess.CompletedProcess[str]:
+def train_here(arguments: Sequence[str], expected: int = 0) -> None:
+    """A run in this process: for what needs no signals and no second process."""
+    assert run_command(["train", *TINY, *arguments]) == expected
+
+
+def train_in_process(arguments: Sequence[str], expected: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         command(arguments), capture_output=True, text=True, env=environment(), timeout=LIMIT, check=False
     )
@@ -70,8 +77,8 @@ def run(arguments: Sequence[str], expected: int = 0) -> subprocess.CompletedProc
     return done
 
 
-def run_until(arguments: Sequence[str], path: Path, number: int) -> int:
-    """Starts a run, sends it a signal as soon as a file is there; its exit code."""
+def start_at(arguments: Sequence[str], path: Path) -> subprocess.Popen[bytes]:
+    """A run, in a process group of its own, that has written a file."""
     process = subprocess.Popen(
         command(arguments),
         stdout=subprocess.DEVNULL,
@@ -82,20 +89,28 @@ def run_until(arguments: Sequence[str], path: Path, number: int) -> int:
     limit = time.monotonic() + LIMIT
     while not path.exists() and process.poll() is None:
         assert time.monotonic() < limit
-        time.sleep(0.01)
-    process.send_signal(number)
-    return process.wait(timeout=LIMIT)
+        time.sleep(0.005)
+    return process
 
 
-def losses(out: Path) -> dict[int, float]:
-    """The loss of every step, from the CSV logs; later versions of a run overrule earlier ones."""
-    found: dict[int, float] = {}
-    for version in sorted((out / "logs").iterdir(), key=lambda path: int(path.name.split("_")[1])):
-        with (version / "metrics.csv").open() as file:
-            for row in csv.DictReader(file):
-                if row.get("loss"):
-                    found[int(row["step"])] = float(row["loss"])
-    return found
+def kill_at(arguments: Sequence[str], path: Path) -> None:
+    """Kills a run and all its processes as soon as it has written a file."""
+    process = start_at(arguments, path)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait(timeout=LIMIT) == -signal.SIGKILL
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    """All rows of a run's metrics."""
+    with (out / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def losses(out: Path, column: str = "loss") -> dict[int, float]:
+    """A column by step; each step once, or the run has done one twice."""
+    found = [(int(row["step"]), float(row[column])) for row in rows(out) if row[column]]
+    assert len({step for step, _ in found}) == len(found)
+    return dict(found)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

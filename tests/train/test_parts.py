@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import ckptgrow
 from ckptgrow import StateRequest
 from ckptgrow.errors import OptimizerError
-from ckptgrow.train import parameter_groups
+from ckptgrow.train import order, parameter_groups
 from ckptgrow.train.noise_scale import NoiseScale
+from ckptgrow.train.order import BatchOrder, Growing, Place, permuted
 from ckptgrow.train.schedule import Schedule, lr_for_size
-from ckptgrow.train.tokens import BatchOrder, Growing
 from tests.builders import load_model, perturbed_gpt2, token_batches, train, trained_checkpoint
 
 
@@ -37,19 +40,42 @@ def test_devices_share_one_order(devices: int) -> None:
     assert joined == whole
 
 
-def test_an_order_goes_on_from_any_position() -> None:
+@pytest.mark.parametrize("num", [1, 2, 3, 7, 64, 65, 1000, 4097])
+def test_the_order_of_a_pass_is_a_permutation_of_any_length(num: int) -> None:
+    found = permuted(np.arange(num), num, key=5)
+    assert sorted(found) == list(range(num))
+    assert num < 64 or list(found) != list(permuted(np.arange(num), num, key=6))
+
+
+def test_an_order_looks_random() -> None:
+    """Neighbours and positions do not correlate: five standard errors of a coefficient over 20,000 numbers."""
+    found = permuted(np.arange(20_000), 20_000, key=1).astype(float)
+    for one, other in ((found[:-1], found[1:]), (found, np.arange(20_000))):
+        assert abs(np.corrcoef(one, other)[0, 1]) < 5 / 20_000**0.5
+
+
+def test_an_order_crosses_blocks_and_goes_on_from_any_position(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = list(islice(BatchOrder(17, 8, 3, seed=2), 30))
-    position = whole[11][-1][2]
-    assert list(islice(BatchOrder(17, 8, 3, seed=2, position=position), 18)) == whole[12:]
+    monkeypatch.setattr(order, "BLOCK", 5)
+    start = Place(whole[11][-1][2], 0)
+    assert list(islice(BatchOrder(17, 8, 3, seed=2, start=start), 18)) == whole[12:]
 
 
-def test_batches_and_sequences_grow_with_the_tokens_seen() -> None:
-    order = BatchOrder(1000, 64, 16, seed=0, growing=Growing(batch_tokens=6_000, sequence_tokens=4_000))
-    batches = list(islice(order, 200))
-    sizes, lengths = [len(batch) for batch in batches], [batch[0][1] for batch in batches]
+def test_batches_and_sequences_grow_from_64_with_the_tokens_seen() -> None:
+    growing = Growing(batch_tokens=400_000, sequence_tokens=300_000)
+    batches = BatchOrder(10**6, 512, 64, seed=0, grad_accum=2, num_devices=2, growing=growing)
+    found = list(islice(batches, 120))
+    sizes, lengths = [2 * len(batch) for batch in found], [batch[0][1] for batch in found]  # over two devices
     assert sizes == sorted(sizes) and lengths == sorted(lengths)
-    assert sizes[0] == 1 and sizes[-1] == 16 and lengths[0] == 8 and lengths[-1] == 64
-    assert [batch[-1][2] for batch in batches][-1] == sum(sizes)
+    assert sizes[0] == 64 // 2 and sizes[-1] == 64 * 2 and lengths[0] == 64 and lengths[-1] == 512
+    assert sizes[::2] == sizes[1::2]  # alike in all micro-batches of a step
+    seen = 0
+    for index in range(0, 120, 2):  # the course itself, step by step
+        share_batch, share_length = min(1.0, seen / 400_000), min(1.0, seen / 300_000)
+        assert sizes[index] * 2 == int(64 + (256 - 64) * share_batch) // 4 * 4
+        assert lengths[index] == int(64 + (512 - 64) * share_length) // 8 * 8
+        seen += sizes[index] * 2 * lengths[index]
+    assert found[-1][-1][2] == sum(sizes)
 
 
 def test_schedules_are_those_of_transformers() -> None:
@@ -93,6 +119,27 @@ def test_groups_of_a_checkpoint_resume_in_bare_pytorch(tmp_path: Path) -> None:
         optimizer.load_state_dict(checkpoint["optimizer_states"][0])
         runs.append(train(model, optimizer, token_batches(10, seed=4)))
     assert max(abs(one - other) for one, other in zip(*runs, strict=True)) <= 1e-10
+
+
+def test_the_readmes_script_resumes_a_grown_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(parameters: object) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1)  # type: ignore[arg-type]
+
+    monkeypatch.chdir(tmp_path)
+    source = trained_checkpoint(tmp_path / "small.ckpt", perturbed_gpt2().float(), build)
+    ckptgrow.width(source, tmp_path / "grown.ckpt", noise=0, request=StateRequest(lr_rule="mup"))
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    script = next(one for one in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "parameter_groups" in one)
+    assert len([line for line in script.splitlines() if line]) <= 10
+    names: dict[str, Any] = {}
+    exec(script, names)
+    small, checkpoint = load_model(source)
+    optimizer = torch.optim.AdamW(parameter_groups(small, checkpoint))
+    optimizer.load_state_dict(checkpoint["optimizer_states"][0])
+    expected = train(small, optimizer, token_batches(5, seed=4))
+    assert train(names["model"].eval(), names["optimizer"], token_batches(5, seed=4)) == pytest.approx(
+        expected, abs=1e-5
+    )
 
 
 def test_groups_that_do_not_match_the_model_are_refused(tmp_path: Path) -> None:
