@@ -17,14 +17,20 @@ if TYPE_CHECKING:
 def inspect(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="The checkpoint to look at.", show_default=False)],
     config: options.ConfigOption = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Read every byte: checksums, and the sha256 that growths record."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Tell what a checkpoint holds: family, sizes, optimizer, schedule, step, precision, and what no table claims."""
     from ckptgrow.inspection import inspect as inspect_checkpoint
 
     screen = Screen(as_json)
-    found = inspect_checkpoint(checkpoint, config=config)
+    found = inspect_checkpoint(checkpoint, config=config, check=check)
     screen.table("", (str(checkpoint), ""), _rows(found))
+    if found.sha256 is not None:
+        screen.say(f"checked: sha256 of its tensors {found.sha256}")
     for entry in found.history:
         screen.say("grown: " + ", ".join(f"{key} {value}" for key, value in entry.items()))
     for problem in found.problems:
