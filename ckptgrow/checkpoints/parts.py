@@ -14,7 +14,7 @@ def checked_optimizers(value: Any, where: str) -> tuple[dict[str, Any], ...]:
         if not isinstance(groups, list) or not all(_is_group(group) for group in cast(list[Any], groups)):
             raise CheckpointError(f"{where}: optimizer {index} has no param_groups with params, expected torch's state")
         state: Any = cast(dict[str, Any], one).get("state")
-        if not isinstance(state, dict) or not all(isinstance(r, dict) for r in cast(dict[Any, Any], state).values()):
+        if not isinstance(state, dict) or not all(map(_is_record, cast(dict[Any, Any], state).values())):
             raise CheckpointError(f"{where}: optimizer {index} has no state of records, expected torch's state")
     return tuple(value or ())
 
@@ -42,5 +42,9 @@ def _listed(value: Any, what: str) -> list[Any]:
     return list(cast(list[Any], value))
 
 
+def _is_record(record: Any) -> bool:
+    return isinstance(record, dict) and all(isinstance(key, str) for key in cast(dict[Any, Any], record))
+
+
 def _is_group(group: Any) -> bool:
-    return isinstance(group, dict) and isinstance(cast(dict[str, Any], group).get("params"), list)
+    return _is_record(group) and isinstance(group.get("params"), list)
