@@ -23,6 +23,8 @@ from ckptgrow.errors import CkptgrowError
 
 EXIT_DONE, EXIT_DIFFERENT, EXIT_WRONG = 0, 1, 2
 
+TRACEBACK = "CKPTGROW_TRACEBACK"
+
 app = typer.Typer(
     name="ckptgrow",
     help="Grow transformer training checkpoints in width and depth, moments included, and prove it.",
@@ -70,6 +72,14 @@ def run(arguments: list[str]) -> int:
         return EXIT_DONE
     except OSError as error:
         return _refuse(f"{error.filename or 'operating system'}: {error.strerror or error}")
+    except Exception as error:
+        # what a damaged file leads to where no check stands must not be a page of code for its owner
+        if TRACEBACK in os.environ:
+            raise
+        return _refuse(
+            f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; the input is malformed, or this is "
+            f"a fault of ckptgrow: run it again with {TRACEBACK}=1 and report what it shows"
+        )
     return code if isinstance(code, int) else EXIT_DONE
 
 

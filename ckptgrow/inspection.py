@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ckptgrow.checkpoints.archive import check_sums
 from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.fingerprint import Fingerprint
 from ckptgrow.checkpoints.formats import read_checkpoint
 from ckptgrow.checkpoints.optimizer import OptimizerState, from_torch
 from ckptgrow.checkpoints.tensors import LazyTensor, num_elements
@@ -38,15 +40,18 @@ class Inspection:
     unclaimed: list[str]
     history: list[Mapping[str, Any]]
     problems: list[str]
+    sha256: str | None = None  # of all tensors, where it was asked for
 
     def to_json(self) -> Mapping[str, object]:
         """The JSON of `ckptgrow inspect`."""
         return asdict(self)
 
 
-def inspect(path: str | Path, *, config: Path | None = None) -> Inspection:
+def inspect(path: str | Path, *, config: Path | None = None, check: bool = False) -> Inspection:
     """Looks at a checkpoint of any kind; `config` is its transformers config.json where it has none.
 
+    With `check` every byte is read: the checksums of a `.ckpt`, and the sha256 of the tensors, which is what a growth
+    records of its source.
     Raises CheckpointError where it cannot be read at all; everything else is told in `problems`.
     """
     checkpoint = read_checkpoint(Path(path))
@@ -71,7 +76,14 @@ def inspect(path: str | Path, *, config: Path | None = None) -> Inspection:
         unclaimed=unclaimed,
         history=checkpoint.history,
         problems=problems,
+        sha256=_checked(checkpoint) if check else None,
     )
+
+
+def _checked(checkpoint: Checkpoint) -> str:
+    if checkpoint.path.is_file():
+        check_sums(checkpoint.path)
+    return Fingerprint(checkpoint.tensors).value()
 
 
 def _architecture(

@@ -86,6 +86,30 @@ def data_offset(file: BinaryIO, info: zipfile.ZipInfo) -> int:
     return info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
 
 
+def check_sums(path: Path) -> None:
+    """Reads all of an archive; raises CheckpointError where an entry's CRC-32 is not the recorded one.
+
+    torch can be told to record none (`torch.serialization.set_crc32_options`); then entries have the checksum zero.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.CRC != 0 and not _matches_its_checksum(archive, info):
+                raise CheckpointError(
+                    f"{path}: entry {info.filename} has another checksum than recorded; it was damaged after it was "
+                    "written, copy it again"
+                )
+
+
+def _matches_its_checksum(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bool:
+    try:
+        with archive.open(info) as entry:
+            while entry.read(2**20):
+                pass
+    except zipfile.BadZipFile:
+        return False
+    return True
+
+
 def _record_sizes(path: Path) -> dict[int, int]:
     """The size of every entry by where its bytes begin.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ckptgrow.checkpoints.archive import DAMAGES
 from ckptgrow.checkpoints.checkpoint import Checkpoint, Format
 from ckptgrow.checkpoints.dcp import DistributedFormat
 from ckptgrow.checkpoints.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat
@@ -40,4 +41,9 @@ def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint at a path, whatever its format; its tensors stay on disk until their rows are asked for."""
-    return format_of(path).read(path)
+    found = format_of(path)
+    try:
+        return found.read(path)
+    except DAMAGES as error:  # a file may be malformed in more ways than there are checks
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"{path}: malformed, expected {found.kind} ({type(error).__name__}: {reason})") from error

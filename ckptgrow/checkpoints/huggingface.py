@@ -20,6 +20,7 @@ from typing import Any, cast
 
 from ckptgrow.checkpoints import archive, archive_writing
 from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.parts import checked_optimizers, checked_schedulers, checked_step
 from ckptgrow.checkpoints.progress import Advance
 from ckptgrow.checkpoints.safetensor_files import INDEX_SUFFIX, read_file, read_index, write_shards, write_text
 from ckptgrow.checkpoints.tensors import LazyTensor
@@ -64,9 +65,11 @@ class HuggingFaceFormat:
             kind="trainer" if trainer_state is not None else self.kind,
             tensors=tensors,
             config=_json(path / CONFIG) if (path / CONFIG).exists() else None,
-            optimizers=optimizer,
-            schedulers=scheduler,
-            global_step=growth.get("global_step", trainer_state.get("global_step") if trainer_state else None),
+            optimizers=checked_optimizers(optimizer, str(path)),
+            schedulers=checked_schedulers(scheduler, str(path)),
+            global_step=checked_step(
+                growth.get("global_step", trainer_state.get("global_step") if trainer_state else None), str(path)
+            ),
             epoch=trainer_state.get("epoch") if trainer_state else None,
             growth=growth,
             precision="16-mixed" if scaler else None,

@@ -16,6 +16,7 @@ from ckptgrow.checkpoints import archive, archive_writing
 from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.loops import data_position, with_step
 from ckptgrow.checkpoints.opaque import Opaque
+from ckptgrow.checkpoints.parts import checked_optimizers, checked_schedulers, checked_step
 from ckptgrow.checkpoints.progress import Advance
 from ckptgrow.checkpoints.tensors import LazyTensor
 from ckptgrow.errors import CheckpointError, listing
@@ -82,9 +83,9 @@ def from_tree(tree: Any, path: Path, kind: str) -> Checkpoint:
         tensors=tree["state_dict"],
         config=_config(arguments) or growth.get("config"),
         original_arguments=_original_arguments(arguments),
-        optimizers=tuple(tree.get("optimizer_states") or ()),
-        schedulers=tuple(tree.get("lr_schedulers") or ()),
-        global_step=tree.get("global_step"),
+        optimizers=checked_optimizers(tree.get("optimizer_states"), str(path)),
+        schedulers=checked_schedulers(tree.get("lr_schedulers"), str(path)),
+        global_step=checked_step(tree.get("global_step"), str(path)),
         epoch=tree.get("epoch"),
         precision="16-mixed" if scaler else None,
         growth=growth,

@@ -21,6 +21,10 @@ def inspect(
     ] = None,
     config: options.ConfigOption = None,
     families: Annotated[bool, typer.Option("--families", help="List the families, and what each supports.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Read every byte: checksums, and the sha256 that growths record."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Tell what a checkpoint holds: family, sizes, optimizer, schedule, step, precision, and what no table claims."""
@@ -32,8 +36,10 @@ def inspect(
         raise RequestError("Missing argument 'CKPT'; name a checkpoint, or pass --families")
     from ckptgrow.inspection import inspect as inspect_checkpoint
 
-    found = inspect_checkpoint(checkpoint, config=config)
+    found = inspect_checkpoint(checkpoint, config=config, check=check)
     screen.table("", (str(checkpoint), ""), _rows(found))
+    if found.sha256 is not None:
+        screen.say(f"checked: sha256 of its tensors {found.sha256}")
     for entry in found.history:
         screen.say("grown: " + ", ".join(f"{key} {value}" for key, value in entry.items()))
     for problem in found.problems:

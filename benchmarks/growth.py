@@ -1,0 +1,148 @@
+"""How fast and in how much memory a training state grows, against the script that everyone writes and against `cp`.
+
+    python benchmarks/growth.py [--size 124M] [--rounds 3] [--kind ckpt|safetensors] [--directory DIR]
+
+Each round runs, one after the other: `ckptgrow width`; the naive script (torch.load, grow in memory, torch.save); `cp`
+of the output followed by fsync. Peak memory is the largest sum of resident sizes over the process tree, sampled every
+20 ms from the kernel (`/proc/PID/smaps_rollup`'s Rss, which counts the pages of mapped files).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+SIZES = {"1M": (2, 128, 2), "124M": (12, 768, 12), "355M": (24, 1024, 16), "774M": (36, 1280, 20)}
+NAIVE = """
+import sys, torch
+tree = torch.load(sys.argv[1], weights_only=True)
+def grow(tensor, name, power):
+    if tensor.dim() == 0: return tensor
+    if tensor.dim() == 1: return tensor.repeat(3 if "c_attn" in name else 2)[: 2 * len(tensor)] / power
+    if "wte" in name or "wpe" in name or "lm_head" in name: return tensor.repeat(1, 2) / power
+    return tensor.repeat(2, 2) / (2 * power)
+names = list(tree["state_dict"])
+done = {}
+for name in names:
+    tensor = tree["state_dict"][name]
+    if tensor.data_ptr() not in done: done[tensor.data_ptr()] = grow(tensor, name, 1)
+    tree["state_dict"][name] = done[tensor.data_ptr()]
+for optimizer in tree["optimizer_states"]:
+    for record, name in zip(optimizer["state"].values(), names):
+        for key, power in (("exp_avg", 1), ("exp_avg_sq", 2)): record[key] = grow(record[key], name, power)
+with open(sys.argv[2], "wb") as file:
+    torch.save(tree, file)
+    file.flush()
+    import os; os.fsync(file.fileno())
+"""
+
+
+def build(path: Path, size: str) -> None:
+    """A GPT-2 with AdamW's moments, as Lightning saves it; dropout as released, so that growth adds no noise."""
+    layers, width, heads = SIZES[size]
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(n_layer=layers, n_embd=width, n_head=heads))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    tree = {
+        "epoch": 0,
+        "global_step": 1,
+        "pytorch-lightning_version": "2.5.0",
+        "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
+        "optimizer_states": [optimizer.state_dict()],
+        "lr_schedulers": [],
+        "hyper_parameters": {"config": model.config.to_dict()},
+    }
+    torch.save(tree, path)
+
+
+def tree_rss(root: int) -> int:
+    """Resident bytes of a process and its children."""
+    total = 0
+    try:
+        for line in Path(f"/proc/{root}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Rss:"):
+                total = int(line.split()[1]) * 1024
+        children = Path(f"/proc/{root}/task/{root}/children").read_text().split()
+    except OSError:
+        return total
+    return total + sum(tree_rss(int(child)) for child in children)
+
+
+def measured(command: list[str]) -> tuple[float, int]:
+    """Seconds and peak bytes of a command."""
+    os.sync()
+    began, peak = time.monotonic(), 0
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        peak = max(peak, tree_rss(process.pid))
+        time.sleep(0.02)
+    if process.returncode != 0:
+        raise SystemExit(f"{command[0]} exited with {process.returncode}")
+    return time.monotonic() - began, peak
+
+
+def main() -> None:
+    """Runs the rounds and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="124M", choices=list(SIZES))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--kind", default="ckpt", choices=["ckpt", "safetensors"])
+    parser.add_argument("--how", default="diagonal", choices=["diagonal", "tile"])
+    parser.add_argument("--directory", type=Path)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=chosen.directory) as name:
+        directory = Path(name)
+        source, grown = directory / "small.ckpt", directory / "grown"
+        build(source, chosen.size)
+        if chosen.kind == "safetensors":
+            command = [sys.executable, "-m", "ckptgrow", "convert", str(source), str(directory / "small")]
+            subprocess.run([*command, "--to", "huggingface"], check=True, stdout=subprocess.DEVNULL)
+        old = source if chosen.kind == "ckpt" else directory / "small"
+        copy_script = f"cp -r {grown} {directory / 'copy'} && sync -d $(find {directory / 'copy'} -type f)"
+        runs = {
+            "ckptgrow": [
+                sys.executable,
+                "-m",
+                "ckptgrow",
+                "width",
+                str(old),
+                str(grown),
+                "--force",
+                "--how",
+                chosen.how,
+            ],
+            "naive": [sys.executable, "-c", NAIVE, str(source), str(directory / "naive.ckpt")],
+            "cp": ["sh", "-c", copy_script],
+        }
+        seconds: dict[str, list[float]] = {run: [] for run in runs}
+        peaks = dict.fromkeys(runs, 0)
+        for number in range(chosen.rounds):
+            for run, line in runs.items():
+                subprocess.run(["rm", "-rf", str(directory / "copy"), str(directory / "naive.ckpt")], check=True)
+                took, peak = measured(line)
+                seconds[run].append(took)
+                peaks[run] = max(peaks[run], peak)
+                print(f"round {number + 1}: {run:9} {took:7.1f} s {peak / 2**30:6.2f} GiB", flush=True)
+        copied = statistics.median(seconds["cp"])
+        print(f"GPT-2 {chosen.size}, {chosen.kind}, --how {chosen.how}, load average {os.getloadavg()[0]:.1f}:")
+        for run in runs:
+            middle = statistics.median(seconds[run])
+            print(
+                f"{run:9} median {middle:6.1f} s = {middle / copied:5.2f} × cp + fsync, peak {peaks[run] / 2**30:.2f} GiB"
+            )
+
+
+if __name__ == "__main__":
+    main()

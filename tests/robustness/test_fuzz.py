@@ -1,0 +1,53 @@
+"""Random flips and cuts in every kind: never a traceback, never two lines, never success where the end is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import ckptgrow
+from tests.builders import perturbed_gpt2, trained_checkpoint
+from tests.robustness.damage import Damage, consequence
+
+shares = st.floats(0, 1, exclude_max=True)
+heads = st.floats(0, 0.05)  # headers lie there
+flips = st.lists(st.tuples(st.one_of(shares, heads), st.integers(1, 255)), max_size=4).map(tuple)
+quick = settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    directory = tmp_path_factory.mktemp("originals")
+    found = {"lightning": trained_checkpoint(directory / "a.ckpt", perturbed_gpt2(), num_steps=1)}
+    for kind in ("huggingface", "dcp"):
+        found[kind] = directory / kind
+        ckptgrow.convert(found["lightning"], found[kind], kind, max_shard_bytes=20_000)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["lightning", "huggingface", "dcp"])
+@quick
+@given(file=st.integers(0, 50), changes=flips, kept=st.one_of(st.just(1.0), shares))
+def test_damage_of_any_kind_ends_in_success_or_one_line(
+    originals: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    kind: str,
+    file: int,
+    changes: object,
+    kept: float,
+) -> None:
+    damage = Damage(file, changes, kept)  # type: ignore[arg-type]
+    code, errors = consequence(originals[kind], damage, tmp_path_factory.mktemp("damaged"))
+    assert code in (0, 2)
+    if code == 2:
+        assert len(errors.strip().splitlines()) == 1 and errors.startswith("ckptgrow: "), errors
+    if kept < 1 and kind == "lightning":
+        assert code == 2
