@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
@@ -14,6 +15,7 @@ from ckptgrow.commands.data import data
 from ckptgrow.commands.depth import depth
 from ckptgrow.commands.eval import eval_app
 from ckptgrow.commands.inspect import inspect
+from ckptgrow.commands.plan import plan
 from ckptgrow.commands.train import train
 from ckptgrow.commands.verify import verify
 from ckptgrow.commands.width import width
@@ -33,11 +35,18 @@ app = typer.Typer(
 for command in (width, depth, verify, inspect, convert, data, train):
     app.command()(command)
 app.add_typer(eval_app, name="eval")
+app.add_typer(plan, name="plan")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command and exits: 0 done, 1 verified and different, 2 the request or its input is wrong."""
+    """Runs one command and exits: 0 done, 1 verified and different, 2 the request or its input is wrong.
+
+    A termination unwinds like an interruption, so that nothing is left half written; under torchrun the first process
+    alone speaks.
+    """
     signal.signal(signal.SIGTERM, _terminated)
+    if os.environ.get("RANK", "0") != "0":
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 

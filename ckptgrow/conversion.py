@@ -1,150 +1,193 @@
-"""Between formats, with parameters, moments and steps bit for bit; what the target cannot hold is listed."""
+"""Between formats: the same parameters, moments and steps under the names and in the places of the other kind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ckptgrow.checkpoints.atomic import appearing, check_space, check_target
-from ckptgrow.checkpoints.checkpoint import Advance, Checkpoint
+from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.dcp import PLACES
 from ckptgrow.checkpoints.formats import writer_of
 from ckptgrow.checkpoints.huggingface import DEFAULT_SHARD_BYTES, Carried
-from ckptgrow.checkpoints.lightning import fresh_rest
+from ckptgrow.checkpoints.lightning import SCALER_KEYS, UNDERSTOOD, plain_arguments
+from ckptgrow.checkpoints.loops import fresh_loops
 from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup
-from ckptgrow.checkpoints.tensors import LazyTensor, num_bytes
+from ckptgrow.checkpoints.progress import Progress, silent
+from ckptgrow.checkpoints.tensors import LazyTensor, num_bytes, num_elements
 from ckptgrow.checkpoints.tree import tensors_in
-from ckptgrow.errors import RequestError, listing
+from ckptgrow.errors import RequestError
 from ckptgrow.families.claim import Claimed
-from ckptgrow.families.model import class_name
+from ckptgrow.families.sizes import is_tied
 from ckptgrow.families.state import TrainingState, open_state
 
-Target = Literal["lightning", "huggingface"]
-TARGETS: tuple[Target, ...] = ("lightning", "huggingface")
-LIGHTNING_PREFIX = "model."  # where most modules keep their transformers model
-HEADROOM = 1.02
+TARGETS = ("lightning", "huggingface", "dcp")
+LIKE_LIGHTNING = ("lightning", "dcp")  # both hold Lightning's keys
+PREFIX = "model."  # what a LightningModule calls its model, most often
+LIGHTNING_VERSION = "2.5.0"  # whose layout of `loops` is written; later ones read it
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion did; `lost` names what the target cannot hold."""
+    """What a conversion did; `left_out` is what the target cannot hold."""
 
     out: Path
-    old_kind: str
-    new_kind: str
-    num_tensors: int
-    lost: tuple[str, ...]
-
-
-def silent(total: int) -> Advance:
-    """No progress."""
-    return lambda amount: None
+    kinds: tuple[str, str]
+    num_parameters: int
+    left_out: tuple[str, ...]
 
 
 def convert(
     source: str | Path,
     target: str | Path,
+    to: str,
     *,
-    to: Target,
     config: Path | None = None,
+    drop: Sequence[str] = (),
     param_order: Path | None = None,
-    drop: tuple[str, ...] = (),
-    force: bool = False,
+    prefix: str = PREFIX,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
-    progress: Callable[[int], Advance] = silent,
+    force: bool = False,
+    progress: Progress = silent,
 ) -> Converted:
-    """Writes a checkpoint in another format.
+    """Writes a checkpoint as another kind, bit for bit where the kind has a place for it.
 
-    Tensors get the names that the target's own loaders expect: `model.` and the module's names in Lightning's, the
-    module's names in a Hugging Face directory. Optimizer groups carry `param_names` wherever they go.
-    Raises RequestError where the target exists, CkptgrowError for what is wrong with the source.
+    `prefix` is put before the model's names in Lightning's kinds. Raises RequestError for an unknown kind,
+    CkptgrowError for what is wrong with the source.
     """
-    path, out = Path(source), Path(target)
-    check_target(path, out, force=force)
-    state = open_state(path, config=config, drop=drop, param_order=param_order)
-    if _family_of_kinds(state.checkpoint.kind) == to:
-        raise RequestError(f"{path}: is {state.checkpoint.kind} already, expected another kind than --to {to}")
-    new, lost = (_as_lightning if to == "lightning" else _as_huggingface)(state)
-    total = sum(num_bytes(one) for one in {id(t): t for _, t in tensors_in([new.tensors, new.optimizers])}.values())
-    check_space(out, int(total * HEADROOM))
-    advance = progress(total)
-    with appearing(out) as partial:
-        writer_of(new.kind, max_shard_bytes).write(new, partial, advance)
-    return Converted(out, state.checkpoint.kind, new.kind, len(new.tensors), tuple(lost))
+    if to not in TARGETS:
+        raise RequestError(f"--to {to}: expected {', '.join(TARGETS)}")
+    check_target(Path(source), Path(target), force=force)
+    state = open_state(Path(source), config=config, drop=drop, param_order=param_order)
+    new, left_out = _for(state, to, prefix)
+    total = sum(num_bytes(tensor) for tensor in _distinct(new))
+    check_space(Path(target), total)
+    with appearing(Path(target)) as partial:
+        writer_of(new.kind, max_shard_bytes).write(new, partial, progress(total))
+    return Converted(
+        out=Path(target),
+        kinds=(state.checkpoint.kind, new.kind),
+        num_parameters=sum(num_elements(state.checkpoint.tensors[one.name]) for one in state.claim.parameters),
+        left_out=tuple(left_out),
+    )
 
 
-def _family_of_kinds(kind: str) -> str:
-    return "huggingface" if kind == "trainer" else kind
-
-
-def _as_lightning(state: TrainingState) -> tuple[Checkpoint, list[str]]:
+def _for(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoint, list[str]]:
     old = state.checkpoint
-    tensors, names = _renamed(state, lambda one: LIGHTNING_PREFIX + one.canonical)
+    is_lightning = old.kind in LIKE_LIGHTNING
+    if is_lightning and to in LIKE_LIGHTNING:
+        names = {one.name: one.name for one in state.claim.tensors}
+        optimizers = [_renamed(one, names, state, always=to == "dcp") for one in state.optimizers]
+        rest = {key: value for key, value in old.rest.items() if key != PLACES}
+        converted = tuple(one.to_torch() for one in optimizers)
+        return replace(old, kind=to, config=state.config, optimizers=converted, rest=rest), []
+    if not is_lightning and to == "huggingface":
+        return old, list(old.left_behind)
+    return _for_huggingface(state) if to == "huggingface" else _for_lightning(state, to, prefix)
+
+
+def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
+    old, claimed = state.checkpoint, state.claim
+    names = {one.name: one.name.removeprefix(one.prefix) for one in claimed.model}
+    ordered = [one for one in claimed.in_module_order().tensors if one.name in names and one.name not in claimed.tied]
+    rest: Mapping[str, Any] = old.rest
+    held = {
+        *UNDERSTOOD,
+        *SCALER_KEYS,
+        "pytorch-lightning_version",
+        "hyper_parameters",
+        "hparams_name",
+        "global_step",
+        "epoch",
+    }
+    left_out = [key for key, value in rest.items() if key not in held and value not in ({}, [], None)]
+    arguments = plain_arguments(rest.get("hyper_parameters"))
+    left_out += [f"hyper_parameters[{key!r}]" for key in arguments if key != "config"]
+    left_out += [one.name for one in claimed.tensors if one.name not in names]
+    left_out += [f"optimizer_states[{index}]" for index in range(1, len(state.optimizers))]
+    left_out += [f"lr_schedulers[{index}]" for index in range(1, len(old.schedulers))]
+    new = replace(
+        old,
+        kind="huggingface",
+        tensors={names[one.name]: old.tensors[one.name] for one in ordered},
+        config=state.config,
+        optimizers=tuple(_renamed(one, names, state).to_torch() for one in state.optimizers[:1]),
+        schedulers=old.schedulers[:1],
+        rest=Carried(old.path, ()),
+    )
+    return new, left_out
+
+
+def _for_lightning(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoint, list[str]]:
+    old, claimed = state.checkpoint, state.claim
+    names = {one.name: prefix + one.name.removeprefix(one.prefix) for one in claimed.model}
+    tensors: dict[str, LazyTensor] = {names[one.name]: old.tensors[one.name] for one in claimed.model}
+    tensors |= _tied_head(state, tensors, names)
+    carried: Carried = old.rest
+    left_out = [*carried.files, *old.left_behind, *(one.name for one in claimed.tensors if one.name not in names)]
+    epoch = int(old.epoch or 0)
+    if old.epoch != epoch and old.epoch is not None:
+        left_out.append(f"the place inside epoch {epoch}")
+    step = old.global_step or 0
+    rest: dict[str, Any] = {
+        "epoch": epoch,
+        "global_step": step,
+        "pytorch-lightning_version": LIGHTNING_VERSION,
+        "state_dict": None,
+        "loops": fresh_loops(step, epoch),
+        "callbacks": {},
+        "optimizer_states": None,
+        "lr_schedulers": None,
+        "hparams_name": "kwargs",
+        "hyper_parameters": {},
+    }
+    new = replace(
+        old,
+        kind=to,
+        tensors=tensors,
+        config=state.config,
+        optimizers=tuple(_renamed(one, names, state, always=to == "dcp").to_torch() for one in state.optimizers),
+        global_step=step,
+        rest=rest,
+    )
+    return new, [name for name in left_out if name != "scaler.pt"]
+
+
+def _tied_head(
+    state: TrainingState, tensors: Mapping[str, LazyTensor], names: Mapping[str, str]
+) -> dict[str, LazyTensor]:
+    """A module's state dict names a tied head too, where a directory of safetensors stores it once."""
     tie = state.family.tie
-    if tie is not None and LIGHTNING_PREFIX + tie.head not in tensors:
-        embedding = tensors[LIGHTNING_PREFIX + tie.embedding]
-        tensors[LIGHTNING_PREFIX + tie.head] = embedding  # Lightning's state dict names both
-    carried = old.rest.files if isinstance(old.rest, Carried) else ()
-    return (
-        replace(
-            old,
-            kind="lightning",
-            tensors=tensors,
-            config=state.config,
-            optimizers=_with_names(state.optimizers, names),
-            rest=fresh_rest(old.global_step or 0, int(old.epoch or 0)),
-        ),
-        [f"file {name}" for name in carried],
+    if tie is None or not is_tied(state.family, state.config):
+        return {}
+    embedding = next(one for one in state.claim.model if one.canonical == tie.embedding)
+    if not _has_backbone_prefix(embedding):
+        return {}
+    inner = names[embedding.name].removesuffix(tie.embedding)
+    return {inner + tie.head: tensors[names[embedding.name]]}
+
+
+def _has_backbone_prefix(one: Claimed) -> bool:
+    return one.name == one.prefix + one.canonical
+
+
+def _renamed(
+    optimizer: OptimizerState, names: Mapping[str, str], state: TrainingState, *, always: bool = False
+) -> OptimizerState:
+    """The same state under the target's names; they are written too where the target's order would not tell them."""
+    in_file_order = [one.name for one in state.claim.parameters]
+    known = set(in_file_order)
+    in_module_order = [one.name for one in state.claim.in_module_order().tensors if one.name in known]
+    needs_names = always or in_file_order != in_module_order
+    groups = tuple(
+        ParameterGroup(group.options, tuple(names[name] for name in group.names), group.has_param_names or needs_names)
+        for group in optimizer.groups
     )
+    return OptimizerState(groups, {names[name]: record for name, record in optimizer.state.items()}, optimizer.other)
 
 
-def _as_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
-    old = state.checkpoint
-    if len(old.optimizers) > 1:
-        raise RequestError(f"{old.path}: has {len(old.optimizers)} optimizers, expected one: a Trainer holds one")
-    tensors, names = _renamed(state, lambda one: one.canonical)
-    rest = old.rest if isinstance(old.rest, dict) else {}
-    lost = [
-        key for key, value in rest.items() if value is not None and key not in ("epoch", "global_step", "state_dict")
-    ]
-    has_training = bool(old.optimizers)
-    trainer_state = {"global_step": old.global_step or 0, "epoch": float(old.epoch or 0), "log_history": []}
-    carried = Carried(old.path, (), {}, {"trainer_state.json": trainer_state} if has_training else {})
-    return (
-        replace(
-            old,
-            kind="trainer" if has_training else "huggingface",
-            tensors=tensors,
-            config={
-                **state.config,
-                "architectures": state.config.get("architectures") or [class_name(state.config, state.where)],
-            },
-            optimizers=_with_names(state.optimizers, names),
-            rest=carried,
-        ),
-        lost,
-    )
-
-
-def _renamed(state: TrainingState, rename: Callable[[Claimed], str]) -> tuple[dict[str, LazyTensor], Mapping[str, str]]:
-    names = {one.name: rename(one) for one in state.claim.model}
-    others = [one.name for one in state.claim.tensors if one.name not in names]
-    if others:
-        raise RequestError(f"{state.where}: has a second set of weights ({listing(others)}); leave it out with --drop")
-    return {new: state.checkpoint.tensors[old] for old, new in names.items()}, names
-
-
-def _with_names(optimizers: tuple[OptimizerState, ...], names: Mapping[str, str]) -> tuple[Mapping[str, Any], ...]:
-    renamed = (
-        OptimizerState(
-            tuple(
-                ParameterGroup(one.options, tuple(names[n] for n in one.names), has_param_names=True)
-                for one in state.groups
-            ),
-            {names[name]: record for name, record in state.state.items()},
-            state.other,
-        )
-        for state in optimizers
-    )
-    return tuple(state.to_torch() for state in renamed)
+def _distinct(checkpoint: Checkpoint) -> list[LazyTensor]:
+    found = tensors_in([checkpoint.tensors, checkpoint.optimizers, checkpoint.rest])
+    return list({id(tensor): tensor for _, tensor in found}.values())

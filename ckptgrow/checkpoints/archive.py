@@ -1,40 +1,35 @@
-"""torch's zip archives (`torch.save`): read as a tree of lazy tensors, written a few megabytes at a time.
+"""torch's zip archives (`torch.save`), read as a tree of lazy tensors.
 
 Reading unpickles with `weights_only=True` under fake tensors, so no code of the file runs and no tensor is loaded.
-Writing lets torch lay out the archive without data (`skip_data`), fills every storage in place, and then mends the
-checksums that torch could not know.
+Where the pickle names classes of the user's, a second reading puts inert stand-ins in their place (see `opaque`).
 """
 
 from __future__ import annotations
 
-import datetime
-import os
-import pathlib
 import pickle
 import struct
+import types
 import warnings
 import zipfile
-from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode  # torch documents skip_data with this import
 
-from ckptgrow.checkpoints.filling import fill
-from ckptgrow.checkpoints.tensors import LazyTensor, Stored
+from ckptgrow.checkpoints.opaque_pickles import PLAIN_CLASSES, is_refused, unpickler_of
+from ckptgrow.checkpoints.tensors import Stored, num_bytes, num_elements
 from ckptgrow.checkpoints.tree import map_leaves
 from ckptgrow.errors import CheckpointError, UnsafePickleError, listing
 
-Advance = Callable[[int], None]
-
-# Plain data that training scripts put beside their tensors; building them runs no code of the file.
-PLAIN_CLASSES: list[Any] = [Namespace, datetime.timedelta, pathlib.PosixPath, pathlib.PurePosixPath]
+LARGEST_PICKLE = 512 * 2**20  # bytes of a tree without its tensors; a million tensors take a tenth of it
+LARGEST_EXPANDED = 2**20  # bytes of a tensor that repeats its storage (broadcast masks and positions)
+DAMAGES = (
+    *(RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError),
+    *(AssertionError, UnicodeError, MemoryError, struct.error, pickle.UnpicklingError),
+)
 
 _LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
-_DESCRIPTOR_SIGNATURE = b"PK\x07\x08"
-_CENTRAL_SIGNATURE = b"PK\x01\x02"
 
 
 def read(path: Path) -> Any:
@@ -42,92 +37,77 @@ def read(path: Path) -> Any:
 
     Raises CheckpointError for what is no whole archive, UnsafePickleError for pickles that name code.
     """
-    _check_is_archive(path)
+    sizes = _record_sizes(path)
+    located = _Located(path, sizes)
     try:
         with torch.serialization.safe_globals(PLAIN_CLASSES), FakeTensorMode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of TypedStorage, which old files name
-            tree = torch.load(path, map_location="cpu", weights_only=True)
+            tree = _load(path, located)
+        return map_leaves(tree, torch.Tensor, located.stored)
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: nests deeper than any training state, expected plain containers") from error
+    except DAMAGES as error:
+        raise _damaged(path, (str(error).strip() or type(error).__name__).split("\n")[0]) from error
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path}: damaged, expected a whole torch.save archive ({reason}); copy it again")
+
+
+def _load(path: Path, located: _Located) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _refused(path, error) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise CheckpointError(f"{path}: damaged, expected a whole torch.save archive ({reason})") from error
-    return map_leaves(tree, torch.Tensor, _Located(path).stored)
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        if not named:
+            raise
+        refused = [one for one in named if is_refused(*one.rpartition(".")[::2])]
+        if refused:
+            raise _unsafe(path, listing(refused)) from error
+        module = types.SimpleNamespace(__name__=__name__, Unpickler=unpickler_of(located.stored))
+        try:
+            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=module)
+        except (pickle.UnpicklingError, TypeError, AttributeError) as reason:
+            raise _unsafe(path, f"{listing(named)}; {reason}") from error
 
 
-def write(tree: Any, path: Path, advance: Advance) -> None:
-    """Writes a tree to `path`, which is made or overwritten; `advance` is told the bytes of every piece written.
-
-    The result is a valid zip archive, checksums included, and flushed to the disk.
-    """
-    skeleton, tensors = _skeleton(tree)
-    with path.open("wb") as file, torch.serialization.skip_data(materialize_fake_tensors=True), FakeTensorMode():
-        torch.save(skeleton, file)
-    placed = read_offsets(path, len(tensors))
-    with path.open("r+b") as file:
-        checksums: dict[int, int] = {}
-        for tensor, offset in zip(tensors, placed, strict=True):
-            checksums[offset] = fill(file, tensor, offset, advance)
-        _mend_checksums(file, path, checksums)
-        file.flush()
-        os.fsync(file.fileno())
+def _unsafe(path: Path, named: str) -> UnsafePickleError:
+    return UnsafePickleError(
+        f"{path}: its pickle names code that ckptgrow does not run ({named}), expected tensors, plain values and "
+        "objects of the user's classes; save it again without these objects"
+    )
 
 
-def read_offsets(path: Path, num_storages: int) -> list[int]:
-    """Where the data of each storage begins, in the order in which torch numbers them."""
-    with zipfile.ZipFile(path) as archive:
-        names = {info.filename: info for info in archive.infolist()}
-        root = next(iter(names)).split("/")[0]
-        infos = [names[f"{root}/data/{number}"] for number in range(num_storages)]
-    with path.open("rb") as file:
-        return [_data_offset(file, info) for info in infos]
-
-
-def _data_offset(file: BinaryIO, info: zipfile.ZipInfo) -> int:
+def data_offset(file: BinaryIO, info: zipfile.ZipInfo) -> int:
+    """Where an entry's bytes begin."""
     file.seek(info.header_offset)
     header = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     name_length, extra_length = header[-2:]
     return info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
 
 
-def _skeleton(tree: Any) -> tuple[Any, list[LazyTensor]]:
-    """The tree with fake tensors, and its distinct tensors in the order in which torch will meet their storages."""
-    tensors: dict[int, LazyTensor] = {}
-    fakes: dict[int, torch.Tensor] = {}
-    with FakeTensorMode() as mode:
+def _record_sizes(path: Path) -> dict[int, int]:
+    """The size of every entry by where its bytes begin.
 
-        def fake(tensor: LazyTensor) -> torch.Tensor:
-            if id(tensor) not in fakes:
-                tensors[id(tensor)] = tensor
-                with mode:
-                    fakes[id(tensor)] = torch.empty(tensor.shape, dtype=tensor.dtype)
-            return fakes[id(tensor)]
-
-        return map_leaves(tree, LazyTensor, fake), list(tensors.values())
-
-
-def _mend_checksums(file: BinaryIO, path: Path, checksums: dict[int, int]) -> None:
-    """Puts the right CRC-32 into every data descriptor and central directory entry that torch left at zero."""
-    with zipfile.ZipFile(path) as archive:
-        infos = archive.infolist()
-        position = archive.start_dir
-    for info in infos:
-        data_offset = _data_offset(file, info)
-        file.seek(position)
-        entry = file.read(46)
-        name_length, extra_length, comment_length = struct.unpack("<HHH", entry[28:34])
-        if entry[:4] != _CENTRAL_SIGNATURE:
-            raise CheckpointError(f"{path}: unexpected central directory; this torch writes archives differently")
-        if data_offset in checksums and info.filename.rpartition("/")[0].endswith("/data"):
-            checksum = struct.pack("<I", checksums[data_offset])
-            os.pwrite(file.fileno(), checksum, position + 16)
-            _mend_descriptor(file, data_offset + info.file_size, checksum)
-        position += 46 + name_length + extra_length + comment_length
-
-
-def _mend_descriptor(file: BinaryIO, offset: int, checksum: bytes) -> None:
-    if os.pread(file.fileno(), 4, offset) == _DESCRIPTOR_SIGNATURE:
-        os.pwrite(file.fileno(), checksum, offset + 4)
+    Raises CheckpointError where the archive is none, or its directory cannot be true.
+    """
+    _check_is_archive(path)
+    file_size = path.stat().st_size
+    sizes: dict[int, int] = {}
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            for info in archive.infolist():
+                start = data_offset(file, info)
+                if info.compress_type != zipfile.ZIP_STORED or start + info.file_size > file_size:
+                    raise CheckpointError(f"{path}: entry {info.filename} is compressed or leads out of the file")
+                if info.filename.endswith("data.pkl") and info.file_size > LARGEST_PICKLE:
+                    raise CheckpointError(f"{path}: its pickle has {info.file_size} bytes, expected {LARGEST_PICKLE}")
+                if info.filename.endswith("constants.pkl"):
+                    raise CheckpointError(f"{path}: is a TorchScript program, expected a training checkpoint")
+                sizes[start] = info.file_size
+    except (zipfile.BadZipFile, struct.error, ValueError, OverflowError, NotImplementedError, EOFError) as error:
+        raise _damaged(path, str(error)) from error
+    return sizes
 
 
 def _check_is_archive(path: Path) -> None:
@@ -140,41 +120,39 @@ def _check_is_archive(path: Path) -> None:
         raise CheckpointError(f"{path}: {kind}, expected a checkpoint written by torch 1.6 or later; copy it again")
 
 
-def _refused(path: Path, error: Exception) -> CheckpointError:
-    """The pickle was not run: it is damaged, or it names code."""
-    try:
-        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception as cause:
-        return CheckpointError(f"{path}: its pickle is damaged ({cause}), expected a whole torch.save archive")
-    named = [name for name in named if name not in _names(PLAIN_CLASSES)]
-    if named:
-        return UnsafePickleError(
-            f"{path}: its pickle names code that ckptgrow does not run ({listing(named)}), expected tensors and plain "
-            "values; save it again without these objects"
-        )
-    return CheckpointError(f"{path}: its pickle is damaged ({str(error).strip().splitlines()[0]})")
-
-
-def _names(classes: list[Any]) -> set[str]:
-    return {f"{one.__module__}.{one.__qualname__}" for one in classes}
-
-
 class _Located:
     """Turns the fake tensors of a loaded tree into stored ones; equal places become the same object."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sizes: dict[int, int]) -> None:
         self.path = path
-        self._size = path.stat().st_size
+        self._sizes = sizes
         self._seen: dict[Stored, Stored] = {}
 
     def stored(self, fake: torch.Tensor) -> Stored:
-        """Where a fake tensor's data lies."""
-        storage = fake.untyped_storage()
-        start: int | None = storage._checkpoint_offset  # pyright: ignore[reportPrivateUsage]
-        if start is None or fake.layout is not torch.strided:
+        """Where a fake tensor's data lies; raises CheckpointError where that is not inside an entry of the archive."""
+        if fake.layout is not torch.strided:
             raise CheckpointError(f"{self.path}: holds a tensor of layout {fake.layout}, expected plain dense tensors")
-        if start + storage.nbytes() > self._size:
-            raise CheckpointError(f"{self.path}: ends inside a tensor; copy it again, it is truncated")
-        offset = start + int(fake.storage_offset()) * fake.dtype.itemsize
-        stored = Stored(self.path, offset, tuple(fake.shape), fake.dtype, tuple(fake.stride()))
+        start: int | None = fake.untyped_storage()._checkpoint_offset  # pyright: ignore[reportPrivateUsage]
+        if start is None:
+            raise CheckpointError(f"{self.path}: holds a tensor without data, expected plain dense tensors")
+        stored = Stored(
+            self.path,
+            start + int(fake.storage_offset()) * fake.dtype.itemsize,
+            tuple(fake.shape),
+            fake.dtype,
+            tuple(fake.stride()),
+        )
+        self._check(stored, start)
         return self._seen.setdefault(stored, stored)
+
+    def _check(self, stored: Stored, start: int) -> None:
+        if num_elements(stored) == 0:
+            return
+        room = self._sizes.get(start, 0) - (stored.offset - start)
+        if stored.span * stored.dtype.itemsize > room:
+            raise CheckpointError(
+                f"{self.path}: a tensor of shape {list(stored.shape)} needs {stored.span * stored.dtype.itemsize} "
+                f"bytes of a storage of {room}; copy it again, it is damaged"
+            )
+        if num_elements(stored) > stored.span and num_bytes(stored) > LARGEST_EXPANDED:
+            raise CheckpointError(f"{self.path}: a tensor of shape {list(stored.shape)} repeats {stored.span} elements")

@@ -9,7 +9,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ckptgrow.checkpoints.processes import Processes
 from ckptgrow.errors import RequestError
+
+PARTIAL = ".partial"
 
 
 def check_target(source: Path, target: Path, *, force: bool) -> None:
@@ -33,37 +36,58 @@ def check_space(target: Path, num_bytes: int) -> None:
 
 
 @contextmanager
-def appearing(target: Path) -> Generator[Path]:
-    """A path beside `target` to write to; it becomes `target` when the block ends well, and goes away otherwise."""
-    clear_leftovers(target)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+def appearing(target: Path, together: Processes | None = None) -> Generator[Path]:
+    """A path beside `target` to write to; it becomes `target` when the block ends well, and goes away otherwise.
+
+    Processes that write together get the same path, and the first of them does the rest. What earlier runs left beside
+    `target` because they were killed is removed first.
+    """
+    together = together or Processes()
+    partial = together.agree_on(target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}"))
+    if together.rank == 0:
+        _clear_leftovers(target)
+    together.wait()
     try:
         yield partial
-        if target.is_dir():
-            _remove(target)
+        together.wait()
+        if together.rank == 0:
+            _put_in_place(partial, target)
+        together.wait()
+    finally:
+        if together.rank == 0:
+            _remove(partial)
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    """A directory cannot be renamed onto another one: the old one steps aside first: none is ever half there."""
+    if target.is_dir() and not target.is_symlink():
+        aside = target.with_name(f".{target.name}.{os.getpid()}.replaced{PARTIAL}")
+        target.rename(aside)
+        partial.rename(target)
+        _flush_directory(target.parent)
+        _remove(aside)
+    else:
         partial.replace(target)
         _flush_directory(target.parent)
-    finally:
-        _remove(partial)
 
 
-def clear_leftovers(target: Path) -> None:
-    """Removes what processes that were killed while writing `target` left beside it; those that live keep theirs."""
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)\.partial")
-    for path in target.parent.iterdir():
-        match = pattern.fullmatch(path.name)
-        if match is not None and not _is_alive(int(match[1])):
-            _remove(path)
+def _clear_leftovers(target: Path) -> None:
+    """Removes what runs that no longer exist wrote for the same target."""
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)(\.replaced)?{re.escape(PARTIAL)}")
+    for one in target.parent.iterdir():
+        match = pattern.fullmatch(one.name)
+        if match is not None and not _is_running(int(match[1])):
+            _remove(one)
 
 
-def _is_alive(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except (PermissionError, OverflowError):
         return True
-    return process != os.getpid()
+    return True
 
 
 def _remove(path: Path) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from ckptgrow.checkpoints.fingerprint import Fingerprint
+from ckptgrow.checkpoints.progress import Advance
 from ckptgrow.checkpoints.tensors import LazyTensor
-
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,9 @@ class Checkpoint:
 
     `optimizers` and `schedulers` are still as torch wrote them (parameters by number): who is who is known only after
     the tensors are claimed. `rest` is what the format carries besides. `order` says where the model's own order of
-    parameters is known from: the file, or only the module (safetensors sort by name).
+    parameters is known from: the file, or only the module (safetensors sort by name). `scaler` is the state of fp16's
+    loss scaling. `left_behind` names what lies in the directory and is not part of the state. `source`
+    is the fingerprint of what it was grown from, whose placeholder stands in `growth` until all of that has been read.
     """
 
     path: Path
@@ -35,6 +37,9 @@ class Checkpoint:
     rest: Any = None
     data_position: Any = None
     order: Literal["file", "module"] = "file"
+    scaler: Mapping[str, Any] | None = None
+    left_behind: tuple[str, ...] = ()
+    source: Fingerprint | None = None
 
     @property
     def history(self) -> list[Mapping[str, Any]]:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ckptgrow.checkpoints.checkpoint import Checkpoint, Format
+from ckptgrow.checkpoints.dcp import DistributedFormat
 from ckptgrow.checkpoints.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat
 from ckptgrow.checkpoints.lightning import LightningFormat
 from ckptgrow.errors import CheckpointError
 
-FORMATS: tuple[Format, ...] = (HuggingFaceFormat(), LightningFormat())
+FORMATS: tuple[Format, ...] = (DistributedFormat(), HuggingFaceFormat(), LightningFormat())
 
 
 def format_of(path: Path) -> Format:
@@ -30,6 +31,7 @@ def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:
     """The format that writes a kind; `max_shard_bytes` bounds the files of a directory's weights."""
     writers: Mapping[str, Format] = {
         "lightning": LightningFormat(),
+        "dcp": DistributedFormat(),
         "huggingface": HuggingFaceFormat(max_shard_bytes),
         "trainer": HuggingFaceFormat(max_shard_bytes),
     }

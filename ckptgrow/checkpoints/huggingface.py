@@ -2,32 +2,40 @@
 `optimizer.pt`, `scheduler.pt`, `trainer_state.json` and more.
 
 Files that need not change (tokenizer, generation config, random states, `training_args.bin`, which is a pickle of code)
-are copied as bytes and never opened. A Trainer finds its place in the data by `trainer_state.json`'s `global_step`, so
-that stays as it is; where growth moved the schedule's clock, `ckptgrow.json` says to which step.
+are copied as bytes and never opened. The same weights in other files, and directories, stay behind. A Trainer finds its
+place in the data by `trainer_state.json`'s `global_step`, so that stays as it is; where growth moved the schedule's
+clock, `ckptgrow.json` says to which step.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from ckptgrow.checkpoints import archive
-from ckptgrow.checkpoints.checkpoint import Advance, Checkpoint
+from ckptgrow.checkpoints import archive, archive_writing
+from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.progress import Advance
 from ckptgrow.checkpoints.safetensor_files import INDEX_SUFFIX, read_file, read_index, write_shards, write_text
 from ckptgrow.checkpoints.tensors import LazyTensor
 from ckptgrow.errors import CheckpointError, listing
 
 CONFIG, TRAINER_STATE = "config.json", "trainer_state.json"
-OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
+OPTIMIZER, SCHEDULER, SCALER = "optimizer.pt", "scheduler.pt", "scaler.pt"
 GROWTH = "ckptgrow.json"
 SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
 DEFAULT_SHARD_BYTES = 5 * 10**9
 UNDERSTOOD = (CONFIG, OPTIMIZER, SCHEDULER, GROWTH)
+LARGEST_JSON = 256 * 2**20  # bytes; a log of a million steps is smaller
+# the same weights in another form (of before the growth, so they would contradict the grown ones)
+OTHER_WEIGHTS = re.compile(
+    r".*\.(safetensors|safetensors\.index\.json|h5|msgpack|ot|onnx|gguf|ggml)|(pytorch_)?model.*\.bin(\.index\.json)?"
+)
 
 
 @dataclass(frozen=True)
@@ -45,11 +53,12 @@ class HuggingFaceFormat:
         """Reads a directory; raises CheckpointError where a file is missing or malformed."""
         tensors, weight_files, metadata = _weights(path)
         trainer_state = _json(path / TRAINER_STATE) if (path / TRAINER_STATE).exists() else None
-        optimizer, scheduler = (
-            (_torch_dict(path / name),) if (path / name).exists() else () for name in (OPTIMIZER, SCHEDULER)
+        optimizer, scheduler, scaler = (
+            (_torch_dict(path / name),) if (path / name).exists() else () for name in (OPTIMIZER, SCHEDULER, SCALER)
         )
         growth = _json(path / GROWTH) if (path / GROWTH).exists() else {}
-        changed = {*UNDERSTOOD, *weight_files}
+        others = _others(path, {*UNDERSTOOD, *weight_files})
+        left_behind = tuple(name for name in others if (path / name).is_dir() or OTHER_WEIGHTS.fullmatch(name))
         return Checkpoint(
             path=path,
             kind="trainer" if trainer_state is not None else self.kind,
@@ -60,9 +69,12 @@ class HuggingFaceFormat:
             global_step=growth.get("global_step", trainer_state.get("global_step") if trainer_state else None),
             epoch=trainer_state.get("epoch") if trainer_state else None,
             growth=growth,
-            rest=Carried(path, _others(path, changed), metadata),
+            precision="16-mixed" if scaler else None,
+            rest=Carried(path, tuple(name for name in others if name not in left_behind), metadata),
             data_position=trainer_state.get("global_step") if trainer_state else None,
             order="module",
+            scaler=scaler[0] if scaler else None,
+            left_behind=left_behind,
         )
 
     def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
@@ -71,30 +83,33 @@ class HuggingFaceFormat:
         carried = checkpoint.rest if isinstance(checkpoint.rest, Carried) else Carried(path, (), {})
         for name in carried.files:
             shutil.copy2(carried.directory / name, path / name)
-        for name, content in carried.made.items():
-            write_text(path / name, json.dumps(content, indent=2) + "\n")
         if checkpoint.config is not None:
             write_text(path / CONFIG, json.dumps(checkpoint.config, indent=2, sort_keys=True) + "\n")
         distinct = _once(checkpoint.tensors)
         metadata = {"format": "pt", **carried.metadata}
         write_shards(path, "model", distinct, self.max_shard_bytes, metadata, advance)
-        for name, states in ((OPTIMIZER, checkpoint.optimizers), (SCHEDULER, checkpoint.schedulers)):
-            if states:
-                archive.write(dict(states[0]), path / name, advance)
+        scaler = () if checkpoint.scaler is None else (checkpoint.scaler,)
+        parts = ((OPTIMIZER, checkpoint.optimizers), (SCHEDULER, checkpoint.schedulers), (SCALER, scaler))
+        for name, states in parts:
+            if states and name not in carried.files:
+                archive_writing.write(dict(states[0]), path / name, advance)
+        if checkpoint.optimizers and checkpoint.global_step is not None and TRAINER_STATE not in carried.files:
+            write_text(path / TRAINER_STATE, json.dumps(_trainer_state(checkpoint), indent=2) + "\n")
         if checkpoint.growth:
-            write_text(path / GROWTH, json.dumps(checkpoint.growth, indent=2) + "\n")
+            text = json.dumps(checkpoint.growth, indent=2) + "\n"
+            source = checkpoint.source
+            write_text(path / GROWTH, text.replace(source.placeholder, source.value()) if source else text)
         for file in path.iterdir():
             _flush(file)
 
 
 @dataclass(frozen=True)
 class Carried:
-    """Files that go along as bytes, by name in their directory, the weights' own metadata, and JSON files to make."""
+    """Files that go along as bytes, by name in their directory, and the weights' own metadata."""
 
     directory: Path
     files: tuple[str, ...]
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
-    made: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def _weight_files(path: Path) -> str | None:
@@ -142,6 +157,8 @@ def _torch_dict(path: Path) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file() or path.stat().st_size > LARGEST_JSON:
+        raise CheckpointError(f"{path}: is no plain file of at most {LARGEST_JSON} bytes, expected a JSON object")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -153,12 +170,26 @@ def _json(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], value)
 
 
+def _trainer_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The least that `Trainer.train(resume_from_checkpoint=…)` needs."""
+    return {
+        "epoch": float(checkpoint.epoch or 0),
+        "global_step": checkpoint.global_step,
+        "log_history": [],
+        "train_batch_size": 1,  # unknown; the Trainer only compares it with its own
+        "stateful_callbacks": {"TrainerControl": {"args": {}, "attributes": {}}},
+    }
+
+
 def _others(path: Path, changed: set[str]) -> tuple[str, ...]:
+    """Everything else in the directory, sorted; links are followed, for the hub's cache is made of them."""
     names = [one for one in sorted(path.iterdir()) if one.name not in changed]
-    leading_out = [one.name for one in names if one.is_symlink() and not one.resolve().is_file()]
-    if leading_out:
-        raise CheckpointError(f"{path}: {listing(leading_out)} is a broken link; mend or remove it")
-    return tuple(one.name for one in names if one.is_file())
+    special = [one.name for one in names if not one.is_file() and not one.is_dir()]
+    if special:
+        raise CheckpointError(
+            f"{path}: {listing(special)} is a broken link or no plain file, expected files; mend or remove it"
+        )
+    return tuple(one.name for one in names)
 
 
 def _once(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:

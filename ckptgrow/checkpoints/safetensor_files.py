@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ckptgrow.checkpoints.filling import fill
+from ckptgrow.checkpoints.filling import Place, fill
+from ckptgrow.checkpoints.progress import Advance
 from ckptgrow.checkpoints.tensors import LazyTensor, Stored, num_bytes
 from ckptgrow.errors import CheckpointError
-
-Advance = Callable[[int], None]
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -132,8 +131,8 @@ def write_file(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[
         file.write(struct.pack("<Q", len(text)) + text)
         file.truncate(8 + len(text) + offset)
         file.flush()
-        for name in order:
-            fill(file, tensors[name], 8 + len(text) + header[name]["data_offsets"][0], advance)
+        places = [Place(tensors[name], 8 + len(text) + header[name]["data_offsets"][0]) for name in order]
+        fill(file, places, advance)
         os.fsync(file.fileno())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -88,6 +88,13 @@ class Stored:
             expected *= size
         return True
 
+    @property
+    def span(self) -> int:
+        """How many elements lie between its first and its last, both included; 0 where it has none."""
+        if 0 in self.shape:
+            return 0
+        return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.stride, strict=True))
+
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """See LazyTensor. Raises CheckpointError where the file ends before the tensor does."""
         if not self.shape:
@@ -96,8 +103,9 @@ class Stored:
             row_length = math.prod(self.shape[1:])
             first = self.offset + start * row_length * self.dtype.itemsize
             return self._read(first, (stop - start) * row_length).reshape(stop - start, *self.shape[1:])
-        span = 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.stride, strict=True))
-        return self._read(self.offset, span).as_strided(self.shape, self.stride)[start:stop].contiguous()
+        shape = (stop - start, *self.shape[1:])
+        part = replace(self, shape=shape, offset=self.offset + start * self.stride[0] * self.dtype.itemsize)
+        return part._read(part.offset, part.span).as_strided(shape, self.stride).contiguous()
 
     def _read(self, offset: int, count: int) -> torch.Tensor:
         buffer = np.empty(count * self.dtype.itemsize, dtype=np.uint8)

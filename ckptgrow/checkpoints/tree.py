@@ -7,6 +7,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from ckptgrow.checkpoints.opaque import Opaque
 from ckptgrow.checkpoints.tensors import LazyTensor
 
 Leaf = TypeVar("Leaf")
@@ -30,13 +31,21 @@ def map_leaves(tree: Any, kind: type[Leaf], change: Callable[[Leaf], object]) ->
     return tree
 
 
-def tensors_in(tree: Any, path: Keys = ()) -> Iterator[tuple[Keys, LazyTensor]]:
+def tensors_in(tree: Any) -> Iterator[tuple[Keys, LazyTensor]]:
     """Every tensor of a tree with the keys that lead to it, in order."""
-    if isinstance(tree, LazyTensor):
+    yield from _tensors_in(tree, (), set())
+
+
+def _tensors_in(tree: Any, path: Keys, opaque_seen: set[int]) -> Iterator[tuple[Keys, LazyTensor]]:
+    if isinstance(tree, LazyTensor) and not isinstance(tree, type):
         yield path, tree
         return
+    if isinstance(tree, Opaque):  # these may refer to each other in circles
+        if id(tree) in opaque_seen:
+            return
+        opaque_seen.add(id(tree))
     for key, value in _children(tree):
-        yield from tensors_in(value, (*path, key))
+        yield from _tensors_in(value, (*path, key), opaque_seen)
 
 
 def path_text(path: Keys) -> str:
@@ -56,3 +65,5 @@ def _children(tree: Any) -> Iterator[tuple[object, Any]]:
         yield from enumerate(tree)
     elif isinstance(tree, Namespace):
         yield from vars(tree).items()
+    elif isinstance(tree, Opaque):
+        yield from tree.parts()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ckptgrow.commands import options
-from ckptgrow.commands.growing import byte_size, chosen
+from ckptgrow.commands.growing import byte_size
 from ckptgrow.commands.screen import JsonOption, Screen
-
-KINDS = ("lightning", "huggingface")
 
 
 def convert(
-    source: options.InArgument,
-    target: options.OutArgument,
-    to: Annotated[str, typer.Option(help="The kind to write: 'lightning' or 'huggingface'.", show_default=False)],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="The checkpoint to convert.", show_default=False)],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write.", show_default=False)],
+    to: Annotated[str, typer.Option(help="'lightning', 'huggingface' or 'dcp' (torch's distributed checkpoints).")],
+    prefix: Annotated[
+        str, typer.Option(help="What the model's names begin with inside a LightningModule (for lightning and dcp).")
+    ] = "model.",
     config: options.ConfigOption = None,
     param_order: options.ParamOrderOption = None,
     drop: options.DropOption = None,
@@ -24,7 +26,10 @@ def convert(
     force: options.ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a checkpoint in another format, keeping all state that the target can hold, and say what it cannot."""
+    """Write a checkpoint as another kind: parameters, moments and steps bit for bit.
+
+    What the other kind has no place for is listed.
+    """
     from ckptgrow.conversion import convert as convert_checkpoint
 
     screen = Screen(as_json)
@@ -32,15 +37,23 @@ def convert(
         done = convert_checkpoint(
             source,
             target,
-            to=chosen("--to", to, KINDS),
+            to,
             config=config,
-            param_order=param_order,
             drop=tuple(drop or ()),
-            force=force,
+            param_order=param_order,
+            prefix=prefix,
             max_shard_bytes=byte_size("--max-shard-size", max_shard_size),
+            force=force,
             progress=progress,
         )
-    screen.say(f"{source} ({done.old_kind}) → {done.out} ({done.new_kind}): {done.num_tensors} tensors.")
-    if done.lost:
-        screen.say(f"note: {done.new_kind} cannot hold: {', '.join(done.lost)}")
-    screen.result({"out": str(done.out), "kind": [done.old_kind, done.new_kind], "lost": list(done.lost)})
+    screen.say(f"{source} ({done.kinds[0]}) → {done.out} ({done.kinds[1]}): {done.num_parameters:,} parameters.")
+    if done.left_out:
+        screen.say(f"left out, for {done.kinds[1]} has no place for it: {', '.join(done.left_out)}")
+    screen.result(
+        {
+            "out": str(done.out),
+            "kinds": list(done.kinds),
+            "num_parameters": done.num_parameters,
+            "left_out": list(done.left_out),
+        }
+    )

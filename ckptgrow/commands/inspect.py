@@ -9,20 +9,29 @@ import typer
 
 from ckptgrow.commands import options
 from ckptgrow.commands.screen import JsonOption, Screen
+from ckptgrow.errors import RequestError
 
 if TYPE_CHECKING:
     from ckptgrow.inspection import Inspection
 
 
 def inspect(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="The checkpoint to look at.", show_default=False)],
+    checkpoint: Annotated[
+        Path | None, typer.Argument(metavar="CKPT", help="The checkpoint to look at.", show_default=False)
+    ] = None,
     config: options.ConfigOption = None,
+    families: Annotated[bool, typer.Option("--families", help="List the families, and what each supports.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Tell what a checkpoint holds: family, sizes, optimizer, schedule, step, precision, and what no table claims."""
+    screen = Screen(as_json)
+    if families:
+        _list_families(screen)
+        return
+    if checkpoint is None:
+        raise RequestError("Missing argument 'CKPT'; name a checkpoint, or pass --families")
     from ckptgrow.inspection import inspect as inspect_checkpoint
 
-    screen = Screen(as_json)
     found = inspect_checkpoint(checkpoint, config=config)
     screen.table("", (str(checkpoint), ""), _rows(found))
     for entry in found.history:
@@ -30,6 +39,15 @@ def inspect(
     for problem in found.problems:
         screen.warn(problem)
     screen.result(found.to_json())
+
+
+def _list_families(screen: Screen) -> None:
+    from ckptgrow.families.registry import FAMILIES
+    from ckptgrow.families.support import OPERATORS, support
+
+    table = {name: support(family) for name, family in sorted(FAMILIES.items())}
+    screen.table("", ("family", *OPERATORS), [(name, *row.values()) for name, row in table.items()])
+    screen.result({"families": table})
 
 
 def _rows(found: Inspection) -> list[tuple[str, str]]:

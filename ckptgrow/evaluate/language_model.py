@@ -39,6 +39,7 @@ class CheckpointLM(HFLM):
         self.num_truncated = 0  # requests longer than the context: lm-eval cuts them on the left
         self._instances: Sequence[Instance] = ()
         self._count_windows: Advance | None = None
+        self._num_expected = 0
 
     @property
     def rank(self) -> int:
@@ -69,13 +70,13 @@ class CheckpointLM(HFLM):
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """lm-eval's; every answer advances the bar."""
         self._instances = requests
-        self.set_cache_hook(_Answered(self._start(len(requests))))
+        self.set_cache_hook(_Answered(self._expect(len(requests))))
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
         """lm-eval's; every window advances the bar."""
         lengths = [len(self.tok_encode(*request.args)) for request in requests]
-        self._count_windows = self._start(sum(-(-length // self.max_length) for length in lengths))
+        self._count_windows = self._expect(sum(-(-length // self.max_length) for length in lengths))
         self.set_cache_hook(CacheHook(None))
         try:
             return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
@@ -84,8 +85,13 @@ class CheckpointLM(HFLM):
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """lm-eval's; every answer advances the bar."""
-        self.set_cache_hook(_Answered(self._start(len(requests))))
+        self.set_cache_hook(_Answered(self._expect(len(requests))))
         return super().generate_until(requests, disable_tqdm=disable_tqdm)
+
+    def _expect(self, number: int) -> Advance:
+        """So many more answers, after those of the tasks before."""
+        self._num_expected += number
+        return self._start(self._num_expected)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = True, override_bs: int | None = None

@@ -40,6 +40,18 @@ def architecture(checkpoint: Checkpoint, config_file: Path | None = None) -> tup
     return family, _completed(family, config, where)
 
 
+def check_accepted(config: Mapping[str, Any], where: str) -> None:
+    """Raises ConfigError where transformers would not build a model from this config."""
+    from transformers import AutoConfig
+
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    try:
+        AutoConfig.for_model(str(config["model_type"]), **fields)
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ConfigError(f"{where}: transformers refuses the grown config ({reason}); choose other sizes") from error
+
+
 def _from_file(path: Path) -> dict[str, Any]:
     file = path / "config.json" if path.is_dir() else path
     try:

@@ -42,7 +42,11 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype, where: str) -> Pr
     logging.set_verbosity_error()  # it warns of token ids outside small vocabularies
     try:
         full = AutoConfig.for_model(str(config["model_type"]), **fields)
-        model = HEADS[family_of(config, where).head].from_config(full, dtype=torch.float32)
+        model = HEADS[family_of(config, where).head].from_config(
+            full,
+            dtype=torch.float32,
+            experts_implementation="eager",  # torch's grouped product has no float64
+        )
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: transformers refuses this config ({str(error).splitlines()[0]})") from error
     finally:

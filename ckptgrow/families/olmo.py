@@ -21,6 +21,7 @@ FAMILY = Family(
     tie=TIE,
     dropout=("attention_dropout",),
     refusals=(
+        Refusal("zero-norm", "its norms have no gain that could be zero; use --new zero-output"),
         Refusal(
             "width",
             "its head is tied to the embedding and its final norm has no gain that could make up for the copies",

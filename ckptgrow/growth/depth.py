@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ckptgrow.checkpoints.progress import Progress, silent
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.families.family import Family
 from ckptgrow.families.sizes import holds, num_layers, sizes_of
 from ckptgrow.growth.operator import Operator
-from ckptgrow.growth.pipeline import Progress, grow, silent
+from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.request import Grown, StateRequest
 from ckptgrow.spaces.growth import identity
 from ckptgrow.spaces.layers import Layer, NewLayer, Place, keeps_order, listed, stretched
@@ -95,5 +96,7 @@ def _refuse(family: Family, config: Mapping[str, Any], new: NewLayer, where: str
             "--new copy stacks layers, which changes the function"
         )
     for refusal in family.refusals:
-        if refusal.operator == "depth" and holds(refusal.when, config):
-            raise RequestError(f"{where}: {family.model_type} cannot grow in depth exactly: {refusal.reason}")
+        if refusal.operator in ("depth", new) and holds(refusal.when, config):
+            raise RequestError(
+                f"{where}: {family.model_type} cannot grow in {refusal.operator} exactly: {refusal.reason}"
+            )

@@ -103,4 +103,4 @@ def _inset(tensors: Sequence[Claimed]) -> dict[str, Claimed]:
 
 
 def _stack(one: Claimed) -> str:
-    return one.template.partition("{layer}")[0]
+    return one.prefix + one.pattern.partition("{layer}")[0]

@@ -7,11 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ckptgrow import __version__
 from ckptgrow.checkpoints.atomic import appearing, check_space, check_target
-from ckptgrow.checkpoints.checkpoint import Advance, Checkpoint
+from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.fingerprint import Fingerprint
 from ckptgrow.checkpoints.formats import writer_of
 from ckptgrow.checkpoints.optimizer import OptimizerState
+from ckptgrow.checkpoints.processes import processes
+from ckptgrow.checkpoints.progress import Progress
 from ckptgrow.checkpoints.tensors import num_bytes, num_elements
 from ckptgrow.checkpoints.tree import path_text, tensors_in
 from ckptgrow.errors import CheckpointError, RequestError, listing
@@ -29,14 +34,7 @@ from ckptgrow.growth.schedule import grown_scheduler, moved, optimizer_of, with_
 from ckptgrow.growth.tensors import Finite, Guard, unguarded
 
 OperatorFor = Callable[[Family, Mapping[str, Any], str], Operator]
-Progress = Callable[[int], Advance]
-"""Told how many bytes will be written; returns what is told of every piece."""
 HEADROOM = 1.02  # names, alignment and the archive's directory, beside the tensors' bytes
-
-
-def silent(total: int) -> Advance:
-    """No progress."""
-    return lambda amount: None
 
 
 def grow(
@@ -44,17 +42,21 @@ def grow(
 ) -> Grown:
     """Grows a whole training state from one path to another; `rho` is the operator's step constant for `auto`."""
     check_target(source, target, force=request.force)
+    processes().wait()  # all have looked before one writes
     old = open_state(source, config=request.config, drop=request.drop, param_order=request.param_order)
     old = _reset(old, request.reset)
     operator = operator_for(old.family, old.config, str(source))
     guard: Guard = unguarded if request.allow_nonfinite else Finite
     lineage = descents(old.claim, operator)
-    tensors = grown_tensors(lineage, old.checkpoint.tensors, old.claim, operator, str(source), guard)
+    fingerprint = Fingerprint(old.checkpoint.tensors)
+    tensors = grown_tensors(lineage, fingerprint.tensors, old.claim, operator, str(source), guard)
     _check_carried(old, lineage)
     step = _new_step(old.checkpoint.global_step, request, rho)
     sizes = WeightSizes(old.checkpoint.tensors, tensors)
     states, schedulers, notes = _grown_training(old, lineage, sizes, request, step, guard)
-    record = _record(operator, request, old.checkpoint.global_step, step)
+    if old.checkpoint.left_behind:
+        notes.append(f"left behind in {source}: {listing(old.checkpoint.left_behind)}")
+    record = _record(operator, request, (old.checkpoint.global_step, step), fingerprint)
     new = replace(
         old.checkpoint,
         tensors=tensors,
@@ -63,6 +65,7 @@ def grow(
         schedulers=tuple(schedulers),
         global_step=step,
         growth=_growth_entry(old.checkpoint, record, request, step),
+        source=fingerprint,
     )
     _write(new, target, request, progress)
     return Grown(
@@ -77,7 +80,7 @@ def grow(
         lr_rule=request.lr_rule,
         step=(old.checkpoint.global_step, step),
         notes=tuple(notes),
-        record=record,
+        record={**record, "source_sha256": fingerprint.value()},
     )
 
 
@@ -146,11 +149,17 @@ def _reset(state: TrainingState, parts: Sequence[Part]) -> TrainingState:
 
 
 def _write(new: Checkpoint, target: Path, request: StateRequest, progress: Progress) -> None:
+    together = processes()
+    if together.count > 1 and new.kind != "dcp":
+        raise RequestError(
+            f"{new.path}: {together.count} processes share the writing of torch's distributed checkpoints alone; "
+            "convert it first (ckptgrow convert --to dcp), or run one process"
+        )
     distinct = {id(tensor): tensor for _, tensor in tensors_in([new.tensors, new.optimizers, new.rest])}
     total = sum(num_bytes(tensor) for tensor in distinct.values())
     check_space(target, int(total * HEADROOM))
     advance = progress(total)
-    with appearing(target) as partial:
+    with appearing(target, together) as partial:
         writer_of(new.kind, request.max_shard_bytes).write(new, partial, advance)
 
 
@@ -177,13 +186,17 @@ def _check_carried(old: TrainingState, lineage: Sequence[Descent]) -> None:
         )
 
 
-def _record(operator: Operator, request: StateRequest, old_step: int | None, step: int | None) -> dict[str, Any]:
+def _record(
+    operator: Operator, request: StateRequest, steps: tuple[int | None, int | None], fingerprint: Fingerprint
+) -> dict[str, Any]:
     return {
         **operator.record,
         "lr_rule": request.lr_rule,
-        "step": [old_step, step],
+        "step": list(steps),
         "rewarm": request.rewarm,
         "version": __version__,
+        "torch": str(torch.__version__),
+        "source_sha256": fingerprint.placeholder,
     }
 
 

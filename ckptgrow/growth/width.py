@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from ckptgrow.checkpoints.progress import Progress, silent
 from ckptgrow.errors import RequestError
+from ckptgrow.families.architecture import check_accepted
 from ckptgrow.families.family import Family
 from ckptgrow.families.sizes import holds, is_tied, num_layers, sizes_of, with_sizes
 from ckptgrow.growth.operator import Operator
-from ckptgrow.growth.pipeline import Progress, grow, silent
+from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.request import Grown, StateRequest
 from ckptgrow.spaces.gather import BlockWeights, diagonal, tile
-from ckptgrow.spaces.growth import Growth, copies, identity, shrunken_copies
+from ckptgrow.spaces.growth import Growth, copies, identity, product, shrunken_copies
 from ckptgrow.spaces.layers import Layer
 
 How = Literal["diagonal", "tile"]
@@ -63,13 +65,15 @@ def width(
 
     def operator(family: Family, config: Mapping[str, Any], where: str) -> Operator:
         growths = _multiplied(family, config, factor, where) if factor else _resized(family, config, sizes, where)
-        new_sizes = {space: growth.num_new for space, growth in growths.items()}
+        new_config = with_sizes(family, config, {space: one.num_new for space, one in growths.items()}, where)
+        if "heads" in sizes:
+            check_accepted(new_config, where)  # some families want hidden to be a multiple of heads all the same
         has_dropout = any(config.get(field) for field in family.dropout)
         sigma = (0.0 if has_dropout else NOISE_WITHOUT_DROPOUT) if noise == "auto" else float(noise)
         return Operator(
             growths=growths,
             layers=[Layer(index, "old") for index in range(num_layers(family, config, where))],
-            config=with_sizes(family, config, new_sizes, where),
+            config=new_config,
             trapped=sigma == 0 and not has_dropout,
             block_weights=BLOCK_WEIGHTS[how],
             noise=sigma,
@@ -102,7 +106,27 @@ def _resized(family: Family, config: Mapping[str, Any], sizes: Mapping[str, int]
             raise RequestError(f"--{space.replace('_', '-')}: {family.model_type} has no such size of its own")
         if size < old[space]:
             raise RequestError(f"--{space.replace('_', '-')} {size}: expected at least the old size, {old[space]}")
-    return {space: copies(size, sizes.get(space, size)) for space, size in old.items()}
+    growths = {space: copies(size, sizes.get(space, size)) for space, size in old.items()}
+    return {**growths, **_heads(old, sizes)} if {"heads", "kv_heads"} & set(sizes) else growths
+
+
+def _heads(old: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, Growth]:
+    """Copies of heads under which every query head still reads its own key head."""
+    if "kv_heads" not in old:
+        return {}
+    heads, kv_heads = old["heads"], old["kv_heads"]
+    new_heads = sizes.get("heads", heads)
+    new_kv_heads = sizes.get("kv_heads", new_heads if heads == kv_heads else kv_heads)
+    if new_heads * kv_heads == heads * new_kv_heads:  # groups as large as before: whole groups are copied
+        return {"heads": copies(heads, new_heads), "kv_heads": copies(kv_heads, new_kv_heads)}
+    if new_kv_heads == kv_heads and new_heads % kv_heads == 0:  # larger groups: copies within each
+        group = copies(heads // kv_heads, new_heads // kv_heads)
+        return {"heads": product([identity(kv_heads), group])}
+    raise RequestError(
+        f"--heads {new_heads} --kv-heads {new_kv_heads}: {heads} heads share {kv_heads} key heads, expected a multiple "
+        f"of {kv_heads} heads on {kv_heads} key heads, or both in the old proportion; a key head that is divided among "
+        "copies has no exact moments"
+    )
 
 
 def _refuse(family: Family, config: Mapping[str, Any], operator: str, where: str) -> None:

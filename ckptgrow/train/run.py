@@ -15,7 +15,7 @@ from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch import loggers
 from torch.utils.data import DataLoader
 
-from ckptgrow.checkpoints.lightning import with_step
+from ckptgrow.checkpoints.loops import with_step
 from ckptgrow.errors import ConfigError, DataError, RequestError
 from ckptgrow.families.model import build_model
 from ckptgrow.train.guards import SaveOnInterrupt, StopAtNonfiniteLoss

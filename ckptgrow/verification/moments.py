@@ -65,7 +65,8 @@ def _error(
     if link.fresh is not None or scale is None:
         return float(found.abs().max())
     small = link.spread(whole(old).double())
-    factor = torch.tensor(_own_factor(small, found, POWERS[key])) if scale.factors is None else scale.at(link)
+    dead = scale.factors is None
+    factor = torch.tensor(_own_factor(small, found, POWERS[key]), dtype=found.dtype) if dead else scale.at(link)
     expected = factor ** POWERS[key] * small
     largest = float(expected.abs().max())
     difference = float((found - expected).abs().max())

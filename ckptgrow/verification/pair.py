@@ -14,7 +14,7 @@ from ckptgrow.errors import RequestError
 from ckptgrow.families.claim import Claimed
 from ckptgrow.families.sizes import sizes_of
 from ckptgrow.families.state import TrainingState
-from ckptgrow.spaces.growth import Growth, IntVector, copies
+from ckptgrow.spaces.growth import Growth, IntVector, copies, identity, product
 from ckptgrow.spaces.layers import Layer
 
 
@@ -123,7 +123,11 @@ def growths_between(small: TrainingState, grown: TrainingState) -> dict[str, Gro
             f"{grown.where}: {shrunk[0]} is {new[shrunk[0]]}, expected at least {old[shrunk[0]]} as in {small.where}; "
             "give the small checkpoint first"
         )
-    return {space: copies(old[space], new[space]) for space in old}
+    growths = {space: copies(old[space], new[space]) for space in old}
+    kept = old.get("kv_heads")
+    if kept is not None and kept == new["kv_heads"] and new["heads"] % kept == 0:  # every group holds its own copies
+        growths["heads"] = product([identity(kept), copies(old["heads"] // kept, new["heads"] // kept)])
+    return growths
 
 
 def axis_growths(claimed: Claimed, growths: Mapping[str, Growth]) -> tuple[Growth, ...]:

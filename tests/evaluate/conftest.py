@@ -13,7 +13,8 @@ from ckptgrow.evaluate.processes import launched
 from ckptgrow.evaluate.settings import Settings
 from ckptgrow.evaluate.subject import Subject, open_subject
 from ckptgrow.evaluate.tasks import load_tasks
-from tests.evaluate.subjects import byte_gpt2, lightning_of
+from tests.builders import save_lightning
+from tests.evaluate.subjects import EVALUATED, byte_model
 
 Score = Callable[..., Evaluation]
 
@@ -26,17 +27,24 @@ def _quick_harness(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def model() -> PreTrainedModel:
-    return byte_gpt2()
+    return byte_model("gpt2")
 
 
 @pytest.fixture(scope="session")
 def checkpoint(model: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return lightning_of(model, tmp_path_factory.mktemp("checkpoint") / "small.ckpt")
+    return save_lightning(tmp_path_factory.mktemp("checkpoint") / "small.ckpt", model)
 
 
 @pytest.fixture(scope="session")
 def subject(checkpoint: Path) -> Subject:
     return opened(checkpoint)
+
+
+@pytest.fixture(scope="module", params=EVALUATED)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[PreTrainedModel, Path]:
+    """Every family's model, and its checkpoint."""
+    trained = byte_model(request.param)
+    return trained, save_lightning(tmp_path_factory.mktemp(request.param) / "small.ckpt", trained)
 
 
 def opened(path: Path, dtype: str = "float32", tokenizer: str | None = "bytes") -> Subject:

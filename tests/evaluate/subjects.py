@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -11,22 +12,36 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
-from transformers import GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from tests.builders import gpt2_config, save_lightning
+from ckptgrow.families.registry import FAMILIES
+from tests.builders import gpt2_config
 
 ROOT = Path(__file__).parents[2]
 LAMBADA, WIKITEXT = ROOT / "fixtures" / "lambada.jsonl", ROOT / "fixtures" / "wikitext.txt"
 CONTEXT = 64
 STEPS, LEARNED = 60, 8  # of training; bytes at the end of a passage
+EVALUATED = [name for name in ("gpt2", "llama") if name in FAMILIES]
+GPT2 = gpt2_config(vocab_size=256, n_positions=CONTEXT, n_embd=32, n_head=4, n_inner=64)
+LLAMA = LlamaConfig(
+    vocab_size=256,
+    max_position_embeddings=CONTEXT,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    bos_token_id=0,
+    eos_token_id=0,
+)
 PREFIX = 0  # the byte that stands before a text
 
 
-def byte_gpt2() -> PreTrainedModel:
-    """A float32 GPT-2 of bytes that has learned by heart how some of the passages end."""
+@cache
+def byte_model(family: str) -> PreTrainedModel:
+    """A float32 model of bytes that has learned by heart how some of the passages end."""
     torch.manual_seed(0)
-    config = gpt2_config(vocab_size=256, n_positions=CONTEXT, n_embd=32, n_head=4, n_inner=64)
-    return learned(GPT2LMHeadModel(config))
+    return learned(GPT2LMHeadModel(GPT2) if family == "gpt2" else LlamaForCausalLM(LLAMA))
 
 
 def learned(model: PreTrainedModel) -> PreTrainedModel:
@@ -38,10 +53,6 @@ def learned(model: PreTrainedModel) -> PreTrainedModel:
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), ends[:, -LEARNED:].flatten()).backward()
         optimizer.step()
     return model.eval()
-
-
-def lightning_of(model: PreTrainedModel, path: Path) -> Path:
-    return save_lightning(path, model)
 
 
 def passages(path: Path = LAMBADA) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
@@ -15,7 +16,7 @@ import ckptgrow
 from ckptgrow.cli import run
 from ckptgrow.evaluate.comparison import paired_standard_error
 from tests.builders import save_lightning
-from tests.evaluate.subjects import LAMBADA, WIKITEXT, byte_gpt2
+from tests.evaluate.subjects import LAMBADA, WIKITEXT, byte_model
 
 TASKS = ["--tasks", "lambada_openai,wikitext", "--data", f"lambada_openai={LAMBADA}", "--data", f"wikitext={WIKITEXT}"]
 QUICK = ["--tokenizer", "bytes", "--bootstrap-iters", "0", "--batch-size", "4"]
@@ -23,7 +24,7 @@ QUICK = ["--tokenizer", "bytes", "--bootstrap-iters", "0", "--batch-size", "4"]
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = byte_gpt2()
+    model = copy.deepcopy(byte_model("gpt2"))
     for parameter in model.parameters():
         parameter.data.mul_(1.05)
     return save_lightning(tmp_path_factory.mktemp("other") / "other.ckpt", model)

@@ -109,3 +109,13 @@ def test_two_processes_score_as_one(checkpoint: Path, capsys: pytest.CaptureFixt
         for metric, value in scores.items():
             expected = pytest.approx(value, rel=1e-6) if isinstance(value, float) else value
             assert together["results"][task][metric] == expected
+
+
+@pytest.mark.cuda
+def test_a_gpu_scores_as_a_cpu(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["eval", "lambada", str(checkpoint), "--data", str(LAMBADA), "--tokenizer", "bytes"]
+    on_gpu, on_cpu = (shown([*command, "--device", device], capsys)["results"] for device in ("cuda", "cpu"))
+    assert isinstance(on_gpu, dict) and isinstance(on_cpu, dict)
+    assert on_gpu["lambada_openai"]["acc,none"] == on_cpu["lambada_openai"]["acc,none"]
+    expected = pytest.approx(on_cpu["lambada_openai"]["perplexity,none"], rel=1e-3)  # TF32 or another kernel
+    assert on_gpu["lambada_openai"]["perplexity,none"] == expected

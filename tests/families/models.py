@@ -99,6 +99,7 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "opt": ("opt", {"ffn_dim": 20, "word_embed_proj_dim": 16, "dropout": 0.0}),
     "opt projected": ("opt", {"ffn_dim": 20, "word_embed_proj_dim": 8, "dropout": 0.0}),
     "olmo": ("olmo", {**GROUPED, "clip_qkv": 0.5}),
+    "olmo tied": ("olmo", {**GROUPED, "tie_word_embeddings": True}),
     "olmo2": ("olmo2", {**GROUPED}),
     "phi": ("phi", {**GROUPED, "qk_layernorm": True, "rope_parameters": PARTIAL}),
     "phi3": ("phi3", {**GROUPED}),
@@ -130,8 +131,10 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 ALIBI = ("bloom", "mpt")
 POST_NORM = ("bert", "roberta")
-WIDER = [case for case in CASES if case not in ALIBI]
+WIDER = [case for case in CASES if case not in ALIBI and case != "olmo tied"]
 DEEPER = [case for case in CASES if case not in POST_NORM and "dense layer" not in case]
+FIRST = list({CASES[case][0]: case for case in reversed(CASES)}.values())  # one a family
+NO_ZERO_NORM = ("olmo", "t5")
 # the decay of a gain stored without its 1 pulls the gain to 1, which no learning rate can scale
 UNDECAYED = ("gemma", "gemma2", "gemma3_text")
 
@@ -164,6 +167,7 @@ def perturbed(case: str, seed: int = 0) -> PreTrainedModel:
 def _built(config: PreTrainedConfig) -> PreTrainedModel:
     """In float64; gemma's √hidden too, which its models hold in float32."""
     model = HEADS.get(config.model_type, AutoModelForCausalLM).from_config(config)
+    config._experts_implementation = "eager"  # torch's grouped matrix product has no float64
     for module in model.double().modules():
         if hasattr(module, "scalar_embed_scale"):
             module.embed_scale.fill_(module.scalar_embed_scale)

@@ -1,0 +1,110 @@
+"""torch's zip archives (`torch.save`), written a few megabytes at a time.
+
+torch lays out the archive without data (`skip_data`), every storage is filled in place, and then the checksums that
+torch could not know are mended.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import types
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode  # torch documents skip_data with this import
+
+from ckptgrow.checkpoints.archive import data_offset
+from ckptgrow.checkpoints.filling import Place, fill
+from ckptgrow.checkpoints.fingerprint import Fingerprint
+from ckptgrow.checkpoints.opaque_pickles import pickler_of
+from ckptgrow.checkpoints.progress import Advance
+from ckptgrow.checkpoints.tensors import LazyTensor
+from ckptgrow.errors import CheckpointError
+
+_DESCRIPTOR_SIGNATURE = b"PK\x07\x08"
+_CENTRAL_SIGNATURE = b"PK\x01\x02"
+
+
+def write(tree: Any, path: Path, advance: Advance, source: Fingerprint | None = None) -> None:
+    """Writes a tree to `path`, which is made or overwritten; `advance` is told the bytes of every piece written.
+    Where the tree holds the placeholder of `source`, its value takes the place when all tensors are written.
+
+    The result is a valid zip archive, checksums included, and flushed to the disk.
+    """
+    fakes = _Fakes()
+    module = types.SimpleNamespace(__name__=__name__, Pickler=pickler_of(fakes.fake))
+    with path.open("wb") as file, torch.serialization.skip_data(materialize_fake_tensors=True), FakeTensorMode():
+        torch.save(tree, file, pickle_module=module)
+    offsets = _storage_offsets(path, len(fakes.tensors))
+    with path.open("r+b") as file:
+        places = [Place(tensor, offset) for tensor, offset in zip(fakes.tensors.values(), offsets, strict=True)]
+        checksums = dict(zip(offsets, fill(file, places, advance), strict=True))
+        if source is not None:
+            checksums |= _put_fingerprint(file, path, source)
+        _mend_checksums(file, path, checksums)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class _Fakes:
+    """One fake tensor a lazy one, and the lazy ones in the order in which torch met their storages."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[int, LazyTensor] = {}
+        self._fakes: dict[int, torch.Tensor] = {}
+
+    def fake(self, tensor: LazyTensor) -> torch.Tensor:
+        """The fake of a lazy tensor."""
+        if id(tensor) not in self._fakes:
+            self.tensors[id(tensor)] = tensor
+            self._fakes[id(tensor)] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        return self._fakes[id(tensor)]
+
+
+def _storage_offsets(path: Path, num_storages: int) -> list[int]:
+    """Where the data of each storage begins, in the order in which torch numbers them."""
+    with zipfile.ZipFile(path) as archive:
+        names = {info.filename: info for info in archive.infolist()}
+        root = next(iter(names)).split("/")[0]
+        infos = [names[f"{root}/data/{number}"] for number in range(num_storages)]
+    with path.open("rb") as file:
+        return [data_offset(file, info) for info in infos]
+
+
+def _put_fingerprint(file: BinaryIO, path: Path, source: Fingerprint) -> dict[int, int]:
+    """Puts the value over the placeholder in the pickle; returns the pickle's new CRC-32 by its place."""
+    with zipfile.ZipFile(path) as archive:
+        info = next(one for one in archive.infolist() if one.filename.endswith("data.pkl"))
+    start = data_offset(file, info)
+    pickled = os.pread(file.fileno(), info.file_size, start)
+    mended = pickled.replace(source.placeholder.encode(), source.value().encode())
+    os.pwrite(file.fileno(), mended, start)
+    return {start: zlib.crc32(mended)}
+
+
+def _mend_checksums(file: BinaryIO, path: Path, checksums: dict[int, int]) -> None:
+    """Puts the right CRC-32 into every data descriptor and central directory entry that torch left at zero."""
+    with zipfile.ZipFile(path) as archive:
+        infos = archive.infolist()
+        position = archive.start_dir
+    for info in infos:
+        start = data_offset(file, info)
+        file.seek(position)
+        entry = file.read(46)
+        name_length, extra_length, comment_length = struct.unpack("<HHH", entry[28:34])
+        if entry[:4] != _CENTRAL_SIGNATURE:
+            raise CheckpointError(f"{path}: unexpected central directory; this torch writes archives differently")
+        if start in checksums:
+            checksum = struct.pack("<I", checksums[start])
+            os.pwrite(file.fileno(), checksum, position + 16)
+            _mend_descriptor(file, start + info.file_size, checksum)
+        position += 46 + name_length + extra_length + comment_length
+
+
+def _mend_descriptor(file: BinaryIO, offset: int, checksum: bytes) -> None:
+    if os.pread(file.fileno(), 4, offset) == _DESCRIPTOR_SIGNATURE:
+        os.pwrite(file.fileno(), checksum, offset + 4)

@@ -1,0 +1,109 @@
+"""The `.metadata` of torch's distributed checkpoints: unpickled with nothing but its own classes allowed.
+
+`torch.distributed.checkpoint` itself would unpickle it without any restriction.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import filesystem, metadata
+from torch.distributed.checkpoint.metadata import Metadata
+
+from ckptgrow.checkpoints.opaque_pickles import PYTHON_UNPICKLER, refuse_instruction
+from ckptgrow.errors import CheckpointError, UnsafePickleError
+
+METADATA = ".metadata"
+LARGEST_METADATA = 512 * 2**20  # bytes
+_RECORDS: tuple[Any, ...] = (
+    metadata.Metadata,
+    metadata.TensorStorageMetadata,
+    metadata.BytesStorageMetadata,
+    metadata.ChunkStorageMetadata,
+    metadata.TensorProperties,
+    metadata.MetadataIndex,
+    metadata.StorageMeta,
+    vars(filesystem)["_StorageInfo"],
+)
+_CALLED: tuple[Any, ...] = (
+    torch.Size,
+    vars(metadata)["_MEM_FORMAT_ENCODING"],
+    torch.serialization._get_layout,  # pyright: ignore[reportPrivateUsage]
+    pathlib.PosixPath,
+    pathlib.PurePosixPath,
+)
+
+
+def read_metadata(directory: Path) -> Metadata:
+    """The metadata of a distributed checkpoint.
+
+    Raises UnsafePickleError where it names anything but metadata's classes, CheckpointError where it is damaged.
+    """
+    path = directory / METADATA
+    if path.stat().st_size > LARGEST_METADATA:
+        raise CheckpointError(f"{path}: has {path.stat().st_size} bytes, expected at most {LARGEST_METADATA}")
+    try:
+        with path.open("rb") as file:
+            found = _Reader(file).load()
+    except CheckpointError as error:
+        raise UnsafePickleError(f"{path}: {error}") from error
+    except Exception as error:  # a damaged pickle may fail in any way; nothing but records was built
+        raise CheckpointError(
+            f"{path}: damaged, expected the metadata of a distributed checkpoint ({type(error).__name__}: {error})"
+        ) from error
+    if not isinstance(found, Metadata) or not isinstance(found.storage_data, dict):
+        raise CheckpointError(f"{path}: is no metadata of a distributed checkpoint; copy it again")
+    return found
+
+
+def _allowed() -> dict[str, Any]:
+    dtypes = {str(one): one for one in vars(torch).values() if isinstance(one, torch.dtype)}
+    return dtypes | {f"{one.__module__}.{one.__qualname__}": one for one in (*_RECORDS, *_CALLED)}
+
+
+def _find_class(reader: Any, module: str, name: str) -> Any:
+    allowed = _allowed()
+    if f"{module}.{name}" not in allowed:
+        raise CheckpointError(f"names code that ckptgrow does not run ({module}.{name}), expected metadata's classes")
+    return allowed[f"{module}.{name}"]
+
+
+def _load_reduce(reader: Any) -> None:
+    arguments = reader.stack.pop()
+    if reader.stack[-1] not in _CALLED:
+        raise pickle.UnpicklingError(f"calls {reader.stack[-1]!r}")
+    reader.stack[-1] = reader.stack[-1](*arguments)
+
+
+def _load_newobj(reader: Any) -> None:
+    arguments = reader.stack.pop()
+    made = reader.stack.pop()
+    if made not in (*_RECORDS, torch.Size):
+        raise pickle.UnpicklingError(f"makes {made!r}")
+    reader.append(made.__new__(made, *arguments))
+
+
+def _load_build(reader: Any) -> None:
+    state = reader.stack.pop()
+    made = reader.stack[-1]
+    if type(made) not in _RECORDS:
+        raise pickle.UnpicklingError(f"changes {type(made)!r}")
+    if isinstance(made, metadata.TensorProperties):
+        made.__setstate__(state)
+    else:
+        vars(made).update(state)
+
+
+_REFUSED = (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4)
+_INSTRUCTIONS = {
+    **PYTHON_UNPICKLER.dispatch,
+    **{code[0]: refuse_instruction for code in _REFUSED},
+    pickle.REDUCE[0]: _load_reduce,
+    pickle.NEWOBJ[0]: _load_newobj,
+    pickle.BUILD[0]: _load_build,
+}
+_Reader: Any = type("Reader", (PYTHON_UNPICKLER,), {"dispatch": _INSTRUCTIONS, "find_class": _find_class})

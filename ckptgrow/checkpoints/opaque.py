@@ -1,0 +1,70 @@
+"""Stand-ins for objects of classes that are not ours: inert, and enough to write the objects back as they were."""
+
+from __future__ import annotations
+
+import copyreg
+from collections.abc import Iterator
+from typing import Any, cast
+
+ABSENT = object()
+
+
+class Named(type):
+    """The type of stand-ins for named classes and functions; calling one makes an `Opaque` that remembers the call."""
+
+    named: tuple[str, str]
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        made: Any = type.__call__(cls, *args)
+        made.is_call = True
+        return made
+
+
+class Opaque(metaclass=Named):
+    """An object as its pickle describes it: what was called with what, its state, and what was put into it."""
+
+    named = ("", "")
+    args: tuple[Any, ...]
+    is_call: bool
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Opaque:
+        made = super().__new__(cls)
+        made.args, made.is_call = args, False
+        made.state = ABSENT
+        made.listed = []
+        made.entries = []
+        return made
+
+    state: Any
+    listed: list[Any]
+    entries: list[tuple[Any, Any]]
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def append(self, item: Any) -> None:
+        """As pickles do with lists."""
+        self.listed.append(item)
+
+    def extend(self, items: Any) -> None:
+        """As pickles do with lists."""
+        self.listed.extend(items)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.entries.append((key, value))
+
+    def parts(self) -> Iterator[tuple[object, Any]]:
+        """What it holds, by keys for messages."""
+        yield "arguments", self.args
+        if self.state is not ABSENT:
+            state: Any = self.state
+            yield from cast(dict[object, Any], state).items() if isinstance(state, dict) else [("state", state)]
+        yield from enumerate(self.listed)
+        yield from self.entries
+
+    def as_pickled(self) -> tuple[Any, ...]:
+        """What `__reduce__` of the true object returned."""
+        function: Any = type(self) if self.is_call else cast(Any, copyreg).__newobj__
+        args = self.args if self.is_call else (type(self), *self.args)
+        state = None if self.state is ABSENT else self.state
+        return function, args, state, iter(self.listed), iter(self.entries)

@@ -1,0 +1,27 @@
+"""What each family's table says can be grown exactly, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ckptgrow.families.family import Family
+
+YES = "exact"
+OPERATORS = ("width", "heads", "ffn", "depth")
+
+
+def support(family: Family) -> Mapping[str, str]:
+    """For every operator: exact, the condition under which it is not, or why it never is."""
+    return {operator: _verdict(family, operator) for operator in OPERATORS}
+
+
+def _verdict(family: Family, operator: str) -> str:
+    if operator == "depth" and not family.depth_is_exact:
+        return "copy only"
+    if operator == "heads" and family.sizes["head"].config is None:
+        return "no field for it"
+    refusals = [one for one in family.refusals if one.operator == operator]
+    always = next((one for one in refusals if one.when is None), None)
+    if always is not None:
+        return "refused"
+    return f"{YES} unless {' or '.join(str(one.when) for one in refusals)}" if refusals else YES

@@ -1,0 +1,193 @@
+"""torch's distributed checkpoints: written and read by torch itself, grown by one process and by several."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
+
+import ckptgrow
+from ckptgrow.checkpoints import formats
+from ckptgrow.checkpoints.dcp_writing import write
+from ckptgrow.checkpoints.processes import Processes
+from ckptgrow.checkpoints.tensors import Held, LazyTensor, whole
+from ckptgrow.checkpoints.tree import tensors_in
+from ckptgrow.cli import run
+from ckptgrow.errors import CheckpointError, UnsafePickleError
+from tests.builders import perturbed_gpt2, token_batches, train, trained_checkpoint
+from tests.formats.test_convert import assert_same, state_of
+
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def lightning_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_checkpoint(tmp_path_factory.mktemp("dcp") / "small.ckpt", perturbed_gpt2())
+
+
+@pytest.fixture(scope="module")
+def source(lightning_file: Path) -> Path:
+    ckptgrow.convert(lightning_file, lightning_file.parent / "small", "dcp")
+    return lightning_file.parent / "small"
+
+
+def tensors_of(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a distributed checkpoint, as torch itself reads them."""
+    merged = path.parent / f"{path.name}.merged.pt"
+    dcp_to_torch_save(path, merged)
+    tree = torch.load(merged, weights_only=True)
+    merged.unlink()
+    return {str(keys): value for keys, value in flat(tree)}
+
+
+def flat(tree: Any, keys: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], torch.Tensor]]:
+    if isinstance(tree, torch.Tensor):
+        return [(keys, tree)]
+    children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return [one for key, value in children for one in flat(value, (*keys, key))]
+
+
+def test_a_round_trip_from_lightning_is_equal_to_the_bit(source: Path, lightning_file: Path, tmp_path: Path) -> None:
+    ckptgrow.convert(source, tmp_path / "back.ckpt", "lightning")
+    old, new = state_of(lightning_file), state_of(tmp_path / "back.ckpt")
+    for group in new["optimizers"][0]["param_groups"]:
+        assert [name.removeprefix("model.") for name in group.pop("param_names")]
+    assert_same(old, new)
+    assert ckptgrow.inspect(source).kind == "dcp"
+
+
+def test_torch_reads_what_is_written(source: Path, lightning_file: Path) -> None:
+    tensors = tensors_of(source)
+    for name, tensor in torch.load(lightning_file, weights_only=True)["state_dict"].items():
+        assert torch.equal(tensors[f"('model', '{name}')"], tensor)
+
+
+def test_what_torchs_own_interface_wrote_grows(tmp_path: Path) -> None:
+    """`get_model_state_dict` and `get_optimizer_state_dict`, as torch's tutorials and torchtitan use them."""
+    model = perturbed_gpt2()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    train(model, optimizer, token_batches(2))
+    state = {"model": get_model_state_dict(model), "optim": get_optimizer_state_dict(model, optimizer), "step": 2}
+    dcp.save(state, checkpoint_id=tmp_path / "small", no_dist=True)
+    (tmp_path / "small" / "config.json").write_text(json.dumps(model.config.to_dict()))
+    ckptgrow.width(tmp_path / "small", tmp_path / "grown", noise=0)
+    report = ckptgrow.verify(tmp_path / "small", tmp_path / "grown")
+    assert report.passed, report.sentences
+    wide = perturbed_gpt2(n_embd=24, n_head=6, n_inner=40)
+    new = {"model": get_model_state_dict(wide)}
+    dcp.load(new, checkpoint_id=tmp_path / "grown", no_dist=True)
+    assert tensors_of(tmp_path / "grown").keys() >= {"('optim', 'state', 'transformer.wte.weight', 'exp_avg')"}
+
+
+def test_growing_gives_the_same_tensors_as_growing_the_file(source: Path, lightning_file: Path, tmp_path: Path) -> None:
+    ckptgrow.depth(source, tmp_path / "grown")
+    ckptgrow.depth(lightning_file, tmp_path / "grown.ckpt")
+    expected = torch.load(tmp_path / "grown.ckpt", weights_only=True)["state_dict"]
+    tensors = tensors_of(tmp_path / "grown")
+    assert len([name for name in tensors if name.startswith("('model'")]) == len(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(tensors[f"('model', '{name}')"], tensor)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def together(count: int, *arguments: str) -> list[subprocess.CompletedProcess[str]]:
+    """The command in several processes, with the variables that torchrun sets."""
+    common = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "ckptgrow", *arguments],
+            cwd=ROOT,
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    done: list[subprocess.CompletedProcess[str]] = []
+    for one in running:
+        out, err = one.communicate(timeout=300)
+        done.append(subprocess.CompletedProcess(one.args, one.returncode, out, err))
+    return done
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_write_the_same_tensors_as_one(source: Path, tmp_path: Path, count: int) -> None:
+    ckptgrow.width(source, tmp_path / "alone")
+    done = together(count, "width", str(source), str(tmp_path / "shared"))
+    assert [one.returncode for one in done] == [0] * count, done[0].stderr
+    assert done[0].stdout.startswith(str(source)) and not any(one.stdout for one in done[1:])
+    alone, shared = tensors_of(tmp_path / "alone"), tensors_of(tmp_path / "shared")
+    assert alone.keys() == shared.keys() and all(torch.equal(alone[name], shared[name]) for name in alone)
+    assert len(list((tmp_path / "shared").glob("*.distcp"))) == count
+    histories = [ckptgrow.inspect(tmp_path / name).history for name in ("alone", "shared")]
+    assert histories[0] == histories[1]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_blocks_that_other_processes_wrote_are_put_together(tmp_path: Path) -> None:
+    """Rows and columns cut anywhere."""
+    tensor = torch.randn(7, 5)
+    write({"model": {"a": Held(tensor[:, 1:4])}, "n": 3}, tmp_path / "x", Processes(), lambda amount: None)
+    tree = formats.DistributedFormat().read(tmp_path / "x")
+    lazy = tree.tensors["a"]
+    assert isinstance(lazy, LazyTensor) and torch.equal(lazy.rows(2, 6), tensor[2:6, 1:4])
+    assert torch.equal(whole(next(tensor for _, tensor in tensors_in(dict(tree.tensors)))), tensor[:, 1:4])
+
+
+def test_metadata_that_names_code_is_never_run(source: Path, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "victim",)
+
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / ".metadata").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(UnsafePickleError, match="names code"):
+        ckptgrow.inspect(tmp_path / "x")
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_missing_or_short_file_is_named(source: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in source.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    data = next(copy.glob("*.distcp"))
+    os.truncate(data, data.stat().st_size // 2)
+    with pytest.raises(CheckpointError, match="ends before"):
+        ckptgrow.inspect(copy)
+    data.unlink()
+    with pytest.raises(CheckpointError, match="names the file"):
+        ckptgrow.inspect(copy)
+
+
+class Waiting(Processes):
+    """Two processes that need not wait."""
+
+    def wait(self) -> None:
+        """Not at all."""
+
+
+def test_torchrun_on_another_kind_says_what_to_do(
+    lightning_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ckptgrow.growth.pipeline.processes", lambda: Waiting(0, 2))
+    assert run(["width", str(lightning_file), str(tmp_path / "out.ckpt")]) == 2
+    assert "convert" in capsys.readouterr().err and not list(tmp_path.iterdir())

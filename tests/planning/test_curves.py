@@ -1,0 +1,131 @@
+"""The paper's four pairs, exactly, and curves whose answer is known."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ckptgrow.cli import run
+from ckptgrow.planning.curves import Curve, curve
+from ckptgrow.planning.growth_point import growth_point
+
+CURVES = Path(
+    os.environ.get("CKPTGROW_CURVES", Path(__file__).parents[3] / "shared" / "data" / "staged-training-curves")
+)
+TOKENS = 512 * 1024
+SIZES = {"base": (12, 768), "large": (24, 1536)}
+
+
+def size(layers: int, width: int) -> int:
+    return 12 * layers * width**2
+
+
+@pytest.mark.skipif(not CURVES.is_dir(), reason="the paper's learning curves are not beside this checkout")
+@pytest.mark.parametrize(
+    ("operator", "model", "saved", "steps", "rho"),
+    [
+        ("depth", "base", "13.2", (2949, 2149, 5099), "1.372"),
+        ("depth", "large", "14.8", (6799, 4549, 7749), "1.495"),
+        ("width", "base", "21.6", (3799, 2049, 5099), "1.854"),
+        ("width", "large", "25.5", (6299, 3549, 7749), "1.775"),
+    ],
+)
+def test_the_papers_pairs_come_out_exactly(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    operator: str,
+    model: str,
+    saved: str,
+    steps: tuple[int, int, int],
+    rho: str,
+) -> None:
+    layers, width = SIZES[model]
+    half = size(layers // 2, width) if operator == "depth" else size(layers, width // 2)
+    files = [str(CURVES / f"gpt2-{model}-div2-{operator}.csv"), str(CURVES / f"gpt2-{model}.csv")]
+    params = ["--params", str(half), str(size(layers, width)), "--tokens-per-step", str(TOKENS)]
+    plot = tmp_path / "plan.png"
+    assert run(["plan", "curves", *files, "--operator", operator, *params, "--plot", str(plot), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert f"{100 * found['saving']:.1f}" == saved and f"{found['rho']:.3f}" == rho
+    assert (found["step_before"], found["step_target"], found["step_optimality"]) == steps
+    low, high = found["saving_interval"]
+    assert low <= high
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def power_law(floor: float, scale: float, parameters: float) -> Curve:
+    """L = floor + (scale / step)^0.5, whose slope has a closed form."""
+    steps = np.arange(50.0, 20_000.0, 50.0)
+    return Curve("made", steps, floor + (scale / steps) ** 0.5, 6 * parameters * 1000 * steps)
+
+
+def test_a_power_laws_growth_points_are_the_closed_forms() -> None:
+    """D log L / d log S = −0.5 (scale/S)^0.5 / L equals τ at a step that algebra gives."""
+    small, large = power_law(3.0, 200.0, 1e6), power_law(2.5, 400.0, 2e6)
+    found = growth_point(small, large, "width")
+
+    def step_at(floor: float, scale: float, slope: float) -> float:
+        part = -slope * floor / (0.5 + slope)  # (scale/S)^0.5 where the slope is reached
+        return scale / part**2
+
+    assert found.step_before == pytest.approx(step_at(3.0, 200.0, -0.0475), rel=0.03)
+    assert found.step_optimality == pytest.approx(step_at(2.5, 400.0, -0.052), rel=0.03)
+    assert found.loss_at_growth == pytest.approx(3.0 + (200 / found.step_before) ** 0.5)
+    assert found.step_target == pytest.approx(400 / (found.loss_at_growth - 2.5) ** 2, abs=50)
+
+
+def write(path: Path, steps: list[float], losses: list[float], loss: str = "Value", step: str = "Step") -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["Wall time", step, loss])
+        writer.writerows([0, one, other] for one, other in zip(steps, losses, strict=True))
+    return path
+
+
+def test_spikes_are_dropped_and_lightnings_columns_understood(tmp_path: Path) -> None:
+    steps = [float(one) for one in range(10, 310, 10)]
+    losses = [10 / one**0.2 for one in steps]
+    losses[12] *= 1.5
+    found = curve(write(tmp_path / "metrics.csv", steps, losses, "val_loss", "step"), 1e6, 1e3)
+    assert len(found.steps) == 29 and steps[12] not in found.steps
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda steps, losses: (steps[:5], losses[:5]), ["5 evaluations", "10"]),
+        (lambda steps, losses: (steps[::-1], losses), ["increasing"]),
+        (lambda steps, losses: (steps, [*losses[:-1], float("nan")]), ["nan"]),
+    ],
+)
+def test_bad_logs_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: object, words: list[str]
+) -> None:
+    steps = [float(one) for one in range(10, 310, 10)]
+    log = write(tmp_path / "log.csv", *change(steps, [10 / one**0.2 for one in steps]))  # type: ignore[operator]
+    arguments = ["--operator", "width", "--params", "1e6", "4e6", "--tokens-per-step", "1000"]
+    assert run(["plan", "curves", str(log), str(log), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1 and all(word in error for word in words), error
+
+
+def test_columns_and_orders_that_are_wrong_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [float(one) for one in range(50, 20_000, 50)]
+    good = write(tmp_path / "good.csv", steps, [2.5 + (400 / one) ** 0.5 for one in steps])
+    high = write(tmp_path / "high.csv", steps, [4.0 + (400 / one) ** 0.5 for one in steps])
+    odd = write(tmp_path / "odd.csv", steps, [1.0] * len(steps), "perplexity")
+    common = ["--operator", "width", "--tokens-per-step", "1000", "--params"]
+    for arguments, words in (
+        ([str(odd), str(good), *common, "1e6", "4e6"], ["perplexity", "Value"]),
+        ([str(good), str(high), *common, "1e6", "4e6"], ["never reaches", "small first"]),
+        ([str(good), str(good), *common, "4e6", "1e6"], ["--params"]),
+        ([str(tmp_path / "none.csv"), str(good), *common, "1e6", "4e6"], ["none.csv"]),
+    ):
+        assert run(["plan", "curves", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert len(error.strip().splitlines()) == 1 and all(word in error for word in words), error
