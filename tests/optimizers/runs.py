@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import optim
+from transformers import PreTrainedModel
 from transformers.optimization import Adafactor as HfAdafactor
 
+from tests.builders import perturbed_gpt2
 from tests.optimizers.lion import Lion
 
 Build = Callable[..., torch.optim.Optimizer]
@@ -61,6 +63,10 @@ CASES: Mapping[str, Case] = {
         HfAdafactor, 1e-3, scale_parameter=False, beta1=0.9, weight_decay=0.1, **ADAFACTOR
     ),
 }
+
+
+def tiny_gpt2() -> PreTrainedModel:
+    return perturbed_gpt2(n_layer=1, n_embd=6, n_inner=10)
 
 
 def stored(path: Path) -> list[dict[str, Any]]:
