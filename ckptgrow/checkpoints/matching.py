@@ -81,12 +81,15 @@ def by_order(slots: Sequence[Slot], shapes: Mapping[str, Shape], where: str) -> 
         fitting = {tuple(order) for order in _dealings(slots, shapes)}
     if len(fitting) == 1:
         return list(fitting.pop())
+    known = set(shapes.values())
     found = f"{len(slots)} parameters in groups of {', '.join(map(str, _group_sizes(slots)))}"
     way_out = "list the names in the optimizer's order in a file and pass --param-order FILE"
     if not fitting:
+        odd = {key for slot in slots for key in slot.record if all(key in misfits(slot.record, one) for one in known)}
+        reason = f" ({listing(odd)} have no parameter's shape)" if odd else ""
         raise OptimizerError(
-            f"{where}: {found} fit the model's {len(shapes)} parameters in no order, expected one with equal shapes; "
-            + way_out
+            f"{where}: {found} fit the model's {len(shapes)} parameters in no order{reason}, expected one with equal "
+            f"shapes; {way_out}"
         )
     raise OptimizerError(f"{where}: {found} fit the model in more than one order; {way_out}")
 
