@@ -106,6 +106,21 @@ class Screen:
 
             yield start
 
+    @contextmanager
+    def steps(self, description: str) -> Generator[Callable[[int, int, str], None]]:
+        """A bar of steps with words and the time left, on a terminal's stderr; yields what takes done, total, words."""
+        if not sys.stderr.isatty():
+            yield lambda done, total, words: None
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}/{task.total:,.0f}"))
+        with Progress(
+            *columns, TextColumn("{task.fields[words]}"), TimeRemainingColumn(), console=self._notes, transient=True
+        ) as bar:
+            task = bar.add_task(description, total=1, words="")
+            yield lambda done, total, words: bar.update(task, completed=done, total=total, words=words)
+
 
 def _cell(value: object) -> str:
     if value is None:

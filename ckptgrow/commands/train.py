@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ckptgrow.commands.growing import chosen
 from ckptgrow.commands.screen import JsonOption, Screen
-from ckptgrow.errors import ConfigError, MissingDependencyError, RequestError
+from ckptgrow.errors import CkptgrowError, ConfigError, MissingDependencyError, RequestError
+
+if TYPE_CHECKING:
+    from ckptgrow.train.monitor import Progress
+    from ckptgrow.train.run import Trained
 
 PRECISIONS = ("32", "16-mixed", "bf16-mixed", "bf16-true", "64")
 STRATEGIES = ("auto", "ddp", "fsdp")
 SCHEDULES = ("linear", "cosine", "wsd", "constant")
 LOGGERS = ("csv", "tensorboard", "wandb")
+EXIT_WRONG = 2
 RESETTABLE = ("optimizer", "schedule", "data")
 
 
@@ -28,7 +32,9 @@ def train(
         str | None,
         typer.Option(help="One of the staged-training script's sizes, as GPT2_base or GPT2_large_div2_width."),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="A checkpoint to go on from, grown ones too.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="A checkpoint to go on from, grown ones too.", show_default=False)
+    ] = None,
     reset: Annotated[
         str, typer.Option(help="Parts to begin anew with --resume, by commas: optimizer, schedule, data.")
     ] = "",
@@ -51,8 +57,8 @@ def train(
     ] = None,
     warmup_steps: Annotated[int | None, typer.Option(min=0, help="Steps of linear warm-up [default: 1000].")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay [default: 0.01].")] = None,
-    adam_beta1: Annotated[float, typer.Option(help="AdamW's β₁.")] = 0.9,
-    adam_beta2: Annotated[float, typer.Option(help="AdamW's β₂.")] = 0.98,
+    adam_beta1: Annotated[float | None, typer.Option(help="AdamW's β₁ [default: 0.9].")] = None,
+    adam_beta2: Annotated[float | None, typer.Option(help="AdamW's β₂ [default: 0.98].")] = None,
     adam_epsilon: Annotated[float | None, typer.Option(help="AdamW's ε [default: 1e-6].")] = None,
     grad_clip: Annotated[float | None, typer.Option(help="Largest global gradient norm; 0 for none.")] = None,
     warmup_bsz: Annotated[int, typer.Option(min=0, help="Tokens over which the batch size grows; 0 for never.")] = 0,
@@ -68,6 +74,7 @@ def train(
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")] = False,
     num_workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
+    keep: Annotated[int, typer.Option(min=0, help="Checkpoints of this run to keep, the newest; 0 for all.")] = 0,
     val_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 100,
     val_batches: Annotated[int, typer.Option(min=1, help="Batches of a validation.")] = 50,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between logged values.")] = 10,
@@ -95,11 +102,11 @@ def train(
         "compile": compile_model,
         "num_workers": num_workers,
         "save_every": save_every,
+        "keep": keep,
         "val_every": val_every,
         "val_batches": val_batches,
         "log_every": log_every,
         "logger": chosen("--logger", logger, LOGGERS),
-        "progress_bar": sys.stderr.isatty() and not as_json,
     }
     optional = {
         "train_steps": train_steps,
@@ -115,23 +122,53 @@ def train(
         "lr": _rate(lr),
     }
     given |= {name: value for name, value in optional.items() if value is not None}
-    if (adam_beta1, adam_beta2) != (0.9, 0.98):
-        given["betas"] = (adam_beta1, adam_beta2)
+    if adam_beta1 is not None or adam_beta2 is not None:
+        given["betas"] = (0.9 if adam_beta1 is None else adam_beta1, 0.98 if adam_beta2 is None else adam_beta2)
     try:
+        from ckptgrow.train.order import Growing
+        from ckptgrow.train.run import is_main_process
         from ckptgrow.train.run import train as run_training
-        from ckptgrow.train.tokens import Growing
     except ImportError as error:
         raise MissingDependencyError("train needs `pip install 'ckptgrow[train]'`") from error
     if warmup_bsz or warmup_seq:
         given["growing"] = Growing(warmup_bsz, warmup_seq)
     if config is not None or size is not None:
         given["config"] = _config(config) if config is not None else _preset(str(size), seqlen or 512)
-    done = run_training(given)
     screen = Screen(as_json)
+    try:
+        with screen.steps("training") as show:
+            done = run_training(given, lambda step: show(step.step, step.total, _in_words(step)))
+    except CkptgrowError:
+        if is_main_process():
+            raise
+        raise typer.Exit(EXIT_WRONG) from None  # all processes stop for the same reason: one of them says it
+    if not is_main_process():
+        raise typer.Exit
+    _say(screen, done)
+    if done.interrupted_by is not None:
+        raise typer.Exit(128 + done.interrupted_by)
+
+
+def _in_words(step: Progress) -> str:
+    parts = [
+        f"loss {step.loss:.4f}" if step.loss is not None else "",
+        f"val {step.val_loss:.4f}" if step.val_loss is not None else "",
+        f"lr {step.lr:.3g}",
+        f"{step.tokens_per_second:,.0f} tokens/s" if step.tokens_per_second is not None else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _say(screen: Screen, done: Trained) -> None:
     losses = ", ".join(
         f"{name} {value:.4f}" for name, value in (("loss", done.loss), ("val_loss", done.val_loss)) if value is not None
     )
-    screen.say(f"{done.checkpoint}: step {done.global_step:,}, {done.tokens_seen:,} tokens, lr {done.lr:g}; {losses}")
+    if done.interrupted_by is not None:
+        screen.warn(f"interrupted and saved; go on with --resume {done.checkpoint}")
+    screen.say(
+        f"{done.checkpoint}: step {done.global_step:,}, {done.tokens_seen:,} tokens, lr {done.lr:g}"
+        + (f"; {losses}" if losses else "")
+    )
     screen.result(
         {
             "checkpoint": str(done.checkpoint),

@@ -1,8 +1,10 @@
-"""Callbacks that keep a run safe: a loss that is no number stops it; Ctrl-C saves first."""
+"""What keeps a run safe: a loss that is no number stops it, and so do Ctrl-C and SIGTERM, after saving."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import signal
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import lightning
@@ -10,31 +12,77 @@ import torch
 
 from ckptgrow.errors import DataError
 
+NEVER = 2**53  # a step that no run reaches, exact in float64
 
-class StopAtNonfiniteLoss(lightning.Callback):
-    """Stops before the broken step's result can be saved; the last good checkpoint stays."""
+
+class FiniteLosses:
+    """Remembers on the device the first step whose loss was no number, so that nothing waits for the device."""
+
+    def __init__(self) -> None:
+        self._broken: torch.Tensor | None = None
+
+    def see(self, loss: torch.Tensor, step: int) -> None:
+        """Takes a micro-batch's loss."""
+        found = torch.where(torch.isfinite(loss), NEVER, step)
+        self._broken = found if self._broken is None else torch.minimum(self._broken, found)
+
+    def check(self, trainer: lightning.Trainer) -> None:
+        """Raises DataError on all devices where one of them saw such a loss."""
+        if self._broken is None:
+            return
+        step = int(trainer.strategy.reduce(self._broken.double(), reduce_op="min"))
+        if step < NEVER:
+            raise DataError(
+                f"step {step}: the loss is no finite number, expected one; the last good checkpoint is kept: --resume "
+                "from it with a lower --lr, or with --grad-clip 1"
+            )
+
+
+class Interrupted(Exception):  # noqa: N818  no error: the run ends as it was asked to
+    """A signal arrived; the run was saved after the step that it was in."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Interruption(lightning.Callback):
+    """Ctrl-C and SIGTERM end the run after the step that it is in, saved; a second Ctrl-C ends it at once."""
+
+    def __init__(self, save: Callable[[lightning.Trainer], None]) -> None:
+        self.save = save
+        self._received = 0
+        self._step = 0
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Lightning has set its own handlers by now."""
+        self._step = trainer.global_step
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._receive)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Checks the loss of every micro-batch. Raises DataError."""
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        if loss is not None and not bool(torch.isfinite(loss.detach()).all()):
-            raise DataError(
-                f"step {trainer.global_step}: the loss is {float(loss.detach())}, expected a finite number; the last "
-                "good checkpoint is kept; go on from it with a lower --lr, or --grad-clip"
-            )
+        """Never between the micro-batches of a step: their gradients are in no checkpoint. Raises Interrupted."""
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        number = self._received
+        if trainer.world_size > 1:
+            received = torch.tensor(float(number), device=trainer.strategy.root_device)
+            number = int(trainer.strategy.reduce(received, reduce_op="max"))
+        if number:
+            self.save(trainer)
+            raise Interrupted(number)
 
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Gives the handlers back."""
+        while self._before:
+            number, handler = self._before.popitem()
+            signal.signal(number, handler)
 
-class SaveOnInterrupt(lightning.Callback):
-    """Writes a checkpoint when the run is interrupted."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
-        """Saves on Ctrl-C and SIGTERM alone."""
-        if isinstance(exception, KeyboardInterrupt) and trainer.global_step > 0:
-            trainer.save_checkpoint(self.path)
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received:
+            raise KeyboardInterrupt
+        self._received = number

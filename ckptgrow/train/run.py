@@ -1,9 +1,7 @@
-"""One training run: model, data, Lightning's Trainer, and what it goes on from."""
+"""One training run: settings, model and data put together, and what it ends with."""
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,25 +9,25 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch import callbacks as lightning_callbacks
-from lightning.pytorch import loggers
-from torch.utils.data import DataLoader
+from lightning.pytorch.utilities import rank_zero_only
 
-from ckptgrow.checkpoints.loops import with_step
 from ckptgrow.errors import ConfigError, DataError, RequestError
 from ckptgrow.families.model import build_model
-from ckptgrow.train.guards import SaveOnInterrupt, StopAtNonfiniteLoss
-from ckptgrow.train.module import RUN, LanguageModel
+from ckptgrow.train.metrics import METRICS
+from ckptgrow.train.module import SCALED_PRECISION, LanguageModel
+from ckptgrow.train.monitor import Report
+from ckptgrow.train.resuming import Resumed, resumed_from
 from ckptgrow.train.schedule import lr_for_size
-from ckptgrow.train.settings import TrainSettings, settings_for
-from ckptgrow.train.tokens import BatchOrder, TokenFiles, collate
+from ckptgrow.train.settings import DATA, RUN, TrainSettings, settings_for
+from ckptgrow.train.tokens import TokenFiles
+from ckptgrow.train.trainer import CHECKPOINTS, Training
 
-CHECKPOINTS, LAST, RESUMED = "checkpoints", "last.ckpt", "resumed.ckpt"
+OPTIMIZER_OPTIONS = {"weight_decay": "--weight-decay", "betas": "--adam-beta1, --adam-beta2", "eps": "--adam-epsilon"}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Where a run ended."""
+    """Where a run ended; losses in nats. `interrupted_by` is the signal that ended it, None where nothing did."""
 
     out: Path
     checkpoint: Path
@@ -38,93 +36,48 @@ class Trained:
     loss: float | None
     val_loss: float | None
     lr: float
+    interrupted_by: int | None
 
 
-class TokenData(lightning.LightningDataModule):
-    """Training batches from the module's place in the data on; validation batches in order."""
-
-    def __init__(self, settings: TrainSettings, files: TokenFiles, module: LanguageModel) -> None:
-        super().__init__()
-        self.settings, self.files, self.module = settings, files, module
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Endless; the run ends by its number of steps."""
-        settings, module = self.settings, self.module
-        sequences = self.files.sequences("train", settings.seqlen)
-        assert self.trainer is not None
-        order = BatchOrder(
-            len(sequences),
-            settings.seqlen,
-            settings.batch_size,
-            settings.seed,
-            position=module.position,
-            tokens_seen=module.tokens_seen,
-            rank=self.trainer.global_rank,
-            num_devices=self.trainer.world_size,
-            growing=settings.growing,
-        )
-        return DataLoader(
-            sequences,
-            batch_sampler=order,
-            collate_fn=collate,
-            num_workers=settings.num_workers,
-            pin_memory=torch.cuda.is_available(),
-        )
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """The same sequences every time, cut by device."""
-        sequences = self.files.sequences("val", self.settings.seqlen)
-        assert self.trainer is not None
-        mine = range(self.trainer.global_rank, len(sequences), self.trainer.world_size)
-        return DataLoader(sequences, batch_size=self.settings.batch_size, sampler=list(mine))
+def is_main_process() -> bool:
+    """Whether this process is the one of its run that speaks and writes; launchers tell by environment variables."""
+    return getattr(rank_zero_only, "rank", 0) in (0, None)
 
 
-def train(given: Mapping[str, Any]) -> Trained:
+def train(given: Mapping[str, Any], report: Report | None = None) -> Trained:
     """Trains with the fields of `TrainSettings` that are given; a run that goes on (`resume`) takes the others from its
-    checkpoint. Returns where the run ended.
+    checkpoint. `report` hears of every step. An interrupted run returns too, saved after the step that it was in.
 
-    Raises RequestError, ConfigError or DataError for what cannot be, before anything is written.
+    Raises RequestError, ConfigError, DataError or CheckpointError for what cannot be, before anything is written;
+    DataError for a loss that is no number, CheckpointError for a disk that is full.
     """
-    state = _resumed_state(given.get("resume"))
-    stored = (state or {}).get("hyper_parameters") or {}
-    settings = settings_for(given, stored.get(RUN, {}))
-    if settings.lr is None and "lr" in stored:
-        settings = replace(settings, lr=float(stored["lr"]))
-    if state is not None:
-        settings = replace(settings, config=_agreed_config(settings, state))
+    resumed, config = _resumed(given)
+    settings = settings_for(given, {} if resumed is None else resumed.arguments.get(RUN, {}))
+    if resumed is not None:
+        _check_optimizer_options(given, resumed)
+        settings = replace(settings, config=_agreed_config(settings, config))
+        if settings.lr is None and resumed.lr:
+            settings = replace(settings, lr=resumed.lr)
     files = TokenFiles.open(settings.data)
-    _check(settings, files)
+    _check(settings, files, resumed)
     lightning.seed_everything(settings.seed, verbose=False)
     model = build_model(settings.config, torch.float32, str(settings.resume or "--config")).train()
     lr = settings.lr if settings.lr is not None else lr_for_size(num_without_embeddings(model))
     if settings.compile:
         model.compile()
-    module = LanguageModel(model, settings, lr, state)
-    path = _ready_to_resume(settings, state)
-    trainer = _trainer(settings, files)
-    with warnings.catch_warnings():
-        # the place in the data is kept by position, not by Lightning's loader state; few workers are a choice
-        warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
-        warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
-        try:
-            trainer.fit(module, datamodule=TokenData(settings, files, module), ckpt_path=path, weights_only=True)
-        except SystemExit as stop:  # Lightning turns Ctrl-C into exit(1)
-            raise KeyboardInterrupt if trainer.interrupted else stop from None
-        finally:
-            (settings.out / RESUMED).unlink(missing_ok=True)
-    last = settings.out / CHECKPOINTS / LAST
-    trainer.save_checkpoint(last)
-    metrics = trainer.callback_metrics
+    module = LanguageModel(model, settings, lr, _identity(files), resumed)
+    training = Training(settings, files, module, report)
+    interrupted_by = training.fit()
+    monitor = training.monitor
     return Trained(
         settings.out,
-        last,
-        trainer.global_step,
+        training.checkpoints.last,
+        training.trainer.global_step,
         module.tokens_seen,
-        _number(metrics.get("loss")),
-        _number(metrics.get("val_loss")),
+        monitor.loss,
+        monitor.val_loss,
         lr,
+        interrupted_by,
     )
 
 
@@ -134,122 +87,110 @@ def num_without_embeddings(model: torch.nn.Module) -> int:
     return sum(one.numel() for one in model.parameters() if id(one) not in embeddings)
 
 
-def _resumed_state(path: Path | None) -> Mapping[str, Any] | None:
-    if path is None:
-        return None
-    from ckptgrow.checkpoints.formats import read_checkpoint
+def _resumed(given: Mapping[str, Any]) -> tuple[Resumed | None, Mapping[str, Any] | None]:
+    path = given.get("resume")
+    if path is not None:
+        return resumed_from(path, given.get("reset", ()), given.get("step"), given.get("rewarm", 0))
+    asked = [f"--{name}" for name in ("reset", "step", "rewarm") if given.get(name)]
+    if asked:
+        raise RequestError(f"{asked[0]}: is for a run that goes on, expected --resume CKPT beside it")
+    return None, None
 
-    read_checkpoint(path)  # names what is wrong with the file, and never runs its code
-    return torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+
+def _check_optimizer_options(given: Mapping[str, Any], resumed: Resumed) -> None:
+    asked = [option for name, option in OPTIMIZER_OPTIONS.items() if name in given]
+    if asked and resumed.optimizer is not None:
+        raise RequestError(
+            f"{asked[0]}: the groups of {resumed.path} have their own, expected none; leave it out, or add "
+            "--reset optimizer"
+        )
 
 
-def _agreed_config(settings: TrainSettings, state: Mapping[str, Any]) -> dict[str, Any]:
-    stored = dict(state.get("hyper_parameters", {}).get("config") or {})
+def _agreed_config(settings: TrainSettings, stored: Mapping[str, Any] | None) -> dict[str, Any]:
     if not settings.config:
         if not stored:
             raise ConfigError(
                 f"{settings.resume}: has no config, expected hyper_parameters['config']; pass --config FILE"
             )
-        return stored
-    different = [key for key, value in settings.config.items() if key in stored and stored[key] != value]
+        return dict(stored)
+    known = dict(stored or {})
+    different = [key for key, value in settings.config.items() if key in known and known[key] != value]
     if different:
         name = sorted(different)[0]
         raise ConfigError(
-            f"--config: {name} is {settings.config[name]!r}, expected {stored[name]!r} as in {settings.resume}; leave "
+            f"--config: {name} is {settings.config[name]!r}, expected {known[name]!r} as in {settings.resume}; leave "
             "--config out to go on with the checkpoint's"
         )
-    return {**stored, **settings.config}
+    return {**known, **settings.config}
 
 
-def _check(settings: TrainSettings, files: TokenFiles) -> None:
+def _identity(files: TokenFiles) -> dict[str, Any]:
+    """What a run that goes on must find again for its place in the data to mean the same."""
+    return {"vocab_size": files.vocab_size, "sha256": files.sha256.get("train", "")}
+
+
+def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) -> None:
+    meta = files.directory / "meta.json"
     vocabulary = settings.config.get("vocab_size")
     if isinstance(vocabulary, int) and files.vocab_size > vocabulary:
         raise DataError(
-            f"{files.directory / 'meta.json'}: has a vocabulary of {files.vocab_size}, expected at most the model's "
-            f"{vocabulary}; prepare the data with the model's tokenizer"
+            f"{meta}: has a vocabulary of {files.vocab_size}, expected at most the model's {vocabulary}; prepare the "
+            "data with the model's tokenizer"
         )
     positions = settings.config.get("n_positions") or settings.config.get("max_position_embeddings")
     if isinstance(positions, int) and settings.seqlen > positions:
         raise RequestError(f"--seqlen {settings.seqlen}: expected at most the model's {positions} positions")
-    for split in ("train", "val"):
-        files.sequences(split, settings.seqlen)
+    files.sequences("train", settings.seqlen)
+    num_devices = settings.devices * settings.num_nodes
+    if files.num_tokens["val"] and len(files.sequences("val", settings.seqlen)) < num_devices:
+        raise DataError(
+            f"{files.directory / 'val.bin'}: has fewer sequences of {settings.seqlen} tokens than there are devices, "
+            f"expected at least {num_devices}; prepare more data, or lower --seqlen"
+        )
+    if resumed is not None:
+        _check_same_data(files, resumed, settings)
+        if resumed.step >= settings.train_steps:
+            raise RequestError(
+                f"--train-steps {settings.train_steps}: {resumed.path} is at step {resumed.step}, expected more than "
+                "that; raise --train-steps"
+            )
+    elif (settings.out / METRICS).exists() or (settings.out / CHECKPOINTS).exists():
+        raise RequestError(
+            f"{settings.out}: holds a run already, expected none; choose another, or --resume from its checkpoints"
+        )
+    _check_machine(settings)
+
+
+def _check_same_data(files: TokenFiles, resumed: Resumed, settings: TrainSettings) -> None:
+    stored = resumed.arguments.get(DATA) or {}
+    meta = files.directory / "meta.json"
+    if stored.get("vocab_size", files.vocab_size) != files.vocab_size:
+        raise DataError(
+            f"{meta}: has a vocabulary of {files.vocab_size}, expected {stored['vocab_size']}, with which "
+            f"{resumed.path} was trained"
+        )
+    if "data" not in settings.reset and stored.get("sha256", files.sha256["train"]) != files.sha256["train"]:
+        raise DataError(
+            f"{meta}: is of other training data than {resumed.path} was trained on, expected the same for its place in "
+            "them to mean anything; pass --reset data to begin these at their beginning"
+        )
+    if "data" not in settings.reset and resumed.place.position:
+        old = resumed.arguments.get(RUN, {})
+        for name in ("seqlen", "seed"):
+            if old.get(name, getattr(settings, name)) != getattr(settings, name):
+                raise RequestError(
+                    f"--{name} {getattr(settings, name)}: {resumed.path} has seen its data in sequences of "
+                    f"{old['seqlen']} in the order of seed {old['seed']}, expected the same; pass --reset data to "
+                    "begin them anew"
+                )
+
+
+def _check_machine(settings: TrainSettings) -> None:
     available = torch.cuda.device_count()
-    if settings.accelerator in ("cuda", "gpu") and settings.devices > available:
+    on_cuda = settings.accelerator == "cuda" or (settings.accelerator == "auto" and available > 0)
+    if on_cuda and settings.devices > available:
         raise RequestError(f"--devices {settings.devices}: this machine has {available} GPUs, expected at most that")
-
-
-def _ready_to_resume(settings: TrainSettings, state: Mapping[str, Any] | None) -> Path | None:
-    """The checkpoint to fit from: the file itself, or a copy without the parts to reset and at another step."""
-    if state is None:
-        return None
-    if not settings.reset and settings.step is None:
-        return settings.resume
-    changed = dict(state)
-    if "optimizer" in settings.reset:
-        changed["optimizer_states"] = []
-    if "schedule" in settings.reset:
-        changed["lr_schedulers"] = []
-    step = 0 if "schedule" in settings.reset and settings.step is None else settings.step
-    if step is not None:
-        changed["global_step"] = step
-        changed["loops"] = with_step(changed.get("loops"), step)
-        changed["lr_schedulers"] = [
-            {**one, "last_epoch": step, "_step_count": step + 1} for one in changed.get("lr_schedulers", [])
-        ]
-    settings.out.mkdir(parents=True, exist_ok=True)
-    torch.save(changed, settings.out / RESUMED)
-    return settings.out / RESUMED
-
-
-def _trainer(settings: TrainSettings, files: TokenFiles) -> lightning.Trainer:
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    directory = settings.out / CHECKPOINTS
-    accumulation = settings.grad_accum
-    saved: list[lightning.Callback] = [
-        StopAtNonfiniteLoss(),
-        SaveOnInterrupt(directory / LAST),
-        lightning_callbacks.ModelCheckpoint(
-            dirpath=directory,
-            filename="step-{step}",
-            auto_insert_metric_name=False,
-            every_n_train_steps=settings.save_every,
-            save_top_k=-1,
-            save_on_train_epoch_end=False,
-        ),
-        lightning_callbacks.LearningRateMonitor(logging_interval="step"),
-    ]
-    return lightning.Trainer(
-        default_root_dir=settings.out,
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        num_nodes=settings.num_nodes,
-        strategy=settings.strategy,
-        precision=settings.precision,  # pyright: ignore[reportArgumentType]  Lightning names them; the command checks
-        max_steps=settings.train_steps,
-        accumulate_grad_batches=accumulation,
-        gradient_clip_val=settings.grad_clip or None,
-        val_check_interval=settings.val_every * accumulation,
-        check_val_every_n_epoch=None,
-        limit_val_batches=settings.val_batches,
-        num_sanity_val_steps=0,
-        log_every_n_steps=settings.log_every,
-        logger=_logger(settings),
-        callbacks=saved,
-        enable_progress_bar=settings.progress_bar,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-
-
-def _logger(settings: TrainSettings) -> Any:
-    """A CSV always; tensorboard or Weights & Biases beside it."""
-    csv = loggers.CSVLogger(settings.out, name="logs", flush_logs_every_n_steps=settings.log_every)
-    if settings.logger == "tensorboard":
-        return [csv, loggers.TensorBoardLogger(settings.out, name="tensorboard")]
-    if settings.logger == "wandb":
-        return [csv, loggers.WandbLogger(save_dir=settings.out)]
-    return csv
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+    if not on_cuda and settings.precision == SCALED_PRECISION:
+        raise RequestError(f"--precision {SCALED_PRECISION}: needs a CUDA GPU, expected bf16-mixed or 32 on a CPU")
+    if not on_cuda and settings.strategy == "fsdp":
+        raise RequestError("--strategy fsdp: needs CUDA GPUs, expected ddp or auto on a CPU")

@@ -6,7 +6,7 @@ LambdaLR saves a callable object's fields, so the schedule's own settings travel
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["linear", "cosine", "wsd", "constant"]
@@ -26,6 +26,10 @@ class Schedule:
     total: int
     rewarm_start: int = 0
     rewarm_steps: int = 0
+
+    def copy(self) -> Schedule:
+        """Another object with the same fields."""
+        return replace(self)
 
     def __call__(self, step: int) -> float:
         """The factor at a step, from 0."""

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from ckptgrow.train.schedule import Kind
-from ckptgrow.train.tokens import Growing
+from ckptgrow.train.order import Growing
+from ckptgrow.train.schedule import Kind, Schedule
+
+RUN, DATA = "run", "data"  # their places in a checkpoint's hyper-parameters
 
 # What a run that goes on takes from its checkpoint, unless it is asked for something else.
 CARRIED = (
@@ -63,11 +65,16 @@ class TrainSettings:
     compile: bool = False
     num_workers: int = 0
     save_every: int = 1000
+    keep: int = 0
     val_every: int = 100
     val_batches: int = 50
     log_every: int = 10
     logger: str = "csv"
-    progress_bar: bool = False
+
+    def schedule_after(self, rewarm: Mapping[str, Any] | None) -> Schedule:
+        """The learning rate's course; `rewarm` is the `start` and `steps` of a rise, as grown checkpoints record it."""
+        rise = rewarm or {"start": 0, "steps": 0}
+        return Schedule(self.schedule, self.warmup_steps, self.train_steps, int(rise["start"]), int(rise["steps"]))
 
     def carried(self) -> dict[str, Any]:
         """The part that goes into checkpoints, as plain values."""

@@ -1,55 +1,79 @@
-"""Token files as sequences, and the order in which a run sees them.
-
-The order is a pure function of a seed and a position, so a run goes on exactly where it was, on any number of devices:
-pass p over the data is a permutation seeded by (seed, p), and micro-batches are cut from that endless row.
-"""
+"""Token files as sequences."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from ckptgrow.errors import DataError
 
-Item = tuple[int, int, int]  # sequence, tokens to use, position after its batch
+DTYPES = ("uint16", "uint32")
 
 
 @dataclass(frozen=True)
 class TokenFiles:
-    """A directory that `ckptgrow data` wrote."""
+    """A directory that `ckptgrow data` wrote. `sha256` and `num_tokens` have one entry a split."""
 
     directory: Path
     vocab_size: int
     dtype: str
+    num_tokens: Mapping[str, int]
+    sha256: Mapping[str, str]
 
     @classmethod
     def open(cls, directory: Path) -> TokenFiles:
-        """Reads `meta.json`; raises DataError where there is none."""
+        """Reads `meta.json` and holds the files' sizes against it.
+
+        Raises DataError where there is none, where it is damaged, or where files do not have the size that it says.
+        """
         path = directory / "meta.json"
         try:
             meta = json.loads(path.read_text(encoding="utf-8"))
-            return cls(directory, int(meta["vocab_size"]), str(meta["dtype"]))
+            found = cls(
+                directory,
+                int(meta["vocab_size"]),
+                str(meta["dtype"]),
+                {str(split): int(num) for split, num in meta["num_tokens"].items()},
+                {str(split): str(digest) for split, digest in meta["sha256"].items()},
+            )
         except OSError as error:
             raise DataError(f"{directory}: has no meta.json, expected what `ckptgrow data` writes") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: is damaged ({error}); prepare the data again") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path}: is damaged ({error!r}); prepare the data again") from error
+        if found.dtype not in DTYPES:
+            raise DataError(f"{path}: says dtype {found.dtype}, expected {' or '.join(DTYPES)}; prepare the data again")
+        for split in ("train", "val"):
+            found._check_size(split)
+        return found
 
     def sequences(self, split: str, length: int) -> Sequences:
         """A split cut into sequences of `length` tokens; raises DataError where it is shorter than one."""
         path = self.directory / f"{split}.bin"
+        num = self.num_tokens[split]
+        if num < length + 1:
+            raise DataError(
+                f"{path}: has {num} tokens, expected at least {length + 1} for one sequence; prepare more data, or "
+                "lower --seqlen"
+            )
+        return Sequences(path, self.dtype, length)
+
+    def _check_size(self, split: str) -> None:
+        path = self.directory / f"{split}.bin"
         if not path.exists():
             raise DataError(f"{path}: no such file, expected what `ckptgrow data` writes")
-        size = path.stat().st_size // np.dtype(self.dtype).itemsize
-        if size < length + 1:
-            raise DataError(f"{path}: has {size} tokens, expected at least {length + 1} for one sequence")
-        return Sequences(path, self.dtype, length)
+        expected = self.num_tokens.get(split, 0) * np.dtype(self.dtype).itemsize
+        if path.stat().st_size != expected:
+            raise DataError(
+                f"{path}: has {path.stat().st_size} bytes, expected {expected} for the {self.dtype} tokens that "
+                "meta.json counts; prepare the data again"
+            )
 
 
 class Sequences(Dataset[torch.Tensor]):
@@ -64,85 +88,14 @@ class Sequences(Dataset[torch.Tensor]):
         return self._num
 
     def __getitem__(self, item: Any) -> Any:
-        """A sequence by number, or by an Item of the batch order: then with the position after its batch."""
+        """A sequence by number, or by an Item of the batch order: cut to its length, with its position."""
         if isinstance(item, tuple):
-            number, used, position = cast(Item, item)
+            number, used, position = cast(tuple[int, int, int], item)
             return self._read(number)[: used + 1], position
         return self._read(int(item))
 
     def _read(self, number: int) -> torch.Tensor:
-        if self._tokens is None:
+        if self._tokens is None:  # opened by the process that reads: a memory map does not travel to workers
             self._tokens = np.memmap(self.path, dtype=self.dtype, mode="r")
         start = number * self.length
         return torch.from_numpy(self._tokens[start : start + self.length + 1].astype(np.int64))
-
-
-@dataclass(frozen=True)
-class Growing:
-    """Batch size and sequence length that grow linearly over the first tokens, as the staged-training script's do."""
-
-    batch_tokens: int = 0  # tokens over which the batch size grows; 0 for never
-    sequence_tokens: int = 0
-
-    def batch(self, full: int, unit: int, seen: int) -> int:
-        """Sequences of the next micro-batch over all devices: a multiple of `unit`, at least that."""
-        if self.batch_tokens <= 0:
-            return full
-        share = min(1.0, seen / self.batch_tokens)
-        return max(unit, int(full * share) // unit * unit)
-
-    def length(self, full: int, seen: int) -> int:
-        """Tokens of the next sequences: at least 8, a multiple of 8."""
-        if self.sequence_tokens <= 0:
-            return full
-        share = min(1.0, seen / self.sequence_tokens)
-        return min(full, max(8, int(full * share) // 8 * 8))
-
-
-class BatchOrder(Sampler[list[Item]]):
-    """One device's part of every micro-batch, endlessly, from a position on (counted over all devices)."""
-
-    def __init__(
-        self,
-        num_sequences: int,
-        length: int,
-        batch_size: int,
-        seed: int,
-        *,
-        position: int = 0,
-        tokens_seen: int = 0,
-        rank: int = 0,
-        num_devices: int = 1,
-        growing: Growing = Growing(),
-    ) -> None:
-        self.num_sequences, self.length, self.batch_size, self.seed = num_sequences, length, batch_size, seed
-        self.position, self.tokens_seen = position, tokens_seen
-        self.rank, self.num_devices, self.growing = rank, num_devices, growing
-
-    def __iter__(self) -> Iterator[list[Item]]:
-        position, seen = self.position, self.tokens_seen
-        permutation, current_pass = torch.empty(0), -1
-        while True:
-            full = self.batch_size * self.num_devices
-            size = self.growing.batch(full, self.num_devices, seen)
-            used = self.growing.length(self.length, seen)
-            numbers: list[int] = []
-            for place in range(position, position + size):
-                if place // self.num_sequences != current_pass:
-                    current_pass = place // self.num_sequences
-                    permutation = self._permutation(current_pass)
-                numbers.append(int(permutation[place % self.num_sequences]))
-            position += size
-            seen += size * used
-            mine = size // self.num_devices
-            yield [(number, used, position) for number in numbers[self.rank * mine : (self.rank + 1) * mine]]
-
-    def _permutation(self, current_pass: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + current_pass)
-        return torch.randperm(self.num_sequences, generator=generator)
-
-
-def collate(items: list[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
-    """Inputs and next-token targets, shape (batch, tokens), and the position in the data after this batch."""
-    tokens = torch.stack([one for one, _ in items])
-    return {"input_ids": tokens[:, :-1], "targets": tokens[:, 1:], "position": torch.tensor(items[0][1])}

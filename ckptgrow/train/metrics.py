@@ -1,0 +1,84 @@
+"""`metrics.csv`: one row a logged step and one a validation, in one file however often a run was interrupted."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+
+from ckptgrow.errors import DataError, listing
+
+METRICS = "metrics.csv"
+COLUMNS = (
+    "step",
+    "tokens",
+    "loss",
+    "perplexity",
+    "bits",
+    "lr",
+    "grad_norm",
+    "grad_norm_local",
+    "critical_batch_size",
+    "batch_size",
+    "seqlen",
+    "tokens_per_second",
+    "seconds_per_step",
+    "memory_gib",
+    "val_loss",
+    "val_perplexity",
+    "val_bits",
+)
+
+
+class MetricsFile(Logger):
+    """Appends rows; those of a run that goes on from `tokens` lose what lies beyond, which will be done again."""
+
+    def __init__(self, directory: Path, tokens: int) -> None:
+        super().__init__()
+        self.path = directory / METRICS
+        self._tokens = tokens
+        self._is_open = False
+
+    @property
+    def name(self) -> str:
+        """Lightning asks for one."""
+        return "metrics"
+
+    @property
+    def version(self) -> int:
+        """There is but one."""
+        return 0
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """They are in the checkpoints."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """A row; the file is there as soon as it has one."""
+        if not self._is_open:
+            self._begin()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, COLUMNS).writerow({"step": step, **metrics})
+
+    def _begin(self) -> None:
+        self._is_open = True
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [row for row in _rows(self.path) if int(row["tokens"]) <= self._tokens] if self._tokens else []
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(kept)
+        temporary.replace(self.path)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if rows and set(rows[0]) != set(COLUMNS):
+        raise DataError(f"{path}: has columns {listing(rows[0])}, expected those of a run of ckptgrow; move it away")
+    return [row for row in rows if (row["tokens"] or "").isdigit() and row["val_bits"] is not None]  # a row cut short

@@ -1,0 +1,137 @@
+"""What a run logs, and what it tells whoever watches it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+
+from ckptgrow.train.gradients import GradientNorms
+from ckptgrow.train.guards import FiniteLosses
+from ckptgrow.train.module import LanguageModel
+from ckptgrow.train.stopwatch import Stopwatch
+
+LARGEST_EXPONENT = 80.0  # of a perplexity: beyond, a float in a CSV serves nobody
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A run after a step; losses in nats, None before the first is known."""
+
+    step: int
+    total: int
+    tokens: int
+    lr: float
+    loss: float | None
+    val_loss: float | None
+    tokens_per_second: float | None
+
+
+Report = Callable[[Progress], None]
+
+
+class Monitor(lightning.Callback):
+    """Logs every `every` steps the step's own loss (over its micro-batches and devices), and every validation."""
+
+    def __init__(
+        self, every: int, norms: GradientNorms, losses: FiniteLosses, watch: Stopwatch, report: Report | None
+    ) -> None:
+        self.every, self.norms, self.losses, self.report = every, norms, losses, report
+        self._watch = watch
+        self.loss: float | None = None
+        self.val_loss: float | None = None
+        self.lr = 0.0
+        self._speed: float | None = None
+        self._step = 0
+        self._steps_since = self._tokens_since = 0
+        self._sum: torch.Tensor | None = None
+        self._num = 0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """The clocks start."""
+        self._step = self._steps_since = trainer.global_step
+        self._tokens_since = _language_model(pl_module).tokens_seen
+        self._watch.lap()
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """The learning rate that this step has; the largest where groups differ."""
+        self.lr = max(float(group["lr"]) for group in optimizer.param_groups)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Adds a micro-batch; logs where a step that is due has ended."""
+        module = _language_model(pl_module)
+        assert module.micro_loss is not None
+        step = trainer.global_step
+        is_done = step != self._step
+        self.losses.see(module.micro_loss, step if is_done else step + 1)
+        self._sum = module.micro_loss if self._sum is None else self._sum + module.micro_loss
+        self._num += 1
+        if not is_done:
+            return
+        self._step = step
+        if step % self.every == 0:
+            self._log_step(trainer, module, batch)
+        self._sum, self._num = None, 0
+        if self.report is not None and trainer.is_global_zero:
+            total = int(trainer.max_steps)
+            self.report(Progress(step, total, module.tokens_seen, self.lr, self.loss, self.val_loss, self._speed))
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Its time is not training's."""
+        self._watch.pause()
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Logs the mean over all validation sequences of all devices."""
+        module = _language_model(pl_module)
+        self.val_loss = module.mean_validation_loss()
+        values = {f"val_{name}": value for name, value in _as_loss(self.val_loss).items()}
+        _log(trainer, {"tokens": module.tokens_seen, **values})
+        self._watch.resume()
+
+    def _log_step(self, trainer: lightning.Trainer, module: LanguageModel, batch: Any) -> None:
+        self.losses.check(trainer)
+        assert self._sum is not None
+        mean = trainer.strategy.reduce(self._sum.double() / self._num, reduce_op="mean")
+        self.loss = float(mean)
+        seconds = self._watch.lap() / max(1, self._step - self._steps_since)
+        tokens = (module.tokens_seen - self._tokens_since) / max(1, self._step - self._steps_since)
+        self._steps_since, self._tokens_since = self._step, module.tokens_seen
+        self._speed = tokens / seconds
+        count, length = batch["input_ids"].shape
+        values: dict[str, float] = {
+            "tokens": module.tokens_seen,
+            **_as_loss(self.loss),
+            "lr": self.lr,
+            **self.norms.values,
+            "batch_size": count * self._num * trainer.world_size,
+            "seqlen": length,
+            "tokens_per_second": self._speed,
+            "seconds_per_step": seconds,
+        }
+        if module.device.type == "cuda":
+            values["memory_gib"] = torch.cuda.max_memory_allocated(module.device) / 2**30
+        _log(trainer, values)
+
+
+def _as_loss(loss: float) -> dict[str, float]:
+    """A loss in nats, as perplexity and in bits."""
+    return {"loss": loss, "perplexity": math.exp(min(loss, LARGEST_EXPONENT)), "bits": loss / math.log(2)}
+
+
+def _log(trainer: lightning.Trainer, values: dict[str, float]) -> None:
+    if trainer.is_global_zero:
+        for logger in trainer.loggers:
+            logger.log_metrics(values, trainer.global_step)
+
+
+def _language_model(module: lightning.LightningModule) -> LanguageModel:
+    assert isinstance(module, LanguageModel)
+    return module

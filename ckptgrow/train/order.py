@@ -1,0 +1,153 @@
+"""The order in which a run sees its data: a pure function of a seed and a position.
+
+So a run goes on exactly where it was, on any number of devices: pass p over the data is a permutation keyed by
+(seed, p), and batches are cut from that endless row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+Item = tuple[int, int, int]  # sequence, tokens to use, position after its micro-batch
+
+FIRST_BATCH, FIRST_LENGTH = 64, 64  # sequences and tokens that growing sizes start from: the staged-training script's
+LENGTH_MULTIPLE = 8  # tokens: what matrix units like
+ROUNDS = 6
+BLOCK = 4096  # sequences whose order is computed at once
+_GOLDEN = 0x9E3779B97F4A7C15  # 2⁶⁴ over the golden ratio, splitmix64's increment
+_WORD = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class Growing:
+    """Batch size and sequence length that grow linearly over the first tokens; 0 tokens for never."""
+
+    batch_tokens: int = 0
+    sequence_tokens: int = 0
+
+    def batch(self, full: int, unit: int, seen: int) -> int:
+        """Sequences of the next step over all devices: a multiple of `unit`, from 64 to `full`."""
+        if seen >= self.batch_tokens:
+            return full
+        size = FIRST_BATCH + (full - FIRST_BATCH) * seen / self.batch_tokens
+        return min(full, max(unit, int(size) // unit * unit))
+
+    def length(self, full: int, seen: int) -> int:
+        """Tokens of the next sequences: a multiple of 8, from 64 to `full`."""
+        if seen >= self.sequence_tokens:
+            return full
+        size = FIRST_LENGTH + (full - FIRST_LENGTH) * seen / self.sequence_tokens
+        return min(full, int(size) // LENGTH_MULTIPLE * LENGTH_MULTIPLE)
+
+
+@dataclass(frozen=True)
+class Place:
+    """How far a run is in its data: sequences and tokens that all devices have seen."""
+
+    position: int = 0
+    tokens: int = 0
+
+
+class BatchOrder(Sampler[list[Item]]):
+    """One device's part of every micro-batch, endlessly, from a place on.
+
+    `batch_size` is one device's in a micro-batch; all micro-batches of a step are equally large.
+    """
+
+    def __init__(
+        self,
+        num_sequences: int,
+        length: int,
+        batch_size: int,
+        seed: int,
+        *,
+        grad_accum: int = 1,
+        start: Place = Place(),
+        rank: int = 0,
+        num_devices: int = 1,
+        growing: Growing = Growing(),
+    ) -> None:
+        self.num_sequences, self.length, self.batch_size, self.seed = num_sequences, length, batch_size, seed
+        self.grad_accum, self.start = grad_accum, start
+        self.rank, self.num_devices, self.growing = rank, num_devices, growing
+        self._block_number, self._block = -1, list[int]()
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        position, seen = self.start.position, self.start.tokens
+        unit = self.num_devices * self.grad_accum
+        while True:
+            size = self.growing.batch(self.batch_size * unit, unit, seen) // self.grad_accum
+            used = self.growing.length(self.length, seen)
+            mine = size // self.num_devices
+            for _ in range(self.grad_accum):
+                first = position + self.rank * mine
+                position += size
+                yield [(number, used, position) for number in self._sequences(first, first + mine)]
+            seen += size * self.grad_accum * used
+
+    def _sequences(self, start: int, stop: int) -> list[int]:
+        """The sequences at places [start, stop) of the endless row, computed a block at a time."""
+        found: list[int] = []
+        while start < stop:
+            number, within = divmod(start, BLOCK)
+            if number != self._block_number:
+                self._block_number, self._block = number, self._computed(number * BLOCK)
+            found += self._block[within : within + stop - start]
+            start = (number + 1) * BLOCK
+        return found
+
+    def _computed(self, start: int) -> list[int]:
+        passes, within = np.divmod(np.arange(start, start + BLOCK), self.num_sequences)
+        found = np.empty(BLOCK, dtype=np.int64)
+        for one in np.unique(passes):
+            chosen = passes == one
+            found[chosen] = permuted(within[chosen], self.num_sequences, key_of(self.seed, int(one)))
+        return found.tolist()
+
+
+def permuted(places: NDArray[np.int64], num: int, key: int) -> NDArray[np.int64]:
+    """A pseudo-random permutation of range(num), at some places: no table, however many sequences there are.
+
+    A Feistel network over the next even number of bits, walked until the value is below `num`.
+
+    Source: Black & Rogaway, "Ciphers with Arbitrary Finite Domains", CT-RSA 2002, sections 3 and 5.
+    """
+    half = np.uint64(max(1, ((num - 1).bit_length() + 1) // 2))
+    keys = [np.uint64(key_of(key, number)) for number in range(ROUNDS)]
+    values = _feistel(places.astype(np.uint64), half, keys)
+    while (outside := values >= num).any():
+        values[outside] = _feistel(values[outside], half, keys)
+    return values.astype(np.int64)
+
+
+def _feistel(values: NDArray[np.uint64], half: np.uint64, keys: list[np.uint64]) -> NDArray[np.uint64]:
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = values >> half, values & mask
+    for key in keys:
+        left, right = right, left ^ (_mixed(right ^ key) & mask)
+    return (left << half) | right
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64's finalizer (Steele, Lea & Flood, "Fast Splittable Pseudorandom Number Generators", 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def key_of(one: int, other: int) -> int:
+    """64 bits that look random, the same in every process."""
+    start = (one * _GOLDEN + (other + 1) * 0xD1B54A32D192ED03) & _WORD
+    return int(_mixed(np.array([start], dtype=np.uint64))[0])
+
+
+def collate(items: list[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
+    """Inputs and next-token targets, shape (batch, tokens), and the position in the data after this micro-batch."""
+    tokens = torch.stack([one for one, _ in items])
+    return {"input_ids": tokens[:, :-1], "targets": tokens[:, 1:], "position": torch.tensor(items[0][1])}

@@ -1,0 +1,123 @@
+"""Checkpoints of a run: every so many steps and at its end, each whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.plugins import CheckpointIO
+
+from ckptgrow.checkpoints.atomic import appearing
+from ckptgrow.errors import CheckpointError, CkptgrowError
+from ckptgrow.train.stopwatch import Stopwatch
+
+LAST = "last.ckpt"
+
+
+class AtomicCheckpoints(CheckpointIO):
+    """Writes beside the target, flushes and renames; what went wrong waits in `failure`.
+
+    It waits because only one process writes: the others must hear of it before any of them stops.
+    """
+
+    def __init__(self) -> None:
+        self.failure: CkptgrowError | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """See the class."""
+        target = Path(path)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with appearing(target) as partial:
+                torch.save(checkpoint, partial)
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError on a full disk
+            free = shutil.disk_usage(target.parent).free / 2**30
+            self.failure = CheckpointError(
+                f"{target}: could not be written ({str(error).splitlines()[0][:120]}; {free:.2f} GiB free), expected "
+                "room for a checkpoint; those that were written before are whole: make room and --resume from the last"
+            )
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Never runs the file's code."""
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Removes a file."""
+        Path(path).unlink(missing_ok=True)
+
+
+class Checkpoints(lightning.Callback):
+    """`step-N.ckpt` every `every` steps and at the end; `last.ckpt` is a second name of the newest.
+
+    `keep` is how many of this run's are kept, 0 for all. `check` raises where the state is not worth keeping.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        every: int,
+        keep: int,
+        writer: AtomicCheckpoints,
+        check: Callable[[lightning.Trainer], None],
+        watch: Stopwatch,
+    ) -> None:
+        self.directory, self.every, self.keep, self.writer, self.check = directory, every, keep, writer, check
+        self._watch = watch
+        self._saved_step: int | None = None
+        self._written: list[Path] = []
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.directory / LAST
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """The step that a run goes on from is not saved again."""
+        self._saved_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves where a step that is due has ended."""
+        if trainer.global_step != self._saved_step and trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Saves the end."""
+        self.save(trainer)
+
+    def save(self, trainer: lightning.Trainer) -> None:
+        """Writes the state after the step that has ended, on every process. Raises what `check` or the disk do."""
+        if trainer.global_step == self._saved_step:
+            return
+        self.check(trainer)
+        self._watch.pause()
+        path = self.directory / f"step-{trainer.global_step}.ckpt"
+        trainer.save_checkpoint(path)
+        failed = torch.tensor(float(self.writer.failure is not None), device=trainer.strategy.root_device)
+        if float(trainer.strategy.reduce(failed, reduce_op="max")):
+            raise self.writer.failure or CheckpointError(f"{path}: could not be written")
+        self._saved_step = trainer.global_step
+        if trainer.is_global_zero:
+            self._link(path)
+            self._forget(path)
+        self._watch.resume()
+
+    def _link(self, path: Path) -> None:
+        with appearing(self.last) as partial:
+            try:
+                partial.hardlink_to(path)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, partial)
+
+    def _forget(self, newest: Path) -> None:
+        self._written = [*(one for one in self._written if one != newest), newest]
+        while self.keep and len(self._written) > self.keep:
+            self._written.pop(0).unlink(missing_ok=True)

@@ -1,0 +1,153 @@
+"""Lightning's Trainer, its public interface only, with this run's callbacks, data and strategy."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from functools import partial
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch import loggers
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+from torch.utils.data import DataLoader
+
+from ckptgrow.errors import MissingDependencyError
+from ckptgrow.train.gradients import GradientNorms
+from ckptgrow.train.guards import FiniteLosses, Interrupted, Interruption
+from ckptgrow.train.metrics import MetricsFile
+from ckptgrow.train.module import LanguageModel
+from ckptgrow.train.monitor import Monitor, Report
+from ckptgrow.train.order import BatchOrder, collate
+from ckptgrow.train.saving import AtomicCheckpoints, Checkpoints
+from ckptgrow.train.settings import TrainSettings
+from ckptgrow.train.stopwatch import Stopwatch
+from ckptgrow.train.tokens import TokenFiles
+
+CHECKPOINTS = "checkpoints"
+
+
+class TokenData(lightning.LightningDataModule):
+    """Training batches from the module's place in the data on; validation batches in order."""
+
+    def __init__(self, settings: TrainSettings, files: TokenFiles, module: LanguageModel) -> None:
+        super().__init__()
+        self.settings, self.files, self.module = settings, files, module
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Endless; the run ends by its number of steps."""
+        settings = self.settings
+        sequences = self.files.sequences("train", settings.seqlen)
+        assert self.trainer is not None
+        order = BatchOrder(
+            len(sequences),
+            settings.seqlen,
+            settings.batch_size,
+            settings.seed,
+            grad_accum=settings.grad_accum,
+            start=self.module.place,
+            rank=self.trainer.global_rank,
+            num_devices=self.trainer.world_size,
+            growing=settings.growing,
+        )
+        return DataLoader(
+            sequences,
+            batch_sampler=order,
+            collate_fn=collate,
+            num_workers=settings.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=settings.num_workers > 0,
+        )
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """The same sequences every time, shared out over the devices; none where there are no validation tokens."""
+        if not self.files.num_tokens["val"]:
+            return []
+        sequences = self.files.sequences("val", self.settings.seqlen)
+        assert self.trainer is not None
+        mine = range(self.trainer.global_rank, len(sequences), self.trainer.world_size)
+        return [DataLoader(sequences, batch_size=self.settings.batch_size, sampler=list(mine))]
+
+
+class Training:
+    """The parts of a run, and the fit."""
+
+    def __init__(
+        self, settings: TrainSettings, files: TokenFiles, module: LanguageModel, report: Report | None
+    ) -> None:
+        self.settings, self.files, self.module = settings, files, module
+        losses, watch, writer = FiniteLosses(), Stopwatch(), AtomicCheckpoints()
+        norms = GradientNorms(settings.log_every, settings.grad_accum)
+        self.monitor = Monitor(settings.log_every, norms, losses, watch, report)
+        self.checkpoints = Checkpoints(
+            settings.out / CHECKPOINTS, settings.save_every, settings.keep, writer, losses.check, watch
+        )
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        self.trainer = lightning.Trainer(
+            default_root_dir=settings.out,
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            strategy=_strategy(settings, module),
+            precision=settings.precision,  # pyright: ignore[reportArgumentType]  Lightning names them; the command checks
+            max_steps=settings.train_steps,
+            accumulate_grad_batches=settings.grad_accum,
+            gradient_clip_val=settings.grad_clip or None,
+            val_check_interval=settings.val_every * settings.grad_accum,
+            check_val_every_n_epoch=None,
+            limit_val_batches=settings.val_batches,
+            num_sanity_val_steps=0,
+            logger=_loggers(settings, module.tokens_seen),
+            callbacks=[norms, self.monitor, self.checkpoints, Interruption(self.checkpoints.save)],
+            plugins=[writer],
+            enable_checkpointing=False,  # Checkpoints does it
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+
+    def fit(self) -> int | None:
+        """Trains to the end; the signal's number where one came before it."""
+        data = TokenData(self.settings, self.files, self.module)
+        with warnings.catch_warnings():
+            # the place in the data is kept by position, not by Lightning's loader state; few workers are a choice
+            warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
+            warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+            warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+            try:
+                self.trainer.fit(self.module, datamodule=data, ckpt_path=self.settings.resume, weights_only=True)
+            except Interrupted as interruption:
+                return interruption.number
+            except SystemExit as stop:  # what Lightning makes of Ctrl-C
+                raise KeyboardInterrupt from stop
+        return None
+
+
+def _strategy(settings: TrainSettings, module: LanguageModel) -> str | Strategy:
+    if settings.strategy == "fsdp":
+        names = set(getattr(module.model, "_no_split_modules", None) or ())
+        blocks = {type(one) for one in module.model.modules() if type(one).__name__ in names}
+        policy = partial(transformer_auto_wrap_policy, transformer_layer_cls=blocks) if blocks else None
+        return FSDPStrategy(auto_wrap_policy=policy, state_dict_type="full")
+    if settings.strategy == "ddp" or settings.devices * settings.num_nodes > 1:
+        return DDPStrategy(gradient_as_bucket_view=True)
+    return "auto"
+
+
+def _loggers(settings: TrainSettings, tokens: int) -> list[loggers.Logger]:
+    """A CSV always; tensorboard or Weights & Biases beside it."""
+    found: list[loggers.Logger] = [MetricsFile(settings.out, tokens)]
+    try:
+        if settings.logger == "tensorboard":
+            found.append(loggers.TensorBoardLogger(settings.out, name="tensorboard"))
+        if settings.logger == "wandb":
+            found.append(loggers.WandbLogger(save_dir=settings.out))
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"--logger {settings.logger}: needs {settings.logger}, expected it installed; pip install {settings.logger}"
+        ) from error
+    return found
