@@ -72,6 +72,7 @@ class Kind:
     ratios: Callable[[Measured, Mapping[str, Any]], Ratios] | None
     powers: Mapping[str, int] = field(default_factory=dict[str, int])
     updates: tuple[str, ...] = ()
+    tolerance: float = 1e-9  # relative, of options: products in float64
 
 
 def kind_of(options: Mapping[str, Any]) -> Kind | None:
@@ -135,6 +136,8 @@ def _kind(name: str, options: str, build: Any, ratios: Any, **rest: Any) -> Kind
     return Kind(name, frozenset(options.split()), build, ratios, **rest)
 
 
+ROUNDED = 1e-6  # where the size of stored weights enters
+
 KINDS: tuple[Kind, ...] = (
     _kind("NAdam", "betas momentum_decay", torch.optim.NAdam, _coupled),
     _kind("Adam", "betas eps amsgrad", _adam, _without_size),
@@ -147,6 +150,8 @@ KINDS: tuple[Kind, ...] = (
     _kind("RMSprop", "alpha centered", torch.optim.RMSprop, _coupled, powers={"momentum_buffer": 0}),
     _kind("Muon", "momentum ns_steps", torch.optim.Muon, _of_matrices),
     _kind("SGD", "momentum dampening", torch.optim.SGD, _of_gradients),
-    _kind("Adafactor", "beta2_decay", torch.optim.Adafactor, _of_weights),
-    _kind("Adafactor", "decay_rate", AdafactorOfTransformers, _of_weights_or_not, updates=("exp_avg",)),
+    _kind("Adafactor", "beta2_decay", torch.optim.Adafactor, _of_weights, tolerance=ROUNDED),
+    _kind(
+        "Adafactor", "decay_rate", AdafactorOfTransformers, _of_weights_or_not, updates=("exp_avg",), tolerance=ROUNDED
+    ),
 )

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from ckptgrow.checkpoints.tensors import LazyTensor, whole
-from ckptgrow.verification.optimizers import Ratio, Ratios, kind_of
+from ckptgrow.verification.optimizers import Ratio, kind_of
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.scales import Scales
 
-RELATIVE = 1e-9  # of float64 products; learning rates are no measurements
 MOVED = ("lr", "betas", "momentum")  # what a schedule sets
 
 
@@ -44,36 +43,40 @@ def _problems(pair: Pair, scales: Scales, rule: str) -> Iterator[str]:
         for index, group in enumerate(grown.groups):
             for name in group.names:
                 old = old_groups[pair.links[name].small.name].options
-                ratios = {} if rule == "keep" else _mup(name, old, scales)
-                rounding = scales.of(name).rounding
+                kind, measured = kind_of(old), scales.of(name)
+                ratios = kind.ratios(measured, old) if rule == "mup" and kind and kind.ratios else {}
+                limits = _Limits(kind.tolerance if kind else 0.0, measured.rounding)
                 for option, value in group.options.items():
                     if option in MOVED and was_moved:
                         continue
-                    problem = _difference(old.get(option), value, ratios.get(option, 1.0), rounding)
+                    problem = _difference(old.get(option), value, ratios.get(option, 1.0), limits)
                     if problem and f"{index} {option}" not in seen:
                         seen.add(f"{index} {option}")
                         yield f"{option} of group {index} ({name}) {problem}"
 
 
-def _mup(name: str, old: Mapping[str, Any], scales: Scales) -> Ratios:
-    kind = kind_of(old)
-    return {} if kind is None or kind.ratios is None else kind.ratios(scales.of(name), old)
+@dataclass(frozen=True)
+class _Limits:
+    """How exact options are, relatively, and what an epsilon stands for that is None."""
+
+    tolerance: float
+    epsilon: float
 
 
-def _difference(old: Any, new: Any, ratio: Ratio, rounding: float) -> str | None:
+def _difference(old: Any, new: Any, ratio: Ratio, limits: _Limits) -> str | None:
     """What is wrong with an option; nothing where weights or gradients of zero leave its ratio open."""
     old, new = _plain(old), _plain(new)
     if ratio is None:
         return None
     if isinstance(ratio, tuple) and isinstance(old, tuple | list) and isinstance(new, tuple | list):
-        # an epsilon that is None is the dtype's own
-        numbers = [rounding if one is None and other is not None else one for one, other in zip(old, new, strict=True)]
-        problems = [_difference(*entry, rounding) for entry in zip(numbers, new, ratio, strict=True)]
+        pairs = zip(old, new, strict=True)
+        numbers = [limits.epsilon if one is None and other is not None else one for one, other in pairs]
+        problems = [_difference(*entry, limits) for entry in zip(numbers, new, ratio, strict=True)]
         return next((problem for problem in problems if problem), None)
     if isinstance(ratio, tuple) or not _is_number(old) or not _is_number(new) or ratio == 1:
         return None if old == new or _both_sequences_equal(old, new) else f"is {new}, expected {old}"
     expected = old * ratio
-    return None if abs(new - expected) <= RELATIVE * abs(expected) else f"is {new:g}, expected {expected:g}"
+    return None if abs(new - expected) <= limits.tolerance * abs(expected) else f"is {new:g}, expected {expected:g}"
 
 
 def _is_number(value: object) -> TypeGuard[float]:

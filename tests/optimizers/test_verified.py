@@ -27,9 +27,17 @@ def grown(tmp_path: Path, name: str, rule: Any = "mup", **width: Any) -> tuple[P
     return source, target
 
 
+def named_by_inspect(path: Path) -> str:
+    optimizer = ckptgrow.inspect(path).optimizer
+    assert optimizer is not None
+    return optimizer["name"].partition(" (")[0]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_grown_run_verifies_with_its_steps(tmp_path: Path, name: str) -> None:
     source, target = grown(tmp_path, name)
+    spoken = name.partition(",")[0].removesuffix(" of transformers")
+    assert named_by_inspect(target) in (spoken, f"{spoken}W")  # Adam's classes share their options
     report = ckptgrow.verify(source, target, settings=STEPS)
     assert report.passed, report.sentences
     assert report.structure.lr_rule == "mup"
@@ -100,3 +108,19 @@ def test_muon_beside_adamw_verifies(tmp_path: Path, adjust: str) -> None:
     report = ckptgrow.verify(source, target)
     assert report.passed, report.sentences
     assert report.structure.lr_rule == "mup"
+
+
+@pytest.mark.parametrize("name", ["Adafactor", "Adafactor of transformers"])
+def test_sizes_of_rounded_weights_are_judged_by_their_rounding(tmp_path: Path, name: str) -> None:
+    case, model = CASES[name], tiny_gpt2().float()
+    source, target = tmp_path / "small.ckpt", tmp_path / "grown.ckpt"
+    optimizer = case.build(model.parameters(), case.lr)
+    train(model, optimizer, token_batches(4))
+    save_lightning(source, model, [optimizer])
+    for how, noise in (("tile", 0), ("diagonal", 0), ("diagonal", 1.0)):
+        rules = StateRequest(lr_rule="mup", force=True)
+        ckptgrow.width(source, target, factor=3, how=how, noise=noise, request=rules)  # pyright: ignore[reportArgumentType]
+        groups = torch.load(target, weights_only=True)["optimizer_states"][0]["param_groups"]
+        assert (len({group["lr"] for group in groups}) == 1) == (how == "tile")
+        report = ckptgrow.verify(source, target)
+        assert report.passed, report.sentences
