@@ -5,7 +5,7 @@ Rule `mup` has the ratios of `optimizers`, so that updates scale as the weights 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 

@@ -21,7 +21,7 @@ from tests.builders import (
     token_batches,
     train,
 )
-from tests.optimizers.runs import CASES, resumed, stored, tiny_gpt2
+from tests.optimizers.runs import ALL, CASES, resumed, stored, tiny_gpt2
 
 MUP = StateRequest(lr_rule="mup")
 
@@ -148,7 +148,7 @@ def test_tensor_learning_rates_stay_tensors(tmp_path: Path) -> None:
     assert report.passed and report.trajectory is not None and report.trajectory.judged, report.sentences
 
 
-@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("name", ALL)
 def test_new_layers_begin_with_records_of_nothing(tmp_path: Path, name: str) -> None:
     small, _, source = checkpoint(tmp_path, lambda parameters: CASES[name].build(parameters, 1e-3))
     ckptgrow.depth(source, tmp_path / "grown.ckpt", place="append")

@@ -11,7 +11,7 @@ import torch
 import ckptgrow
 from ckptgrow.growth.request import StateRequest
 from tests.builders import save_lightning, token_batches, train
-from tests.optimizers.runs import CASES, tiny_gpt2
+from tests.optimizers.runs import ALL, CASES, tiny_gpt2
 from tests.optimizers.test_two_optimizers import Both, split
 
 STEPS = ckptgrow.Settings(batches=2, steps=5)
@@ -33,7 +33,7 @@ def named_by_inspect(path: Path) -> str:
     return optimizer["name"].partition(" (")[0]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_grown_run_verifies_with_its_steps(tmp_path: Path, name: str) -> None:
     source, target = grown(tmp_path, name)
     spoken = name.partition(",")[0].removesuffix(" of transformers")
