@@ -25,7 +25,7 @@ from ckptgrow.verification.rates import judge_rates
 from ckptgrow.verification.report import Asymmetry, Function, Moments, Report, Structure, Trajectory
 from ckptgrow.verification.samples import gradients_of, logits_of, sample_batches
 from ckptgrow.verification.scales import Scales
-from ckptgrow.verification.trajectory import losses
+from ckptgrow.verification.trajectory import losses, step_rounding
 from ckptgrow.verification.weights import WeightScale, weight_scales
 from ckptgrow.verification.words import sentences
 
@@ -220,7 +220,7 @@ def _trajectory(
     worst = max(abs(a - b) for a, b in zip(small, grown, strict=True))
     why = _why_not_judged(pair, structure)
     # each step multiplies rounding: stored float32 states drift apart by their own rounding first
-    tolerance = 10 * TOLERANCES[coarsest([dtype, *_weight_dtypes(pair)])]
+    tolerance = max(10 * TOLERANCES[coarsest([dtype, *_weight_dtypes(pair)])], step_rounding(pair.small))
     return Trajectory(settings.steps, worst, small, grown, not why, tolerance, bool(why) or worst <= tolerance, why)
 
 

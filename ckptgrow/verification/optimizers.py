@@ -73,6 +73,7 @@ class Kind:
     powers: Mapping[str, int] = field(default_factory=dict[str, int])
     updates: tuple[str, ...] = ()
     tolerance: float = 1e-9  # relative, of options: products in float64
+    step_rounding: float = 0.0  # of the losses, where steps are computed in less than the weights' dtype
 
 
 def kind_of(options: Mapping[str, Any]) -> Kind | None:
@@ -148,7 +149,7 @@ KINDS: tuple[Kind, ...] = (
     _kind("Lion", "betas", Lion, _without_size),
     _kind("Adagrad", "lr_decay", torch.optim.Adagrad, _coupled),
     _kind("RMSprop", "alpha centered", torch.optim.RMSprop, _coupled, powers={"momentum_buffer": 0}),
-    _kind("Muon", "momentum ns_steps", torch.optim.Muon, _of_matrices),
+    _kind("Muon", "momentum ns_steps", torch.optim.Muon, _of_matrices, step_rounding=2e-3),
     _kind("SGD", "momentum dampening", torch.optim.SGD, _of_gradients),
     _kind("Adafactor", "beta2_decay", torch.optim.Adafactor, _of_weights, tolerance=ROUNDED),
     _kind(

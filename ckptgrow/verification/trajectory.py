@@ -40,6 +40,12 @@ def losses(
     return found
 
 
+def step_rounding(state: TrainingState) -> float:
+    """By how much losses may differ because of how the optimizers compute their steps."""
+    kinds = [kind_of(group.options) for one in state.optimizers for group in one.groups]
+    return max((kind.step_rounding for kind in kinds if kind), default=0.0)
+
+
 def _optimizer(model: PreTrainedModel, state: TrainingState, stored: OptimizerState) -> torch.optim.Optimizer:
     canonical = {one.name: one.canonical for one in state.claim.parameters}
     parameters = dict(model.named_parameters())

@@ -86,6 +86,18 @@ def test_frozen_parameters_that_could_be_others_are_refused() -> None:
     assert named(raw([layer]), order=layer) == [[layer]]
 
 
+def test_groups_by_layer_are_refused_at_once() -> None:
+    layers = 40
+    shapes = {f"h.{layer}.{name}": (3,) for layer in range(layers) for name in ("a", "b", "c")}
+    state = {index: {"exp_avg": Held(torch.zeros(3))} for index in range(len(shapes))}
+    groups = [{"params": [3 * layer, 3 * layer + 1, 3 * layer + 2]} for layer in reversed(range(layers))]
+    order = [name for layer in range(layers) for name in (f"h.{layer}.a", f"h.{layer}.b", f"h.{layer}.c")]
+    frozen = {**shapes, "tail": (3,)}  # without it the model's own order would fit
+    with pytest.raises(OptimizerError, match=r"3, 3, 3, 3, 3 and 35 more fit the model in more than one order"):
+        named({"state": state, "param_groups": groups}, shapes=frozen)
+    assert named({"state": state, "param_groups": groups}, shapes=frozen, order=order)[0][0] == order[:3]
+
+
 @pytest.mark.parametrize("groups", [[MODEL_ORDER[1:]], [DECAYED, UNDECAYED]], ids=["frozen", "two groups"])
 def test_an_optimizer_without_records_says_nothing_but_counts(groups: Any) -> None:
     assert named(raw([MODEL_ORDER], with_state=False)) == [[MODEL_ORDER]]
