@@ -20,6 +20,17 @@ from ckptgrow.families.claim import Claim, claim, unclaimed_names
 from ckptgrow.families.family import Family
 from ckptgrow.families.sizes import num_layers, sizes_of
 
+# Options that only one optimizer has.
+TELLING = (
+    ("momentum_decay", "NAdam"),
+    ("lr_decay", "Adagrad"),
+    ("alpha", "RMSprop"),
+    ("ns_coefficients", "Muon"),
+    ("beta2_decay", "Adafactor"),
+    ("decay_rate", "Adafactor"),
+    ("dampening", "SGD"),
+)
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -147,10 +158,17 @@ def _optimizer(checkpoint: Checkpoint, claimed: Claim | None, problems: list[str
 
 def _optimizer_name(state: OptimizerState) -> str:
     options = state.groups[0].options if state.groups else {}
-    if "betas" in options:
-        name = "Adam" if options.get("decoupled_weight_decay") is False else "AdamW"
-        return f"{name} (amsgrad)" if options.get("amsgrad") else name
-    return "SGD" if "momentum" in options else "unknown"
+    name = next((name for option, name in TELLING if option in options), None)
+    if name is not None or "betas" not in options:
+        return name or "unknown"
+    if "eps" not in options:
+        return "Lion"
+    if "exp_inf" in state.state_keys:
+        return "Adamax"
+    if "amsgrad" not in options and "decoupled_weight_decay" in options:
+        return "RAdam"
+    name = "Adam" if options.get("decoupled_weight_decay") is False else "AdamW"
+    return f"{name} (amsgrad)" if options.get("amsgrad") else name
 
 
 def _is_plain(value: object) -> bool:

@@ -26,7 +26,8 @@ FACTORED: Mapping[str, Callable[[Shape], Shape]] = {
     "exp_avg_sq_col": lambda shape: (*shape[:-2], *shape[-1:]),
 }
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
-MOST_STATES = 200_000  # of the search below; where more are possible, so is more than one order
+MOST_STATES = 5_000  # of the search below; so many come up only where parameters cannot be told apart
+WAY_OUT = "list the names in the optimizer's order in a file and pass --param-order FILE"
 _UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)|\.ln_")  # as transformers' Trainer
 
 
@@ -78,17 +79,31 @@ def by_order(slots: Sequence[Slot], shapes: Mapping[str, Shape], where: str) -> 
     """
     fitting = {tuple(order) for order in _trainers_orders(slots, shapes) if _fits(order, slots, shapes)}
     if not fitting:
-        fitting = {tuple(order) for order in _dealings(slots, shapes)}
+        found = _dealings(slots, shapes)
+        if found is None:
+            raise _ambiguous(slots, where)
+        fitting = {tuple(order) for order in found}
     if len(fitting) == 1:
         return list(fitting.pop())
-    found = f"{len(slots)} parameters in groups of {', '.join(map(str, _group_sizes(slots)))}"
-    way_out = "list the names in the optimizer's order in a file and pass --param-order FILE"
-    if not fitting:
-        raise OptimizerError(
-            f"{where}: {found} fit the model's {len(shapes)} parameters in no order, expected one with equal shapes; "
-            + way_out
-        )
-    raise OptimizerError(f"{where}: {found} fit the model in more than one order; {way_out}")
+    if fitting:
+        raise _ambiguous(slots, where)
+    known = set(shapes.values())
+    odd = {key for slot in slots for key in slot.record if all(key in misfits(slot.record, one) for one in known)}
+    reason = f" ({listing(odd)} have no parameter's shape)" if odd else ""
+    raise OptimizerError(
+        f"{where}: {_counted(slots)} fit the model's {len(shapes)} parameters in no order{reason}, expected one with "
+        f"equal shapes; {WAY_OUT}"
+    )
+
+
+def _ambiguous(slots: Sequence[Slot], where: str) -> OptimizerError:
+    return OptimizerError(f"{where}: {_counted(slots)} fit the model in more than one order; {WAY_OUT}")
+
+
+def _counted(slots: Sequence[Slot]) -> str:
+    sizes = [str(size) for size in _group_sizes(slots)]
+    more = f" and {len(sizes) - 5} more" if len(sizes) > 5 else ""
+    return f"{len(slots)} parameters in groups of {', '.join(sizes[:5])}{more}"
 
 
 def _resolved(names: Iterable[str], shapes: Mapping[str, Shape]) -> dict[str, str]:
@@ -144,8 +159,9 @@ def _group_sizes(slots: Sequence[Slot]) -> list[int]:
     return list(sizes.values())
 
 
-def _dealings(slots: Sequence[Slot], shapes: Mapping[str, Shape]) -> list[list[str]]:
-    """Up to two ways of dealing the model's parameters out to the groups, every group in model order.
+def _dealings(slots: Sequence[Slot], shapes: Mapping[str, Shape]) -> list[list[str]] | None:
+    """Up to two ways of dealing the model's parameters out to the groups, every group in model order; None where there
+    are too many to follow.
 
     Walks the model once and keeps, for every reachable state (how many parameters each group has got), two ways there;
     then keeps those that serve every group.
@@ -169,7 +185,7 @@ def _dealings(slots: Sequence[Slot], shapes: Mapping[str, Shape]) -> list[list[s
                     _extend(reached, next_state, [(way, numbers[state[index]], name) for way in found])
         ways = reached
         if len(ways) > MOST_STATES:
-            break
+            return None
     complete = ways.get(tuple(len(numbers) for numbers in members), [])
     return [_order(way, len(slots)) for way in complete]
 

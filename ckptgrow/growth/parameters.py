@@ -47,16 +47,17 @@ def grown_tensors(
 ) -> dict[str, LazyTensor]:
     """The grown model's state dict; a tied head is its embedding's very tensor."""
     grown: dict[str, LazyTensor] = {}
+    measures = {one.canonical: tensors[one.name] for one in reversed(claim.tensors)}  # the model's own, the first
     for one in lineage:
         if one.old.name in claim.tied:
             continue
         old = tensors[one.old.name]
         guarded = guard(old, f"{where}: tensor {one.old.name}")
-        grown[one.name] = old if one.old.is_buffer else _weight(one, guarded, operator)
+        grown[one.name] = old if one.old.is_buffer else _weight(one, guarded, operator, measures[one.old.canonical])
     return {one.name: grown[claim.tied.get(one.old.name, one.name)] for one in lineage}
 
 
-def _weight(one: Descent, old: LazyTensor, operator: Operator) -> LazyTensor:
+def _weight(one: Descent, old: LazyTensor, operator: Operator, measure: LazyTensor) -> LazyTensor:
     gather = one.growth.weight(operator.block_weights)
     if one.is_zero:
         value = -one.old.layout.offset
@@ -67,7 +68,7 @@ def _weight(one: Descent, old: LazyTensor, operator: Operator) -> LazyTensor:
         return Offset(old, gather, one.old.layout.offset)
     if operator.noise == 0:
         return Grown(old, gather)
-    return Separated(old, one.growth, gather, operator.noise, operator.seed, one.old.canonical)
+    return Separated(old, one.growth, gather, operator.noise, operator.seed, one.old.canonical, measure)
 
 
 def _ordered(tensors: Sequence[Claimed], operator: Operator) -> Iterator[tuple[str, Claimed, Layer]]:

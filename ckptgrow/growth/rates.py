@@ -125,7 +125,8 @@ def _adafactor(options: Mapping[str, Any], one: Descent, sides: Sides, sizes: We
     is_torch = "beta2_decay" in options
     size = sizes.ratio(one) if is_torch or options.get("scale_parameter") else 1.0
     lr = sides.update / size
-    lr = 1.0 if abs(lr - 1) <= SAME else lr
+    if abs(lr - 1) <= SAME:  # all of the weight changed by that much, but for its rounding
+        lr, size = 1.0, sides.update
     if options.get("relative_step") and lr != 1:
         raise OptimizerError(
             f"{where}: Adafactor with relative_step has no learning rate that could change by {lr:.3g}, as "

@@ -111,8 +111,9 @@ class Filled:
 
 @dataclass(frozen=True, eq=False)
 class Separated:
-    """A grown weight plus a null-space term, added in float64 and rounded once; `sigma` in units of the old weight's
-    root mean square.
+    """A grown weight plus a null-space term, added in float64 and rounded once; `sigma` in units of the root mean
+    square of `measure`: the old weight, or for an average of weights the one that it follows, so that it averages the
+    grown ones.
     """
 
     old: LazyTensor
@@ -121,6 +122,7 @@ class Separated:
     sigma: float
     seed: int
     name: str
+    measure: LazyTensor
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -141,7 +143,7 @@ class Separated:
 
     @cached_property
     def _noise(self) -> Noise | None:
-        amplitude = self.sigma * root_mean_square(self.old)
+        amplitude = self.sigma * root_mean_square(self.measure)
         return noise_for(self.growth, seed=self.seed, name=self.name, amplitude=amplitude)
 
 

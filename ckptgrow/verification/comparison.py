@@ -24,7 +24,8 @@ from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coars
 from ckptgrow.verification.rates import judge_rates
 from ckptgrow.verification.report import Asymmetry, Function, Moments, Report, Structure, Trajectory
 from ckptgrow.verification.samples import gradients_of, logits_of, sample_batches
-from ckptgrow.verification.trajectory import losses
+from ckptgrow.verification.scales import Scales
+from ckptgrow.verification.trajectory import losses, step_rounding
 from ckptgrow.verification.weights import WeightScale, weight_scales
 from ckptgrow.verification.words import sentences
 
@@ -83,8 +84,9 @@ def verify(
     asymmetry = _asymmetry(pair, models[1], batches[0], true_gradients, dtype)
     scales, true_difference = _scales(pair, models[1], batches, small_gradients, true_gradients, dtype)
     stage("comparing moments")
-    moments = _moments(pair, scales, true_difference, dtype) if has_state(pair.small.optimizers) else None
-    structure = _structure(pair, weights, scales)
+    measured = Scales(pair, weights, scales)
+    moments = _moments(pair, scales, measured, true_difference) if has_state(pair.small.optimizers) else None
+    structure = _structure(pair, weights, measured)
     trajectory = None
     if settings.steps:
         stage(f"training both for {settings.steps} steps")
@@ -157,8 +159,8 @@ def _scales(
     return scales, difference
 
 
-def _moments(pair: Pair, scales: Mapping[str, GradientScale], true_difference: float, dtype: torch.dtype) -> Moments:
-    found = moment_errors(pair, scales)
+def _moments(pair: Pair, scales: Mapping[str, GradientScale], measured: Scales, true_difference: float) -> Moments:
+    found = moment_errors(pair, scales, measured)
     worst = max(found.errors, key=found.errors.__getitem__, default=None)
     error = found.errors[worst] if worst else 0.0
     worst_gradient = max(scales, key=lambda name: scales[name].error)
@@ -176,10 +178,10 @@ def _moments(pair: Pair, scales: Mapping[str, GradientScale], true_difference: f
     )
 
 
-def _structure(pair: Pair, weights: Mapping[str, WeightScale], scales: Mapping[str, GradientScale]) -> Structure:
+def _structure(pair: Pair, weights: Mapping[str, WeightScale], measured: Scales) -> Structure:
     worst = max(weights, key=lambda name: weights[name].error)
     tolerance = STORED_TOLERANCES[coarsest(_weight_dtypes(pair))]
-    rates = judge_rates(pair, weights, scales) if pair.small.optimizers and pair.grown.optimizers else None
+    rates = judge_rates(pair, measured) if pair.small.optimizers and pair.grown.optimizers else None
     problems = [*(rates.problems if rates else []), *_carried_problems(pair)]
     error = weights[worst].error
     return Structure(
@@ -218,7 +220,7 @@ def _trajectory(
     worst = max(abs(a - b) for a, b in zip(small, grown, strict=True))
     why = _why_not_judged(pair, structure)
     # each step multiplies rounding: stored float32 states drift apart by their own rounding first
-    tolerance = 10 * TOLERANCES[coarsest([dtype, *_weight_dtypes(pair)])]
+    tolerance = max(10 * TOLERANCES[coarsest([dtype, *_weight_dtypes(pair)])], step_rounding(pair.small))
     return Trajectory(settings.steps, worst, small, grown, not why, tolerance, bool(why) or worst <= tolerance, why)
 
 

@@ -11,12 +11,13 @@ import torch
 from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.checkpoints.tensors import LazyTensor, whole
 from ckptgrow.verification.gradients import GradientScale
+from ckptgrow.verification.optimizers import FACTORS, POWERS, Measured, kind_of
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.precision import STORED_TOLERANCES, coarsest
+from ckptgrow.verification.scales import Scales
 from ckptgrow.verification.weights import snapped
 
-# The power of the gradient that each state is made of.
-POWERS = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2, "momentum_buffer": 1}
+NUMBERS = {"step": 0.0, "mu_product": 1e-6, "RMS": 1e-6}  # with the relative error that rounding to float32 leaves
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,14 @@ class MomentErrors:
     tolerance: float
 
 
-def moment_errors(pair: Pair, scales: Mapping[str, GradientScale]) -> MomentErrors:
+def moment_errors(pair: Pair, gradients: Mapping[str, GradientScale], scales: Scales) -> MomentErrors:
     """Compares every record of every optimizer."""
     errors: dict[str, float] = {}
     problems: list[str] = []
     dtypes: set[torch.dtype] = set()
     limit = _step_limit(pair)
     for small, grown in zip(pair.small.optimizers, pair.grown.optimizers, strict=False):
+        old_groups, new_groups = small.group_of, grown.group_of
         for name in grown.names:
             link = pair.links[name]
             old, new = small.state.get(link.small.name), grown.state.get(name)
@@ -42,35 +44,105 @@ def moment_errors(pair: Pair, scales: Mapping[str, GradientScale]) -> MomentErro
                 if old != new:
                     problems.append(f"the state of {name} holds {_keys(new)}, expected {_keys(old)}")
                 continue
-            for key in old:
-                if key == "step":
-                    problems += _step_problem(name, old[key], new[key], link, limit)
-                elif key in POWERS and isinstance(new[key], LazyTensor):
-                    dtypes |= {old[key].dtype, new[key].dtype}
-                    errors[f"{key} of {name}"] = _error(link, old[key], new[key], key, scales.get(name), old)
+            options = old_groups[link.small.name].options, new_groups[name].options
+            case = _Case(name, link, gradients.get(name), scales.of(name), *options, limit)
+            dtypes |= {value.dtype for value in old.values() if isinstance(value, LazyTensor) and value.shape}
+            problems += _number_problems(case, old, new)
+            for key, error in _errors(case, old, new).items():
+                errors[f"{key} of {name}"] = error
+            unknown = set(old) - set(NUMBERS) - {key for pair_ in FACTORS for key in pair_} - set(POWERS)
+            problems += [f"{key} of {name}: nothing is known of it" for key in sorted(unknown)]
     if len(pair.small.optimizers) != len(pair.grown.optimizers):
         problems.append(f"{len(pair.grown.optimizers)} optimizers, expected {len(pair.small.optimizers)}")
     return MomentErrors(errors, problems, STORED_TOLERANCES[coarsest(dtypes)])
 
 
-def _error(
-    link: Link,
-    old: LazyTensor,
-    new: LazyTensor,
-    key: str,
-    scale: GradientScale | None,
-    record: Mapping[str, Any],
-) -> float:
-    found = whole(new).double()
+@dataclass(frozen=True)
+class _Case:
+    """One parameter, and what its records are judged by."""
+
+    name: str
+    link: Link
+    gradient: GradientScale | None
+    scales: Measured
+    old: Mapping[str, Any]
+    new: Mapping[str, Any]
+    limit: int | None
+
+    def step(self, old: float) -> float:
+        if self.link.fresh is not None:
+            return 0.0
+        return old if self.limit is None else min(old, self.limit)
+
+
+def _errors(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, float]:
+    """The relative error of every entry that is a tensor; two factors are one entry, their product."""
+    kind = kind_of(case.old)
+    powers = {**POWERS, **(kind.powers if kind else {})}
+    found: dict[str, float] = {}
+    for key in old:
+        if key in powers and isinstance(new[key], LazyTensor):
+            before, after = whole(old[key]).double(), whole(new[key]).double()
+            if kind and key in kind.updates:
+                found[key] = _of_updates(case, before, after)
+            else:
+                found[key] = _error(case, before, after, powers[key])
+    for row, column in FACTORS:
+        if row in old and column in old:
+            before, after = (_product(one[row], one[column]) for one in (old, new))
+            key = f"{row} and {column}"
+            found[key] = max(_error(case, before, after, 2), _unequal_means(new[row], new[column]))
+    return found
+
+
+def _error(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int) -> float:
+    link, scale = case.link, case.gradient
     if link.fresh is not None or scale is None:
         return float(found.abs().max())
-    small = link.spread(whole(old).double())
-    dead = scale.factors is None
-    factor = torch.tensor(_own_factor(small, found, POWERS[key]), dtype=found.dtype) if dead else scale.at(link)
-    expected = factor ** POWERS[key] * small
+    small = link.spread(old)
+    if power == 0:
+        expected = small
+    else:
+        dead = scale.factors is None
+        factor = torch.tensor(_own_factor(small, found, power), dtype=found.dtype) if dead else scale.at(link)
+        expected = factor**power * small
+    return _relative(found, expected)
+
+
+def _of_updates(case: _Case, old: torch.Tensor, found: torch.Tensor) -> float:
+    """Averages of updates scale as the learning rates do, and as the weight where those are in its units."""
+    if case.link.fresh is not None:
+        return float(found.abs().max())
+    before, after = case.old.get("lr"), case.new.get("lr")
+    rate = after / before if before and after else 1.0
+    size = case.scales.size if case.old.get("scale_parameter") else 1.0
+    return _relative(found, rate * size * case.link.spread(old))
+
+
+def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     largest = float(expected.abs().max())
     difference = float((found - expected).abs().max())
     return difference / largest if largest > 0 else difference
+
+
+def _product(row: LazyTensor, column: LazyTensor) -> torch.Tensor:
+    """The second moment that Adafactor's factors stand for."""
+    of_rows, of_columns = _factors(row, column)
+    mean = of_rows.mean(-2, keepdim=True)
+    return of_rows @ of_columns / torch.where(mean == 0, 1.0, mean)
+
+
+def _unequal_means(row: LazyTensor, column: LazyTensor) -> float:
+    """Both factors are means of the same squares; their product alone does not show a number moved between them."""
+    of_rows, of_columns = _factors(row, column)
+    return _relative(of_rows.mean(-2), of_columns.mean(-1))
+
+
+def _factors(row: LazyTensor, column: LazyTensor) -> tuple[torch.Tensor, torch.Tensor]:
+    rows, columns = whole(row).double(), whole(column).double()
+    if columns.dim() > 1 and columns.shape[-2] == 1 and rows.shape[-1] == 1 and rows.dim() == columns.dim():
+        return rows, columns
+    return rows.unsqueeze(-1), columns.unsqueeze(-2)
 
 
 def _own_factor(small: torch.Tensor, found: torch.Tensor, power: int) -> float:
@@ -86,10 +158,32 @@ def _step_limit(pair: Pair) -> int | None:
     return new if old != new else None
 
 
-def _step_problem(name: str, old: Any, new: Any, link: Link, limit: int | None) -> list[str]:
-    before, after = (float(whole(value)) if isinstance(value, LazyTensor) else float(value) for value in (old, new))
-    expected = 0.0 if link.fresh is not None else before if limit is None else min(before, limit)
-    return [] if after == expected else [f"step of {name} is {after:g}, expected {expected:g}"]
+def _number_problems(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Records' numbers: steps, NAdam's product of its momenta so far, the weight's size that Adafactor keeps."""
+    problems: list[str] = []
+    for key in [key for key in NUMBERS if key in old]:
+        before, after = _float(old[key]), _float(new[key])
+        if key == "step":
+            expected = case.step(before)
+        elif key == "RMS":
+            expected = before * (1.0 if case.link.fresh else case.scales.size)
+        else:
+            steps = _float(old["step"]), case.step(_float(old["step"]))
+            expected = before if steps[0] == steps[1] else _momentum_product(case.old, int(steps[1]))
+        if abs(after - expected) > NUMBERS[key] * abs(expected):
+            problems.append(f"{key} of {case.name} is {after:g}, expected {expected:g}")
+    return problems
+
+
+def _momentum_product(options: Mapping[str, Any], steps: int) -> float:
+    product = 1.0
+    for step in range(1, steps + 1):
+        product *= options["betas"][0] * (1 - 0.5 * 0.96 ** (step * options["momentum_decay"]))
+    return product
+
+
+def _float(value: Any) -> float:
+    return float(whole(value)) if isinstance(value, LazyTensor) else float(value)
 
 
 def _keys(record: Mapping[str, Any] | None) -> str:

@@ -1,23 +1,20 @@
 """Learning rates, epsilons and weight decays of the grown optimizer, judged by the measured scales.
 
-If a weight scales by c (mean over its input copies) and its gradient by g, an update must scale by c. Adam's update
-does not depend on the gradient's scale: lr'/lr = c, and eps'/eps = g. SGD's is the gradient: lr'/lr = c/g. Decoupled
-weight decay per step, lr · wd, stays. That is rule `mup`; `keep` leaves all of them.
+Rule `mup` has the ratios of `optimizers`, so that updates scale as the weights do; `keep` leaves all options.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from ckptgrow.checkpoints.tensors import LazyTensor, whole
-from ckptgrow.verification.gradients import GradientScale
+from ckptgrow.verification.optimizers import Ratio, kind_of
 from ckptgrow.verification.pair import Pair
-from ckptgrow.verification.weights import WeightScale
+from ckptgrow.verification.scales import Scales
 
-RELATIVE = 1e-9  # of float64 products; learning rates are no measurements
-SCALED = ("lr", "initial_lr", "eps", "weight_decay")
+MOVED = ("lr", "betas", "momentum")  # what a schedule sets
 
 
 @dataclass(frozen=True)
@@ -28,9 +25,9 @@ class Rates:
     problems: list[str]
 
 
-def judge_rates(pair: Pair, weights: Mapping[str, WeightScale], gradients: Mapping[str, GradientScale]) -> Rates:
+def judge_rates(pair: Pair, scales: Scales) -> Rates:
     """Compares every parameter's options under both rules."""
-    found = {rule: list(_problems(pair, weights, gradients, rule)) for rule in ("keep", "mup")}
+    found = {rule: list(_problems(pair, scales, rule)) for rule in ("keep", "mup")}
     if not found["keep"] or not found["mup"]:
         rule = "keep" if not found["keep"] else "mup"
     else:
@@ -39,55 +36,51 @@ def judge_rates(pair: Pair, weights: Mapping[str, WeightScale], gradients: Mappi
     return Rates(str(rule), found[str(rule)] + _schedule_problems(pair))
 
 
-def _problems(
-    pair: Pair, weights: Mapping[str, WeightScale], gradients: Mapping[str, GradientScale], rule: str
-) -> Iterator[str]:
+def _problems(pair: Pair, scales: Scales, rule: str) -> Iterator[str]:
     was_moved = pair.small.checkpoint.global_step != pair.grown.checkpoint.global_step
-    old_of = {link.small.name: name for name, link in pair.links.items() if link.fresh is None}
     for small, grown in zip(pair.small.optimizers, pair.grown.optimizers, strict=False):
         old_groups, seen = small.group_of, set[str]()
         for index, group in enumerate(grown.groups):
             for name in group.names:
-                link = pair.links[name]
-                old = old_groups[link.small.name].options
-                origin = old_of[link.small.name]  # a fresh layer's rates are those of the layer that it was made from
-                ratios = {} if rule == "keep" else _mup(origin, old, weights, gradients, link.num_in_copies)
+                old = old_groups[pair.links[name].small.name].options
+                kind, measured = kind_of(old), scales.of(name)
+                ratios = kind.ratios(measured, old) if rule == "mup" and kind and kind.ratios else {}
+                limits = _Limits(kind.tolerance if kind else 0.0, measured.rounding)
                 for option, value in group.options.items():
-                    if option == "lr" and was_moved:
+                    if option in MOVED and was_moved:
                         continue
-                    ratio = ratios.get(option, 1.0)
-                    problem = None if ratio is None else _difference(option, old.get(option), value, ratio)
+                    problem = _difference(old.get(option), value, ratios.get(option, 1.0), limits)
                     if problem and f"{index} {option}" not in seen:
                         seen.add(f"{index} {option}")
                         yield f"{option} of group {index} ({name}) {problem}"
 
 
-def _mup(
-    name: str,
-    old: Mapping[str, Any],
-    weights: Mapping[str, WeightScale],
-    gradients: Mapping[str, GradientScale],
-    num_in_copies: float,
-) -> dict[str, float | None]:
-    """The ratios that keep the trajectory; None for one that weights or gradients of zero leave open."""
-    weight, factors = weights[name].factor, gradients[name].factors
-    update = None if weight is None else weight / num_in_copies
-    gradient = float(factors[0]) if factors is not None and factors.numel() == 1 else None
-    if "betas" in old:
-        return {**_rate(update), "eps": gradient}
-    return _rate(None if update is None or gradient is None else update / gradient)
+@dataclass(frozen=True)
+class _Limits:
+    """How exact options are, relatively, and what an epsilon stands for that is None."""
+
+    tolerance: float
+    epsilon: float
 
 
-def _rate(ratio: float | None) -> dict[str, float | None]:
-    return {"lr": ratio, "initial_lr": ratio, "weight_decay": None if ratio is None else 1.0 / ratio}
-
-
-def _difference(option: str, old: Any, new: Any, ratio: float) -> str | None:
-    old, new = (float(whole(value)) if isinstance(value, LazyTensor) else value for value in (old, new))
-    if option not in SCALED or old is None or not isinstance(old, int | float):
+def _difference(old: Any, new: Any, ratio: Ratio, limits: _Limits) -> str | None:
+    """What is wrong with an option; nothing where weights or gradients of zero leave its ratio open."""
+    old, new = _plain(old), _plain(new)
+    if ratio is None:
+        return None
+    if isinstance(ratio, tuple) and isinstance(old, tuple | list) and isinstance(new, tuple | list):
+        pairs = zip(old, new, strict=True)
+        numbers = [limits.epsilon if one is None and other is not None else one for one, other in pairs]
+        problems = [_difference(*entry, limits) for entry in zip(numbers, new, ratio, strict=True)]
+        return next((problem for problem in problems if problem), None)
+    if isinstance(ratio, tuple) or not _is_number(old) or not _is_number(new) or ratio == 1:
         return None if old == new or _both_sequences_equal(old, new) else f"is {new}, expected {old}"
     expected = old * ratio
-    return None if abs(new - expected) <= RELATIVE * abs(expected) else f"is {new:g}, expected {expected:g}"
+    return None if abs(new - expected) <= limits.tolerance * abs(expected) else f"is {new:g}, expected {expected:g}"
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _both_sequences_equal(old: Any, new: Any) -> bool:
@@ -102,11 +95,16 @@ def _schedule_problems(pair: Pair) -> list[str]:
     for index, scheduler in enumerate(state.schedulers):
         bases = scheduler.get("base_lrs")
         groups = pair.grown.optimizers[index].groups if len(state.schedulers) == len(pair.grown.optimizers) else ()
-        rates = [group.options.get("initial_lr") for group in groups]
-        if isinstance(bases, list) and rates and None not in rates and list(bases) != rates:
-            problems.append(f"base_lrs of scheduler {index} are {bases}, expected the groups' {rates}")
+        rates = [_plain(group.options.get("initial_lr")) for group in groups]
+        found = [_plain(base) for base in bases] if isinstance(bases, list) else rates
+        if rates and None not in rates and found != rates:
+            problems.append(f"base_lrs of scheduler {index} are {found}, expected the groups' {rates}")
         if index < len(pair.small.checkpoint.schedulers) and not was_moved:
             old = pair.small.checkpoint.schedulers[index].get("last_epoch")
             if old != scheduler.get("last_epoch"):
                 problems.append(f"last_epoch of scheduler {index} is {scheduler.get('last_epoch')}, expected {old}")
     return problems
+
+
+def _plain(value: Any) -> Any:
+    return float(whole(value)) if isinstance(value, LazyTensor) else value

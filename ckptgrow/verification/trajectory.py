@@ -5,7 +5,7 @@ Dropout is off, nothing is clipped, learning rates are those of the groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 
 from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup
 from ckptgrow.checkpoints.tensors import LazyTensor, whole
-from ckptgrow.errors import OptimizerError
+from ckptgrow.errors import OptimizerError, listing
 from ckptgrow.families.state import TrainingState
+from ckptgrow.verification.optimizers import KINDS, kind_of
 from ckptgrow.verification.samples import loss_of
 
-ADAM_OPTIONS = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")
-SGD_OPTIONS = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 
 
 def losses(
@@ -40,37 +40,40 @@ def losses(
     return found
 
 
+def step_rounding(state: TrainingState) -> float:
+    """By how much losses may differ because of how the optimizers compute their steps."""
+    kinds = [kind_of(group.options) for one in state.optimizers for group in one.groups]
+    return max((kind.step_rounding for kind in kinds if kind), default=0.0)
+
+
 def _optimizer(model: PreTrainedModel, state: TrainingState, stored: OptimizerState) -> torch.optim.Optimizer:
     canonical = {one.name: one.canonical for one in state.claim.parameters}
     parameters = dict(model.named_parameters())
     groups = [
         {"params": [parameters[canonical[name]] for name in group.names], **_options(group)} for group in stored.groups
     ]
-    optimizer = _class_of(stored, state.where)(groups)
+    kinds = {kind_of(group.options) for group in stored.groups}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    if kind is None or kind.build is None:
+        known = listing({one.name for one in KINDS if one.build}, limit=len(KINDS))
+        raise OptimizerError(
+            f"{state.where}: no optimizer known for these groups, expected one of {known}; leave --steps out"
+        )
+    optimizer = kind.build(groups)
     for name, record in stored.state.items():
         parameter = parameters[canonical[name]]
-        optimizer.state[parameter] = {key: _value(key, value, parameter) for key, value in record.items()}
+        optimizer.state[parameter] = {key: _value(value, parameter) for key, value in record.items()}
     return optimizer
 
 
-def _class_of(stored: OptimizerState, where: str) -> Callable[[list[dict[str, Any]]], torch.optim.Optimizer]:
-    options: Mapping[str, Any] = stored.groups[0].options
-    if "betas" in options:
-        return torch.optim.Adam if options.get("decoupled_weight_decay") is False else torch.optim.AdamW
-    if "momentum" in options:
-        return torch.optim.SGD
-    raise OptimizerError(
-        f"{where}: no optimizer known for these groups, expected Adam, AdamW or SGD; leave --steps out"
-    )
-
-
 def _options(group: ParameterGroup) -> dict[str, Any]:
-    names = ADAM_OPTIONS if "betas" in group.options else SGD_OPTIONS
-    options = {name: group.options[name] for name in names if group.options.get(name) is not None}
+    """A group's options, but for how the steps are computed: that is for this machine to choose."""
+    options = {name: value for name, value in group.options.items() if name not in IMPLEMENTATION}
     return {name: float(whole(value)) if isinstance(value, LazyTensor) else value for name, value in options.items()}
 
 
-def _value(key: str, value: Any, parameter: torch.Tensor) -> Any:
-    if key == "step":
-        return torch.tensor(float(whole(value)) if isinstance(value, LazyTensor) else float(value))
-    return whole(value).to(parameter) if isinstance(value, LazyTensor) else value
+def _value(value: Any, parameter: torch.Tensor) -> Any:
+    """An entry of a record: numbers as tensors in memory, the rest where the parameter is, in its dtype."""
+    if isinstance(value, LazyTensor):
+        return whole(value).to(parameter) if value.shape else whole(value).clone()
+    return torch.tensor(float(value)) if isinstance(value, int | float) else value

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import optim
+from transformers import PreTrainedModel
 from transformers.optimization import Adafactor as HfAdafactor
 
+from tests.builders import perturbed_gpt2
 from tests.optimizers.lion import Lion
 
 Build = Callable[..., torch.optim.Optimizer]
@@ -61,6 +64,26 @@ CASES: Mapping[str, Case] = {
         HfAdafactor, 1e-3, scale_parameter=False, beta1=0.9, weight_decay=0.1, **ADAFACTOR
     ),
 }
+
+
+# One a row of the table; the variants run among the slow tests where each case costs a second.
+TELLING = {
+    "AdamW",
+    "NAdam",
+    "RAdam",
+    "Adamax",
+    "Adagrad",
+    "RMSprop, centered with momentum",
+    "SGD, momentum",
+    "Lion",
+    "Adafactor",
+    "Adafactor of transformers, averaged",
+}
+ALL = [pytest.param(name, marks=() if name in TELLING else pytest.mark.slow) for name in CASES]
+
+
+def tiny_gpt2() -> PreTrainedModel:
+    return perturbed_gpt2(n_layer=1, n_embd=6, n_inner=10)
 
 
 def stored(path: Path) -> list[dict[str, Any]]:

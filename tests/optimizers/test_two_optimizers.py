@@ -12,8 +12,8 @@ from torch.optim import _muon
 import ckptgrow
 from ckptgrow.errors import OptimizerError
 from ckptgrow.growth.request import StateRequest
-from tests.builders import language_loss, load_model, perturbed_gpt2, save_lightning, token_batches, train
-from tests.optimizers.runs import anew, resumed, stored
+from tests.builders import language_loss, load_model, save_lightning, token_batches, train
+from tests.optimizers.runs import anew, resumed, stored, tiny_gpt2
 from tests.optimizers.test_states import NUM_STEPS, assert_equal_states, states_by_name
 
 MUP = StateRequest(lr_rule="mup")
@@ -64,7 +64,7 @@ def exact_zeropower(grad: torch.Tensor, coefficients: Any, steps: int, eps: floa
 
 
 def grown_run(tmp_path: Path, how: Any, lr: float, factor: int, adjust: str | None = None) -> tuple[Any, Any, Any, Any]:
-    model, source = perturbed_gpt2(), tmp_path / "small.ckpt"
+    model, source = tiny_gpt2(), tmp_path / "small.ckpt"
     small = split(model, lr, adjust)
     train(model, Both(small), token_batches(NUM_STEPS))  # pyright: ignore[reportArgumentType]
     save_lightning(source, model, small, global_step=NUM_STEPS)
@@ -113,7 +113,7 @@ def test_muon_in_its_own_bfloat16_keeps_the_trajectory_to_that_precision(tmp_pat
 
 
 def test_two_optimizers_with_names_may_split_the_parameters_in_any_way(tmp_path: Path) -> None:
-    model, source = perturbed_gpt2(), tmp_path / "small.ckpt"
+    model, source = tiny_gpt2(), tmp_path / "small.ckpt"
     named = list(model.named_parameters())
     halves = [named[::2], named[1::2]]  # equal shapes in both: the order alone could not tell
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(halves[0]), torch.optim.SGD(halves[1], momentum=0.9)]
@@ -130,7 +130,7 @@ def test_two_optimizers_with_names_may_split_the_parameters_in_any_way(tmp_path:
 
 
 def test_two_optimizers_that_shapes_cannot_tell_apart_are_refused_until_an_order_is_given(tmp_path: Path) -> None:
-    model, source = perturbed_gpt2(), tmp_path / "small.ckpt"
+    model, source = tiny_gpt2(), tmp_path / "small.ckpt"
     named = list(model.named_parameters())
     halves = [named[::2], named[1::2]]
     optimizers = [torch.optim.AdamW([parameter for _, parameter in half]) for half in halves]

@@ -115,7 +115,7 @@ def loaded(make: Make, state: Any, groups: Any, kind: Any) -> tuple[torch.optim.
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
 @pytest.mark.parametrize("name", SCHEDULERS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(before=st.integers(0, 25), step=st.integers(0, 30))
 def test_a_moved_schedule_goes_on_as_one_that_ran_there(name: str, kind: Any, before: int, step: int) -> None:
     make = SCHEDULERS[name]

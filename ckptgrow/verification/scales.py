@@ -1,0 +1,48 @@
+"""The measured scales of every parameter, side by side for what optimizers make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+
+import numpy as np
+import torch
+
+from ckptgrow.verification.gradients import GradientScale
+from ckptgrow.verification.optimizers import Measured
+from ckptgrow.verification.pair import Link, Pair
+from ckptgrow.verification.weights import WeightScale
+
+
+class Scales:
+    """Looks up a grown parameter's scales; a fresh layer has those of the layer that it was made from."""
+
+    def __init__(self, pair: Pair, weights: Mapping[str, WeightScale], gradients: Mapping[str, GradientScale]) -> None:
+        self._pair, self._weights, self._gradients = pair, weights, gradients
+        self._old_layers = {link.small.name: name for name, link in pair.links.items() if link.fresh is None}
+        self.of = cache(self._measured)
+
+    def _measured(self, name: str) -> Measured:
+        link = self._pair.links[name]
+        origin = self._old_layers[link.small.name]
+        factor, factors = self._weights[origin].factor, self._gradients[origin].factors
+        one_factor = factors is not None and factors.numel() == 1
+        old, new = self._pair.small_tensor(link), self._pair.grown_tensor(self._pair.links[origin])
+        dtype = self._pair.small.checkpoint.tensors[link.small.name].dtype
+        return Measured(
+            weight=None if factor is None else factor / link.num_in_copies,
+            gradient=float(factors[0]) if factors is not None and one_factor else None,
+            size=_root_mean_square(new) / _root_mean_square(old) if bool(old.any()) else 1.0,
+            num_entries=_num_copies(link),
+            old_shape=tuple(old.shape),
+            new_shape=tuple(new.shape),
+            rounding=torch.finfo(dtype).eps,
+        )
+
+
+def _root_mean_square(tensor: torch.Tensor) -> float:
+    return float(tensor.square().mean().sqrt())
+
+
+def _num_copies(link: Link) -> float:
+    return float(np.prod([growth.num_new / growth.num_old for growth in link.growths]))
