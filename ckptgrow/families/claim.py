@@ -137,7 +137,7 @@ def _entries(family: Family, config: Config) -> list[_Entry]:
     layouts = {name: layout for name, layout, _ in parameters}
     others = [(other, layouts[name], False) for other, name in family.same if name in layouts]
     return [
-        _Entry(name, layout, is_buffer, spelling, _regex(spelling, family.base_prefix), family.base_prefix)
+        _Entry(name, layout, is_buffer, spelling, name_regex(spelling, family.base_prefix), family.base_prefix)
         for name, layout, is_buffer in parameters + others + buffers
         for spelling in _spellings(name, family)
     ]
@@ -148,10 +148,13 @@ def _spellings(name: str, family: Family) -> list[str]:
     return [name, *(name.replace(part, other) for part, other in family.also if part in name)]
 
 
-def _regex(pattern: str, base_prefix: str) -> re.Pattern[str]:
+def name_regex(pattern: str, base_prefix: str) -> re.Pattern[str]:
+    """What a table's name may look like in a file: under any prefix, with or without the backbone's own."""
     inner = pattern.removeprefix(base_prefix)
     base = f"(?P<base>{re.escape(base_prefix)})?" if inner != pattern else "(?P<base>)"
-    body = re.escape(inner).replace(re.escape("{layer}"), r"(?P<layer>0|[1-9]\d*)")
+    body = re.escape(inner)
+    for number in ("layer", "expert"):
+        body = body.replace(re.escape(f"{{{number}}}"), rf"(?P<{number}>0|[1-9]\d*)")
     return re.compile(rf"(?P<prefix>(?:[^.]+\.)*?){base}{body}")
 
 

@@ -34,6 +34,14 @@ class Size:
 
 
 @dataclass(frozen=True)
+class InPieces:
+    """A parameter that files keep as one tensor for every `{expert}` and part; parts follow each other as rows."""
+
+    name: str
+    parts: tuple[Parameter, ...]
+
+
+@dataclass(frozen=True)
 class Tie:
     """A head that shares the embedding's tensor where the config says so."""
 
@@ -64,6 +72,7 @@ class Family:
     head: Head = "causal"
     tie: Tie | None = None
     same: tuple[tuple[str, str], ...] = ()  # tensors that are always one: another name, and that of the parameter
+    pieces: tuple[InPieces, ...] = ()
     also: tuple[tuple[str, str], ...] = ()  # (part of a name, what stands there in some files)
     shrunken: Mapping[str, float] = field(default_factory=dict[str, float])  # spaces written k^-power by k copies
     shrunken_tied: Mapping[str, float] = field(default_factory=lambda: {"final": 1.0})  # the same with a tied head

@@ -5,7 +5,7 @@ Source: Yang et al., "Qwen3 Technical Report", arXiv 2505.09388; transformers `Q
 
 from dataclasses import replace
 
-from ckptgrow.families.family import Family, Parameter, Refusal, Size
+from ckptgrow.families.family import Family, InPieces, Parameter, Refusal, Size
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
@@ -18,6 +18,8 @@ from ckptgrow.families.rows import (
     SIZES,
     TIE,
 )
+
+EXPERT = LAYER + "mlp.experts.{expert}."
 
 FAMILY = Family(
     model_type="qwen3_moe",
@@ -40,6 +42,16 @@ FAMILY = Family(
         Parameter(LAYER + "mlp.down_proj.weight", "residual <- dense_ffn", optional=True),
         *NORMS,
         *FINAL,
+    ),
+    pieces=(
+        InPieces(
+            LAYER + "mlp.experts.gate_up_proj",
+            (
+                Parameter(EXPERT + "gate_proj.weight", "ffn <- normed"),
+                Parameter(EXPERT + "up_proj.weight", "ffn <- normed"),
+            ),
+        ),
+        InPieces(LAYER + "mlp.experts.down_proj", (Parameter(EXPERT + "down_proj.weight", "residual <- ffn"),)),
     ),
     tie=TIE,
     dropout=("attention_dropout",),
