@@ -159,7 +159,8 @@ def _optimizer_like(optimizer: OptimizerState) -> torch.optim.Optimizer:
     groups: list[dict[str, Any]] = []
     for group in optimizer.groups:
         known = group.options
-        options = {key: _float(known[key]) for key in (*LR_OPTIONS, "base_momentum", "max_momentum") if key in known}
+        kept = (*LR_OPTIONS, "base_momentum", "max_momentum")
+        options: dict[str, Any] = {key: _float(known[key]) for key in kept if key in known}
         options["lr"] = options.pop("initial_lr", options.get("lr", 0.0))
         options["betas"] = tuple(_float(beta) for beta in known.get("betas", (0.9, 0.999)))[:2]
         options["momentum"] = _float(known.get("momentum", 0.9))

@@ -44,7 +44,7 @@ def _one_cycle(optimizer: Optimizer, raw: Raw) -> lr_scheduler.LRScheduler:
     rise, total = raw["_schedule_phases"][0], int(raw["total_steps"])
     groups = [dict(group) for group in optimizer.param_groups]
     first = groups[0]
-    momenta = {
+    momenta: dict[str, Any] = {
         key: [group[key] for group in groups] for key in ("base_momentum", "max_momentum") if raw["cycle_momentum"]
     }
     scheduler = lr_scheduler.OneCycleLR(

@@ -104,7 +104,7 @@ class GradientNorms(lightning.Callback):
         self._noise = NoiseScale(**state_dict)
 
 
-def _listening(listener: Listener, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def _listening(listener: Listener, bucket: Any) -> torch.futures.Future[torch.Tensor]:
     listener.hear(bucket.buffer())
     group: Any = None  # the default process group
     return allreduce_hook(group, bucket)

@@ -60,7 +60,7 @@ class MetricsFile(Logger):
         if not self._is_open:
             self._begin()
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writerow({"step": step, **metrics})
+            csv.DictWriter[str](file, COLUMNS).writerow({"step": step, **metrics})
 
     def _begin(self) -> None:
         self._is_open = True
@@ -68,7 +68,7 @@ class MetricsFile(Logger):
         kept = [row for row in _rows(self.path) if int(row["tokens"]) <= self._tokens] if self._tokens else []
         temporary = self.path.with_suffix(".tmp")
         with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter[str](file, COLUMNS)
             writer.writeheader()
             writer.writerows(kept)
         temporary.replace(self.path)

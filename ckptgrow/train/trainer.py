@@ -129,7 +129,7 @@ class Training:
 
 def _strategy(settings: TrainSettings, module: LanguageModel) -> str | Strategy:
     if settings.strategy == "fsdp":
-        names = set(getattr(module.model, "_no_split_modules", None) or ())
+        names: set[str] = set(getattr(module.model, "_no_split_modules", None) or ())
         blocks = {type(one) for one in module.model.modules() if type(one).__name__ in names}
         policy = partial(transformer_auto_wrap_policy, transformer_layer_cls=blocks) if blocks else None
         return FSDPStrategy(auto_wrap_policy=policy, state_dict_type="full")
