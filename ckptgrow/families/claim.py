@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckptgrow.errors import ClaimError, ConfigError, listing
@@ -67,20 +67,28 @@ class Claim:
         return Claim(self.family, tuple(ordered), self.tied)
 
 
-def _places(family: Family) -> Callable[[Claimed], tuple[int, int, int]]:
-    """A tensor's place in the module: its block of the table (one stack of layers is one block), layer and row."""
-    names = [*(parameter.name for parameter in family.parameters), *family.buffers]
+def _places(family: Family) -> Callable[[Claimed], tuple[int, int, int, int]]:
+    """A tensor's place among the module's parameters: its block of the table (one stack of layers is one block), its
+    layer, its submodule – a bias follows its weight – and its row.
+    """
+    stacks = {parameter.name.partition("{layer}")[0] for parameter in family.parameters if "{layer}" in parameter.name}
+    names = [*(one.name for one in family.parameters), *(other for other, _ in family.same), *family.buffers]
     row = {name: index for index, name in enumerate(names)}
     first_row: dict[str, int] = {}
     for name in names:
-        stack, is_layered, _ = name.partition("{layer}")
-        first_row.setdefault(stack if is_layered else name, row[name])
+        for key in (_block(name, stacks), name.rpartition(".")[0]):
+            first_row.setdefault(key, row[name])
 
-    def place(one: Claimed) -> tuple[int, int, int]:
-        stack, is_layered, _ = one.pattern.partition("{layer}")
-        return first_row[stack if is_layered else one.pattern], one.layer or 0, row[one.pattern]
+    def place(one: Claimed) -> tuple[int, int, int, int]:
+        block, submodule = _block(one.pattern, stacks), one.pattern.rpartition(".")[0]
+        return first_row[block], one.layer or 0, first_row[submodule], row[one.pattern]
 
     return place
+
+
+def _block(pattern: str, stacks: Collection[str]) -> str:
+    """The stack of layers that a tensor lies in – in one layer alone, as T5's relative positions do – or its module."""
+    return next((stack for stack in stacks if pattern.startswith(stack)), pattern.rpartition(".")[0])
 
 
 @dataclass(frozen=True)

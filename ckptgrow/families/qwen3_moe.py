@@ -36,7 +36,7 @@ FAMILY = Family(
         *ATTENTION,
         *ATTENTION_BIASES,
         *HEAD_NORMS,
-        *(replace(one, optional=True) for one in EXPERTS),
+        *(replace(one, optional=True) for one in (*EXPERTS[1:], EXPERTS[0])),  # here the router comes last
         Parameter(LAYER + "mlp.gate_proj.weight", "dense_ffn <- normed", optional=True),
         Parameter(LAYER + "mlp.up_proj.weight", "dense_ffn <- normed", optional=True),
         Parameter(LAYER + "mlp.down_proj.weight", "residual <- dense_ffn", optional=True),

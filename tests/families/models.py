@@ -167,11 +167,22 @@ def perturbed(case: str, seed: int = 0) -> PreTrainedModel:
 def _built(config: PreTrainedConfig) -> PreTrainedModel:
     """In float64; gemma's √hidden too, which its models hold in float32."""
     model = HEADS.get(config.model_type, AutoModelForCausalLM).from_config(config)
-    config._experts_implementation = "eager"  # torch's grouped matrix product has no float64
+    return _widened(model)
+
+
+def _widened(model: PreTrainedModel) -> PreTrainedModel:
+    model.config._experts_implementation = "eager"  # torch's grouped matrix product has no float64
     for module in model.double().modules():
         if hasattr(module, "scalar_embed_scale"):
             module.embed_scale.fill_(module.scalar_embed_scale)
     return model.eval()
+
+
+def reloaded(like: PreTrainedModel, directory: Path) -> PreTrainedModel:
+    """The model of a directory through transformers alone, which must miss nothing and know everything in it."""
+    model, report = type(like).from_pretrained(directory, dtype=torch.float64, output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
+    return _widened(model)
 
 
 def batches(num: int, seed: int = 1) -> list[torch.Tensor]:
