@@ -111,22 +111,26 @@ def _resized(family: Family, config: Mapping[str, Any], sizes: Mapping[str, int]
 
 
 def _heads(old: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, Growth]:
-    """Copies of heads under which every query head still reads its own key head."""
+    """Copies of heads under which every query head still reads its own key head.
+
+    Query head (group j, member m) copies (source_kv[j], source_member[m]); its readers are split over the copies of
+    both. A group may not shrink: its members would be dealt out among copies of their key head, whose gradients would
+    then be different parts of the old one.
+    """
     if "kv_heads" not in old:
         return {}
     heads, kv_heads = old["heads"], old["kv_heads"]
     new_heads = sizes.get("heads", heads)
     new_kv_heads = sizes.get("kv_heads", new_heads if heads == kv_heads else kv_heads)
-    if new_heads * kv_heads == heads * new_kv_heads:  # groups as large as before: whole groups are copied
-        return {"heads": copies(heads, new_heads), "kv_heads": copies(kv_heads, new_kv_heads)}
-    if new_kv_heads == kv_heads and new_heads % kv_heads == 0:  # larger groups: copies within each
-        group = copies(heads // kv_heads, new_heads // kv_heads)
-        return {"heads": product([identity(kv_heads), group])}
-    raise RequestError(
-        f"--heads {new_heads} --kv-heads {new_kv_heads}: {heads} heads share {kv_heads} key heads, expected a multiple "
-        f"of {kv_heads} heads on {kv_heads} key heads, or both in the old proportion; a key head that is divided among "
-        "copies has no exact moments"
-    )
+    members, new_members = heads // kv_heads, new_heads // new_kv_heads
+    if new_heads % new_kv_heads or new_members < members:
+        raise RequestError(
+            f"--heads {new_heads} --kv-heads {new_kv_heads}: {heads} heads share {kv_heads} key heads, expected a "
+            f"multiple of {new_kv_heads} heads, at least {members * new_kv_heads}; a key head whose queries are "
+            "divided among its copies has no exact moments"
+        )
+    groups = copies(kv_heads, new_kv_heads)
+    return {"heads": product([groups, copies(members, new_members)]), "kv_heads": groups}
 
 
 def _refuse(family: Family, config: Mapping[str, Any], operator: str, where: str) -> None:

@@ -14,7 +14,7 @@ from ckptgrow.errors import RequestError
 from ckptgrow.families.claim import Claimed
 from ckptgrow.families.sizes import sizes_of
 from ckptgrow.families.state import TrainingState
-from ckptgrow.spaces.growth import Growth, IntVector, copies, identity, product
+from ckptgrow.spaces.growth import Growth, IntVector, copies, product
 from ckptgrow.spaces.layers import Layer
 
 
@@ -124,9 +124,9 @@ def growths_between(small: TrainingState, grown: TrainingState) -> dict[str, Gro
             "give the small checkpoint first"
         )
     growths = {space: copies(old[space], new[space]) for space in old}
-    kept = old.get("kv_heads")
-    if kept is not None and kept == new["kv_heads"] and new["heads"] % kept == 0:  # every group holds its own copies
-        growths["heads"] = product([identity(kept), copies(old["heads"] // kept, new["heads"] // kept)])
+    if "kv_heads" in old and new["heads"] % new["kv_heads"] == 0:  # every group of queries holds its own copies
+        members, new_members = (sizes["heads"] // sizes["kv_heads"] for sizes in (old, new))
+        growths["heads"] = product([growths["kv_heads"], copies(members, new_members)])
     return growths
 
 
