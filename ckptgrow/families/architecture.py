@@ -91,6 +91,7 @@ def _completed(family: Family, config: Mapping[str, Any], where: str) -> dict[st
     fields = {size.config for size in family.sizes.values()} | {family.num_layers, *family.dropout}
     fields |= {name for one in (*family.parameters, *family.refusals) for name in fields_in(one.when)}
     fields |= {family.tie.config} if family.tie else set()
+    fields |= {family.padding.eps} if family.padding else set()
     missing = {field for field in fields if field is not None and field not in config}
     if not missing:
         return dict(config)

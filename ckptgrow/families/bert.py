@@ -3,7 +3,7 @@
 Source: Devlin et al., "BERT", arXiv 1810.04805; transformers `BertForMaskedLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Size, Tie
+from ckptgrow.families.family import Family, Parameter, Refusal, Size, Tie
 
 LAYER = "bert.encoder.layer.{layer}."
 
@@ -63,4 +63,7 @@ FAMILY = Family(
     dropout=("hidden_dropout_prob", "attention_probs_dropout_prob"),
     residual=("residual", "branch", "transformed", "final"),
     depth_is_exact=False,
+    refusals=(
+        Refusal("hidden", "a norm stands after each block, so no new coordinate can stay the mean; use --factor K"),
+    ),
 )

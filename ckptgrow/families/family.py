@@ -52,10 +52,24 @@ class Tie:
 
 
 @dataclass(frozen=True)
+class Padding:
+    """What growing the residual stream by fresh coordinates needs: which norm runs across it and where its ε stands.
+
+    `scale` and `scale_tied` say which spaces are written (new size/old size)^power as large, the latter with a tied
+    head: to make up for what the model multiplies by a power of the hidden size.
+    """
+
+    norm: Literal["layer", "rms"]
+    eps: str
+    scale: Mapping[str, float] = field(default_factory=dict[str, float])
+    scale_tied: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True)
 class Refusal:
     """An operator that this family cannot take exactly when a config field is set, and why."""
 
-    operator: str  # "width", "depth", "heads", "ffn", …
+    operator: str  # "width", "depth", "heads", "ffn", "hidden", …
     reason: str
     when: str | None = None  # None: always
 
@@ -78,6 +92,7 @@ class Family:
     shrunken_tied: Mapping[str, float] = field(default_factory=lambda: {"final": 1.0})  # the same with a tied head
     buffers: tuple[str, ...] = ()
     dropout: tuple[str, ...] = ()  # config fields; any above zero separates copies by itself
+    padding: Padding | None = None  # None: new coordinates cannot be written so that nothing sees them
     residual: tuple[str, ...] = ("residual", "normed", "final")  # spaces that grow together with the hidden size
     also_layers: tuple[str, ...] = ()  # other config fields that say the number of layers: a decoder's
     unused_positions: int = 0  # RoBERTa's positions begin beyond its padding token's number

@@ -3,7 +3,7 @@
 Source: Jiang et al., "Mixtral of Experts", arXiv 2401.04088; transformers `MixtralForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, InPieces, Parameter, Size
+from ckptgrow.families.family import Family, InPieces, Padding, Parameter, Size
 from ckptgrow.families.rows import ATTENTION, EMBEDDING, EXPERTS, FINAL, LAYER, NORMS, SIZES, TIE
 
 EXPERT = LAYER + "block_sparse_moe.experts.{expert}."
@@ -23,5 +23,6 @@ FAMILY = Family(
     ),
     also=(("mlp.gate.", "block_sparse_moe.gate."),),
     tie=TIE,
+    padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
 )

@@ -56,6 +56,7 @@ FAMILY = Family(
     tie=TIE,
     dropout=("attention_dropout",),
     refusals=(
+        Refusal("hidden", "norms over each head share the ε that would change; --factor K multiplies the hidden size"),
         Refusal("depth", "its config names dense layers by their numbers", when="mlp_only_layers"),
         Refusal("depth", "its config names dense layers by their numbers", when="decoder_sparse_step != 1"),
     ),

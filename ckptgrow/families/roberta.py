@@ -3,7 +3,7 @@
 Source: Liu et al., "RoBERTa", arXiv 1907.11692; transformers `RobertaForMaskedLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Size, Tie
+from ckptgrow.families.family import Family, Parameter, Refusal, Size, Tie
 
 LAYER = "roberta.encoder.layer.{layer}."
 
@@ -64,4 +64,7 @@ FAMILY = Family(
     residual=("residual", "branch", "transformed", "final"),
     unused_positions=2,
     depth_is_exact=False,
+    refusals=(
+        Refusal("hidden", "a norm stands after each block, so no new coordinate can stay the mean; use --factor K"),
+    ),
 )

@@ -4,7 +4,7 @@ Source: Raffel et al., "Exploring the Limits of Transfer Learning", arXiv 1910.1
 `T5ForConditionalGeneration`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Refusal, Size, Tie
+from ckptgrow.families.family import Family, Padding, Parameter, Refusal, Size, Tie
 
 ENCODER, DECODER = "encoder.block.{layer}.", "decoder.block.{layer}."
 
@@ -61,6 +61,7 @@ FAMILY = Family(
     ),
     tie=Tie(head="lm_head.weight", embedding="shared.weight"),
     same=(("encoder.embed_tokens.weight", "shared.weight"), ("decoder.embed_tokens.weight", "shared.weight")),
+    padding=Padding("rms", "layer_norm_epsilon", scale_tied={"final": 0.5}),
     dropout=("dropout_rate",),
     residual=("residual", "normed", "encoded", "final", "scaled"),
     # the model divides its outputs by √hidden, which grows by √k: the rest of the tied head's 1/k is the norm's

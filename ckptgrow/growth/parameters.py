@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ckptgrow.checkpoints.tensors import LazyTensor, Zeros
 from ckptgrow.families.claim import Claim, Claimed
 from ckptgrow.families.pieces import Pieces
+from ckptgrow.growth.filling import Padded
 from ckptgrow.growth.operator import Operator, is_zero_in
 from ckptgrow.growth.tensors import Filled, Grown, Guard, Offset, Separated
 from ckptgrow.spaces.gather import TensorGrowth
@@ -89,6 +90,8 @@ def _weight(one: Descent, old: LazyTensor, operator: Operator) -> LazyTensor:
         return Filled(gather.shape, old.dtype, value) if value else Zeros(gather.shape, old.dtype)
     if one.growth.is_identity:
         return old
+    if one.growth.has_fresh:
+        return Padded(old, one.growth, operator.seed, one.old.canonical)
     if one.old.layout.offset:
         return Offset(old, gather, one.old.layout.offset)
     if operator.noise == 0:

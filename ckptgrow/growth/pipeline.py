@@ -26,6 +26,7 @@ from ckptgrow.families.sizes import num_layers, sizes_of
 from ckptgrow.families.state import TrainingState, open_state
 from ckptgrow.growth.moments import StepClock, grown_state
 from ckptgrow.growth.operator import Operator
+from ckptgrow.growth.padding import first_update_note
 from ckptgrow.growth.parameters import Descent, descents, grown_tensors, in_pieces
 from ckptgrow.growth.rates import Origin, with_rates
 from ckptgrow.growth.request import Grown, Part, StateRequest
@@ -57,6 +58,8 @@ def grow(
     states, schedulers, notes = _grown_training(old, lineage, sizes, request, step, guard)
     if old.checkpoint.left_behind:
         notes.append(f"left behind in {source}: {listing(old.checkpoint.left_behind)}")
+    if any(one.growth.has_fresh for one in lineage):
+        notes += first_update_note(states)
     record = _record(operator, request, (old.checkpoint.global_step, step), fingerprint)
     new = replace(
         old.checkpoint,
