@@ -15,6 +15,7 @@ from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.precision import STORED_TOLERANCES, coarsest
 from ckptgrow.verification.weights import snapped
 
+ROUNDING = 1e-12  # of sums in float64
 # The power of the gradient that each state is made of.
 POWERS = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2, "momentum_buffer": 1}
 
@@ -64,6 +65,10 @@ def _error(
     found = whole(new).double()
     if link.fresh is not None or scale is None:
         return float(found.abs().max())
+    new_entries = float(found.abs().sum())
+    found = link.copied_part(found)
+    if link.is_padded and new_entries - float(found.abs().sum()) > ROUNDING * new_entries:
+        return 1.0  # entries that have seen no gradient hold something
     small = link.spread(whole(old).double())
     dead = scale.factors is None
     factor = torch.tensor(_own_factor(small, found, POWERS[key]), dtype=found.dtype) if dead else scale.at(link)
