@@ -84,7 +84,7 @@ def _for(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoint, list[s
         converted = tuple(one.to_torch() for one in optimizers)
         return replace(old, kind=to, config=state.config, optimizers=converted, rest=rest), []
     if not is_lightning and to == "huggingface":
-        return old, list(old.left_behind)
+        return replace(old, tensors=state.stored), list(old.left_behind)
     return _for_huggingface(state) if to == "huggingface" else _for_lightning(state, to, prefix)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ckptgrow.errors import ClaimError, ConfigError, OptimizerError
 from ckptgrow.families.architecture import architecture
 from ckptgrow.families.claim import Claim, claim, unclaimed_names
 from ckptgrow.families.family import Family
+from ckptgrow.families.pieces import pieces_in
 from ckptgrow.families.sizes import num_layers, sizes_of
 
 # Options that only one optimizer has.
@@ -68,6 +69,10 @@ def inspect(path: str | Path, *, config: Path | None = None, check: bool = False
     checkpoint = read_checkpoint(Path(path))
     problems: list[str] = []
     family, fields = _architecture(checkpoint, config, problems)
+    in_file = checkpoint
+    if family is not None:
+        joined = pieces_in(family, in_file.tensors).joined(in_file.tensors)
+        checkpoint = replace(in_file, tensors=joined)
     claimed, unclaimed = _claimed(checkpoint, family, fields, problems)
     names = [one.name for one in claimed.parameters] if claimed else list(checkpoint.tensors)
     distinct = {id(checkpoint.tensors[name]): checkpoint.tensors[name] for name in names}
@@ -77,8 +82,8 @@ def inspect(path: str | Path, *, config: Path | None = None, check: bool = False
         config=fields,
         sizes=_sizes(family, fields, str(path)),
         num_parameters=sum(num_elements(tensor) for tensor in distinct.values()),
-        num_tensors=len(checkpoint.tensors),
-        dtypes=Counter(_dtype_name(tensor) for tensor in checkpoint.tensors.values()),
+        num_tensors=len(in_file.tensors),
+        dtypes=Counter(_dtype_name(tensor) for tensor in in_file.tensors.values()),
         optimizer=_optimizer(checkpoint, claimed, problems),
         schedule=_schedule(checkpoint),
         global_step=checkpoint.global_step,

@@ -21,8 +21,13 @@ def width(
     ffn: Annotated[int | None, typer.Option(min=1, help="Feed-forward units instead of a factor.")] = None,
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads instead of a factor.")] = None,
     kv_heads: Annotated[int | None, typer.Option(min=1, help="Key and value heads, with --heads.")] = None,
+    hidden: Annotated[int | None, typer.Option(min=1, help="Any hidden size, with --how pad.")] = None,
     how: Annotated[
-        str, typer.Option(help="Blocks of grown matrices: 'diagonal' (the paper's) or 'tile'.")
+        str,
+        typer.Option(
+            help="Blocks of grown matrices: 'diagonal' (the paper's) or 'tile'; 'pad' adds new coordinates instead of "
+            "copies."
+        ),
     ] = "diagonal",
     noise: Annotated[
         str,
@@ -69,6 +74,7 @@ def width(
         "ffn": ffn,
         "heads": heads,
         "kv_heads": kv_heads,
+        "hidden": hidden,
         "how": chosen("--how", how, tuple(BLOCK_WEIGHTS)),
         "noise": _noise(noise),
         "seed": seed,

@@ -40,6 +40,13 @@ def architecture(checkpoint: Checkpoint, config_file: Path | None = None) -> tup
     return family, _completed(family, config, where)
 
 
+def config_errors() -> tuple[type[Exception], ...]:
+    """What transformers raises for configs that it does not take; its strict fields have an error of their own."""
+    import huggingface_hub.errors
+
+    return TypeError, ValueError, getattr(huggingface_hub.errors, "StrictDataclassError", ValueError)
+
+
 def check_accepted(config: Mapping[str, Any], where: str) -> None:
     """Raises ConfigError where transformers would not build a model from this config."""
     from transformers import AutoConfig
@@ -47,7 +54,7 @@ def check_accepted(config: Mapping[str, Any], where: str) -> None:
     fields = {key: value for key, value in config.items() if key != "model_type"}
     try:
         AutoConfig.for_model(str(config["model_type"]), **fields)
-    except (TypeError, ValueError) as error:
+    except config_errors() as error:
         reason = str(error).splitlines()[-1].strip()
         raise ConfigError(f"{where}: transformers refuses the grown config ({reason}); choose other sizes") from error
 
@@ -84,6 +91,7 @@ def _completed(family: Family, config: Mapping[str, Any], where: str) -> dict[st
     fields = {size.config for size in family.sizes.values()} | {family.num_layers, *family.dropout}
     fields |= {name for one in (*family.parameters, *family.refusals) for name in fields_in(one.when)}
     fields |= {family.tie.config} if family.tie else set()
+    fields |= {family.padding.eps} if family.padding else set()
     missing = {field for field in fields if field is not None and field not in config}
     if not missing:
         return dict(config)
@@ -92,6 +100,7 @@ def _completed(family: Family, config: Mapping[str, Any], where: str) -> dict[st
     given = {key: value for key, value in config.items() if key != "model_type"}
     try:
         full = AutoConfig.for_model(family.model_type, **given).to_dict()
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: transformers refuses this config ({error})") from error
+    except config_errors() as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ConfigError(f"{where}: transformers refuses this config ({reason})") from error
     return {**{field: full[field] for field in sorted(missing) if field in full}, **config}

@@ -3,7 +3,7 @@
 Source: Devlin et al., "BERT", arXiv 1810.04805; transformers `BertForMaskedLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Size, Tie
+from ckptgrow.families.family import Family, Parameter, Refusal, Size, Tie
 
 LAYER = "bert.encoder.layer.{layer}."
 
@@ -46,12 +46,12 @@ FAMILY = Family(
         Parameter(LAYER + "output.dense.bias", "branch"),
         Parameter(LAYER + "output.LayerNorm.weight", "gain residual"),
         Parameter(LAYER + "output.LayerNorm.bias", "residual"),
+        Parameter("cls.predictions.bias", "vocab"),
         Parameter("cls.predictions.transform.dense.weight", "transformed <- residual"),
         Parameter("cls.predictions.transform.dense.bias", "transformed"),
         Parameter("cls.predictions.transform.LayerNorm.weight", "gain final"),
         Parameter("cls.predictions.transform.LayerNorm.bias", "final"),
         Parameter("cls.predictions.decoder.weight", "vocab <- final"),
-        Parameter("cls.predictions.bias", "vocab"),
     ),
     tie=Tie(head="cls.predictions.decoder.weight", embedding="bert.embeddings.word_embeddings.weight"),
     same=(("cls.predictions.decoder.bias", "cls.predictions.bias"),),
@@ -63,4 +63,7 @@ FAMILY = Family(
     dropout=("hidden_dropout_prob", "attention_probs_dropout_prob"),
     residual=("residual", "branch", "transformed", "final"),
     depth_is_exact=False,
+    refusals=(
+        Refusal("hidden", "a norm stands after each block, so no new coordinate can stay the mean; use --factor K"),
+    ),
 )

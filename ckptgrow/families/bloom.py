@@ -45,6 +45,7 @@ FAMILY = Family(
     tie=Tie(head="lm_head.weight", embedding="transformer.word_embeddings.weight"),
     dropout=("hidden_dropout", "attention_dropout"),
     refusals=(
+        Refusal("hidden", "a larger hidden size means more or larger heads; ALiBi and their scale forbid both"),
         *ALIBI,
         Refusal("ffn", "its config has no field for the size of the feed-forward block, which is 4 × hidden"),
         Refusal("depth", "its residual stream is the norm's output", when="apply_residual_connection_post_layernorm"),

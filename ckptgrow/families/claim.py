@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckptgrow.errors import ClaimError, ConfigError, listing
@@ -67,20 +67,28 @@ class Claim:
         return Claim(self.family, tuple(ordered), self.tied)
 
 
-def _places(family: Family) -> Callable[[Claimed], tuple[int, int, int]]:
-    """A tensor's place in the module: its block of the table (one stack of layers is one block), layer and row."""
-    names = [*(parameter.name for parameter in family.parameters), *family.buffers]
+def _places(family: Family) -> Callable[[Claimed], tuple[int, int, int, int]]:
+    """A tensor's place among the module's parameters: its block of the table (one stack of layers is one block), its
+    layer, its submodule – a bias follows its weight – and its row.
+    """
+    stacks = {parameter.name.partition("{layer}")[0] for parameter in family.parameters if "{layer}" in parameter.name}
+    names = [*(one.name for one in family.parameters), *(other for other, _ in family.same), *family.buffers]
     row = {name: index for index, name in enumerate(names)}
     first_row: dict[str, int] = {}
     for name in names:
-        stack, is_layered, _ = name.partition("{layer}")
-        first_row.setdefault(stack if is_layered else name, row[name])
+        for key in (_block(name, stacks), name.rpartition(".")[0]):
+            first_row.setdefault(key, row[name])
 
-    def place(one: Claimed) -> tuple[int, int, int]:
-        stack, is_layered, _ = one.pattern.partition("{layer}")
-        return first_row[stack if is_layered else one.pattern], one.layer or 0, row[one.pattern]
+    def place(one: Claimed) -> tuple[int, int, int, int]:
+        block, submodule = _block(one.pattern, stacks), one.pattern.rpartition(".")[0]
+        return first_row[block], one.layer or 0, first_row[submodule], row[one.pattern]
 
     return place
+
+
+def _block(pattern: str, stacks: Collection[str]) -> str:
+    """The stack of layers that a tensor lies in – in one layer alone, as T5's relative positions do – or its module."""
+    return next((stack for stack in stacks if pattern.startswith(stack)), pattern.rpartition(".")[0])
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,7 @@ def _entries(family: Family, config: Config) -> list[_Entry]:
     layouts = {name: layout for name, layout, _ in parameters}
     others = [(other, layouts[name], False) for other, name in family.same if name in layouts]
     return [
-        _Entry(name, layout, is_buffer, spelling, _regex(spelling, family.base_prefix), family.base_prefix)
+        _Entry(name, layout, is_buffer, spelling, name_regex(spelling, family.base_prefix), family.base_prefix)
         for name, layout, is_buffer in parameters + others + buffers
         for spelling in _spellings(name, family)
     ]
@@ -148,10 +156,13 @@ def _spellings(name: str, family: Family) -> list[str]:
     return [name, *(name.replace(part, other) for part, other in family.also if part in name)]
 
 
-def _regex(pattern: str, base_prefix: str) -> re.Pattern[str]:
+def name_regex(pattern: str, base_prefix: str) -> re.Pattern[str]:
+    """What a table's name may look like in a file: under any prefix, with or without the backbone's own."""
     inner = pattern.removeprefix(base_prefix)
     base = f"(?P<base>{re.escape(base_prefix)})?" if inner != pattern else "(?P<base>)"
-    body = re.escape(inner).replace(re.escape("{layer}"), r"(?P<layer>0|[1-9]\d*)")
+    body = re.escape(inner)
+    for number in ("layer", "expert"):
+        body = body.replace(re.escape(f"{{{number}}}"), rf"(?P<{number}>0|[1-9]\d*)")
     return re.compile(rf"(?P<prefix>(?:[^.]+\.)*?){base}{body}")
 
 

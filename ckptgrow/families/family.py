@@ -34,6 +34,14 @@ class Size:
 
 
 @dataclass(frozen=True)
+class InPieces:
+    """A parameter that files keep as one tensor for every `{expert}` and part; parts follow each other as rows."""
+
+    name: str
+    parts: tuple[Parameter, ...]
+
+
+@dataclass(frozen=True)
 class Tie:
     """A head that shares the embedding's tensor where the config says so."""
 
@@ -44,10 +52,24 @@ class Tie:
 
 
 @dataclass(frozen=True)
+class Padding:
+    """What growing the residual stream by fresh coordinates needs: which norm runs across it and where its ε stands.
+
+    `scale` and `scale_tied` say which spaces are written (new size/old size)^power as large, the latter with a tied
+    head: to make up for what the model multiplies by a power of the hidden size.
+    """
+
+    norm: Literal["layer", "rms"]
+    eps: str
+    scale: Mapping[str, float] = field(default_factory=dict[str, float])
+    scale_tied: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True)
 class Refusal:
     """An operator that this family cannot take exactly when a config field is set, and why."""
 
-    operator: str  # "width", "depth", "heads", "ffn", …
+    operator: str  # "width", "depth", "heads", "ffn", "hidden", …
     reason: str
     when: str | None = None  # None: always
 
@@ -64,11 +86,13 @@ class Family:
     head: Head = "causal"
     tie: Tie | None = None
     same: tuple[tuple[str, str], ...] = ()  # tensors that are always one: another name, and that of the parameter
+    pieces: tuple[InPieces, ...] = ()
     also: tuple[tuple[str, str], ...] = ()  # (part of a name, what stands there in some files)
     shrunken: Mapping[str, float] = field(default_factory=dict[str, float])  # spaces written k^-power by k copies
     shrunken_tied: Mapping[str, float] = field(default_factory=lambda: {"final": 1.0})  # the same with a tied head
     buffers: tuple[str, ...] = ()
     dropout: tuple[str, ...] = ()  # config fields; any above zero separates copies by itself
+    padding: Padding | None = None  # None: new coordinates cannot be written so that nothing sees them
     residual: tuple[str, ...] = ("residual", "normed", "final")  # spaces that grow together with the hidden size
     also_layers: tuple[str, ...] = ()  # other config fields that say the number of layers: a decoder's
     unused_positions: int = 0  # RoBERTa's positions begin beyond its padding token's number

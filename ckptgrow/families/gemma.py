@@ -3,7 +3,7 @@
 Source: Gemma Team, "Gemma", arXiv 2403.08295; transformers `GemmaForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter
+from ckptgrow.families.family import Family, Padding, Parameter
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
@@ -35,6 +35,7 @@ FAMILY = Family(
     ),
     tie=TIE,
     buffers=INVERSE_FREQUENCIES,
+    padding=Padding("rms", "rms_norm_eps", scale={"embedded": -0.5}, scale_tied={"embedded": -0.5, "final": 0.5}),
     dropout=("attention_dropout",),
     residual=ROOT_SCALED_RESIDUAL,
     shrunken=ROOT_SCALED,

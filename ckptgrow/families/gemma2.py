@@ -3,7 +3,7 @@
 Source: Gemma Team, "Gemma 2", arXiv 2408.00118; transformers `Gemma2ForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Size
+from ckptgrow.families.family import Family, Padding, Size
 from ckptgrow.families.rows import (
     FINAL_WITHOUT_ONE,
     POST_NORM_ATTENTION,
@@ -32,6 +32,7 @@ FAMILY = Family(
         *FINAL_WITHOUT_ONE,
     ),
     tie=TIE,
+    padding=Padding("rms", "rms_norm_eps", scale={"embedded": -0.5}, scale_tied={"embedded": -0.5, "final": 0.5}),
     dropout=("attention_dropout",),
     residual=(*ROOT_SCALED_RESIDUAL, "branch"),
     shrunken=ROOT_SCALED,

@@ -3,7 +3,7 @@
 Source: Gemma Team, "Gemma 3", arXiv 2503.19786; transformers `Gemma3ForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Size
+from ckptgrow.families.family import Family, Parameter, Refusal, Size
 from ckptgrow.families.rows import (
     FINAL_WITHOUT_ONE,
     LAYER,
@@ -40,4 +40,7 @@ FAMILY = Family(
     shrunken=ROOT_SCALED,
     shrunken_tied=ROOT_SCALED_TIED,
     layer_lists=("layer_types",),
+    refusals=(
+        Refusal("hidden", "norms over each head share the ε that would change; --factor K multiplies the hidden size"),
+    ),
 )

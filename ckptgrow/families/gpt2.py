@@ -3,7 +3,7 @@
 Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019; transformers `GPT2LMHeadModel`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Refusal, Size, Tie
+from ckptgrow.families.family import Family, Padding, Parameter, Refusal, Size, Tie
 
 FAMILY = Family(
     model_type="gpt2",
@@ -40,6 +40,7 @@ FAMILY = Family(
     ),
     tie=Tie(head="lm_head.weight", embedding="transformer.wte.weight"),
     buffers=("transformer.h.{layer}.attn.bias", "transformer.h.{layer}.attn.masked_bias"),
+    padding=Padding("layer", "layer_norm_epsilon"),
     dropout=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
     refusals=(Refusal("depth", "attention is scaled by the layer's index", when="scale_attn_by_inverse_layer_idx"),),
     original_sizes={

@@ -3,7 +3,7 @@
 Source: Black et al., "GPT-NeoX-20B", arXiv 2204.06745; transformers `GPTNeoXForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Size, Tie
+from ckptgrow.families.family import Family, Padding, Parameter, Size, Tie
 
 FAMILY = Family(
     model_type="gpt_neox",
@@ -43,5 +43,6 @@ FAMILY = Family(
         "gpt_neox.layers.{layer}.attention.masked_bias",
         "gpt_neox.layers.{layer}.attention.rotary_emb.inv_freq",
     ),
+    padding=Padding("layer", "layer_norm_eps"),
     dropout=("hidden_dropout", "attention_dropout"),
 )

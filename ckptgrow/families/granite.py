@@ -3,7 +3,7 @@
 Source: Granite Team, IBM, "Granite 3.0 Language Models", 2024; transformers `GraniteForCausalLM`.
 """
 
-from ckptgrow.families.family import Family
+from ckptgrow.families.family import Family, Padding
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
@@ -23,5 +23,6 @@ FAMILY = Family(
     sizes=SIZES,
     parameters=(EMBEDDING, *ATTENTION, *ATTENTION_BIASES, *GATED_FFN, *FFN_BIASES, *NORMS, *FINAL),
     tie=TIE,
+    padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
 )

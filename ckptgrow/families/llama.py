@@ -3,7 +3,7 @@
 Source: Touvron et al., "LLaMA", arXiv 2302.13971; transformers `LlamaForCausalLM`.
 """
 
-from ckptgrow.families.family import Family
+from ckptgrow.families.family import Family, Padding
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
@@ -33,5 +33,6 @@ FAMILY = Family(
     ),
     tie=TIE,
     buffers=INVERSE_FREQUENCIES,
+    padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
 )

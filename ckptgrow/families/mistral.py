@@ -3,7 +3,7 @@
 Source: Jiang et al., "Mistral 7B", arXiv 2310.06825; transformers `MistralForCausalLM`.
 """
 
-from ckptgrow.families.family import Family
+from ckptgrow.families.family import Family, Padding
 from ckptgrow.families.rows import ATTENTION, EMBEDDING, FINAL, GATED_FFN, INVERSE_FREQUENCIES, NORMS, SIZES, TIE
 
 FAMILY = Family(
@@ -14,5 +14,6 @@ FAMILY = Family(
     parameters=(EMBEDDING, *ATTENTION, *GATED_FFN, *NORMS, *FINAL),
     tie=TIE,
     buffers=INVERSE_FREQUENCIES,
+    padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
 )

@@ -3,8 +3,10 @@
 Source: Jiang et al., "Mixtral of Experts", arXiv 2401.04088; transformers `MixtralForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Size
-from ckptgrow.families.rows import ATTENTION, EMBEDDING, EXPERTS, FINAL, NORMS, SIZES, TIE
+from ckptgrow.families.family import Family, InPieces, Padding, Parameter, Size
+from ckptgrow.families.rows import ATTENTION, EMBEDDING, EXPERTS, FINAL, LAYER, NORMS, SIZES, TIE
+
+EXPERT = LAYER + "block_sparse_moe.experts.{expert}."
 
 FAMILY = Family(
     model_type="mixtral",
@@ -12,6 +14,15 @@ FAMILY = Family(
     num_layers="num_hidden_layers",
     sizes={**SIZES, "experts": Size("num_local_experts")},
     parameters=(EMBEDDING, *ATTENTION, *EXPERTS, *NORMS, *FINAL),
+    pieces=(
+        InPieces(
+            LAYER + "mlp.experts.gate_up_proj",
+            (Parameter(EXPERT + "w1.weight", "ffn <- normed"), Parameter(EXPERT + "w3.weight", "ffn <- normed")),
+        ),
+        InPieces(LAYER + "mlp.experts.down_proj", (Parameter(EXPERT + "w2.weight", "residual <- ffn"),)),
+    ),
+    also=(("mlp.gate.", "block_sparse_moe.gate."),),
     tie=TIE,
+    padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
 )

@@ -19,6 +19,7 @@ from transformers.utils import logging
 from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.tensors import whole
 from ckptgrow.errors import ClaimError, ConfigError, listing
+from ckptgrow.families.architecture import config_errors
 from ckptgrow.families.claim import Claim
 from ckptgrow.families.family import Head
 from ckptgrow.families.registry import family_of
@@ -47,8 +48,9 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype, where: str) -> Pr
             dtype=torch.float32,
             experts_implementation="eager",  # torch's grouped product has no float64
         )
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: transformers refuses this config ({str(error).splitlines()[0]})") from error
+    except config_errors() as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ConfigError(f"{where}: transformers refuses this config ({reason})") from error
     finally:
         logging.set_verbosity(verbosity)
     return _with_exact_scales(_moved(model, dtype)).eval()

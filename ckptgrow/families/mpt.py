@@ -36,6 +36,7 @@ FAMILY = Family(
     tie=Tie(head="lm_head.weight", embedding="transformer.wte.weight"),
     dropout=("resid_pdrop", "emb_pdrop"),
     refusals=(
+        Refusal("hidden", "a larger hidden size means more or larger heads; ALiBi and their scale forbid both"),
         *ALIBI,
         Refusal("ffn", "transformers builds its feed-forward block with 4 × d_model units, whatever the config says"),
     ),

@@ -21,6 +21,10 @@ FAMILY = Family(
     tie=TIE,
     dropout=("attention_dropout",),
     refusals=(
+        Refusal(
+            "hidden",
+            "its norms have no gain that could make up for new coordinates; --factor K multiplies the hidden size",
+        ),
         Refusal("zero-norm", "its norms have no gain that could be zero; use --new zero-output"),
         Refusal(
             "width",

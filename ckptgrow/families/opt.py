@@ -61,6 +61,7 @@ FAMILY = Family(
     residual=("residual", "normed", "final", "embedded", "projected"),
     shrunken_tied={"final": 1.0, "projected": 1.0},
     refusals=(
+        Refusal("hidden", "its config has no field for the norms' ε; --factor K multiplies the hidden size"),
         Refusal("zero-norm", "its norms have no gain that could be zero; use --new zero-output", when="not " + AFFINE),
         Refusal("width", "no norm stands before the head", when="not do_layer_norm_before"),
         Refusal("width", "no norm stands before the head", when="_remove_final_layer_norm"),

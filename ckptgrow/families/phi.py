@@ -3,7 +3,7 @@
 Source: Li et al., "Textbooks Are All You Need II", arXiv 2309.05463; transformers `PhiForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Size
+from ckptgrow.families.family import Family, Padding, Parameter, Refusal, Size
 from ckptgrow.families.rows import ATTENTION, EMBEDDING, LAYER, SIZES, TIE
 
 FAMILY = Family(
@@ -35,5 +35,7 @@ FAMILY = Family(
         Parameter("lm_head.bias", "vocab"),
     ),
     tie=TIE,
+    padding=Padding("layer", "layer_norm_eps"),
     dropout=("resid_pdrop", "embd_pdrop", "attention_dropout"),
+    refusals=(Refusal("hidden", "norms over each head share the ε that would change", when="qk_layernorm"),),
 )

@@ -3,7 +3,7 @@
 Source: Abdin et al., "Phi-3 Technical Report", arXiv 2404.14219; transformers `Phi3ForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter
+from ckptgrow.families.family import Family, Padding, Parameter
 from ckptgrow.families.rows import EMBEDDING, FINAL, LAYER, NORMS, SIZES, TIE
 
 FAMILY = Family(
@@ -21,5 +21,6 @@ FAMILY = Family(
         *FINAL,
     ),
     tie=TIE,
+    padding=Padding("rms", "rms_norm_eps"),
     dropout=("resid_pdrop", "embd_pdrop", "attention_dropout"),
 )

@@ -3,7 +3,7 @@
 Source: Yang et al., "Qwen2 Technical Report", arXiv 2407.10671; transformers `Qwen2ForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter
+from ckptgrow.families.family import Family, Padding, Parameter
 from ckptgrow.families.rows import (
     ATTENTION,
     EMBEDDING,
@@ -33,6 +33,7 @@ FAMILY = Family(
     ),
     tie=TIE,
     buffers=INVERSE_FREQUENCIES,
+    padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
     layer_lists=("layer_types",),
 )

@@ -5,7 +5,7 @@ Source: Yang et al., "Qwen3 Technical Report", arXiv 2505.09388; transformers `Q
 
 from dataclasses import replace
 
-from ckptgrow.families.family import Family, Parameter, Refusal, Size
+from ckptgrow.families.family import Family, InPieces, Parameter, Refusal, Size
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
@@ -18,6 +18,8 @@ from ckptgrow.families.rows import (
     SIZES,
     TIE,
 )
+
+EXPERT = LAYER + "mlp.experts.{expert}."
 
 FAMILY = Family(
     model_type="qwen3_moe",
@@ -34,16 +36,27 @@ FAMILY = Family(
         *ATTENTION,
         *ATTENTION_BIASES,
         *HEAD_NORMS,
-        *(replace(one, optional=True) for one in EXPERTS),
+        *(replace(one, optional=True) for one in (*EXPERTS[1:], EXPERTS[0])),  # here the router comes last
         Parameter(LAYER + "mlp.gate_proj.weight", "dense_ffn <- normed", optional=True),
         Parameter(LAYER + "mlp.up_proj.weight", "dense_ffn <- normed", optional=True),
         Parameter(LAYER + "mlp.down_proj.weight", "residual <- dense_ffn", optional=True),
         *NORMS,
         *FINAL,
     ),
+    pieces=(
+        InPieces(
+            LAYER + "mlp.experts.gate_up_proj",
+            (
+                Parameter(EXPERT + "gate_proj.weight", "ffn <- normed"),
+                Parameter(EXPERT + "up_proj.weight", "ffn <- normed"),
+            ),
+        ),
+        InPieces(LAYER + "mlp.experts.down_proj", (Parameter(EXPERT + "down_proj.weight", "residual <- ffn"),)),
+    ),
     tie=TIE,
     dropout=("attention_dropout",),
     refusals=(
+        Refusal("hidden", "norms over each head share the ε that would change; --factor K multiplies the hidden size"),
         Refusal("depth", "its config names dense layers by their numbers", when="mlp_only_layers"),
         Refusal("depth", "its config names dense layers by their numbers", when="decoder_sparse_step != 1"),
     ),

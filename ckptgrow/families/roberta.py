@@ -3,7 +3,7 @@
 Source: Liu et al., "RoBERTa", arXiv 1907.11692; transformers `RobertaForMaskedLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Size, Tie
+from ckptgrow.families.family import Family, Parameter, Refusal, Size, Tie
 
 LAYER = "roberta.encoder.layer.{layer}."
 
@@ -26,10 +26,10 @@ FAMILY = Family(
     },
     parameters=(
         Parameter("roberta.embeddings.word_embeddings.weight", "vocab -> branch"),
-        Parameter("roberta.embeddings.position_embeddings.weight", "position -> branch"),
         Parameter("roberta.embeddings.token_type_embeddings.weight", "types -> branch"),
         Parameter("roberta.embeddings.LayerNorm.weight", "gain residual"),
         Parameter("roberta.embeddings.LayerNorm.bias", "residual"),
+        Parameter("roberta.embeddings.position_embeddings.weight", "position -> branch"),
         Parameter(LAYER + "attention.self.query.weight", "(heads head) <- residual"),
         Parameter(LAYER + "attention.self.query.bias", "(heads head)"),
         Parameter(LAYER + "attention.self.key.weight", "(heads head) <- residual"),
@@ -46,12 +46,12 @@ FAMILY = Family(
         Parameter(LAYER + "output.dense.bias", "branch"),
         Parameter(LAYER + "output.LayerNorm.weight", "gain residual"),
         Parameter(LAYER + "output.LayerNorm.bias", "residual"),
+        Parameter("lm_head.bias", "vocab"),
         Parameter("lm_head.dense.weight", "transformed <- residual"),
         Parameter("lm_head.dense.bias", "transformed"),
         Parameter("lm_head.layer_norm.weight", "gain final"),
         Parameter("lm_head.layer_norm.bias", "final"),
         Parameter("lm_head.decoder.weight", "vocab <- final"),
-        Parameter("lm_head.bias", "vocab"),
     ),
     tie=Tie(head="lm_head.decoder.weight", embedding="roberta.embeddings.word_embeddings.weight"),
     same=(("lm_head.decoder.bias", "lm_head.bias"),),
@@ -64,4 +64,7 @@ FAMILY = Family(
     residual=("residual", "branch", "transformed", "final"),
     unused_positions=2,
     depth_is_exact=False,
+    refusals=(
+        Refusal("hidden", "a norm stands after each block, so no new coordinate can stay the mean; use --factor K"),
+    ),
 )

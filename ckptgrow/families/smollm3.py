@@ -3,7 +3,7 @@
 Source: Bakouch et al., "SmolLM3", Hugging Face, 2025; transformers `SmolLM3ForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Size
+from ckptgrow.families.family import Family, Padding, Size
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
@@ -23,6 +23,7 @@ FAMILY = Family(
     sizes={**SIZES, "head": Size(ratio=("residual", "heads"))},
     parameters=(EMBEDDING, *ATTENTION, *ATTENTION_BIASES, *GATED_FFN, *FFN_BIASES, *NORMS, *FINAL),
     tie=TIE,
+    padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
     layer_lists=("layer_types", "no_rope_layers"),
 )

@@ -3,7 +3,7 @@
 Source: Bellagente et al., "Stable LM 2 1.6B Technical Report", arXiv 2402.17834; transformers `StableLmForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Size
+from ckptgrow.families.family import Family, Padding, Parameter, Size
 from ckptgrow.families.rows import ATTENTION, EMBEDDING, FINAL, GATED_FFN, INVERSE_FREQUENCIES, LAYER, SIZES, TIE
 
 FAMILY = Family(
@@ -27,5 +27,6 @@ FAMILY = Family(
     ),
     tie=TIE,
     buffers=INVERSE_FREQUENCIES,
+    padding=Padding("layer", "layer_norm_eps"),
     dropout=("hidden_dropout", "attention_dropout"),
 )

@@ -3,7 +3,7 @@
 Source: Lozhkov et al., "StarCoder 2 and The Stack v2", arXiv 2402.19173; transformers `Starcoder2ForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter
+from ckptgrow.families.family import Family, Padding, Parameter
 from ckptgrow.families.rows import ATTENTION, EMBEDDING, FINAL, LAYER, NORMS, SIZES, TIE
 
 FAMILY = Family(
@@ -29,5 +29,6 @@ FAMILY = Family(
         Parameter("model.norm.bias", "final"),
     ),
     tie=TIE,
+    padding=Padding("layer", "norm_epsilon"),
     dropout=("residual_dropout", "embedding_dropout", "attention_dropout"),
 )

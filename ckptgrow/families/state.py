@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,25 @@ from typing import Any
 from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.formats import read_checkpoint
 from ckptgrow.checkpoints.optimizer import OptimizerState, from_torch
+from ckptgrow.checkpoints.tensors import LazyTensor
 from ckptgrow.errors import OptimizerError, RequestError, listing
 from ckptgrow.families.architecture import architecture
 from ckptgrow.families.claim import Claim, claim
 from ckptgrow.families.family import Family
+from ckptgrow.families.pieces import Pieces, pieces_in
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """See the module's head."""
+    """See the module's head. `checkpoint.tensors` are as the module has them, `stored` as the file has them."""
 
     checkpoint: Checkpoint
     family: Family
     config: dict[str, Any]
     claim: Claim
     optimizers: tuple[OptimizerState, ...]
+    stored: Mapping[str, LazyTensor]
+    pieces: Pieces
 
     @property
     def where(self) -> str:
@@ -44,12 +48,15 @@ def open_state(
     checkpoint = read_checkpoint(path)
     family, fields = architecture(checkpoint, config)
     checkpoint = _without(checkpoint, drop)
+    stored = checkpoint.tensors
+    pieces = pieces_in(family, stored)
+    checkpoint = replace(checkpoint, tensors=pieces.joined(stored))
     claimed = claim(family, fields, {name: one.shape for name, one in checkpoint.tensors.items()}, str(path))
     ordered = claimed.in_module_order() if checkpoint.order == "module" else claimed
     shapes = {one.name: checkpoint.tensors[one.name].shape for one in ordered.parameters}
     order = _names_in(param_order)
     states = from_torch(checkpoint.optimizers, shapes, str(path), order)
-    return TrainingState(checkpoint, family, fields, ordered, states)
+    return TrainingState(checkpoint, family, fields, ordered, states, stored, pieces)
 
 
 def _without(checkpoint: Checkpoint, drop: Sequence[str]) -> Checkpoint:

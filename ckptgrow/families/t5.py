@@ -4,7 +4,7 @@ Source: Raffel et al., "Exploring the Limits of Transfer Learning", arXiv 1910.1
 `T5ForConditionalGeneration`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Refusal, Size, Tie
+from ckptgrow.families.family import Family, Padding, Parameter, Refusal, Size, Tie
 
 ENCODER, DECODER = "encoder.block.{layer}.", "decoder.block.{layer}."
 
@@ -32,8 +32,8 @@ FAMILY = Family(
         Parameter(ENCODER + "layer.0.SelfAttention.k.weight", "(heads head) <- normed"),
         Parameter(ENCODER + "layer.0.SelfAttention.v.weight", "(heads head) <- normed"),
         Parameter(ENCODER + "layer.0.SelfAttention.o.weight", "residual <- (heads head)"),
-        Parameter(ENCODER + "layer.0.layer_norm.weight", "gain normed"),
         Parameter("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "buckets -> heads"),
+        Parameter(ENCODER + "layer.0.layer_norm.weight", "gain normed"),
         Parameter(ENCODER + "layer.1.DenseReluDense.wi.weight", "ffn <- normed", when="not is_gated_act"),
         Parameter(ENCODER + "layer.1.DenseReluDense.wi_0.weight", "ffn <- normed", when="is_gated_act"),
         Parameter(ENCODER + "layer.1.DenseReluDense.wi_1.weight", "ffn <- normed", when="is_gated_act"),
@@ -44,8 +44,8 @@ FAMILY = Family(
         Parameter(DECODER + "layer.0.SelfAttention.k.weight", "(heads head) <- normed"),
         Parameter(DECODER + "layer.0.SelfAttention.v.weight", "(heads head) <- normed"),
         Parameter(DECODER + "layer.0.SelfAttention.o.weight", "residual <- (heads head)"),
-        Parameter(DECODER + "layer.0.layer_norm.weight", "gain normed"),
         Parameter("decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", "buckets -> heads"),
+        Parameter(DECODER + "layer.0.layer_norm.weight", "gain normed"),
         Parameter(DECODER + "layer.1.EncDecAttention.q.weight", "(heads head) <- normed"),
         Parameter(DECODER + "layer.1.EncDecAttention.k.weight", "(heads head) <- encoded"),
         Parameter(DECODER + "layer.1.EncDecAttention.v.weight", "(heads head) <- encoded"),
@@ -61,6 +61,7 @@ FAMILY = Family(
     ),
     tie=Tie(head="lm_head.weight", embedding="shared.weight"),
     same=(("encoder.embed_tokens.weight", "shared.weight"), ("decoder.embed_tokens.weight", "shared.weight")),
+    padding=Padding("rms", "layer_norm_epsilon", scale_tied={"final": 0.5}),
     dropout=("dropout_rate",),
     residual=("residual", "normed", "encoded", "final", "scaled"),
     # the model divides its outputs by √hidden, which grows by √k: the rest of the tied head's 1/k is the norm's

@@ -3,7 +3,7 @@
 Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv 2010.11929; transformers `ViTForImageClassification`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Size
+from ckptgrow.families.family import Family, Padding, Parameter, Size
 
 LAYER = "vit.layers.{layer}."
 
@@ -60,5 +60,6 @@ FAMILY = Family(
         ("vit.layers.{layer}.mlp.fc1.", "vit.encoder.layer.{layer}.intermediate.dense."),
         ("vit.layers.{layer}.mlp.fc2.", "vit.encoder.layer.{layer}.output.dense."),
     ),
+    padding=Padding("layer", "layer_norm_eps"),
     dropout=("hidden_dropout_prob", "attention_probs_dropout_prob"),
 )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from ckptgrow.checkpoints.tensors import LazyTensor, Zeros
 from ckptgrow.families.claim import Claim, Claimed
+from ckptgrow.families.pieces import Pieces
+from ckptgrow.growth.filling import Padded
 from ckptgrow.growth.operator import Operator, is_zero_in
 from ckptgrow.growth.tensors import Filled, Grown, Guard, Offset, Separated
 from ckptgrow.spaces.gather import TensorGrowth
@@ -17,12 +19,13 @@ UNCHANGED = Layer(0, "old")
 
 @dataclass(frozen=True)
 class Descent:
-    """One new tensor: its name, the old tensor that it comes from, how that grows, and what its layer is."""
+    """One new tensor: its name, the old tensor that it comes from, how that grows, what its layer is and its number."""
 
     name: str
     old: Claimed
     growth: TensorGrowth
     layer: Layer
+    index: int = 0
 
     @property
     def is_zero(self) -> bool:
@@ -33,7 +36,8 @@ class Descent:
 def descents(claim: Claim, operator: Operator) -> tuple[Descent, ...]:
     """All new tensors in model order: layers in the new stack's order, the rest where it was."""
     return tuple(
-        Descent(name, old, operator.tensor_growth(old), layer) for name, old, layer in _ordered(claim.tensors, operator)
+        Descent(name, old, operator.tensor_growth(old), layer, index)
+        for name, old, layer, index in _ordered(claim.tensors, operator)
     )
 
 
@@ -57,6 +61,29 @@ def grown_tensors(
     return {one.name: grown[claim.tied.get(one.old.name, one.name)] for one in lineage}
 
 
+def in_pieces(
+    grown: Mapping[str, LazyTensor],
+    lineage: Sequence[Descent],
+    pieces: Pieces,
+    stored: Mapping[str, LazyTensor],
+    operator: Operator,
+    where: str,
+    guard: Guard,
+) -> dict[str, LazyTensor]:
+    """The grown tensors as the file keeps them: what it holds in pieces grows piece by piece."""
+    written: dict[str, LazyTensor] = {}
+    for one in lineage:
+        parts = pieces.of(one.old.name)
+        if not parts:
+            written[one.name] = grown[one.name]
+        for part in parts:
+            old = guard(stored[part.name], f"{where}: tensor {part.name}")
+            name = part.name_in(one.index)
+            piece = Descent(name, part, operator.tensor_growth(part), one.layer, one.index)
+            written[name] = _weight(piece, old, operator, stored[part.name])
+    return written
+
+
 def _weight(one: Descent, old: LazyTensor, operator: Operator, measure: LazyTensor) -> LazyTensor:
     gather = one.growth.weight(operator.block_weights)
     if one.is_zero:
@@ -64,6 +91,8 @@ def _weight(one: Descent, old: LazyTensor, operator: Operator, measure: LazyTens
         return Filled(gather.shape, old.dtype, value) if value else Zeros(gather.shape, old.dtype)
     if one.growth.is_identity:
         return old
+    if one.growth.has_fresh:
+        return Padded(old, one.growth, operator.seed, one.old.canonical)
     if one.old.layout.offset:
         return Offset(old, gather, one.old.layout.offset)
     if operator.noise == 0:
@@ -71,7 +100,7 @@ def _weight(one: Descent, old: LazyTensor, operator: Operator, measure: LazyTens
     return Separated(old, one.growth, gather, operator.noise, operator.seed, one.old.canonical, measure)
 
 
-def _ordered(tensors: Sequence[Claimed], operator: Operator) -> Iterator[tuple[str, Claimed, Layer]]:
+def _ordered(tensors: Sequence[Claimed], operator: Operator) -> Iterator[tuple[str, Claimed, Layer, int]]:
     stacks: dict[str, dict[int, list[Claimed]]] = {}
     inset = _inset(tensors)
     for one in tensors:
@@ -82,14 +111,14 @@ def _ordered(tensors: Sequence[Claimed], operator: Operator) -> Iterator[tuple[s
         if one.name in inset:
             continue
         if one.layer is None:
-            yield one.name, one, UNCHANGED
+            yield one.name, one, UNCHANGED, 0
         elif (stack := stacks.pop(_stack(one), None)) is not None:
             for index, layer in enumerate(operator.layers):
                 for member in stack[layer.source]:
                     if member.layer is not None:
-                        yield member.name_in(index), member, layer
+                        yield member.name_in(index), member, layer, index
                     elif layer.kind == "old":
-                        yield member.name, member, UNCHANGED
+                        yield member.name, member, UNCHANGED, index
 
 
 def _inset(tensors: Sequence[Claimed]) -> dict[str, Claimed]:

@@ -26,7 +26,8 @@ from ckptgrow.families.sizes import num_layers, sizes_of
 from ckptgrow.families.state import TrainingState, open_state
 from ckptgrow.growth.moments import StepClock, grown_state
 from ckptgrow.growth.operator import Operator
-from ckptgrow.growth.parameters import Descent, descents, grown_tensors
+from ckptgrow.growth.padding import first_update_note
+from ckptgrow.growth.parameters import Descent, descents, grown_tensors, in_pieces
 from ckptgrow.growth.rates import Origin, with_rates
 from ckptgrow.growth.request import Grown, Part, StateRequest
 from ckptgrow.growth.scales import WeightSizes
@@ -48,18 +49,21 @@ def grow(
     operator = operator_for(old.family, old.config, str(source))
     guard: Guard = unguarded if request.allow_nonfinite else Finite
     lineage = descents(old.claim, operator)
-    fingerprint = Fingerprint(old.checkpoint.tensors)
-    tensors = grown_tensors(lineage, fingerprint.tensors, old.claim, operator, str(source), guard)
+    fingerprint = Fingerprint(old.stored)
+    joined = old.pieces.joined(fingerprint.tensors)
+    tensors = grown_tensors(lineage, joined, old.claim, operator, str(source), guard)
     _check_carried(old, lineage)
     step = _new_step(old.checkpoint.global_step, request, rho)
     sizes = WeightSizes(old.checkpoint.tensors, tensors)
     states, schedulers, notes = _grown_training(old, lineage, sizes, request, step, guard)
     if old.checkpoint.left_behind:
         notes.append(f"left behind in {source}: {listing(old.checkpoint.left_behind)}")
+    if any(one.growth.has_fresh for one in lineage):
+        notes += first_update_note(states)
     record = _record(operator, request, (old.checkpoint.global_step, step), fingerprint)
     new = replace(
         old.checkpoint,
-        tensors=tensors,
+        tensors=in_pieces(tensors, lineage, old.pieces, fingerprint.tensors, operator, str(source), guard),
         config=operator.config,
         optimizers=tuple(state.to_torch() for state in states),
         schedulers=tuple(schedulers),

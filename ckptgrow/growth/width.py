@@ -16,14 +16,15 @@ from ckptgrow.families.architecture import check_accepted
 from ckptgrow.families.family import Family
 from ckptgrow.families.sizes import holds, is_tied, num_layers, sizes_of, with_sizes
 from ckptgrow.growth.operator import Operator
+from ckptgrow.growth.padding import padded_growths
 from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.request import Grown, StateRequest
 from ckptgrow.spaces.gather import BlockWeights, diagonal, tile
 from ckptgrow.spaces.growth import Growth, copies, identity, product, shrunken_copies
 from ckptgrow.spaces.layers import Layer
 
-How = Literal["diagonal", "tile"]
-BLOCK_WEIGHTS: Mapping[str, BlockWeights] = {"diagonal": diagonal, "tile": tile}
+How = Literal["diagonal", "tile", "pad"]
+BLOCK_WEIGHTS: Mapping[How, BlockWeights] = {"diagonal": diagonal, "tile": tile, "pad": tile}
 GROWING = ("heads", "kv_heads", "ffn", "dense_ffn")  # besides the residual stream's spaces
 RHO = 1.776  # steps before over steps after growth in width (Shen et al., table 3)
 NOISE_WITHOUT_DROPOUT = 1.0  # in units of each matrix's root mean square
@@ -37,6 +38,7 @@ def width(
     ffn: int | None = None,
     heads: int | None = None,
     kv_heads: int | None = None,
+    hidden: int | None = None,
     how: How = "diagonal",
     noise: float | Literal["auto"] = "auto",
     seed: int = 0,
@@ -47,13 +49,14 @@ def width(
 
     The function stays the same; moments become those that the grown model would have gathered (exactly, without
     noise). `noise` separates the copies by terms that the function cannot see, in units of each matrix's root mean
-    square; "auto" is 0 where the config has dropout and 1 where it has none.
+    square; "auto" is 0 where the config has dropout and 1 where it has none. With `how` "pad" new coordinates copy
+    nothing, so that `hidden` may have any size (see `padding`).
 
     Raises RequestError for sizes that cannot be, CkptgrowError for what is wrong with the source.
     """
-    sizes = {
-        space: size for space, size in (("ffn", ffn), ("heads", heads), ("kv_heads", kv_heads)) if size is not None
-    }
+    asked = (("residual", hidden), ("ffn", ffn), ("heads", heads), ("kv_heads", kv_heads))
+    sizes = {space: size for space, size in asked if size is not None}
+    _check(factor, sizes, how, noise, request or StateRequest())
     if factor is not None and sizes:
         raise RequestError(f"--factor {factor} and single sizes ({', '.join(sizes)}) exclude each other; choose one")
     if factor is None and not sizes:
@@ -64,17 +67,15 @@ def width(
         raise RequestError(f"--noise {noise}: expected auto, or a number of at least 0")
 
     def operator(family: Family, config: Mapping[str, Any], where: str) -> Operator:
-        growths = _multiplied(family, config, factor, where) if factor else _resized(family, config, sizes, where)
-        new_config = with_sizes(family, config, {space: one.num_new for space, one in growths.items()}, where)
-        if "heads" in sizes:
-            check_accepted(new_config, where)  # some families want hidden to be a multiple of heads all the same
+        growths, new_config = _grown(family, config, factor, sizes, how, where)
         has_dropout = any(config.get(field) for field in family.dropout)
         sigma = (0.0 if has_dropout else NOISE_WITHOUT_DROPOUT) if noise == "auto" else float(noise)
+        sigma = 0.0 if how == "pad" else sigma
         return Operator(
             growths=growths,
             layers=[Layer(index, "old") for index in range(num_layers(family, config, where))],
             config=new_config,
-            trapped=sigma == 0 and not has_dropout,
+            trapped=sigma == 0 and not has_dropout and how != "pad",
             block_weights=BLOCK_WEIGHTS[how],
             noise=sigma,
             seed=seed,
@@ -82,6 +83,38 @@ def width(
         )
 
     return grow(Path(source), Path(target), operator, request or StateRequest(), RHO, progress)
+
+
+def _check(factor: int | None, sizes: Mapping[str, int], how: How, noise: float | str, request: StateRequest) -> None:
+    """Raises RequestError for what contradicts itself."""
+    if "residual" in sizes and how != "pad":
+        raise RequestError(
+            f"--hidden {sizes['residual']}: copies come whole, expected --factor K, or --how pad with it"
+        )
+    if how != "pad":
+        return
+    if factor is not None or not sizes:
+        raise RequestError("--how pad: expected sizes (--hidden, --heads, --kv-heads, --ffn) and no --factor")
+    if noise not in ("auto", 0):
+        raise RequestError(f"--noise {noise}: there are no copies that it could separate, expected auto with --how pad")
+    if request.lr_rule == "mup":
+        raise RequestError("--lr-rule mup: new coordinates copy nothing, so no old lr changes; use --lr-rule keep")
+
+
+def _grown(
+    family: Family, config: Mapping[str, Any], factor: int | None, sizes: Mapping[str, int], how: How, where: str
+) -> tuple[dict[str, Growth], dict[str, Any]]:
+    """How every space grows, and the grown config."""
+    if how == "pad":
+        for space in sizes:
+            _refuse(family, config, "hidden" if space == "residual" else space, where)
+        growths, changed = padded_growths(family, config, sizes, where)
+    else:
+        growths = _multiplied(family, config, factor, where) if factor else _resized(family, config, sizes, where)
+        changed = with_sizes(family, config, {space: one.num_new for space, one in growths.items()}, where)
+    if factor is None:
+        check_accepted(changed, where)  # some families want hidden to be a multiple of heads all the same
+    return growths, changed
 
 
 def _multiplied(family: Family, config: Mapping[str, Any], factor: int, where: str) -> dict[str, Growth]:
@@ -111,22 +144,26 @@ def _resized(family: Family, config: Mapping[str, Any], sizes: Mapping[str, int]
 
 
 def _heads(old: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, Growth]:
-    """Copies of heads under which every query head still reads its own key head."""
+    """Copies of heads under which every query head still reads its own key head.
+
+    Query head (group j, member m) copies (source_kv[j], source_member[m]); its readers are split over the copies of
+    both. A group may not shrink: its members would be dealt out among copies of their key head, whose gradients would
+    then be different parts of the old one.
+    """
     if "kv_heads" not in old:
         return {}
     heads, kv_heads = old["heads"], old["kv_heads"]
     new_heads = sizes.get("heads", heads)
     new_kv_heads = sizes.get("kv_heads", new_heads if heads == kv_heads else kv_heads)
-    if new_heads * kv_heads == heads * new_kv_heads:  # groups as large as before: whole groups are copied
-        return {"heads": copies(heads, new_heads), "kv_heads": copies(kv_heads, new_kv_heads)}
-    if new_kv_heads == kv_heads and new_heads % kv_heads == 0:  # larger groups: copies within each
-        group = copies(heads // kv_heads, new_heads // kv_heads)
-        return {"heads": product([identity(kv_heads), group])}
-    raise RequestError(
-        f"--heads {new_heads} --kv-heads {new_kv_heads}: {heads} heads share {kv_heads} key heads, expected a multiple "
-        f"of {kv_heads} heads on {kv_heads} key heads, or both in the old proportion; a key head that is divided among "
-        "copies has no exact moments"
-    )
+    members, new_members = heads // kv_heads, new_heads // new_kv_heads
+    if new_heads % new_kv_heads or new_members < members:
+        raise RequestError(
+            f"--heads {new_heads} --kv-heads {new_kv_heads}: {heads} heads share {kv_heads} key heads, expected a "
+            f"multiple of {new_kv_heads} heads, at least {members * new_kv_heads}; a key head whose queries are "
+            "divided among its copies has no exact moments"
+        )
+    groups = copies(kv_heads, new_kv_heads)
+    return {"heads": product([groups, copies(members, new_members)]), "kv_heads": groups}
 
 
 def _refuse(family: Family, config: Mapping[str, Any], operator: str, where: str) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -82,9 +82,7 @@ class Gather:
             if result is None:
                 result = torch.zeros((stop - start, *tail), dtype=old.dtype)
             self._fill(result[run.start - start : run.stop - start], old, run)
-        if result is None:
-            raise IndexError(f"rows {start} to {stop} of a tensor with shape {self.shape}")
-        return result
+        return torch.zeros((stop - start, *tail), dtype=read(0, 0).dtype) if result is None else result
 
     def _fill(self, target: torch.Tensor, old: torch.Tensor, row_run: Run) -> None:
         for runs in itertools.product(*(axis.growth.runs for axis in self.axes[1:])):
@@ -132,12 +130,18 @@ class TensorGrowth:
     @classmethod
     def of(cls, layout: Layout, growths: Mapping[str, Growth]) -> TensorGrowth:
         """Meets a layout with the growths of all its spaces."""
-        return cls(layout, tuple(GrownAxis(axis.role, axis.growth(growths)) for axis in layout.axes))
+        axes = [GrownAxis(axis.role, axis.growth(growths)) for axis in layout.axes]
+        return cls(layout, tuple(_of_a_gain(axis) for axis in axes) if layout.kind == "gain" else tuple(axes))
 
     @property
     def is_identity(self) -> bool:
         """Whether the parameter stays as it is."""
         return all(axis.growth.is_identity for axis in self.axes)
+
+    @property
+    def has_fresh(self) -> bool:
+        """Whether there are entries that copy nothing."""
+        return any(axis.growth.has_fresh for axis in self.axes)
 
     @property
     def old_shape(self) -> tuple[int, ...]:
@@ -173,6 +177,14 @@ class TensorGrowth:
             for role in ("out", "in")
         }
         return len(counts["out"]) == 1 and counts["out"] == counts["in"] != {1}
+
+
+def _of_a_gain(axis: GrownAxis) -> GrownAxis:
+    """A gain undoes by its weight, and feels by its gradient, that its norm's coordinates are 1/norm as large."""
+    growth = axis.growth
+    if growth.norm == 1:
+        return axis
+    return GrownAxis(axis.role, replace(growth, write=growth.write * growth.norm, read=growth.read / growth.norm))
 
 
 def _ones_on_inputs(axes: Sequence[GrownAxis], scales: Sequence[FloatVector]) -> tuple[FloatVector, ...]:

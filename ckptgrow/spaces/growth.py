@@ -8,8 +8,14 @@ A growth is three vectors over the new coordinates j:
 
 The function is preserved when Σ f[j]·b[j] = 1 over the copies j of every old coordinate.
 
+A new coordinate may also copy nothing (source −1: it is fresh). Then it is written so that nothing that is read from it
+reaches the function: as zero, as the mean of the old coordinates (where a LayerNorm follows), or by drawn weights that
+zero columns read. A norm that runs across fresh coordinates makes the old ones √(n'/n) larger: `norm` = √(n/n') is what
+its gain is multiplied by to undo that.
+
 Source: Chen, Goodfellow, Shlens, "Net2Net", arXiv 1511.05641 (copies and the split of their readers);
-Shen et al., "Staged Training for Transformer Language Models", arXiv 2203.06211 (width operator).
+Shen et al., "Staged Training for Transformer Language Models", arXiv 2203.06211 (width operator);
+Wang et al., "LEMON: Lossless Model Expansion", arXiv 2310.07999 (averages before a LayerNorm).
 """
 
 from __future__ import annotations
@@ -17,12 +23,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 IntVector = npt.NDArray[np.int64]
+BoolVector = npt.NDArray[np.bool_]
 FloatVector = npt.NDArray[np.float64]
+Written = Literal["zero", "mean", "drawn"]  # how a tensor that writes a space fills a fresh coordinate
+FRESH = -1
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,9 @@ class Growth:
     write: FloatVector
     read: FloatVector
     num_old: int
+    written: Written = "zero"
+    read_drawn: bool = False  # fresh coordinates are read by drawn columns; else by zeros
+    norm: float = 1.0
 
     @property
     def num_new(self) -> int:
@@ -61,15 +74,26 @@ class Growth:
         return same and bool((self.write == 1).all() and (self.read == 1).all())
 
     @cached_property
+    def is_fresh(self) -> BoolVector:
+        """For every new coordinate: whether it copies nothing. Shape (n',)."""
+        return self.source == FRESH
+
+    @cached_property
+    def has_fresh(self) -> bool:
+        """Whether any new coordinate copies nothing."""
+        return bool(self.is_fresh.any())
+
+    @cached_property
     def num_copies(self) -> IntVector:
-        """For every new coordinate: how many copies its source has. Shape (n',)."""
-        return np.bincount(self.source, minlength=self.num_old)[self.source]
+        """For every new coordinate: how many copies its source has; 1 for a fresh one. Shape (n',)."""
+        counts = np.bincount(self.source[~self.is_fresh], minlength=self.num_old)
+        return np.where(self.is_fresh, 1, counts[self.source])
 
     @cached_property
     def copy(self) -> IntVector:
         """For every new coordinate: which copy of its source it is, from 0. Shape (n',)."""
         order = np.argsort(self.source, kind="stable")
-        counts = np.bincount(self.source, minlength=self.num_old)
+        _, counts = np.unique(self.source, return_counts=True)
         firsts = np.repeat(np.cumsum(counts) - counts, counts)
         copy = np.empty(self.num_new, dtype=np.int64)
         copy[order] = np.arange(self.num_new) - firsts
@@ -77,16 +101,24 @@ class Growth:
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
-        """The growth as runs in which sources ascend by one and copy, write and read stay the same."""
+        """The growth as runs in which sources ascend by one and copy, write and read stay the same; fresh coordinates
+        are in none.
+        """
         if self.num_new == 0:
             return ()
-        same = (np.diff(self.source) == 1) & (np.diff(self.copy) == 0) & (np.diff(self.num_copies) == 0)
+        same = (
+            (np.diff(self.source) == 1)
+            & ~self.is_fresh[:-1]
+            & (np.diff(self.copy) == 0)
+            & (np.diff(self.num_copies) == 0)
+        )
         same &= (np.diff(self.write) == 0) & (np.diff(self.read) == 0)
         starts = np.concatenate([[0], np.flatnonzero(~same) + 1])
         stops = np.append(starts[1:], self.num_new)
         return tuple(
             Run(int(start), int(stop), int(self.source[start]), int(self.copy[start]))
             for start, stop in zip(starts, stops, strict=True)
+            if self.source[start] != FRESH
         )
 
     def runs_between(self, start: int, stop: int) -> Iterator[Run]:
@@ -98,7 +130,8 @@ class Growth:
 
     def preserves_function(self, tolerance: float = 1e-12) -> bool:
         """Whether Σ write·read = 1 over the copies of every old coordinate (up to rounding of float64)."""
-        sums = np.bincount(self.source, weights=self.write * self.read, minlength=self.num_old)
+        old = ~self.is_fresh
+        sums = np.bincount(self.source[old], weights=(self.write * self.read)[old], minlength=self.num_old)
         return bool(np.allclose(sums, 1.0, rtol=0.0, atol=tolerance))
 
 
@@ -130,15 +163,33 @@ def shrunken_copies(size: int, new_size: int, power: float = 1.0) -> Growth:
     return Growth(growth.source, growth.read**power, growth.read ** (1 - power), size)
 
 
+def padded(
+    size: int, new_size: int, written: Written, *, read_drawn: bool, norm: float = 1.0, scale: float = 1.0
+) -> Growth:
+    """The old coordinates, f = scale and b = 1/scale, and fresh ones after them.
+
+    >>> padded(3, 5, "zero", read_drawn=True).source.tolist()
+    [0, 1, 2, -1, -1]
+    """
+    source = np.full(new_size, FRESH)
+    source[:size] = np.arange(size)
+    return Growth(
+        source, np.full(new_size, scale), np.full(new_size, 1 / scale), size, written, read_drawn=read_drawn, norm=norm
+    )
+
+
 def product(factors: Sequence[Growth]) -> Growth:
     """The growth of an axis that is the outer product of spaces, the last one fastest, as in `(heads head)`."""
     result = factors[0]
     for inner in factors[1:]:
+        source = result.source[:, None] * inner.num_old + inner.source[None, :]
+        fresh = result.is_fresh[:, None] | inner.is_fresh[None, :]
         result = Growth(
-            (result.source[:, None] * inner.num_old + inner.source[None, :]).ravel(),
+            np.where(fresh, FRESH, source).ravel(),
             np.outer(result.write, inner.write).ravel(),
             np.outer(result.read, inner.read).ravel(),
             result.num_old * inner.num_old,
+            *_of_the_fresh([result, inner]),
         )
     return result
 
@@ -147,8 +198,20 @@ def concatenation(parts: Sequence[Growth]) -> Growth:
     """The growth of an axis on which spaces follow each other, as in fused `(q + k + v)` projections."""
     offsets = np.cumsum([0, *(part.num_old for part in parts)])
     return Growth(
-        np.concatenate([part.source + offset for part, offset in zip(parts, offsets[:-1], strict=True)]),
+        np.concatenate(
+            [
+                np.where(part.is_fresh, FRESH, part.source + offset)
+                for part, offset in zip(parts, offsets[:-1], strict=True)
+            ]
+        ),
         np.concatenate([part.write for part in parts]),
         np.concatenate([part.read for part in parts]),
         int(offsets[-1]),
+        *_of_the_fresh(parts),
     )
+
+
+def _of_the_fresh(parts: Sequence[Growth]) -> tuple[Written, bool, float]:
+    """How an axis's fresh coordinates are written and read: as those of the part that has them."""
+    one = next((part for part in parts if part.has_fresh), parts[0])
+    return one.written, one.read_drawn, one.norm

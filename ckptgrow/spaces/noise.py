@@ -73,21 +73,28 @@ class Noise:
         return np.concatenate([self._draw(int(part[0]), int(part[-1]) + 1) for part in np.split(rows, breaks)])
 
     def _draw(self, start: int, stop: int) -> Array:
-        """Uniform draws with mean 0 and variance 1 for stored rows [start, stop)."""
-        row_length = math.prod(self.shape[1:])
-        counts_per_row = -(-row_length // DRAWS_PER_COUNT)
-        bits = np.random.Philox(key=self.key, counter=start * counts_per_row)
-        draws = np.random.Generator(bits).random((stop - start, counts_per_row * DRAWS_PER_COUNT))
-        draws = draws[:, :row_length].reshape(stop - start, *self.shape[1:])
-        return (draws - 0.5) * math.sqrt(12.0)
+        return uniform_draws(self.key, self.shape, start, stop)
 
 
 def noise_for(growth: TensorGrowth, *, seed: int, name: str, amplitude: float) -> Noise | None:
     """The noise of parameter `name`, or None where nothing that it reads has copies (or it is no matrix)."""
     if amplitude == 0 or not any(_is_copied_input(axis) for axis in growth.axes):
         return None
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return Noise(growth.axes, int.from_bytes(digest[:16], "little"), amplitude)
+    return Noise(growth.axes, key_of(seed, name), amplitude)
+
+
+def key_of(seed: int, name: str) -> int:
+    """The generator's key for one parameter."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:16], "little")
+
+
+def uniform_draws(key: int, shape: tuple[int, ...], start: int, stop: int) -> Array:
+    """Uniform draws with mean 0 and variance 1 for the stored rows [start, stop) of a tensor."""
+    row_length = math.prod(shape[1:])
+    counts_per_row = -(-row_length // DRAWS_PER_COUNT)
+    bits = np.random.Philox(key=key, counter=start * counts_per_row)
+    numbers = np.random.Generator(bits).random((stop - start, counts_per_row * DRAWS_PER_COUNT))
+    return (numbers[:, :row_length].reshape(stop - start, *shape[1:]) - 0.5) * math.sqrt(12.0)
 
 
 def _is_copied_input(axis: GrownAxis) -> bool:

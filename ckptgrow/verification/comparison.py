@@ -19,7 +19,7 @@ from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry
 from ckptgrow.verification.gradients import Gradients, GradientScale, gradient_scales, without_null_terms
 from ckptgrow.verification.layers import match_layers
 from ckptgrow.verification.moments import has_state, moment_errors
-from ckptgrow.verification.pair import Link, Pair, axis_growths, growths_between
+from ckptgrow.verification.pair import Link, Pair, growths_between
 from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
 from ckptgrow.verification.rates import judge_rates
 from ckptgrow.verification.report import Asymmetry, Function, Moments, Report, Structure, Trajectory
@@ -115,7 +115,7 @@ def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
         layer = layers[one.layer] if one.layer is not None else Layer(0, "old")
         source = originals[one.pattern.replace("{layer}", str(layer.source))]
         fresh = layer.kind if layer.kind.startswith("zero") else None
-        links[one.name] = Link(one, source, axis_growths(one, growths), fresh)
+        links[one.name] = Link.of(one, source, growths, fresh)
     return Pair(small, grown, links, growths, layers)
 
 
@@ -225,6 +225,8 @@ def _trajectory(
 
 
 def _why_not_judged(pair: Pair, structure: Structure) -> str:
+    if pair.is_padded:
+        return "new coordinates train at once, so the trajectories part by design"
     if any(layer.kind != "old" for layer in pair.layers):
         return "new layers train at once, so the trajectories part by design"
     if pair.has_copies and structure.lr_rule == "keep":

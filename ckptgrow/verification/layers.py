@@ -10,7 +10,7 @@ from ckptgrow.families.claim import Claimed
 from ckptgrow.families.state import TrainingState
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layers import Layer, LayerKind
-from ckptgrow.verification.pair import Link, applied, axis_growths
+from ckptgrow.verification.pair import Link, applied
 
 SAME = 1e-3  # relative difference of fingerprints; layers that differ at all differ by far more
 Fingerprints = Mapping[str, tuple[float, ...]]
@@ -91,8 +91,8 @@ def _stack(
 
 def _projected(one: Claimed, tensor: torch.Tensor, growths: Mapping[str, Growth]) -> torch.Tensor:
     """The grown weight in the small shape: summed over input copies, the first of each output's copies."""
-    link = Link(one, one, axis_growths(one, growths))
-    tensor = link.summed_inputs(tensor)
+    link = Link.of(one, one, growths)
+    tensor = link.summed_inputs(link.copied_part(tensor))
     for axis, growth in enumerate(link.growths):
         if axis not in link.in_axes:
             tensor = tensor.index_select(axis, torch.from_numpy((growth.copy == 0).nonzero()[0]))

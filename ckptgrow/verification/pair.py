@@ -14,7 +14,7 @@ from ckptgrow.errors import RequestError
 from ckptgrow.families.claim import Claimed
 from ckptgrow.families.sizes import sizes_of
 from ckptgrow.families.state import TrainingState
-from ckptgrow.spaces.growth import Growth, IntVector, copies, identity, product
+from ckptgrow.spaces.growth import Growth, IntVector, copies, identity, padded, product
 from ckptgrow.spaces.layers import Layer
 
 
@@ -25,7 +25,29 @@ class Link:
     grown: Claimed
     small: Claimed
     growths: tuple[Growth, ...]  # one a stored axis; only sources and copies are used, never write and read
+    kept: tuple[IntVector | None, ...]  # along each axis the coordinates that do not copy nothing; None: all
     fresh: str | None = None  # the kind of identity layer that it lies in
+
+    @classmethod
+    def of(cls, grown: Claimed, small: Claimed, growths: Mapping[str, Growth], fresh: str | None = None) -> Link:
+        """The link by the growths of the spaces."""
+        axes = [axis.growth(growths) for axis in grown.layout.axes]
+        kept = tuple(np.flatnonzero(~axis.is_fresh) if axis.has_fresh else None for axis in axes)
+        return cls(
+            grown, small, tuple(identity(axis.num_old) if axis.has_fresh else axis for axis in axes), kept, fresh
+        )
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether the grown tensor has entries that copy nothing."""
+        return any(kept is not None for kept in self.kept)
+
+    def copied_part(self, grown: torch.Tensor) -> torch.Tensor:
+        """The grown tensor without the coordinates that copy nothing."""
+        for axis, kept in enumerate(self.kept):
+            if kept is not None:
+                grown = grown.index_select(axis, torch.from_numpy(kept))
+        return grown
 
     @property
     def in_axes(self) -> tuple[int, ...]:
@@ -93,6 +115,11 @@ class Pair:
     layers: tuple[Layer, ...]
 
     @cached_property
+    def is_padded(self) -> bool:
+        """Whether there are new coordinates that copy nothing."""
+        return any(link.is_padded for link in self.links.values())
+
+    @cached_property
     def has_copies(self) -> bool:
         """Whether width was grown at all."""
         return any(link.has_copies for link in self.links.values())
@@ -102,8 +129,8 @@ class Pair:
         return applied(self.small, link.small)
 
     def grown_tensor(self, link: Link) -> torch.Tensor:
-        """The grown weight as the model applies it, float64."""
-        return applied(self.grown, link.grown)
+        """The grown weight as the model applies it, float64, without entries that copy nothing."""
+        return link.copied_part(applied(self.grown, link.grown))
 
 
 def applied(state: TrainingState, claimed: Claimed) -> torch.Tensor:
@@ -112,9 +139,9 @@ def applied(state: TrainingState, claimed: Claimed) -> torch.Tensor:
 
 
 def growths_between(small: TrainingState, grown: TrainingState) -> dict[str, Growth]:
-    """The copies in every space, from the two configs' sizes alone.
+    """The copies in every space, from the two configs' sizes and whether the record says that it was padded.
 
-    Raises RequestError for a pair in which something shrank.
+    Raises RequestError for a pair in which something shrank, or that was grown in several ways.
     """
     old, new = (sizes_of(state.family, state.config, state.where) for state in (small, grown))
     shrunk = [space for space in old if new[space] < old[space]]
@@ -123,16 +150,19 @@ def growths_between(small: TrainingState, grown: TrainingState) -> dict[str, Gro
             f"{grown.where}: {shrunk[0]} is {new[shrunk[0]]}, expected at least {old[shrunk[0]]} as in {small.where}; "
             "give the small checkpoint first"
         )
+    grown_by = {record.get("how") for record in grown.checkpoint.history[len(small.checkpoint.history) :]}
+    if "pad" in grown_by:
+        if len(grown_by) > 1:
+            raise RequestError(
+                f"{grown.where}: was grown by {' and '.join(sorted(map(str, grown_by)))}, expected one kind of growth "
+                f"since {small.where}; verify each on its own"
+            )
+        return {space: padded(old[space], new[space], "zero", read_drawn=True) for space in old}
     growths = {space: copies(old[space], new[space]) for space in old}
-    kept = old.get("kv_heads")
-    if kept is not None and kept == new["kv_heads"] and new["heads"] % kept == 0:  # every group holds its own copies
-        growths["heads"] = product([identity(kept), copies(old["heads"] // kept, new["heads"] // kept)])
+    if "kv_heads" in old and new["heads"] % new["kv_heads"] == 0:  # every group of queries holds its own copies
+        members, new_members = (sizes["heads"] // sizes["kv_heads"] for sizes in (old, new))
+        growths["heads"] = product([growths["kv_heads"], copies(members, new_members)])
     return growths
-
-
-def axis_growths(claimed: Claimed, growths: Mapping[str, Growth]) -> tuple[Growth, ...]:
-    """The copies along each stored axis of a tensor."""
-    return tuple(axis.growth(growths) for axis in claimed.layout.axes)
 
 
 def next_copies(growth: Growth) -> IntVector:

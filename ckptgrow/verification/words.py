@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from ckptgrow.verification.gradients import INEXACT
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.report import Report
 
 
 def sentences(report: Report, pair: Pair) -> list[str]:
     """Everything that a user should know, the reasons for a failure first."""
-    return [*_structure(report), *_function(report, pair), *_moments(report), *_trajectory(report), *_asymmetry(report)]
+    parts = (_structure(report), _function(report, pair), _moments(report), _trajectory(report), _asymmetry(report))
+    return [*(sentence for part in parts for sentence in part), *_padding(report, pair)]
+
+
+def _padding(report: Report, pair: Pair) -> list[str]:
+    moments = report.moments
+    if moments is None or not pair.is_padded or moments.gradient_worst_relative_error <= INEXACT:
+        return []
+    return [
+        f"moments of what writes the residual stream are approximate: through LayerNorm, gradients of old entries "
+        f"differ by up to {moments.gradient_worst_relative_error:.0%} ({moments.gradient_worst_parameter})"
+    ]
 
 
 def _structure(report: Report) -> list[str]:

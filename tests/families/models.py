@@ -36,7 +36,7 @@ COMMON: Mapping[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 20,
-    "max_position_embeddings": 16,
+    "max_position_embeddings": 32,
     "bos_token_id": 0,
     "eos_token_id": 0,
     "pad_token_id": None,
@@ -65,7 +65,7 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             "n_layer": 2,
             "n_head": 4,
             "n_inner": 20,
-            "n_positions": 16,
+            "n_positions": 32,
             "resid_pdrop": 0.0,
             "embd_pdrop": 0.0,
             "attn_pdrop": 0.0,
@@ -75,6 +75,7 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "llama tied": ("llama", {**GROUPED, "tie_word_embeddings": True}),
     "llama biased": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama long heads": ("llama", {**GROUPED, "head_dim": 6}),
+    "llama with six heads": ("llama", {**GROUPED, "hidden_size": 24, "num_attention_heads": 6, "head_dim": 4}),
     "mistral": ("mistral", {**GROUPED, "head_dim": None, "sliding_window": 5}),
     "qwen2": ("qwen2", {**GROUPED, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
     "qwen3": ("qwen3", {**GROUPED, "head_dim": 4}),
@@ -121,7 +122,7 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "qwen3_moe": ("qwen3_moe", {**GROUPED, **EXPERTS}),
     "qwen3_moe with a dense layer": ("qwen3_moe", {**GROUPED, **EXPERTS, "mlp_only_layers": [1]}),
     "bert": ("bert", UNDROPPED),
-    "roberta": ("roberta", {**UNDROPPED, "pad_token_id": 1, "max_position_embeddings": 18}),
+    "roberta": ("roberta", {**UNDROPPED, "pad_token_id": 1, "max_position_embeddings": 34}),
     "vit": ("vit", {**UNDROPPED, "image_size": 8, "patch_size": 4, "id2label": {0: "a", 1: "b", 2: "c"}}),
     "t5": ("t5", T5),
     "t5 gated": ("t5", {**T5, "feed_forward_proj": "gated-gelu"}),
@@ -167,11 +168,28 @@ def perturbed(case: str, seed: int = 0) -> PreTrainedModel:
 def _built(config: PreTrainedConfig) -> PreTrainedModel:
     """In float64; gemma's √hidden too, which its models hold in float32."""
     model = HEADS.get(config.model_type, AutoModelForCausalLM).from_config(config)
-    config._experts_implementation = "eager"  # torch's grouped matrix product has no float64
+    return _widened(model)
+
+
+def _widened(model: PreTrainedModel) -> PreTrainedModel:
+    model.config._experts_implementation = "eager"  # torch's grouped matrix product has no float64
     for module in model.double().modules():
         if hasattr(module, "scalar_embed_scale"):
             module.embed_scale.fill_(module.scalar_embed_scale)
     return model.eval()
+
+
+def generated(model: PreTrainedModel) -> torch.Tensor:
+    """Twenty greedy tokens after two prompts of six, by transformers' own generation with its cache."""
+    prompts = batches(1, seed=5)[0][:, :6]
+    return model.generate(prompts, max_new_tokens=20, min_new_tokens=20, do_sample=False, pad_token_id=0)
+
+
+def reloaded(like: PreTrainedModel, directory: Path) -> PreTrainedModel:
+    """The model of a directory through transformers alone, which must miss nothing and know everything in it."""
+    model, report = type(like).from_pretrained(directory, dtype=torch.float64, output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
+    return _widened(model)
 
 
 def batches(num: int, seed: int = 1) -> list[torch.Tensor]:

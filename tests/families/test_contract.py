@@ -26,8 +26,10 @@ from tests.families.models import (
     adamw,
     batches,
     difference,
+    generated,
     loaded,
     perturbed,
+    reloaded,
     resumed,
     saved,
     still,
@@ -38,8 +40,8 @@ from tests.families.models import (
 EXACT = 1e-12  # of the largest logit, a few hundred roundings of float64
 FLOAT32 = 1e-6  # where the model itself casts to float32: RMSNorm, softmax, rotary angles
 NEW_FFN = 27  # from 20: seven units have two copies
-DEEP_SAMPLE = ("llama", "gemma2", "olmo2", "mixtral", "vit", "t5", "bloom", "mpt")
-SAMPLE = ("llama", "gemma2")  # on which every operator is tried in the default run
+DEEP_SAMPLE = ("llama", "gemma2", "olmo2", "t5", "mpt")
+SAMPLE = ("gemma2",)  # on which every operator is tried in the default run
 
 
 HEADED = (
@@ -144,6 +146,10 @@ def test_zero_norms_that_leave_no_identity_are_refused(tmp_path: Path, case: str
     [
         ("llama", {"heads": 8}),
         ("llama", {"heads": 8, "kv_heads": 4}),
+        ("llama long heads", {"heads": 8, "kv_heads": 2}),
+        ("llama with six heads", {"heads": 12, "kv_heads": 3}),
+        ("llama with six heads", {"heads": 12, "kv_heads": 4}),
+        ("llama biased", {"heads": 16, "kv_heads": 8}),
         pytest.param("t5", {"heads": 6}, marks=pytest.mark.slow),
         *(pytest.param(case, {"heads": 8}, marks=pytest.mark.slow) for case in HEADED),
     ],
@@ -162,8 +168,8 @@ def test_heads_grow_so_that_each_reads_its_own_key_head(tmp_path: Path, case: st
     [
         ("gpt_neox", {"heads": 8}, "no field can say it"),
         ("llama", {"heads": 6}, "transformers refuses the grown config"),
-        ("llama", {"heads": 5}, "expected a multiple of 2 heads on 2 key heads"),
-        ("llama", {"kv_heads": 4}, "a key head that is divided among copies has no exact moments"),
+        ("llama", {"heads": 5}, "expected a multiple of 2 heads, at least 4"),
+        ("llama", {"kv_heads": 4}, "a key head whose queries are divided among its copies has no exact moments"),
         ("olmo2", {"heads": 6}, "a norm runs over all heads"),
         ("olmo tied", {"factor": 2}, "final norm has no gain"),
     ],
@@ -188,15 +194,15 @@ def check_depth(tmp_path: Path, case: str, place: Any, new: Any) -> None:
 
 
 @pytest.mark.parametrize("case", slow_but(WIDER, SAMPLE))
-def test_a_grown_model_survives_transformers_own_saving(tmp_path: Path, case: str) -> None:
+def test_a_grown_model_survives_transformers_own_saving_and_says_the_same(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
     ckptgrow.width(saved(tmp_path / "small.ckpt", small, still), tmp_path / "grown.ckpt", factor=2, noise=1.0)
     grown, _ = loaded(tmp_path / "grown.ckpt")
     grown.save_pretrained(tmp_path / "saved")
-    again, report = type(grown).from_pretrained(tmp_path / "saved", dtype=torch.float64, output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
-    again.config._experts_implementation = "eager"  # torch's grouped matrix product has no float64
-    assert difference(small, again.eval())[0] <= EXACT
+    again = reloaded(grown, tmp_path / "saved")
+    assert difference(small, again)[0] <= EXACT
+    if small.can_generate():
+        assert torch.equal(generated(small), generated(again))
 
 
 @pytest.mark.parametrize("case", ALIBI)

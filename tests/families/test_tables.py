@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import ckptgrow
 from ckptgrow.cli import app
+from ckptgrow.families.claim import claim
 from ckptgrow.families.family import Family
 from ckptgrow.families.registry import FAMILIES
 from ckptgrow.families.sizes import holds
@@ -79,3 +80,13 @@ def test_names_are_read_and_written_as_the_file_has_them(tmp_path: Path, case: s
     assert list(found) == list(tensors)
     for name, tensor in tree["state_dict"].items():
         assert torch.equal(found[name.replace(part, other)], tensor)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_tables_know_the_order_of_the_modules_parameters(case: str) -> None:
+    """Files of optimizers say positions alone, and directories list their tensors by the alphabet."""
+    model = perturbed(case)
+    shapes = {name: tuple(tensor.shape) for name, tensor in sorted(model.state_dict().items())}
+    claimed = claim(FAMILIES[CASES[case][0]], model.config.to_dict(), shapes, case)
+    ordered = [one.canonical for one in claimed.in_module_order().parameters]
+    assert ordered == [name for name, _ in model.named_parameters()]
