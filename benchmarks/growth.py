@@ -140,7 +140,8 @@ def main() -> None:
         for run in runs:
             middle = statistics.median(seconds[run])
             print(
-                f"{run:9} median {middle:6.1f} s = {middle / copied:5.2f} × cp + fsync, peak {peaks[run] / 2**30:.2f} GiB"
+                f"{run:9} median {middle:6.1f} s = {middle / copied:5.2f} × cp + fsync, "
+                f"peak {peaks[run] / 2**30:.2f} GiB"
             )
 
 

@@ -77,8 +77,8 @@ def run(arguments: list[str]) -> int:
         if TRACEBACK in os.environ:
             raise
         return _refuse(
-            f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; the input is malformed, or this is "
-            f"a fault of ckptgrow: run it again with {TRACEBACK}=1 and report what it shows"
+            f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; the input is malformed, or this "
+            f"is a fault of ckptgrow: run it again with {TRACEBACK}=1 and report what it shows"
         )
     return code if isinstance(code, int) else EXIT_DONE
 
