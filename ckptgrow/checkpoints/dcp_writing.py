@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
@@ -28,7 +29,11 @@ def write(tree: Mapping[str, Any], path: Path, processes: Processes, advance: Ad
     writer = FileSystemWriter(path, sync_files=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns where one process writes alone
-        save(dict(tree), storage_writer=writer, planner=planner, no_dist=processes.count == 1)
+        try:
+            save(dict(tree), storage_writer=writer, planner=planner, no_dist=processes.count == 1)
+        except CheckpointException as error:
+            # torch wraps what any process met, signals too, in a BaseException of its own
+            raise error.failures[min(error.failures)][0] from error
 
 
 class RowPlanner(DefaultSavePlanner):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -176,6 +178,23 @@ def test_a_missing_or_short_file_is_named(source: Path, tmp_path: Path) -> None:
     data.unlink()
     with pytest.raises(CheckpointError, match="names the file"):
         ckptgrow.inspect(copy)
+
+
+def test_a_damaged_block_that_is_met_while_writing_is_one_line(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch's own wrapping of such errors derives from BaseException."""
+    copy = tmp_path / "copy"
+    shutil.copytree(source, copy)
+    data = next(copy.glob("*.distcp"))
+    damaged = bytearray(data.read_bytes())
+    for block in re.finditer(rb"PK\x03\x04", damaged):
+        damaged[block.start()] ^= 1
+    data.write_bytes(damaged)
+    assert run(["width", str(copy), str(tmp_path / "out")]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and data.name in lines[0] and "damaged at byte" in lines[0]
+    assert [one.name for one in tmp_path.iterdir()] == ["copy"]
 
 
 class Waiting(Processes):
