@@ -1,6 +1,6 @@
 """torch's zip archives (`torch.save`), read as a tree of lazy tensors.
 
-Reading unpickles with `weights_only=True` under fake tensors, so no code of the file runs and no tensor is loaded.
+Reading unpickles with `weights_only=True` onto the meta device, so no code of the file runs and no tensor is loaded.
 Where the pickle names classes of the user's, a second reading puts inert stand-ins in their place (see `opaque`).
 """
 
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode  # torch documents skip_data with this import
 
 from ckptgrow.checkpoints.opaque_pickles import PLAIN_CLASSES, is_refused, unpickler_of
 from ckptgrow.checkpoints.tensors import Stored, num_bytes, num_elements
@@ -40,7 +39,7 @@ def read(path: Path) -> Any:
     sizes = _record_sizes(path)
     located = _Located(path, sizes)
     try:
-        with torch.serialization.safe_globals(PLAIN_CLASSES), FakeTensorMode(), warnings.catch_warnings():
+        with torch.serialization.safe_globals(PLAIN_CLASSES), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of TypedStorage, which old files name
             tree = _load(path, located)
         return map_leaves(tree, torch.Tensor, located.stored)
@@ -56,7 +55,7 @@ def _damaged(path: Path, reason: str) -> CheckpointError:
 
 def _load(path: Path, located: _Located) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         if not named:
@@ -66,7 +65,7 @@ def _load(path: Path, located: _Located) -> Any:
             raise _unsafe(path, listing(refused)) from error
         module = types.SimpleNamespace(__name__=__name__, Unpickler=unpickler_of(located.stored))
         try:
-            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=module)
+            return torch.load(path, map_location="meta", weights_only=False, pickle_module=module)
         except (pickle.UnpicklingError, TypeError, AttributeError) as reason:
             raise _unsafe(path, f"{listing(named)}; {reason}") from error
 
@@ -145,26 +144,26 @@ def _check_is_archive(path: Path) -> None:
 
 
 class _Located:
-    """Turns the fake tensors of a loaded tree into stored ones; equal places become the same object."""
+    """Turns the meta tensors of a loaded tree into stored ones; equal places become the same object."""
 
     def __init__(self, path: Path, sizes: dict[int, int]) -> None:
         self.path = path
         self._sizes = sizes
         self._seen: dict[Stored, Stored] = {}
 
-    def stored(self, fake: torch.Tensor) -> Stored:
-        """Where a fake tensor's data lies; raises CheckpointError where that is not inside an entry of the archive."""
-        if fake.layout is not torch.strided:
-            raise CheckpointError(f"{self.path}: holds a tensor of layout {fake.layout}, expected plain dense tensors")
-        start: int | None = fake.untyped_storage()._checkpoint_offset  # pyright: ignore[reportPrivateUsage]
+    def stored(self, meta: torch.Tensor) -> Stored:
+        """Where a meta tensor's data lies; raises CheckpointError where that is not inside an entry of the archive."""
+        if meta.layout is not torch.strided:
+            raise CheckpointError(f"{self.path}: holds a tensor of layout {meta.layout}, expected plain dense tensors")
+        start: int | None = meta.untyped_storage()._checkpoint_offset  # pyright: ignore[reportPrivateUsage]
         if start is None:
             raise CheckpointError(f"{self.path}: holds a tensor without data, expected plain dense tensors")
         stored = Stored(
             self.path,
-            start + int(fake.storage_offset()) * fake.dtype.itemsize,
-            tuple(fake.shape),
-            fake.dtype,
-            tuple(fake.stride()),
+            start + int(meta.storage_offset()) * meta.dtype.itemsize,
+            tuple(meta.shape),
+            meta.dtype,
+            tuple(meta.stride()),
         )
         self._check(stored, start)
         return self._seen.setdefault(stored, stored)

@@ -6,6 +6,7 @@ torch could not know are mended.
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 import types
@@ -15,14 +16,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode  # torch documents skip_data with this import
 
 from ckptgrow.checkpoints.archive import data_offset
 from ckptgrow.checkpoints.filling import Place, fill
 from ckptgrow.checkpoints.fingerprint import Fingerprint
 from ckptgrow.checkpoints.opaque_pickles import pickler_of
 from ckptgrow.checkpoints.progress import Advance
-from ckptgrow.checkpoints.tensors import LazyTensor
+from ckptgrow.checkpoints.tensors import LazyTensor, num_bytes
 from ckptgrow.errors import CheckpointError
 
 _DESCRIPTOR_SIGNATURE = b"PK\x07\x08"
@@ -35,13 +35,13 @@ def write(tree: Any, path: Path, advance: Advance, source: Fingerprint | None = 
 
     The result is a valid zip archive, checksums included, and flushed to the disk.
     """
-    fakes = _Fakes()
-    module = types.SimpleNamespace(__name__=__name__, Pickler=pickler_of(fakes.fake))
-    with path.open("wb") as file, torch.serialization.skip_data(materialize_fake_tensors=True), FakeTensorMode():
+    hollows = _Hollows()
+    module = types.SimpleNamespace(__name__=__name__, Pickler=pickler_of(hollows.hollow))
+    with path.open("wb") as file, torch.serialization.skip_data():
         torch.save(tree, file, pickle_module=module)
-    offsets = _storage_offsets(path, len(fakes.tensors))
+    offsets = _storage_offsets(path, len(hollows.tensors))
     with path.open("r+b") as file:
-        places = [Place(tensor, offset) for tensor, offset in zip(fakes.tensors.values(), offsets, strict=True)]
+        places = [Place(tensor, offset) for tensor, offset in zip(hollows.tensors.values(), offsets, strict=True)]
         checksums = dict(zip(offsets, fill(file, places, advance), strict=True))
         if source is not None:
             checksums |= _put_fingerprint(file, path, source)
@@ -50,19 +50,32 @@ def write(tree: Any, path: Path, advance: Advance, source: Fingerprint | None = 
         os.fsync(file.fileno())
 
 
-class _Fakes:
-    """One fake tensor a lazy one, and the lazy ones in the order in which torch met their storages."""
+class _Hollows:
+    """One tensor without memory a lazy one, and the lazy ones in the order in which torch met their storages.
+
+    They look into mapped pages that nobody touches, one mapping a dtype: torch refuses two dtypes at one address.
+    """
 
     def __init__(self) -> None:
         self.tensors: dict[int, LazyTensor] = {}
-        self._fakes: dict[int, torch.Tensor] = {}
+        self._hollows: dict[int, torch.Tensor] = {}
+        self._pages: dict[torch.dtype, mmap.mmap] = {}
 
-    def fake(self, tensor: LazyTensor) -> torch.Tensor:
-        """The fake of a lazy tensor."""
-        if id(tensor) not in self._fakes:
+    def hollow(self, tensor: LazyTensor) -> torch.Tensor:
+        """The stand-in of a lazy tensor, of its shape and dtype, with a storage of its own."""
+        if id(tensor) not in self._hollows:
             self.tensors[id(tensor)] = tensor
-            self._fakes[id(tensor)] = torch.empty(tensor.shape, dtype=tensor.dtype)
-        return self._fakes[id(tensor)]
+            self._hollows[id(tensor)] = self._made(tensor)
+        return self._hollows[id(tensor)]
+
+    def _made(self, tensor: LazyTensor) -> torch.Tensor:
+        length = num_bytes(tensor)
+        if length == 0:
+            return torch.empty(tensor.shape, dtype=tensor.dtype)
+        if tensor.dtype not in self._pages or len(self._pages[tensor.dtype]) < length:
+            self._pages[tensor.dtype] = mmap.mmap(-1, length)
+        pages = self._pages[tensor.dtype]
+        return torch.frombuffer(pages, dtype=torch.uint8, count=length).view(tensor.dtype).view(tensor.shape)
 
 
 def _storage_offsets(path: Path, num_storages: int) -> list[int]:

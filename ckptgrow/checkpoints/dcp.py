@@ -14,12 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-
-from ckptgrow.checkpoints import archive, archive_writing, dcp_writing
+from ckptgrow.checkpoints import archive, archive_writing
 from ckptgrow.checkpoints.checkpoint import Checkpoint
-from ckptgrow.checkpoints.dcp_metadata import METADATA, read_metadata
-from ckptgrow.checkpoints.dcp_pieces import Piece, Pieced, read_object
 from ckptgrow.checkpoints.lightning import LightningFormat, from_tree
 from ckptgrow.checkpoints.processes import processes
 from ckptgrow.checkpoints.progress import Advance
@@ -27,7 +23,7 @@ from ckptgrow.checkpoints.safetensor_files import write_text
 from ckptgrow.checkpoints.tensors import LazyTensor
 from ckptgrow.errors import CheckpointError, listing
 
-META, CONFIG = "meta.pt", "config.json"
+METADATA, META, CONFIG = ".metadata", "meta.pt", "config.json"
 MODEL_KEYS = ("model", "state_dict")
 OPTIMIZER_KEYS = ("optimizer", "optim")
 PLACES = "distributed_keys"  # under which names the parts lay
@@ -45,7 +41,9 @@ class DistributedFormat:
 
     def read(self, path: Path) -> Checkpoint:
         """Reads a directory; raises CheckpointError where it is damaged or holds no model."""
-        tree = _tree(path, read_metadata(path))
+        from ckptgrow.checkpoints import dcp_reading  # torch's part of it takes a second to import
+
+        tree = dcp_reading.read(path, METADATA)
         model_key = next((key for key in MODEL_KEYS if isinstance(tree.get(key), dict)), None)
         tensors = tree[model_key] if model_key else {k: v for k, v in tree.items() if isinstance(v, LazyTensor)}
         keys = [key for key in tree if key in OPTIMIZER_KEYS or key.startswith("optimizer_")]
@@ -67,6 +65,8 @@ class DistributedFormat:
 
     def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
         """Writes a directory through `torch.distributed.checkpoint`; all processes of torchrun write their share."""
+        from ckptgrow.checkpoints import dcp_writing
+
         together = processes()
         rest = dict(checkpoint.rest or {})
         numbers = range(len(checkpoint.optimizers))
@@ -83,82 +83,6 @@ class DistributedFormat:
             archive_writing.write(tree, path / META, advance, checkpoint.source)
             if not places["has_meta"] and checkpoint.config is not None:
                 write_text(path / CONFIG, json.dumps(checkpoint.config, indent=2, sort_keys=True) + "\n")
-
-
-def _tree(path: Path, metadata: Metadata) -> dict[str, Any]:
-    """The nested state, its tensors lazy."""
-    flat = {name: _value(path, name, entry, metadata) for name, entry in metadata.state_dict_metadata.items()}
-    mapping: Mapping[str, tuple[Any, ...]] = metadata.planner_data or {}
-    tree: dict[str, Any] = {}
-    for name, value in flat.items():
-        keys = tuple(mapping.get(name, (name,)))
-        node: Any = tree
-        for key in keys[:-1]:
-            node = node.setdefault(key, {})
-            if not isinstance(node, dict):
-                raise CheckpointError(f"{path}: its metadata puts {name} inside a value that is no dict")
-        node[keys[-1]] = value
-    return cast(dict[str, Any], _with_lists(tree))
-
-
-def _with_lists(node: Any) -> Any:
-    """Flattening turned lists into dicts by number; empty keys stay dicts."""
-    if not isinstance(node, dict):
-        return node
-    values = {key: _with_lists(value) for key, value in node.items()}
-    is_list = "params" not in values and set(values) == set(range(len(values))) and bool(values)
-    return [values[index] for index in range(len(values))] if is_list else values
-
-
-def _value(path: Path, name: str, entry: Any, metadata: Metadata) -> Any:
-    places = _places(path, name, metadata)
-    if not isinstance(entry, TensorStorageMetadata):
-        if len(places) != 1:
-            raise CheckpointError(f"{path}: stores {name} {len(places)} times, expected once")
-        (file, offset, length) = next(iter(places.values()))
-        return read_object(file, offset, length)
-    dtype, shape = entry.properties.dtype, tuple(entry.size)
-    pieces: list[Piece] = []
-    for chunk in entry.chunks:
-        start = tuple(chunk.offsets)
-        if start not in places:
-            raise CheckpointError(f"{path}: lacks the block of {name} at {list(start)}; copy it again")
-        pieces.append(Piece(start, tuple(chunk.sizes), dtype, *places[start]))
-    covered = sum(_volume(piece.shape) for piece in pieces)
-    outside = [p for p in pieces if any(a + n > m for a, n, m in zip(p.start, p.shape, shape, strict=False))]
-    if covered != _volume(shape) or outside:
-        raise CheckpointError(f"{path}: blocks of {name} do not cover its shape {list(shape)}; copy it again")
-    return Pieced(shape, dtype, tuple(pieces))
-
-
-def _places(path: Path, name: str, metadata: Metadata) -> dict[tuple[int, ...], tuple[Path, int, int]]:
-    found: dict[tuple[int, ...], tuple[Path, int, int]] = {}
-    for index, info in _by_name(metadata).get(name, ()):
-        file = path / info.relative_path
-        if Path(info.relative_path).name != info.relative_path or not file.is_file():
-            raise CheckpointError(f"{path}: names the file {info.relative_path!r}, expected one beside the metadata")
-        if info.transform_descriptors or info.offset < 0 or info.offset + info.length > file.stat().st_size:
-            raise CheckpointError(f"{file}: ends before {name}, or packs it; copy it again")
-        found[tuple(index.offset or ())] = (file, info.offset, info.length)
-    return found
-
-
-def _by_name(metadata: Metadata) -> dict[str, list[tuple[Any, Any]]]:
-    """Entries of the storage by name, sorted once a metadata."""
-    known = vars(metadata).get("_ckptgrow_by_name")
-    if known is None:
-        known = {}
-        for index, info in metadata.storage_data.items():
-            known.setdefault(index.fqn, []).append((index, info))
-        vars(metadata)["_ckptgrow_by_name"] = known
-    return known
-
-
-def _volume(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
 
 
 def _numbered(raw: Any, path: Path) -> dict[str, Any]:

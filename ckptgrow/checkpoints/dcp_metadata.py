@@ -17,7 +17,6 @@ from torch.distributed.checkpoint.metadata import Metadata
 from ckptgrow.checkpoints.opaque_pickles import PYTHON_UNPICKLER, refuse_instruction
 from ckptgrow.errors import CheckpointError, UnsafePickleError
 
-METADATA = ".metadata"
 LARGEST_METADATA = 512 * 2**20  # bytes
 _RECORDS: tuple[Any, ...] = (
     metadata.Metadata,
@@ -38,12 +37,11 @@ _CALLED: tuple[Any, ...] = (
 )
 
 
-def read_metadata(directory: Path) -> Metadata:
-    """The metadata of a distributed checkpoint.
+def read_metadata(path: Path) -> Metadata:
+    """The metadata of a distributed checkpoint, from its file.
 
     Raises UnsafePickleError where it names anything but metadata's classes, CheckpointError where it is damaged.
     """
-    path = directory / METADATA
     if path.stat().st_size > LARGEST_METADATA:
         raise CheckpointError(f"{path}: has {path.stat().st_size} bytes, expected at most {LARGEST_METADATA}")
     try:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ckptgrow.checkpoints.archive import DAMAGES
 from ckptgrow.checkpoints.tensors import Stored
@@ -73,14 +72,14 @@ class Piece:
     def stored(self) -> Stored:
         """The block's data in the file; raises CheckpointError where the archive holds another tensor."""
         try:
-            with Slice(self.path, self.offset, self.length) as file, FakeTensorMode():
-                fake = torch.load(cast(Any, io.BufferedReader(file)), map_location="cpu", weights_only=True)
-            start: int = fake.untyped_storage()._checkpoint_offset
-            offset = self.offset + start + int(fake.storage_offset()) * fake.dtype.itemsize
-            stored = Stored(self.path, offset, tuple(fake.shape), fake.dtype, tuple(fake.stride()))
+            with Slice(self.path, self.offset, self.length) as file:
+                meta = torch.load(cast(Any, io.BufferedReader(file)), map_location="meta", weights_only=True)
+            start: int = meta.untyped_storage()._checkpoint_offset
+            offset = self.offset + start + int(meta.storage_offset()) * meta.dtype.itemsize
+            stored = Stored(self.path, offset, tuple(meta.shape), meta.dtype, tuple(meta.stride()))
         except DAMAGES as error:
             raise CheckpointError(f"{self.path}: damaged at byte {self.offset} ({type(error).__name__})") from error
-        inside = self.offset <= offset and offset + stored.span * fake.dtype.itemsize <= self.offset + self.length
+        inside = self.offset <= offset and offset + stored.span * meta.dtype.itemsize <= self.offset + self.length
         if stored.shape != self.shape or stored.dtype != self.dtype or not inside:
             raise CheckpointError(
                 f"{self.path}: holds a block of shape {list(stored.shape)} at byte {self.offset}, expected "

@@ -107,8 +107,8 @@ def unpickler_of(located: Callable[[torch.Tensor], LazyTensor]) -> Any:
     return type("Reader", (PYTHON_UNPICKLER,), {"dispatch": instructions, "find_class": find_class})
 
 
-def pickler_of(fake: Callable[[LazyTensor], torch.Tensor]) -> Any:
-    """A pickler class for `torch.save(pickle_module=…)`: lazy tensors as `fake` makes them, stand-ins as they were.
+def pickler_of(hollow: Callable[[LazyTensor], torch.Tensor]) -> Any:
+    """A pickler class for `torch.save(pickle_module=…)`: lazy tensors as `hollow` makes them, stand-ins as they were.
 
     It imports no module of a stand-in.
     """
@@ -118,7 +118,7 @@ def pickler_of(fake: Callable[[LazyTensor], torch.Tensor]) -> Any:
             return value.as_pickled()
         # the class is asked first: torch's storages warn when they are asked for attributes
         if hasattr(type(value), "rows") and isinstance(value, LazyTensor):
-            return fake(value).__reduce_ex__(2)
+            return hollow(value).__reduce_ex__(2)
         return NotImplemented
 
     def save_global(writer: Any, value: Any, name: str | None = None) -> None:
