@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     PreTrainedModel,
 )
+from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
 from ckptgrow.checkpoints.checkpoint import Checkpoint
@@ -67,7 +68,9 @@ def load_model(
 
     Raises ClaimError where a parameter of the model gets no weight.
     """
-    model = build_model(config, dtype, str(checkpoint.path))
+    with no_init_weights():  # every parameter gets the checkpoint's
+        model = build_model(config, dtype, str(checkpoint.path))
+    model.tie_weights()
     state = {one.canonical: whole(checkpoint.tensors[one.name]).to(dtype) for one in claim.model if not one.is_buffer}
     missing = model.load_state_dict(state, strict=False).missing_keys
     tied = {name for pair in claim.family.same for name in pair}

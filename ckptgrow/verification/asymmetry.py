@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.verification.gradients import Gradients
+from ckptgrow.verification.magnitude import power
 from ckptgrow.verification.pair import Link, Pair, next_copies
 from ckptgrow.verification.precision import computing_in
 from ckptgrow.verification.samples import inputs_of
@@ -26,7 +27,7 @@ def weight_asymmetry(pair: Pair) -> float:
 
 def gradient_asymmetry(pair: Pair, gradients: Gradients) -> float:
     """Of all gradients together."""
-    return _relative_difference(pair, lambda link: gradients[link.grown.canonical].double())
+    return _relative_difference(pair, lambda link: gradients[link.grown.canonical])
 
 
 def hidden_asymmetry(model: PreTrainedModel, tokens: torch.Tensor, residual: Growth) -> float:
@@ -46,6 +47,6 @@ def _relative_difference(pair: Pair, tensor_of: Callable[[Link], torch.Tensor]) 
     for link in pair.links.values():
         if link.has_copies and link.fresh is None:
             tensor = tensor_of(link)
-            difference += float((tensor - link.next_copy(tensor)).square().sum())
-            total += float(tensor.square().sum())
+            difference += power(tensor - link.next_copy(tensor))
+            total += power(tensor)
     return math.sqrt(difference / total) if total > 0 else 0.0

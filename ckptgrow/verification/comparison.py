@@ -18,12 +18,13 @@ from ckptgrow.spaces.layers import Layer
 from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
 from ckptgrow.verification.gradients import Gradients, GradientScale, gradient_scales, without_null_terms
 from ckptgrow.verification.layers import match_layers
+from ckptgrow.verification.magnitude import largest
 from ckptgrow.verification.moments import has_state, moment_errors
 from ckptgrow.verification.pair import Link, Pair, growths_between
 from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
 from ckptgrow.verification.rates import judge_rates
 from ckptgrow.verification.report import Asymmetry, Function, Moments, Report, Structure, Trajectory
-from ckptgrow.verification.samples import gradients_of, logits_of, sample_batches
+from ckptgrow.verification.samples import Outcome, outcome_of, sample_batches
 from ckptgrow.verification.scales import Scales
 from ckptgrow.verification.trajectory import losses, step_rounding
 from ckptgrow.verification.weights import WeightScale, weight_scales
@@ -77,12 +78,12 @@ def verify(
     batches = sample_batches(pair.small, settings.batches, settings.tokens)
     stage("building both models")
     models = _models(pair, dtype, settings.device)
-    stage("comparing logits")
-    function = _function(pair, models, batches, dtype)
-    stage("measuring gradients")
-    small_gradients, true_gradients = (gradients_of(model, batches) for model in models)
-    asymmetry = _asymmetry(pair, models[1], batches[0], true_gradients, dtype)
-    scales, true_difference = _scales(pair, models[1], batches, small_gradients, true_gradients, dtype)
+    stage("running both models")
+    outcomes = [outcome_of(model, batches) for model in models]
+    function = _function(pair, outcomes, dtype)
+    stage("comparing gradients")
+    asymmetry = _asymmetry(pair, models[1], batches[0], outcomes[1].gradients, dtype)
+    scales, true_difference = _scales(pair, models[1], batches, outcomes, dtype)
     stage("comparing moments")
     measured = Scales(pair, weights, scales)
     moments = _moments(pair, scales, measured, true_difference) if has_state(pair.small.optimizers) else None
@@ -128,17 +129,14 @@ def _models(pair: Pair, dtype: torch.dtype, device: str) -> tuple[PreTrainedMode
     return small, grown
 
 
-def _function(
-    pair: Pair, models: tuple[PreTrainedModel, PreTrainedModel], batches: Sequence[torch.Tensor], dtype: torch.dtype
-) -> Function:
-    worst = largest = 0.0
-    with torch.no_grad():
-        for tokens in batches:
-            small, grown = (logits_of(model, tokens).double() for model in models)
-            worst = max(worst, float((small - grown).abs().max()))
-            largest = max(largest, float(small.abs().max()))
+def _function(pair: Pair, outcomes: Sequence[Outcome], dtype: torch.dtype) -> Function:
+    worst = scale = 0.0
+    for logits in zip(*(outcome.logits for outcome in outcomes), strict=True):
+        small, grown = (one.double() for one in logits)
+        worst = max(worst, largest(small - grown))
+        scale = max(scale, largest(small))
     tolerance = TOLERANCES[coarsest([dtype, *_weight_dtypes(pair)])]
-    relative = worst / largest if largest > 0 else worst
+    relative = worst / scale if scale > 0 else worst
     return Function(worst, relative, tolerance, relative <= tolerance)
 
 
@@ -146,16 +144,16 @@ def _scales(
     pair: Pair,
     grown: PreTrainedModel,
     batches: Sequence[torch.Tensor],
-    small_gradients: Gradients,
-    true_gradients: Gradients,
+    outcomes: Sequence[Outcome],
     dtype: torch.dtype,
 ) -> tuple[Mapping[str, GradientScale], float]:
     """The gradients' scales, with null-space terms averaged away where there are any, and the true difference."""
-    scales = gradient_scales(pair, small_gradients, true_gradients)
+    small_gradients = outcomes[0].gradients
+    scales = gradient_scales(pair, small_gradients, outcomes[1].gradients)
     difference = max(scale.error for scale in scales.values())
     if pair.has_copies and difference > TOLERANCES[dtype]:
         without_null_terms(grown, pair)
-        scales = gradient_scales(pair, small_gradients, gradients_of(grown, batches))
+        scales = gradient_scales(pair, small_gradients, outcome_of(grown, batches).gradients)
     return scales, difference
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from ckptgrow.verification.magnitude import largest
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.weights import snapped
 
@@ -37,7 +38,7 @@ class GradientScale:
 
 def gradient_scales(pair: Pair, small: Gradients, grown: Gradients) -> Mapping[str, GradientScale]:
     """Every old parameter's scale, by the grown name."""
-    scale_of_all = max(float(gradient.abs().max()) for gradient in small.values())
+    scale_of_all = max(largest(gradient) for gradient in small.values())
     return {name: _scale(link, small, grown, scale_of_all) for name, link in pair.links.items() if link.fresh is None}
 
 
@@ -61,15 +62,14 @@ def without_null_terms(model: PreTrainedModel, pair: Pair) -> None:
 
 def _scale(link: Link, small: Gradients, grown: Gradients, scale_of_all: float) -> GradientScale:
     old, new = small.get(link.small.canonical), grown.get(link.grown.canonical)
-    if old is None or new is None or float(old.abs().max()) <= DEAD * scale_of_all:
-        left = 0.0 if new is None else float(new.abs().max()) / scale_of_all
+    if old is None or new is None or largest(old) <= DEAD * scale_of_all:
+        left = 0.0 if new is None else largest(new) / scale_of_all
         return GradientScale(None, left)
     spread, new = link.spread(old.double()), link.copied_part(new.double())
     factors = _fitted(link, spread, new)
     scale = GradientScale(factors, 0.0)
     expected = scale.at(link) * spread
-    largest = max(float(expected.abs().max()), 1e-300)
-    error = float((new - expected).abs().max()) / largest
+    error = largest(new - expected) / max(largest(expected), 1e-300)
     if link.is_padded and error > INEXACT:
         factors = torch.ones(1, dtype=torch.float64)  # no constant describes it: the moments are to stay as they were
     return GradientScale(factors, error)

@@ -11,6 +11,7 @@ import torch
 from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.checkpoints.tensors import LazyTensor, whole
 from ckptgrow.verification.gradients import GradientScale
+from ckptgrow.verification.magnitude import largest
 from ckptgrow.verification.optimizers import FACTORS, POWERS, Measured, kind_of
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.precision import STORED_TOLERANCES, coarsest
@@ -99,7 +100,7 @@ def _errors(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict
 def _error(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int) -> float:
     link, scale = case.link, case.gradient
     if link.fresh is not None or scale is None:
-        return float(found.abs().max())
+        return largest(found)
     if link.is_padded:
         entries, found = float(found.abs().sum()), link.copied_part(found)
         if power and entries - float(found.abs().sum()) > ROUNDING * entries:
@@ -117,7 +118,7 @@ def _error(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int) -> f
 def _of_updates(case: _Case, old: torch.Tensor, found: torch.Tensor) -> float:
     """Averages of updates scale as the learning rates do, and as the weight where those are in its units."""
     if case.link.fresh is not None:
-        return float(found.abs().max())
+        return largest(found)
     before, after = case.old.get("lr"), case.new.get("lr")
     rate = after / before if before and after else 1.0
     size = case.scales.size if case.old.get("scale_parameter") else 1.0
@@ -125,9 +126,8 @@ def _of_updates(case: _Case, old: torch.Tensor, found: torch.Tensor) -> float:
 
 
 def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    largest = float(expected.abs().max())
-    difference = float((found - expected).abs().max())
-    return difference / largest if largest > 0 else difference
+    scale, difference = largest(expected), largest(found - expected)
+    return difference / scale if scale > 0 else difference
 
 
 def _product(row: LazyTensor, column: LazyTensor) -> torch.Tensor:

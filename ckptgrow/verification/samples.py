@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,27 +64,40 @@ def logits_of(model: PreTrainedModel, sample: torch.Tensor) -> torch.Tensor:
         return model(**inputs).logits
 
 
-def loss_of(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy in nats, of the next token or of labels 0, 1, …, in the model's dtype (transformers' own casts
+def loss_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy in nats, of the next token or of labels 0, 1, …, in the logits' dtype (transformers' own casts
     to float32).
     """
-    logits = logits_of(model, tokens)
     if tokens.is_floating_point():
-        return torch.nn.functional.cross_entropy(logits, torch.arange(len(tokens), device=model.device))
-    target = tokens.to(model.device)[:, 1:]
+        return torch.nn.functional.cross_entropy(logits, torch.arange(len(tokens), device=logits.device))
+    target = tokens.to(logits.device)[:, 1:]
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), target.flatten())
 
 
-def gradients_of(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The gradient of the mean loss over all batches, by parameter name."""
+@dataclass(frozen=True)
+class Outcome:
+    """What a model made of some batches: the logits of each, and the gradient of the mean loss over all by parameter
+    name.
+    """
+
+    logits: Sequence[torch.Tensor]
+    gradients: Mapping[str, torch.Tensor]
+
+
+def outcome_of(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> Outcome:
+    """One pass forward and backward over each batch."""
     model.zero_grad(set_to_none=True)
+    kept: list[torch.Tensor] = []
     for tokens in batches:
-        (loss_of(model, tokens) / len(batches)).backward()
-    return {
+        logits = logits_of(model, tokens)
+        kept.append(logits.detach().cpu())
+        (loss_of(logits, tokens) / len(batches)).backward()
+    gradients = {
         name: parameter.grad.detach().cpu()
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }
+    return Outcome(kept, gradients)
 
 
 def _num_positions(config: Mapping[str, Any], sizes: Mapping[str, int]) -> int:

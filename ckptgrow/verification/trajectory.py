@@ -16,7 +16,7 @@ from ckptgrow.checkpoints.tensors import LazyTensor, whole
 from ckptgrow.errors import OptimizerError, listing
 from ckptgrow.families.state import TrainingState
 from ckptgrow.verification.optimizers import KINDS, kind_of
-from ckptgrow.verification.samples import loss_of
+from ckptgrow.verification.samples import logits_of, loss_of
 
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 
@@ -31,7 +31,7 @@ def losses(
         tokens = batches[step % len(batches)]
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(model, tokens)
+        loss = loss_of(logits_of(model, tokens), tokens)
         found.append(float(loss.detach()))
         if step < num_steps:
             loss.backward()

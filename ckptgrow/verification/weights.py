@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+import torch
+
+from ckptgrow.verification.magnitude import largest, power
 from ckptgrow.verification.pair import Pair
 
 LARGEST_DENOMINATOR = 1024
@@ -34,12 +37,12 @@ def _scale(pair: Pair, name: str) -> WeightScale:
     link = pair.links[name]
     small = link.rows_of(pair.small_tensor(link))
     summed = link.summed_inputs(pair.grown_tensor(link))
-    power = float(small.square().sum())
-    if power == 0:
-        return WeightScale(None, float(summed.abs().max()))
-    factor = snapped(float((summed * small).sum()) / power)
-    largest = max(abs(factor), 1e-30) * float(small.abs().max())
-    return WeightScale(factor, float((summed - factor * small).abs().max()) / largest)
+    squares = power(small)
+    if squares == 0:
+        return WeightScale(None, largest(summed))
+    factor = snapped(float((summed * small).sum()) / squares)
+    difference = largest(torch.sub(summed, small, alpha=factor))
+    return WeightScale(factor, difference / (max(abs(factor), 1e-30) * largest(small)))
 
 
 def snapped(value: float, tolerance: float = 1e-4) -> float:

@@ -1,0 +1,19 @@
+"""The size of a tensor as one number, in one pass over it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+def largest(tensor: torch.Tensor) -> float:
+    """The largest magnitude of an entry; infinity where an entry is NaN, so that no comparison overlooks it."""
+    low, high = torch.aminmax(tensor)
+    value = max(-float(low), float(high))
+    return math.inf if math.isnan(value) or math.isnan(float(low)) else value
+
+
+def power(tensor: torch.Tensor) -> float:
+    """The sum of squares, in float64."""
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2
