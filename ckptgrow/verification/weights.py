@@ -41,12 +41,16 @@ def _scale(pair: Pair, name: str) -> WeightScale:
     if squares == 0:
         return WeightScale(None, largest(summed))
     factor = snapped(float((summed * small).sum()) / squares)
+    if not math.isfinite(factor):
+        return WeightScale(None, math.inf)
     difference = largest(torch.sub(summed, small, alpha=factor))
     return WeightScale(factor, difference / (max(abs(factor), 1e-30) * largest(small)))
 
 
 def snapped(value: float, tolerance: float = 1e-4) -> float:
     """The simple fraction that a measured factor stands for, or the root of one; the value where there is none."""
+    if not math.isfinite(value):
+        return value
     fraction, square = (Fraction(number).limit_denominator(LARGEST_DENOMINATOR) for number in (value, value**2))
     is_root = 0 < square.denominator < fraction.denominator**2
     found = math.copysign(math.sqrt(square), value) if is_root else float(fraction)

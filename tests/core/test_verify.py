@@ -125,6 +125,17 @@ def one_entry_of_a_bias(tree: Tree) -> str:
     return "model.transformer.h.0.attn.c_proj.bias"
 
 
+def a_weight_that_is_no_number(tree: Tree) -> str:
+    tree["state_dict"]["model.transformer.h.1.mlp.c_fc.weight"][5, 7] = float("nan")
+    return "model.transformer.h.1.mlp.c_fc.weight"
+
+
+def a_second_moment_that_is_no_number(tree: Tree) -> str:
+    record = next(r for r in tree["optimizer_states"][0]["state"].values() if r["exp_avg_sq"].shape == (24, 40))
+    record["exp_avg_sq"][3, 4] = float("nan")
+    return "exp_avg_sq of model.transformer.h.0.mlp.c_fc.weight"
+
+
 def one_block_of_a_first_moment(tree: Tree) -> str:
     record = next(r for r in tree["optimizer_states"][0]["state"].values() if r["exp_avg"].shape == (24, 40))
     record["exp_avg"][12:, 20:] *= 1.0001
@@ -182,6 +193,8 @@ def one_record_is_gone(tree: Tree) -> str:
     [
         one_block_of_a_weight,
         one_entry_of_a_bias,
+        a_weight_that_is_no_number,
+        a_second_moment_that_is_no_number,
         one_block_of_a_first_moment,
         one_off_diagonal_block_of_a_second_moment_is_zero,
         one_step,
