@@ -1,0 +1,224 @@
+"""`ckptgrow plan law`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ckptgrow.commands.growing import chosen
+from ckptgrow.commands.screen import JsonOption, Screen
+from ckptgrow.errors import RequestError
+
+if TYPE_CHECKING:
+    from ckptgrow.planning.law_plan import LawPlan, Target
+    from ckptgrow.planning.laws import Law
+
+OPERATORS = ("width", "depth", "both")
+ANY = "any"
+LR_RULES = ("log10", "natural")
+TOKENS_PER_STEP = 512 * 1024  # the staged-training paper's, for laws without a critical batch size
+LARGEST_FACTOR, LARGEST_RATIO = 2.0, 8.0  # defaults: of an operator, and of parameters with --operators any
+
+
+def law(
+    target_params: Annotated[
+        float | None, typer.Option(help="Parameters without embeddings of the last model [default: what is best].")
+    ] = None,
+    target_loss: Annotated[
+        float | None, typer.Option(help="Final loss in nats [default: the one for which --target-params is best].")
+    ] = None,
+    stages: Annotated[int, typer.Option(min=1, help="Models trained, one after the other.")] = 2,
+    operators: Annotated[
+        str, typer.Option(help="Growths to choose from, by commas: width, depth, both; or 'any', any ratio of sizes.")
+    ] = "width,depth,both",
+    max_factor: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest whole factor of an operator [default: 2]; with --operators any, of parameters [default: 8]."
+        ),
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokens a step, or 'critical': each stage's critical batch size at its last loss [default: critical "
+            "where the law has one, else 524288].",
+            metavar="critical|TOKENS",
+        ),
+    ] = None,
+    scaling_law: Annotated[
+        str,
+        typer.Option(
+            "--law", help="kaplan, hoffmann, staged-training (its code's constants), or a file of `ckptgrow plan fit`."
+        ),
+    ] = "kaplan",
+    lr_rule: Annotated[
+        str,
+        typer.Option(
+            help="Peak learning rate 0.003239 − 0.0001395 · log N: 'log10', as the staged-training script and ckptgrow "
+            "train have it, or 'natural', as Kaplan et al. do."
+        ),
+    ] = "log10",
+    rewarm: Annotated[int, typer.Option(min=0, help="Steps over which the rate rises again after growth.")] = 0,
+    seqlen: Annotated[int, typer.Option(min=2, help="Tokens a sequence, for --out.")] = 1024,
+    data: Annotated[str, typer.Option(help="The prepared data that the commands of --out name.")] = "prepared",
+    plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png).", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the plan here (.yaml).", show_default=False)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The stages with the least compute for a target, by a scaling law; τ and ρ of each operator.
+
+    L = E + a·N^−α + b·u^−β, u steps (Kaplan et al. 2020) or tokens (Hoffmann et al. 2022), or constants of your own.
+    """
+    from ckptgrow.planning.law_files import law_of
+    from ckptgrow.planning.law_plan import law_plan
+
+    chosen("--lr-rule", lr_rule, LR_RULES)
+    known = law_of(scaling_law)
+    target = _target(target_params, target_loss, stages, operators, max_factor)
+    found = law_plan(known, target, _batch(batch, known), _learning_rate(lr_rule))
+    screen = Screen(as_json)
+    _say(found, screen, lr_rule)
+    if plot is not None:
+        from ckptgrow.planning.law_figure import draw_law
+
+        draw_law(plot, found)
+        screen.say(f"plot: {plot}")
+    if out is not None:
+        from ckptgrow.planning.plan_file import RunSettings, plan_file
+
+        written = plan_file(out, found, RunSettings(data, seqlen, rewarm, lr_rule))
+        screen.say(f"plan: {written[0]}, with the first model's config in {written[1]}")
+    screen.result({**_as_json(found), "lr_rule": lr_rule, "out": None if out is None else str(out)})
+
+
+def _target(
+    params: float | None, loss: float | None, stages: int, operators: str, max_factor: float | None
+) -> Target:
+    from ckptgrow.planning.law_plan import Target
+    from ckptgrow.planning.operators import growths
+
+    for option, value in (("--target-params", params), ("--target-loss", loss)):
+        if value is not None and not 0 < value < math.inf:
+            raise RequestError(f"{option} {value:g}: expected a number above zero")
+    if operators == ANY:
+        largest = LARGEST_RATIO if max_factor is None else max_factor
+        if not 1 < largest < math.inf:
+            raise RequestError(f"--max-factor {largest:g}: expected a number above 1")
+        return Target(params, loss, stages, growths(("depth", "width", "both"), 2), (1.0, largest))
+    names = [chosen("--operators", one.strip(), (*OPERATORS, ANY)) for one in operators.split(",") if one.strip()]
+    largest = LARGEST_FACTOR if max_factor is None else max_factor
+    if not names or ANY in names:
+        raise RequestError(f"--operators {operators}: expected width, depth and both by commas, or any alone")
+    if not 2 <= largest < math.inf:
+        raise RequestError(f"--max-factor {largest:g}: expected at least 2; operators have whole factors")
+    return Target(params, loss, stages, growths(names, int(largest)))
+
+
+def _batch(value: str | None, law: Law) -> float | None:
+    if value is None:
+        return None if law.has_critical_batch else float(TOKENS_PER_STEP)
+    if value == "critical":
+        if not law.has_critical_batch:
+            raise RequestError(f"--batch critical: the law {law.name} has no critical batch size, expected tokens a step")
+        return None
+    try:
+        tokens = float(value)
+    except ValueError as error:
+        raise RequestError(f"--batch {value}: expected critical or tokens a step") from error
+    if not 1 <= tokens < math.inf:
+        raise RequestError(f"--batch {value}: expected at least 1 token a step")
+    return tokens
+
+
+def _learning_rate(rule: str) -> Callable[[float], float]:
+    from ckptgrow.train.schedule import lr_for_size
+
+    def rate(params: float) -> float:
+        # log10(N^ln 10) = ln N
+        found = lr_for_size(round(params if rule == "log10" else params ** math.log(10)))
+        if found <= 0:
+            raise RequestError(f"--lr-rule {rule}: gives {found:.2g} for {params:.3g} parameters, expected log10")
+        return found
+
+    return rate
+
+
+def _say(plan: LawPlan, screen: Screen, lr_rule: str) -> None:
+    screen.table(
+        f"law {plan.law.name}: growths to the last model",
+        ("growth", "parameters ×", "τ", "ρ", "loss", "saves"),
+        [
+            (f"{one.growth.operator} × {one.growth.factor}", one.growth.ratio, f"{one.tau:.4f}", f"{one.rho:.3f}",
+             f"{one.loss:.3f}", f"{one.saving:.1%}")
+            for one in plan.constants
+        ],
+    )  # fmt: skip
+    screen.table(
+        "stages",
+        ("", "growth", "parameters", "loss", "batch (tokens)", "from step", "steps", "ρ", f"lr ({lr_rule})", "FLOPs"),
+        [_row(number, plan) for number in range(len(plan.stages))],
+    )
+    last = plan.stages[-1]
+    screen.say(
+        f"{plan.compute:.4g} FLOPs to loss {last.loss:.4f}, against {plan.compute_alone:.4g} for {last.params:.4g} "
+        f"parameters from scratch: saves {plan.saving:.1%}"
+        + (f", of which {plan.saving_of_batches:.1%} by smaller batches alone." if plan.saving_of_batches > 5e-4 else ".")
+    )
+    screen.picture(lambda width: _picture(plan, width))
+
+
+def _row(number: int, plan: LawPlan) -> tuple[object, ...]:
+    stage = plan.stages[number]
+    growth = "–" if number == 0 else f"{stage.params / plan.stages[number - 1].params:.3g} × parameters"
+    if stage.growth is not None:
+        growth = f"{stage.growth.operator} × {stage.growth.factor}"
+    rho = None if stage.rho is None else f"{stage.rho:.3f}"
+    sizes = (f"{stage.params:.4g}", f"{stage.loss:.4f}", round(stage.batch_tokens), stage.restart_step, stage.steps)
+    return (number + 1, growth, *sizes, rho, f"{stage.learning_rate:.6f}", f"{stage.compute:.3g}")
+
+
+def _picture(plan: LawPlan, width: int) -> list[list[tuple[str, str]]]:
+    from ckptgrow.planning.courses import course_alone, courses
+    from ckptgrow.planning.terminal import Line, Mark, picture
+
+    alone = course_alone(plan)
+    staged = courses(plan)
+    lines = [Line(alone.compute, alone.losses, "bright_black")]
+    lines += [Line(one.compute, one.losses, ("blue", "green", "magenta")[index % 3]) for index, one in enumerate(staged)]
+    marks = [Mark(float(one.compute[-1]), float(one.losses[-1]), "●", "red") for one in staged]
+    return picture(lines, marks, width=width)
+
+
+def _as_json(plan: LawPlan) -> dict[str, object]:
+    return {
+        "law": plan.law.options(),
+        "constants": [
+            {"operator": one.growth.operator, "factor": one.growth.factor, "ratio": one.growth.ratio, "tau": one.tau,
+             "rho": one.rho, "loss": one.loss, "saving": one.saving}
+            for one in plan.constants
+        ],
+        "stages": [
+            {
+                "params": one.params,
+                "operator": None if one.growth is None else one.growth.operator,
+                "factor": None if one.growth is None else one.growth.factor,
+                "loss_before": one.loss_before,
+                "loss": one.loss,
+                "batch_tokens": one.batch_tokens,
+                "restart_step": one.restart_step,
+                "steps": one.steps,
+                "rho": one.rho,
+                "learning_rate": one.learning_rate,
+                "compute": one.compute,
+            }
+            for one in plan.stages
+        ],
+        "compute": plan.compute,
+        "compute_alone": plan.compute_alone,
+        "saving": plan.saving,
+        "saving_of_batches": plan.saving_of_batches,
+    }  # fmt: skip
