@@ -149,7 +149,7 @@ def _learning_rate(rule: str) -> Callable[[float], float]:
 
 def _say(plan: LawPlan, screen: Screen, lr_rule: str) -> None:
     screen.table(
-        f"law {plan.law.name}: growths to the last model",
+        f"growths to the last model, by the law {plan.law.name}",
         ("growth", "parameters ×", "τ", "ρ", "loss", "saves"),
         [
             (f"{one.growth.operator} × {one.growth.factor}", one.growth.ratio, f"{one.tau:.4f}", f"{one.rho:.3f}",

@@ -6,13 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ckptgrow.checkpoints.checkpoint import Checkpoint
-from ckptgrow.checkpoints.formats import read_checkpoint
 from ckptgrow.errors import RequestError
-from ckptgrow.families.architecture import architecture
-from ckptgrow.families.model import build_model
 
 
 def model_size(value: str) -> float:
@@ -32,6 +26,10 @@ def model_size(value: str) -> float:
 
 
 def _config(path: Path) -> dict[str, Any]:
+    from ckptgrow.checkpoints.checkpoint import Checkpoint
+    from ckptgrow.checkpoints.formats import read_checkpoint
+    from ckptgrow.families.architecture import architecture
+
     if not path.exists():
         raise RequestError(f"--params {path}: is neither a number nor a file, expected a config.json or a checkpoint")
     if path.suffix == ".json":
@@ -41,6 +39,10 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _without_embeddings(config: dict[str, Any], where: str) -> int:
+    import torch
+
+    from ckptgrow.families.model import build_model
+
     with torch.device("meta"):
         model = build_model(config, torch.float32, where)
     left_out = [one for one in model.modules() if isinstance(one, torch.nn.Embedding)]
