@@ -51,8 +51,8 @@ def curves(
     sizes = [model_size(one) for one in params]
     if sizes[0] >= sizes[1]:
         raise RequestError(
-            f"--params {' '.join(params)}: {sizes[0]:,.0f} parameters, then {sizes[1]:,.0f}, expected the small model's "
-            "first, then a larger one's"
+            f"--params {' '.join(params)}: {sizes[0]:,.0f} parameters, then {sizes[1]:,.0f}, expected the small "
+            "model's first, then a larger one's"
         )
     small_curve, large_curve = (
         curve(path, size, tokens_per_step, loss) for path, size in zip((small, large), sizes, strict=True)
@@ -74,13 +74,13 @@ def _say(point: GrowthPoint, screen: Screen) -> None:
     screen.say(
         f"Train the small model to step {point.step_before:,} (loss {point.loss_at_growth:.4f}), grow its "
         f"{'width and depth' if point.operator == 'both' else point.operator}, and go on from step "
-        f"{point.step_target:,} to {point.step_optimality:,}: that saves {point.saving:.1%} of the compute of the large "
-        f"model alone; ρ = {point.rho:.3f}."
+        f"{point.step_target:,} to {point.step_optimality:,}: that saves {point.saving:.1%} of the compute of the "
+        f"large model alone; ρ = {point.rho:.3f}."
     )
     screen.say(
         f"90 % of resamples, over noise and windows: saves {spread.saving[0]:.1%} to {spread.saving[1]:.1%}; grown at "
-        f"step {spread.step_before[0]:,.0f} to {spread.step_before[1]:,.0f}; optimal at {spread.step_optimality[0]:,.0f} "
-        f"to {spread.step_optimality[1]:,.0f}."
+        f"step {spread.step_before[0]:,.0f} to {spread.step_before[1]:,.0f}; optimal at "
+        f"{spread.step_optimality[0]:,.0f} to {spread.step_optimality[1]:,.0f}."
     )
     if spread.share_without > 0:
         screen.warn(f"in {spread.share_without:.0%} of resamples a slope never rises past its threshold; train longer")
@@ -101,7 +101,13 @@ def _picture(small: Curve, large: Curve, point: GrowthPoint, width: int) -> list
         Line(small.compute, small.losses, "blue"),
     ]
     rows = picture(lines, marks, width=width, top=1.5 * float(large.losses.min()))
-    legend = [("       ", ""), ("small", "blue"), (", ", ""), ("large", "bright_black"), ("; ● grow ▶ go on ◆ optimal", "red")]
+    legend = [
+        ("       ", ""),
+        ("small", "blue"),
+        (", ", ""),
+        ("large", "bright_black"),
+        ("; ● grow ▶ go on ◆ optimal", "red"),
+    ]
     return [*rows, legend]
 
 

@@ -45,7 +45,9 @@ def fit(
     from ckptgrow.planning.model_size import model_size
 
     sizes = [model_size(one) for one in params]
-    found = [curve(path, size, tokens_per_step, loss).after(from_step) for path, size in zip(curves, sizes, strict=True)]
+    found = [
+        curve(path, size, tokens_per_step, loss).after(from_step) for path, size in zip(curves, sizes, strict=True)
+    ]
     name = "fitted" if out is None else out.stem
     points = gather([(size, one.steps, one.losses) for size, one in zip(sizes, found, strict=True)], tokens_per_step)
     result = fit_law(points, form, name)  # pyright: ignore[reportArgumentType]
@@ -57,7 +59,10 @@ def fit(
         [(one, f"{values[one]:.6g}", f"{error:.2g}") for one, error in result.standard_errors.items()],
     )
     screen.say(f"Residuals of log L: {result.residual:.2%} (root mean square).")
-    more = {"standard_errors": result.standard_errors, "fit": {"residual": result.residual, "points": result.num_points}}
+    more = {
+        "standard_errors": result.standard_errors,
+        "fit": {"residual": result.residual, "points": result.num_points},
+    }
     if out is not None:
         write_law(out, result.law, more)
         screen.say(f"law: {out}; use it with `ckptgrow plan law --law {out}`")

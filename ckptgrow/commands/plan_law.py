@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ckptgrow.commands.growing import chosen
+from ckptgrow.commands.plan_law_report import as_tree, say
 from ckptgrow.commands.screen import JsonOption, Screen
 from ckptgrow.errors import RequestError
 
 if TYPE_CHECKING:
-    from ckptgrow.planning.law_plan import LawPlan, Target
+    from ckptgrow.planning.law_plan import Target
     from ckptgrow.planning.laws import Law
 
 OPERATORS = ("width", "depth", "both")
@@ -81,7 +82,7 @@ def law(
     target = _target(target_params, target_loss, stages, operators, max_factor)
     found = law_plan(known, target, _batch(batch, known), _learning_rate(lr_rule))
     screen = Screen(as_json)
-    _say(found, screen, lr_rule)
+    say(found, screen, lr_rule)
     if plot is not None:
         from ckptgrow.planning.law_figure import draw_law
 
@@ -92,12 +93,10 @@ def law(
 
         written = plan_file(out, found, RunSettings(data, seqlen, rewarm, lr_rule))
         screen.say(f"plan: {written[0]}, with the first model's config in {written[1]}")
-    screen.result({**_as_json(found), "lr_rule": lr_rule, "out": None if out is None else str(out)})
+    screen.result({**as_tree(found), "lr_rule": lr_rule, "out": None if out is None else str(out)})
 
 
-def _target(
-    params: float | None, loss: float | None, stages: int, operators: str, max_factor: float | None
-) -> Target:
+def _target(params: float | None, loss: float | None, stages: int, operators: str, max_factor: float | None) -> Target:
     from ckptgrow.planning.law_plan import Target
     from ckptgrow.planning.operators import growths
 
@@ -123,7 +122,9 @@ def _batch(value: str | None, law: Law) -> float | None:
         return None if law.has_critical_batch else float(TOKENS_PER_STEP)
     if value == "critical":
         if not law.has_critical_batch:
-            raise RequestError(f"--batch critical: the law {law.name} has no critical batch size, expected tokens a step")
+            raise RequestError(
+                f"--batch critical: the law {law.name} has no critical batch size, expected tokens a step"
+            )
         return None
     try:
         tokens = float(value)
@@ -145,80 +146,3 @@ def _learning_rate(rule: str) -> Callable[[float], float]:
         return found
 
     return rate
-
-
-def _say(plan: LawPlan, screen: Screen, lr_rule: str) -> None:
-    screen.table(
-        f"growths to the last model, by the law {plan.law.name}",
-        ("growth", "parameters ×", "τ", "ρ", "loss", "saves"),
-        [
-            (f"{one.growth.operator} × {one.growth.factor}", one.growth.ratio, f"{one.tau:.4f}", f"{one.rho:.3f}",
-             f"{one.loss:.3f}", f"{one.saving:.1%}")
-            for one in plan.constants
-        ],
-    )  # fmt: skip
-    screen.table(
-        "stages",
-        ("", "growth", "parameters", "loss", "batch (tokens)", "from step", "steps", "ρ", f"lr ({lr_rule})", "FLOPs"),
-        [_row(number, plan) for number in range(len(plan.stages))],
-    )
-    last = plan.stages[-1]
-    screen.say(
-        f"{plan.compute:.4g} FLOPs to loss {last.loss:.4f}, against {plan.compute_alone:.4g} for {last.params:.4g} "
-        f"parameters from scratch: saves {plan.saving:.1%}"
-        + (f", of which {plan.saving_of_batches:.1%} by smaller batches alone." if plan.saving_of_batches > 5e-4 else ".")
-    )
-    screen.picture(lambda width: _picture(plan, width))
-
-
-def _row(number: int, plan: LawPlan) -> tuple[object, ...]:
-    stage = plan.stages[number]
-    growth = "–" if number == 0 else f"{stage.params / plan.stages[number - 1].params:.3g} × parameters"
-    if stage.growth is not None:
-        growth = f"{stage.growth.operator} × {stage.growth.factor}"
-    rho = None if stage.rho is None else f"{stage.rho:.3f}"
-    sizes = (f"{stage.params:.4g}", f"{stage.loss:.4f}", round(stage.batch_tokens), stage.restart_step, stage.steps)
-    return (number + 1, growth, *sizes, rho, f"{stage.learning_rate:.6f}", f"{stage.compute:.3g}")
-
-
-def _picture(plan: LawPlan, width: int) -> list[list[tuple[str, str]]]:
-    from ckptgrow.planning.courses import course_alone, courses
-    from ckptgrow.planning.terminal import Line, Mark, picture
-
-    alone = course_alone(plan)
-    staged = courses(plan)
-    lines = [Line(alone.compute, alone.losses, "bright_black")]
-    lines += [Line(one.compute, one.losses, ("blue", "green", "magenta")[index % 3]) for index, one in enumerate(staged)]
-    marks = [Mark(float(one.compute[-1]), float(one.losses[-1]), "●", "red") for one in staged]
-    return picture(lines, marks, width=width)
-
-
-def _as_json(plan: LawPlan) -> dict[str, object]:
-    return {
-        "law": plan.law.options(),
-        "constants": [
-            {"operator": one.growth.operator, "factor": one.growth.factor, "ratio": one.growth.ratio, "tau": one.tau,
-             "rho": one.rho, "loss": one.loss, "saving": one.saving}
-            for one in plan.constants
-        ],
-        "stages": [
-            {
-                "params": one.params,
-                "operator": None if one.growth is None else one.growth.operator,
-                "factor": None if one.growth is None else one.growth.factor,
-                "loss_before": one.loss_before,
-                "loss": one.loss,
-                "batch_tokens": one.batch_tokens,
-                "restart_step": one.restart_step,
-                "steps": one.steps,
-                "rho": one.rho,
-                "learning_rate": one.learning_rate,
-                "compute": one.compute,
-            }
-            for one in plan.stages
-        ],
-        "compute": plan.compute,
-        "compute_alone": plan.compute_alone,
-        "saving": plan.saving,
-        "saving_of_batches": plan.saving_of_batches,
-    }  # fmt: skip

@@ -18,7 +18,9 @@ OPERATORS = ("width", "depth", "both")
 
 def watch(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's directory, or its log.", show_default=False)],
-    operator: Annotated[str, typer.Option(help="The growth that is planned: width, depth or both.", show_default=False)],
+    operator: Annotated[
+        str, typer.Option(help="The growth that is planned: width, depth or both.", show_default=False)
+    ],
     threshold: Annotated[
         float | None, typer.Option(help="Slope d log L / d log C to grow at [default: the paper's for the operator].")
     ] = None,
@@ -40,7 +42,9 @@ def watch(
     found = watch_curve(curve, tau)
     screen = Screen(as_json)
     low, high = found.slope_interval
-    screen.say(f"{curve.where}: step {found.step:,}, loss {found.loss:.4f}, slope {found.slope:.4f} ({low:.4f} to {high:.4f})")
+    screen.say(
+        f"{curve.where}: step {found.step:,}, loss {found.loss:.4f}, slope {found.slope:.4f} ({low:.4f} to {high:.4f})"
+    )
     screen.say(_verdict(found, operator))
     screen.result(
         {

@@ -37,9 +37,9 @@ def courses(plan: LawPlan) -> tuple[Course, ...]:
 
 
 def course_alone(plan: LawPlan) -> Course:
-    """Of the last stage's model from scratch."""
+    """Of one model from scratch."""
     last = plan.stages[-1]
-    return _course(plan, last.params, (HIGHEST * last.loss, last.loss), last.batch_tokens, None, 0.0)
+    return _course(plan, plan.alone.sizes[-1], (HIGHEST * last.loss, last.loss), last.batch_tokens, None, 0.0)
 
 
 def _course(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ckptgrow.errors import DataError, MissingDependencyError
-from ckptgrow.planning.laws import LAWS, Law, Measure
+from ckptgrow.planning.laws import LAWS, Law
 
 Vector = npt.NDArray[np.float64]
 Form = Literal["kaplan", "hoffmann"]
@@ -63,14 +63,18 @@ def fit(points: Points, form: Form, name: str) -> Fit:
     solution = _best(x, y, np.log(points.losses), form)
     values, jacobian = _natural(solution, units, form)
     covariance = jacobian @ _covariance(solution, x, y, np.log(points.losses), form) @ jacobian.T
-    constants = dict(zip(NAMES[form], map(float, values), strict=True))
-    kaplan = LAWS["kaplan"]
-    measure: Measure = "steps" if form == "kaplan" else "tokens"
-    batch = {"batch_scale": kaplan.batch_scale, "batch_exponent": kaplan.batch_exponent} if form == "kaplan" else {}
-    law = Law(name=name, measure=measure, floor=constants.pop("floor", 0.0), **constants, **batch)
+    law = _law(name, form, [float(one) for one in values])
     residuals, _ = _residuals(solution, x, y, np.log(points.losses), form)
     errors = dict(zip(NAMES[form], map(float, np.sqrt(np.diag(covariance))), strict=True))
     return Fit(law, errors, float(np.sqrt(np.mean(residuals**2))), len(x))
+
+
+def _law(name: str, form: Form, values: Sequence[float]) -> Law:
+    size_scale, size_exponent, data_scale, data_exponent = values[:4]
+    if form == "hoffmann":
+        return Law(name, values[4], size_scale, size_exponent, data_scale, data_exponent, "tokens")
+    batch = LAWS["kaplan"].batch_scale, LAWS["kaplan"].batch_exponent
+    return Law(name, 0.0, size_scale, size_exponent, data_scale, data_exponent, "steps", *batch)
 
 
 def _data(points: Points, form: Form) -> Vector:
@@ -81,7 +85,7 @@ def _data(points: Points, form: Form) -> Vector:
 
 
 def _residuals(theta: Vector, x: Vector, y: Vector, log_losses: Vector, form: Form) -> tuple[Vector, Vector]:
-    """log L(θ) − log L, shape (points,), and its Jacobian, (points, constants).
+    """Log L(θ) − log L, shape (points,), and its Jacobian, (points, constants).
 
     θ = (log a', α, log b', β[, log E]), with a' and b' for sizes and data in units of their means.
     """
@@ -108,7 +112,7 @@ def _best(x: Vector, y: Vector, log_losses: Vector, form: Form) -> Vector:
             least_squares(
                 lambda theta: _residuals(theta, x, y, log_losses, form)[0],
                 start,
-                jac=lambda theta: _residuals(theta, x, y, log_losses, form)[1],
+                jac=lambda theta: _residuals(theta, x, y, log_losses, form)[1],  # pyright: ignore[reportArgumentType]
                 loss="huber",
                 f_scale=HUBER,
                 x_scale="jac",

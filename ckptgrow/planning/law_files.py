@@ -44,7 +44,9 @@ def read_law(path: Path) -> Law:
     unknown = [name for name in tree if name not in known and name not in ("standard_errors", "fit")]
     if unknown:
         raise DataError(f"{path}: has {listing(unknown)}, expected none but {', '.join(sorted(known))}")
-    return Law(name=str(tree.get("name", path.stem)), measure=tree["measure"], floor=numbers.pop("floor", 0.0), **numbers)
+    return Law(
+        name=str(tree.get("name", path.stem)), measure=tree["measure"], floor=numbers.pop("floor", 0.0), **numbers
+    )
 
 
 def write_law(path: Path, law: Law, more: Mapping[str, object]) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from ckptgrow.errors import RequestError
 from ckptgrow.planning.laws import Law, cost
 from ckptgrow.planning.operators import Constants, Growth, constants
-from ckptgrow.planning.schedule import Problem, Schedule, best_schedule, check_feasible, growth_bounds
+from ckptgrow.planning.schedule import best_schedule
+from ckptgrow.planning.staging import Problem, Schedule, check_feasible, growth_bounds
 
 MOST_SEQUENCES = 500  # of growths; each takes some hundredths of a second
 
@@ -47,8 +48,13 @@ class LawPlan:
     stages: tuple[Stage, ...]
     constants: tuple[Constants, ...]
     compute: float
-    compute_alone: float
+    alone: Schedule
     compute_same_size: float
+
+    @property
+    def compute_alone(self) -> float:
+        """Of one model from scratch: the last stage's, or the best one where the target leaves its size open."""
+        return self.alone.compute
 
     @property
     def saving(self) -> float:
@@ -85,11 +91,10 @@ def law_plan(law: Law, target: Target, batch: float | None, learning_rate: Calla
     check_feasible(whole)
     schedule, sequence = _best(law, target, loss, batch)
     size = schedule.sizes[-1]
-    same = best_schedule(Problem(law, loss, size, growth_bounds([1.0] * (target.num_stages - 1)), batch))
+    same = best_schedule(Problem(law, loss, target.params, growth_bounds([1.0] * (target.num_stages - 1)), batch))
     known = tuple(constants(law, one, size, batch) for one in target.growths)
     stages = _stages(law, schedule, sequence, batch, learning_rate)
-    alone = best_schedule(whole)
-    return LawPlan(law, stages, known, schedule.compute, alone.compute, same.compute)
+    return LawPlan(law, stages, known, schedule.compute, best_schedule(whole), same.compute)
 
 
 def _target_loss(law: Law, target: Target) -> float:
@@ -100,9 +105,7 @@ def _target_loss(law: Law, target: Target) -> float:
     return float(law.efficient_loss(target.params))
 
 
-def _best(
-    law: Law, target: Target, loss: float, batch: float | None
-) -> tuple[Schedule, Sequence[Growth | None]]:
+def _best(law: Law, target: Target, loss: float, batch: float | None) -> tuple[Schedule, Sequence[Growth | None]]:
     steps = target.num_stages - 1
     if target.any_ratio is not None:
         low, high = (math.log(one) for one in target.any_ratio)
@@ -130,7 +133,9 @@ def _stages(
     stages: list[Stage] = []
     befores = [None, *schedule.losses[:-1]]
     earlier = [None, *schedule.sizes[:-1]]
-    rows = zip(schedule.sizes, schedule.losses, befores, earlier, [None, *sequence], schedule.stage_compute, strict=True)
+    rows = zip(
+        schedule.sizes, schedule.losses, befores, earlier, [None, *sequence], schedule.stage_compute, strict=True
+    )
     for size, loss, before, smaller, growth, compute in rows:
         tokens = float(law.critical_batch(loss)) if batch is None else batch
         per_unit = float(cost(law, loss, batch)) / tokens  # steps a unit of u

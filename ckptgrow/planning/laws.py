@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 Measure = Literal["steps", "tokens"]
 Number = Any  # float, complex, or an array of them
 
@@ -47,20 +45,20 @@ class Law:
         return self.floor + self.size_scale * size**-self.size_exponent
 
     def limit_by_log_size(self, size: Number) -> Number:
-        """d limit / d log N = −α·a·N^−α."""
+        """D limit / d log N = −α·a·N^−α."""
         return -self.size_exponent * self.size_scale * size**-self.size_exponent
 
     def data(self, size: Number, loss: Number) -> Number:
-        """u that a model of N parameters needs from scratch to reach a loss: (b / (L − limit))^(1/β)."""
+        """U that a model of N parameters needs from scratch to reach a loss: (b / (L − limit))^(1/β)."""
         return (self.data_scale / (loss - self.limit(size))) ** (1 / self.data_exponent)
 
     def data_by_log_size(self, size: Number, loss: Number) -> Number:
-        """d u / d log N."""
+        """D u / d log N."""
         above = loss - self.limit(size)
         return self.data(size, loss) * self.limit_by_log_size(size) / (self.data_exponent * above)
 
     def data_by_loss(self, size: Number, loss: Number) -> Number:
-        """d u / d L."""
+        """D u / d L."""
         return -self.data(size, loss) / (self.data_exponent * (loss - self.limit(size)))
 
     def critical_batch(self, loss: Number) -> Number:
@@ -141,8 +139,3 @@ def slope(law: Law, size: Number, loss: Number, batch: float | None) -> Number:
         law.data_by_loss(size, loss) / law.data(size, loss) + cost_by_loss(law, loss, batch) / cost(law, loss, batch)
     )
     return 1 / by_log_loss
-
-
-def is_reachable(law: Law, size: float, loss: float) -> bool:
-    """Whether a model of N parameters ever has this loss."""
-    return bool(np.isfinite(loss)) and loss > law.limit(size)

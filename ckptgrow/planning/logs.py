@@ -1,4 +1,4 @@
-"""Logs of losses: TensorBoard's CSV export, Lightning's `metrics.csv`, TensorBoard's event files, or their directory."""
+"""Logs of losses: TensorBoard's CSV export and event files, Lightning's `metrics.csv`, or a directory of them."""
 
 from __future__ import annotations
 

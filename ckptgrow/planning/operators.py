@@ -10,7 +10,8 @@ Source: Shen et al., "Staged Training for Transformer Language Models", arXiv 22
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,10 +66,6 @@ def growths(operators: Iterable[OperatorName], max_factor: int) -> tuple[Growth,
 
 def constants(law: Law, growth: Growth, large: float, batch: float | None) -> Constants:
     """τ and ρ of a growth to `large` parameters; `batch` in tokens, None for the critical one."""
-    try:
-        from scipy.optimize import brentq
-    except ImportError as error:
-        raise MissingDependencyError("plan law needs `pip install 'ckptgrow[plan]'`") from error
     small = large / growth.ratio
     limit = float(law.limit(small))
 
@@ -81,7 +78,7 @@ def constants(law: Law, growth: Growth, large: float, batch: float | None) -> Co
         ]
         return float(price[0] - price[1])
 
-    loss = limit + float(np.exp(brentq(advantage, -30.0, 10.0)))
+    loss = limit + math.exp(_root(advantage, -30.0, 10.0))
     saved = compute_to(law, large, loss, batch) - compute_to(law, small, loss, batch)
     return Constants(
         growth,
@@ -97,10 +94,9 @@ def rho_at(law: Law, growth: Growth, large: float, loss: float) -> float:
     return float(law.data(large / growth.ratio, loss) / law.data(large, loss))
 
 
-def loss_at_slope(law: Law, size: float, threshold: float, batch: float | None) -> float:
-    """The loss at which the slope of a model's own curve is τ; the curve is flatter below it."""
-    from scipy.optimize import brentq
-
-    limit = float(law.limit(size))
-    above = brentq(lambda one: float(slope(law, size, limit + np.exp(one), batch)) - threshold, -30.0, np.log(limit))
-    return limit + float(np.exp(above))
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    try:
+        from scipy.optimize import brentq
+    except ImportError as error:
+        raise MissingDependencyError("plan law needs `pip install 'ckptgrow[plan]'`") from error
+    return float(brentq(function, low, high))  # pyright: ignore[reportArgumentType]

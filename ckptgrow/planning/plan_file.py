@@ -19,7 +19,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What the commands need beside the plan: prepared data, tokens a sequence, steps of re-warm-up, the rule's name."""
+    """What commands need beside the plan: prepared data, tokens a sequence, steps of re-warm-up, the rule's name."""
 
     data: str
     seqlen: int
@@ -104,9 +104,7 @@ def _commands(
     return [*_growing(stage.growth, number, stage, settings, grown), [*train, "--resume", grown, *common]]
 
 
-def _growing(
-    growth: Growth, number: int, stage: Stage, settings: RunSettings, grown: str
-) -> list[list[str]]:
+def _growing(growth: Growth, number: int, stage: Stage, settings: RunSettings, grown: str) -> list[list[str]]:
     """Width before depth; the last growth moves the schedule."""
     trained = f"stage-{number - 1}/checkpoints/last.ckpt"
     schedule = ["--step", str(stage.restart_step), "--rewarm", str(settings.rewarm)]

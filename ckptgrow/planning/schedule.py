@@ -1,82 +1,21 @@
-"""The schedule of stages with the least compute: how large each model is, and at which loss it is grown.
-
-Stage k trains N_k parameters from loss L_(k−1) to L_k; growth keeps the loss, and the grown model goes on as if it had
-come there from scratch. With u and the cost c of a unit of u as a law says,
-
-    compute = Σ_k 6·N_k·c(L_k)·(u(N_k, L_k) − u(N_k, L_(k−1))),    u(N_1, L_0) = 0.
-
-Source: Shen et al., "Staged Training for Transformer Language Models", arXiv 2203.06211, section 3 and its code.
-"""
+"""The stages with the least compute: SLSQP with exact gradients, from several places."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ckptgrow.errors import MissingDependencyError, RequestError
-from ckptgrow.planning.laws import Law, cost, cost_by_loss
+from ckptgrow.planning.staging import Problem, Schedule, check_feasible, compute_gradient, stage_compute
 
 Vector = npt.NDArray[np.float64]
-STARTS = (-2.5, -1.0, 0.0, 1.0)  # log of the loss above its model's limit, over that of the target: where searches begin
+STARTS = (
+    -2.5,
+    -1.0,
+    0.0,
+    1.0,
+)  # log of the loss above its model's limit, over that of the target: where searches begin
 WIDEST = 60.0  # bound of that logarithm on both sides
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is asked for: the final loss, the final size (None: whatever is best), how sizes grow, tokens a batch.
-
-    `growths` are the bounds of log(N_(k+1)/N_k), one pair a growth; equal bounds fix it.
-    """
-
-    law: Law
-    loss: float
-    size: float | None
-    growths: tuple[tuple[float, float], ...]
-    batch: float | None  # None: critical
-
-    @property
-    def num_stages(self) -> int:
-        """One more than growths."""
-        return len(self.growths) + 1
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Parameters and the loss at the end of each stage; compute in FLOPs."""
-
-    sizes: tuple[float, ...]
-    losses: tuple[float, ...]
-    stage_compute: tuple[float, ...]
-
-    @property
-    def compute(self) -> float:
-        """FLOPs in all."""
-        return sum(self.stage_compute)
-
-
-def stage_compute(problem: Problem, log_sizes: Vector, losses: Vector) -> Vector:
-    """FLOPs of each stage, shape (stages,)."""
-    sizes = np.exp(log_sizes)
-    done = problem.law.data(sizes, losses)
-    before = np.concatenate([np.zeros(1), problem.law.data(sizes[1:], losses[:-1])])
-    return 6.0 * sizes * cost(problem.law, losses, problem.batch) * (done - before)
-
-
-def compute_gradient(problem: Problem, log_sizes: Vector, losses: Vector) -> tuple[Vector, Vector]:
-    """Derivatives of the total compute by every log N_k and every L_k, shapes (stages,)."""
-    law, sizes = problem.law, np.exp(log_sizes)
-    price, price_slope = cost(law, losses, problem.batch), cost_by_loss(law, losses, problem.batch)
-    done, starts = law.data(sizes, losses), losses[:-1]
-    before = np.concatenate([np.zeros(1), law.data(sizes[1:], starts)])
-    before_by_size = np.concatenate([np.zeros(1), law.data_by_log_size(sizes[1:], starts)])
-    scale = 6.0 * sizes * price
-    by_log_size = scale * (done - before) + scale * (law.data_by_log_size(sizes, losses) - before_by_size)
-    by_loss = 6.0 * sizes * price_slope * (done - before) + scale * law.data_by_loss(sizes, losses)
-    by_loss[:-1] -= scale[1:] * law.data_by_loss(sizes[1:], starts)
-    return by_log_size, by_loss
 
 
 class Coordinates:
@@ -153,9 +92,7 @@ def falls(coordinates: Coordinates, x: Vector) -> Vector:
 def falls_gradient(coordinates: Coordinates, x: Vector) -> npt.NDArray[np.float64]:
     """Its Jacobian, shape (stages − 1, numbers in x)."""
     num = coordinates.problem.num_stages
-    rows = [
-        coordinates.pull_back(x, np.zeros(num), np.eye(num)[row] - np.eye(num)[row + 1]) for row in range(num - 1)
-    ]
+    rows = [coordinates.pull_back(x, np.zeros(num), np.eye(num)[row] - np.eye(num)[row + 1]) for row in range(num - 1)]
     return np.array(rows).reshape(num - 1, coordinates.num)
 
 
@@ -175,20 +112,6 @@ def best_schedule(problem: Problem) -> Schedule:
             "smaller models come near; ask for fewer stages or smaller growths"
         )
     return _schedule(problem, coordinates.unpack(min(found, key=lambda x: log_compute(coordinates, x)[0])))
-
-
-def check_feasible(problem: Problem) -> None:
-    """Raises RequestError where no model, or not the one asked for, ever has the final loss."""
-    law, least = problem.law, problem.law.smallest_size(problem.loss)
-    if not np.isfinite(least):
-        raise RequestError(
-            f"--target-loss {problem.loss:g}: no model reaches it by the law {law.name}, expected more than {law.floor:g}"
-        )
-    if problem.size is not None and problem.size <= least:
-        raise RequestError(
-            f"--target-loss {problem.loss:g}: {problem.size:.4g} parameters come to {float(law.limit(problem.size)):.4g} "
-            f"at best by the law {law.name}, expected more than {least:.4g} parameters or a higher loss"
-        )
 
 
 def _search(coordinates: Coordinates, start: Vector) -> Vector | None:
@@ -218,14 +141,9 @@ def _search(coordinates: Coordinates, start: Vector) -> Vector | None:
 
 def _schedule(problem: Problem, found: tuple[Vector, Vector]) -> Schedule:
     log_sizes, losses = found
-    return Schedule(*(tuple(map(float, one)) for one in (np.exp(log_sizes), losses)), tuple(map(float, stage_compute(problem, log_sizes, losses))))  # type: ignore[arg-type]
+    compute = stage_compute(problem, log_sizes, losses)
+    return Schedule(_numbers(np.exp(log_sizes)), _numbers(losses), _numbers(compute))
 
 
-def alone(law: Law, size: float, loss: float, batch: float | None) -> Schedule:
-    """One model from scratch to the loss."""
-    return best_schedule(Problem(law, loss, size, (), batch))
-
-
-def growth_bounds(ratios: Sequence[float]) -> tuple[tuple[float, float], ...]:
-    """Growths fixed to these ratios of parameters."""
-    return tuple((float(np.log(ratio)),) * 2 for ratio in ratios)  # type: ignore[return-value]
+def _numbers(values: Vector) -> tuple[float, ...]:
+    return tuple(float(one) for one in values)

@@ -43,7 +43,9 @@ def shapes(params: float, growths: Sequence[Growth]) -> tuple[Shape, ...]:
     """
     wide = math.prod(one.factor for one in growths if one.operator in ("width", "both"))
     deep = math.prod(one.factor for one in growths if one.operator in ("depth", "both"))
-    best = min((_shape(params, layers) for layers in range(1, LARGEST_DEPTH)), key=lambda one: _misfit(one, params, wide, deep))
+    best = min(
+        (_shape(params, layers) for layers in range(1, LARGEST_DEPTH)), key=lambda one: _misfit(one, params, wide, deep)
+    )
     found = [best]
     for growth in growths:
         found.append(found[-1].grown(growth))

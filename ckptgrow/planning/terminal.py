@@ -6,6 +6,7 @@ right, the lowest row last.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,7 +69,11 @@ def picture(
     rows = [[(f"{numbers.get(row, ''):>{MARGIN - 2}} │", "dim"), *pieces] for row, pieces in enumerate(cells)]
     ends = [f"{math.exp(one):.1e}" for one in (frame.low[0], frame.high[0])]
     label = " loss (nats) against compute (FLOPs) ".center(columns - len(ends[0]) - len(ends[1]))
-    return [*rows, [(" " * (MARGIN - 1) + "└" + "─" * columns, "dim")], [(" " * MARGIN + ends[0] + label + ends[1], "dim")]]
+    return [
+        *rows,
+        [(" " * (MARGIN - 1) + "└" + "─" * columns, "dim")],
+        [(" " * MARGIN + ends[0] + label + ends[1], "dim")],
+    ]
 
 
 class _Frame:
@@ -90,7 +95,7 @@ class _Frame:
         """Every dot of a curve, those between its points too."""
         corners = [self.dot(math.log(one), math.log(other)) for one, other in zip(x, y, strict=True)]
         found = corners[:1]
-        for (column, row), (next_column, next_row) in zip(corners, corners[1:], strict=False):
+        for (column, row), (next_column, next_row) in itertools.pairwise(corners):
             num = max(abs(next_column - column), abs(next_row - row))
             found += [
                 (round(column + (next_column - column) * one / num), round(row + (next_row - row) * one / num))

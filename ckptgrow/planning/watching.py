@@ -107,7 +107,9 @@ def _power_law(steps: Vector, losses: Vector) -> tuple[float, float, float]:
         return np.log(floor + np.exp(log_scale - exponent * (np.log(steps) - middle))) - np.log(losses)
 
     starts = [
-        [share * lowest, math.log((1.001 - share) * lowest), exponent] for share in (0.3, 0.7, 0.95) for exponent in (0.3, 0.8)
+        [share * lowest, math.log((1.001 - share) * lowest), exponent]
+        for share in (0.3, 0.7, 0.95)
+        for exponent in (0.3, 0.8)
     ]
     bounds = ([1e-3 * lowest, -20.0, 0.05], [0.9999 * lowest, 10.0, 3.0])
     found = [least_squares(residuals, start, bounds=bounds, x_scale=[lowest, 1.0, 0.3]) for start in starts]
