@@ -47,6 +47,10 @@ def curves(
     from ckptgrow.planning.curves import curve
     from ckptgrow.planning.growth_point import growth_point
     from ckptgrow.planning.model_size import model_size
+    from ckptgrow.planning.paper import check_ending
+
+    if plot is not None:
+        check_ending(plot)
 
     sizes = [model_size(one) for one in params]
     if sizes[0] >= sizes[1]:

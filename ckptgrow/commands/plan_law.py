@@ -76,8 +76,13 @@ def law(
     """
     from ckptgrow.planning.law_files import law_of
     from ckptgrow.planning.law_plan import law_plan
+    from ckptgrow.planning.paper import check_ending
 
     chosen("--lr-rule", lr_rule, LR_RULES)
+    if plot is not None:
+        check_ending(plot)
+    if out is not None and operators == ANY:
+        raise RequestError("--out: --operators any gives ratios that no operator makes, expected width, depth or both")
     known = law_of(scaling_law)
     target = _target(target_params, target_loss, stages, operators, max_factor)
     found = law_plan(known, target, _batch(batch, known), _learning_rate(lr_rule))

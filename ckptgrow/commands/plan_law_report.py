@@ -28,14 +28,20 @@ def say(plan: LawPlan, screen: Screen, lr_rule: str) -> None:
     )
     last = plan.stages[-1]
     screen.say(
-        f"{plan.compute:.4g} FLOPs to loss {last.loss:.4f}, against {plan.compute_alone:.4g} for {plan.alone.sizes[-1]:.4g} "
-        f"parameters from scratch: saves {plan.saving:.1%}"
+        f"{plan.compute:.4g} FLOPs to loss {last.loss:.4f}, against {plan.compute_alone:.4g} for "
+        f"{plan.alone.sizes[-1]:.4g} parameters from scratch: saves {plan.saving:.1%}"
         + (
             f", of which {plan.saving_of_batches:.1%} by smaller batches alone."
             if plan.saving_of_batches > 5e-4
             else "."
         )
     )
+    empty = sum(one.steps == 0 for one in plan.stages)
+    if empty:
+        screen.warn(
+            f"{empty} of {len(plan.stages)} stages have no steps: smaller models reach loss {last.loss:.4g} with less "
+            "compute; ask for a lower --target-loss, fewer --stages or a smaller model"
+        )
     screen.picture(lambda width: _picture(plan, width))
 
 

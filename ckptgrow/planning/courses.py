@@ -30,8 +30,7 @@ def courses(plan: LawPlan) -> tuple[Course, ...]:
     spent = 0.0
     for stage in plan.stages:
         begin = HIGHEST * plan.stages[-1].loss if stage.loss_before is None else stage.loss_before
-        batch = stage.batch_tokens
-        found.append(_course(plan, stage.params, (begin, stage.loss), batch, stage.loss_before, spent))
+        found.append(_course(plan, stage.params, (begin, stage.loss), stage.loss_before, spent))
         spent += stage.compute
     return tuple(found)
 
@@ -39,13 +38,11 @@ def courses(plan: LawPlan) -> tuple[Course, ...]:
 def course_alone(plan: LawPlan) -> Course:
     """Of one model from scratch."""
     last = plan.stages[-1]
-    return _course(plan, plan.alone.sizes[-1], (HIGHEST * last.loss, last.loss), last.batch_tokens, None, 0.0)
+    return _course(plan, plan.alone.sizes[-1], (HIGHEST * last.loss, last.loss), None, 0.0)
 
 
-def _course(
-    plan: LawPlan, size: float, ends: tuple[float, float], batch: float, before: float | None, spent: float
-) -> Course:
+def _course(plan: LawPlan, size: float, ends: tuple[float, float], before: float | None, spent: float) -> Course:
     losses = np.geomspace(*ends, POINTS)
     skipped = 0.0 if before is None else float(plan.law.data(size, before))
-    per_unit = 6.0 * size * float(cost(plan.law, ends[1], batch))
+    per_unit = 6.0 * size * float(cost(plan.law, ends[1], plan.unit))
     return Course(size, spent + per_unit * (plan.law.data(size, losses) - skipped), losses)

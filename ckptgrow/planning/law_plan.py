@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ckptgrow.errors import RequestError
-from ckptgrow.planning.laws import Law, cost
+from ckptgrow.planning.laws import Law, cost, unit_cost
 from ckptgrow.planning.operators import Constants, Growth, constants
 from ckptgrow.planning.schedule import best_schedule
 from ckptgrow.planning.staging import Problem, Schedule, check_feasible, growth_bounds
@@ -41,10 +41,11 @@ class Stage:
 class LawPlan:
     """Stages; compute in FLOPs, against one model from scratch and against stages that all have the last one's size.
 
-    The latter save too where the batch is critical, since early stages then have smaller ones.
+    The latter save too where the batch is critical at each stage's end, since early stages then have smaller ones.
     """
 
     law: Law
+    unit: float | None  # as `laws.unit_cost` gives it
     stages: tuple[Stage, ...]
     constants: tuple[Constants, ...]
     compute: float
@@ -87,14 +88,15 @@ def law_plan(law: Law, target: Target, batch: float | None, learning_rate: Calla
     Raises RequestError for targets that cannot be reached, or too many possibilities.
     """
     loss = _target_loss(law, target)
-    whole = Problem(law, loss, target.params, (), batch)
+    unit = unit_cost(law, batch, loss)
+    whole = Problem(law, loss, target.params, (), unit)
     check_feasible(whole)
-    schedule, sequence = _best(law, target, loss, batch)
+    schedule, sequence = _best(law, target, loss, unit)
     size = schedule.sizes[-1]
-    same = best_schedule(Problem(law, loss, target.params, growth_bounds([1.0] * (target.num_stages - 1)), batch))
-    known = tuple(constants(law, one, size, batch) for one in target.growths)
+    same = best_schedule(Problem(law, loss, target.params, growth_bounds([1.0] * (target.num_stages - 1)), unit))
+    known = tuple(constants(law, one, size, unit) for one in target.growths)
     stages = _stages(law, schedule, sequence, batch, learning_rate)
-    return LawPlan(law, stages, known, schedule.compute, best_schedule(whole), same.compute)
+    return LawPlan(law, unit, stages, known, schedule.compute, best_schedule(whole), same.compute)
 
 
 def _target_loss(law: Law, target: Target) -> float:
@@ -105,11 +107,11 @@ def _target_loss(law: Law, target: Target) -> float:
     return float(law.efficient_loss(target.params))
 
 
-def _best(law: Law, target: Target, loss: float, batch: float | None) -> tuple[Schedule, Sequence[Growth | None]]:
+def _best(law: Law, target: Target, loss: float, unit: float | None) -> tuple[Schedule, Sequence[Growth | None]]:
     steps = target.num_stages - 1
     if target.any_ratio is not None:
         low, high = (math.log(one) for one in target.any_ratio)
-        return best_schedule(Problem(law, loss, target.params, ((low, high),) * steps, batch)), [None] * steps
+        return best_schedule(Problem(law, loss, target.params, ((low, high),) * steps, unit)), [None] * steps
     if len(target.growths) ** steps > MOST_SEQUENCES:
         raise RequestError(
             f"--stages {target.num_stages}: {len(target.growths)} growths at each of {steps} places are "
@@ -117,7 +119,7 @@ def _best(law: Law, target: Target, loss: float, batch: float | None) -> tuple[S
             "a smaller --max-factor"
         )
     found: list[tuple[Schedule, Sequence[Growth | None]]] = [
-        (best_schedule(Problem(law, loss, target.params, growth_bounds([one.ratio for one in each]), batch)), each)
+        (best_schedule(Problem(law, loss, target.params, growth_bounds([one.ratio for one in each]), unit)), each)
         for each in itertools.product(target.growths, repeat=steps)
     ]
     return min(found, key=lambda one: one[0].compute)
@@ -130,6 +132,7 @@ def _stages(
     batch: float | None,
     learning_rate: Callable[[float], float],
 ) -> tuple[Stage, ...]:
+    unit = unit_cost(law, batch, schedule.losses[-1])
     stages: list[Stage] = []
     befores = [None, *schedule.losses[:-1]]
     earlier = [None, *schedule.sizes[:-1]]
@@ -138,7 +141,7 @@ def _stages(
     )
     for size, loss, before, smaller, growth, compute in rows:
         tokens = float(law.critical_batch(loss)) if batch is None else batch
-        per_unit = float(cost(law, loss, batch)) / tokens  # steps a unit of u
+        per_unit = float(cost(law, loss, unit)) / tokens  # steps a unit of u
         restart = 0 if before is None else per_unit * float(law.data(size, before))
         rho = None if before is None or smaller is None else float(law.data(smaller, before) / law.data(size, before))
         stages.append(

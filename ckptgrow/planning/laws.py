@@ -109,33 +109,37 @@ LAWS: Mapping[str, Law] = {
 }
 
 
-def compute_to(law: Law, size: Number, loss: Number, batch: float | None) -> Number:
-    """FLOPs from scratch to a loss, 6·N·tokens; `batch` in tokens, None for the critical one."""
-    return 6.0 * size * cost(law, loss, batch) * law.data(size, loss)
+def unit_cost(law: Law, batch: float | None, loss: float) -> float | None:
+    """Tokens that a unit of u costs at a fixed batch; None where the batch is to be critical at each loss.
 
-
-def cost(law: Law, loss: Number, batch: float | None) -> Number:
-    """Tokens for a unit of u.
-
-    S steps at a batch B do the work of S_min = S / (1 + B_crit/B) (Kaplan et al., equation 5.4), so a unit of S_min
-    costs B + B_crit(L) tokens: 2·B_crit at the critical batch. A unit of D costs one.
+    S steps at a batch B do the work of S_min = S / (1 + B_crit/B) (Kaplan et al., equation 5.4, B_crit at the final
+    loss), so that a unit of S_min costs B + B_crit tokens. A unit of D is a token.
     """
     if law.measure == "tokens":
-        return 1.0 + 0.0 * loss
-    critical = law.critical_batch(loss)
-    return critical + (critical if batch is None else batch)
+        return 1.0
+    return None if batch is None else batch + float(law.critical_batch(loss))
 
 
-def cost_by_loss(law: Law, loss: Number, batch: float | None) -> Number:
+def cost(law: Law, loss: Number, unit: float | None) -> Number:
+    """Tokens for a unit of u, where training ends at a loss: 2·B_crit(L) at the critical batch."""
+    return 2.0 * law.critical_batch(loss) if unit is None else unit + 0.0 * loss
+
+
+def cost_by_loss(law: Law, loss: Number, unit: float | None) -> Number:
     """D cost / d L."""
-    if law.measure == "tokens" or law.batch_exponent is None:
+    if unit is not None or law.batch_exponent is None:
         return 0.0 * loss
-    return -law.critical_batch(loss) / (law.batch_exponent * loss) * (2 if batch is None else 1)
+    return -cost(law, loss, None) / (law.batch_exponent * loss)
 
 
-def slope(law: Law, size: Number, loss: Number, batch: float | None) -> Number:
+def compute_to(law: Law, size: Number, loss: Number, unit: float | None) -> Number:
+    """FLOPs from scratch to a loss, 6·N·tokens."""
+    return 6.0 * size * cost(law, loss, unit) * law.data(size, loss)
+
+
+def slope(law: Law, size: Number, loss: Number, unit: float | None) -> Number:
     """D log L / d log C of the model's own curve, where C is the compute to each loss."""
     by_log_loss = loss * (
-        law.data_by_loss(size, loss) / law.data(size, loss) + cost_by_loss(law, loss, batch) / cost(law, loss, batch)
+        law.data_by_loss(size, loss) / law.data(size, loss) + cost_by_loss(law, loss, unit) / cost(law, loss, unit)
     )
     return 1 / by_log_loss

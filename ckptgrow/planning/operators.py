@@ -64,8 +64,8 @@ def growths(operators: Iterable[OperatorName], max_factor: int) -> tuple[Growth,
     return tuple(choices[ratio] for ratio in sorted(choices))
 
 
-def constants(law: Law, growth: Growth, large: float, batch: float | None) -> Constants:
-    """τ and ρ of a growth to `large` parameters; `batch` in tokens, None for the critical one."""
+def constants(law: Law, growth: Growth, large: float, unit: float | None) -> Constants:
+    """τ and ρ of a growth to `large` parameters; `unit` as `laws.unit_cost` gives it."""
     small = large / growth.ratio
     limit = float(law.limit(small))
 
@@ -73,19 +73,18 @@ def constants(law: Law, growth: Growth, large: float, batch: float | None) -> Co
         """Log of what the large model pays for the next bit of loss over what the small one pays."""
         loss = limit + np.exp(above)
         price = [
-            np.log(compute_to(law, size, loss, batch)) - np.log(-slope(law, size, loss, batch))
-            for size in (large, small)
+            np.log(compute_to(law, size, loss, unit)) - np.log(-slope(law, size, loss, unit)) for size in (large, small)
         ]
         return float(price[0] - price[1])
 
     loss = limit + math.exp(_root(advantage, -30.0, 10.0))
-    saved = compute_to(law, large, loss, batch) - compute_to(law, small, loss, batch)
+    saved = compute_to(law, large, loss, unit) - compute_to(law, small, loss, unit)
     return Constants(
         growth,
-        float(slope(law, small, loss, batch)),
+        float(slope(law, small, loss, unit)),
         rho_at(law, growth, large, loss),
         loss,
-        float(saved / compute_to(law, large, law.efficient_loss(large), batch)),
+        float(saved / compute_to(law, large, law.efficient_loss(large), unit)),
     )
 
 

@@ -43,9 +43,13 @@ def tick_losses(axes: Any, low: float, high: float) -> None:
     axes.set_yticks(ticks, [f"{tick:.2f}" if step < 0.1 else f"{tick:.4g}" for tick in ticks])
 
 
-def save(figure: Any, path: Path) -> None:
-    """Writes the figure; raises RequestError for an ending that is no picture's."""
+def check_ending(path: Path) -> None:
+    """Raises RequestError for a name that is no picture's."""
     if path.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise RequestError(f"--plot {path}: expected a name that ends in .png, .pdf or .svg")
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes the figure in the format that the name says."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=220)

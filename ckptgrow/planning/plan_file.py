@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptgrow.errors import MissingDependencyError, RequestError
+from ckptgrow.errors import MissingDependencyError
 from ckptgrow.planning.law_plan import LawPlan, Stage
 from ckptgrow.planning.operators import Growth
 from ckptgrow.planning.shapes import Shape, shapes
@@ -30,7 +30,7 @@ class RunSettings:
 def plan_file(path: Path, plan: LawPlan, settings: RunSettings) -> tuple[Path, Path]:
     """Writes `plan.yaml` and the first stage's config; returns both paths.
 
-    Raises RequestError where growths are of any ratio, which no operator makes.
+    Raises ValueError where growths are of any ratio, which no operator makes.
     """
     try:
         import yaml
@@ -63,7 +63,7 @@ def _growths(plan: LawPlan) -> list[Growth]:
     found = [one.growth for one in plan.stages[1:]]
     known = [one for one in found if one is not None]
     if len(known) < len(found):
-        raise RequestError("--out: --operators any gives ratios that no operator makes, expected width, depth or both")
+        raise ValueError("a growth is of any ratio, which no operator makes")
     return known
 
 

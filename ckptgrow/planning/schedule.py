@@ -142,7 +142,9 @@ def _search(coordinates: Coordinates, start: Vector) -> Vector | None:
 def _schedule(problem: Problem, found: tuple[Vector, Vector]) -> Schedule:
     log_sizes, losses = found
     compute = stage_compute(problem, log_sizes, losses)
-    return Schedule(_numbers(np.exp(log_sizes)), _numbers(losses), _numbers(compute))
+    return Schedule(
+        _numbers(np.exp(log_sizes)), _numbers(losses), _numbers(np.maximum(compute, 0.0))
+    )  # a stage without steps: rounding
 
 
 def _numbers(values: Vector) -> tuple[float, ...]:

@@ -25,7 +25,7 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Problem:
-    """What is asked for: the final loss, the final size (None: whatever is best), how sizes grow, tokens a batch.
+    """What is asked for: the final loss, the final size (None: whatever is best), how sizes grow, what data cost.
 
     `growths` are the bounds of log(N_(k+1)/N_k), one pair a growth; equal bounds fix it.
     """
@@ -34,7 +34,7 @@ class Problem:
     loss: float
     size: float | None
     growths: tuple[tuple[float, float], ...]
-    batch: float | None  # None: critical
+    unit: float | None  # tokens for a unit of u; None: at the critical batch of each stage's end
 
     @property
     def num_stages(self) -> int:
@@ -61,13 +61,13 @@ def stage_compute(problem: Problem, log_sizes: Vector, losses: Vector) -> Vector
     sizes = np.exp(log_sizes)
     done = problem.law.data(sizes, losses)
     before = np.concatenate([np.zeros(1), problem.law.data(sizes[1:], losses[:-1])])
-    return 6.0 * sizes * cost(problem.law, losses, problem.batch) * (done - before)
+    return 6.0 * sizes * cost(problem.law, losses, problem.unit) * (done - before)
 
 
 def compute_gradient(problem: Problem, log_sizes: Vector, losses: Vector) -> tuple[Vector, Vector]:
     """Derivatives of the total compute by every log N_k and every L_k, shapes (stages,)."""
     law, sizes = problem.law, np.exp(log_sizes)
-    price, price_slope = cost(law, losses, problem.batch), cost_by_loss(law, losses, problem.batch)
+    price, price_slope = cost(law, losses, problem.unit), cost_by_loss(law, losses, problem.unit)
     done, starts = law.data(sizes, losses), losses[:-1]
     before = np.concatenate([np.zeros(1), law.data(sizes[1:], starts)])
     before_by_size = np.concatenate([np.zeros(1), law.data_by_log_size(sizes[1:], starts)])
