@@ -83,7 +83,10 @@ def test_three_stages_of_fixed_growths_are_no_worse_than_any_on_a_grid() -> None
     limits = law.limit(np.exp(sizes))
     first, second = (np.maximum(one, loss) + np.geomspace(1e-3, 1.5, 150) for one in limits[:2])
     grid = min(
-        stage_compute(asked, sizes, np.array([one, other, loss])).sum() for one in first for other in second if one > other
+        stage_compute(asked, sizes, np.array([one, other, loss])).sum()
+        for one in first
+        for other in second
+        if one > other
     )
     found = best_schedule(asked)
     assert grid * (1 - 2e-3) < found.compute <= grid
@@ -94,7 +97,8 @@ def test_three_stages_of_fixed_growths_are_no_worse_than_any_on_a_grid() -> None
 def test_a_free_size_is_no_worse_than_any_on_a_grid() -> None:
     asked = problem(LAWS["staged-training"], 2, size=None)
     grid = min(
-        brute_force(asked.law, large, asked.loss, None, np.geomspace(1.0, 8.0, 61)) for large in np.geomspace(4e8, 4e9, 81)
+        brute_force(asked.law, large, asked.loss, None, np.geomspace(1.0, 8.0, 61))
+        for large in np.geomspace(4e8, 4e9, 81)
     )
     assert grid * (1 - 5e-3) < best_schedule(asked).compute <= grid
 
