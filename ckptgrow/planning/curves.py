@@ -35,9 +35,11 @@ class Curve:
     def index_where_slope_rises_past(self, threshold: float, window: int = WINDOW) -> int | None:
         """The first evaluation, after the steepest, at which the slope is above a threshold; None where it never is.
 
+        The last ones are left out, whose window reaches beyond the curve: repeating its end there flattens any curve.
+
         Source: the rule of Shen et al., arXiv 2203.06211, section 4.
         """
-        slope = self.slope(window)
+        slope = self.slope(window)[: len(self.steps) - window + window // 2]
         steepest = int(np.argmin(slope))
         above = np.flatnonzero(slope[steepest:] > threshold)
         return None if len(above) == 0 else steepest + int(above[0])

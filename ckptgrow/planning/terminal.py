@@ -18,6 +18,7 @@ Vector = npt.NDArray[np.float64]
 Piece = tuple[str, str]  # text and its style
 BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # by row and column of the dot
 BLANK = 0x2800
+LABELS = (" loss (nats) against compute (FLOPs) ", " loss against FLOPs ", "")
 MARGIN = 7  # characters for the numbers at the left
 
 
@@ -68,7 +69,8 @@ def picture(
     numbers = {0: f"{math.exp(frame.high[1]):.2f}", height - 1: f"{math.exp(frame.low[1]):.2f}"}
     rows = [[(f"{numbers.get(row, ''):>{MARGIN - 2}} │", "dim"), *pieces] for row, pieces in enumerate(cells)]
     ends = [f"{math.exp(one):.1e}" for one in (frame.low[0], frame.high[0])]
-    label = " loss (nats) against compute (FLOPs) ".center(columns - len(ends[0]) - len(ends[1]))
+    room = columns - len(ends[0]) - len(ends[1])
+    label = next(one for one in LABELS if len(one) <= room).center(room)
     return [
         *rows,
         [(" " * (MARGIN - 1) + "└" + "─" * columns, "dim")],

@@ -108,7 +108,7 @@ def _power_law(steps: Vector, losses: Vector) -> tuple[float, float, float]:
 
     starts = [
         [share * lowest, math.log((1.001 - share) * lowest), exponent]
-        for share in (0.3, 0.7, 0.95)
+        for share in (0.3, 0.9)
         for exponent in (0.3, 0.8)
     ]
     bounds = ([1e-3 * lowest, -20.0, 0.05], [0.9999 * lowest, 10.0, 3.0])

@@ -11,7 +11,7 @@ import pytest
 from ckptgrow.cli import run
 from ckptgrow.planning.curves import curve
 from ckptgrow.planning.growth_point import growth_point
-from tests.planning.curves_made import made, step_at, write
+from tests.planning.curves_made import made, step_at, write, write_made
 
 CURVES = Path(
     os.environ.get("CKPTGROW_CURVES", Path(__file__).parents[3] / "shared" / "data" / "staged-training-curves")
@@ -109,3 +109,20 @@ def test_columns_and_orders_that_are_wrong_are_named(tmp_path: Path, capsys: pyt
         assert run(["plan", "curves", *arguments]) == 2
         error = capsys.readouterr().err
         assert len(error.strip().splitlines()) == 1 and all(word in error for word in words), error
+
+
+def test_a_curve_that_ends_before_its_crossing_has_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A running mean that repeats the end would flatten it, and cross there."""
+    crosses = step_at(3.0, 500.0, -0.0475)
+    short = write_made(tmp_path / "short.csv", 3.0, 500.0, until=0.7 * crosses)
+    large = write_made(tmp_path / "large.csv", 2.6, 1200.0)
+    arguments = ["--operator", "width", "--params", "1e6", "4e6", "--tokens-per-step", "1000"]
+    assert run(["plan", "curves", str(short), str(large), *arguments]) == 2
+    assert "never rises past -0.0475, expected a longer run" in capsys.readouterr().err
+
+
+def test_curves_that_never_meet_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small, large = write_made(tmp_path / "small.csv", 6.0, 500.0), write_made(tmp_path / "large.csv", 1.0, 100.0)
+    arguments = ["--operator", "width", "--params", "1e6", "4e6", "--tokens-per-step", "1000"]
+    assert run(["plan", "curves", str(small), str(large), *arguments]) == 2
+    assert "begins below loss" in capsys.readouterr().err
