@@ -14,7 +14,7 @@ def say(plan: LawPlan, screen: Screen, lr_rule: str) -> None:
     """Tables, a sentence, and a small plot on a terminal."""
     screen.table(
         f"growths to the last model, by the law {plan.law.name}",
-        ("growth", "parameters ×", "τ", "ρ", "loss", "saves"),
+        ("growth", "params ×", "τ", "ρ", "loss", "saves"),
         [
             (f"{one.growth.operator} × {one.growth.factor}", one.growth.ratio, f"{one.tau:.4f}", f"{one.rho:.3f}",
              f"{one.loss:.3f}", f"{one.saving:.1%}")
@@ -23,7 +23,7 @@ def say(plan: LawPlan, screen: Screen, lr_rule: str) -> None:
     )  # fmt: skip
     screen.table(
         "stages",
-        ("", "growth", "parameters", "loss", "batch (tokens)", "from step", "steps", "ρ", f"lr ({lr_rule})", "FLOPs"),
+        ("", "growth", "params", "loss", "tokens/step", "from", "steps", "ρ", f"lr ({lr_rule})", "FLOPs"),
         [_row(number, plan) for number in range(len(plan.stages))],
     )
     last = plan.stages[-1]

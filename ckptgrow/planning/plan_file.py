@@ -54,9 +54,22 @@ def plan_file(path: Path, plan: LawPlan, settings: RunSettings) -> tuple[Path, P
         "stages": stages,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(json.dumps(models[0].gpt2_config(settings.seqlen), indent=2) + "\n", encoding="utf-8")
+    config.write_text(
+        json.dumps(models[0].gpt2_config(settings.seqlen, _vocabulary(Path(settings.data))), indent=2) + "\n",
+        encoding="utf-8",
+    )
     path.write_text(yaml.safe_dump(tree, sort_keys=False, width=2**20), encoding="utf-8")
     return path, config
+
+
+def _vocabulary(data: Path) -> int:
+    """Of prepared data that are there already, else GPT-2's."""
+    try:
+        return int(json.loads((data / "meta.json").read_text(encoding="utf-8"))["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        from ckptgrow.families.architecture import GPT2_VOCABULARY  # with it comes torch
+
+        return GPT2_VOCABULARY
 
 
 def _growths(plan: LawPlan) -> list[Growth]:

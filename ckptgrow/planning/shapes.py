@@ -31,9 +31,15 @@ class Shape:
         wide = growth.factor if growth.operator in ("width", "both") else 1
         return replace(self, layers=self.layers * deep, hidden=self.hidden * wide, heads=self.heads * wide)
 
-    def gpt2_config(self, seqlen: int) -> dict[str, object]:
-        """A transformers config of this shape; the staged-training paper's dropout and vocabulary are GPT-2's."""
-        sizes = {"n_layer": self.layers, "n_embd": self.hidden, "n_head": self.heads, "n_positions": seqlen}
+    def gpt2_config(self, seqlen: int, vocabulary: int) -> dict[str, object]:
+        """A transformers config of this shape, GPT-2's in everything else."""
+        sizes = {
+            "n_layer": self.layers,
+            "n_embd": self.hidden,
+            "n_head": self.heads,
+            "n_positions": seqlen,
+            "vocab_size": vocabulary,
+        }
         return {"model_type": "gpt2", **sizes}
 
 

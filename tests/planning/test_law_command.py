@@ -74,6 +74,14 @@ def test_the_plan_file_has_every_stage_and_commands_that_the_program_takes(
         command.make_context(name, options)  # raises for options that do not exist
 
 
+def test_the_first_models_vocabulary_is_that_of_the_data(tmp_path: Path) -> None:
+    (tmp_path / "prepared").mkdir()
+    for vocabulary in (50257, 256):  # GPT-2's before there are data
+        assert run([*TARGET, "--data", str(tmp_path / "prepared"), "--out", str(tmp_path / "plan.yaml")]) == 0
+        assert json.loads((tmp_path / "plan.config.json").read_text())["vocab_size"] == vocabulary
+        (tmp_path / "prepared" / "meta.json").write_text('{"vocab_size": 256}')
+
+
 def test_shapes_grow_as_operators_do_and_end_as_wide_as_usual() -> None:
     growths = [Growth("width", 2), Growth("both", 2)]
     first, second, third = shapes(1e6, growths)
