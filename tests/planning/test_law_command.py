@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 import yaml
 
 from ckptgrow.cli import app, run
@@ -64,8 +65,8 @@ def test_the_plan_file_has_every_stage_and_commands_that_the_program_takes(
         assert large["model"]["hidden"] == (2 if both else 1) * small["model"]["hidden"]
         assert f"--step {large['restart_step']} --rewarm 50" in large["commands"][-2]
         assert f"--train-steps {large['restart_step'] + large['steps']} " in large["commands"][-1]
-    import typer
-
+    courses = [shlex.split(one["commands"][-1])[-1] for one in plan["stages"]]
+    assert courses == ["constant", "constant", "wsd"]  # what will be grown keeps its peak rate
     group = typer.main.get_command(app)
     for line in [line for one in plan["stages"] for line in one["commands"]]:
         program, name, *options = shlex.split(line)
