@@ -22,6 +22,7 @@ Advance = Callable[[int], None]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 WIDTH_WITHOUT_TERMINAL = 160  # characters: scripts and logs should not see tables folded at 80
+WIDEST_PICTURE = 80  # characters
 
 
 def _console(*, stderr: bool) -> Console:
@@ -60,6 +61,15 @@ class Screen:
         for row in rows:
             table.add_row(*(_cell(value) for value in row))
         self._words.print(table)
+
+    def picture(self, draw: Callable[[int], Sequence[Sequence[tuple[str, str]]]]) -> None:
+        """Rows of (text, style), drawn for a width in characters: on a terminal alone."""
+        if not self._words.is_terminal:
+            return
+        from rich.text import Text
+
+        for row in draw(min(self._words.width, WIDEST_PICTURE)):
+            self._words.print(Text.assemble(*row))
 
     def result(self, values: Mapping[str, object]) -> None:
         """The command's result: under `--json` one object on stdout, otherwise nothing (the words said it)."""

@@ -10,39 +10,36 @@ Source: Shen et al., "Staged Training for Transformer Language Models", arXiv 22
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from ckptgrow.errors import DataError
-from ckptgrow.planning.curves import WINDOW, Curve, smooth
+from ckptgrow.planning.curves import Curve
+from ckptgrow.planning.operators import OPTIMALITY, THRESHOLDS, OperatorName
+from ckptgrow.planning.uncertainty import Answer, Spread, spread
 
-OperatorName = Literal["width", "depth", "both"]
-THRESHOLDS: Mapping[str, float] = {"depth": -0.0575, "width": -0.0475, "both": -0.03}
-OPTIMALITY = -0.052
-RESAMPLES = 400
-WINDOWS = (3, 5, 7, 9)  # over which the uncertainty is taken
+MOST_WITHOUT = 0.1  # share of resamples in which a plan that can be trusted may find no point
 
 
 @dataclass(frozen=True)
 class GrowthPoint:
-    """Steps in optimizer steps, losses in nats, saving as a share of compute."""
+    """Steps in optimizer steps, losses in nats, saving as a share of compute, its spread over resamples."""
 
     operator: str
+    threshold: float
     saving: float
-    saving_interval: tuple[float, float]  # 90 % of bootstrap resamples, over smoothing windows too
     step_before: int
     step_target: int
     step_optimality: int
     rho: float
     loss_at_growth: float
+    spread: Spread
 
     @property
     def is_distinguishable(self) -> bool:
-        """Whether the saving's interval leaves out zero."""
-        return self.saving_interval[0] > 0
+        """Whether the saving is above zero in at least 95 % of resamples, and nearly all of them have a point."""
+        return self.spread.saving[0] > 0 and self.spread.share_without <= MOST_WITHOUT
 
 
 def growth_point(small: Curve, large: Curve, operator: OperatorName, threshold: float | None = None) -> GrowthPoint:
@@ -58,17 +55,23 @@ def growth_point(small: Curve, large: Curve, operator: OperatorName, threshold: 
             f"{large.where}: never reaches loss {loss:.4g} of {small.where} at its growth point; are the two models in "
             "the right order, small first?"
         )
+    if loss > large.losses.max():
+        raise DataError(
+            f"{large.where}: begins below loss {loss:.4g} of {small.where} at its growth point, expected an earlier "
+            "first evaluation"
+        )
     target = int(np.argmin(np.abs(large.losses - loss)))
     saving = float((large.compute[target] - small.compute[before]) / large.compute[optimal])
     return GrowthPoint(
         operator,
+        tau,
         saving,
-        _interval(small, large, tau),
         int(small.steps[before]),
         int(large.steps[target]),
         int(large.steps[optimal]),
         float(small.steps[before] / large.steps[target]),
         loss,
+        spread(small, large, lambda one, other, window: _answer(one, other, tau, window)),
     )
 
 
@@ -79,35 +82,11 @@ def _required(curve: Curve, threshold: float) -> int:
     return index
 
 
-def _interval(small: Curve, large: Curve, tau: float) -> tuple[float, float]:
-    """5 % to 95 % of resamples of the residuals around the smoothed curves, over windows of smoothing."""
-    generator = np.random.default_rng(0)
-    savings: list[float] = []
-    for number in range(RESAMPLES):
-        window = WINDOWS[number % len(WINDOWS)]
-        saving = _saving(_resampled(small, generator), _resampled(large, generator), tau, window)
-        if saving is not None:
-            savings.append(saving)
-    if not savings:
-        return float("nan"), float("nan")
-    low, high = np.quantile(savings, [0.05, 0.95])
-    return float(low), float(high)
-
-
-def _resampled(curve: Curve, generator: np.random.Generator) -> Curve:
-    """The wild bootstrap (Wu, Annals of Statistics 14, 1986): each residual keeps its place and gets a random sign."""
-    course = smooth(np.log(curve.losses), WINDOW)
-    residuals = np.log(curve.losses) - course
-    signs = generator.choice([-1.0, 1.0], len(course))
-    return Curve(curve.where, curve.steps, np.exp(course + signs * residuals), curve.compute)
-
-
-def _saving(small: Curve, large: Curve, tau: float, window: int) -> float | None:
-    before, optimal = (
-        small.index_where_slope_rises_past(tau, window),
-        large.index_where_slope_rises_past(OPTIMALITY, window),
-    )
+def _answer(small: Curve, large: Curve, tau: float, window: int) -> Answer | None:
+    before = small.index_where_slope_rises_past(tau, window)
+    optimal = large.index_where_slope_rises_past(OPTIMALITY, window)
     if before is None or optimal is None:
         return None
     target = int(np.argmin(np.abs(large.losses - small.losses[before])))
-    return float((large.compute[target] - small.compute[before]) / large.compute[optimal])
+    saving = float((large.compute[target] - small.compute[before]) / large.compute[optimal])
+    return saving, int(small.steps[before]), int(large.steps[optimal])

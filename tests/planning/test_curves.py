@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from ckptgrow.cli import run
-from ckptgrow.planning.curves import Curve, curve
+from ckptgrow.planning.curves import curve
 from ckptgrow.planning.growth_point import growth_point
+from tests.planning.curves_made import made, step_at, write, write_made
 
 CURVES = Path(
     os.environ.get("CKPTGROW_CURVES", Path(__file__).parents[3] / "shared" / "data" / "staged-training-curves")
@@ -54,37 +53,18 @@ def test_the_papers_pairs_come_out_exactly(
     assert f"{100 * found['saving']:.1f}" == saved and f"{found['rho']:.3f}" == rho
     assert (found["step_before"], found["step_target"], found["step_optimality"]) == steps
     low, high = found["saving_interval"]
-    assert low <= high
+    assert 0 < low < found["saving"] < high < low + 0.2 and found["is_distinguishable"] is True
     assert plot.read_bytes().startswith(b"\x89PNG")
-
-
-def power_law(floor: float, scale: float, parameters: float) -> Curve:
-    """L = floor + (scale / step)^0.5, whose slope has a closed form."""
-    steps = np.arange(50.0, 20_000.0, 50.0)
-    return Curve("made", steps, floor + (scale / steps) ** 0.5, 6 * parameters * 1000 * steps)
 
 
 def test_a_power_laws_growth_points_are_the_closed_forms() -> None:
     """D log L / d log S = −0.5 (scale/S)^0.5 / L equals τ at a step that algebra gives."""
-    small, large = power_law(3.0, 200.0, 1e6), power_law(2.5, 400.0, 2e6)
+    small, large = made(3.0, 200.0, 1e6), made(2.5, 400.0, 2e6)
     found = growth_point(small, large, "width")
-
-    def step_at(floor: float, scale: float, slope: float) -> float:
-        part = -slope * floor / (0.5 + slope)  # (scale/S)^0.5 where the slope is reached
-        return scale / part**2
-
     assert found.step_before == pytest.approx(step_at(3.0, 200.0, -0.0475), rel=0.03)
     assert found.step_optimality == pytest.approx(step_at(2.5, 400.0, -0.052), rel=0.03)
     assert found.loss_at_growth == pytest.approx(3.0 + (200 / found.step_before) ** 0.5)
     assert found.step_target == pytest.approx(400 / (found.loss_at_growth - 2.5) ** 2, abs=50)
-
-
-def write(path: Path, steps: list[float], losses: list[float], loss: str = "Value", step: str = "Step") -> Path:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["Wall time", step, loss])
-        writer.writerows([0, one, other] for one, other in zip(steps, losses, strict=True))
-    return path
 
 
 def test_spikes_are_dropped_and_lightnings_columns_understood(tmp_path: Path) -> None:
@@ -129,3 +109,20 @@ def test_columns_and_orders_that_are_wrong_are_named(tmp_path: Path, capsys: pyt
         assert run(["plan", "curves", *arguments]) == 2
         error = capsys.readouterr().err
         assert len(error.strip().splitlines()) == 1 and all(word in error for word in words), error
+
+
+def test_a_curve_that_ends_before_its_crossing_has_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A running mean that repeats the end would flatten it, and cross there."""
+    crosses = step_at(3.0, 500.0, -0.0475)
+    short = write_made(tmp_path / "short.csv", 3.0, 500.0, until=0.7 * crosses)
+    large = write_made(tmp_path / "large.csv", 2.6, 1200.0)
+    arguments = ["--operator", "width", "--params", "1e6", "4e6", "--tokens-per-step", "1000"]
+    assert run(["plan", "curves", str(short), str(large), *arguments]) == 2
+    assert "never rises past -0.0475, expected a longer run" in capsys.readouterr().err
+
+
+def test_curves_that_never_meet_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small, large = write_made(tmp_path / "small.csv", 6.0, 500.0), write_made(tmp_path / "large.csv", 1.0, 100.0)
+    arguments = ["--operator", "width", "--params", "1e6", "4e6", "--tokens-per-step", "1000"]
+    assert run(["plan", "curves", str(small), str(large), *arguments]) == 2
+    assert "begins below loss" in capsys.readouterr().err

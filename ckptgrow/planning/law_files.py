@@ -1,0 +1,93 @@
+"""Laws by name, or from the small YAML or JSON files that `ckptgrow plan fit` writes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ckptgrow.errors import DataError, MissingDependencyError, RequestError, listing
+from ckptgrow.planning.laws import LAWS, Law
+
+REQUIRED = ("measure", "size_scale", "size_exponent", "data_scale", "data_exponent")
+OPTIONAL = ("floor", "batch_scale", "batch_exponent")
+MEASURES = ("steps", "tokens")
+
+
+def law_of(value: str) -> Law:
+    """A built-in law by its name, or one from a file.
+
+    Raises RequestError where there is neither, DataError for a file that is no law.
+    """
+    if value in LAWS:
+        return LAWS[value]
+    path = Path(value)
+    if not path.is_file():
+        raise RequestError(f"--law {value}: is no file, expected one or {', '.join(sorted(LAWS))}")
+    return read_law(path)
+
+
+def read_law(path: Path) -> Law:
+    """A law from a file; raises DataError where it is malformed."""
+    tree = _tree(path)
+    known = {*REQUIRED, *OPTIONAL, "name"}
+    missing = [name for name in REQUIRED if name not in tree]
+    if missing:
+        raise DataError(f"{path}: has no {listing(missing)}, expected a law with {', '.join(REQUIRED)}")
+    if tree["measure"] not in MEASURES:
+        raise DataError(f"{path}: measure is {tree['measure']!r}, expected steps or tokens")
+    numbers = {name: _number(path, name, tree[name]) for name in (*REQUIRED[1:], *OPTIONAL) if name in tree}
+    if tree["measure"] == "steps" and not {"batch_scale", "batch_exponent"} <= set(numbers):
+        raise DataError(f"{path}: counts steps, expected batch_scale and batch_exponent of its critical batch size too")
+    unknown = [name for name in tree if name not in known and name not in ("standard_errors", "fit")]
+    if unknown:
+        raise DataError(f"{path}: has {listing(unknown)}, expected none but {', '.join(sorted(known))}")
+    return Law(
+        name=str(tree.get("name", path.stem)), measure=tree["measure"], floor=numbers.pop("floor", 0.0), **numbers
+    )
+
+
+def write_law(path: Path, law: Law, more: Mapping[str, object]) -> None:
+    """Writes JSON where the name ends so, YAML otherwise."""
+    tree = {**law.options(), **more}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+        return
+    path.write_text(_yaml(path).safe_dump(tree, sort_keys=False), encoding="utf-8")
+
+
+def _tree(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}), expected a law that `ckptgrow plan fit` wrote") from error
+    yaml = _yaml(path)
+    try:
+        tree = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: is neither YAML nor JSON, expected a law that `ckptgrow plan fit` wrote") from error
+    if not isinstance(tree, dict):
+        raise DataError(f"{path}: is a {type(tree).__name__}, expected a law with {', '.join(REQUIRED)}")
+    return tree
+
+
+def _number(path: Path, name: str, value: object) -> float:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    lowest = 0.0 if name == "floor" else math.nextafter(0.0, 1.0)
+    if not math.isfinite(number) or number < lowest or isinstance(value, bool):
+        raise DataError(f"{path}: {name} is {value!r}, expected a number above zero")
+    return number
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingDependencyError(f"{path}: needs `pip install 'ckptgrow[plan]'`") from error
+    return yaml

@@ -1,0 +1,161 @@
+"""A staged training out of a scaling law: the operators, sizes and steps with the least compute for a target."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ckptgrow.errors import RequestError
+from ckptgrow.planning.laws import Law, cost, unit_cost
+from ckptgrow.planning.operators import Constants, Growth, constants
+from ckptgrow.planning.schedule import best_schedule
+from ckptgrow.planning.staging import Problem, Schedule, check_feasible, growth_bounds
+
+MOST_SEQUENCES = 500  # of growths; each takes some hundredths of a second
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One model: N without embeddings, losses in nats, batch in tokens, steps of that batch, compute in FLOPs."""
+
+    params: float
+    growth: Growth | None  # how it comes from the stage before; None for the first, and for growths of any ratio
+    loss_before: float | None
+    loss: float
+    batch_tokens: float
+    restart_step: int
+    steps: int
+    rho: float | None
+    compute: float
+    learning_rate: float
+
+    @property
+    def last_step(self) -> int:
+        """The step at which it ends, counted as its own training from scratch would."""
+        return self.restart_step + self.steps
+
+
+@dataclass(frozen=True)
+class LawPlan:
+    """Stages; compute in FLOPs, against one model from scratch and against stages that all have the last one's size.
+
+    The latter save too where the batch is critical at each stage's end, since early stages then have smaller ones.
+    """
+
+    law: Law
+    unit: float | None  # as `laws.unit_cost` gives it
+    stages: tuple[Stage, ...]
+    constants: tuple[Constants, ...]
+    compute: float
+    alone: Schedule
+    compute_same_size: float
+
+    @property
+    def compute_alone(self) -> float:
+        """Of one model from scratch: the last stage's, or the best one where the target leaves its size open."""
+        return self.alone.compute
+
+    @property
+    def saving(self) -> float:
+        """Share of the compute of one model from scratch."""
+        return 1 - self.compute / self.compute_alone
+
+    @property
+    def saving_of_batches(self) -> float:
+        """The share of it that stages without growth save."""
+        return 1 - self.compute_same_size / self.compute_alone
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a plan is for; without `params` the size is free, without `loss` it is the one the size is best for.
+
+    `growths` are the choices for each step between stages; with `any_ratio`, any ratio of parameters in its bounds.
+    """
+
+    params: float | None
+    loss: float | None
+    num_stages: int
+    growths: tuple[Growth, ...]
+    any_ratio: tuple[float, float] | None = None
+
+
+def law_plan(law: Law, target: Target, batch: float | None, learning_rate: Callable[[float], float]) -> LawPlan:
+    """The plan; `batch` in tokens, None for each stage's critical batch size.
+
+    Raises RequestError for targets that cannot be reached, or too many possibilities.
+    """
+    loss = _target_loss(law, target)
+    unit = unit_cost(law, batch, loss)
+    whole = Problem(law, loss, target.params, (), unit)
+    check_feasible(whole)
+    schedule, sequence = _best(law, target, loss, unit)
+    size = schedule.sizes[-1]
+    same = best_schedule(Problem(law, loss, target.params, growth_bounds([1.0] * (target.num_stages - 1)), unit))
+    known = tuple(constants(law, one, size, unit) for one in target.growths)
+    stages = _stages(law, schedule, sequence, batch, learning_rate)
+    return LawPlan(law, unit, stages, known, schedule.compute, best_schedule(whole), same.compute)
+
+
+def _target_loss(law: Law, target: Target) -> float:
+    if target.loss is not None:
+        return target.loss
+    if target.params is None:
+        raise RequestError("plan law: expected --target-params N, --target-loss L or both")
+    return float(law.efficient_loss(target.params))
+
+
+def _best(law: Law, target: Target, loss: float, unit: float | None) -> tuple[Schedule, Sequence[Growth | None]]:
+    steps = target.num_stages - 1
+    if target.any_ratio is not None:
+        low, high = (math.log(one) for one in target.any_ratio)
+        return best_schedule(Problem(law, loss, target.params, ((low, high),) * steps, unit)), [None] * steps
+    if len(target.growths) ** steps > MOST_SEQUENCES:
+        raise RequestError(
+            f"--stages {target.num_stages}: {len(target.growths)} growths at each of {steps} places are "
+            f"{len(target.growths) ** steps:,} sequences, expected at most {MOST_SEQUENCES}; name fewer --operators or "
+            "a smaller --max-factor"
+        )
+    found: list[tuple[Schedule, Sequence[Growth | None]]] = [
+        (best_schedule(Problem(law, loss, target.params, growth_bounds([one.ratio for one in each]), unit)), each)
+        for each in itertools.product(target.growths, repeat=steps)
+    ]
+    return min(found, key=lambda one: one[0].compute)
+
+
+def _stages(
+    law: Law,
+    schedule: Schedule,
+    sequence: Sequence[Growth | None],
+    batch: float | None,
+    learning_rate: Callable[[float], float],
+) -> tuple[Stage, ...]:
+    unit = unit_cost(law, batch, schedule.losses[-1])
+    stages: list[Stage] = []
+    befores = [None, *schedule.losses[:-1]]
+    earlier = [None, *schedule.sizes[:-1]]
+    rows = zip(
+        schedule.sizes, schedule.losses, befores, earlier, [None, *sequence], schedule.stage_compute, strict=True
+    )
+    for size, loss, before, smaller, growth, compute in rows:
+        tokens = float(law.critical_batch(loss)) if batch is None else batch
+        per_unit = float(cost(law, loss, unit)) / tokens  # steps a unit of u
+        restart = 0 if before is None else per_unit * float(law.data(size, before))
+        rho = None if before is None or smaller is None else float(law.data(smaller, before) / law.data(size, before))
+        stages.append(
+            Stage(
+                size,
+                growth,
+                before,
+                loss,
+                tokens,
+                round(restart),
+                round(per_unit * float(law.data(size, loss)) - restart),
+                rho,
+                compute,
+                learning_rate(size),
+            )
+        )
+    return tuple(stages)

@@ -1,0 +1,145 @@
+"""Scaling laws L = E + a·N^−α + b·u^−β: of steps u = S_min (Kaplan et al.) or of tokens u = D (Hoffmann et al.).
+
+N are parameters without embeddings. Every function takes floats and NumPy values alike, complex ones too, so that its
+derivatives can be checked by complex steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Measure = Literal["steps", "tokens"]
+Number = Any  # float, complex, or an array of them
+
+
+@dataclass(frozen=True)
+class Law:
+    """L(N, u) = E + a·N^−α + b·u^−β, in nats; u counts S_min (steps at a far larger batch than critical) or tokens.
+
+    With `batch_scale` B* (tokens) and `batch_exponent` α_B, the critical batch size is B_crit(L) = B*·L^(−1/α_B).
+    """
+
+    name: str
+    floor: float  # E
+    size_scale: float  # a
+    size_exponent: float  # α
+    data_scale: float  # b
+    data_exponent: float  # β
+    measure: Measure
+    batch_scale: float | None = None
+    batch_exponent: float | None = None
+
+    @property
+    def has_critical_batch(self) -> bool:
+        """Whether the law says how large a batch is worth its tokens."""
+        return self.batch_scale is not None and self.batch_exponent is not None
+
+    def loss(self, size: Number, data: Number) -> Number:
+        """L(N, u)."""
+        return self.limit(size) + self.data_scale * data**-self.data_exponent
+
+    def limit(self, size: Number) -> Number:
+        """The loss that a model of N parameters comes to in the end: E + a·N^−α."""
+        return self.floor + self.size_scale * size**-self.size_exponent
+
+    def limit_by_log_size(self, size: Number) -> Number:
+        """D limit / d log N = −α·a·N^−α."""
+        return -self.size_exponent * self.size_scale * size**-self.size_exponent
+
+    def data(self, size: Number, loss: Number) -> Number:
+        """U that a model of N parameters needs from scratch to reach a loss: (b / (L − limit))^(1/β)."""
+        return (self.data_scale / (loss - self.limit(size))) ** (1 / self.data_exponent)
+
+    def data_by_log_size(self, size: Number, loss: Number) -> Number:
+        """D u / d log N."""
+        above = loss - self.limit(size)
+        return self.data(size, loss) * self.limit_by_log_size(size) / (self.data_exponent * above)
+
+    def data_by_loss(self, size: Number, loss: Number) -> Number:
+        """D u / d L."""
+        return -self.data(size, loss) / (self.data_exponent * (loss - self.limit(size)))
+
+    def critical_batch(self, loss: Number) -> Number:
+        """B_crit(L) in tokens; only for laws that have one."""
+        if self.batch_scale is None or self.batch_exponent is None:
+            raise ValueError(f"{self.name} has no critical batch size")
+        return self.batch_scale * loss ** (-1 / self.batch_exponent)
+
+    def smallest_size(self, loss: float) -> float:
+        """N whose limit is this loss: smaller models never reach it; infinite where none does."""
+        above = loss - self.floor
+        return float("inf") if above <= 0 else float((self.size_scale / above) ** (1 / self.size_exponent))
+
+    def efficient_loss(self, size: Number) -> Number:
+        """The loss at which a model of N parameters is the one that reaches it with the least compute.
+
+        Where 6·N·u(N, L) is stationary in N at that loss: L − limit = (α/β)·a·N^−α.
+        """
+        return self.limit(size) + self.size_exponent / self.data_exponent * self.size_scale * size**-self.size_exponent
+
+    def options(self) -> dict[str, object]:
+        """The constants by name, as files have them."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def _kaplan(name: str, critical_size: float, size_exponent: float) -> Law:
+    """(N_c/N)^α_N + (S_c/S_min)^α_S with the constants that all of Kaplan et al.'s fits share."""
+    return Law(
+        name,
+        floor=0.0,
+        size_scale=critical_size**size_exponent,
+        size_exponent=size_exponent,
+        data_scale=2.1e3**0.76,  # S_c = 2.1e3 steps
+        data_exponent=0.76,
+        measure="steps",
+        batch_scale=2.1e8,  # tokens
+        batch_exponent=0.21,
+    )
+
+
+LAWS: Mapping[str, Law] = {
+    # Kaplan et al., "Scaling Laws for Neural Language Models", arXiv 2001.08361, equations 1.6 and 5.3, table 3
+    "kaplan": _kaplan("kaplan", 6.5e13, 0.077),
+    # Its appendix A's L(N) with its L(S_min): the constants of the released code of Shen et al., arXiv 2203.06211
+    "staged-training": _kaplan("staged-training", 8.8e13, 0.076),
+    # Hoffmann et al., "Training Compute-Optimal Large Language Models", arXiv 2203.15556, equation 10, appendix D.3
+    "hoffmann": Law("hoffmann", 1.69, 406.4, 0.34, 410.7, 0.28, "tokens"),
+}
+
+
+def unit_cost(law: Law, batch: float | None, loss: float) -> float | None:
+    """Tokens that a unit of u costs at a fixed batch; None where the batch is to be critical at each loss.
+
+    S steps at a batch B do the work of S_min = S / (1 + B_crit/B) (Kaplan et al., equation 5.4, B_crit at the final
+    loss), so that a unit of S_min costs B + B_crit tokens. A unit of D is a token.
+    """
+    if law.measure == "tokens":
+        return 1.0
+    return None if batch is None else batch + float(law.critical_batch(loss))
+
+
+def cost(law: Law, loss: Number, unit: float | None) -> Number:
+    """Tokens for a unit of u, where training ends at a loss: 2·B_crit(L) at the critical batch."""
+    return 2.0 * law.critical_batch(loss) if unit is None else unit + 0.0 * loss
+
+
+def cost_by_loss(law: Law, loss: Number, unit: float | None) -> Number:
+    """D cost / d L."""
+    if unit is not None or law.batch_exponent is None:
+        return 0.0 * loss
+    return -cost(law, loss, None) / (law.batch_exponent * loss)
+
+
+def compute_to(law: Law, size: Number, loss: Number, unit: float | None) -> Number:
+    """FLOPs from scratch to a loss, 6·N·tokens."""
+    return 6.0 * size * cost(law, loss, unit) * law.data(size, loss)
+
+
+def slope(law: Law, size: Number, loss: Number, unit: float | None) -> Number:
+    """D log L / d log C of the model's own curve, where C is the compute to each loss."""
+    by_log_loss = loss * (
+        law.data_by_loss(size, loss) / law.data(size, loss) + cost_by_loss(law, loss, unit) / cost(law, loss, unit)
+    )
+    return 1 / by_log_loss

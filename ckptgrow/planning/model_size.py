@@ -1,0 +1,51 @@
+"""Parameters without embeddings: from a number, a transformers config, or a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ckptgrow.errors import RequestError
+
+
+def model_size(value: str) -> float:
+    """N from `--params`: a number, a config.json, or a checkpoint that says its architecture.
+
+    Embeddings and the head are left out, tied or not (Kaplan et al., arXiv 2001.08361, section 2.1).
+
+    Raises RequestError where it is neither, ConfigError or CheckpointError for files that cannot be used.
+    """
+    try:
+        number = float(value)
+    except ValueError:
+        return float(_without_embeddings(_config(Path(value)), value))
+    if not 0 < number < math.inf:
+        raise RequestError(f"--params {value}: expected a number above zero")
+    return number
+
+
+def _config(path: Path) -> dict[str, Any]:
+    from ckptgrow.checkpoints.checkpoint import Checkpoint
+    from ckptgrow.checkpoints.formats import read_checkpoint
+    from ckptgrow.families.architecture import architecture
+
+    if not path.exists():
+        raise RequestError(f"--params {path}: is neither a number nor a file, expected a config.json or a checkpoint")
+    if path.suffix == ".json":
+        nothing = Checkpoint(path=path, kind="config", tensors={}, config=None)
+        return architecture(nothing, path)[1]
+    return architecture(read_checkpoint(path))[1]
+
+
+def _without_embeddings(config: dict[str, Any], where: str) -> int:
+    import torch
+
+    from ckptgrow.families.model import build_model
+
+    with torch.device("meta"):
+        model = build_model(config, torch.float32, where)
+    left_out = [one for one in model.modules() if isinstance(one, torch.nn.Embedding)]
+    left_out += [one for one in (model.get_output_embeddings(),) if isinstance(one, torch.nn.Module)]
+    skipped = {id(one) for module in left_out for one in module.parameters()}
+    return sum(one.numel() for one in model.parameters() if id(one) not in skipped)

@@ -1,0 +1,101 @@
+"""The operators as a law sees them: how many times as many parameters, where to grow, and what ρ is.
+
+Of two models of N and r·N parameters, the small one is worth training as long as it lowers the loss with less compute
+than the large one would. Growth at loss L saves C(r·N, L) − C(N, L), which is largest where both curves pay the same
+for the next bit of loss; τ is the small curve's slope d log L / d log C there, and ρ = S(N, L) / S(r·N, L).
+
+Source: Shen et al., "Staged Training for Transformer Language Models", arXiv 2203.06211, section 4; its notebooks find
+τ by hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ckptgrow.errors import MissingDependencyError
+from ckptgrow.planning.laws import Law, compute_to, slope
+
+OperatorName = Literal["width", "depth", "both"]
+POWERS: Mapping[OperatorName, int] = {"depth": 1, "width": 2, "both": 3}  # of the factor, in 12 · layers · hidden²
+# Found by hand on simulated curves and confirmed on real ones, by the source
+THRESHOLDS: Mapping[OperatorName, float] = {"depth": -0.0575, "width": -0.0475, "both": -0.03}
+OPTIMALITY = -0.052
+
+
+@dataclass(frozen=True)
+class Growth:
+    """An operator and its whole factor: of the hidden size, of the layers, or of each."""
+
+    operator: OperatorName
+    factor: int
+
+    @property
+    def ratio(self) -> int:
+        """Parameters after over before, without embeddings."""
+        return self.factor ** POWERS[self.operator]
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What a law says of a growth: slope and loss at which it saves most, steps before over after, share saved.
+
+    The share is of the compute with which the large model alone reaches the loss that it is best for.
+    """
+
+    growth: Growth
+    tau: float
+    rho: float
+    loss: float
+    saving: float
+
+
+def growths(operators: Iterable[OperatorName], max_factor: int) -> tuple[Growth, ...]:
+    """Every operator with every whole factor; of those with the same ratio the first."""
+    choices: dict[int, Growth] = {}
+    for operator in operators:
+        for factor in range(2, max_factor + 1):
+            one = Growth(operator, factor)
+            choices.setdefault(one.ratio, one)
+    return tuple(choices[ratio] for ratio in sorted(choices))
+
+
+def constants(law: Law, growth: Growth, large: float, unit: float | None) -> Constants:
+    """τ and ρ of a growth to `large` parameters; `unit` as `laws.unit_cost` gives it."""
+    small = large / growth.ratio
+    limit = float(law.limit(small))
+
+    def advantage(above: float) -> float:
+        """Log of what the large model pays for the next bit of loss over what the small one pays."""
+        loss = limit + np.exp(above)
+        price = [
+            np.log(compute_to(law, size, loss, unit)) - np.log(-slope(law, size, loss, unit)) for size in (large, small)
+        ]
+        return float(price[0] - price[1])
+
+    loss = limit + math.exp(_root(advantage, -30.0, 10.0))
+    saved = compute_to(law, large, loss, unit) - compute_to(law, small, loss, unit)
+    return Constants(
+        growth,
+        float(slope(law, small, loss, unit)),
+        rho_at(law, growth, large, loss),
+        loss,
+        float(saved / compute_to(law, large, law.efficient_loss(large), unit)),
+    )
+
+
+def rho_at(law: Law, growth: Growth, large: float, loss: float) -> float:
+    """Steps of the small model over steps of the large one at the same loss."""
+    return float(law.data(large / growth.ratio, loss) / law.data(large, loss))
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    try:
+        from scipy.optimize import brentq
+    except ImportError as error:
+        raise MissingDependencyError("plan law needs `pip install 'ckptgrow[plan]'`") from error
+    return float(brentq(function, low, high))  # pyright: ignore[reportArgumentType]

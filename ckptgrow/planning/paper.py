@@ -1,0 +1,55 @@
+"""What pictures have in common: a column's width, colours that stay apart in print, ticks at round losses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ckptgrow.errors import MissingDependencyError, RequestError
+
+SIZE = (5.2, 3.6)  # inches
+AXIS = ("compute (FLOPs)", "validation loss (nats)")
+# Okabe and Ito's palette, told apart with any colour vision; gray and red differ in lightness too
+BLUE, GRAY, ORANGE, GREEN, RED = "#0072B2", "#8c8c8c", "#E69F00", "#009E73", "#C0392B"
+
+
+def paper_axes() -> tuple[Any, Any]:
+    """A figure that no display is needed for, and its log-log axes."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("--plot needs `pip install 'ckptgrow[plan]'`") from error
+    figure = Figure(figsize=SIZE, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.add_subplot()
+    axes.set(xscale="log", yscale="log")
+    axes.tick_params(labelsize=8)
+    axes.xaxis.label.set_size(9)
+    axes.yaxis.label.set_size(9)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def tick_losses(axes: Any, low: float, high: float) -> None:
+    """Ticks at round losses, about six of them, named as plain numbers."""
+    rough = (high - low) / 6
+    step = min((one for one in (0.05, 0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 5.0) if one >= rough), default=10.0)
+    ticks = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
+    axes.set_yticks([], minor=True)
+    axes.set_yticks(ticks, [f"{tick:.2f}" if step < 0.1 else f"{tick:.4g}" for tick in ticks])
+
+
+def check_ending(path: Path) -> None:
+    """Raises RequestError for a name that is no picture's."""
+    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise RequestError(f"--plot {path}: expected a name that ends in .png, .pdf or .svg")
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes the figure in the format that the name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=220)

@@ -1,0 +1,117 @@
+"""A live run: its slope now, how sure that is, and the step at which it will have risen past τ.
+
+The slope is a local quadratic's of log L over log C at the last evaluation, with its standard error; C grows with the
+steps, so that neither parameters nor tokens are needed. The step comes from the power law L = E + (s/S)^β that fits the
+second half of the curve best, whose slope −β·(1 − E/L) is known at every step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ckptgrow.errors import MissingDependencyError
+from ckptgrow.planning.curves import Curve
+from ckptgrow.planning.uncertainty import local_quadratic
+
+Vector = npt.NDArray[np.float64]
+NORMAL_90 = 1.645  # standard errors on either side of 90 %
+FARTHEST = 100.0  # steps ahead that a prediction is made for, in units of those trained
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Slopes are d log L / d log C; `crossed_at` is the rule's own step, `predicted` the power law's."""
+
+    step: int
+    loss: float
+    threshold: float
+    slope: float
+    slope_error: float
+    crossed_at: int | None
+    predicted: int | None
+
+    @property
+    def slope_interval(self) -> tuple[float, float]:
+        """90 %."""
+        return self.slope - NORMAL_90 * self.slope_error, self.slope + NORMAL_90 * self.slope_error
+
+    @property
+    def is_time(self) -> bool:
+        """Whether the rule says to grow: its slope has risen past τ, and the slope now does not contradict it."""
+        return self.crossed_at is not None and self.slope_interval[1] > self.threshold
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the slope's interval is on one side of τ."""
+        return not self.slope_interval[0] <= self.threshold <= self.slope_interval[1]
+
+
+def watch(curve: Curve, threshold: float) -> Watch:
+    """What a curve says so far."""
+    x, y = np.log(curve.steps), np.log(curve.losses)
+    centre, slopes, variances = local_quadratic(x, y)
+    recent = slice(-min(len(x), max(10, len(x) // 4)), None)
+    residuals = (y - centre)[recent]
+    slope, error = float(slopes[-1]), float(np.sqrt(variances[-1] * inflated_variance(residuals)))
+    crossed = curve.index_where_slope_rises_past(threshold)
+    return Watch(
+        int(curve.steps[-1]),
+        float(curve.losses[-1]),
+        threshold,
+        slope,
+        error,
+        None if crossed is None else int(curve.steps[crossed]),
+        predicted_step(curve, threshold),
+    )
+
+
+def inflated_variance(residuals: Vector) -> float:
+    """Their variance, larger where neighbours are correlated: (1 + r) / (1 − r) for a first correlation of r.
+
+    Source: Bartlett, "Some Aspects of the Time-Correlation Problem", JRSS 98, 1935.
+    """
+    variance = float(np.mean(residuals**2))
+    if variance == 0:
+        return 0.0
+    correlation = float(np.mean(residuals[1:] * residuals[:-1])) / variance
+    return variance * (1 + min(max(correlation, 0.0), 0.9)) / (1 - min(max(correlation, 0.0), 0.9))
+
+
+def predicted_step(curve: Curve, threshold: float) -> int | None:
+    """The step at which the power law's slope is τ; None where it never is, or lies too far ahead to be told."""
+    half = curve.steps >= curve.steps[-1] / 2
+    if half.sum() < 5:
+        return None
+    floor, log_scale, exponent = _power_law(curve.steps[half], curve.losses[half])
+    if exponent + threshold <= 0:
+        return None
+    above = -threshold * floor / (exponent + threshold)  # of L − E where the slope is reached
+    log_step = log_scale - math.log(above) / exponent
+    return None if log_step > math.log(FARTHEST * curve.steps[-1]) else round(math.exp(log_step))
+
+
+def _power_law(steps: Vector, losses: Vector) -> tuple[float, float, float]:
+    """E, log s and β of L = E + (s/S)^β, by least squares on log L."""
+    try:
+        from scipy.optimize import least_squares
+    except ImportError as error:
+        raise MissingDependencyError("plan watch needs `pip install 'ckptgrow[plan]'`") from error
+    lowest, middle = float(losses.min()), float(np.log(steps).mean())
+
+    def residuals(theta: Vector) -> Vector:
+        floor, log_scale, exponent = theta
+        return np.log(floor + np.exp(log_scale - exponent * (np.log(steps) - middle))) - np.log(losses)
+
+    starts = [
+        [share * lowest, math.log((1.001 - share) * lowest), exponent]
+        for share in (0.3, 0.9)
+        for exponent in (0.3, 0.8)
+    ]
+    bounds = ([1e-3 * lowest, -20.0, 0.05], [0.9999 * lowest, 10.0, 3.0])
+    found = [least_squares(residuals, start, bounds=bounds, x_scale=[lowest, 1.0, 0.3]) for start in starts]
+    floor, log_scale, exponent = min(found, key=lambda one: one.cost).x
+    return float(floor), float(log_scale / exponent + middle), float(exponent)
