@@ -10,8 +10,8 @@ import torch
 def largest(tensor: torch.Tensor) -> float:
     """The largest magnitude of an entry; infinity where an entry is NaN, so that no comparison overlooks it."""
     low, high = torch.aminmax(tensor)
-    value = max(-float(low), float(high))
-    return math.inf if math.isnan(value) or math.isnan(float(low)) else value
+    value = max(abs(float(low)), abs(float(high)))
+    return math.inf if math.isnan(value) else value
 
 
 def power(tensor: torch.Tensor) -> float:
