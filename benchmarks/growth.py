@@ -1,6 +1,7 @@
 """How fast and in how much memory a training state grows, against the script that everyone writes and against `cp`.
 
     python benchmarks/growth.py [--size 124M] [--rounds 3] [--kind ckpt|safetensors] [--directory DIR]
+        [--without-naive]
 
 Each round runs, one after the other: `ckptgrow width`; the naive script (torch.load, grow in memory, torch.save); `cp`
 of the output followed by fsync. Peak memory is the largest sum of resident sizes over the process tree, sampled every
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -101,6 +103,7 @@ def main() -> None:
     parser.add_argument("--kind", default="ckpt", choices=["ckpt", "safetensors"])
     parser.add_argument("--how", default="diagonal", choices=["diagonal", "tile"])
     parser.add_argument("--directory", type=Path)
+    parser.add_argument("--without-naive", action="store_true", help="it holds both states in memory at once")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=chosen.directory) as name:
         directory = Path(name)
@@ -119,16 +122,18 @@ def main() -> None:
                 "width",
                 str(old),
                 str(grown),
-                "--force",
                 "--how",
                 chosen.how,
             ],
             "naive": [sys.executable, "-c", NAIVE, str(source), str(directory / "naive.ckpt")],
             "cp": ["sh", "-c", copy_script],
         }
+        if chosen.without_naive:
+            del runs["naive"]
         seconds: dict[str, list[float]] = {run: [] for run in runs}
         peaks = dict.fromkeys(runs, 0)
         for number in range(chosen.rounds):
+            shutil.rmtree(grown) if grown.is_dir() else grown.unlink(missing_ok=True)
             for run, line in runs.items():
                 subprocess.run(["rm", "-rf", str(directory / "copy"), str(directory / "naive.ckpt")], check=True)
                 took, peak = measured(line)

@@ -11,6 +11,8 @@ from ckptgrow.commands.growing import LR_RULES, byte_size, chosen, reset_parts, 
 from ckptgrow.commands.screen import JsonOption, Screen
 from ckptgrow.errors import RequestError
 
+FRESH_MOMENTS = ("zero", "mean")
+
 
 def width(
     source: options.InArgument,
@@ -37,6 +39,12 @@ def width(
         ),
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    fresh_moments: Annotated[
+        str,
+        typer.Option(
+            help="With --how pad, the second moments of new entries: 'zero', or the 'mean' of their row or column."
+        ),
+    ] = "zero",
     lr_rule: options.LrRuleOption = "keep",
     step: options.StepOption = "keep",
     rewarm: options.RewarmOption = 0,
@@ -68,6 +76,7 @@ def width(
         allow_nonfinite,
         force,
         byte_size("--max-shard-size", max_shard_size),
+        chosen("--fresh-moments", fresh_moments, FRESH_MOMENTS),
     )
     values: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),

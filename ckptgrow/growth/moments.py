@@ -22,8 +22,10 @@ import torch
 from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup
 from ckptgrow.checkpoints.tensors import Held, LazyTensor, Zeros, whole
 from ckptgrow.growth.factors import grown_factor
+from ckptgrow.growth.filling import Averaged
 from ckptgrow.growth.optimizers import Entry, row_of
 from ckptgrow.growth.parameters import Descent
+from ckptgrow.growth.request import FreshMoments
 from ckptgrow.growth.scales import WeightSizes
 from ckptgrow.growth.tensors import Grown, Guard, Scaled
 from ckptgrow.spaces.gather import Gather, TensorGrowth
@@ -50,6 +52,7 @@ class _Context:
     clock: StepClock
     sizes: WeightSizes
     guard: Callable[[LazyTensor, str], LazyTensor]
+    fresh_moments: FreshMoments
 
     @property
     def is_fresh(self) -> bool:
@@ -66,6 +69,7 @@ def grown_state(
     clock: StepClock,
     where: str,
     guard: Guard,
+    fresh_moments: FreshMoments,
 ) -> OptimizerState:
     """The grown optimizer state: the same groups, their parameters in the grown model's order.
 
@@ -86,7 +90,7 @@ def grown_state(
             record = state.state.get(one.old.name)
             if record is not None:
                 guarded = partial(_guarded, guard, f"{where}: {{}} of {one.old.name}")
-                context = _Context(one, record, group.options, clock, sizes, guarded)
+                context = _Context(one, record, group.options, clock, sizes, guarded, fresh_moments)
                 records[one.name] = {key: _grown_entry(entries, key, value, context) for key, value in record.items()}
     return OptimizerState(tuple(groups), records, state.other)
 
@@ -134,6 +138,8 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, value: Any, context: _C
     if entry in ("row", "column"):
         other = next(name for name, kind in entries.items() if kind in ("row", "column") and name != key)
         return grown_factor(entry, guarded, context.partner(other), growth)
+    if growth.has_fresh and context.fresh_moments == "mean" and entry == "square":
+        return Averaged(guarded, gathers[entry](growth))
     grown = Grown(guarded, gathers[entry](growth))
     return Scaled(grown, _update_ratio(context)) if entry == "update" else grown
 

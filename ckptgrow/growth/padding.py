@@ -22,6 +22,7 @@ from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.errors import RequestError
 from ckptgrow.families.family import Family, Padding
 from ckptgrow.families.sizes import is_tied, sizes_of, with_sizes
+from ckptgrow.growth.request import FreshMoments
 from ckptgrow.spaces.growth import Growth, identity, padded
 
 UNITS = ("heads", "kv_heads", "ffn", "dense_ffn")  # drawn, and read by zeros
@@ -44,6 +45,8 @@ def padded_growths(
             raise RequestError(f"--{_option(space)}: {family.model_type} has no such size of its own")
         if new[space] < old[space]:
             raise RequestError(f"--{_option(space)} {new[space]}: expected at least the old size, {old[space]}")
+    if new == old:
+        raise RequestError(f"--{_option(next(iter(sizes)))}: the model has this size already, expected a larger one")
     changed = with_sizes(family, config, new, where)
     growths = {space: identity(size) for space, size in old.items()}
     growths |= {
@@ -58,8 +61,10 @@ def padded_growths(
     return growths, changed
 
 
-def first_update_note(states: Sequence[OptimizerState]) -> list[str]:
-    """What zero moments at an old step do to the first update of new entries, for Adam and its relatives."""
+def first_update_note(states: Sequence[OptimizerState], fresh_moments: FreshMoments) -> list[str]:
+    """What young moments at an old step do to the first update of new entries, for Adam and its relatives: with β₁, β₂
+    it is (1 − β₁) g / √((1 − β₂) g²) from zeros, and (1 − β₁) g / √v from the mean v of old second moments, in lr.
+    """
     betas = {
         tuple(group.options["betas"])
         for state in states
@@ -67,10 +72,12 @@ def first_update_note(states: Sequence[OptimizerState]) -> list[str]:
         for group in state.groups
         if "betas" in group.options
     }
-    sizes = [(1 - float(one)) / math.sqrt(1 - float(two)) for one, two in betas if float(two) < 1]
+    second = 1.0 if fresh_moments == "mean" else None
+    sizes = [(1 - float(b1)) / math.sqrt(second or 1 - float(b2)) for b1, b2 in betas if float(b2) < 1]
     if not sizes:
         return []
-    note = f"new entries of old tensors start with zero moments: their first updates are about {max(sizes):.2g} lr"
+    moments = "zero moments" if fresh_moments == "zero" else "zero first and mean second moments"
+    note = f"new entries of old tensors start with {moments}: their first updates are about {max(sizes):.2g} lr"
     return [note + ("; --rewarm N makes them smaller" if max(sizes) > 1 else "")]
 
 

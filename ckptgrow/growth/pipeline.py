@@ -58,9 +58,10 @@ def grow(
     states, schedulers, notes = _grown_training(old, lineage, sizes, request, step, guard)
     if old.checkpoint.left_behind:
         notes.append(f"left behind in {source}: {listing(old.checkpoint.left_behind)}")
-    if any(one.growth.has_fresh for one in lineage):
-        notes += first_update_note(states)
     record = _record(operator, request, (old.checkpoint.global_step, step), fingerprint)
+    if any(one.growth.has_fresh for one in lineage):
+        notes += first_update_note(states, request.fresh_moments)
+        record["fresh_moments"] = request.fresh_moments
     new = replace(
         old.checkpoint,
         tensors=in_pieces(tensors, lineage, old.pieces, fingerprint.tensors, operator, str(source), guard),
@@ -104,7 +105,8 @@ def _grown_training(
     origins: list[tuple[Origin, ...]] = []
     for index, state in enumerate(old.optimizers):
         where = f"{source}: optimizer {index}"
-        grown = grown_state(state, lineage, sizes, StepClock(step if moves else None), where, guard)
+        clock = StepClock(step if moves else None)
+        grown = grown_state(state, lineage, sizes, clock, where, guard, request.fresh_moments)
         grown, origin = with_rates(grown, lineage, sizes, request.lr_rule, where)
         states.append(grown)
         origins.append(origin)

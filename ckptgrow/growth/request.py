@@ -12,6 +12,7 @@ from ckptgrow.growth.rates import LrRule
 
 StepChoice = int | Literal["keep", "auto"]
 Part = Literal["optimizer", "schedule"]
+FreshMoments = Literal["zero", "mean"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class StateRequest:
 
     `step`: the schedule step to go on from; "keep" leaves it, "auto" divides it by the operator's ρ. `rewarm`: steps
     over which the learning rate rises again from there. `reset`: parts to leave out of the grown checkpoint.
-    `max_shard_bytes` bounds the files of a Hugging Face directory's weights.
+    `fresh_moments`: second moments of entries that copy nothing, zero or the mean of their row or column; first ones
+    are zero. `max_shard_bytes` bounds the files of a Hugging Face directory's weights.
     """
 
     lr_rule: LrRule = "keep"
@@ -33,6 +35,7 @@ class StateRequest:
     allow_nonfinite: bool = False
     force: bool = False
     max_shard_bytes: int = DEFAULT_SHARD_BYTES
+    fresh_moments: FreshMoments = "zero"
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,8 @@ def _check(factor: int | None, sizes: Mapping[str, int], how: How, noise: float 
             f"--hidden {sizes['residual']}: copies come whole, expected --factor K, or --how pad with it"
         )
     if how != "pad":
+        if request.fresh_moments != "zero":
+            raise RequestError(f"--fresh-moments {request.fresh_moments}: copies have exact moments; give --how pad")
         return
     if factor is not None or not sizes:
         raise RequestError("--how pad: expected sizes (--hidden, --heads, --kv-heads, --ffn) and no --factor")

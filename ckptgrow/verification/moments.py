@@ -20,6 +20,7 @@ from ckptgrow.verification.weights import snapped
 
 NUMBERS = {"step": 0.0, "mu_product": 1e-6, "RMS": 1e-6}  # with the relative error that rounding to float32 leaves
 ROUNDING = 1e-12  # of sums in float64
+STORED_ROUNDING = 1e-3  # of sums of numbers that were rounded to bfloat16
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def moment_errors(pair: Pair, gradients: Mapping[str, GradientScale], scales: Sc
                     problems.append(f"the state of {name} holds {_keys(new)}, expected {_keys(old)}")
                 continue
             options = old_groups[link.small.name].options, new_groups[name].options
-            case = _Case(name, link, gradients.get(name), scales.of(name), *options, limit)
+            case = _Case(name, link, gradients.get(name), scales.of(name), *options, limit, pair.fresh_moments)
             dtypes |= {value.dtype for value in old.values() if isinstance(value, LazyTensor) and value.shape}
             problems += _number_problems(case, old, new)
             for key, error in _errors(case, old, new).items():
@@ -70,6 +71,7 @@ class _Case:
     old: Mapping[str, Any]
     new: Mapping[str, Any]
     limit: int | None
+    fresh_moments: str
 
     def step(self, old: float) -> float:
         if self.link.fresh is not None:
@@ -102,9 +104,9 @@ def _error(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int) -> f
     if link.fresh is not None or scale is None:
         return largest(found)
     if link.is_padded:
-        entries, found = float(found.abs().sum()), link.copied_part(found)
-        if power and entries - float(found.abs().sum()) > ROUNDING * entries:
-            return 1.0  # entries that have seen no gradient hold something
+        if power and not _is_young(case, found, power):
+            return 1.0
+        found = link.copied_part(found)
     small = link.spread(old)
     if power == 0:
         expected = small
@@ -113,6 +115,18 @@ def _error(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int) -> f
         factor = torch.tensor(_own_factor(small, found, power), dtype=found.dtype) if dead else scale.at(link)
         expected = factor**power * small
     return _relative(found, expected)
+
+
+def _is_young(case: _Case, found: torch.Tensor, power: int) -> bool:
+    """Whether entries that have seen no gradient hold none: zeros, or what the record says of second moments, a mean
+    of old ones.
+    """
+    entries, copied = float(found.abs().sum()), case.link.copied_part(found)
+    rest = entries - float(copied.abs().sum())
+    if power == 2 and case.fresh_moments == "mean":
+        expected = (found.numel() - copied.numel()) * float(copied.mean())
+        return float(found.min()) >= float(copied.min()) and abs(rest - expected) <= STORED_ROUNDING * entries
+    return rest <= ROUNDING * entries
 
 
 def _of_updates(case: _Case, old: torch.Tensor, found: torch.Tensor) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,6 +120,12 @@ class Pair:
         """Whether there are new coordinates that copy nothing."""
         return any(link.is_padded for link in self.links.values())
 
+    @property
+    def fresh_moments(self) -> str:
+        """What second moments of entries that copy nothing are by the record: "zero", or a "mean" of old ones."""
+        records = growths_since(self.small, self.grown)
+        return str(next((record["fresh_moments"] for record in records if "fresh_moments" in record), "zero"))
+
     @cached_property
     def has_copies(self) -> bool:
         """Whether width was grown at all."""
@@ -150,7 +157,7 @@ def growths_between(small: TrainingState, grown: TrainingState) -> dict[str, Gro
             f"{grown.where}: {shrunk[0]} is {new[shrunk[0]]}, expected at least {old[shrunk[0]]} as in {small.where}; "
             "give the small checkpoint first"
         )
-    grown_by = {record.get("how") for record in grown.checkpoint.history[len(small.checkpoint.history) :]}
+    grown_by = {record.get("how") for record in growths_since(small, grown)}
     if "pad" in grown_by:
         if len(grown_by) > 1:
             raise RequestError(
@@ -163,6 +170,11 @@ def growths_between(small: TrainingState, grown: TrainingState) -> dict[str, Gro
         members, new_members = (sizes["heads"] // sizes["kv_heads"] for sizes in (old, new))
         growths["heads"] = product([growths["kv_heads"], copies(members, new_members)])
     return growths
+
+
+def growths_since(small: TrainingState, grown: TrainingState) -> Sequence[Mapping[str, Any]]:
+    """The records of the growths that lie between the two."""
+    return grown.checkpoint.history[len(small.checkpoint.history) :]
 
 
 def next_copies(growth: Growth) -> IntVector:

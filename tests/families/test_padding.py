@@ -1,0 +1,205 @@
+"""Every family × any hidden size: new coordinates that copy nothing, against autograd and a real AdamW."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ckptgrow
+from ckptgrow.errors import RequestError
+from ckptgrow.growth.request import StateRequest
+from tests.families.models import (
+    CASES,
+    WIDER,
+    batches,
+    difference,
+    generated,
+    loaded,
+    perturbed,
+    reloaded,
+    saved,
+    still,
+    trained,
+)
+from tests.families.test_contract import EXACT, FLOAT32, slow_but
+
+Tree = dict[str, Any]
+REASONS = {
+    "qwen3": "norms over each head share the ε",
+    "gemma3_text": "norms over each head share the ε",
+    "opt": "no field for the norms' ε",
+    "olmo": "no gain that could make up",
+    "olmo2": "norms over all queries share the ε",
+    "phi": "norms over each head share the ε",
+    "qwen3_moe": "norms over each head share the ε",
+    "bert": "a norm stands after each block",
+    "roberta": "a norm stands after each block",
+}
+PADDED = [case for case in WIDER if CASES[case][0] not in REASONS]
+# a LayerNorm's backward pass takes away the mean of all gradients, those of new coordinates among them
+LAYER_NORM = ("gpt2", "gpt_neox", "starcoder2", "stablelm", "vit")
+WRITERS = (
+    r"(wte|wpe|embed_in|embed_tokens|c_proj|dense|dense_4h_to_h|o_proj|down_proj|fc2|patch_embeddings\.projection)"
+    r"\.(weight|bias)$|cls_token$|position_embeddings$"
+)
+ROUGH = 0.2  # how far off their gradients are, of the largest entry
+
+
+@pytest.mark.parametrize("case", slow_but(PADDED, ("llama", "gpt2")))
+def test_any_hidden_size_keeps_the_function_and_the_moments_of_old_entries(tmp_path: Path, case: str) -> None:
+    small = perturbed(case)
+    source = saved(tmp_path / "small.ckpt", small, still)
+    hidden = small.config.hidden_size * 3 // 2
+    ckptgrow.width(source, tmp_path / "grown.ckpt", hidden=hidden, how="pad")
+    grown, tree = loaded(tmp_path / "grown.ckpt")
+    assert grown.config.hidden_size == hidden
+    exact, as_it_is = difference(small, grown)
+    assert exact <= EXACT and as_it_is <= FLOAT32, (exact, as_it_is)
+
+    real = still(grown.parameters())
+    trained(grown, real, batches(5))
+    stored = tree["optimizer_states"][0]["state"]
+    floor = max(float(one["exp_avg"].abs().max()) for one in real.state.values()) * 1e-6
+    num_copied = 0
+    for index, (name, parameter) in enumerate(grown.named_parameters()):
+        copied = stored[index]["exp_avg_sq"] != 0
+        num_copied += int(copied.sum())
+        is_rough = small.config.model_type in LAYER_NORM and re.search(WRITERS, name)
+        for key, power in (("exp_avg", 1), ("exp_avg_sq", 2)):
+            found, expected = stored[index][key][copied], real.state[parameter][key][copied]
+            # key biases have no gradient at all: rounding is compared with the others' size
+            limit = (ROUGH * power if is_rough else 1e-9) * max(float(expected.abs().max()), floor**power)
+            assert float((found - expected).abs().max()) <= limit, (name, key)
+            assert not stored[index][key][~copied].any()
+    gradients = still(small.parameters())
+    trained(small, gradients, batches(5))
+    assert num_copied == sum(int((one["exp_avg_sq"] != 0).sum()) for one in gradients.state.values())
+    report = ckptgrow.verify(source, tmp_path / "grown.ckpt", settings=ckptgrow.Settings(steps=2))
+    assert report.passed, report.sentences
+    assert report.trajectory is not None and not report.trajectory.judged
+
+
+@pytest.mark.parametrize("case", slow_but(PADDED, ("llama",)))
+def test_new_coordinates_learn_and_the_model_survives_transformers_own_saving(tmp_path: Path, case: str) -> None:
+    small = perturbed(case)
+    source = saved(tmp_path / "small.ckpt", small, still)
+    hidden = small.config.hidden_size * 3 // 2
+    ckptgrow.width(source, tmp_path / "grown.ckpt", hidden=hidden, how="pad")
+    grown, _ = loaded(tmp_path / "grown.ckpt")
+    grown.save_pretrained(tmp_path / "saved")
+    again = reloaded(grown, tmp_path / "saved")
+    assert difference(small, again)[0] <= EXACT
+    if small.can_generate():
+        assert torch.equal(generated(small), generated(again))
+    before = {name: parameter.detach().clone() for name, parameter in grown.named_parameters()}
+    trained(grown, torch.optim.AdamW(grown.parameters(), lr=1e-3, weight_decay=0.0), batches(3))
+    moved = {name: (parameter.detach() != before[name]) for name, parameter in grown.named_parameters()}
+    matrices = [one for one in moved.values() if one.dim() == 2 and one.shape[1] == hidden]
+    assert all(one[:, small.config.hidden_size :].any() for one in matrices)
+
+
+@pytest.mark.parametrize("case", [case for case in WIDER if CASES[case][0] in REASONS])
+def test_families_whose_config_forbids_it_say_why(tmp_path: Path, case: str) -> None:
+    source = saved(tmp_path / "small.ckpt", perturbed(case), still)
+    with pytest.raises(RequestError, match=REASONS[CASES[case][0]]):
+        ckptgrow.width(source, tmp_path / "grown.ckpt", hidden=24, how="pad")
+    assert not (tmp_path / "grown.ckpt").exists()
+
+
+def test_second_moments_of_new_entries_may_be_the_mean_of_old_ones(tmp_path: Path) -> None:
+    source = saved(tmp_path / "small.ckpt", perturbed("llama"), still)
+    ckptgrow.width(
+        source, tmp_path / "grown.ckpt", hidden=24, ffn=30, how="pad", request=StateRequest(fresh_moments="mean")
+    )
+    grown, tree = loaded(tmp_path / "grown.ckpt")
+    stored = tree["optimizer_states"][0]["state"]
+    number = [name for name, _ in grown.named_parameters()].index("model.layers.0.mlp.up_proj.weight")
+    second, first = stored[number]["exp_avg_sq"], stored[number]["exp_avg"]
+    old = second[:20, :16]
+    assert second.shape == (30, 24) and not first[20:].any() and not first[:, 16:].any()
+    torch.testing.assert_close(second[:20, 16:], old.mean(1, keepdim=True).expand(-1, 8))
+    torch.testing.assert_close(second[20:, :16], old.mean(0, keepdim=True).expand(10, -1))
+    torch.testing.assert_close(second[20:, 16:], old.mean().expand(10, 8))
+    assert ckptgrow.verify(source, tmp_path / "grown.ckpt").passed
+    second[25, 20] *= 100
+    torch.save(tree, tmp_path / "tampered.ckpt")
+    assert not ckptgrow.verify(source, tmp_path / "tampered.ckpt").passed
+
+
+def entry_of(tree: Tree, name: str, key: str) -> torch.Tensor:
+    names = [one for one in tree["state_dict"] if not one.endswith("lm_head.bias")]
+    return tree["optimizer_states"][0]["state"][names.index(f"model.model.{name}")][key]
+
+
+def a_gain(tree: Tree) -> str:
+    tree["state_dict"]["model.model.norm.weight"][3] *= 1.001
+    return "model.model.norm.weight"
+
+
+def the_epsilon(tree: Tree) -> str:
+    tree["hyper_parameters"]["config"]["rms_norm_eps"] *= 100
+    return "the function changed"
+
+
+def an_old_entry(tree: Tree) -> str:
+    tree["state_dict"]["model.model.layers.1.mlp.up_proj.weight"][4, 5] += 1e-3
+    return "model.model.layers.1.mlp.up_proj.weight"
+
+
+def a_new_row_that_is_not_zero(tree: Tree) -> str:
+    tree["state_dict"]["model.model.embed_tokens.weight"][7, 20] = 0.1
+    return "the function changed"
+
+
+def a_new_moment(tree: Tree) -> str:
+    entry_of(tree, "layers.1.mlp.up_proj.weight", "exp_avg_sq")[4, 20] = 1e-6
+    return "exp_avg_sq of model.model.layers.1.mlp.up_proj.weight"
+
+
+def an_old_moment(tree: Tree) -> str:
+    entry_of(tree, "layers.1.mlp.up_proj.weight", "exp_avg")[4, 5] *= 1.01
+    return "exp_avg of model.model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [a_gain, the_epsilon, an_old_entry, a_new_row_that_is_not_zero, a_new_moment, an_old_moment],
+    ids=lambda tamper: tamper.__name__,
+)
+def test_tampering_with_a_padded_model_is_caught_and_named(tmp_path: Path, tamper: Callable[[Tree], str]) -> None:
+    source = saved(tmp_path / "small.ckpt", perturbed("llama"), still)
+    ckptgrow.width(source, tmp_path / "grown.ckpt", hidden=24, how="pad")
+    tree = torch.load(tmp_path / "grown.ckpt", weights_only=True)
+    named = tamper(tree)
+    torch.save(tree, tmp_path / "tampered.ckpt")
+    report = ckptgrow.verify(source, tmp_path / "tampered.ckpt")
+    assert not report.passed
+    assert any(named in sentence for sentence in report.sentences), report.sentences
+
+
+@pytest.mark.parametrize(
+    ("sizes", "request_", "reason"),
+    [
+        ({"hidden": 16, "how": "pad"}, StateRequest(), "has this size already"),
+        ({"hidden": 12, "how": "pad"}, StateRequest(), "at least the old size, 16"),
+        ({"hidden": 24}, StateRequest(), "--how pad with it"),
+        ({"how": "pad"}, StateRequest(), "expected sizes"),
+        ({"factor": 2, "how": "pad"}, StateRequest(), "no --factor"),
+        ({"hidden": 24, "how": "pad", "noise": 1.0}, StateRequest(), "no copies that it could separate"),
+        ({"hidden": 24, "how": "pad"}, StateRequest(lr_rule="mup"), "use --lr-rule keep"),
+        ({"heads": 5, "how": "pad"}, StateRequest(), "expected both in that proportion"),
+        ({"factor": 2}, StateRequest(fresh_moments="mean"), "give --how pad"),
+    ],
+)
+def test_contradictory_sizes_are_refused(
+    tmp_path: Path, sizes: dict[str, Any], request_: StateRequest, reason: str
+) -> None:
+    source = saved(tmp_path / "small.ckpt", perturbed("mistral"), still)
+    with pytest.raises(RequestError, match=reason):
+        ckptgrow.width(source, tmp_path / "grown.ckpt", request=request_, **sizes)
+    assert not (tmp_path / "grown.ckpt").exists()
