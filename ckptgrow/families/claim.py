@@ -12,12 +12,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ckptgrow.errors import ClaimError, ConfigError, listing
-from ckptgrow.families.family import Family
+from ckptgrow.families.family import Family, Head
 from ckptgrow.families.sizes import Config, holds, is_tied, num_layers, sizes_of
 from ckptgrow.spaces.growth import identity
 from ckptgrow.spaces.layout import Layout, parse
 
 Shape = tuple[int, ...]
+OWN_CLASSES: Mapping[Head, tuple[str, ...]] = {  # how transformers ends the names of classes with the tables' heads
+    "causal": ("LMHeadModel", "ForCausalLM"),
+    "masked": ("ForMaskedLM", "ForPreTraining"),
+    "seq2seq": ("ForConditionalGeneration",),
+    "image": ("ForImageClassification",),
+}
+COUNTERS = ("n_averaged",)  # torch's AveragedModel counts in it
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ def _places(family: Family) -> Callable[[Claimed], tuple[int, int, int, int]]:
     layer, its submodule – a bias follows its weight – and its row.
     """
     stacks = {parameter.name.partition("{layer}")[0] for parameter in family.parameters if "{layer}" in parameter.name}
-    names = [*(one.name for one in family.parameters), *(other for other, _ in family.same), *family.buffers]
+    names = [*(one.name for one in family.parameters), *(other for other, _ in family.same), *family.buffers, *COUNTERS]
     row = {name: index for index, name in enumerate(names)}
     first_row: dict[str, int] = {}
     for name in names:
@@ -120,7 +127,8 @@ def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: st
     incomplete = {
         prefix: missing for prefix, ones in instances.items() if (missing := _missing(family, config, ones, depth))
     }
-    stray = [name for name, one in found.items() if one is None or (one.prefix in incomplete and one.prefix != largest)]
+    parts = incomplete.keys() - {largest}
+    stray = [name for name, one in found.items() if one is None or (one.prefix in parts and not one.is_buffer)]
     if stray:
         raise ClaimError(
             f"{where}: the {family.model_type} table ({depth} layers) claims no tensor named {listing(stray)}; "
@@ -141,7 +149,7 @@ def unclaimed_names(family: Family, config: Config, shapes: Mapping[str, Shape],
 
 def _entries(family: Family, config: Config) -> list[_Entry]:
     parameters = [(one.name, one.layout, False) for one in family.parameters if holds(one.when, config)]
-    buffers = [(name, "fixed", True) for name in family.buffers]
+    buffers = [(name, "fixed", True) for name in (*family.buffers, *COUNTERS)]
     layouts = {name: layout for name, layout, _ in parameters}
     others = [(other, layouts[name], False) for other, name in family.same if name in layouts]
     return [
@@ -187,10 +195,19 @@ def _match(name: str, entries: Sequence[_Entry], depth: int) -> Claimed | None:
     return None
 
 
+def _is_of_another_task(family: Family, config: Config) -> bool:
+    """Whether the config names classes, none of which has the table's head: then the backbone may stand alone."""
+    classes: Sequence[str] = config.get("architectures") or ()
+    return bool(classes) and not any(one.endswith(OWN_CLASSES[family.head]) for one in classes)
+
+
 def _missing(family: Family, config: Config, ones: Sequence[Claimed], depth: int) -> list[str]:
     present = {one.canonical for one in ones}
     has_base = any(one.template.startswith(one.prefix + family.base_prefix) for one in ones)
     may_lack = {family.tie.head} if family.tie and (is_tied(family, config) or not has_base) else set[str]()
+    heads = {one.name for one in family.parameters if not one.name.startswith(family.base_prefix)}
+    if _is_of_another_task(family, config) and not heads & present:
+        may_lack |= heads
     return [
         name
         for parameter in family.parameters
