@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from ckptgrow.errors import ClaimError, ConfigError, listing
 from ckptgrow.families.family import Family, Head
@@ -197,8 +198,10 @@ def _match(name: str, entries: Sequence[_Entry], depth: int) -> Claimed | None:
 
 def _is_of_another_task(family: Family, config: Config) -> bool:
     """Whether the config names classes, none of which has the table's head: then the backbone may stand alone."""
-    classes: Sequence[str] = config.get("architectures") or ()
-    return bool(classes) and not any(one.endswith(OWN_CLASSES[family.head]) for one in classes)
+    classes = config.get("architectures")
+    if not isinstance(classes, list) or not classes:
+        return False
+    return not any(str(one).endswith(OWN_CLASSES[family.head]) for one in cast(list[object], classes))
 
 
 def _missing(family: Family, config: Config, ones: Sequence[Claimed], depth: int) -> list[str]:

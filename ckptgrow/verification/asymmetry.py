@@ -49,4 +49,6 @@ def _relative_difference(pair: Pair, tensor_of: Callable[[Link], torch.Tensor]) 
             tensor = tensor_of(link)
             difference += power(tensor - link.next_copy(tensor))
             total += power(tensor)
+    if not math.isfinite(total):
+        return math.inf
     return math.sqrt(difference / total) if total > 0 else 0.0

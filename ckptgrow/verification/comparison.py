@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,7 +216,8 @@ def _trajectory(
         losses(model, state, batches, settings.steps)
         for model, state in zip(_models(pair, dtype, settings.device), (pair.small, pair.grown), strict=True)
     )
-    worst = max(abs(a - b) for a, b in zip(small, grown, strict=True))
+    differences = [abs(a - b) for a, b in zip(small, grown, strict=True)]
+    worst = math.inf if any(map(math.isnan, differences)) else max(differences)
     why = _why_not_judged(pair, structure)
     # each step multiplies rounding: stored float32 states drift apart by their own rounding first
     tolerance = max(10 * TOLERANCES[coarsest([dtype, *_weight_dtypes(pair)])], step_rounding(pair.small))

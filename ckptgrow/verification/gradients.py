@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from ckptgrow.verification.magnitude import largest
+from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.weights import snapped
 
@@ -69,7 +69,7 @@ def _scale(link: Link, small: Gradients, grown: Gradients, scale_of_all: float) 
     factors = _fitted(link, spread, new)
     scale = GradientScale(factors, 0.0)
     expected = scale.at(link) * spread
-    error = largest(new - expected) / max(largest(expected), 1e-300)
+    error = relative(new, expected)
     if link.is_padded and error > INEXACT:
         factors = torch.ones(1, dtype=torch.float64)  # no constant describes it: the moments are to stay as they were
     return GradientScale(factors, error)

@@ -14,6 +14,12 @@ def largest(tensor: torch.Tensor) -> float:
     return math.inf if math.isnan(value) else value
 
 
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference, relative to the largest expected entry where that is not zero; infinity for NaN."""
+    difference, scale = largest(found - expected), largest(expected)
+    return difference / scale if 0 < scale < math.inf and difference < math.inf else difference
+
+
 def power(tensor: torch.Tensor) -> float:
     """The sum of squares, in float64."""
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) ** 2

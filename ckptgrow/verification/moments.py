@@ -11,7 +11,7 @@ import torch
 from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.checkpoints.tensors import LazyTensor, whole
 from ckptgrow.verification.gradients import GradientScale
-from ckptgrow.verification.magnitude import largest
+from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.optimizers import FACTORS, POWERS, Measured, kind_of
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.precision import STORED_TOLERANCES, coarsest
@@ -114,7 +114,7 @@ def _error(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int) -> f
         dead = scale.factors is None
         factor = torch.tensor(_own_factor(small, found, power), dtype=found.dtype) if dead else scale.at(link)
         expected = factor**power * small
-    return _relative(found, expected)
+    return relative(found, expected)
 
 
 def _is_young(case: _Case, found: torch.Tensor, power: int) -> bool:
@@ -136,12 +136,7 @@ def _of_updates(case: _Case, old: torch.Tensor, found: torch.Tensor) -> float:
     before, after = case.old.get("lr"), case.new.get("lr")
     rate = after / before if before and after else 1.0
     size = case.scales.size if case.old.get("scale_parameter") else 1.0
-    return _relative(case.link.copied_part(found), rate * size * case.link.spread(old))
-
-
-def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    scale, difference = largest(expected), largest(found - expected)
-    return difference / scale if scale > 0 else difference
+    return relative(case.link.copied_part(found), rate * size * case.link.spread(old))
 
 
 def _product(row: LazyTensor, column: LazyTensor) -> torch.Tensor:
@@ -154,7 +149,7 @@ def _product(row: LazyTensor, column: LazyTensor) -> torch.Tensor:
 def _unequal_means(row: LazyTensor, column: LazyTensor) -> float:
     """Both factors are means of the same squares; their product alone does not show a number moved between them."""
     of_rows, of_columns = _factors(row, column)
-    return _relative(of_rows.mean(-2), of_columns.mean(-1))
+    return relative(of_rows.mean(-2), of_columns.mean(-1))
 
 
 def _factors(row: LazyTensor, column: LazyTensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -40,6 +40,8 @@ from tests.families.models import (
 EXACT = 1e-12  # of the largest logit, a few hundred roundings of float64
 FLOAT32 = 1e-6  # where the model itself casts to float32: RMSNorm, softmax, rotary angles
 NEW_FFN = 27  # from 20: seven units have two copies
+# the size of a head is hidden / heads, so more heads would be smaller ones
+HEADS_OF_HIDDEN = ("gpt2", "gpt_neox", "opt", "phi", "stablelm", "bert", "roberta", "vit", "smollm3")
 DEEP_SAMPLE = ("llama", "gemma2", "olmo2", "t5", "mpt")
 SAMPLE = ("gemma2",)  # on which every operator is tried in the default run
 
@@ -166,7 +168,7 @@ def test_heads_grow_so_that_each_reads_its_own_key_head(tmp_path: Path, case: st
 @pytest.mark.parametrize(
     ("case", "sizes", "reason"),
     [
-        ("gpt_neox", {"heads": 8}, "no field can say it"),
+        *((case, {"heads": 8}, "no field can say it") for case in HEADS_OF_HIDDEN),
         ("llama", {"heads": 6}, "transformers refuses the grown config"),
         ("llama", {"heads": 5}, "expected a multiple of 2 heads, at least 4"),
         ("llama", {"kv_heads": 4}, "a key head whose queries are divided among its copies has no exact moments"),
@@ -193,10 +195,14 @@ def check_depth(tmp_path: Path, case: str, place: Any, new: Any) -> None:
     check_verified(source, tmp_path / "grown.ckpt")
 
 
-@pytest.mark.parametrize("case", slow_but(WIDER, SAMPLE))
+@pytest.mark.parametrize("case", slow_but(list(CASES), SAMPLE))
 def test_a_grown_model_survives_transformers_own_saving_and_says_the_same(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
-    ckptgrow.width(saved(tmp_path / "small.ckpt", small, still), tmp_path / "grown.ckpt", factor=2, noise=1.0)
+    source = saved(tmp_path / "small.ckpt", small, still)
+    if case in WIDER:
+        ckptgrow.width(source, tmp_path / "grown.ckpt", factor=2, noise=1.0)
+    else:
+        ckptgrow.depth(source, tmp_path / "grown.ckpt")
     grown, _ = loaded(tmp_path / "grown.ckpt")
     grown.save_pretrained(tmp_path / "saved")
     again = reloaded(grown, tmp_path / "saved")
@@ -206,10 +212,10 @@ def test_a_grown_model_survives_transformers_own_saving_and_says_the_same(tmp_pa
 
 
 @pytest.mark.parametrize("case", ALIBI)
-@pytest.mark.parametrize("sizes", [{"factor": 2}, {"heads": 8}, {"ffn": 80}])
-def test_what_alibi_makes_inexact_is_refused_with_the_reason(tmp_path: Path, case: str, sizes: dict[str, int]) -> None:
+@pytest.mark.parametrize("sizes", [{"factor": 2}, {"heads": 8}, {"ffn": 80}, {"hidden": 24, "how": "pad"}])
+def test_what_alibi_makes_inexact_is_refused_with_the_reason(tmp_path: Path, case: str, sizes: dict[str, Any]) -> None:
     source = saved(tmp_path / "small.ckpt", perturbed(case), still)
-    with pytest.raises(RequestError, match=r"4 × |ALiBi's slopes depend on the number of heads"):
+    with pytest.raises(RequestError, match=r"4 × |ALiBi's slopes depend on the number of heads|ALiBi and their scale"):
         ckptgrow.width(source, tmp_path / "grown.ckpt", **sizes)
     assert not (tmp_path / "grown.ckpt").exists()
 

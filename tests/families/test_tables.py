@@ -18,6 +18,7 @@ from ckptgrow.families.registry import FAMILIES
 from ckptgrow.families.sizes import holds
 from ckptgrow.spaces.layout import parse
 from tests.builders import save_lightning
+from tests.families.contract import RESULTS, readme_with, table
 from tests.families.models import CASES, difference, loaded, perturbed
 
 README = Path(__file__).parents[2] / "README.md"
@@ -51,6 +52,14 @@ def test_every_family_has_a_case_in_the_contract_and_a_row_in_the_readme() -> No
 def test_every_layout_names_spaces_whose_size_is_known(family: Family) -> None:
     for parameter in family.parameters:
         assert parse(parameter.layout).spaces <= set(family.sizes), parameter.name
+
+
+def test_the_readmes_table_is_what_the_contract_showed() -> None:
+    passed = json.loads(RESULTS.read_text(encoding="utf-8"))
+    text = README.read_text(encoding="utf-8")
+    assert readme_with(text, table(passed)) == text
+    assert all(passed.values())
+    assert all(any(f"[{case}]" in name for name in passed) for case in CASES)
 
 
 def test_the_families_are_listed_with_what_each_supports() -> None:

@@ -1,0 +1,98 @@
+"""The README's table of families × operators, made from what the contract's tests did.
+
+python -m tests.families.contract           runs them all (minutes) and writes contract.json and the table
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tests.families.models import CASES
+from tests.families.test_padding import LAYER_NORM
+
+RESULTS = Path(__file__).with_name("contract.json")
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- contract -->\n", "<!-- /contract -->\n"
+# Column, the test that shows it, and the tests that show a refusal.
+COLUMNS: Mapping[str, tuple[str, str]] = {
+    "×2 diagonal": ("test_diagonal_width", "test_what_alibi|test_sizes_that_no_copies.*tied"),
+    "×3 tile": ("test_tiled_width", "test_what_alibi|test_sizes_that_no_copies.*tied"),
+    "noise": ("test_noise_keeps", "test_what_alibi|test_sizes_that_no_copies.*tied"),
+    "`mup`": ("test_under_mup", "test_what_alibi|test_sizes_that_no_copies.*tied"),
+    "`--ffn`": ("test_feed_forward_units", "test_what_alibi"),
+    "`--heads`": ("test_heads_grow", "test_what_alibi|test_sizes_that_no_copies.*(heads|no field)"),
+    "`--hidden`": ("test_any_hidden_size", "test_families_whose_config_forbids|test_what_alibi"),
+    "depth": ("test_new_layers_in_between", "test_depth_of_post_norm"),
+    "depth, `zero-norm`": ("test_new_layers_with_zero_norms", "test_zero_norms_that_leave|test_depth_of_post_norm"),
+    "saved, 20 tokens": ("test_a_grown_model_survives", "(?!)"),
+}
+
+
+def outcomes() -> tuple[int, dict[str, bool]]:
+    """Runs the contract; pytest's exit code, and whether each test passed."""
+    with tempfile.TemporaryDirectory() as directory:
+        report = Path(directory) / "report.xml"
+        command = [sys.executable, "-m", "pytest", str(RESULTS.parent), "-q", "-m", "slow or not slow", "-n", "2"]
+        code = subprocess.run([*command, f"--junitxml={report}"], check=False).returncode
+        cases = ElementTree.parse(report).iter("testcase")
+        return code, {str(one.get("name")): not len(one) for one in cases}
+
+
+def table(passed: Mapping[str, bool]) -> str:
+    """The table in Markdown, one row a family."""
+    families = list(dict.fromkeys(model_type for model_type, _ in CASES.values()))
+    lines = ["| `model_type` | " + " | ".join(COLUMNS) + " |", "| --- |" + " --- |" * len(COLUMNS)]
+    lines += [f"| `{one}` | " + " | ".join(_cell(one, column, passed) for column in COLUMNS) + " |" for one in families]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(family: str, column: str, passed: Mapping[str, bool]) -> str:
+    shown, refused = COLUMNS[column]
+    results = _results(family, shown, passed)
+    if not all(results):
+        return "FAILED"
+    exact = "≈" if column == "`--hidden`" and family in LAYER_NORM else "="
+    refusals = _results(family, refused, passed)
+    return " ".join([exact] * bool(results) + ["refused"] * bool(refusals and all(refusals))) or "–"
+
+
+def _results(family: str, pattern: str, passed: Mapping[str, bool]) -> list[bool]:
+    cases = {case for case, (model_type, _) in CASES.items() if model_type == family}
+    return [
+        result
+        for name, result in passed.items()
+        if re.match(pattern, name) and (found := re.search(r"\[(.*)\]", name)) and _case_in(found[1]) in cases
+    ]
+
+
+def _case_in(parameters: str) -> str | None:
+    """The case among a test's parameters: the longest that begins or ends them."""
+    fitting = [case for case in CASES if re.search(rf"(^|-){re.escape(case)}($|-)", parameters)]
+    return max(fitting, key=len, default=None)
+
+
+def readme_with(text: str, made: str) -> str:
+    """The README with the table in its place."""
+    before, _, rest = text.partition(BEGIN)
+    return before + BEGIN + made + END + rest.partition(END)[2]
+
+
+def main() -> None:
+    """Runs the contract and writes what it showed."""
+    code, passed = outcomes()
+    RESULTS.write_text(json.dumps(dict(sorted(passed.items())), indent=1) + "\n", encoding="utf-8")
+    made = table(passed)
+    README.write_text(readme_with(README.read_text(encoding="utf-8"), made), encoding="utf-8")
+    print(made)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
