@@ -63,6 +63,9 @@ HEADED = (
 )
 
 
+UNEVENLY_HEADED = ("mistral", "qwen3", "gemma", "qwen3_moe")  # whose configs allow 6 heads of 4 beside 16 coordinates
+
+
 def slow_but(cases: Sequence[str], quick: Sequence[str]) -> list[Any]:
     """All cases; those not in `quick` take minutes together."""
     return [pytest.param(case, marks=() if case in quick else pytest.mark.slow) for case in cases]
@@ -154,6 +157,7 @@ def test_zero_norms_that_leave_no_identity_are_refused(tmp_path: Path, case: str
         ("llama biased", {"heads": 16, "kv_heads": 8}),
         pytest.param("t5", {"heads": 6}, marks=pytest.mark.slow),
         *(pytest.param(case, {"heads": 8}, marks=pytest.mark.slow) for case in HEADED),
+        *(pytest.param(case, {"heads": 6}, marks=pytest.mark.slow) for case in UNEVENLY_HEADED),
     ],
 )
 def test_heads_grow_so_that_each_reads_its_own_key_head(tmp_path: Path, case: str, sizes: dict[str, int]) -> None:
