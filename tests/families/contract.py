@@ -39,7 +39,8 @@ def outcomes() -> tuple[int, dict[str, bool]]:
     """Runs the contract; pytest's exit code, and whether each test passed."""
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.xml"
-        command = [sys.executable, "-m", "pytest", str(RESULTS.parent), "-q", "-m", "slow or not slow", "-n", "2"]
+        files = [str(RESULTS.with_name(name)) for name in ("test_contract.py", "test_padding.py")]
+        command = [sys.executable, "-m", "pytest", *files, "-q", "-m", "slow or not slow", "-n", "2"]
         code = subprocess.run([*command, f"--junitxml={report}"], check=False).returncode
         cases = ElementTree.parse(report).iter("testcase")
         return code, {str(one.get("name")): not len(one) for one in cases}
