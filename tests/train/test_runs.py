@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +16,8 @@ import torch
 
 import ckptgrow
 from ckptgrow import StateRequest
-from ckptgrow.cli import run as run_command
 from ckptgrow.train.order import BatchOrder, Place
 from tests.builders import load_model
-from tests.disks import can_mount, mounted
 from tests.train.runs import (
     CONFIG,
     config_file,
@@ -252,25 +250,6 @@ def test_only_the_newest_checkpoints_are_kept_where_asked(tmp_path: Path, data: 
     }
 
 
-def test_train_width_train_depth_train_falls_in_every_stage_and_never_jumps(tmp_path: Path, data: Path) -> None:
-    """Through the commands alone, judged by the validation loss."""
-    config = config_file(tmp_path)
-    common = [f"--data={data}", "--batch-size=8", "--schedule=constant", "--val-every=10", "--save-every=60"]
-    train_here([*common, f"--config={config}", f"--out={tmp_path / 'a'}", "--train-steps=60"])
-    for before, after, grow, steps in (
-        ("a", "b", ["width", "--noise", "0.5", "--lr-rule", "mup"], 120),
-        ("b", "c", ["depth"], 180),
-    ):
-        source, grown = tmp_path / before / "checkpoints" / "last.ckpt", tmp_path / f"{after}.ckpt"
-        assert run_command([grow[0], str(source), str(grown), *grow[1:]]) == 0
-        assert run_command(["verify", str(source), str(grown)]) == 0
-        train_here([*common, f"--resume={grown}", f"--out={tmp_path / after}", f"--train-steps={steps}"])
-    stages = [list(losses(tmp_path / name, "val_loss").values()) for name in "abc"]
-    assert all(stage[-1] < stage[0] for stage in stages)
-    for before, after in pairwise(stages):
-        assert after[0] < before[-1]  # ten steps into the next stage, it is below where the last one ended
-
-
 def test_bad_requests_are_one_line(tmp_path: Path, data: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = config_file(tmp_path)
     wide, short, other_data = tmp_path / "wide", tmp_path / "short", tmp_path / "other_data"
@@ -314,26 +293,3 @@ def test_bad_requests_are_one_line(tmp_path: Path, data: Path, whole: Path, caps
     assert not (tmp_path / "out").exists()
     train_here([f"--data={data}", f"--config={config}", f"--out={whole}"], expected=2)
     assert "holds a run" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(not can_mount(), reason="this machine does not allow mounting a small disk")
-def test_a_full_disk_stops_the_run_and_the_last_good_checkpoint_survives(
-    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Checkpoints of 90 kB on a disk of 1 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    assert mounted(disk, "1m")
-    try:
-        arguments = [f"--data={data}", f"--config={config_file(tmp_path)}", "--batch-size=4", "--save-every=1"]
-        train_here([*arguments, f"--out={disk / 'out'}", "--train-steps=60"], expected=2)
-        error = capsys.readouterr().err
-        assert len(error.strip().splitlines()) == 1 and "could not be written" in error and "--resume" in error
-        found = sorted((disk / "out" / "checkpoints").iterdir())
-        saved = [torch.load(one, weights_only=True)["global_step"] for one in found if one.name != "last.ckpt"]
-        assert (
-            torch.load(disk / "out" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == max(saved) > 3
-        )
-        assert not [one for one in found if "partial" in one.name]
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
