@@ -68,10 +68,13 @@ FAMILY = Family(
     shrunken_tied={"final": 0.5, "scaled": 1.0},
     refusals=(
         Refusal("zero-norm", "a decoder layer reads the encoder past its own norm; use --new zero-output"),
-        Refusal(
-            "width",
-            "without scaled outputs transformers ties or unties its head by what the file holds",
-            when="not scale_decoder_outputs",
+        *(
+            Refusal(
+                operator,
+                "without scaled outputs transformers ties or unties its head by what the file holds",
+                when="not scale_decoder_outputs",
+            )
+            for operator in ("width", "hidden")
         ),
         Refusal(
             "depth", "encoder and decoder have different numbers of layers", when="num_decoder_layers != num_layers"

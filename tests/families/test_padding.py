@@ -203,3 +203,11 @@ def test_contradictory_sizes_are_refused(
     with pytest.raises(RequestError, match=reason):
         ckptgrow.width(source, tmp_path / "grown.ckpt", request=request_, **sizes)
     assert not (tmp_path / "grown.ckpt").exists()
+
+
+def test_t5_without_scaled_outputs_takes_no_other_hidden_size(tmp_path: Path) -> None:
+    small = perturbed("t5")
+    small.config.scale_decoder_outputs = False
+    source = saved(tmp_path / "small.ckpt", small, still)
+    with pytest.raises(RequestError, match="without scaled outputs"):
+        ckptgrow.width(source, tmp_path / "grown.ckpt", hidden=24, how="pad")
