@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ckptgrow.spaces.growth import Growth
+from ckptgrow.spaces.selection import selected
 from ckptgrow.verification.gradients import Gradients
 from ckptgrow.verification.magnitude import power
 from ckptgrow.verification.pair import Link, Pair, next_copies
@@ -38,7 +39,7 @@ def hidden_asymmetry(model: PreTrainedModel, tokens: torch.Tensor, residual: Gro
     layers = output.decoder_hidden_states if model.config.is_encoder_decoder else output.hidden_states
     hidden = next(states for states in reversed(layers) if states.shape[-1] == residual.num_new)
     hidden = hidden.cpu().double()
-    exchanged = hidden.index_select(-1, torch.from_numpy(next_copies(residual)))
+    exchanged = selected(hidden, -1, next_copies(residual))
     return float((hidden - exchanged).norm() / hidden.norm())
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from ckptgrow.spaces.selection import selected
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.weights import snapped
@@ -56,7 +57,7 @@ def without_null_terms(model: PreTrainedModel, pair: Pair) -> None:
                 shape = [1] * summed.dim()
                 shape[axis] = -1
                 counts = torch.from_numpy(growth.num_copies).reshape(shape)
-                summed = summed.index_select(axis, torch.from_numpy(growth.source)) / counts.to(summed.dtype)
+                summed = selected(summed, axis, growth.source) / counts.to(summed.dtype)
             parameter.copy_(summed)
 
 

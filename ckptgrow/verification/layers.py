@@ -10,6 +10,7 @@ from ckptgrow.families.claim import Claimed
 from ckptgrow.families.state import TrainingState
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layers import Layer, LayerKind
+from ckptgrow.spaces.selection import selected
 from ckptgrow.verification.pair import Link, applied
 
 SAME = 1e-3  # relative difference of fingerprints; layers that differ at all differ by far more
@@ -95,7 +96,7 @@ def _projected(one: Claimed, tensor: torch.Tensor, growths: Mapping[str, Growth]
     tensor = link.summed_inputs(link.copied_part(tensor))
     for axis, growth in enumerate(link.growths):
         if axis not in link.in_axes:
-            tensor = tensor.index_select(axis, torch.from_numpy((growth.copy == 0).nonzero()[0]))
+            tensor = selected(tensor, axis, (growth.copy == 0).nonzero()[0])
     return tensor
 
 

@@ -17,6 +17,7 @@ from ckptgrow.families.sizes import sizes_of
 from ckptgrow.families.state import TrainingState
 from ckptgrow.spaces.growth import Growth, IntVector, copies, identity, padded, product
 from ckptgrow.spaces.layers import Layer
+from ckptgrow.spaces.selection import selected
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,7 @@ class Link:
         """The grown tensor without the coordinates that copy nothing."""
         for axis, kept in enumerate(self.kept):
             if kept is not None:
-                grown = grown.index_select(axis, torch.from_numpy(kept))
+                grown = selected(grown, axis, kept)
         return grown
 
     @property
@@ -63,7 +64,7 @@ class Link:
     def spread(self, small: torch.Tensor) -> torch.Tensor:
         """The small tensor at every grown coordinate's source."""
         for axis, growth in enumerate(self.growths):
-            small = small.index_select(axis, torch.from_numpy(growth.source))
+            small = selected(small, axis, growth.source)
         return small
 
     def summed_inputs(self, grown: torch.Tensor) -> torch.Tensor:
@@ -80,7 +81,7 @@ class Link:
         """The small tensor with every output coordinate's copies, inputs as they were."""
         for axis, growth in enumerate(self.growths):
             if axis not in self.in_axes:
-                small = small.index_select(axis, torch.from_numpy(growth.source))
+                small = selected(small, axis, growth.source)
         return small
 
     def copy_classes(self) -> torch.Tensor:
@@ -96,7 +97,7 @@ class Link:
     def next_copy(self, grown: torch.Tensor) -> torch.Tensor:
         """The grown tensor with every coordinate exchanged for the next copy of its source, on all axes at once."""
         for axis, growth in enumerate(self.growths):
-            grown = grown.index_select(axis, torch.from_numpy(next_copies(growth)))
+            grown = selected(grown, axis, next_copies(growth))
         return grown
 
     @property
