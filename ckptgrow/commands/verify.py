@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ckptgrow.commands.allocation import reuse_memory
 from ckptgrow.commands.growing import chosen
 from ckptgrow.commands.screen import JsonOption, Screen
 
@@ -36,6 +37,7 @@ def verify(
     """
     chosen("--dtype", dtype, ("float64", "float32", "bfloat16"))
     chosen("--device", device, ("cpu", "cuda"))
+    reuse_memory()
     from ckptgrow.verification.comparison import Settings
     from ckptgrow.verification.comparison import verify as verify_pair
 

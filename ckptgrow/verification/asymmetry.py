@@ -32,9 +32,9 @@ def gradient_asymmetry(pair: Pair, gradients: Gradients) -> float:
 
 
 def hidden_asymmetry(model: PreTrainedModel, tokens: torch.Tensor, residual: Growth) -> float:
-    """Of the last hidden states."""
+    """Of the last hidden states of the first sample."""
     with torch.no_grad(), computing_in(model.dtype):
-        output = model(**inputs_of(model, tokens), output_hidden_states=True)
+        output = model(**inputs_of(model, tokens[:1]), output_hidden_states=True)
     # the very last ones may be a projection to another size
     layers = output.decoder_hidden_states if model.config.is_encoder_decoder else output.hidden_states
     hidden = next(states for states in reversed(layers) if states.shape[-1] == residual.num_new)
