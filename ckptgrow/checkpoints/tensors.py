@@ -15,7 +15,7 @@ import torch
 
 from ckptgrow.errors import CheckpointError
 
-CHUNK_BYTES = 8 * 2**20  # as much of a tensor as is in memory at once
+CHUNK_BYTES = 2 * 2**20  # as much of a tensor as is in memory at once
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ from ckptgrow.families.claim import Claimed
 from ckptgrow.spaces.gather import BlockWeights, TensorGrowth, tile
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layers import Layer, LayerKind
+from ckptgrow.spaces.layout import Layout
 
 RESIDUAL = "residual"
 
@@ -26,10 +27,13 @@ class Operator:
     noise: float = 0.0  # in units of each matrix's root mean square
     seed: int = 0
     record: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    _by_layout: dict[Layout, TensorGrowth] = field(default_factory=dict[Layout, TensorGrowth], init=False, repr=False)
 
     def tensor_growth(self, claimed: Claimed) -> TensorGrowth:
-        """How one claimed tensor grows."""
-        return TensorGrowth.of(claimed.layout, self.growths)
+        """How one claimed tensor grows; the same object for all tensors of a layout, however many layers there are."""
+        if claimed.layout not in self._by_layout:
+            self._by_layout[claimed.layout] = TensorGrowth.of(claimed.layout, self.growths)
+        return self._by_layout[claimed.layout]
 
 
 def is_zero_in(kind: LayerKind, claimed: Claimed) -> bool:

@@ -18,6 +18,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -152,23 +153,35 @@ class TensorGrowth:
         """The gather of the weight; block weights apply where both sides of a matrix grow by whole copies."""
         scales = tuple(axis.growth.read if axis.role == "in" else axis.growth.write for axis in self.axes)
         if block_weights is not tile and self._has_matching_copies():
-            return Gather(self.axes, _ones_on_inputs(self.axes, scales), _per_copy(block_weights))
+            return Gather(self.axes, self._scales_of_copies, _per_copy(block_weights))
         return Gather(self.axes, scales)
 
     def gradient(self) -> Gather:
         """The gather of the gradient, and of anything linear in it."""
-        return Gather(self.axes, self._gradient_scales())
+        return Gather(self.axes, self._gradient_scales)
 
     def square(self) -> Gather:
         """The gather of the squared gradient."""
-        return Gather(self.axes, tuple(scale**2 for scale in self._gradient_scales()))
+        return Gather(self.axes, self._square_scales)
 
     def magnitude(self) -> Gather:
         """The gather of anything that scales as the gradient's absolute value."""
-        return Gather(self.axes, tuple(np.abs(scale) for scale in self._gradient_scales()))
+        return Gather(self.axes, tuple(np.abs(scale) for scale in self._gradient_scales))
 
+    @cached_property
     def _gradient_scales(self) -> tuple[FloatVector, ...]:
         return tuple(axis.growth.write if axis.role == "in" else axis.growth.read for axis in self.axes)
+
+    @cached_property
+    def _square_scales(self) -> tuple[FloatVector, ...]:
+        return tuple(scale**2 for scale in self._gradient_scales)
+
+    @cached_property
+    def _scales_of_copies(self) -> tuple[FloatVector, ...]:
+        """The weight's scales with 1/f for reads, without their 1/copies: a block weight relative to the whole is then
+        exact for any k.
+        """
+        return tuple(1.0 / axis.growth.write if axis.role == "in" else axis.growth.write for axis in self.axes)
 
     def _has_matching_copies(self) -> bool:
         """Whether outputs and inputs both grow by the same whole number of copies."""
@@ -185,13 +198,6 @@ def _of_a_gain(axis: GrownAxis) -> GrownAxis:
     if growth.norm == 1:
         return axis
     return GrownAxis(axis.role, replace(growth, write=growth.write * growth.norm, read=growth.read / growth.norm))
-
-
-def _ones_on_inputs(axes: Sequence[GrownAxis], scales: Sequence[FloatVector]) -> tuple[FloatVector, ...]:
-    """Reads without their 1/copies: 1/f, so that a block weight relative to the whole is exact for any k."""
-    return tuple(
-        1.0 / axis.growth.write if axis.role == "in" else scale for axis, scale in zip(axes, scales, strict=True)
-    )
 
 
 def _per_copy(block_weights: BlockWeights) -> BlockWeights:
