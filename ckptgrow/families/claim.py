@@ -230,10 +230,10 @@ def _check_shapes(
     family: Family, config: Config, claimed: Sequence[Claimed], shapes: Mapping[str, Shape], where: str
 ) -> None:
     spaces = {space: identity(size) for space, size in sizes_of(family, config, where).items()}
+    layouts = {one.layout for one in claimed if one.layout.kind != "fixed"}
+    shapes_by = {layout: tuple(axis.growth(spaces).num_old for axis in layout.axes) for layout in layouts}
     for one in claimed:
-        if one.layout.kind == "fixed":
-            continue
-        expected = tuple(axis.growth(spaces).num_old for axis in one.layout.axes)
+        expected = shapes_by.get(one.layout, shapes[one.name])
         if shapes[one.name] != expected:
             raise ConfigError(
                 f"{where}: tensor {one.name} has shape {list(shapes[one.name])}, expected {list(expected)} "

@@ -5,7 +5,6 @@ Source of the factors: Shazeer & Stern, "Adafactor", arXiv 1804.04235, section 3
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -57,15 +56,17 @@ class GrownFactor:
 def grown_factor(kind: FactorKind, factor: LazyTensor, partner: LazyTensor, growth: TensorGrowth) -> GrownFactor:
     """The growth of a row or column factor; torch keeps the averaged axis with size 1, transformers drops it."""
     kept = len(factor.shape) == len(growth.axes)
-    row, column = (_gather(growth, removed, kept=kept) for removed in (-1, -2))
+    row, column = (_without(growth.square, removed, kept=kept) for removed in (-1, -2))
     own, other = (row, column) if kind == "row" else (column, row)
     averaged = -1 if kind == "row" or not kept else -2
     return GrownFactor(factor, own, partner, other, averaged)
 
 
-def _gather(growth: TensorGrowth, removed: int, *, kept: bool) -> Gather:
-    axes: Sequence[GrownAxis | None] = [
-        (GrownAxis("batch", identity(1)) if kept else None) if index == len(growth.axes) + removed else axis
-        for index, axis in enumerate(growth.axes)
-    ]
-    return TensorGrowth(growth.layout, tuple(axis for axis in axes if axis is not None)).square()
+def _without(square: Gather, removed: int, *, kept: bool) -> Gather:
+    """The gather of the other axes; the removed one stays with size 1, or goes."""
+    axes, scales = list(square.axes), list(square.scales)
+    single = identity(1)
+    place = slice(len(axes) + removed, len(axes) + removed + 1)
+    axes[place] = [GrownAxis("batch", single)] if kept else []
+    scales[place] = [single.read] if kept else []
+    return Gather(tuple(axes), tuple(scales))

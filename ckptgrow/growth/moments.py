@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -122,15 +122,8 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, value: Any, context: _C
         return _number(value, _float(value) * context.sizes.ratio(context.one))
     if not isinstance(value, LazyTensor):
         return value  # torch writes None for a momentum that has seen no gradient
-    gathers: Mapping[Entry, Callable[[TensorGrowth], Gather]] = {
-        "gradient": TensorGrowth.gradient,
-        "square": TensorGrowth.square,
-        "magnitude": TensorGrowth.magnitude,
-        "direction": _spread,
-        "update": _spread,
-    }
     if context.is_fresh:
-        shape = value.shape if growth.is_identity else growth.gradient().shape
+        shape = value.shape if growth.is_identity else growth.gradient.shape
         return Zeros(shape, value.dtype)
     guarded = context.guard(value, key)
     if growth.is_identity:
@@ -139,15 +132,21 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, value: Any, context: _C
         other = next(name for name, kind in entries.items() if kind in ("row", "column") and name != key)
         return grown_factor(entry, guarded, context.partner(other), growth)
     if growth.has_fresh and context.fresh_moments == "mean" and entry == "square":
-        return Averaged(guarded, gathers[entry](growth))
-    grown = Grown(guarded, gathers[entry](growth))
+        return Averaged(guarded, growth.square)
+    grown = Grown(guarded, _gather(entry, growth))
     return Scaled(grown, _update_ratio(context)) if entry == "update" else grown
 
 
-def _spread(growth: TensorGrowth) -> Gather:
-    """Copies with their signs, of the same size."""
-    scales = tuple(np.sign(scale) for scale in growth.gradient().scales)
-    return Gather(growth.axes, scales)
+def _gather(entry: Literal["gradient", "square", "magnitude", "direction", "update"], growth: TensorGrowth) -> Gather:
+    match entry:
+        case "gradient":
+            return growth.gradient
+        case "square":
+            return growth.square
+        case "magnitude":
+            return growth.magnitude
+        case "direction" | "update":
+            return growth.direction
 
 
 def _update_ratio(context: _Context) -> float:

@@ -156,25 +156,26 @@ class TensorGrowth:
             return Gather(self.axes, self._scales_of_copies, _per_copy(block_weights))
         return Gather(self.axes, scales)
 
+    @cached_property
     def gradient(self) -> Gather:
         """The gather of the gradient, and of anything linear in it."""
-        return Gather(self.axes, self._gradient_scales)
+        scales = tuple(axis.growth.write if axis.role == "in" else axis.growth.read for axis in self.axes)
+        return Gather(self.axes, scales)
 
+    @cached_property
     def square(self) -> Gather:
         """The gather of the squared gradient."""
-        return Gather(self.axes, self._square_scales)
+        return Gather(self.axes, tuple(scale**2 for scale in self.gradient.scales))
 
+    @cached_property
     def magnitude(self) -> Gather:
         """The gather of anything that scales as the gradient's absolute value."""
-        return Gather(self.axes, tuple(np.abs(scale) for scale in self._gradient_scales))
+        return Gather(self.axes, tuple(np.abs(scale) for scale in self.gradient.scales))
 
     @cached_property
-    def _gradient_scales(self) -> tuple[FloatVector, ...]:
-        return tuple(axis.growth.write if axis.role == "in" else axis.growth.read for axis in self.axes)
-
-    @cached_property
-    def _square_scales(self) -> tuple[FloatVector, ...]:
-        return tuple(scale**2 for scale in self._gradient_scales)
+    def direction(self) -> Gather:
+        """The gather of anything that has the gradient's sign alone: copies of the same size."""
+        return Gather(self.axes, tuple(np.sign(scale) for scale in self.gradient.scales))
 
     @cached_property
     def _scales_of_copies(self) -> tuple[FloatVector, ...]:

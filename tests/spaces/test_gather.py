@@ -71,8 +71,8 @@ def test_weights_gradients_and_squares_are_the_products_of_explicit_matrices(
     squared_factors = applied(torch.ones_like(old), growth, "read", "write") ** 2
     cases = {
         "weight": (growth.weight(tile), applied(old, growth, "write", "read")),
-        "gradient": (growth.gradient(), applied(old, growth, "read", "write")),
-        "square": (growth.square(), squared_factors * _spread(old, growth)),
+        "gradient": (growth.gradient, applied(old, growth, "read", "write")),
+        "square": (growth.square, squared_factors * _spread(old, growth)),
     }
     for name, (gather, expected) in cases.items():
         for start in range(0, gather.shape[0], step):
