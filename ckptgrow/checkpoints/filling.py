@@ -1,7 +1,7 @@
-"""Writing lazy tensors to their places in a file, a few megabytes at a time, by two threads.
+"""Writing lazy tensors to their places in a file, a few megabytes at a time, by a few threads.
 
-Reading, scaling, checksums and writing all release Python's lock, so two threads keep two cores or a disk busy; memory
-is bounded by the chunks that they hold.
+Reading, scaling, checksums and writing all release Python's lock, so that threads keep the cores and the disk busy;
+memory is bounded by the chunks that they hold, and the page cache by what is on its way to the disk.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import zlib
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ckptgrow.checkpoints.tensors import LazyTensor, Zeros, bytes_of, chunks, nu
 from ckptgrow.errors import CheckpointError
 
 NUM_THREADS = 3
+NUM_CHUNKS_BEHIND = 64  # on their way to the disk before the first of them is let go
 _NOTHING = memoryview(bytes(2**20))
 
 
@@ -58,6 +60,7 @@ class _Writer:
         self._descriptor = descriptor
         self._advance = advance
         self._lock = threading.Lock()
+        self._written: deque[tuple[int, int]] = deque()
         self.stopped = False
 
     def write(self, place: Place) -> int:
@@ -84,8 +87,18 @@ class _Writer:
         while written < len(data):
             written += os.pwrite(self._descriptor, data[written:], position + written)
         if hasattr(os, "posix_fadvise"):
-            # starts the way to the disk at once; left to the kernel, most of it would begin at the flush
-            os.posix_fadvise(self._descriptor, position, len(data), os.POSIX_FADV_DONTNEED)
+            self._send_to_disk(position, len(data))
+
+    def _send_to_disk(self, position: int, length: int) -> None:
+        """Starts a chunk's way to the disk, which the kernel would put off until the flush, and lets go an older one.
+
+        The first advice finds the pages dirty and only begins to write them; the second finds them clean and frees
+        them, so that the next chunks go into pages just used instead of new ones, the costlier part of a write.
+        """
+        os.posix_fadvise(self._descriptor, position, length, os.POSIX_FADV_DONTNEED)
+        self._written.append((position, length))
+        if len(self._written) > NUM_CHUNKS_BEHIND:
+            os.posix_fadvise(self._descriptor, *self._written.popleft(), os.POSIX_FADV_DONTNEED)
 
     def _leave_hole(self, length: int) -> int:
         checksum, left = 0, length
