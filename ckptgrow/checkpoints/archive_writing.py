@@ -11,14 +11,15 @@ import os
 import struct
 import types
 import zipfile
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from zlib_ng import zlib_ng
 
 from ckptgrow.checkpoints.archive import data_offset
-from ckptgrow.checkpoints.filling import Place, fill
+from ckptgrow.checkpoints.filling import Outline, Place, fill
 from ckptgrow.checkpoints.fingerprint import Fingerprint
 from ckptgrow.checkpoints.opaque_pickles import pickler_of
 from ckptgrow.checkpoints.progress import Advance
@@ -35,19 +36,25 @@ def write(tree: Any, path: Path, advance: Advance, source: Fingerprint | None = 
 
     The result is a valid zip archive, checksums included, and flushed to the disk.
     """
+    fill([outline(tree, path, source)], advance)
+
+
+def outline(tree: Any, path: Path, source: Fingerprint | None = None) -> Outline:
+    """Writes a tree to `path` without its tensors' data, which is to be filled; see `write`."""
     hollows = _Hollows()
     module = types.SimpleNamespace(__name__=__name__, Pickler=pickler_of(hollows.hollow))
     with path.open("wb") as file, torch.serialization.skip_data():
         torch.save(tree, file, pickle_module=module)
     offsets = _storage_offsets(path, len(hollows.tensors))
-    with path.open("r+b") as file:
-        places = [Place(tensor, offset) for tensor, offset in zip(hollows.tensors.values(), offsets, strict=True)]
-        checksums = dict(zip(offsets, fill(file, places, advance), strict=True))
+
+    def mend(file: BinaryIO, checksums: Sequence[int]) -> None:
+        by_offset = dict(zip(offsets, checksums, strict=True))
         if source is not None:
-            checksums |= _put_fingerprint(file, path, source)
-        _mend_checksums(file, path, checksums)
-        file.flush()
-        os.fsync(file.fileno())
+            by_offset |= _put_fingerprint(file, path, source)
+        _mend_checksums(file, path, by_offset)
+
+    places = [Place(tensor, offset) for tensor, offset in zip(hollows.tensors.values(), offsets, strict=True)]
+    return Outline(path, places, mend)
 
 
 class _Hollows:
@@ -96,7 +103,7 @@ def _put_fingerprint(file: BinaryIO, path: Path, source: Fingerprint) -> dict[in
     pickled = os.pread(file.fileno(), info.file_size, start)
     mended = pickled.replace(source.placeholder.encode(), source.value().encode())
     os.pwrite(file.fileno(), mended, start)
-    return {start: zlib.crc32(mended)}
+    return {start: zlib_ng.crc32(mended)}
 
 
 def _mend_checksums(file: BinaryIO, path: Path, checksums: dict[int, int]) -> None:

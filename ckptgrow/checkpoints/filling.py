@@ -1,4 +1,4 @@
-"""Writing lazy tensors to their places in a file, a few megabytes at a time, by a few threads.
+"""Writing lazy tensors to their places in files, a few megabytes at a time, by a few threads.
 
 Reading, scaling, checksums and writing all release Python's lock, so that threads keep the cores and the disk busy;
 memory is bounded by the chunks that they hold, and the page cache by what is on its way to the disk.
@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 import threading
-import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
+from zlib_ng import zlib_ng
+
 from ckptgrow.checkpoints.progress import Advance
-from ckptgrow.checkpoints.tensors import LazyTensor, Zeros, bytes_of, chunks, num_bytes
+from ckptgrow.checkpoints.tensors import LazyTensor, Repeated, Zeros, bytes_of, chunks, num_bytes
 from ckptgrow.errors import CheckpointError
 
 NUM_THREADS = 3
@@ -32,20 +35,46 @@ class Place:
     offset: int
 
 
-def fill(file: BinaryIO, places: Sequence[Place], advance: Advance) -> list[int]:
-    """Writes every tensor's data at its place; `advance` is told the bytes of every piece. Returns their CRC-32.
+Mend = Callable[[BinaryIO, Sequence[int]], None]
+"""Told an open file and the CRC-32 of its tensors' data; writes what had to wait for these."""
 
-    Where a tensor is zero nothing is written: the file must read as zeros there, as a hole does.
-    Raises CheckpointError where a tensor's rows are not as many bytes as its shape says.
+
+@dataclass(frozen=True)
+class Outline:
+    """A file at `path` that is whole but for the data of `places`, where it reads as zeros, as a hole does."""
+
+    path: Path
+    places: Sequence[Place]
+    mend: Mend = lambda file, checksums: None
+
+
+def fill(outlines: Sequence[Outline], advance: Advance) -> None:
+    """Writes the data of all tensors of all files, mends the files and flushes them to the disk; `advance` is told the
+    bytes of every piece.
+
+    The files are filled together, so that the disk does not wait between them. Raises CheckpointError where a tensor's
+    rows are not as many bytes as its shape says.
     """
-    writer = _Writer(file.fileno(), advance)
-    largest_first = sorted(places, key=lambda place: -num_bytes(place.tensor))
+    with ExitStack() as opened:
+        files = [opened.enter_context(outline.path.open("r+b")) for outline in outlines]
+        pairs = list(zip(files, outlines, strict=True))
+        checksums = iter(_filled([(file.fileno(), place) for file, one in pairs for place in one.places], advance))
+        for file, outline in pairs:
+            outline.mend(file, [next(checksums) for _ in outline.places])
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _filled(places: Sequence[tuple[int, Place]], advance: Advance) -> list[int]:
+    """The CRC-32 of every tensor's data, when it is written."""
+    writer = _Writer(advance)
+    largest_first = sorted(places, key=lambda one: -num_bytes(one[1].tensor))
     with ThreadPoolExecutor(NUM_THREADS) as threads:
-        running = {id(place): threads.submit(writer.write, place) for place in largest_first}
+        running = {id(one): threads.submit(writer.write, *one) for one in largest_first}
         try:
             for one in wait(running.values(), return_when=FIRST_EXCEPTION).done:
                 one.result()  # raises what a thread raised
-            return [running[id(place)].result() for place in places]
+            return [running[id(one)].result() for one in places]
         except BaseException:
             writer.stopped = True
             for one in running.values():
@@ -56,55 +85,63 @@ def fill(file: BinaryIO, places: Sequence[Place], advance: Advance) -> list[int]
 class _Writer:
     """What the threads share."""
 
-    def __init__(self, descriptor: int, advance: Advance) -> None:
-        self._descriptor = descriptor
+    def __init__(self, advance: Advance) -> None:
         self._advance = advance
         self._lock = threading.Lock()
-        self._written: deque[tuple[int, int]] = deque()
+        self._written: deque[tuple[int, int, int]] = deque()
         self.stopped = False
 
-    def write(self, place: Place) -> int:
+    def write(self, descriptor: int, place: Place) -> int:
         """Writes one tensor and returns its CRC-32."""
-        if isinstance(place.tensor, Zeros):
-            return self._leave_hole(num_bytes(place.tensor))
-        checksum, position = 0, place.offset
-        for start, stop in chunks(place.tensor):
+        tensor = place.tensor
+        if isinstance(tensor, Zeros):
+            return self._leave_hole(num_bytes(tensor))
+        if isinstance(tensor, Repeated):
+            return self._write_rows(descriptor, place.offset, tensor.old, tensor.times)
+        return self._write_rows(descriptor, place.offset, tensor, 1)
+
+    def _write_rows(self, descriptor: int, offset: int, tensor: LazyTensor, times: int) -> int:
+        """Makes a tensor's rows once and writes them `times` times over."""
+        checksum, written, length = 0, 0, num_bytes(tensor)
+        for start, stop in chunks(tensor):
             if self.stopped:
                 return 0
-            data = bytes_of(place.tensor.rows(start, stop))
-            checksum = zlib.crc32(data, checksum)
-            self._write_at(data, position)
-            position += len(data)
-            self._tell(len(data))
-        if position - place.offset != num_bytes(place.tensor):
-            raise CheckpointError(
-                f"wrote {position - place.offset} bytes of a tensor, expected {num_bytes(place.tensor)}"
-            )
-        return checksum
+            data = bytes_of(tensor.rows(start, stop))
+            checksum = zlib_ng.crc32(data, checksum)
+            for copy in range(times):
+                self._write_at(descriptor, data, offset + copy * length + written)
+            written += len(data)
+            self._tell(times * len(data))
+        if written != length:
+            raise CheckpointError(f"wrote {written} bytes of a tensor, expected {length}")
+        total = checksum
+        for _ in range(times - 1):
+            total = zlib_ng.crc32_combine(total, checksum, length)
+        return total
 
-    def _write_at(self, data: memoryview, position: int) -> None:
+    def _write_at(self, descriptor: int, data: memoryview, position: int) -> None:
         written = 0
         while written < len(data):
-            written += os.pwrite(self._descriptor, data[written:], position + written)
+            written += os.pwrite(descriptor, data[written:], position + written)
         if hasattr(os, "posix_fadvise"):
-            self._send_to_disk(position, len(data))
+            self._send_to_disk(descriptor, position, len(data))
 
-    def _send_to_disk(self, position: int, length: int) -> None:
+    def _send_to_disk(self, descriptor: int, position: int, length: int) -> None:
         """Starts a chunk's way to the disk, which the kernel would put off until the flush, and lets go an older one.
 
         The first advice finds the pages dirty and only begins to write them; the second finds them clean and frees
         them, so that the next chunks go into pages just used instead of new ones, the costlier part of a write.
         """
-        os.posix_fadvise(self._descriptor, position, length, os.POSIX_FADV_DONTNEED)
-        self._written.append((position, length))
+        os.posix_fadvise(descriptor, position, length, os.POSIX_FADV_DONTNEED)
+        self._written.append((descriptor, position, length))
         if len(self._written) > NUM_CHUNKS_BEHIND:
-            os.posix_fadvise(self._descriptor, *self._written.popleft(), os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(*self._written.popleft(), os.POSIX_FADV_DONTNEED)
 
     def _leave_hole(self, length: int) -> int:
         checksum, left = 0, length
         while left:
             piece = _NOTHING[:left]
-            checksum = zlib.crc32(piece, checksum)
+            checksum = zlib_ng.crc32(piece, checksum)
             left -= len(piece)
         self._tell(length)
         return checksum

@@ -20,9 +20,10 @@ from typing import Any, cast
 
 from ckptgrow.checkpoints import archive, archive_writing
 from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.filling import fill
 from ckptgrow.checkpoints.parts import checked_optimizers, checked_schedulers, checked_step
 from ckptgrow.checkpoints.progress import Advance
-from ckptgrow.checkpoints.safetensor_files import INDEX_SUFFIX, read_file, read_index, write_shards, write_text
+from ckptgrow.checkpoints.safetensor_files import INDEX_SUFFIX, outlines, read_file, read_index, write_text
 from ckptgrow.checkpoints.tensors import LazyTensor
 from ckptgrow.errors import CheckpointError, listing
 
@@ -90,12 +91,14 @@ class HuggingFaceFormat:
             write_text(path / CONFIG, json.dumps(checkpoint.config, indent=2, sort_keys=True) + "\n")
         distinct = _once(checkpoint.tensors)
         metadata = {"format": "pt", **carried.metadata}
-        write_shards(path, "model", distinct, self.max_shard_bytes, metadata, advance)
         scaler = () if checkpoint.scaler is None else (checkpoint.scaler,)
         parts = ((OPTIMIZER, checkpoint.optimizers), (SCHEDULER, checkpoint.schedulers), (SCALER, scaler))
-        for name, states in parts:
-            if states and name not in carried.files:
-                archive_writing.write(dict(states[0]), path / name, advance)
+        archives = [
+            archive_writing.outline(dict(states[0]), path / name)
+            for name, states in parts
+            if states and name not in carried.files
+        ]
+        fill([*outlines(path, "model", distinct, self.max_shard_bytes, metadata), *archives], advance)
         if checkpoint.optimizers and checkpoint.global_step is not None and TRAINER_STATE not in carried.files:
             write_text(path / TRAINER_STATE, json.dumps(_trainer_state(checkpoint), indent=2) + "\n")
         if checkpoint.growth:

@@ -1,4 +1,4 @@
-"""Files of safetensors: read as lazy tensors, written a few megabytes at a time, in one file or in shards.
+"""Files of safetensors: read as lazy tensors, laid out to be filled, in one file or in shards.
 
 Source: the format's specification, huggingface/safetensors (README, "Format"): 8 bytes little-endian header length,
 a JSON header of at most 100 MB that maps names to dtype, shape and data_offsets, then the data without holes.
@@ -16,8 +16,7 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ckptgrow.checkpoints.filling import Place, fill
-from ckptgrow.checkpoints.progress import Advance
+from ckptgrow.checkpoints.filling import Outline, Place
 from ckptgrow.checkpoints.tensors import LazyTensor, Stored, num_bytes
 from ckptgrow.errors import CheckpointError
 
@@ -89,33 +88,26 @@ def read_index(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     return {name: tensors[name] for name in weight_map}, metadata
 
 
-def write_shards(
-    directory: Path,
-    stem: str,
-    tensors: Mapping[str, LazyTensor],
-    max_bytes: int,
-    metadata: Mapping[str, str],
-    advance: Advance,
-) -> list[str]:
-    """Writes `stem.safetensors`, or shards of at most `max_bytes` with an index; returns the files' names."""
+def outlines(
+    directory: Path, stem: str, tensors: Mapping[str, LazyTensor], max_bytes: int, metadata: Mapping[str, str]
+) -> list[Outline]:
+    """Writes `stem.safetensors`, or shards of at most `max_bytes` with an index, without the tensors' data, which is to
+    be filled.
+    """
     shards = _sharded(tensors, max_bytes)
     if len(shards) == 1:
-        write_file(directory / f"{stem}.safetensors", shards[0], metadata, advance)
-        return [f"{stem}.safetensors"]
+        return [outline(directory / f"{stem}.safetensors", shards[0], metadata)]
     names = [f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
-    for name, shard in zip(names, shards, strict=True):
-        write_file(directory / name, shard, metadata, advance)
     index = {
         "metadata": {"total_size": sum(num_bytes(tensor) for tensor in tensors.values())},
         "weight_map": {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard},
     }
-    index_name = f"{stem}.safetensors{INDEX_SUFFIX}"
-    write_text(directory / index_name, json.dumps(index, indent=2, sort_keys=True) + "\n")
-    return [*names, index_name]
+    write_text(directory / f"{stem}.safetensors{INDEX_SUFFIX}", json.dumps(index, indent=2, sort_keys=True) + "\n")
+    return [outline(directory / name, shard, metadata) for name, shard in zip(names, shards, strict=True)]
 
 
-def write_file(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str], advance: Advance) -> None:
-    """Writes one file and flushes it to the disk."""
+def outline(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> Outline:
+    """Writes one file without its tensors' data, which is to be filled."""
     header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
     # widest dtypes first, as the specification asks for the sake of alignment
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
@@ -127,13 +119,11 @@ def write_file(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[
         offset = stop
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + offset)
-        file.flush()
-        places = [Place(tensors[name], 8 + len(text) + header[name]["data_offsets"][0]) for name in order]
-        fill(file, places, advance)
-        os.fsync(file.fileno())
+        file.truncate(start + offset)
+    return Outline(path, [Place(tensors[name], start + header[name]["data_offsets"][0]) for name in order])
 
 
 def write_text(path: Path, text: str) -> None:

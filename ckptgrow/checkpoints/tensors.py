@@ -154,3 +154,30 @@ class Zeros:
         """See LazyTensor."""
         shape = (stop - start, *self.shape[1:]) if self.shape else ()
         return torch.zeros(shape, dtype=self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Repeated:
+    """A tensor's rows `times` times over: what is written of them need be made only once."""
+
+    old: LazyTensor
+    times: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See LazyTensor."""
+        return (self.times * self.old.shape[0], *self.old.shape[1:])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """See LazyTensor."""
+        return self.old.dtype
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See LazyTensor."""
+        period, parts = self.old.shape[0], list[torch.Tensor]()
+        while start < stop:
+            first = start % period
+            parts.append(self.old.rows(first, min(period, first + stop - start)))
+            start += len(parts[-1])
+        return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -27,7 +27,7 @@ from ckptgrow.growth.optimizers import Entry, row_of
 from ckptgrow.growth.parameters import Descent
 from ckptgrow.growth.request import FreshMoments
 from ckptgrow.growth.scales import WeightSizes
-from ckptgrow.growth.tensors import Grown, Guard, Scaled
+from ckptgrow.growth.tensors import Guard, Scaled, gathered
 from ckptgrow.spaces.gather import Gather, TensorGrowth
 
 
@@ -133,7 +133,7 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, value: Any, context: _C
         return grown_factor(entry, guarded, context.partner(other), growth)
     if growth.has_fresh and context.fresh_moments == "mean" and entry == "square":
         return Averaged(guarded, growth.square)
-    grown = Grown(guarded, _gather(entry, growth))
+    grown = gathered(guarded, _gather(entry, growth))
     return Scaled(grown, _update_ratio(context)) if entry == "update" else grown
 
 

@@ -10,7 +10,7 @@ from ckptgrow.families.claim import Claim, Claimed
 from ckptgrow.families.pieces import Pieces
 from ckptgrow.growth.filling import Padded
 from ckptgrow.growth.operator import Operator, is_zero_in
-from ckptgrow.growth.tensors import Filled, Grown, Guard, Offset, Separated
+from ckptgrow.growth.tensors import Filled, Guard, Offset, Separated, gathered
 from ckptgrow.spaces.gather import TensorGrowth
 from ckptgrow.spaces.layers import Layer
 
@@ -96,7 +96,7 @@ def _weight(one: Descent, old: LazyTensor, operator: Operator, measure: LazyTens
     if one.old.layout.offset:
         return Offset(old, gather, one.old.layout.offset)
     if operator.noise == 0:
-        return Grown(old, gather)
+        return gathered(old, gather)
     return Separated(old, one.growth, gather, operator.noise, operator.seed, one.old.canonical, measure)
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from ckptgrow.checkpoints.tensors import LazyTensor, chunks, num_elements
+from ckptgrow.checkpoints.tensors import LazyTensor, Repeated, chunks, num_elements
 from ckptgrow.errors import CheckpointError
 from ckptgrow.spaces.gather import Gather, TensorGrowth
 from ckptgrow.spaces.noise import Noise, noise_for
@@ -48,6 +48,13 @@ class Grown:
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """See LazyTensor."""
         return self.gather.rows(self.old.rows, start, stop)
+
+
+def gathered(old: LazyTensor, gather: Gather) -> LazyTensor:
+    """A tensor's growth by one gather, its rows made once where they repeat."""
+    if gather.num_repeats == 1:
+        return Grown(old, gather)
+    return Repeated(Grown(old, gather.once), gather.num_repeats)
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,6 +69,29 @@ class Gather:
         """The new tensor's shape."""
         return tuple(axis.growth.num_new for axis in self.axes)
 
+    @cached_property
+    def num_repeats(self) -> int:
+        """How many times over the rows of the first copies come, whole and alike: [[g, g], [g, g]] is [g, g] twice.
+
+        1 where rows do not repeat, as those of block-diagonal weights.
+        """
+        if not self.axes or self.block_weights is not None:
+            return 1
+        growth, scale = self.axes[0].growth, self.scales[0]
+        if growth.num_old in (0, growth.num_new) or growth.num_new % growth.num_old:
+            return 1
+        first = np.arange(growth.num_new) % growth.num_old
+        alike = np.array_equal(growth.source, first) and np.array_equal(scale, scale[first])
+        return growth.num_new // growth.num_old if alike else 1
+
+    @cached_property
+    def once(self) -> Gather:
+        """The gather of the rows that repeat."""
+        axis, *others = self.axes
+        growth, size = axis.growth, len(self.scales[0]) // self.num_repeats
+        part = replace(growth, source=growth.source[:size], write=growth.write[:size], read=growth.read[:size])
+        return Gather((GrownAxis(axis.role, part), *others), (self.scales[0][:size], *self.scales[1:]))
+
     def rows(self, read: ReadRows, start: int, stop: int) -> torch.Tensor:
         """New rows [start, stop) along axis 0; `read(a, b)` gives the old rows [a, b) in their own dtype.
 
@@ -151,9 +174,13 @@ class TensorGrowth:
 
     def weight(self, block_weights: BlockWeights) -> Gather:
         """The gather of the weight; block weights apply where both sides of a matrix grow by whole copies."""
-        scales = tuple(axis.growth.read if axis.role == "in" else axis.growth.write for axis in self.axes)
         if block_weights is not tile and self._has_matching_copies():
             return Gather(self.axes, self._scales_of_copies, _per_copy(block_weights))
+        return self._tiled
+
+    @cached_property
+    def _tiled(self) -> Gather:
+        scales = tuple(axis.growth.read if axis.role == "in" else axis.growth.write for axis in self.axes)
         return Gather(self.axes, scales)
 
     @cached_property

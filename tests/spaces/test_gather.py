@@ -87,6 +87,44 @@ def _spread(old: torch.Tensor, growth: TensorGrowth) -> torch.Tensor:
     return old
 
 
+@settings(max_examples=60, deadline=None)
+@given(growths(), st.sampled_from(LAYOUTS))
+def test_rows_that_are_made_once_are_every_row_of_the_dense_product(found: dict[str, Growth], text: str) -> None:
+    growth = TensorGrowth.of(parse(text), found)
+    old = torch.randn(growth.old_shape, dtype=torch.float64)
+    cases = {
+        "tile": (growth.weight(tile), applied(old, growth, "write", "read")),
+        "gradient": (growth.gradient, applied(old, growth, "read", "write")),
+    }
+    for name, (gather, expected) in cases.items():
+        once = gather.once.rows(read_from(old), 0, len(expected) // gather.num_repeats)
+        repeated = torch.cat([once] * gather.num_repeats)
+        assert torch.allclose(repeated, expected, rtol=1e-14, atol=0), (name, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "num_repeats"),
+    [
+        ("residual <- ffn", 3),
+        ("(heads 3 head) <- residual", 2),
+        ("ffn -> residual", 1),  # uneven copies
+        ("(heads head + kv head) <- residual", 1),  # the copies of a part follow it, not the whole
+        ("vocab -> residual", 1),
+    ],
+)
+def test_only_whole_copies_repeat(text: str, num_repeats: int) -> None:
+    found = {space: identity(size) for space, size in SIZES.items()}
+    found |= {"residual": copies(4, 12), "heads": copies(2, 4), "kv": copies(1, 2), "ffn": copies(5, 7)}
+    growth = TensorGrowth.of(parse(text), found)
+    assert growth.gradient.num_repeats == growth.weight(tile).num_repeats == num_repeats
+
+
+def test_rows_of_diagonal_blocks_do_not_repeat() -> None:
+    growth = TensorGrowth.of(parse("out <- in"), {"out": copies(3, 6), "in": copies(4, 8)})
+    assert growth.weight(diagonal).num_repeats == 1
+    assert growth.weight(tile).num_repeats == growth.gradient.num_repeats == 2
+
+
 @settings(max_examples=40, deadline=None)
 @given(growths(), st.sampled_from(LAYOUTS))
 def test_diagonal_differs_from_tile_by_a_term_that_neither_function_nor_gradient_sees(
