@@ -60,31 +60,46 @@ def run(arguments: list[str]) -> int:
     """One command's exit code; anything that a user can mend is one line on stderr."""
     try:
         code = app(arguments, prog_name="ckptgrow", standalone_mode=False)
-    except CkptgrowError as error:
-        return _refuse(str(error))
-    except typer.exceptions.TyperException as error:
-        return _refuse(f"{' '.join(error.format_message().split())} (see ckptgrow --help)")
-    except Terminated:
-        return 128 + signal.SIGTERM
-    except (typer.Abort, KeyboardInterrupt):
-        return 128 + signal.SIGINT
-    except typer.Exit as stop:
-        return stop.exit_code
-    except BrokenPipeError:
-        # `ckptgrow inspect X | head`: the reader has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DONE
-    except OSError as error:
-        return _refuse(f"{error.filename or 'operating system'}: {error.strerror or error}")
-    except Exception as error:
-        # what a damaged file leads to where no check stands must not be a page of code for its owner
-        if TRACEBACK in os.environ:
-            raise
-        return _refuse(
-            f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; the input is malformed, or this "
-            f"is a fault of ckptgrow: run it again with {TRACEBACK}=1 and report what it shows"
-        )
+    except (Exception, KeyboardInterrupt, Terminated) as error:
+        signalled = _signal_behind(error)
+        return _refused(error) if signalled is None else 128 + signalled
     return code if isinstance(code, int) else EXIT_DONE
+
+
+def _refused(error: BaseException) -> int:
+    """The exit code of an error, after its one line."""
+    match error:
+        case typer.Exit():
+            return error.exit_code
+        case CkptgrowError():
+            return _refuse(str(error))
+        case typer.exceptions.TyperException():
+            return _refuse(f"{' '.join(error.format_message().split())} (see ckptgrow --help)")
+        case BrokenPipeError():
+            # `ckptgrow inspect X | head`: the reader has had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_DONE
+        case OSError():
+            return _refuse(f"{error.filename or 'operating system'}: {error.strerror or error}")
+        case _:
+            # what a damaged file leads to where no check stands must not be a page of code for its owner
+            if TRACEBACK in os.environ:
+                raise error
+            return _refuse(
+                f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; the input is malformed, or "
+                f"this is a fault of ckptgrow: run it again with {TRACEBACK}=1 and report what it shows"
+            )
+
+
+def _signal_behind(error: BaseException | None) -> int | None:
+    """The signal that an error comes from: what it interrupts may fail in turn while it unwinds, as torch.save does."""
+    while error is not None:
+        if isinstance(error, Terminated):
+            return signal.SIGTERM
+        if isinstance(error, KeyboardInterrupt | typer.Abort):
+            return signal.SIGINT
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class Terminated(BaseException):

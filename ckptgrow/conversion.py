@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ckptgrow.checkpoints.atomic import appearing, check_space, check_target
+from ckptgrow.checkpoints.carried import Carried
 from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.dcp import PLACES
 from ckptgrow.checkpoints.formats import writer_of
-from ckptgrow.checkpoints.huggingface import DEFAULT_SHARD_BYTES, Carried
+from ckptgrow.checkpoints.huggingface import DEFAULT_SHARD_BYTES
 from ckptgrow.checkpoints.lightning import SCALER_KEYS, UNDERSTOOD, plain_arguments
 from ckptgrow.checkpoints.loops import fresh_loops
 from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup
@@ -84,7 +85,10 @@ def _for(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoint, list[s
         converted = tuple(one.to_torch() for one in optimizers)
         return replace(old, kind=to, config=state.config, optimizers=converted, rest=rest), []
     if not is_lightning and to == "huggingface":
-        return replace(old, tensors=state.stored), list(old.left_behind)
+        left_out = [*old.left_behind, *(f"optimizer {index}" for index in range(1, len(old.optimizers)))]
+        kind = old.kind if old.kind in ("huggingface", "trainer") else "huggingface"
+        carried = replace(old.carried, names={})
+        return replace(old, kind=kind, tensors=state.stored, config=state.config, carried=carried), left_out
     return _for_huggingface(state) if to == "huggingface" else _for_lightning(state, to, prefix)
 
 
@@ -94,6 +98,7 @@ def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
     ordered = [one for one in claimed.in_module_order().tensors if one.name in names and one.name not in claimed.tied]
     rest: Mapping[str, Any] = old.rest
     held = {
+        PLACES,
         *UNDERSTOOD,
         *SCALER_KEYS,
         "pytorch-lightning_version",
@@ -105,7 +110,7 @@ def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
     left_out = [key for key, value in rest.items() if key not in held and value not in ({}, [], None)]
     arguments = plain_arguments(rest.get("hyper_parameters"))
     left_out += [f"hyper_parameters[{key!r}]" for key in arguments if key != "config"]
-    left_out += [one.name for one in claimed.tensors if one.name not in names]
+    left_out += [*old.carried.files, *old.left_behind, *(one.name for one in claimed.tensors if one.name not in names)]
     left_out += [f"optimizer_states[{index}]" for index in range(1, len(state.optimizers))]
     left_out += [f"lr_schedulers[{index}]" for index in range(1, len(old.schedulers))]
     new = replace(
@@ -115,7 +120,8 @@ def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
         config=state.config,
         optimizers=tuple(_renamed(one, names, state).to_torch() for one in state.optimizers[:1]),
         schedulers=old.schedulers[:1],
-        rest=Carried(old.path, ()),
+        rest=None,
+        carried=Carried(),
     )
     return new, left_out
 
@@ -125,8 +131,7 @@ def _for_lightning(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoi
     names = {one.name: prefix + one.name.removeprefix(one.prefix) for one in claimed.model}
     tensors: dict[str, LazyTensor] = {names[one.name]: old.tensors[one.name] for one in claimed.model}
     tensors |= _tied_head(state, tensors, names)
-    carried: Carried = old.rest
-    left_out = [*carried.files, *old.left_behind, *(one.name for one in claimed.tensors if one.name not in names)]
+    left_out = [*old.carried.files, *old.left_behind, *(one.name for one in claimed.tensors if one.name not in names)]
     epoch = int(old.epoch or 0)
     if old.epoch != epoch and old.epoch is not None:
         left_out.append(f"the place inside epoch {epoch}")
@@ -151,6 +156,7 @@ def _for_lightning(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoi
         optimizers=tuple(_renamed(one, names, state, always=to == "dcp").to_torch() for one in state.optimizers),
         global_step=step,
         rest=rest,
+        carried=Carried(),
     )
     return new, [name for name in left_out if name != "scaler.pt"]
 

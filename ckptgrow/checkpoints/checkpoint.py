@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from ckptgrow.checkpoints.carried import Carried
 from ckptgrow.checkpoints.fingerprint import Fingerprint
 from ckptgrow.checkpoints.progress import Advance
 from ckptgrow.checkpoints.tensors import LazyTensor
@@ -17,10 +18,11 @@ class Checkpoint:
     """A training state as a file holds it.
 
     `optimizers` and `schedulers` are still as torch wrote them (parameters by number): who is who is known only after
-    the tensors are claimed. `rest` is what the format carries besides. `order` says where the model's own order of
-    parameters is known from: the file, or only the module (safetensors sort by name). `scaler` is the state of fp16's
-    loss scaling. `left_behind` names what lies in the directory and is not part of the state. `source`
-    is the fingerprint of what it was grown from, whose placeholder stands in `growth` until all of that has been read.
+    the tensors are claimed. `rest` is what the format carries besides, `carried` the files beside it. `order` says from
+    where the model's own order of parameters is known: the file, or only the module (safetensors sort by name).
+    `scaler` is the state of fp16's loss scaling. `left_behind` names what lies in the directory and is not part of the
+    state. `source` is the fingerprint of what it was grown from, whose placeholder stands in `growth` until all of that
+    has been read.
     """
 
     path: Path
@@ -35,6 +37,7 @@ class Checkpoint:
     precision: str | None = None
     growth: Mapping[str, Any] = field(default_factory=dict[str, Any])
     rest: Any = None
+    carried: Carried = field(default_factory=Carried)
     data_position: Any = None
     order: Literal["file", "module"] = "file"
     scaler: Mapping[str, Any] | None = None

@@ -3,7 +3,7 @@
 
 The model lies under `model` (or `state_dict`, or at the top), optimizers under `optimizer`, `optim` or `optimizer_0`
 and so on, their parameters by name. Lightning adds `meta.pt`: the rest of its checkpoint. What has none may carry a
-`config.json`.
+`config.json`. Other files in the directory are copied.
 """
 
 from __future__ import annotations
@@ -15,18 +15,50 @@ from pathlib import Path
 from typing import Any, cast
 
 from ckptgrow.checkpoints import archive, archive_writing
+from ckptgrow.checkpoints.carried import Carried
 from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.directory import CONFIG, held_in, others_in
+from ckptgrow.checkpoints.flat_optimizers import flattened, is_flat, nested
 from ckptgrow.checkpoints.lightning import LightningFormat, from_tree
+from ckptgrow.checkpoints.parts import by_name, by_number
 from ckptgrow.checkpoints.processes import processes
 from ckptgrow.checkpoints.progress import Advance
-from ckptgrow.checkpoints.safetensor_files import write_text
 from ckptgrow.checkpoints.tensors import LazyTensor
+from ckptgrow.checkpoints.texts import read_json, write_text
 from ckptgrow.errors import CheckpointError, listing
 
-METADATA, META, CONFIG = ".metadata", "meta.pt", "config.json"
+METADATA, META = ".metadata", "meta.pt"
 MODEL_KEYS = ("model", "state_dict")
 OPTIMIZER_KEYS = ("optimizer", "optim")
-PLACES = "distributed_keys"  # under which names the parts lay
+SCHEDULER_KEYS = ("lr_scheduler", "scheduler")
+PLACES = "distributed_keys"  # of a checkpoint's rest: its `Places`
+
+
+@dataclass(frozen=True)
+class Places:
+    """Under which keys the parts lie: the model (at the top where it has none), optimizers, those of them that are
+    flat, schedulers, and what is none of these. `has_meta` tells whether Lightning's file is there.
+    """
+
+    model: str | None = "model"
+    optimizers: tuple[str, ...] = ()
+    flat: tuple[str, ...] = ()
+    schedulers: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    has_meta: bool = True
+
+    @classmethod
+    def of(cls, tree: Mapping[str, Any], *, has_meta: bool) -> Places:
+        """Finds the parts of a state."""
+        model = next((key for key in MODEL_KEYS if isinstance(tree.get(key), dict)), None)
+        optimizers = tuple(key for key in tree if key in OPTIMIZER_KEYS or key.startswith("optimizer_"))
+        flat = tuple(key for key in optimizers if is_flat(tree[key]))
+        schedulers = tuple(key for key in SCHEDULER_KEYS if "last_epoch" in _dict(tree.get(key)))
+        known = {model, *optimizers, *schedulers}
+        others = tuple(
+            key for key, one in tree.items() if key not in known and (model or not isinstance(one, LazyTensor))
+        )
+        return cls(model, optimizers, flat, schedulers, others, has_meta)
 
 
 @dataclass(frozen=True)
@@ -44,24 +76,33 @@ class DistributedFormat:
         from ckptgrow.checkpoints import dcp_reading  # torch's part of it takes a second to import
 
         tree = dcp_reading.read(path, METADATA)
-        model_key = next((key for key in MODEL_KEYS if isinstance(tree.get(key), dict)), None)
-        tensors = tree[model_key] if model_key else {k: v for k, v in tree.items() if isinstance(v, LazyTensor)}
-        keys = [key for key in tree if key in OPTIMIZER_KEYS or key.startswith("optimizer_")]
-        others = {key: value for key, value in tree.items() if key not in (model_key, *keys) and key not in tensors}
+        meta = archive.read(path / META) if (path / META).is_file() else {}
+        places = Places.of(tree, has_meta=bool(meta))
+        tensors = tree[places.model] if places.model else {k: v for k, v in tree.items() if isinstance(v, LazyTensor)}
         if not tensors or not all(isinstance(value, LazyTensor) for value in tensors.values()):
             raise CheckpointError(f"{path}: holds {listing(tree)}, expected a model's tensors under 'model'")
-        meta = archive.read(path / META) if (path / META).is_file() else {}
-        rest: dict[str, Any] = {
+        optimizers = [nested(tree[key], str(path)) if key in places.flat else tree[key] for key in places.optimizers]
+        lightnings = {
             **meta,
             "state_dict": tensors,
-            "optimizer_states": [_numbered(tree[key], path) for key in keys],
+            "optimizer_states": [by_number(one, str(path)) for one in optimizers],
         }
-        checkpoint = from_tree(rest, path, self.kind)
+        if places.schedulers:
+            lightnings["lr_schedulers"] = [tree[key] for key in places.schedulers]
+        checkpoint = from_tree(lightnings, path, self.kind)
         config = checkpoint.config
         if config is None and (path / CONFIG).is_file():
-            config = cast(dict[str, Any], json.loads((path / CONFIG).read_text(encoding="utf-8")))
-        places = {"model": model_key, "optimizers": keys, "others": others, "has_meta": (path / META).is_file()}
-        return replace(checkpoint, config=config, rest={**cast(dict[str, Any], checkpoint.rest), PLACES: places})
+            config = read_json(path / CONFIG)
+        others = {key: tree[key] for key in places.others}
+        data = {file.name for file in path.glob("*.distcp")}
+        files, left_behind = others_in(path, {METADATA, META, CONFIG, *data})
+        return replace(
+            checkpoint,
+            config=config,
+            rest={**cast(dict[str, Any], checkpoint.rest), **others, PLACES: places},
+            carried=Carried(path, files, held=held_in(path, files)),
+            left_behind=left_behind,
+        )
 
     def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
         """Writes a directory through `torch.distributed.checkpoint`; all processes of torchrun write their share."""
@@ -69,39 +110,31 @@ class DistributedFormat:
 
         together = processes()
         rest = dict(checkpoint.rest or {})
-        numbers = range(len(checkpoint.optimizers))
-        fresh: dict[str, Any] = {"model": "model", "optimizers": [f"optimizer_{number}" for number in numbers]}
-        places: dict[str, Any] = rest.pop(PLACES, {**fresh, "others": {}, "has_meta": True})
-        optimizers = dict(zip(places["optimizers"], map(_named, checkpoint.optimizers), strict=False))
-        model = {places["model"]: dict(checkpoint.tensors)} if places["model"] else dict(checkpoint.tensors)
-        dcp_writing.write({**model, **optimizers, **places["others"]}, path, together, advance)
+        places: Places = rest.pop(PLACES, None) or Places(
+            optimizers=tuple(f"optimizer_{number}" for number in range(len(checkpoint.optimizers)))
+        )
+        others = {key: rest.pop(key) for key in places.others if key in rest}
+        dcp_writing.write({**_parts(checkpoint, places), **others}, path, together, advance)
         if together.rank == 0:
+            checkpoint.carried.copy_to(path)
             bare = replace(checkpoint, tensors={}, optimizers=(), rest=rest)
-            tree = {
-                k: v for k, v in LightningFormat().tree(bare).items() if k not in ("state_dict", "optimizer_states")
-            }
-            archive_writing.write(tree, path / META, advance, checkpoint.source)
-            if not places["has_meta"] and checkpoint.config is not None:
+            tree = LightningFormat().tree(bare)
+            meta = {key: value for key, value in tree.items() if key not in ("state_dict", "optimizer_states")}
+            archive_writing.write(meta, path / META, advance, checkpoint.source)
+            if not places.has_meta and checkpoint.config is not None:
                 write_text(path / CONFIG, json.dumps(checkpoint.config, indent=2, sort_keys=True) + "\n")
 
 
-def _numbered(raw: Any, path: Path) -> dict[str, Any]:
-    """An optimizer's state with parameters by number, and their names beside them."""
-    if not isinstance(raw, dict) or not isinstance(raw.get("param_groups"), list):
-        raise CheckpointError(f"{path}: has an optimizer without param_groups, expected parameters by name in groups")
-    names = [name for group in raw["param_groups"] for name in group["params"]]
-    number = {name: position for position, name in enumerate(names)}
-    groups = [
-        {**g, "params": [number[n] for n in g["params"]], "param_names": g["params"]} for g in raw["param_groups"]
-    ]
-    state = {number[name]: record for name, record in raw.get("state", {}).items() if name in number}
-    return {**raw, "state": state, "param_groups": groups}
+def _parts(checkpoint: Checkpoint, places: Places) -> dict[str, Any]:
+    """A checkpoint's parts under their keys."""
+    tensors = dict(checkpoint.tensors)
+    optimizers = dict(zip(places.optimizers, map(by_name, checkpoint.optimizers), strict=False))
+    return {
+        **({places.model: tensors} if places.model else tensors),
+        **{key: flattened(one) if key in places.flat else one for key, one in optimizers.items()},
+        **dict(zip(places.schedulers, map(dict, checkpoint.schedulers), strict=False)),
+    }
 
 
-def _named(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The reverse: parameters by name."""
-    names = {n: name for g in raw["param_groups"] for n, name in zip(g["params"], g["param_names"], strict=True)}
-    groups = [
-        {k: v for k, v in g.items() if k != "param_names"} | {"params": g["param_names"]} for g in raw["param_groups"]
-    ]
-    return {**raw, "state": {names[n]: record for n, record in raw["state"].items()}, "param_groups": groups}
+def _dict(value: Any) -> dict[str, Any]:
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {}

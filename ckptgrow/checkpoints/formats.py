@@ -8,11 +8,13 @@ from pathlib import Path
 from ckptgrow.checkpoints.archive import DAMAGES
 from ckptgrow.checkpoints.checkpoint import Checkpoint, Format
 from ckptgrow.checkpoints.dcp import DistributedFormat
+from ckptgrow.checkpoints.fsdp import ShardedFormat
 from ckptgrow.checkpoints.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat
 from ckptgrow.checkpoints.lightning import LightningFormat
 from ckptgrow.errors import CheckpointError
 
-FORMATS: tuple[Format, ...] = (DistributedFormat(), HuggingFaceFormat(), LightningFormat())
+FORMATS: tuple[Format, ...] = (DistributedFormat(), ShardedFormat(), HuggingFaceFormat(), LightningFormat())
+SHARED = ("dcp", "fsdp")  # kinds that several processes can write together
 
 
 def format_of(path: Path) -> Format:
@@ -33,10 +35,9 @@ def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:
     writers: Mapping[str, Format] = {
         "lightning": LightningFormat(),
         "dcp": DistributedFormat(),
-        "huggingface": HuggingFaceFormat(max_shard_bytes),
-        "trainer": HuggingFaceFormat(max_shard_bytes),
+        "fsdp": ShardedFormat(),
     }
-    return writers[kind]
+    return writers.get(kind, HuggingFaceFormat(max_shard_bytes))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from ckptgrow.errors import CheckpointError
@@ -32,6 +33,33 @@ def checked_step(value: Any, where: str) -> int | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
         raise CheckpointError(f"{where}: global_step is {str(value)[:40]!r}, expected a count of steps")
     return value
+
+
+def by_number(raw: Any, where: str) -> dict[str, Any]:
+    """An optimizer's state with its parameters by number and their names beside them, where it has them by name.
+
+    Raises CheckpointError for what is no optimizer's state.
+    """
+    if not isinstance(raw, dict) or not isinstance(raw.get("param_groups"), list):
+        raise CheckpointError(f"{where}: has an optimizer without param_groups, expected parameters in groups")
+    names = [name for group in raw["param_groups"] for name in group["params"]]
+    if not all(isinstance(name, str) for name in names):
+        return cast(dict[str, Any], raw)
+    number = {name: position for position, name in enumerate(names)}
+    groups = [
+        {**g, "params": [number[n] for n in g["params"]], "param_names": g["params"]} for g in raw["param_groups"]
+    ]
+    state = {number[name]: record for name, record in raw.get("state", {}).items() if name in number}
+    return {**raw, "state": state, "param_groups": groups}
+
+
+def by_name(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse: parameters by name."""
+    names = {n: name for g in raw["param_groups"] for n, name in zip(g["params"], g["param_names"], strict=True)}
+    groups = [
+        {k: v for k, v in g.items() if k != "param_names"} | {"params": g["param_names"]} for g in raw["param_groups"]
+    ]
+    return {**raw, "state": {names[n]: record for n, record in raw["state"].items()}, "param_groups": groups}
 
 
 def _listed(value: Any, what: str) -> list[Any]:

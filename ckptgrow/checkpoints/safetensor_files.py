@@ -7,7 +7,6 @@ a JSON header of at most 100 MB that maps names to dtype, shape and data_offsets
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from ckptgrow.checkpoints.filling import Outline, Place
 from ckptgrow.checkpoints.tensors import LazyTensor, Stored, num_bytes
+from ckptgrow.checkpoints.texts import write_text
 from ckptgrow.errors import CheckpointError
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -124,14 +124,6 @@ def outline(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str
         file.write(struct.pack("<Q", len(text)) + text)
         file.truncate(start + offset)
     return Outline(path, [Place(tensors[name], start + header[name]["data_offsets"][0]) for name in order])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a small file and flushes it to the disk."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sharded(tensors: Mapping[str, LazyTensor], max_bytes: int) -> Sequence[dict[str, LazyTensor]]:

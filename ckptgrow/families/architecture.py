@@ -33,8 +33,8 @@ def architecture(checkpoint: Checkpoint, config_file: Path | None = None) -> tup
         config = original_config(checkpoint.original_arguments, where)
     else:
         raise ConfigError(
-            f"{where}: says nothing of its architecture (hyper_parameters['config'], or the original's size and "
-            "seqlen); pass a transformers config with --config FILE"
+            f"{where}: says nothing of its architecture (config.json, hyper_parameters['config'], or the original's "
+            "size and seqlen); pass a transformers config with --config FILE"
         )
     family = family_of(config, where)
     return family, _completed(family, config, where)

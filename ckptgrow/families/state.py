@@ -60,15 +60,16 @@ def open_state(
 
 
 def _without(checkpoint: Checkpoint, drop: Sequence[str]) -> Checkpoint:
-    rest = checkpoint.rest if isinstance(checkpoint.rest, dict) else {}
-    unknown = [name for name in drop if name not in checkpoint.tensors and name not in rest]
+    rest: dict[str, Any] = checkpoint.rest or {}
+    known = {*checkpoint.tensors, *rest, *checkpoint.carried.files}
+    unknown = [name for name in drop if name not in known]
     if unknown:
-        raise RequestError(f"--drop {listing(unknown)}: no such tensor or key in {checkpoint.path}")
+        raise RequestError(f"--drop {listing(unknown)}: no such tensor, key or file in {checkpoint.path}")
     if not drop:
         return checkpoint
     kept = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in drop}
     others = {key: value for key, value in rest.items() if key not in drop}
-    return replace(checkpoint, tensors=kept, rest=others if rest else checkpoint.rest)
+    return replace(checkpoint, tensors=kept, rest=others or checkpoint.rest, carried=checkpoint.carried.without(drop))
 
 
 def _names_in(path: Path | None) -> list[str] | None:

@@ -13,7 +13,7 @@ from ckptgrow import __version__
 from ckptgrow.checkpoints.atomic import appearing, check_space, check_target
 from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.fingerprint import Fingerprint
-from ckptgrow.checkpoints.formats import writer_of
+from ckptgrow.checkpoints.formats import SHARED, writer_of
 from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.checkpoints.processes import processes
 from ckptgrow.checkpoints.progress import Progress
@@ -156,14 +156,14 @@ def _reset(state: TrainingState, parts: Sequence[Part]) -> TrainingState:
 
 def _write(new: Checkpoint, target: Path, request: StateRequest, progress: Progress) -> None:
     together = processes()
-    if together.count > 1 and new.kind != "dcp":
+    if together.count > 1 and new.kind not in SHARED:
         raise RequestError(
             f"{new.path}: {together.count} processes share the writing of torch's distributed checkpoints alone; "
             "convert it first (ckptgrow convert --to dcp), or run one process"
         )
     distinct = {id(tensor): tensor for _, tensor in tensors_in([new.tensors, new.optimizers, new.rest])}
     total = sum(num_bytes(tensor) for tensor in distinct.values())
-    check_space(target, int(total * HEADROOM))
+    check_space(target, int(total * HEADROOM) + new.carried.num_bytes)
     advance = progress(total)
     with appearing(target, together) as partial:
         writer_of(new.kind, request.max_shard_bytes).write(new, partial, advance)
@@ -180,7 +180,7 @@ def _check_carried(old: TrainingState, lineage: Sequence[Descent]) -> None:
     smallest_matrix = min((num_elements(tensor) for tensor in growing if len(tensor.shape) > 1), default=0)
     suspects = {
         path_text(keys)
-        for keys, tensor in tensors_in(old.checkpoint.rest)
+        for keys, tensor in tensors_in({**(old.checkpoint.rest or {}), **old.checkpoint.carried.held})
         if tensor.dtype.is_floating_point
         and tensor.shape
         and (tensor.shape in shapes or num_elements(tensor) >= smallest_matrix)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import ckptgrow
-from ckptgrow.cli import main, run
+from ckptgrow.cli import Terminated, main, run
 from tests.builders import perturbed_gpt2, save_lightning, trained_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -130,6 +130,28 @@ def test_interruption_and_termination_leave_nothing(
     os.kill(child, number)
     assert ended(child) == code
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_what_a_signal_makes_fail_in_turn_is_still_that_signal(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    raised: type[BaseException],
+    code: int,
+) -> None:
+    """torch.save's writer raises a RuntimeError of its own where it is left in the middle."""
+
+    def interrupted(*args: object, **kwargs: object) -> None:
+        try:
+            raise raised
+        finally:
+            raise RuntimeError("unexpected pos")
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    assert run(["width", str(source), str(tmp_path / "out.ckpt")]) == code
+    assert not capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def mounted(directory: Path, num_bytes: int) -> bool:

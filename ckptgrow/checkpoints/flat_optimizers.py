@@ -1,0 +1,60 @@
+"""Optimizer states with one key an entry, as torchtitan saves them:
+
+    state.<parameter>.<entry>           a record's entry
+    param_groups.<parameter>.<option>   an option of the parameter's group
+
+Groups have no names there: parameters with equal options are one.
+
+Source: torch, `torch.distributed.checkpoint.state_dict`, `StateDictOptions.flatten_optimizer_state_dict`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ckptgrow.errors import CheckpointError
+
+STATE, GROUPS = "state.", "param_groups."
+
+
+def is_flat(raw: Any) -> bool:
+    """Whether a state has keys of this kind."""
+    return isinstance(raw, dict) and bool(raw) and all(str(key).startswith((STATE, GROUPS)) for key in raw)
+
+
+def nested(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The form of `torch.optim.Optimizer.state_dict()`, its parameters by name in the order of their options.
+
+    Raises CheckpointError for the state of a parameter without options.
+    """
+    state: dict[str, dict[str, Any]] = {}
+    options: dict[str, dict[str, Any]] = {}
+    for key, value in raw.items():
+        is_state = key.startswith(STATE)
+        name, _, entry = key.removeprefix(STATE if is_state else GROUPS).rpartition(".")
+        (state if is_state else options).setdefault(name, {})[entry] = value
+    stray = sorted(set(state) - set(options))
+    if stray:
+        raise CheckpointError(f"{where}: its optimizer has a state of {stray[0]}, expected its param_groups too")
+    groups: list[dict[str, Any]] = []
+    for name, given in options.items():
+        alike = next((group for group in groups if {**group, "params": None} == {**given, "params": None}), None)
+        if alike is None:
+            groups.append({**given, "params": [name]})
+        else:
+            alike["params"].append(name)
+    return {"state": state, "param_groups": groups}
+
+
+def flattened(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse."""
+    state = {f"{STATE}{name}.{key}": value for name, record in raw["state"].items() for key, value in record.items()}
+    options = {
+        f"{GROUPS}{name}.{key}": value
+        for group in raw["param_groups"]
+        for name in group["params"]
+        for key, value in group.items()
+        if key != "params"
+    }
+    return {**state, **options}

@@ -1,0 +1,77 @@
+"""What accelerate, and so the Trainer, writes under FSDP with SHARDED_STATE_DICT: a directory whose weights and
+optimizers are torch distributed checkpoints in directories of their own, beside the files of any other checkpoint.
+
+Source: accelerate, `utils/fsdp_utils.py` (`save_fsdp_model`, `save_fsdp_optimizer`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.dcp import METADATA
+from ckptgrow.checkpoints.directory import read_beside, write_beside, write_growth
+from ckptgrow.checkpoints.filling import fill
+from ckptgrow.checkpoints.parts import by_name, by_number, checked_optimizers
+from ckptgrow.checkpoints.processes import processes
+from ckptgrow.checkpoints.progress import Advance
+from ckptgrow.checkpoints.tensors import LazyTensor
+from ckptgrow.errors import CheckpointError, listing
+
+MODEL, OPTIMIZERS = "pytorch_model_fsdp_0", re.compile(r"optimizer_(\d+)")
+MODEL_KEY, OPTIMIZER_KEY = "model", "optimizer"
+
+
+@dataclass(frozen=True)
+class ShardedFormat:
+    """See the module's head."""
+
+    kind: str = "fsdp"
+
+    def recognises(self, path: Path) -> bool:
+        """A directory with the model's own."""
+        return (path / MODEL / METADATA).is_file()
+
+    def read(self, path: Path) -> Checkpoint:
+        """Reads a directory; raises CheckpointError where a part is missing or damaged."""
+        found = [match for one in path.iterdir() if one.is_dir() and (match := OPTIMIZERS.fullmatch(one.name))]
+        optimizers = tuple(match[0] for match in sorted(found, key=lambda match: int(match[1])))
+        states = [by_number(_part(path / name, OPTIMIZER_KEY), str(path / name)) for name in optimizers]
+        tensors = _part(path / MODEL, MODEL_KEY)
+        strangers = [name for name, value in tensors.items() if not isinstance(value, LazyTensor)]
+        if strangers:
+            raise CheckpointError(f"{path / MODEL}: {listing(strangers)} is no tensor, expected a state dict")
+        return Checkpoint(
+            path=path,
+            kind=self.kind,
+            tensors=tensors,
+            optimizers=checked_optimizers(states, str(path)),
+            **read_beside(path, {MODEL, *optimizers}, {}, {}),
+        )
+
+    def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
+        """Writes a directory; all processes of torchrun write their share of the weights and moments."""
+        from ckptgrow.checkpoints import dcp_writing
+
+        together = processes()
+        if together.rank == 0:
+            path.mkdir()
+        together.wait()
+        dcp_writing.write({MODEL_KEY: dict(checkpoint.tensors)}, path / MODEL, together, advance)
+        for number, state in enumerate(checkpoint.optimizers):
+            dcp_writing.write({OPTIMIZER_KEY: by_name(state)}, path / f"optimizer_{number}", together, advance)
+        if together.rank == 0:
+            fill(write_beside(checkpoint, path), advance)
+            write_growth(checkpoint, path)
+
+
+def _part(path: Path, key: str) -> dict[str, Any]:
+    from ckptgrow.checkpoints import dcp_reading  # torch's part of it takes a second to import
+
+    tree = dcp_reading.read(path, METADATA)
+    if not isinstance(tree.get(key), dict):
+        raise CheckpointError(f"{path}: holds {listing(tree)}, expected a state under {key!r}")
+    return tree[key]

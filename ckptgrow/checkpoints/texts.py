@@ -1,0 +1,35 @@
+"""Small files of text: JSON of a bounded size read, and any text written through to the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, cast
+
+from ckptgrow.errors import CheckpointError
+
+LARGEST_JSON = 256 * 2**20  # bytes; a log of a million steps is smaller
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises CheckpointError where the file holds none."""
+    if not path.is_file() or path.stat().st_size > LARGEST_JSON:
+        raise CheckpointError(f"{path}: is no plain file of at most {LARGEST_JSON} bytes, expected a JSON object")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: is no JSON ({type(error).__name__}), expected an object; copy it again"
+        ) from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: is a {type(value).__name__}, expected a JSON object")
+    return cast(dict[str, Any], value)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file and flushes it to the disk."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
