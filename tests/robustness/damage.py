@@ -8,7 +8,15 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+import ckptgrow
 from ckptgrow.cli import run
+from tests.builders import perturbed_gpt2, token_batches, train, trained_checkpoint
+
+KINDS = ("lightning", "huggingface", "dcp", "accelerate", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -21,13 +29,34 @@ class Damage:
 
     def apply(self, checkpoint: Path) -> str:
         """Damages a checkpoint in place; returns the damaged file's name."""
-        files = [checkpoint] if checkpoint.is_file() else sorted(one for one in checkpoint.iterdir() if one.is_file())
+        files = [checkpoint] if checkpoint.is_file() else sorted(one for one in checkpoint.rglob("*") if one.is_file())
         path = files[self.file % len(files)]
         data = bytearray(path.read_bytes())
         for place, mask in self.flips:
             data[int(place * len(data))] ^= mask
         path.write_bytes(data[: int(self.kept * len(data))])
         return path.name
+
+
+def originals(directory: Path) -> dict[str, Path]:
+    """A whole checkpoint of every kind."""
+    found = {kind: directory / kind for kind in KINDS} | {"lightning": directory / "a.ckpt"}
+    model = perturbed_gpt2()
+    trained_checkpoint(found["lightning"], model, num_steps=1)
+    for kind in ("huggingface", "dcp"):
+        ckptgrow.convert(found["lightning"], found[kind], kind, max_shard_bytes=20_000)
+    optimizer = torch.optim.AdamW(model.parameters())
+    train(model, optimizer, token_batches(1))
+    state = get_optimizer_state_dict(model, optimizer)
+    for kind in ("accelerate", "fsdp"):
+        found[kind].mkdir()
+        model.config.to_json_file(found[kind] / "config.json")
+        torch.save(torch.optim.lr_scheduler.LinearLR(optimizer).state_dict(), found[kind] / "scheduler.bin")
+    torch.save(model.state_dict(), found["accelerate"] / "pytorch_model_fsdp.bin")
+    torch.save(state, found["accelerate"] / "optimizer.bin")
+    dcp.save({"model": model.state_dict()}, checkpoint_id=found["fsdp"] / "pytorch_model_fsdp_0", no_dist=True)
+    dcp.save({"optimizer": state}, checkpoint_id=found["fsdp"] / "optimizer_0", no_dist=True)
+    return found
 
 
 def consequence(original: Path, damage: Damage, directory: Path) -> tuple[int, str]:

@@ -9,9 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import ckptgrow
-from tests.builders import perturbed_gpt2, trained_checkpoint
-from tests.robustness.damage import Damage, consequence
+from tests.robustness.damage import Damage, consequence, originals
 
 
 def random_damage(chance: random.Random) -> Damage:
@@ -26,10 +24,7 @@ def main(seconds: float, seed: int) -> None:
     chance, seen = random.Random(seed), Counter[tuple[str, int]]()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        kinds = {"lightning": trained_checkpoint(directory / "a.ckpt", perturbed_gpt2(), num_steps=1)}
-        for kind in ("huggingface", "dcp"):
-            kinds[kind] = directory / kind
-            ckptgrow.convert(kinds["lightning"], kinds[kind], kind, max_shard_bytes=20_000)
+        kinds = originals(directory)
         (directory / "work").mkdir()
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
