@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if os.environ.get("RANK", "0") != "0":
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     code = run(sys.argv[1:] if arguments is None else list(arguments))
+    _part_from_others()
     gc.freeze()  # and once more at the end
     sys.exit(code)
 
@@ -104,6 +105,13 @@ def _signal_behind(error: BaseException | None) -> int | None:
 
 class Terminated(BaseException):
     """SIGTERM arrived; like KeyboardInterrupt it unwinds, so that nothing is left behind."""
+
+
+def _part_from_others() -> None:
+    """Leaves the group of processes that torchrun started, if this one has joined it."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _terminated(number: int, frame: object) -> None:

@@ -7,18 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.checkpoints.atomic import appearing, check_space, check_target
+from ckptgrow.checkpoints.atomic import check_target
 from ckptgrow.checkpoints.carried import Carried
 from ckptgrow.checkpoints.checkpoint import Checkpoint
-from ckptgrow.checkpoints.dcp import PLACES
-from ckptgrow.checkpoints.formats import writer_of
+from ckptgrow.checkpoints.formats import write_checkpoint
 from ckptgrow.checkpoints.huggingface import DEFAULT_SHARD_BYTES
 from ckptgrow.checkpoints.lightning import SCALER_KEYS, UNDERSTOOD, plain_arguments
 from ckptgrow.checkpoints.loops import fresh_loops
 from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup
+from ckptgrow.checkpoints.processes import processes
 from ckptgrow.checkpoints.progress import Progress, silent
-from ckptgrow.checkpoints.tensors import LazyTensor, num_bytes, num_elements
-from ckptgrow.checkpoints.tree import tensors_in
+from ckptgrow.checkpoints.tensors import LazyTensor, num_elements
 from ckptgrow.errors import RequestError
 from ckptgrow.families.claim import Claimed
 from ckptgrow.families.sizes import is_tied
@@ -61,12 +60,10 @@ def convert(
     if to not in TARGETS:
         raise RequestError(f"--to {to}: expected {', '.join(TARGETS)}")
     check_target(Path(source), Path(target), force=force)
+    processes().wait()  # all have looked before one writes
     state = open_state(Path(source), config=config, drop=drop, param_order=param_order)
     new, left_out = _for(state, to, prefix)
-    total = sum(num_bytes(tensor) for tensor in _distinct(new))
-    check_space(Path(target), total)
-    with appearing(Path(target)) as partial:
-        writer_of(new.kind, max_shard_bytes).write(new, partial, progress(total))
+    write_checkpoint(new, Path(target), progress, max_shard_bytes)
     return Converted(
         out=Path(target),
         kinds=(state.checkpoint.kind, new.kind),
@@ -81,15 +78,23 @@ def _for(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoint, list[s
     if is_lightning and to in LIKE_LIGHTNING:
         names = {one.name: one.name for one in state.claim.tensors}
         optimizers = [_renamed(one, names, state, always=to == "dcp") for one in state.optimizers]
-        rest = {key: value for key, value in old.rest.items() if key != PLACES}
         converted = tuple(one.to_torch() for one in optimizers)
-        return replace(old, kind=to, config=state.config, optimizers=converted, rest=rest), []
+        new = replace(old, kind=to, tensors=state.stored, config=state.config, optimizers=converted)
+        if to == old.kind:
+            return new, list(old.left_behind)
+        return replace(new, carried=Carried(), layout=None), [*old.carried.files, *old.left_behind]
     if not is_lightning and to == "huggingface":
-        left_out = [*old.left_behind, *(f"optimizer {index}" for index in range(1, len(old.optimizers)))]
         kind = old.kind if old.kind in ("huggingface", "trainer") else "huggingface"
-        carried = replace(old.carried, names={})
-        return replace(old, kind=kind, tensors=state.stored, config=state.config, carried=carried), left_out
+        new = replace(old, kind=kind, tensors=state.stored, config=state.config, layout=None)
+        new = replace(new, optimizers=old.optimizers[:1], schedulers=old.schedulers[:1])
+        return new, [*old.left_behind, *_others(state)]
     return _for_huggingface(state) if to == "huggingface" else _for_lightning(state, to, prefix)
+
+
+def _others(state: TrainingState) -> list[str]:
+    """The optimizers and schedulers that a kind with one of each has no place for."""
+    optimizers = [f"optimizer {index}" for index in range(1, len(state.checkpoint.optimizers))]
+    return optimizers + [f"scheduler {index}" for index in range(1, len(state.checkpoint.schedulers))]
 
 
 def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
@@ -98,7 +103,6 @@ def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
     ordered = [one for one in claimed.in_module_order().tensors if one.name in names and one.name not in claimed.tied]
     rest: Mapping[str, Any] = old.rest
     held = {
-        PLACES,
         *UNDERSTOOD,
         *SCALER_KEYS,
         "pytorch-lightning_version",
@@ -111,8 +115,7 @@ def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
     arguments = plain_arguments(rest.get("hyper_parameters"))
     left_out += [f"hyper_parameters[{key!r}]" for key in arguments if key != "config"]
     left_out += [*old.carried.files, *old.left_behind, *(one.name for one in claimed.tensors if one.name not in names)]
-    left_out += [f"optimizer_states[{index}]" for index in range(1, len(state.optimizers))]
-    left_out += [f"lr_schedulers[{index}]" for index in range(1, len(old.schedulers))]
+    left_out += _others(state)
     new = replace(
         old,
         kind="huggingface",
@@ -120,8 +123,9 @@ def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
         config=state.config,
         optimizers=tuple(_renamed(one, names, state).to_torch() for one in state.optimizers[:1]),
         schedulers=old.schedulers[:1],
-        rest=None,
+        rest={},
         carried=Carried(),
+        layout=None,
     )
     return new, left_out
 
@@ -157,6 +161,7 @@ def _for_lightning(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoi
         global_step=step,
         rest=rest,
         carried=Carried(),
+        layout=None,
     )
     return new, [name for name in left_out if name != "scaler.pt"]
 
@@ -192,8 +197,3 @@ def _renamed(
         for group in optimizer.groups
     )
     return OptimizerState(groups, {names[name]: record for name, record in optimizer.state.items()}, optimizer.other)
-
-
-def _distinct(checkpoint: Checkpoint) -> list[LazyTensor]:
-    found = tensors_in([checkpoint.tensors, checkpoint.optimizers, checkpoint.rest])
-    return list({id(tensor): tensor for _, tensor in found}.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -10,10 +11,12 @@ from typing import Any
 
 from ckptgrow.checkpoints.archive import check_sums
 from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.dcp_pieces import Pieced
 from ckptgrow.checkpoints.fingerprint import Fingerprint
 from ckptgrow.checkpoints.formats import read_checkpoint
 from ckptgrow.checkpoints.optimizer import OptimizerState, from_torch
 from ckptgrow.checkpoints.tensors import LazyTensor, num_elements
+from ckptgrow.checkpoints.tree import tensors_in
 from ckptgrow.errors import ClaimError, ConfigError, OptimizerError
 from ckptgrow.families.architecture import architecture
 from ckptgrow.families.claim import Claim, claim, unclaimed_names
@@ -47,7 +50,7 @@ class Inspection:
     optimizer: Mapping[str, Any] | None
     schedule: Mapping[str, Any] | None
     global_step: int | None
-    epoch: int | None
+    epoch: float | None
     precision: str | None
     unclaimed: list[str]
     history: list[Mapping[str, Any]]
@@ -62,8 +65,8 @@ class Inspection:
 def inspect(path: str | Path, *, config: Path | None = None, check: bool = False) -> Inspection:
     """Looks at a checkpoint of any kind; `config` is its transformers config.json where it has none.
 
-    With `check` every byte is read: the checksums of a `.ckpt`, and the sha256 of the tensors, which is what a growth
-    records of its source.
+    With `check` every byte is read: the checksums of all that torch saved, and the sha256 of the weights, which is what
+    a growth records of its source (files of safetensors have no checksums).
     Raises CheckpointError where it cannot be read at all; everything else is told in `problems`.
     """
     checkpoint = read_checkpoint(Path(path))
@@ -97,8 +100,16 @@ def inspect(path: str | Path, *, config: Path | None = None, check: bool = False
 
 
 def _checked(checkpoint: Checkpoint) -> str:
-    if checkpoint.path.is_file():
-        check_sums(checkpoint.path)
+    """Reads every tensor, and every archive by its checksums; returns the sha256 of the weights."""
+    path = checkpoint.path
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    for file in files:
+        if file.is_file() and file.suffix != ".distcp" and zipfile.is_zipfile(file):
+            check_sums(file, str(file))
+    for _, tensor in tensors_in([checkpoint.tensors, checkpoint.optimizers, checkpoint.rest]):
+        if isinstance(tensor, Pieced):
+            for piece in tensor.pieces:
+                piece.check_sum()
     return Fingerprint(checkpoint.tensors).value()
 
 

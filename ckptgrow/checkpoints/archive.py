@@ -12,7 +12,7 @@ import types
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import torch
 
@@ -85,16 +85,16 @@ def data_offset(file: BinaryIO, info: zipfile.ZipInfo) -> int:
     return info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
 
 
-def check_sums(path: Path) -> None:
+def check_sums(archive_file: Path | IO[bytes], where: str) -> None:
     """Reads all of an archive; raises CheckpointError where an entry's CRC-32 is not the recorded one.
 
     torch can be told to record none (`torch.serialization.set_crc32_options`); then entries have the checksum zero.
     """
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(archive_file) as archive:
         for info in archive.infolist():
             if info.CRC != 0 and not _matches_its_checksum(archive, info):
                 raise CheckpointError(
-                    f"{path}: entry {info.filename} has another checksum than recorded; it was damaged after it was "
+                    f"{where}: entry {info.filename} has another checksum than recorded; it was damaged after it was "
                     "written, copy it again"
                 )
 

@@ -63,7 +63,11 @@ def _put_in_place(partial: Path, target: Path) -> None:
     if target.is_dir() and not target.is_symlink():
         aside = target.with_name(f".{target.name}.{os.getpid()}.replaced{PARTIAL}")
         target.rename(aside)
-        partial.rename(target)
+        try:
+            partial.rename(target)
+        except BaseException:
+            aside.rename(target)
+            raise
         _flush_directory(target.parent)
         _remove(aside)
     else:

@@ -12,15 +12,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Carried:
-    """Files by name in their directory; `held` is what is in those that are torch archives of plain values, by name.
-    `names` says how the files of each part that is not carried are called, `metadata` is the weights' own.
+    """Files by name in their directory. `held` is what is in those that are torch archives of plain values, by name;
+    `closed` names other files of a kind that could hold tensors.
     """
 
     directory: Path = Path()
     files: tuple[str, ...] = ()
-    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
-    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     held: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    closed: tuple[str, ...] = ()
 
     @property
     def num_bytes(self) -> int:
@@ -30,7 +29,8 @@ class Carried:
     def without(self, dropped: Collection[str]) -> Carried:
         """All but some files."""
         files = tuple(name for name in self.files if name not in dropped)
-        return replace(self, files=files, held={name: one for name, one in self.held.items() if name in files})
+        held = {name: one for name, one in self.held.items() if name in files}
+        return replace(self, files=files, held=held, closed=tuple(name for name in self.closed if name in files))
 
     def copy_to(self, target: Path) -> None:
         """Copies the files and flushes them to the disk."""

@@ -18,7 +18,8 @@ class Checkpoint:
     """A training state as a file holds it.
 
     `optimizers` and `schedulers` are still as torch wrote them (parameters by number): who is who is known only after
-    the tensors are claimed. `rest` is what the format carries besides, `carried` the files beside it. `order` says from
+    the tensors are claimed. `rest` is what the format carries besides, `carried` the files beside it; `layout` is the
+    format's own knowledge of where the parts lay, for a writer of the same kind. `order` says from
     where the model's own order of parameters is known: the file, or only the module (safetensors sort by name).
     `scaler` is the state of fp16's loss scaling. `left_behind` names what lies in the directory and is not part of the
     state. `source` is the fingerprint of what it was grown from, whose placeholder stands in `growth` until all of that
@@ -33,11 +34,12 @@ class Checkpoint:
     optimizers: tuple[Mapping[str, Any], ...] = ()
     schedulers: tuple[Mapping[str, Any], ...] = ()
     global_step: int | None = None
-    epoch: int | None = None
+    epoch: float | None = None
     precision: str | None = None
     growth: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    rest: Any = None
+    rest: Mapping[str, Any] = field(default_factory=dict[str, Any])
     carried: Carried = field(default_factory=Carried)
+    layout: object = None
     data_position: Any = None
     order: Literal["file", "module"] = "file"
     scaler: Mapping[str, Any] | None = None

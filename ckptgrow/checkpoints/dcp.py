@@ -2,8 +2,8 @@
 `torch.distributed.checkpoint.state_dict` write them.
 
 The model lies under `model` (or `state_dict`, or at the top), optimizers under `optimizer`, `optim` or `optimizer_0`
-and so on, their parameters by name. Lightning adds `meta.pt`: the rest of its checkpoint. What has none may carry a
-`config.json`. Other files in the directory are copied.
+and so on, their parameters by name. Lightning adds `meta.pt`: the rest of its checkpoint. A
+`config.json` may lie beside it; other files in the directory are copied.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from ckptgrow.checkpoints import archive, archive_writing
-from ckptgrow.checkpoints.carried import Carried
 from ckptgrow.checkpoints.checkpoint import Checkpoint
-from ckptgrow.checkpoints.directory import CONFIG, held_in, others_in
+from ckptgrow.checkpoints.directory import CONFIG, others_in
 from ckptgrow.checkpoints.flat_optimizers import flattened, is_flat, nested
 from ckptgrow.checkpoints.lightning import LightningFormat, from_tree
 from ckptgrow.checkpoints.parts import by_name, by_number
@@ -31,13 +30,12 @@ METADATA, META = ".metadata", "meta.pt"
 MODEL_KEYS = ("model", "state_dict")
 OPTIMIZER_KEYS = ("optimizer", "optim")
 SCHEDULER_KEYS = ("lr_scheduler", "scheduler")
-PLACES = "distributed_keys"  # of a checkpoint's rest: its `Places`
 
 
 @dataclass(frozen=True)
-class Places:
+class Keys:
     """Under which keys the parts lie: the model (at the top where it has none), optimizers, those of them that are
-    flat, schedulers, and what is none of these. `has_meta` tells whether Lightning's file is there.
+    flat, schedulers, and what is none of these. `has_config` tells whether a config lies beside them.
     """
 
     model: str | None = "model"
@@ -45,20 +43,18 @@ class Places:
     flat: tuple[str, ...] = ()
     schedulers: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
-    has_meta: bool = True
+    has_config: bool = False
 
     @classmethod
-    def of(cls, tree: Mapping[str, Any], *, has_meta: bool) -> Places:
+    def of(cls, tree: Mapping[str, Any], *, has_config: bool) -> Keys:
         """Finds the parts of a state."""
         model = next((key for key in MODEL_KEYS if isinstance(tree.get(key), dict)), None)
         optimizers = tuple(key for key in tree if key in OPTIMIZER_KEYS or key.startswith("optimizer_"))
         flat = tuple(key for key in optimizers if is_flat(tree[key]))
         schedulers = tuple(key for key in SCHEDULER_KEYS if "last_epoch" in _dict(tree.get(key)))
         known = {model, *optimizers, *schedulers}
-        others = tuple(
-            key for key, one in tree.items() if key not in known and (model or not isinstance(one, LazyTensor))
-        )
-        return cls(model, optimizers, flat, schedulers, others, has_meta)
+        others = (key for key, one in tree.items() if key not in known and (model or not isinstance(one, LazyTensor)))
+        return cls(model, optimizers, flat, schedulers, tuple(others), has_config)
 
 
 @dataclass(frozen=True)
@@ -75,32 +71,30 @@ class DistributedFormat:
         """Reads a directory; raises CheckpointError where it is damaged or holds no model."""
         from ckptgrow.checkpoints import dcp_reading  # torch's part of it takes a second to import
 
-        tree = dcp_reading.read(path, METADATA)
+        tree = dcp_reading.read(path / METADATA)
         meta = archive.read(path / META) if (path / META).is_file() else {}
-        places = Places.of(tree, has_meta=bool(meta))
-        tensors = tree[places.model] if places.model else {k: v for k, v in tree.items() if isinstance(v, LazyTensor)}
+        keys = Keys.of(tree, has_config=(path / CONFIG).is_file())
+        tensors = tree[keys.model] if keys.model else {k: v for k, v in tree.items() if isinstance(v, LazyTensor)}
         if not tensors or not all(isinstance(value, LazyTensor) for value in tensors.values()):
             raise CheckpointError(f"{path}: holds {listing(tree)}, expected a model's tensors under 'model'")
-        optimizers = [nested(tree[key], str(path)) if key in places.flat else tree[key] for key in places.optimizers]
-        lightnings = {
-            **meta,
+        optimizers = [nested(tree[key], str(path)) if key in keys.flat else tree[key] for key in keys.optimizers]
+        parts: dict[str, Any] = {
             "state_dict": tensors,
             "optimizer_states": [by_number(one, str(path)) for one in optimizers],
+            **({"lr_schedulers": [tree[key] for key in keys.schedulers]} if keys.schedulers else {}),
         }
-        if places.schedulers:
-            lightnings["lr_schedulers"] = [tree[key] for key in places.schedulers]
-        checkpoint = from_tree(lightnings, path, self.kind)
+        checkpoint = from_tree({**meta, **parts}, path, self.kind)
         config = checkpoint.config
-        if config is None and (path / CONFIG).is_file():
+        if config is None and keys.has_config:
             config = read_json(path / CONFIG)
-        others = {key: tree[key] for key in places.others}
         data = {file.name for file in path.glob("*.distcp")}
-        files, left_behind = others_in(path, {METADATA, META, CONFIG, *data})
+        carried, left_behind = others_in(path, {METADATA, META, CONFIG, *data})
         return replace(
             checkpoint,
             config=config,
-            rest={**cast(dict[str, Any], checkpoint.rest), **others, PLACES: places},
-            carried=Carried(path, files, held=held_in(path, files)),
+            rest={**checkpoint.rest, **{key: tree[key] for key in keys.others}},
+            carried=carried,
+            layout=keys,
             left_behind=left_behind,
         )
 
@@ -109,30 +103,28 @@ class DistributedFormat:
         from ckptgrow.checkpoints import dcp_writing
 
         together = processes()
-        rest = dict(checkpoint.rest or {})
-        places: Places = rest.pop(PLACES, None) or Places(
-            optimizers=tuple(f"optimizer_{number}" for number in range(len(checkpoint.optimizers)))
-        )
-        others = {key: rest.pop(key) for key in places.others if key in rest}
-        dcp_writing.write({**_parts(checkpoint, places), **others}, path, together, advance)
+        fresh = Keys(optimizers=tuple(f"optimizer_{number}" for number in range(len(checkpoint.optimizers))))
+        keys = checkpoint.layout if isinstance(checkpoint.layout, Keys) else fresh
+        others = {key: value for key, value in checkpoint.rest.items() if key in keys.others}
+        dcp_writing.write({**_parts(checkpoint, keys), **others}, path, together, advance)
         if together.rank == 0:
             checkpoint.carried.copy_to(path)
-            bare = replace(checkpoint, tensors={}, optimizers=(), rest=rest)
-            tree = LightningFormat().tree(bare)
+            rest = {key: value for key, value in checkpoint.rest.items() if key not in keys.others}
+            tree = LightningFormat().tree(replace(checkpoint, tensors={}, optimizers=(), rest=rest))
             meta = {key: value for key, value in tree.items() if key not in ("state_dict", "optimizer_states")}
             archive_writing.write(meta, path / META, advance, checkpoint.source)
-            if not places.has_meta and checkpoint.config is not None:
+            if keys.has_config and checkpoint.config is not None:
                 write_text(path / CONFIG, json.dumps(checkpoint.config, indent=2, sort_keys=True) + "\n")
 
 
-def _parts(checkpoint: Checkpoint, places: Places) -> dict[str, Any]:
+def _parts(checkpoint: Checkpoint, keys: Keys) -> dict[str, Any]:
     """A checkpoint's parts under their keys."""
     tensors = dict(checkpoint.tensors)
-    optimizers = dict(zip(places.optimizers, map(by_name, checkpoint.optimizers), strict=False))
+    optimizers = dict(zip(keys.optimizers, map(by_name, checkpoint.optimizers), strict=False))
     return {
-        **({places.model: tensors} if places.model else tensors),
-        **{key: flattened(one) if key in places.flat else one for key, one in optimizers.items()},
-        **dict(zip(places.schedulers, map(dict, checkpoint.schedulers), strict=False)),
+        **({keys.model: tensors} if keys.model else tensors),
+        **{key: flattened(one) if key in keys.flat else one for key, one in optimizers.items()},
+        **dict(zip(keys.schedulers, map(dict, checkpoint.schedulers), strict=False)),
     }
 
 

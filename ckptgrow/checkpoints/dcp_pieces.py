@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 
-from ckptgrow.checkpoints.archive import DAMAGES
+from ckptgrow.checkpoints.archive import DAMAGES, check_sums
 from ckptgrow.checkpoints.tensors import Stored
 from ckptgrow.errors import CheckpointError
 
@@ -86,6 +86,11 @@ class Piece:
                 f"{list(self.shape)} by the metadata"
             )
         return stored
+
+    def check_sum(self) -> None:
+        """Reads the block; raises CheckpointError where its checksum is not the recorded one."""
+        with Slice(self.path, self.offset, self.length) as file:
+            check_sums(cast(Any, io.BufferedReader(file)), f"{self.path}, byte {self.offset}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,26 +7,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from ckptgrow.checkpoints.dcp_metadata import read_metadata
 from ckptgrow.checkpoints.dcp_pieces import Piece, Pieced, read_object
 from ckptgrow.errors import CheckpointError
 
-Places = dict[tuple[int, ...], tuple[Path, int, int]]  # by a block's first index: its file, offset and length in bytes
+Blocks = dict[tuple[int, ...], tuple[Path, int, int]]  # by a block's first index: its file, offset and length in bytes
 
 
-def read(path: Path, metadata_name: str) -> dict[str, Any]:
-    """The nested state in a directory, its tensors lazy.
+def read(metadata_path: Path) -> dict[str, Any]:
+    """The nested state that a file of metadata describes, its tensors lazy.
 
     Raises CheckpointError where it is damaged or incomplete, UnsafePickleError where it names code.
     """
-    metadata = read_metadata(path / metadata_name)
+    path, metadata = metadata_path.parent, read_metadata(metadata_path)
     entries: dict[str, list[tuple[Any, Any]]] = {}
     for index, info in metadata.storage_data.items():
         entries.setdefault(index.fqn, []).append((index, info))
     flat = {
-        name: _value(path, name, entry, _places(path, name, entries.get(name, ())))
+        name: _value(path, name, entry, _blocks(path, name, entries.get(name, ())))
         for name, entry in metadata.state_dict_metadata.items()
     }
     mapping: Mapping[str, tuple[Any, ...]] = metadata.planner_data or {}
@@ -51,28 +52,41 @@ def _with_lists(node: Any) -> Any:
     return [values[index] for index in range(len(values))] if is_list else values
 
 
-def _value(path: Path, name: str, entry: Any, places: Places) -> Any:
+def _value(path: Path, name: str, entry: Any, blocks: Blocks) -> Any:
     if not isinstance(entry, TensorStorageMetadata):
-        if len(places) != 1:
-            raise CheckpointError(f"{path}: stores {name} {len(places)} times, expected once")
-        (file, offset, length) = next(iter(places.values()))
+        if len(blocks) != 1:
+            raise CheckpointError(f"{path}: stores {name} {len(blocks)} times, expected once")
+        (file, offset, length) = next(iter(blocks.values()))
         return read_object(file, offset, length)
     dtype, shape = entry.properties.dtype, tuple(entry.size)
     pieces: list[Piece] = []
     for chunk in entry.chunks:
         start = tuple(chunk.offsets)
-        if start not in places:
+        if start not in blocks:
             raise CheckpointError(f"{path}: lacks the block of {name} at {list(start)}; copy it again")
-        pieces.append(Piece(start, tuple(chunk.sizes), dtype, *places[start]))
-    covered = sum(math.prod(piece.shape) for piece in pieces)
-    outside = [p for p in pieces if any(a + n > m for a, n, m in zip(p.start, p.shape, shape, strict=False))]
-    if covered != math.prod(shape) or outside:
+        pieces.append(Piece(start, tuple(chunk.sizes), dtype, *blocks[start]))
+    if not _cover(pieces, shape):
         raise CheckpointError(f"{path}: blocks of {name} do not cover its shape {list(shape)}; copy it again")
     return Pieced(shape, dtype, tuple(pieces))
 
 
-def _places(path: Path, name: str, entries: Sequence[tuple[Any, Any]]) -> Places:
-    found: Places = {}
+def _cover(pieces: Sequence[Piece], shape: tuple[int, ...]) -> bool:
+    """Whether blocks lie inside a shape and cover it, each entry once."""
+    if sum(math.prod(piece.shape) for piece in pieces) != math.prod(shape):
+        return False
+    filled = [piece for piece in pieces if math.prod(piece.shape)]
+    if not shape or not filled:
+        return True
+    starts = np.array([piece.start for piece in filled])
+    stops = starts + np.array([piece.shape for piece in filled])
+    if bool((starts < 0).any() or (stops > np.array(shape)).any()):
+        return False
+    meet = (starts[:, None] < stops[None]) & (starts[None] < stops[:, None])
+    return int(meet.all(-1).sum()) == len(filled)
+
+
+def _blocks(path: Path, name: str, entries: Sequence[tuple[Any, Any]]) -> Blocks:
+    found: Blocks = {}
     for index, info in entries:
         file = path / info.relative_path
         if Path(info.relative_path).name != info.relative_path or not file.is_file():

@@ -53,7 +53,7 @@ class RowPlanner(DefaultSavePlanner):
                 if self._processes.rank == 0:
                     items.append(WriteItem(MetadataIndex(name), WriteItemType.BYTE_IO))
                 continue
-            for start, stop in chunks(value, PIECE_BYTES) or ():
+            for start, stop in list(chunks(value, PIECE_BYTES)) or [(0, value.shape[0])]:
                 if turn % self._processes.count == self._processes.rank:
                     items.append(_block(name, value, start, stop))
                 turn += 1

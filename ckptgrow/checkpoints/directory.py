@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,8 +32,20 @@ OTHER_WEIGHTS = re.compile(
     r".*\.(safetensors|safetensors\.index\.json|h5|msgpack|ot|onnx|gguf|ggml)|(pytorch_)?model.*\.bin(\.index\.json)?"
 )
 CODE = "training_args.bin"  # a pickle of the Trainer's classes, never opened
+PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".tar", ".npz", ".npy")
+RANDOM_STATES = re.compile(r"(rng_state|random_states|sampler|dl_state_dict).*")
 # a process's own part of a state, as accelerate's FSDP writes with LOCAL_STATE_DICT or without DCP
 OF_ONE_PROCESS = re.compile(r"(pytorch_model_fsdp|optimizer).*_rank\d+\.bin")
+
+
+@dataclass(frozen=True)
+class Files:
+    """How the files of each part are called, in order, and the weights' own metadata."""
+
+    weights: tuple[str, ...] = ()
+    optimizers: tuple[str, ...] = ()
+    schedulers: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def part_files(path: Path, part: str) -> tuple[str, ...]:
@@ -46,38 +60,42 @@ def part_files(path: Path, part: str) -> tuple[str, ...]:
     return tuple(match[0] for match in sorted(found, key=lambda match: int(match[1] or 0)))
 
 
-def read_beside(
-    path: Path, stored: Collection[str], metadata: Mapping[str, str], names: Mapping[str, tuple[str, ...]]
-) -> dict[str, Any]:
-    """The fields of a Checkpoint that do not depend on how weights and optimizers are stored, which lie in `stored`;
-    `names` are those of their files.
+def read_beside(path: Path, kind: str, stored: Collection[str], files: Files) -> Checkpoint:
+    """All but the weights and optimizers, which lie in `stored`.
 
     Raises CheckpointError where a file is malformed, or is one process's part of a state.
     """
-    schedulers = part_files(path, "scheduler")
-    trainer_state = read_json(path / TRAINER_STATE) if (path / TRAINER_STATE).exists() else None
+    trainer_state = read_json(path / TRAINER_STATE) if (path / TRAINER_STATE).exists() else {}
     growth = read_json(path / GROWTH) if (path / GROWTH).exists() else {}
     scaler = read_state(path / SCALER) if (path / SCALER).exists() else None
-    files, left_behind = others_in(path, {*UNDERSTOOD, *schedulers, *stored})
-    step = growth.get("global_step", trainer_state.get("global_step") if trainer_state else None)
-    return {
-        "config": read_json(path / CONFIG) if (path / CONFIG).exists() else None,
-        "schedulers": checked_schedulers([read_state(path / name) for name in schedulers], str(path)),
-        "global_step": checked_step(step, str(path)),
-        "epoch": trainer_state.get("epoch") if trainer_state else None,
-        "growth": growth,
-        "precision": "16-mixed" if scaler else None,
-        "carried": Carried(path, files, metadata, {**names, "scheduler": schedulers}, held_in(path, files)),
-        "data_position": trainer_state.get("global_step") if trainer_state else None,
-        "order": "module",
-        "scaler": scaler,
-        "left_behind": left_behind,
-    }
+    carried, left_behind = others_in(path, {*UNDERSTOOD, *files.schedulers, *stored})
+    return Checkpoint(
+        path=path,
+        kind=kind,
+        tensors={},
+        config=read_json(path / CONFIG) if (path / CONFIG).exists() else None,
+        schedulers=checked_schedulers([read_state(path / name) for name in files.schedulers], str(path)),
+        global_step=checked_step(growth.get("global_step", trainer_state.get("global_step")), str(path)),
+        epoch=trainer_state.get("epoch"),
+        growth=growth,
+        precision="16-mixed" if scaler else None,
+        carried=carried,
+        layout=files,
+        data_position=trainer_state.get("global_step"),
+        order="module",
+        scaler=scaler,
+        left_behind=left_behind,
+    )
 
 
-def others_in(path: Path, known: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Everything else in a directory, sorted: files that can go along, and what stays behind. Links are followed, for
-    the hub's cache is made of them.
+def files_of(checkpoint: Checkpoint) -> Files:
+    """The names that a directory's files had; none where the checkpoint comes from another kind."""
+    return checkpoint.layout if isinstance(checkpoint.layout, Files) else Files()
+
+
+def others_in(path: Path, known: Collection[str]) -> tuple[Carried, tuple[str, ...]]:
+    """Everything else in a directory: files that can go along, and what stays behind. Links are followed, for the hub's
+    cache is made of them.
 
     Raises CheckpointError for what is no plain file, and for one process's part of a state.
     """
@@ -94,7 +112,11 @@ def others_in(path: Path, known: Collection[str]) -> tuple[tuple[str, ...], tupl
             "SHARDED_STATE_DICT through torch.distributed.checkpoint; save it again as one of these"
         )
     left_behind = tuple(one.name for one in others if one.is_dir() or OTHER_WEIGHTS.fullmatch(one.name))
-    return tuple(one.name for one in others if one.name not in left_behind), left_behind
+    files = tuple(one.name for one in others if one.name not in left_behind)
+    held = _held_in(path, files)
+    may_hold = [name for name in files if name not in held and name != CODE and not RANDOM_STATES.fullmatch(name)]
+    closed = tuple(name for name in may_hold if name.endswith(PICKLES) or zipfile.is_zipfile(path / name))
+    return Carried(path, files, held, closed), left_behind
 
 
 def write_beside(checkpoint: Checkpoint, path: Path) -> list[Outline]:
@@ -105,7 +127,7 @@ def write_beside(checkpoint: Checkpoint, path: Path) -> list[Outline]:
         write_text(path / CONFIG, json.dumps(checkpoint.config, indent=2, sort_keys=True) + "\n")
     if checkpoint.optimizers and checkpoint.global_step is not None and TRAINER_STATE not in carried.files:
         write_text(path / TRAINER_STATE, json.dumps(_trainer_state(checkpoint), indent=2) + "\n")
-    schedulers = named_files(carried, "scheduler", checkpoint.schedulers, path)
+    schedulers = named_files(files_of(checkpoint).schedulers, "scheduler.pt", checkpoint.schedulers, path)
     outlines = [archive_writing.outline(*one) for one in schedulers]
     if checkpoint.scaler is not None and SCALER not in carried.files:
         outlines.append(archive_writing.outline(dict(checkpoint.scaler), path / SCALER))
@@ -113,13 +135,11 @@ def write_beside(checkpoint: Checkpoint, path: Path) -> list[Outline]:
 
 
 def named_files(
-    carried: Carried, part: str, states: Sequence[Mapping[str, Any]], path: Path
+    names: Sequence[str], default: str, states: Sequence[Mapping[str, Any]], path: Path
 ) -> list[tuple[dict[str, Any], Path]]:
-    """Each state of a part with its file: called as those that were read, else as the Trainer's, which has one."""
-    names = carried.names.get(part, ())
-    if len(names) != len(states):
-        names = (f"{part}.pt",)
-    return [(dict(state), path / name) for name, state in zip(names, states, strict=False)]
+    """Each state of a part with its file: called as those that were read, else the only one as the Trainer calls it."""
+    chosen = names if len(names) == len(states) else (default,) * len(states[:1])
+    return [(dict(state), path / name) for name, state in zip(chosen, states, strict=True)]
 
 
 def write_growth(checkpoint: Checkpoint, path: Path) -> None:
@@ -146,15 +166,15 @@ def read_tensors(path: Path) -> dict[str, LazyTensor]:
     return {str(name): tensor for name, tensor in tree.items()}
 
 
-def held_in(path: Path, files: Sequence[str]) -> dict[str, Any]:
+def _held_in(path: Path, files: Sequence[str]) -> dict[str, Any]:
     """What carried archives hold, as far as it can be known without running their code."""
     held: dict[str, Any] = {}
     for name in files:
-        if name != CODE and name.endswith((".pkl", ".pt", ".pth", ".bin", ".ckpt")):
+        if name != CODE and zipfile.is_zipfile(path / name):
             try:
                 held[name] = archive.read(path / name)
             except CheckpointError:
-                continue  # no archive, or one of code: bytes
+                continue  # another kind of zip, or one of code: bytes
     return held
 
 

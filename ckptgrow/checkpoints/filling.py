@@ -23,6 +23,7 @@ from ckptgrow.checkpoints.tensors import LazyTensor, Repeated, Zeros, bytes_of, 
 from ckptgrow.errors import CheckpointError
 
 NUM_THREADS = 3
+MOST_FILES = 64  # open at a time
 NUM_CHUNKS_BEHIND = 64  # on their way to the disk before the first of them is let go
 _NOTHING = memoryview(bytes(2**20))
 
@@ -52,9 +53,14 @@ def fill(outlines: Sequence[Outline], advance: Advance) -> None:
     """Writes the data of all tensors of all files, mends the files and flushes them to the disk; `advance` is told the
     bytes of every piece.
 
-    The files are filled together, so that the disk does not wait between them. Raises CheckpointError where a tensor's
+    Files are filled together, so that the disk does not wait between them. Raises CheckpointError where a tensor's
     rows are not as many bytes as its shape says.
     """
+    for first in range(0, len(outlines), MOST_FILES):
+        _fill_together(outlines[first : first + MOST_FILES], advance)
+
+
+def _fill_together(outlines: Sequence[Outline], advance: Advance) -> None:
     with ExitStack() as opened:
         files = [opened.enter_context(outline.path.open("r+b")) for outline in outlines]
         pairs = list(zip(files, outlines, strict=True))

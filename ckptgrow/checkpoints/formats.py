@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ckptgrow.checkpoints.archive import DAMAGES
+from ckptgrow.checkpoints.atomic import appearing, check_space
 from ckptgrow.checkpoints.checkpoint import Checkpoint, Format
 from ckptgrow.checkpoints.dcp import DistributedFormat
 from ckptgrow.checkpoints.fsdp import ShardedFormat
-from ckptgrow.checkpoints.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat
+from ckptgrow.checkpoints.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat, num_bytes_again
 from ckptgrow.checkpoints.lightning import LightningFormat
-from ckptgrow.errors import CheckpointError
+from ckptgrow.checkpoints.processes import processes
+from ckptgrow.checkpoints.progress import Progress
+from ckptgrow.checkpoints.tensors import num_bytes
+from ckptgrow.checkpoints.tree import tensors_in
+from ckptgrow.errors import CheckpointError, RequestError
 
 FORMATS: tuple[Format, ...] = (DistributedFormat(), ShardedFormat(), HuggingFaceFormat(), LightningFormat())
+HEADROOM = 1.02  # names, alignment and the archives' directories, beside the tensors' bytes
 SHARED = ("dcp", "fsdp")  # kinds that several processes can write together
 
 
@@ -36,8 +42,31 @@ def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:
         "lightning": LightningFormat(),
         "dcp": DistributedFormat(),
         "fsdp": ShardedFormat(),
+        **dict.fromkeys(("huggingface", "trainer", "accelerate"), HuggingFaceFormat(max_shard_bytes)),
     }
-    return writers.get(kind, HuggingFaceFormat(max_shard_bytes))
+    return writers[kind]
+
+
+def write_checkpoint(
+    checkpoint: Checkpoint, target: Path, progress: Progress, max_shard_bytes: int = DEFAULT_SHARD_BYTES
+) -> None:
+    """Writes a checkpoint as its kind; it appears whole or not at all. All processes of torchrun must call this.
+
+    Raises RequestError where the disk has too little room, or the kind cannot be written by several processes.
+    """
+    together = processes()
+    if together.count > 1 and checkpoint.kind not in SHARED:
+        raise RequestError(
+            f"{checkpoint.path}: {together.count} processes share the writing of {' and '.join(SHARED)} checkpoints "
+            "alone; convert it first (ckptgrow convert --to dcp), or run one process"
+        )
+    tensors = [tensor for _, tensor in tensors_in([checkpoint.tensors, checkpoint.optimizers, checkpoint.rest])]
+    total = sum(num_bytes(tensor) for tensor in {id(tensor): tensor for tensor in tensors}.values())
+    total += num_bytes_again(checkpoint)
+    check_space(target, int(total * HEADROOM) + checkpoint.carried.num_bytes)
+    advance = progress(total)
+    with appearing(target, together) as partial:
+        writer_of(checkpoint.kind, max_shard_bytes).write(checkpoint, partial, advance)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -7,13 +7,21 @@ Source: accelerate, `utils/fsdp_utils.py` (`save_fsdp_model`, `save_fsdp_optimiz
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.dcp import METADATA
-from ckptgrow.checkpoints.directory import read_beside, write_beside, write_growth
+from ckptgrow.checkpoints.directory import (
+    Files,
+    files_of,
+    named_files,
+    part_files,
+    read_beside,
+    write_beside,
+    write_growth,
+)
 from ckptgrow.checkpoints.filling import fill
 from ckptgrow.checkpoints.parts import by_name, by_number, checked_optimizers
 from ckptgrow.checkpoints.processes import processes
@@ -44,13 +52,9 @@ class ShardedFormat:
         strangers = [name for name, value in tensors.items() if not isinstance(value, LazyTensor)]
         if strangers:
             raise CheckpointError(f"{path / MODEL}: {listing(strangers)} is no tensor, expected a state dict")
-        return Checkpoint(
-            path=path,
-            kind=self.kind,
-            tensors=tensors,
-            optimizers=checked_optimizers(states, str(path)),
-            **read_beside(path, {MODEL, *optimizers}, {}, {}),
-        )
+        files = Files(optimizers=optimizers, schedulers=part_files(path, "scheduler"))
+        beside = read_beside(path, self.kind, {MODEL, *optimizers}, files)
+        return replace(beside, tensors=tensors, optimizers=checked_optimizers(states, str(path)))
 
     def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
         """Writes a directory; all processes of torchrun write their share of the weights and moments."""
@@ -61,8 +65,8 @@ class ShardedFormat:
             path.mkdir()
         together.wait()
         dcp_writing.write({MODEL_KEY: dict(checkpoint.tensors)}, path / MODEL, together, advance)
-        for number, state in enumerate(checkpoint.optimizers):
-            dcp_writing.write({OPTIMIZER_KEY: by_name(state)}, path / f"optimizer_{number}", together, advance)
+        for state, part in named_files(files_of(checkpoint).optimizers, "optimizer_0", checkpoint.optimizers, path):
+            dcp_writing.write({OPTIMIZER_KEY: by_name(state)}, part, together, advance)
         if together.rank == 0:
             fill(write_beside(checkpoint, path), advance)
             write_growth(checkpoint, path)
@@ -71,7 +75,7 @@ class ShardedFormat:
 def _part(path: Path, key: str) -> dict[str, Any]:
     from ckptgrow.checkpoints import dcp_reading  # torch's part of it takes a second to import
 
-    tree = dcp_reading.read(path, METADATA)
+    tree = dcp_reading.read(path / METADATA)
     if not isinstance(tree.get(key), dict):
         raise CheckpointError(f"{path}: holds {listing(tree)}, expected a state under {key!r}")
     return tree[key]

@@ -46,7 +46,7 @@ class LightningFormat:
 
     def tree(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """What a `.ckpt` holds, its tensors lazy."""
-        tree = dict(checkpoint.rest or {})
+        tree = dict(checkpoint.rest)
         tree["state_dict"] = OrderedDict(checkpoint.tensors)
         for key, states in (("optimizer_states", checkpoint.optimizers), ("lr_schedulers", checkpoint.schedulers)):
             if states or key in tree:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from ckptgrow.errors import CheckpointError
+from ckptgrow.errors import CheckpointError, listing
 
 
 def checked_optimizers(value: Any, where: str) -> tuple[dict[str, Any], ...]:
@@ -36,25 +36,35 @@ def checked_step(value: Any, where: str) -> int | None:
 
 
 def by_number(raw: Any, where: str) -> dict[str, Any]:
-    """An optimizer's state with its parameters by number and their names beside them, where it has them by name.
+    """An optimizer's state with its parameters by number, and their names beside them where it has them by name.
 
-    Raises CheckpointError for what is no optimizer's state.
+    Raises CheckpointError for what is no optimizer's state, and for records of parameters in no group.
     """
     if not isinstance(raw, dict) or not isinstance(raw.get("param_groups"), list):
         raise CheckpointError(f"{where}: has an optimizer without param_groups, expected parameters in groups")
-    names = [name for group in raw["param_groups"] for name in group["params"]]
-    if not all(isinstance(name, str) for name in names):
-        return cast(dict[str, Any], raw)
-    number = {name: position for position, name in enumerate(names)}
+    state = cast(dict[str, Any], raw).get("state", {})
+    if not isinstance(state, dict) or not all(map(_is_group, raw["param_groups"])):
+        raise CheckpointError(f"{where}: has an optimizer whose groups or state are none, expected torch's state")
+    named = [key for group in raw["param_groups"] for key in group["params"]]
+    if not all(isinstance(key, str) for key in named):
+        # a distributed checkpoint turns a record's number into text
+        return {**raw, "state": {int(key) if str(key).isdigit() else key: one for key, one in state.items()}}
+    stray = set(state) - set(named)
+    if stray or len(set(named)) != len(named):
+        raise CheckpointError(
+            f"{where}: its optimizer has the state of {listing(stray or named)}, expected each in one of its groups"
+        )
+    number = {name: position for position, name in enumerate(named)}
     groups = [
         {**g, "params": [number[n] for n in g["params"]], "param_names": g["params"]} for g in raw["param_groups"]
     ]
-    state = {number[name]: record for name, record in raw.get("state", {}).items() if name in number}
-    return {**raw, "state": state, "param_groups": groups}
+    return {**raw, "state": {number[name]: record for name, record in state.items()}, "param_groups": groups}
 
 
 def by_name(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """The reverse: parameters by name."""
+    """The reverse; what has no names beside its numbers stays as it is."""
+    if not all("param_names" in group for group in raw["param_groups"]):
+        return dict(raw)
     names = {n: name for g in raw["param_groups"] for n, name in zip(g["params"], g["param_names"], strict=True)}
     groups = [
         {k: v for k, v in g.items() if k != "param_names"} | {"params": g["param_names"]} for g in raw["param_groups"]

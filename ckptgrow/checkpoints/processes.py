@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
+
+from ckptgrow.errors import RequestError
+
+LONGEST_WAIT = timedelta(days=1)  # while the first process hashes what others have read
 
 
 @dataclass(frozen=True)
@@ -21,20 +28,30 @@ class Processes:
         if self.count == 1:
             return path
         box = [str(path)]
-        dist.broadcast_object_list(box, src=0)
+        with _told_of_failures():
+            dist.broadcast_object_list(box, src=0)
         return Path(box[0])
 
     def wait(self) -> None:
         """Until all of them are here."""
         if self.count > 1:
-            dist.barrier()
+            with _told_of_failures():
+                dist.barrier()
+
+
+@contextmanager
+def _told_of_failures() -> Generator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # what gloo says of a process that has gone
+        raise RequestError("another process has failed, expected all of them here; see its message") from error
 
 
 def processes() -> Processes:
     """What torchrun started (joined through gloo), else this process alone."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1 or "MASTER_ADDR" not in os.environ:
+    if count == 1 or not {"MASTER_ADDR", "RANK"} <= os.environ.keys():
         return Processes()
     if not dist.is_initialized():
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=LONGEST_WAIT)
     return Processes(dist.get_rank(), dist.get_world_size())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ckptgrow.checkpoints.opaque import Opaque
 from ckptgrow.checkpoints.tensors import LazyTensor
@@ -46,6 +46,15 @@ def _tensors_in(tree: Any, path: Keys, opaque_seen: set[int]) -> Iterator[tuple[
         opaque_seen.add(id(tree))
     for key, value in _children(tree):
         yield from _tensors_in(value, (*path, key), opaque_seen)
+
+
+def dicts_in(tree: Any, path: Keys = ()) -> Iterator[tuple[Keys, dict[Any, Any]]]:
+    """Every dict below the top of a tree with the keys that lead to it, outer ones first."""
+    if isinstance(tree, dict) and path:
+        yield path, cast(dict[Any, Any], tree)
+    if isinstance(tree, dict | list | tuple | Namespace):
+        for key, value in _children(tree):
+            yield from dicts_in(value, (*path, key))
 
 
 def path_text(path: Keys) -> str:

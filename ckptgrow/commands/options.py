@@ -32,7 +32,7 @@ ParamOrderOption = Annotated[
     typer.Option(help="A file with one parameter name a line, in the optimizer's order.", show_default=False),
 ]
 DropOption = Annotated[
-    list[str] | None, typer.Option(help="A tensor or key to leave out; may be repeated.", show_default=False)
+    list[str] | None, typer.Option(help="A tensor, key or file to leave out; may be repeated.", show_default=False)
 ]
 AllowNonfiniteOption = Annotated[bool, typer.Option("--allow-nonfinite", help="Grow NaN and infinity too.")]
 MaxShardSizeOption = Annotated[

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.directory import SCALER, TRAINER_STATE
 from ckptgrow.checkpoints.formats import read_checkpoint
+from ckptgrow.checkpoints.lightning import SCALER_KEYS
 from ckptgrow.checkpoints.optimizer import OptimizerState, from_torch
 from ckptgrow.checkpoints.tensors import LazyTensor
 from ckptgrow.errors import OptimizerError, RequestError, listing
@@ -16,6 +18,9 @@ from ckptgrow.families.architecture import architecture
 from ckptgrow.families.claim import Claim, claim
 from ckptgrow.families.family import Family
 from ckptgrow.families.pieces import Pieces, pieces_in
+
+PARTS = {"global_step", "epoch", "loops", TRAINER_STATE}  # a state without them is another one
+SCALERS = (*SCALER_KEYS, SCALER)
 
 
 @dataclass(frozen=True)
@@ -60,16 +65,22 @@ def open_state(
 
 
 def _without(checkpoint: Checkpoint, drop: Sequence[str]) -> Checkpoint:
-    rest: dict[str, Any] = checkpoint.rest or {}
-    known = {*checkpoint.tensors, *rest, *checkpoint.carried.files}
+    keys = {key for key, value in checkpoint.rest.items() if value is not None}
+    known = {*checkpoint.tensors, *keys, *checkpoint.carried.files} - PARTS
     unknown = [name for name in drop if name not in known]
     if unknown:
-        raise RequestError(f"--drop {listing(unknown)}: no such tensor, key or file in {checkpoint.path}")
-    if not drop:
-        return checkpoint
-    kept = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in drop}
-    others = {key: value for key, value in rest.items() if key not in drop}
-    return replace(checkpoint, tensors=kept, rest=others or checkpoint.rest, carried=checkpoint.carried.without(drop))
+        raise RequestError(
+            f"--drop {listing(unknown)}: no tensor, key or file of {checkpoint.path} that can be left out; the "
+            "optimizer and the schedule go by --reset"
+        )
+    rest = {key: value for key, value in checkpoint.rest.items() if key not in drop}
+    return replace(
+        checkpoint,
+        tensors={name: tensor for name, tensor in checkpoint.tensors.items() if name not in drop},
+        rest=rest,
+        carried=checkpoint.carried.without(drop),
+        scaler=None if {*drop} & {*SCALERS} else checkpoint.scaler,
+    )
 
 
 def _names_in(path: Path | None) -> list[str] | None:

@@ -10,20 +10,20 @@ from typing import Any
 import torch
 
 from ckptgrow import __version__
-from ckptgrow.checkpoints.atomic import appearing, check_space, check_target
+from ckptgrow.checkpoints.atomic import check_target
 from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.fingerprint import Fingerprint
-from ckptgrow.checkpoints.formats import SHARED, writer_of
+from ckptgrow.checkpoints.formats import write_checkpoint
 from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.checkpoints.processes import processes
 from ckptgrow.checkpoints.progress import Progress
-from ckptgrow.checkpoints.tensors import num_bytes, num_elements
-from ckptgrow.checkpoints.tree import path_text, tensors_in
-from ckptgrow.errors import CheckpointError, RequestError, listing
+from ckptgrow.checkpoints.tensors import num_elements
+from ckptgrow.errors import RequestError, listing
 from ckptgrow.families.claim import Claim
 from ckptgrow.families.family import Family
 from ckptgrow.families.sizes import num_layers, sizes_of
 from ckptgrow.families.state import TrainingState, open_state
+from ckptgrow.growth.carried import check_carried, check_schedules
 from ckptgrow.growth.moments import StepClock, grown_state
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.padding import first_update_note
@@ -35,7 +35,6 @@ from ckptgrow.growth.schedule import grown_scheduler, moved, optimizer_of, with_
 from ckptgrow.growth.tensors import Finite, Guard, unguarded
 
 OperatorFor = Callable[[Family, Mapping[str, Any], str], Operator]
-HEADROOM = 1.02  # names, alignment and the archive's directory, beside the tensors' bytes
 
 
 def grow(
@@ -52,12 +51,19 @@ def grow(
     fingerprint = Fingerprint(old.stored)
     joined = old.pieces.joined(fingerprint.tensors)
     tensors = grown_tensors(lineage, joined, old.claim, operator, str(source), guard)
-    _check_carried(old, lineage)
+    unread = check_carried(old, lineage)
     step = _new_step(old.checkpoint.global_step, request, rho)
     sizes = WeightSizes(old.checkpoint.tensors, tensors)
+    if old.optimizers and (request.lr_rule == "mup" or step != old.checkpoint.global_step):
+        check_schedules(old)
     states, schedulers, notes = _grown_training(old, lineage, sizes, request, step, guard)
     if old.checkpoint.left_behind:
         notes.append(f"left behind in {source}: {listing(old.checkpoint.left_behind)}")
+    if unread:
+        notes.append(
+            f"carried as bytes, for they cannot be looked into: {listing(unread)}; leave out with --drop what holds "
+            "copies of the weights"
+        )
     record = _record(operator, request, (old.checkpoint.global_step, step), fingerprint)
     if any(one.growth.has_fresh for one in lineage):
         notes += first_update_note(states, request.fresh_moments)
@@ -72,7 +78,7 @@ def grow(
         growth=_growth_entry(old.checkpoint, record, request, step),
         source=fingerprint,
     )
-    _write(new, target, request, progress)
+    write_checkpoint(new, target, progress, request.max_shard_bytes)
     return Grown(
         out=target,
         old=_reported(old.family, old.config, str(source)),
@@ -85,7 +91,7 @@ def grow(
         lr_rule=request.lr_rule,
         step=(old.checkpoint.global_step, step),
         notes=tuple(notes),
-        record={**record, "source_sha256": fingerprint.value()},
+        record={**record, "source_sha256": fingerprint.value()} if processes().rank == 0 else record,
     )
 
 
@@ -122,7 +128,7 @@ def _grown_training(
                 )
             schedulers.append(dict(raw))
             continue
-        grown_raw = grown_scheduler(raw, origins[place], where)
+        grown_raw = grown_scheduler(raw, origins[place], len(old.optimizers[place].groups), where)
         if moves and step is not None:
             scheduled = moved(grown_raw, step, states[place])
             grown_raw, states[place] = scheduled.state, with_schedule(states[place], scheduled)
@@ -152,44 +158,6 @@ def _reset(state: TrainingState, parts: Sequence[Part]) -> TrainingState:
     if "optimizer" in parts:
         return replace(state, checkpoint=replace(checkpoint, optimizers=()), optimizers=())
     return replace(state, checkpoint=checkpoint)
-
-
-def _write(new: Checkpoint, target: Path, request: StateRequest, progress: Progress) -> None:
-    together = processes()
-    if together.count > 1 and new.kind not in SHARED:
-        raise RequestError(
-            f"{new.path}: {together.count} processes share the writing of torch's distributed checkpoints alone; "
-            "convert it first (ckptgrow convert --to dcp), or run one process"
-        )
-    distinct = {id(tensor): tensor for _, tensor in tensors_in([new.tensors, new.optimizers, new.rest])}
-    total = sum(num_bytes(tensor) for tensor in distinct.values())
-    check_space(target, int(total * HEADROOM) + new.carried.num_bytes)
-    advance = progress(total)
-    with appearing(target, together) as partial:
-        writer_of(new.kind, request.max_shard_bytes).write(new, partial, advance)
-
-
-def _check_carried(old: TrainingState, lineage: Sequence[Descent]) -> None:
-    """What is carried along unread must hold nothing that would have had to grow."""
-    growing = [
-        old.checkpoint.tensors[one.old.name]
-        for one in lineage
-        if one.old.layer is not None or not one.growth.is_identity
-    ]
-    shapes = {tensor.shape for tensor in growing if len(tensor.shape) > 0}
-    smallest_matrix = min((num_elements(tensor) for tensor in growing if len(tensor.shape) > 1), default=0)
-    suspects = {
-        path_text(keys)
-        for keys, tensor in tensors_in({**(old.checkpoint.rest or {}), **old.checkpoint.carried.held})
-        if tensor.dtype.is_floating_point
-        and tensor.shape
-        and (tensor.shape in shapes or num_elements(tensor) >= smallest_matrix)
-    }
-    if suspects:
-        raise CheckpointError(
-            f"{old.checkpoint.path}: {listing(suspects)} holds tensors as large as parameters and no rule says how "
-            f"they grow; leave them out with --drop {listing({text.partition('[')[0] for text in suspects})}"
-        )
 
 
 def _record(

@@ -65,10 +65,11 @@ def optimizer_of(index: int, schedulers: Sequence[Raw], optimizers: Sequence[Opt
     return fitting[0] if len(fitting) == 1 else None
 
 
-def grown_scheduler(raw: Raw, origins: Sequence[Origin], where: str) -> dict[str, Any]:
-    """A scheduler's state with one entry a new group.
+def grown_scheduler(raw: Raw, origins: Sequence[Origin], num_groups: int, where: str) -> dict[str, Any]:
+    """A scheduler's state with one entry a new group, from one with an entry for each of `num_groups` old ones.
 
-    Raises RequestError where groups would need different values of a setting that the scheduler has but once.
+    Raises RequestError where groups would need different values of a setting that the scheduler has but once, and where
+    it has entries for another number of groups.
     """
     ratios = {origin.ratio for origin in origins}
     if raw.get("eta_min") and ratios != {1.0}:
@@ -76,17 +77,21 @@ def grown_scheduler(raw: Raw, origins: Sequence[Origin], where: str) -> dict[str
             f"{where}: eta_min {raw['eta_min']} is one for all groups, but --lr-rule mup scales each; expected "
             "eta_min 0; use --lr-rule keep"
         )
-    num_groups = 1 + max(origin.group for origin in origins)
     grown = dict(raw)
     for key in (*SCALED_LISTS, *CARRIED_LISTS):
         values = raw.get(key)
-        if isinstance(values, list) and len(values) >= num_groups:
+        if isinstance(values, list):
+            if len(values) != num_groups:
+                raise RequestError(
+                    f"{where}: {key} has {len(values)} entries, expected one for each of the optimizer's {num_groups} "
+                    "groups; begin it anew with --reset schedule"
+                )
             grown[key] = [
                 times(values[origin.group], origin.ratio) if key in SCALED_LISTS else values[origin.group]
                 for origin in origins
             ]
     if isinstance(raw.get("_schedulers"), list):
-        grown["_schedulers"] = [grown_scheduler(inner, origins, where) for inner in raw["_schedulers"]]
+        grown["_schedulers"] = [grown_scheduler(inner, origins, num_groups, where) for inner in raw["_schedulers"]]
     return grown
 
 

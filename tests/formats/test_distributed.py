@@ -207,6 +207,6 @@ class Waiting(Processes):
 def test_torchrun_on_another_kind_says_what_to_do(
     lightning_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ckptgrow.growth.pipeline.processes", lambda: Waiting(0, 2))
+    monkeypatch.setattr("ckptgrow.checkpoints.formats.processes", lambda: Waiting(0, 2))
     assert run(["width", str(lightning_file), str(tmp_path / "out.ckpt")]) == 2
     assert "convert" in capsys.readouterr().err and not list(tmp_path.iterdir())
