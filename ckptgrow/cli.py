@@ -25,6 +25,7 @@ from ckptgrow.errors import CkptgrowError
 EXIT_DONE, EXIT_DIFFERENT, EXIT_WRONG = 0, 1, 2
 
 TRACEBACK = "CKPTGROW_TRACEBACK"
+LONGEST_LINE = 2000  # characters
 
 app = typer.Typer(
     name="ckptgrow",
@@ -48,8 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     alone speaks.
     """
     gc.set_threshold(100_000)  # walking what torch's import leaves, again and again, takes half a second
-    signal.signal(signal.SIGTERM, _terminated)
-    if os.environ.get("RANK", "0") != "0":
+    signal.signal(signal.SIGTERM, _stopped)
+    signal.signal(signal.SIGINT, _stopped)
+    if os.environ.get("RANK", "0") != "0" or sys.stdout is None:  # closed by who called
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     code = run(sys.argv[1:] if arguments is None else list(arguments))
     _part_from_others()
@@ -93,7 +95,11 @@ def _refused(error: BaseException) -> int:
 
 
 def _signal_behind(error: BaseException | None) -> int | None:
-    """The signal that an error comes from: what it interrupts may fail in turn while it unwinds, as torch.save does."""
+    """The signal that an error comes from: what it interrupts may fail in turn while it unwinds, as torch.save and
+    modules that are being imported do.
+    """
+    if _received:
+        return _received[0]
     while error is not None:
         if isinstance(error, Terminated):
             return signal.SIGTERM
@@ -114,10 +120,15 @@ def _part_from_others() -> None:
         distributed.destroy_process_group()
 
 
-def _terminated(number: int, frame: object) -> None:
-    raise Terminated
+_received: list[int] = []
+
+
+def _stopped(number: int, frame: object) -> None:
+    _received.append(number)
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
 def _refuse(message: str) -> int:
-    print(f"ckptgrow: {message}", file=sys.stderr)
+    shown = "".join(one if one.isprintable() else "?" for one in message)  # names from files go to a terminal
+    print(f"ckptgrow: {shown[:LONGEST_LINE]}", file=sys.stderr)
     return EXIT_WRONG

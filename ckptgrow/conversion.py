@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.checkpoints.atomic import check_target
 from ckptgrow.checkpoints.carried import Carried
 from ckptgrow.checkpoints.checkpoint import Checkpoint
-from ckptgrow.checkpoints.formats import write_checkpoint
+from ckptgrow.checkpoints.formats import check_output, write_checkpoint
 from ckptgrow.checkpoints.huggingface import DEFAULT_SHARD_BYTES
 from ckptgrow.checkpoints.lightning import SCALER_KEYS, UNDERSTOOD, plain_arguments
 from ckptgrow.checkpoints.loops import fresh_loops
@@ -59,7 +58,7 @@ def convert(
     """
     if to not in TARGETS:
         raise RequestError(f"--to {to}: expected {', '.join(TARGETS)}")
-    check_target(Path(source), Path(target), force=force)
+    check_output(Path(source), Path(target), force=force)
     processes().wait()  # all have looked before one writes
     state = open_state(Path(source), config=config, drop=drop, param_order=param_order)
     new, left_out = _for(state, to, prefix)

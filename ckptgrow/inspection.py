@@ -86,7 +86,7 @@ def inspect(path: str | Path, *, config: Path | None = None, check: bool = False
         sizes=_sizes(family, fields, str(path)),
         num_parameters=sum(num_elements(tensor) for tensor in distinct.values()),
         num_tensors=len(in_file.tensors),
-        dtypes=Counter(_dtype_name(tensor) for tensor in in_file.tensors.values()),
+        dtypes=dict(Counter(_dtype_name(tensor) for tensor in in_file.tensors.values())),
         optimizer=_optimizer(checkpoint, claimed, problems),
         schedule=_schedule(checkpoint),
         global_step=checkpoint.global_step,

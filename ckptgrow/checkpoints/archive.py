@@ -22,12 +22,14 @@ from ckptgrow.checkpoints.tree import map_leaves
 from ckptgrow.errors import CheckpointError, UnsafePickleError, listing
 
 LARGEST_PICKLE = 512 * 2**20  # bytes of a tree without its tensors; a million tensors take a tenth of it
+LARGEST_NOTE = 2**16  # bytes of any entry beside the pickle and the storages
 LARGEST_EXPANDED = 2**20  # bytes of a tensor that repeats its storage (broadcast masks and positions)
 DAMAGES = (
     *(RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError),
     *(AssertionError, UnicodeError, MemoryError, struct.error, pickle.UnpicklingError),
 )
 
+_LOCAL_SIGNATURE = b"PK\x03\x04"
 _LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
 
 
@@ -49,7 +51,7 @@ def read(path: Path) -> Any:
         raise _damaged(path, (str(error).strip() or type(error).__name__).split("\n")[0]) from error
 
 
-def _damaged(path: Path, reason: str) -> CheckpointError:
+def _damaged(path: Path | str, reason: str) -> CheckpointError:
     return CheckpointError(f"{path}: damaged, expected a whole torch.save archive ({reason}); copy it again")
 
 
@@ -78,10 +80,13 @@ def _unsafe(path: Path, named: str) -> UnsafePickleError:
 
 
 def data_offset(file: BinaryIO, info: zipfile.ZipInfo) -> int:
-    """Where an entry's bytes begin."""
+    """Where an entry's bytes begin; raises BadZipFile where something else than the entry stands there."""
     file.seek(info.header_offset)
     header = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     name_length, extra_length = header[-2:]
+    name = file.read(name_length).decode("utf-8", "replace")
+    if header[0] != _LOCAL_SIGNATURE or header[3] != info.compress_type or name != info.orig_filename:
+        raise zipfile.BadZipFile(f"another entry stands where {info.filename} should")
     return info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
 
 
@@ -115,22 +120,46 @@ def _record_sizes(path: Path) -> dict[int, int]:
     Raises CheckpointError where the archive is none, or its directory cannot be true.
     """
     _check_is_archive(path)
-    file_size = path.stat().st_size
+    with path.open("rb") as file:
+        return entry_sizes(file, str(path))
+
+
+def entry_sizes(file: BinaryIO, where: str) -> dict[int, int]:
+    """The size of every entry of an archive by where its bytes begin.
+
+    Raises CheckpointError where the directory and what stands at the entries contradict each other, where entries
+    overlap, or are of no kind that torch writes for little-endian machines.
+    """
     sizes: dict[int, int] = {}
     try:
-        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-            for info in archive.infolist():
+        with zipfile.ZipFile(file) as archive:
+            infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
+            if len({info.filename.lower() for info in infos}) != len(infos):
+                raise CheckpointError(f"{where}: names an entry twice, expected each once; copy it again")
+            ends = [*(info.header_offset for info in infos[1:]), archive.start_dir]
+            for info, end in zip(infos, ends, strict=True):
                 start = data_offset(file, info)
-                if info.compress_type != zipfile.ZIP_STORED or start + info.file_size > file_size:
-                    raise CheckpointError(f"{path}: entry {info.filename} is compressed or leads out of the file")
-                if info.filename.endswith("data.pkl") and info.file_size > LARGEST_PICKLE:
-                    raise CheckpointError(f"{path}: its pickle has {info.file_size} bytes, expected {LARGEST_PICKLE}")
-                if info.filename.endswith("constants.pkl"):
-                    raise CheckpointError(f"{path}: is a TorchScript program, expected a training checkpoint")
+                _check_entry(archive, info, where)
+                if start + info.file_size > end:
+                    raise CheckpointError(f"{where}: entry {info.filename} leads into the next one; copy it again")
                 sizes[start] = info.file_size
     except (zipfile.BadZipFile, struct.error, ValueError, OverflowError, NotImplementedError, EOFError) as error:
-        raise _damaged(path, str(error)) from error
+        raise _damaged(where, str(error)) from error
     return sizes
+
+
+def _check_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> None:
+    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:
+        raise CheckpointError(f"{where}: entry {info.filename} is compressed or encrypted, expected plain bytes")
+    _, _, inner = info.filename.partition("/")
+    if inner == "data.pkl" and info.file_size > LARGEST_PICKLE:
+        raise CheckpointError(f"{where}: its pickle has {info.file_size} bytes, expected {LARGEST_PICKLE}")
+    if inner == "constants.pkl":
+        raise CheckpointError(f"{where}: is a TorchScript program, expected a training checkpoint")
+    if not inner.startswith("data/") and inner != "data.pkl" and info.file_size > LARGEST_NOTE:
+        raise CheckpointError(f"{where}: entry {info.filename} has {info.file_size} bytes, expected {LARGEST_NOTE}")
+    if inner == "byteorder" and archive.read(info) != b"little":
+        raise CheckpointError(f"{where}: was written on a big-endian machine, expected a little-endian one")
 
 
 def _check_is_archive(path: Path) -> None:

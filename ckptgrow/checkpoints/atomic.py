@@ -39,13 +39,10 @@ def check_space(target: Path, num_bytes: int) -> None:
 def appearing(target: Path, together: Processes | None = None) -> Generator[Path]:
     """A path beside `target` to write to; it becomes `target` when the block ends well, and goes away otherwise.
 
-    Processes that write together get the same path, and the first of them does the rest. What earlier runs left beside
-    `target` because they were killed is removed first.
+    Processes that write together get the same path, and the first of them does the rest.
     """
     together = together or Processes()
     partial = together.agree_on(target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}"))
-    if together.rank == 0:
-        _clear_leftovers(target)
     together.wait()
     try:
         yield partial
@@ -53,6 +50,12 @@ def appearing(target: Path, together: Processes | None = None) -> Generator[Path
         if together.rank == 0:
             _put_in_place(partial, target)
         together.wait()
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise RequestError(
+            f"{target}: could not be written ({error.strerror}); make room or choose another disk"
+        ) from error
     finally:
         if together.rank == 0:
             _remove(partial)
@@ -62,11 +65,12 @@ def _put_in_place(partial: Path, target: Path) -> None:
     """A directory cannot be renamed onto another one: the old one steps aside first: none is ever half there."""
     if target.is_dir() and not target.is_symlink():
         aside = target.with_name(f".{target.name}.{os.getpid()}.replaced{PARTIAL}")
-        target.rename(aside)
         try:
+            target.rename(aside)
             partial.rename(target)
         except BaseException:
-            aside.rename(target)
+            if not target.exists():
+                aside.rename(target)
             raise
         _flush_directory(target.parent)
         _remove(aside)
@@ -75,12 +79,18 @@ def _put_in_place(partial: Path, target: Path) -> None:
         _flush_directory(target.parent)
 
 
-def _clear_leftovers(target: Path) -> None:
-    """Removes what runs that no longer exist wrote for the same target."""
+def clear_leftovers(target: Path) -> None:
+    """Removes what runs that no longer exist wrote for the same target; an old target that one of them had moved aside
+    takes its place again.
+    """
     pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)(\.replaced)?{re.escape(PARTIAL)}")
     for one in target.parent.iterdir():
         match = pattern.fullmatch(one.name)
-        if match is not None and not _is_running(int(match[1])):
+        if match is None or _is_running(int(match[1])):
+            continue
+        if match[2] and not target.exists():
+            one.rename(target)
+        else:
             _remove(one)
 
 

@@ -42,8 +42,8 @@ def read_metadata(path: Path) -> Metadata:
 
     Raises UnsafePickleError where it names anything but metadata's classes, CheckpointError where it is damaged.
     """
-    if path.stat().st_size > LARGEST_METADATA:
-        raise CheckpointError(f"{path}: has {path.stat().st_size} bytes, expected at most {LARGEST_METADATA}")
+    if not path.is_file() or path.stat().st_size > LARGEST_METADATA:
+        raise CheckpointError(f"{path}: is no plain file of at most {LARGEST_METADATA} bytes; copy it again")
     try:
         with path.open("rb") as file:
             found = _Reader(file).load()

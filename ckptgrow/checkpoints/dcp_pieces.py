@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 
-from ckptgrow.checkpoints.archive import DAMAGES, check_sums
+from ckptgrow.checkpoints.archive import DAMAGES, check_sums, entry_sizes
 from ckptgrow.checkpoints.tensors import Stored
 from ckptgrow.errors import CheckpointError
 
@@ -72,6 +72,8 @@ class Piece:
     def stored(self) -> Stored:
         """The block's data in the file; raises CheckpointError where the archive holds another tensor."""
         try:
+            with Slice(self.path, self.offset, self.length) as file:
+                entry_sizes(cast(Any, io.BufferedReader(file)), f"{self.path}, byte {self.offset}")
             with Slice(self.path, self.offset, self.length) as file:
                 meta = torch.load(cast(Any, io.BufferedReader(file)), map_location="meta", weights_only=True)
             start: int = meta.untyped_storage()._checkpoint_offset

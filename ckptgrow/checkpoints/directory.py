@@ -53,7 +53,7 @@ def part_files(path: Path, part: str) -> tuple[str, ...]:
     as accelerate does. In order; raises CheckpointError where there are both.
     """
     pattern = re.compile(rf"{part}(?:_(\d+))?\.(pt|bin)")
-    found = [match for one in path.iterdir() if one.is_file() and (match := pattern.fullmatch(one.name))]
+    found = [match for one in path.iterdir() if (match := pattern.fullmatch(one.name))]
     if len({match[2] for match in found}) > 1:
         names = listing(match[0] for match in found)
         raise CheckpointError(f"{path}: holds {names}, expected one kind of {part}; remove the one that is not meant")
@@ -99,8 +99,9 @@ def others_in(path: Path, known: Collection[str]) -> tuple[Carried, tuple[str, .
 
     Raises CheckpointError for what is no plain file, and for one process's part of a state.
     """
-    others = [one for one in sorted(path.iterdir()) if one.name not in known]
-    special = [one.name for one in others if not one.is_file() and not one.is_dir()]
+    everything = sorted(path.iterdir())
+    others = [one for one in everything if one.name not in known]
+    special = [one.name for one in everything if not one.is_file() and not one.is_dir()]
     if special:
         raise CheckpointError(
             f"{path}: {listing(special)} is a broken link or no plain file, expected files; mend or remove it"

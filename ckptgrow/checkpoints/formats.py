@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ckptgrow.checkpoints.archive import DAMAGES
-from ckptgrow.checkpoints.atomic import appearing, check_space
+from ckptgrow.checkpoints.atomic import appearing, check_space, check_target, clear_leftovers
 from ckptgrow.checkpoints.checkpoint import Checkpoint, Format
 from ckptgrow.checkpoints.dcp import DistributedFormat
 from ckptgrow.checkpoints.fsdp import ShardedFormat
@@ -19,7 +19,7 @@ from ckptgrow.checkpoints.tree import tensors_in
 from ckptgrow.errors import CheckpointError, RequestError
 
 FORMATS: tuple[Format, ...] = (DistributedFormat(), ShardedFormat(), HuggingFaceFormat(), LightningFormat())
-HEADROOM = 1.02  # names, alignment and the archives' directories, beside the tensors' bytes
+HEADROOM, OF_A_TENSOR = 1.02, 2500  # alignment beside the tensors' bytes; bytes of a name, an archive's directory
 SHARED = ("dcp", "fsdp")  # kinds that several processes can write together
 
 
@@ -47,6 +47,18 @@ def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:
     return writers[kind]
 
 
+def check_output(source: Path, target: Path, *, force: bool) -> None:
+    """Raises RequestError where writing a checkpoint to `target` would touch its source, or replace something without
+    `force`, or something that is no checkpoint with it.
+    """
+    check_target(source, target, force=force)
+    there, here = target.resolve(), source.resolve()
+    if there in here.parents or here in there.parents:
+        raise RequestError(f"{target}: one of input and output lies inside the other, expected a path beside {source}")
+    if target.is_dir() and any(target.iterdir()) and not any(one.recognises(target) for one in FORMATS):
+        raise RequestError(f"{target}: is a directory with something else than a checkpoint; choose another path")
+
+
 def write_checkpoint(
     checkpoint: Checkpoint, target: Path, progress: Progress, max_shard_bytes: int = DEFAULT_SHARD_BYTES
 ) -> None:
@@ -63,7 +75,10 @@ def write_checkpoint(
     tensors = [tensor for _, tensor in tensors_in([checkpoint.tensors, checkpoint.optimizers, checkpoint.rest])]
     total = sum(num_bytes(tensor) for tensor in {id(tensor): tensor for tensor in tensors}.values())
     total += num_bytes_again(checkpoint)
-    check_space(target, int(total * HEADROOM) + checkpoint.carried.num_bytes)
+    if together.rank == 0:
+        clear_leftovers(target)
+    together.wait()
+    check_space(target, int(total * HEADROOM) + len(tensors) * OF_A_TENSOR + checkpoint.carried.num_bytes)
     advance = progress(total)
     with appearing(target, together) as partial:
         writer_of(checkpoint.kind, max_shard_bytes).write(checkpoint, partial, advance)

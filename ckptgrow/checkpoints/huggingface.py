@@ -30,9 +30,8 @@ from ckptgrow.checkpoints.directory import (
 from ckptgrow.checkpoints.filling import fill
 from ckptgrow.checkpoints.parts import by_name, by_number, checked_optimizers
 from ckptgrow.checkpoints.progress import Advance
-from ckptgrow.checkpoints.safetensor_files import INDEX_SUFFIX, outlines, read_file, read_index
+from ckptgrow.checkpoints.safetensor_files import INDEX_SUFFIX, outlines, read_file, read_index, read_shards
 from ckptgrow.checkpoints.tensors import LazyTensor, num_bytes
-from ckptgrow.checkpoints.texts import read_json
 from ckptgrow.errors import CheckpointError, listing
 
 SAFETENSORS, TORCH, FULL_STATE = "model.safetensors", "pytorch_model.bin", "pytorch_model_fsdp.bin"
@@ -131,14 +130,8 @@ def _weights_from(path: Path, name: str) -> tuple[dict[str, LazyTensor], set[str
         return tensors, {name, *shards}, metadata
     if name == TORCH:
         return read_tensors(path / name), {name}, {}
-    weight_map = read_json(path / name).get("weight_map", {})
-    shards = {str(shard) for shard in weight_map.values()}
-    if any(shard != Path(shard).name or not (path / shard).is_file() for shard in shards):
-        raise CheckpointError(f"{path / name}: names a shard that is missing or outside its directory")
-    found: dict[str, LazyTensor] = {}
-    for shard in sorted(shards):
-        found |= read_tensors(path / shard)
-    return found, {name, *shards}, {}
+    found = read_shards(path / name, read_tensors)
+    return found, {name, *(cast(Any, tensor).path.name for tensor in found.values())}, {}
 
 
 def num_bytes_again(checkpoint: Checkpoint) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
+from ckptgrow.checkpoints.tensors import LazyTensor
 from ckptgrow.errors import CheckpointError, listing
 
 
@@ -14,6 +16,8 @@ def checked_optimizers(value: Any, where: str) -> tuple[dict[str, Any], ...]:
         groups: Any = cast(dict[str, Any], one).get("param_groups") if isinstance(one, dict) else None
         if not isinstance(groups, list) or not all(_is_group(group) for group in cast(list[Any], groups)):
             raise CheckpointError(f"{where}: optimizer {index} has no param_groups with params, expected torch's state")
+        for group in cast(list[dict[str, Any]], groups):
+            _check_options(group, f"{where}: optimizer {index}")
         state: Any = cast(dict[str, Any], one).get("state")
         if not isinstance(state, dict) or not all(map(_is_record, cast(dict[Any, Any], state).values())):
             raise CheckpointError(f"{where}: optimizer {index} has no state of records, expected torch's state")
@@ -23,16 +27,43 @@ def checked_optimizers(value: Any, where: str) -> tuple[dict[str, Any], ...]:
 def checked_schedulers(value: Any, where: str) -> tuple[dict[str, Any], ...]:
     """Schedulers as torch writes them; raises CheckpointError for anything else."""
     found = _listed(value, f"{where}: schedulers")
-    if not all(isinstance(one, dict) for one in found):
-        raise CheckpointError(f"{where}: has a scheduler that is no dict, expected torch's state")
+    for one in found:
+        if not isinstance(one, dict):
+            raise CheckpointError(f"{where}: has a scheduler that is no dict, expected torch's state")
+        checked_step(cast(dict[str, Any], one).get("last_epoch"), where, "a scheduler's last_epoch", least=-1)
+        for key in ("base_lrs", "_last_lr"):
+            rates: Any = cast(dict[str, Any], one).get(key, [])
+            if not isinstance(rates, list) or not all(map(_is_number, cast(list[Any], rates))):
+                raise CheckpointError(f"{where}: a scheduler's {key} is {str(rates)[:40]}, expected learning rates")
     return tuple(found)
 
 
-def checked_step(value: Any, where: str) -> int | None:
+def checked_step(value: Any, where: str, name: str = "global_step", least: int = 0) -> int | None:
     """A count of steps; raises CheckpointError for anything else."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise CheckpointError(f"{where}: global_step is {str(value)[:40]!r}, expected a count of steps")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        raise CheckpointError(f"{where}: {name} is {str(value)[:40]!r}, expected a count of steps")
     return value
+
+
+def _check_options(group: Mapping[str, Any], where: str) -> None:
+    """Raises CheckpointError where an option that growth and schedules compute with is no number."""
+    for key in ("lr", "initial_lr", "eps", "weight_decay", "momentum"):
+        if not _is_option(group.get(key, 0.0)):
+            raise CheckpointError(f"{where}: {key} is {str(group[key])[:40]}, expected a finite number from 0 on")
+    betas = group.get("betas", ())
+    if not isinstance(betas, list | tuple) or not all(map(_is_option, cast(list[Any], betas))):
+        raise CheckpointError(f"{where}: betas are {str(betas)[:40]}, expected finite numbers from 0 on")
+
+
+def _is_option(value: Any) -> bool:
+    """A number that can be; tensors, None and transformers' pairs of ε are told elsewhere."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_option, cast(list[Any], value)))
+    return value is None or isinstance(value, LazyTensor) or (_is_number(value) and 0 <= value < math.inf)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, LazyTensor) or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def by_number(raw: Any, where: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from ckptgrow.checkpoints.filling import Outline, Place
 from ckptgrow.checkpoints.tensors import LazyTensor, Stored, num_bytes
-from ckptgrow.checkpoints.texts import write_text
+from ckptgrow.checkpoints.texts import read_json, write_text
 from ckptgrow.errors import CheckpointError
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -65,27 +65,37 @@ def read_index(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
 
     Raises CheckpointError for an index that is malformed, leads out of its directory, or contradicts its shards.
     """
-    try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(weight_map.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: is no index of shards ({type(error).__name__}), expected a weight_map"
-        ) from error
-    tensors: dict[str, LazyTensor] = {}
     metadata: dict[str, str] = {}
-    for shard in shards:
-        if not isinstance(shard, str) or shard != Path(shard).name or shard in ("", ".", ".."):
+
+    def read(shard: Path) -> dict[str, LazyTensor]:
+        found, of_shard = read_file(shard)
+        metadata.update(of_shard)
+        return found
+
+    return read_shards(path, read), metadata
+
+
+def read_shards(path: Path, read: Callable[[Path], Mapping[str, LazyTensor]]) -> dict[str, LazyTensor]:
+    """The tensors of all files that an index names, each read by `read`, in the index's order.
+
+    Raises CheckpointError as `read_index` does.
+    """
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise CheckpointError(f"{path}: is no index of shards, expected a weight_map from tensors to files")
+    tensors: dict[str, LazyTensor] = {}
+    for shard in sorted(set(weight_map.values())):
+        if shard != Path(shard).name or shard in ("", ".", ".."):
             raise CheckpointError(f"{path}: names shard {shard!r}, expected a file beside the index")
         if not (path.parent / shard).is_file():
             raise CheckpointError(f"{path}: names shard {shard}, which is missing; copy it too")
-        found, metadata = read_file(path.parent / shard)
+        found = read(path.parent / shard)
         listed = {name for name, where in weight_map.items() if where == shard}
         if listed != set(found):
             stray = sorted(listed ^ set(found))[0]
             raise CheckpointError(f"{path}: and shard {shard} disagree on tensor {stray}; copy both again")
         tensors |= found
-    return {name: tensors[name] for name in weight_map}, metadata
+    return {name: tensors[name] for name in weight_map}
 
 
 def outlines(

@@ -15,46 +15,56 @@ Keys = tuple[object, ...]
 
 
 def map_leaves(tree: Any, kind: type[Leaf], change: Callable[[Leaf], object]) -> Any:
-    """The same tree with every leaf of a kind replaced by `change(leaf)`; containers are new, their types the same."""
-    if isinstance(tree, kind):
-        return change(tree)
-    if isinstance(tree, dict):
-        entries = ((key, map_leaves(value, kind, change)) for key, value in tree.items())
-        kind_of_tree = next((one for one in (OrderedDict, Counter) if isinstance(tree, one)), dict)
-        return kind_of_tree(dict(entries))
-    if isinstance(tree, list):
-        return [map_leaves(value, kind, change) for value in tree]
-    if isinstance(tree, tuple) and not hasattr(tree, "_fields"):
-        return tuple(map_leaves(value, kind, change) for value in tree)
-    if isinstance(tree, Namespace):
-        return Namespace(**{key: map_leaves(value, kind, change) for key, value in vars(tree).items()})
-    return tree
+    """The same tree with every leaf of a kind replaced by `change(leaf)`; containers are new, their types the same, and
+    what was in several places is so again.
+    """
+    done: dict[int, Any] = {}
+
+    def mapped(node: Any) -> Any:
+        if isinstance(node, kind):
+            return change(node)
+        if not isinstance(node, dict | list | tuple | set | frozenset | Namespace):
+            return node
+        if id(node) not in done:
+            done[id(node)] = rebuilt(node)
+        return done[id(node)]
+
+    def rebuilt(node: Any) -> Any:
+        if isinstance(node, dict):
+            entries = {key: mapped(value) for key, value in node.items()}
+            kind_of_tree = next((one for one in (OrderedDict, Counter) if isinstance(node, one)), dict)
+            return kind_of_tree(entries)
+        if isinstance(node, Namespace):
+            return Namespace(**{key: mapped(value) for key, value in vars(node).items()})
+        if isinstance(node, tuple) and hasattr(node, "_fields"):
+            return node
+        return next(one for one in (list, tuple, set, frozenset) if isinstance(node, one))(map(mapped, node))
+
+    return mapped(tree)
 
 
 def tensors_in(tree: Any) -> Iterator[tuple[Keys, LazyTensor]]:
-    """Every tensor of a tree with the keys that lead to it, in order."""
-    yield from _tensors_in(tree, (), set())
+    """Every tensor of a tree with keys that lead to it, in order; containers in several places are looked into once."""
+    for path, node in _nodes(tree, (), set()):
+        if isinstance(node, LazyTensor) and not isinstance(node, type):
+            yield path, node
 
 
-def _tensors_in(tree: Any, path: Keys, opaque_seen: set[int]) -> Iterator[tuple[Keys, LazyTensor]]:
-    if isinstance(tree, LazyTensor) and not isinstance(tree, type):
-        yield path, tree
-        return
-    if isinstance(tree, Opaque):  # these may refer to each other in circles
-        if id(tree) in opaque_seen:
+def _nodes(tree: Any, path: Keys, seen: set[int]) -> Iterator[tuple[Keys, Any]]:
+    yield path, tree
+    if isinstance(tree, dict | list | tuple | set | frozenset | Namespace | Opaque):
+        if id(tree) in seen:  # the user's objects may also refer to each other in circles
             return
-        opaque_seen.add(id(tree))
-    for key, value in _children(tree):
-        yield from _tensors_in(value, (*path, key), opaque_seen)
-
-
-def dicts_in(tree: Any, path: Keys = ()) -> Iterator[tuple[Keys, dict[Any, Any]]]:
-    """Every dict below the top of a tree with the keys that lead to it, outer ones first."""
-    if isinstance(tree, dict) and path:
-        yield path, cast(dict[Any, Any], tree)
-    if isinstance(tree, dict | list | tuple | Namespace):
+        seen.add(id(tree))
         for key, value in _children(tree):
-            yield from dicts_in(value, (*path, key))
+            yield from _nodes(value, (*path, key), seen)
+
+
+def dicts_in(tree: Any) -> Iterator[tuple[Keys, dict[Any, Any]]]:
+    """Every dict below the top of a tree with keys that lead to it, outer ones first."""
+    for path, node in _nodes(tree, (), set()):
+        if isinstance(node, dict) and path:
+            yield path, cast(dict[Any, Any], node)
 
 
 def path_text(path: Keys) -> str:
@@ -70,7 +80,7 @@ def path_text(path: Keys) -> str:
 def _children(tree: Any) -> Iterator[tuple[object, Any]]:
     if isinstance(tree, dict):
         yield from tree.items()
-    elif isinstance(tree, list | tuple):
+    elif isinstance(tree, list | tuple | set | frozenset):
         yield from enumerate(tree)
     elif isinstance(tree, Namespace):
         yield from vars(tree).items()

@@ -4,13 +4,13 @@ staged-training script's arguments. Never guessed from shapes: the number of hea
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ckptgrow.checkpoints.checkpoint import Checkpoint
-from ckptgrow.errors import ConfigError
+from ckptgrow.checkpoints.texts import read_json
+from ckptgrow.errors import CheckpointError, ConfigError
 from ckptgrow.families.family import Family
 from ckptgrow.families.gpt2 import FAMILY as GPT2
 from ckptgrow.families.registry import family_of
@@ -61,15 +61,12 @@ def check_accepted(config: Mapping[str, Any], where: str) -> None:
 
 def _from_file(path: Path) -> dict[str, Any]:
     file = path / "config.json" if path.is_dir() else path
+    if not file.exists():
+        raise ConfigError(f"{file}: no such file, expected a transformers config.json")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror}), expected a transformers config.json") from error
-    except ValueError as error:
-        raise ConfigError(f"{file}: is no JSON ({error}), expected a transformers config.json") from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"{file}: is a {type(config).__name__}, expected a transformers config (a JSON object)")
-    return cast(dict[str, Any], config)
+        return read_json(file)
+    except CheckpointError as error:
+        raise ConfigError(f"{error} (a transformers config.json)") from error
 
 
 def original_config(arguments: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from ckptgrow.families.family import Family, Size
 Config = Mapping[str, object]
 Sizes = Mapping[str, int]
 _SizeOf = Callable[[str], int]
+LARGEST_SIZE, MOST_LAYERS = 2**24, 2**14  # beyond any model; so that nonsense ends in a message
 
 
 def sizes_of(family: Family, config: Config, where: str) -> dict[str, int]:
@@ -29,7 +30,7 @@ def num_layers(family: Family, config: Config, where: str) -> int:
 
     Raises ConfigError where the field is missing or no whole number above zero.
     """
-    return _whole(config, family.num_layers, where)
+    return _whole(config, family.num_layers, where, MOST_LAYERS)
 
 
 def is_tied(family: Family, config: Config) -> bool:
@@ -114,10 +115,12 @@ def _value(word: str, config: Config) -> object:
     return int(word) if word.isdigit() else config.get(word)
 
 
-def _whole(config: Config, field: str, where: str) -> int:
+def _whole(config: Config, field: str, where: str, most: int = LARGEST_SIZE) -> int:
     value = config.get(field)
     if isinstance(value, Mapping):
         return len(cast(Mapping[object, object], value))  # labels by their numbers
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{where}: config field {field!r} is {value!r}, expected a whole number above zero")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise ConfigError(
+            f"{where}: config field {field!r} is {repr(value)[:40]}, expected a whole number from 1 to {most}"
+        )
     return value

@@ -86,7 +86,9 @@ def _without(checkpoint: Checkpoint, drop: Sequence[str]) -> Checkpoint:
 def _names_in(path: Path | None) -> list[str] | None:
     if path is None:
         return None
+    if not path.is_file():
+        raise OptimizerError(f"{path}: is no file, expected one parameter name a line")
     try:
         return path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptimizerError(f"{path}: cannot be read ({error}), expected one parameter name a line") from error
+    except UnicodeDecodeError as error:
+        raise OptimizerError(f"{path}: is no text, expected one parameter name a line") from error

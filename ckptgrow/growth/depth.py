@@ -12,7 +12,7 @@ from typing import Any
 from ckptgrow.checkpoints.progress import Progress, silent
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.families.family import Family
-from ckptgrow.families.sizes import holds, num_layers, sizes_of
+from ckptgrow.families.sizes import MOST_LAYERS, holds, num_layers, sizes_of
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.request import Grown, StateRequest
@@ -50,6 +50,8 @@ def depth(
 
     def operator(family: Family, config: Mapping[str, Any], where: str) -> Operator:
         old = num_layers(family, config, where)
+        if old * (factor or 1) > MOST_LAYERS:
+            raise RequestError(f"--factor {factor}: expected at most {MOST_LAYERS} layers of {old}")
         _refuse(family, config, new, where)
         mapped = stretched(old, factor, place, new) if factor else _explicit(layers or (), old, new)
         return Operator(

@@ -21,6 +21,7 @@ import torch
 
 from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup
 from ckptgrow.checkpoints.tensors import Held, LazyTensor, Zeros, whole
+from ckptgrow.errors import OptimizerError
 from ckptgrow.growth.factors import grown_factor
 from ckptgrow.growth.filling import Averaged
 from ckptgrow.growth.optimizers import Entry, row_of
@@ -29,6 +30,8 @@ from ckptgrow.growth.request import FreshMoments
 from ckptgrow.growth.scales import WeightSizes
 from ckptgrow.growth.tensors import Guard, Scaled, gathered
 from ckptgrow.spaces.gather import Gather, TensorGrowth
+
+LARGEST_STEP = 2.0**53  # the last whole number that a float64 counts up to
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class _Context:
     sizes: WeightSizes
     guard: Callable[[LazyTensor, str], LazyTensor]
     fresh_moments: FreshMoments
+    where: str  # with {} for the entry
 
     @property
     def is_fresh(self) -> bool:
@@ -90,7 +94,8 @@ def grown_state(
             record = state.state.get(one.old.name)
             if record is not None:
                 guarded = partial(_guarded, guard, f"{where}: {{}} of {one.old.name}")
-                context = _Context(one, record, group.options, clock, sizes, guarded, fresh_moments)
+                place = f"{where}: {{}} of {one.old.name}"
+                context = _Context(one, record, group.options, clock, sizes, guarded, fresh_moments, place)
                 records[one.name] = {key: _grown_entry(entries, key, value, context) for key, value in record.items()}
     return OptimizerState(tuple(groups), records, state.other)
 
@@ -115,13 +120,20 @@ def _grown_group(
 def _grown_entry(entries: Mapping[str, Entry], key: str, value: Any, context: _Context) -> Any:
     entry, growth = entries[key], context.one.growth
     if entry == "step":
+        if not 0 <= _float(value) < LARGEST_STEP:
+            raise OptimizerError(f"{context.where.format(key)} is {_float(value)}, expected a count of steps")
         return _number(value, 0 if context.is_fresh else context.clock.new(_float(value)))
     if entry == "momentum product":
         return _number(value, _momentum_product(value, context))
     if entry == "weight size":
         return _number(value, _float(value) * context.sizes.ratio(context.one))
-    if not isinstance(value, LazyTensor):
-        return value  # torch writes None for a momentum that has seen no gradient
+    if value is None:
+        return None  # a momentum that has seen no gradient
+    if not isinstance(value, LazyTensor) or not value.dtype.is_floating_point:
+        raise OptimizerError(
+            f"{context.where.format(key)} is {str(value)[:40]}, expected a tensor of floating-point numbers; leave the "
+            "optimizer out with --reset optimizer"
+        )
     if context.is_fresh:
         shape = value.shape if growth.is_identity else growth.gradient.shape
         return Zeros(shape, value.dtype)

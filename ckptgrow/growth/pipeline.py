@@ -10,16 +10,14 @@ from typing import Any
 import torch
 
 from ckptgrow import __version__
-from ckptgrow.checkpoints.atomic import check_target
 from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.fingerprint import Fingerprint
-from ckptgrow.checkpoints.formats import write_checkpoint
+from ckptgrow.checkpoints.formats import check_output, write_checkpoint
 from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.checkpoints.processes import processes
 from ckptgrow.checkpoints.progress import Progress
 from ckptgrow.checkpoints.tensors import num_elements
 from ckptgrow.errors import RequestError, listing
-from ckptgrow.families.claim import Claim
 from ckptgrow.families.family import Family
 from ckptgrow.families.sizes import num_layers, sizes_of
 from ckptgrow.families.state import TrainingState, open_state
@@ -34,6 +32,7 @@ from ckptgrow.growth.scales import WeightSizes
 from ckptgrow.growth.schedule import grown_scheduler, moved, optimizer_of, with_schedule
 from ckptgrow.growth.tensors import Finite, Guard, unguarded
 
+LATEST_STEP = 10**7  # schedules are run up to it
 OperatorFor = Callable[[Family, Mapping[str, Any], str], Operator]
 
 
@@ -41,7 +40,7 @@ def grow(
     source: Path, target: Path, operator_for: OperatorFor, request: StateRequest, rho: float, progress: Progress
 ) -> Grown:
     """Grows a whole training state from one path to another; `rho` is the operator's step constant for `auto`."""
-    check_target(source, target, force=request.force)
+    check_output(source, target, force=request.force)
     processes().wait()  # all have looked before one writes
     old = open_state(source, config=request.config, drop=request.drop, param_order=request.param_order)
     old = _reset(old, request.reset)
@@ -53,6 +52,7 @@ def grow(
     tensors = grown_tensors(lineage, joined, old.claim, operator, str(source), guard)
     unread = check_carried(old, lineage)
     step = _new_step(old.checkpoint.global_step, request, rho)
+    own = {one.name for one in old.claim.parameters}
     sizes = WeightSizes(old.checkpoint.tensors, tensors)
     if old.optimizers and (request.lr_rule == "mup" or step != old.checkpoint.global_step):
         check_schedules(old)
@@ -85,7 +85,7 @@ def grow(
         new=_reported(old.family, operator.config, str(source)),
         num_parameters=(
             sum(num_elements(old.checkpoint.tensors[one.name]) for one in old.claim.parameters),
-            sum(num_elements(tensors[one.name]) for one in lineage if _is_own_parameter(one, old.claim)),
+            sum(num_elements(tensors[one.name]) for one in lineage if one.old.name in own),
         ),
         trapped=operator.trapped,
         lr_rule=request.lr_rule,
@@ -134,6 +134,11 @@ def _grown_training(
             grown_raw, states[place] = scheduled.state, with_schedule(states[place], scheduled)
             notes += [scheduled.note] if scheduled.note else []
         schedulers.append(grown_raw)
+    if request.lr_rule == "mup" and old.checkpoint.kind == "trainer":
+        notes.append(
+            "the optimizer has one group a learning rate now, where the Trainer makes two: give it one with these "
+            "groups (see the README), or use --lr-rule keep"
+        )
     if request.rewarm:
         notes.append(
             f"the learning rate rises again over {request.rewarm} steps in `ckptgrow train` and in schedules wrapped "
@@ -147,6 +152,8 @@ def _new_step(old: int | None, request: StateRequest, rho: float) -> int | None:
         return old
     if old is None:
         raise RequestError(f"--step {request.step}: the checkpoint has no global step to move")
+    if request.step != "auto" and request.step > LATEST_STEP:
+        raise RequestError(f"--step {request.step}: expected a step up to {LATEST_STEP}")
     return round(old / rho) if request.step == "auto" else request.step
 
 
@@ -182,7 +189,3 @@ def _growth_entry(old: Checkpoint, record: dict[str, Any], request: StateRequest
 def _reported(family: Family, config: Mapping[str, Any], where: str) -> dict[str, int]:
     own = {space: size for space, size in sizes_of(family, config, where).items() if family.sizes[space].same is None}
     return {"layers": num_layers(family, config, where), **own}
-
-
-def _is_own_parameter(one: Descent, claimed: Claim) -> bool:
-    return not one.old.is_buffer and one.old.name not in claimed.tied

@@ -14,7 +14,7 @@ from ckptgrow.checkpoints.progress import Progress, silent
 from ckptgrow.errors import RequestError
 from ckptgrow.families.architecture import check_accepted
 from ckptgrow.families.family import Family
-from ckptgrow.families.sizes import holds, is_tied, num_layers, sizes_of, with_sizes
+from ckptgrow.families.sizes import LARGEST_SIZE, holds, is_tied, num_layers, sizes_of, with_sizes
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.padding import padded_growths
 from ckptgrow.growth.pipeline import grow
@@ -67,6 +67,7 @@ def width(
         raise RequestError(f"--noise {noise}: expected auto, or a number of at least 0")
 
     def operator(family: Family, config: Mapping[str, Any], where: str) -> Operator:
+        _check_size(sizes_of(family, config, where)["residual"] * (factor or 1), *sizes.values())
         growths, new_config = _grown(family, config, factor, sizes, how, where)
         has_dropout = any(config.get(field) for field in family.dropout)
         sigma = (0.0 if has_dropout else NOISE_WITHOUT_DROPOUT) if noise == "auto" else float(noise)
@@ -83,6 +84,11 @@ def width(
         )
 
     return grow(Path(source), Path(target), operator, request or StateRequest(), RHO, progress)
+
+
+def _check_size(*new: int) -> None:
+    if max(new) > LARGEST_SIZE:
+        raise RequestError(f"a size of {max(new)} is beyond any model, expected at most {LARGEST_SIZE}")
 
 
 def _check(factor: int | None, sizes: Mapping[str, int], how: How, noise: float | str, request: StateRequest) -> None:
