@@ -1,7 +1,7 @@
 """What a command shows: tables and sentences for people, or one JSON object for scripts.
 
-With `--json` stdout carries exactly one JSON object; everything else goes to stderr. Colours and progress bars appear
-on terminals only.
+With `--json` stdout carries exactly one JSON object; everything else goes to stderr. Tables, colours and progress bars
+appear on terminals only.
 """
 
 from __future__ import annotations
@@ -51,7 +51,12 @@ class Screen:
         self._notes.print(f"warning: {sentence}", style="yellow")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """A table for people; numbers are right-aligned."""
+        """A table for people, its numbers right-aligned; where there is no terminal, lines with tabs for scripts."""
+        if not self._words.is_terminal:
+            lines = [columns, *([_cell(value) for value in row] for row in rows)]
+            for line in ([title] if title else []) + ["\t".join(line) for line in lines]:
+                print(line, file=self._words.file)
+            return
         from rich.table import Table
 
         table = Table(title=title or None, title_justify="left", title_style="bold")
