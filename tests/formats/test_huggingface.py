@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, GPT2LMHeadModel, GPT2Model, Train
 import ckptgrow
 from ckptgrow import Settings, StateRequest
 from ckptgrow.errors import CheckpointError
+from ckptgrow.train import parameter_groups
 from tests.builders import gpt2_config, largest_logit_difference, perturbed_gpt2, token_batches
 
 
@@ -82,7 +83,7 @@ class Rows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": self.rows[index], "labels": self.rows[index]}
 
 
-def trainer(directory: Path, model: GPT2LMHeadModel, max_steps: int) -> Trainer:
+def trainer(directory: Path, model: GPT2LMHeadModel, max_steps: int, **more: Any) -> Trainer:
     arguments = TrainingArguments(
         output_dir=str(directory),
         max_steps=max_steps,
@@ -100,7 +101,7 @@ def trainer(directory: Path, model: GPT2LMHeadModel, max_steps: int) -> Trainer:
         max_grad_norm=0.0,
         dataloader_pin_memory=False,
     )
-    return Trainer(model=model, args=arguments, train_dataset=Rows())
+    return Trainer(model=model, args=arguments, train_dataset=Rows(), **more)
 
 
 def logged(runner: Trainer) -> dict[int, dict[str, float]]:
@@ -144,6 +145,23 @@ def test_a_trainers_checkpoint_resumes_where_it_was(
     records = runner.optimizer.state
     steps = {float(record["step"]) for record in records.values()}
     assert steps == ({12.0} if operator == "width" else {12.0, 6.0})
+
+
+def test_a_trainer_with_the_grown_groups_keeps_the_trajectory(
+    tmp_path: Path, trained: tuple[Path, dict[int, dict[str, float]]]
+) -> None:
+    source, small_log = trained
+    target = tmp_path / "runs" / "checkpoint-6"
+    target.parent.mkdir()
+    done = ckptgrow.width(source, target, noise=0, request=StateRequest(lr_rule="mup"))
+    assert any("where the Trainer makes two" in note for note in done.notes)
+    grown = GPT2LMHeadModel.from_pretrained(target).train()
+    groups = parameter_groups(grown, torch.load(target / "optimizer.pt", weights_only=True))
+    runner = trainer(tmp_path / "runs", grown, 12, optimizers=(torch.optim.AdamW(groups), None))
+    runner.train(resume_from_checkpoint=str(target))
+    log = logged(runner)
+    for step in range(7, 13):
+        assert log[step]["loss"] == pytest.approx(small_log[step]["loss"], rel=2e-4)  # logged with 4 digits
 
 
 def test_a_trainers_schedule_moves_and_its_place_in_the_data_stays(
