@@ -154,6 +154,8 @@ def _check_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) ->
     _, _, inner = info.filename.partition("/")
     if inner == "data.pkl" and info.file_size > LARGEST_PICKLE:
         raise CheckpointError(f"{where}: its pickle has {info.file_size} bytes, expected {LARGEST_PICKLE}")
+    if inner == "data.pkl" and b"bytearray" in archive.read(info):  # torch would make one of any size
+        raise UnsafePickleError(f"{where}: its pickle makes a bytearray, expected tensors and plain values")
     if inner == "constants.pkl":
         raise CheckpointError(f"{where}: is a TorchScript program, expected a training checkpoint")
     if not inner.startswith("data/") and inner != "data.pkl" and info.file_size > LARGEST_NOTE:

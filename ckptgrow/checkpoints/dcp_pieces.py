@@ -125,7 +125,10 @@ def read_object(path: Path, offset: int, length: int) -> Any:
         raise CheckpointError(f"{path}: holds an object of {length} bytes, expected at most {LARGEST_OBJECT}")
     try:
         with Slice(path, offset, length) as file:
-            return torch.load(io.BytesIO(file.read()), map_location="cpu", weights_only=True)
+            data = io.BytesIO(file.read())
+        entry_sizes(data, f"{path}, byte {offset}")
+        data.seek(0)
+        return torch.load(data, map_location="cpu", weights_only=True)
     except DAMAGES as error:
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(f"{path}: the object at byte {offset} is damaged or names code ({reason})") from error

@@ -22,7 +22,7 @@ from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.filling import Outline
 from ckptgrow.checkpoints.parts import checked_schedulers, checked_step
 from ckptgrow.checkpoints.tensors import LazyTensor
-from ckptgrow.checkpoints.texts import read_json, write_text
+from ckptgrow.checkpoints.texts import LARGEST_LOG, read_json, write_text
 from ckptgrow.errors import CheckpointError, listing
 
 CONFIG, TRAINER_STATE, GROWTH, SCALER = "config.json", "trainer_state.json", "ckptgrow.json", "scaler.pt"
@@ -65,7 +65,7 @@ def read_beside(path: Path, kind: str, stored: Collection[str], files: Files) ->
 
     Raises CheckpointError where a file is malformed, or is one process's part of a state.
     """
-    trainer_state = read_json(path / TRAINER_STATE) if (path / TRAINER_STATE).exists() else {}
+    trainer_state = read_json(path / TRAINER_STATE, LARGEST_LOG) if (path / TRAINER_STATE).exists() else {}
     growth = read_json(path / GROWTH) if (path / GROWTH).exists() else {}
     scaler = read_state(path / SCALER) if (path / SCALER).exists() else None
     carried, left_behind = others_in(path, {*UNDERSTOOD, *files.schedulers, *stored})

@@ -207,7 +207,6 @@ def _allowed(located: Callable[[torch.Tensor], LazyTensor]) -> Mapping[str, Any]
         "collections.Counter": Counter,
         "builtins.set": set,
         "builtins.complex": complex,
-        "builtins.bytearray": bytearray,
         "__builtin__.set": set,
         "_codecs.encode": _encoded,
     }

@@ -9,13 +9,14 @@ from typing import Any, cast
 
 from ckptgrow.errors import CheckpointError
 
-LARGEST_JSON = 256 * 2**20  # bytes; a log of a million steps is smaller
+LARGEST_JSON = 32 * 2**20  # bytes; parsed, they may take thirty times as many
+LARGEST_LOG = 256 * 2**20  # bytes of a Trainer's state; a log of a million steps is smaller
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises CheckpointError where the file holds none."""
-    if not path.is_file() or path.stat().st_size > LARGEST_JSON:
-        raise CheckpointError(f"{path}: is no plain file of at most {LARGEST_JSON} bytes, expected a JSON object")
+def read_json(path: Path, largest: int = LARGEST_JSON) -> dict[str, Any]:
+    """A JSON object; raises CheckpointError where the file holds none, or more than `largest` bytes."""
+    if not path.is_file() or path.stat().st_size > largest:
+        raise CheckpointError(f"{path}: is no plain file of at most {largest} bytes, expected a JSON object")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

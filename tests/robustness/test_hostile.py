@@ -146,6 +146,11 @@ def test_lists_that_repeat_themselves_are_looked_into_once(source: Path) -> None
     assert torch.equal(kept[0], torch.ones(2))
 
 
+def test_a_pickle_that_wants_memory_is_refused(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(source, lambda tree: tree["callbacks"].update(room=bytearray(10)))
+    refused(["width", str(source), str(source.with_name("out.ckpt"))], capsys, "makes a bytearray")
+
+
 def test_tensors_in_a_set_go_along(source: Path) -> None:
     edit(source, lambda tree: tree["callbacks"].update(members={torch.ones(2)}))
     ckptgrow.width(source, source.with_name("out.ckpt"))
