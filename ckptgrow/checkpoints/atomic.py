@@ -39,10 +39,13 @@ def check_space(target: Path, num_bytes: int) -> None:
 def appearing(target: Path, together: Processes | None = None) -> Generator[Path]:
     """A path beside `target` to write to; it becomes `target` when the block ends well, and goes away otherwise.
 
-    Processes that write together get the same path, and the first of them does the rest.
+    Processes that write together get the same path, and the first of them does the rest. What earlier runs left beside
+    `target` because they were killed is removed first.
     """
     together = together or Processes()
     partial = together.agree_on(target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}"))
+    if together.rank == 0:
+        clear_leftovers(target)
     together.wait()
     try:
         yield partial
@@ -50,12 +53,6 @@ def appearing(target: Path, together: Processes | None = None) -> Generator[Path
         if together.rank == 0:
             _put_in_place(partial, target)
         together.wait()
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise RequestError(
-            f"{target}: could not be written ({error.strerror}); make room or choose another disk"
-        ) from error
     finally:
         if together.rank == 0:
             _remove(partial)

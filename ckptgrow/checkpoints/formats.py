@@ -80,8 +80,15 @@ def write_checkpoint(
     together.wait()
     check_space(target, int(total * HEADROOM) + len(tensors) * OF_A_TENSOR + checkpoint.carried.num_bytes)
     advance = progress(total)
-    with appearing(target, together) as partial:
-        writer_of(checkpoint.kind, max_shard_bytes).write(checkpoint, partial, advance)
+    try:
+        with appearing(target, together) as partial:
+            writer_of(checkpoint.kind, max_shard_bytes).write(checkpoint, partial, advance)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise RequestError(
+            f"{target}: could not be written ({error.strerror}); make room or choose another disk"
+        ) from error
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import ckptgrow
-from ckptgrow.checkpoints.atomic import clear_leftovers
+from ckptgrow.checkpoints.atomic import appearing, clear_leftovers
 from ckptgrow.checkpoints.tree import map_leaves, tensors_in
 from ckptgrow.cli import run
 from tests.builders import perturbed_gpt2, trained_checkpoint
@@ -200,6 +200,18 @@ def test_an_old_output_that_a_killed_run_had_moved_aside_comes_back(tmp_path: Pa
     assert [one.name for one in tmp_path.iterdir()] == ["out"]
     shutil.copytree(tmp_path / "out", aside)
     clear_leftovers(tmp_path / "out")
+    assert [one.name for one in tmp_path.iterdir()] == ["out"]
+
+
+def test_whatever_appears_clears_what_a_killed_run_left(tmp_path: Path) -> None:
+    """Training and evaluation write by it too."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    (tmp_path / f".out.{child}.partial").write_text("half")
+    with appearing(tmp_path / "out") as partial:
+        partial.write_text("whole")
     assert [one.name for one in tmp_path.iterdir()] == ["out"]
 
 
