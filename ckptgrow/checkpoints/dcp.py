@@ -8,7 +8,6 @@ and so on, their parameters by name. Lightning adds `meta.pt`: the rest of its c
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from ckptgrow.checkpoints.parts import by_name, by_number
 from ckptgrow.checkpoints.processes import processes
 from ckptgrow.checkpoints.progress import Advance
 from ckptgrow.checkpoints.tensors import LazyTensor
-from ckptgrow.checkpoints.texts import read_json, write_text
+from ckptgrow.checkpoints.texts import read_json, write_json
 from ckptgrow.errors import CheckpointError, listing
 
 METADATA, META = ".metadata", "meta.pt"
@@ -114,7 +113,7 @@ class DistributedFormat:
             meta = {key: value for key, value in tree.items() if key not in ("state_dict", "optimizer_states")}
             archive_writing.write(meta, path / META, advance, checkpoint.source)
             if keys.has_config and checkpoint.config is not None:
-                write_text(path / CONFIG, json.dumps(checkpoint.config, indent=2, sort_keys=True) + "\n")
+                write_json(path / CONFIG, checkpoint.config, sort_keys=True)
 
 
 def _parts(checkpoint: Checkpoint, keys: Keys) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -72,10 +72,10 @@ class Piece:
     def stored(self) -> Stored:
         """The block's data in the file; raises CheckpointError where the archive holds another tensor."""
         try:
-            with Slice(self.path, self.offset, self.length) as file:
-                entry_sizes(cast(Any, io.BufferedReader(file)), f"{self.path}, byte {self.offset}")
-            with Slice(self.path, self.offset, self.length) as file:
-                meta = torch.load(cast(Any, io.BufferedReader(file)), map_location="meta", weights_only=True)
+            with self._archive() as file:
+                entry_sizes(file, f"{self.path}, byte {self.offset}")
+                file.seek(0)
+                meta = torch.load(file, map_location="meta", weights_only=True)
             start: int = meta.untyped_storage()._checkpoint_offset
             offset = self.offset + start + int(meta.storage_offset()) * meta.dtype.itemsize
             stored = Stored(self.path, offset, tuple(meta.shape), meta.dtype, tuple(meta.stride()))
@@ -91,8 +91,11 @@ class Piece:
 
     def check_sum(self) -> None:
         """Reads the block; raises CheckpointError where its checksum is not the recorded one."""
-        with Slice(self.path, self.offset, self.length) as file:
-            check_sums(cast(Any, io.BufferedReader(file)), f"{self.path}, byte {self.offset}")
+        with self._archive() as file:
+            check_sums(file, f"{self.path}, byte {self.offset}")
+
+    def _archive(self) -> BinaryIO:
+        return cast(BinaryIO, io.BufferedReader(Slice(self.path, self.offset, self.length)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.filling import Outline
 from ckptgrow.checkpoints.parts import checked_schedulers, checked_step
 from ckptgrow.checkpoints.tensors import LazyTensor
-from ckptgrow.checkpoints.texts import LARGEST_LOG, read_json, write_text
+from ckptgrow.checkpoints.texts import LARGEST_LOG, read_json, write_json, write_text
 from ckptgrow.errors import CheckpointError, listing
 
 CONFIG, TRAINER_STATE, GROWTH, SCALER = "config.json", "trainer_state.json", "ckptgrow.json", "scaler.pt"
@@ -125,9 +125,9 @@ def write_beside(checkpoint: Checkpoint, path: Path) -> list[Outline]:
     carried = checkpoint.carried
     carried.copy_to(path)
     if checkpoint.config is not None:
-        write_text(path / CONFIG, json.dumps(checkpoint.config, indent=2, sort_keys=True) + "\n")
+        write_json(path / CONFIG, checkpoint.config, sort_keys=True)
     if checkpoint.optimizers and checkpoint.global_step is not None and TRAINER_STATE not in carried.files:
-        write_text(path / TRAINER_STATE, json.dumps(_trainer_state(checkpoint), indent=2) + "\n")
+        write_json(path / TRAINER_STATE, _trainer_state(checkpoint))
     schedulers = named_files(files_of(checkpoint).schedulers, "scheduler.pt", checkpoint.schedulers, path)
     outlines = [archive_writing.outline(*one) for one in schedulers]
     if checkpoint.scaler is not None and SCALER not in carried.files:

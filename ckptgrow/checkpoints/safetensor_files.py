@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from ckptgrow.checkpoints.filling import Outline, Place
 from ckptgrow.checkpoints.tensors import LazyTensor, Stored, num_bytes
-from ckptgrow.checkpoints.texts import read_json, write_text
+from ckptgrow.checkpoints.texts import read_json, write_json
 from ckptgrow.errors import CheckpointError
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -112,7 +112,7 @@ def outlines(
         "metadata": {"total_size": sum(num_bytes(tensor) for tensor in tensors.values())},
         "weight_map": {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard},
     }
-    write_text(directory / f"{stem}.safetensors{INDEX_SUFFIX}", json.dumps(index, indent=2, sort_keys=True) + "\n")
+    write_json(directory / f"{stem}.safetensors{INDEX_SUFFIX}", index, sort_keys=True)
     return [outline(directory / name, shard, metadata) for name, shard in zip(names, shards, strict=True)]
 
 

@@ -28,6 +28,11 @@ def read_json(path: Path, largest: int = LARGEST_JSON) -> dict[str, Any]:
     return cast(dict[str, Any], value)
 
 
+def write_json(path: Path, value: object, *, sort_keys: bool = False) -> None:
+    """Writes a small file of JSON and flushes it to the disk."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=sort_keys) + "\n")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a small file and flushes it to the disk."""
     with path.open("w", encoding="utf-8") as file:
