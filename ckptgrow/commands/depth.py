@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -32,11 +33,16 @@ def depth(
         typer.Option(help="The old layer behind each new one, as 0,1,1,2; a second mention makes a new layer."),
     ] = None,
     place: Annotated[
-        str, typer.Option(help="New layers 'alternate' with the old, or 'append' after them.")
-    ] = "alternate",
+        str | None,
+        typer.Option(help="New layers 'alternate' with the old, or 'append' after them [default: alternate]."),
+    ] = None,
     new: Annotated[
-        str, typer.Option(help="New layers: 'zero-output' or 'zero-norm' (exact identities), or 'copy' (stacking).")
-    ] = "zero-output",
+        str | None,
+        typer.Option(
+            help="New layers: 'zero-output' or 'zero-norm' (exact identities), or 'copy' (stacking) [default: "
+            "zero-output]."
+        ),
+    ] = None,
     doubling_layers: Annotated[
         str | None,
         typer.Option(help=f"The staged-training script's names for place and kind: {', '.join(DOUBLING_LAYERS)}."),
@@ -63,7 +69,10 @@ def depth(
 
     if doubling_layers is not None:
         chosen("--doubling-layers", doubling_layers, tuple(DOUBLING_LAYERS))
+        _alone(f"--doubling-layers {doubling_layers}", {"--place": place, "--new": new, "--layers": layers})
         place, new = DOUBLING_LAYERS[doubling_layers]
+    elif layers is not None:
+        _alone("--layers", {"--place": place})
     request = StateRequest(
         chosen("--lr-rule", lr_rule, LR_RULES),
         step_choice(step),
@@ -79,8 +88,8 @@ def depth(
     values: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),
         "layers": None if layers is None else _layer_list(layers),
-        "place": chosen("--place", place, PLACES),
-        "new": chosen("--new", new, NEW_LAYERS),
+        "place": chosen("--place", place or "alternate", PLACES),
+        "new": chosen("--new", new or "zero-output", NEW_LAYERS),
     }
     show(
         lambda progress: grow_depth(source, target, **values, request=request, progress=progress),
@@ -88,6 +97,13 @@ def depth(
         Screen(as_json),
         "deepening",
     )
+
+
+def _alone(option: str, others: Mapping[str, str | None]) -> None:
+    """Raises RequestError for an option beside one that says the same already."""
+    given = [other for other, value in others.items() if value is not None]
+    if given:
+        raise RequestError(f"{option} and {given[0]} exclude each other: both say what layers come where; choose one")
 
 
 def _layer_list(value: str) -> list[int]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 TRAPPED = (
     "the grown model is trapped: its copies get equal gradients and stay equal for ever, so it computes nothing the "
-    "small one could not. Train with dropout, or grow with --noise 1.0 (changes no output)"
+    "small one could not. Train with dropout, or grow with --separate split (changes no output)"
 )
 LR_RULES = ("keep", "mup")
 RESETTABLE = ("optimizer", "schedule")

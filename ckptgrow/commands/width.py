@@ -12,6 +12,7 @@ from ckptgrow.commands.screen import JsonOption, Screen
 from ckptgrow.errors import RequestError
 
 FRESH_MOMENTS = ("zero", "mean")
+SEPARATIONS = ("split", "noise", "none")
 
 
 def width(
@@ -31,14 +32,21 @@ def width(
             "copies."
         ),
     ] = "diagonal",
+    separate: Annotated[
+        str | None,
+        typer.Option(
+            help="What tells the copies apart: 'split' deals each weight out to one copy (exact in every dtype), "
+            "'noise' adds terms that cancel up to rounding, 'none' leaves the copies equal [default: split]."
+        ),
+    ] = None,
     noise: Annotated[
         str,
         typer.Option(
-            help="Separates the copies by terms that the function cannot see, in units of each matrix's root mean "
-            "square; 'auto' is 0 where the config has dropout and 1.0 where it has none."
+            help="Strength of --separate noise, which a number above 0 asks for, in units of each matrix's root mean "
+            "square; 'auto' is 0.25. 0 is --separate none."
         ),
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split or the noise.")] = 0,
     fresh_moments: Annotated[
         str,
         typer.Option(
@@ -85,6 +93,7 @@ def width(
         "kv_heads": kv_heads,
         "hidden": hidden,
         "how": chosen("--how", how, tuple(BLOCK_WEIGHTS)),
+        "separate": None if separate is None else chosen("--separate", separate, SEPARATIONS),
         "noise": _noise(noise),
         "seed": seed,
     }

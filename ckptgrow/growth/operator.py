@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ckptgrow.families.claim import Claimed
 from ckptgrow.spaces.gather import BlockWeights, TensorGrowth, tile
@@ -13,6 +13,9 @@ from ckptgrow.spaces.layers import Layer, LayerKind
 from ckptgrow.spaces.layout import Layout
 
 RESIDUAL = "residual"
+Separation = Literal[
+    "split", "noise", "none"
+]  # what tells the copies of a space apart (`spaces.split`, `spaces.noise`)
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Operator:
     config: Mapping[str, Any]
     trapped: bool
     block_weights: BlockWeights = tile
+    separate: Separation = "none"
     noise: float = 0.0  # in units of each matrix's root mean square
     seed: int = 0
     record: Mapping[str, Any] = field(default_factory=dict[str, Any])

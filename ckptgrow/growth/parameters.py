@@ -10,9 +10,10 @@ from ckptgrow.families.claim import Claim, Claimed
 from ckptgrow.families.pieces import Pieces
 from ckptgrow.growth.filling import Padded
 from ckptgrow.growth.operator import Operator, is_zero_in
-from ckptgrow.growth.tensors import Filled, Guard, Offset, Separated, gathered
+from ckptgrow.growth.tensors import Dealt, Filled, Guard, Offset, Separated, gathered
 from ckptgrow.spaces.gather import TensorGrowth
 from ckptgrow.spaces.layers import Layer
+from ckptgrow.spaces.split import split_for
 
 UNCHANGED = Layer(0, "old")
 
@@ -31,6 +32,15 @@ class Descent:
     def is_zero(self) -> bool:
         """Whether the new tensor is zero because its layer is an identity."""
         return is_zero_in(self.layer.kind, self.old)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Whose random draws a weight gets: the whole parameter's, of which a piece has the rows from `first_row` on."""
+
+    seed: int
+    name: str
+    first_row: int = 0
 
 
 def descents(claim: Claim, operator: Operator) -> tuple[Descent, ...]:
@@ -57,7 +67,9 @@ def grown_tensors(
             continue
         old = tensors[one.old.name]
         guarded = guard(old, f"{where}: tensor {one.old.name}")
-        grown[one.name] = old if one.old.is_buffer else _weight(one, guarded, operator, measures[one.old.canonical])
+        draws = Draws(operator.seed, one.old.canonical)
+        measure = measures[one.old.canonical]
+        grown[one.name] = old if one.old.is_buffer else _weight(one, guarded, operator, measure, draws)
     return {one.name: grown[claim.tied.get(one.old.name, one.name)] for one in lineage}
 
 
@@ -76,15 +88,18 @@ def in_pieces(
         parts = pieces.of(one.old.name)
         if not parts:
             written[one.name] = grown[one.name]
+        first_row = 0
         for part in parts:
             old = guard(stored[part.name], f"{where}: tensor {part.name}")
             name = part.name_in(one.index)
             piece = Descent(name, part, operator.tensor_growth(part), one.layer, one.index)
-            written[name] = _weight(piece, old, operator, stored[part.name])
+            draws = Draws(operator.seed, one.old.canonical, first_row)
+            written[name] = _weight(piece, old, operator, stored[part.name], draws)
+            first_row += piece.growth.axes[0].growth.num_new
     return written
 
 
-def _weight(one: Descent, old: LazyTensor, operator: Operator, measure: LazyTensor) -> LazyTensor:
+def _weight(one: Descent, old: LazyTensor, operator: Operator, measure: LazyTensor, draws: Draws) -> LazyTensor:
     gather = one.growth.weight(operator.block_weights)
     if one.is_zero:
         value = -one.old.layout.offset
@@ -95,7 +110,10 @@ def _weight(one: Descent, old: LazyTensor, operator: Operator, measure: LazyTens
         return Padded(old, one.growth, operator.seed, one.old.canonical)
     if one.old.layout.offset:
         return Offset(old, gather, one.old.layout.offset)
-    if operator.noise == 0:
+    if operator.separate == "split":
+        split = split_for(one.growth, seed=draws.seed, name=draws.name, first_row=draws.first_row)
+        return gathered(old, gather) if split is None else Dealt(old, split)
+    if operator.separate == "none":
         return gathered(old, gather)
     return Separated(old, one.growth, gather, operator.noise, operator.seed, one.old.canonical, measure)
 

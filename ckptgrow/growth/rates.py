@@ -16,7 +16,7 @@ changes by s = b_out · f_in. What an optimizer makes of s decides:
                                                       lr'/lr = u / r        ε₂'/ε₂ = r       ε₁ with the gradient
     decoupled decay                                   wd'/wd = lr/lr'
     coupled decay    wd · W is added to g, so it must change by s where W changes by u: wd'/wd = s / u. Linear in
-                     SGD, so exact for any weights; elsewhere only where all of W changes by u (`tile` without noise).
+                     SGD, so exact for any weights; else only where all of W changes by u (`tile`, no separation).
 
 Averages of updates (Adafactor's β₁) carry their learning rate with them and are scaled along.
 
@@ -115,7 +115,7 @@ def _ratio(row: Row, options: Mapping[str, Any], one: Descent, sizes: WeightSize
     if abs(sizes.ratio(one) - update) > SAME * update:
         raise OptimizerError(
             f"{where}: {row.name} with weight decay in the gradient has no exact lr rule unless all copies are equal, "
-            "expected --how tile --noise 0, decoupled decay, or none; use --lr-rule keep"
+            "expected --how tile --separate none, decoupled decay, or none; use --lr-rule keep"
         )
     return Ratio(update, (gradient,), coupled, gradient)
 
@@ -130,7 +130,7 @@ def _adafactor(options: Mapping[str, Any], one: Descent, sides: Sides, sizes: We
     if options.get("relative_step") and lr != 1:
         raise OptimizerError(
             f"{where}: Adafactor with relative_step has no learning rate that could change by {lr:.3g}, as "
-            f"{one.name} demands, expected scale_parameter and --how tile --noise 0; use --lr-rule keep"
+            f"{one.name} demands, expected scale_parameter and --how tile --separate none; use --lr-rule keep"
         )
     is_vector = is_torch and len(one.growth.axes) < 2
     bound = sides.gradient if is_vector else sides.gradient**2

@@ -10,9 +10,10 @@ from typing import Protocol
 import torch
 
 from ckptgrow.checkpoints.tensors import LazyTensor, Repeated, chunks, num_elements
-from ckptgrow.errors import CheckpointError
+from ckptgrow.errors import CheckpointError, RequestError
 from ckptgrow.spaces.gather import Gather, TensorGrowth
 from ckptgrow.spaces.noise import Noise, noise_for
+from ckptgrow.spaces.split import Split
 
 
 class Guard(Protocol):
@@ -146,12 +147,39 @@ class Separated:
         exact = self.gather.rows(lambda first, last: self.old.rows(first, last).double(), start, stop)
         if self._noise is not None:
             exact += torch.from_numpy(self._noise.rows(start, stop))
-        return exact.to(self.dtype)
+        rounded = exact.to(self.dtype)
+        if not math.isfinite(rounded.sum().item()) and bool((exact.isfinite() & ~rounded.isfinite()).any()):
+            raise RequestError(f"{self.name}: noise {self.sigma:g} is beyond {self.dtype}, expected less of it")
+        return rounded
 
     @cached_property
     def _noise(self) -> Noise | None:
         amplitude = self.sigma * root_mean_square(self.measure)
         return noise_for(self.growth, seed=self.seed, name=self.name, amplitude=amplitude)
+
+
+@dataclass(frozen=True, eq=False)
+class Dealt:
+    """A weight dealt out among the copies that it reads."""
+
+    old: LazyTensor
+    split: Split
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See LazyTensor."""
+        return self.split.whole.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """See LazyTensor."""
+        return self.old.dtype
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See LazyTensor."""
+        rows = self.split.whole.rows(self.old.rows, start, stop)
+        self.split.deal(rows, start)
+        return rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from ckptgrow.errors import RequestError
 from ckptgrow.families.architecture import check_accepted
 from ckptgrow.families.family import Family
 from ckptgrow.families.sizes import LARGEST_SIZE, holds, is_tied, num_layers, sizes_of, with_sizes
-from ckptgrow.growth.operator import Operator
+from ckptgrow.growth.operator import Operator, Separation
 from ckptgrow.growth.padding import padded_growths
 from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.request import Grown, StateRequest
@@ -27,7 +27,8 @@ How = Literal["diagonal", "tile", "pad"]
 BLOCK_WEIGHTS: Mapping[How, BlockWeights] = {"diagonal": diagonal, "tile": tile, "pad": tile}
 GROWING = ("heads", "kv_heads", "ffn", "dense_ffn")  # besides the residual stream's spaces
 RHO = 1.776  # steps before over steps after growth in width (Shen et al., table 3)
-NOISE_WITHOUT_DROPOUT = 1.0  # in units of each matrix's root mean square
+NOISE = 0.25  # where noise is asked for without its strength; more makes the loss jump after growth
+MOST_NOISE = 64.0
 
 
 def width(
@@ -40,6 +41,7 @@ def width(
     kv_heads: int | None = None,
     hidden: int | None = None,
     how: How = "diagonal",
+    separate: Separation | None = None,
     noise: float | Literal["auto"] = "auto",
     seed: int = 0,
     request: StateRequest | None = None,
@@ -48,39 +50,47 @@ def width(
     """Grows a checkpoint's width: everything by a whole `factor` (2 where no size is given), or single spaces.
 
     The function stays the same; moments become those that the grown model would have gathered (exactly, without
-    noise). `noise` separates the copies by terms that the function cannot see, in units of each matrix's root mean
-    square; "auto" is 0 where the config has dropout and 1 where it has none. With `how` "pad" new coordinates copy
-    nothing, so that `hidden` may have any size (see `padding`).
+    separation). `separate` says what tells the copies apart: "split" (the default) deals every old weight out to one
+    of the copies that it reads, which is exact in every dtype; "noise" adds terms that the function cannot see but its
+    rounding can, of strength `noise` in units of each matrix's root mean square; "none" leaves the copies equal, with
+    `how` their blocks. A number for `noise` chooses between the latter two by itself. With `how` "pad" new coordinates
+    copy nothing, so that `hidden` may have any size (see `padding`).
 
     Raises RequestError for sizes that cannot be, CkptgrowError for what is wrong with the source.
     """
     asked = (("residual", hidden), ("ffn", ffn), ("heads", heads), ("kv_heads", kv_heads))
     sizes = {space: size for space, size in asked if size is not None}
-    _check(factor, sizes, how, noise, request or StateRequest())
+    _check(factor, sizes, how, request or StateRequest())
+    separation, sigma = _separation(how, separate, noise)
     if factor is not None and sizes:
         raise RequestError(f"--factor {factor} and single sizes ({', '.join(sizes)}) exclude each other; choose one")
     if factor is None and not sizes:
         factor = 2
     if factor is not None and factor < 2:
         raise RequestError(f"--factor {factor}: expected a whole number of at least 2")
-    if noise != "auto" and not 0 <= noise < float("inf"):
-        raise RequestError(f"--noise {noise}: expected auto, or a number of at least 0")
 
     def operator(family: Family, config: Mapping[str, Any], where: str) -> Operator:
         _check_size(sizes_of(family, config, where)["residual"] * (factor or 1), *sizes.values())
         growths, new_config = _grown(family, config, factor, sizes, how, where)
         has_dropout = any(config.get(field) for field in family.dropout)
-        sigma = (0.0 if has_dropout else NOISE_WITHOUT_DROPOUT) if noise == "auto" else float(noise)
-        sigma = 0.0 if how == "pad" else sigma
         return Operator(
             growths=growths,
             layers=[Layer(index, "old") for index in range(num_layers(family, config, where))],
             config=new_config,
-            trapped=sigma == 0 and not has_dropout and how != "pad",
+            trapped=separation == "none" and not has_dropout and how != "pad",
             block_weights=BLOCK_WEIGHTS[how],
+            separate=separation,
             noise=sigma,
             seed=seed,
-            record={"operator": "width", "factor": factor, **sizes, "how": how, "noise": sigma, "seed": seed},
+            record={
+                "operator": "width",
+                "factor": factor,
+                **sizes,
+                "how": how,
+                "separate": separation,
+                "noise": sigma,
+                "seed": seed,
+            },
         )
 
     return grow(Path(source), Path(target), operator, request or StateRequest(), RHO, progress)
@@ -91,7 +101,24 @@ def _check_size(*new: int) -> None:
         raise RequestError(f"a size of {max(new)} is beyond any model, expected at most {LARGEST_SIZE}")
 
 
-def _check(factor: int | None, sizes: Mapping[str, int], how: How, noise: float | str, request: StateRequest) -> None:
+def _separation(how: How, separate: Separation | None, noise: float | Literal["auto"]) -> tuple[Separation, float]:
+    """What tells the copies apart, and the strength of the noise; raises RequestError for what contradicts itself."""
+    if noise != "auto" and not 0 <= noise <= MOST_NOISE:
+        raise RequestError(
+            f"--noise {noise}: expected auto, or a number from 0 to {MOST_NOISE:g} (times each matrix's root mean square)"
+        )
+    if how == "pad":
+        if noise not in ("auto", 0) or separate not in (None, "none"):
+            asked = f"--noise {noise}" if separate is None else f"--separate {separate}"
+            raise RequestError(f"{asked}: --how pad makes no copies that it could tell apart; leave it out")
+        return "none", 0.0
+    asked_for: Separation = separate or ("split" if noise == "auto" else "noise" if noise else "none")
+    if noise != "auto" and (noise > 0) != (asked_for == "noise"):
+        raise RequestError(f"--separate {asked_for} and --noise {noise:g} contradict each other; choose one")
+    return asked_for, (NOISE if noise == "auto" else float(noise)) if asked_for == "noise" else 0.0
+
+
+def _check(factor: int | None, sizes: Mapping[str, int], how: How, request: StateRequest) -> None:
     """Raises RequestError for what contradicts itself."""
     if "residual" in sizes and how != "pad":
         raise RequestError(
@@ -103,8 +130,6 @@ def _check(factor: int | None, sizes: Mapping[str, int], how: How, noise: float 
         return
     if factor is not None or not sizes:
         raise RequestError("--how pad: expected sizes (--hidden, --heads, --kv-heads, --ffn) and no --factor")
-    if noise not in ("auto", 0):
-        raise RequestError(f"--noise {noise}: there are no copies that it could separate, expected auto with --how pad")
     if request.lr_rule == "mup":
         raise RequestError("--lr-rule mup: new coordinates copy nothing, so no old lr changes; use --lr-rule keep")
 
@@ -147,6 +172,9 @@ def _resized(family: Family, config: Mapping[str, Any], sizes: Mapping[str, int]
             raise RequestError(f"--{space.replace('_', '-')}: {family.model_type} has no such size of its own")
         if size < old[space]:
             raise RequestError(f"--{space.replace('_', '-')} {size}: expected at least the old size, {old[space]}")
+    if all(size == old[space] for space, size in sizes.items()):
+        asked = " ".join(f"--{space.replace('_', '-')} {size}" for space, size in sizes.items())
+        raise RequestError(f"{asked}: the model has this size already, expected a larger one")
     growths = {space: copies(size, sizes.get(space, size)) for space, size in old.items()}
     return {**growths, **_heads(old, sizes)} if {"heads", "kv_heads"} & set(sizes) else growths
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,7 +43,9 @@ class Noise:
 
     @cached_property
     def _in_axis(self) -> int:
-        return next(position for position, axis in enumerate(self.axes) if _is_copied_input(axis))
+        found = copied_input(self.axes)
+        assert found is not None
+        return found
 
     def rows(self, start: int, stop: int) -> Array:
         """N for the new rows [start, stop) of axis 0, float64."""
@@ -78,7 +80,7 @@ class Noise:
 
 def noise_for(growth: TensorGrowth, *, seed: int, name: str, amplitude: float) -> Noise | None:
     """The noise of parameter `name`, or None where nothing that it reads has copies (or it is no matrix)."""
-    if amplitude == 0 or not any(_is_copied_input(axis) for axis in growth.axes):
+    if amplitude == 0 or copied_input(growth.axes) is None:
         return None
     return Noise(growth.axes, key_of(seed, name), amplitude)
 
@@ -97,8 +99,10 @@ def uniform_draws(key: int, shape: tuple[int, ...], start: int, stop: int) -> Ar
     return (numbers[:, :row_length].reshape(stop - start, *shape[1:]) - 0.5) * math.sqrt(12.0)
 
 
-def _is_copied_input(axis: GrownAxis) -> bool:
-    return axis.role == "in" and bool((axis.growth.num_copies > 1).any())
+def copied_input(axes: Sequence[GrownAxis]) -> int | None:
+    """The first axis along which copies are read; None where there is none."""
+    found = (index for index, axis in enumerate(axes) if axis.role == "in" and (axis.growth.num_copies > 1).any())
+    return next(found, None)
 
 
 def _centred(draws: Array, axis: int, growth: Growth) -> Array:

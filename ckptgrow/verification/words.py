@@ -81,6 +81,6 @@ def _asymmetry(report: Report) -> list[str]:
         return []
     return [
         "trapped: the copies are equal and get equal gradients, and the config has no dropout, so they stay equal for "
-        "ever and the grown model computes nothing the small one could not; grow with --noise 1.0, or train with "
+        "ever and the grown model computes nothing the small one could not; grow with --separate split, or train with "
         "dropout"
     ]

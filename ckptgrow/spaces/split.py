@@ -1,0 +1,144 @@
+"""Each old weight dealt out to one of the copies that it reads: separation that is exact in every dtype.
+
+A weight that reads a space grown by copies may be shared out among the copies c of each old input i in any way that
+sums to one, for they all carry the same activation:
+
+    W'[o, (i, c)] = a_c(o, i) · W[src o, i] · f_out[o] / f_in[i, c]        Σ_c a_c(o, i) = 1
+
+Here a ∈ {0, 1}: one copy, drawn for every entry (o, i), has the whole weight and the others have zero. Every entry is
+then W or 0 up to the factors of the algebra, so nothing is rounded where those are powers of two, and nothing cancels:
+differences between the copies pass through no more than the small model's own weights. Each new row deals for itself,
+so the copies receive gradients of different parts of the old readers.
+
+The draws are counted (Philox) by seed, parameter name and row, so any row range can be drawn on its own, in any order,
+with the same result.
+
+Source: derived here; LEMON (Wang et al., arXiv 2310.07999) shares by a constant a, Net2Net (Chen et al., arXiv
+1511.05641) evenly, the staged-training paper (Shen et al., arXiv 2203.06211) has a = [c is the copy of o]. Generator:
+Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ckptgrow.spaces.gather import Gather, GrownAxis, TensorGrowth
+from ckptgrow.spaces.growth import Growth
+from ckptgrow.spaces.noise import copied_input, key_of
+
+Choices = npt.NDArray[np.uint8]
+BITS_PER_COUNT = 256  # Philox 4×64
+MOST_COPIES = 256
+BIT_VIEWS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """How one parameter's weights are dealt out; see the module's head.
+
+    `first_row` is where its draws begin, for a piece of a larger parameter: rows count all axes before the input's.
+    """
+
+    axes: tuple[GrownAxis, ...]
+    key: int
+    first_row: int = 0
+
+    @cached_property
+    def whole(self) -> Gather:
+        """The gather in which every copy has the whole weight: f_out / f_in · W."""
+        scales = [axis.growth.read if axis.role == "in" else axis.growth.write for axis in self.axes]
+        scales[self._in_axis] = 1.0 / self._growth.write
+        return Gather(self.axes, tuple(scales))
+
+    def deal(self, rows: torch.Tensor, start: int) -> None:
+        """Zeroes, in place, what another copy has: `rows` are those of `whole` from `start` on, contiguous."""
+        bits = rows.view(BIT_VIEWS[rows.dtype.itemsize])  # so that infinities become zero too, and zero has no sign
+        stop = start + len(rows)
+        if self._in_axis == 0:
+            for run in self._growth.runs_between(start, stop):
+                choices = self._choices(run.source, run.source + run.stop - run.start)
+                _keep(bits[run.start - start : run.stop - start], choices, run.copy)
+            return
+        leading = math.prod(self._shape[1 : self._in_axis])
+        choices = self._choices(start * leading, stop * leading)
+        choices = choices.reshape(stop - start, *self._shape[1 : self._in_axis], *choices.shape[1:])
+        for run in self._growth.runs:
+            block = bits.narrow(self._in_axis, run.start, run.stop - run.start)
+            sources = np.arange(run.source, run.source + run.stop - run.start)
+            _keep(block, choices.take(sources, self._in_axis), run.copy)
+
+    def _choices(self, start: int, stop: int) -> Choices:
+        """Which copy has the weight, for rows [start, stop) counted as `first_row` is; shape (rows, *row's)."""
+        row_shape = self._shape[1:] if self._in_axis == 0 else (self._growth.num_old, *self._shape[self._in_axis + 1 :])
+        first = self.first_row + start
+        length = math.prod(row_shape)
+        if self._most == 2:  # a bit each
+            drawn = np.unpackbits(_raw(self.key, first, stop - start, length, 1).view(np.uint8), axis=1)[:, :length]
+            drawn = drawn.reshape(stop - start, *row_shape)
+            return drawn if self._is_even else drawn * (self._limits(start, stop) > 1)
+        words = _raw(self.key, first, stop - start, length, 16).view(np.uint16)[:, :length]
+        scaled = words.reshape(stop - start, *row_shape).astype(np.uint32) * self._limits(start, stop)
+        return (scaled >> 16).astype(np.uint8)
+
+    def _limits(self, start: int, stop: int) -> npt.NDArray[np.uint16]:
+        """How many copies the inputs have, broadcastable over choices."""
+        counts = self._old_counts
+        if self._in_axis == 0:
+            return counts[start:stop].reshape(-1, *[1] * (len(self._shape) - 1))
+        return counts.reshape(1, -1, *[1] * (len(self._shape) - self._in_axis - 1))
+
+    @cached_property
+    def _in_axis(self) -> int:
+        found = copied_input(self.axes)
+        assert found is not None
+        return found
+
+    @property
+    def _growth(self) -> Growth:
+        return self.axes[self._in_axis].growth
+
+    @cached_property
+    def _shape(self) -> tuple[int, ...]:
+        return tuple(axis.growth.num_new for axis in self.axes)
+
+    @cached_property
+    def _old_counts(self) -> npt.NDArray[np.uint16]:
+        return np.bincount(self._growth.source, minlength=self._growth.num_old).astype(np.uint16)
+
+    @cached_property
+    def _most(self) -> int:
+        return int(self._old_counts.max())
+
+    @cached_property
+    def _is_even(self) -> bool:
+        return int(self._old_counts.min()) == self._most
+
+
+def split_for(growth: TensorGrowth, *, seed: int, name: str, first_row: int = 0) -> Split | None:
+    """How parameter `name` is dealt out; None where nothing that it reads has copies.
+
+    Raises ValueError for more than 256 copies of a coordinate.
+    """
+    position = copied_input(growth.axes)
+    if position is None:
+        return None
+    if int(growth.axes[position].growth.num_copies.max()) > MOST_COPIES:
+        raise ValueError(f"{name} reads more than {MOST_COPIES} copies of a coordinate")
+    return Split(growth.axes, key_of(seed, name), first_row)
+
+
+def _keep(bits: torch.Tensor, choices: Choices, copy: int) -> None:
+    bits.mul_(torch.from_numpy(np.equal(choices, copy).view(np.uint8)))
+
+
+def _raw(key: int, first: int, num_rows: int, length: int, bits_each: int) -> npt.NDArray[np.uint64]:
+    """Random words for rows from `first` on, each row beginning at a count of its own; shape (num_rows, words)."""
+    counts = -(-length * bits_each // BITS_PER_COUNT)
+    generator = np.random.Philox(key=key, counter=first * counts)
+    return generator.random_raw(num_rows * counts * 4).reshape(num_rows, counts * 4)
