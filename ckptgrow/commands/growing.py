@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -65,10 +66,17 @@ def byte_size(option: str, value: str) -> int:
     return int(float(match[1]) * 1000 ** " KMGT".index(match[2] or " "))
 
 
-def show(run: Callable[[Callable[[int], Advance]], Grown], source: Path, screen: Screen, verb: str) -> None:
-    """Runs a growth under a progress bar and tells what it did."""
+def show(
+    run: Callable[[Callable[[int], Advance]], Grown],
+    source: Path,
+    screen: Screen,
+    verb: str,
+    measured: Callable[[Grown], list[str]] = lambda done: [],
+) -> None:
+    """Runs a growth under a progress bar and tells what it did, and what `measured` finds of the result."""
     with screen.progress_later(f"{verb} {source.name}") as progress:
         done = run(progress)
+    done = replace(done, notes=(*done.notes, *measured(done)))
     screen.say(_sentence(done, source))
     for note in done.notes:
         screen.say(f"note: {note}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,8 +13,12 @@ from ckptgrow.commands.growing import LR_RULES, byte_size, chosen, reset_parts, 
 from ckptgrow.commands.screen import JsonOption, Screen
 from ckptgrow.errors import RequestError
 
+if TYPE_CHECKING:
+    from ckptgrow.growth.request import Grown
+
 FRESH_MOMENTS = ("zero", "mean")
 SEPARATIONS = ("split", "noise", "none")
+MOST_PARAMETERS = 10**9  # of models that are run to see how noise is conditioned
 
 
 def width(
@@ -102,7 +108,24 @@ def width(
         source,
         Screen(as_json),
         "widening",
+        lambda done: _conditioning(done, source, config),
     )
+
+
+def _conditioning(done: Grown, source: Path, config: Path | None) -> list[str]:
+    """How well the function is conditioned: by construction, or with noise measured in the real models."""
+    if done.record["separate"] == "split":
+        return [
+            "the copies are told apart by dealing weights out: it rounds as the small model does, in every precision"
+        ]
+    noise = float(done.record["noise"])
+    if noise == 0 or int(os.environ.get("RANK", "0")):
+        return []
+    if done.num_parameters[1] > MOST_PARAMETERS:
+        return [f"noise {noise:g} multiplies rounding; not measured here, for the model is large: see verify"]
+    from ckptgrow.verification.conditioning import conditioning
+
+    return [one.sentence(noise) for one in conditioning(source, done.out, config=config)]
 
 
 def _noise(value: str) -> float | str:

@@ -105,7 +105,7 @@ def _separation(how: How, separate: Separation | None, noise: float | Literal["a
     """What tells the copies apart, and the strength of the noise; raises RequestError for what contradicts itself."""
     if noise != "auto" and not 0 <= noise <= MOST_NOISE:
         raise RequestError(
-            f"--noise {noise}: expected auto, or a number from 0 to {MOST_NOISE:g} (times each matrix's root mean square)"
+            f"--noise {noise}: expected auto, or 0 to {MOST_NOISE:g} (times each matrix's root mean square)"
         )
     if how == "pad":
         if noise not in ("auto", 0) or separate not in (None, "none"):

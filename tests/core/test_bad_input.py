@@ -233,6 +233,13 @@ def test_factors_that_cannot_be(source: Path, capsys: pytest.CaptureFixture[str]
         (["--noise", "-1"], ["--noise"]),
         (["--noise", "nan"], ["--noise"]),
         (["--noise", "some"], ["--noise some"]),
+        (["--noise", "1e308"], ["--noise 1e+308", "0 to 64"]),
+        (["--separate", "apart"], ["--separate apart", "split or noise or none"]),
+        (["--separate", "split", "--noise", "0.5"], ["--separate split", "--noise 0.5", "contradict"]),
+        (["--separate", "none", "--noise", "0.5"], ["--separate none", "--noise 0.5", "contradict"]),
+        (["--separate", "noise", "--noise", "0"], ["--separate noise", "--noise 0", "contradict"]),
+        (["--separate", "split", "--how", "pad", "--ffn", "40"], ["--separate split", "pad"]),
+        (["--ffn", "20"], ["--ffn 20", "already"]),
         (["--lr-rule", "fast"], ["--lr-rule", "keep or mup"]),
         (["--step", "soon"], ["--step soon"]),
         (["--step", "-3"], ["--step -3"]),
@@ -253,6 +260,23 @@ def test_requests_that_cannot_be(
     source: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
 ) -> None:
     refused(["width", str(source), str(source.with_name("out.ckpt")), *arguments], capsys, *words)
+    assert only(source)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--doubling-layers", "alternate_id", "--new", "copy"],
+        ["--doubling-layers", "alternate_id", "--new", "zero-norm"],
+        ["--doubling-layers", "append_copy", "--place", "append"],
+        ["--doubling-layers", "append_id", "--layers", "0,1,1"],
+        ["--layers", "0,0,1", "--place", "alternate"],
+        ["--layers", "0,0,1", "--factor", "2"],
+        ["--layers", "0,1"],
+    ],
+)
+def test_layers_are_said_once(source: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    refused(["depth", str(source), str(source.with_name("out.ckpt")), *arguments], capsys, arguments[0])
     assert only(source)
 
 
