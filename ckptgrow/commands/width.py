@@ -115,9 +115,7 @@ def width(
 def _conditioning(done: Grown, source: Path, config: Path | None) -> list[str]:
     """How well the function is conditioned: by construction, or with noise measured in the real models."""
     if done.record["separate"] == "split":
-        return [
-            "the copies are told apart by dealing weights out: it rounds as the small model does, in every precision"
-        ]
+        return ["the copies are told apart by dealing weights out: nothing is rounded, in bfloat16 as in any precision"]
     noise = float(done.record["noise"])
     if noise == 0 or int(os.environ.get("RANK", "0")):
         return []

@@ -15,12 +15,12 @@ from ckptgrow.cli import run
 from tests.builders import save_lightning
 from tests.families.models import CASES, batches, difference, loaded, outputs, perturbed, saved, still
 
-ALIBI = ("bloom", "mpt")  # refused: their slopes depend on the number of heads
+ALIBI = ("bloom", "mpt")  # refused: their slopes depend on the number of heads; "olmo tied" has no final gain
 QUICK = ("gpt2", "llama", "gemma2", "mixtral", "t5")
 WIDER = [
     pytest.param(case, marks=() if case in QUICK else pytest.mark.slow)
     for case, (model_type, _) in CASES.items()
-    if model_type not in ALIBI
+    if model_type not in ALIBI and case != "olmo tied"
 ]
 FIELDS: dict[str, Any] = {
     "vocab_size": 64,
@@ -43,12 +43,11 @@ def fresh_llama() -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
 
 
-def grown_llama(path: Path) -> PreTrainedModel:
+def llama_in(path: Path) -> PreTrainedModel:
+    """A file's model with its weights in float32, which holds those of fewer bits exactly."""
     tree = torch.load(path, weights_only=True)
     config = AutoConfig.for_model(**tree["hyper_parameters"]["config"])
-    model = AutoModelForCausalLM.from_config(
-        config, attn_implementation="eager", dtype=next(iter(tree["state_dict"].values())).dtype
-    )
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
     model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tree["state_dict"].items()})
     return model.eval()
 
@@ -76,9 +75,8 @@ def test_the_copies_of_every_matrix_between_copies_get_different_gradients(tmp_p
     grown, _ = loaded(tmp_path / "grown.ckpt")
     tokens = batches(1)[0]
     logits = outputs(grown, tokens)
-    torch.nn.functional.cross_entropy(
-        logits.flatten(0, -2), torch.arange(logits[..., 0].numel()) % logits.shape[-1]
-    ).backward()
+    labels = torch.arange(logits[..., 0].numel()) % logits.shape[-1]
+    torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels).backward()
     twice = [one for one in grown.parameters() if one.dim() == 2 and one.grad is not None and bool((one == 0).any())]
     alike = [one for one in twice if _copies_agree(one.grad)]
     # under a tied head the last block's outputs are read alike; the blocks below part them one step later
@@ -94,10 +92,9 @@ def _copies_agree(gradient: Any) -> bool:
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_fresh_deep_llama_rounds_as_the_small_one_does(tmp_path: Path, stored: torch.dtype) -> None:
-    small = fresh_llama().to(stored)
-    source = save_lightning(tmp_path / "small.ckpt", small)
+    source = save_lightning(tmp_path / "small.ckpt", fresh_llama().to(stored))
     ckptgrow.width(source, tmp_path / "grown.ckpt")
-    grown = grown_llama(tmp_path / "grown.ckpt")
+    small, grown = llama_in(source), llama_in(tmp_path / "grown.ckpt")
     exact = copy.deepcopy(small).double()
     own = error(copy.deepcopy(small).bfloat16(), exact)
     assert error(copy.deepcopy(grown).bfloat16(), exact) <= 1.5 * own
@@ -111,13 +108,13 @@ def test_a_fresh_deep_llama_rounds_as_the_small_one_does(tmp_path: Path, stored:
 def test_gradients_of_the_copies_differ_in_every_matrix_of_the_llama(tmp_path: Path) -> None:
     source = save_lightning(tmp_path / "small.ckpt", fresh_llama())
     ckptgrow.width(source, tmp_path / "grown.ckpt")
-    grown = grown_llama(tmp_path / "grown.ckpt").double()
+    grown = llama_in(tmp_path / "grown.ckpt").double()
     grown(input_ids=TOKENS, labels=TOKENS).loss.backward()
     for name, parameter in grown.named_parameters():
-        if parameter.dim() == 2:
+        if parameter.dim() == 2 and "lm_head" not in name:  # whose outputs have no copies and whose inputs agree
             gradient = parameter.grad
             assert gradient is not None
-            swapped = gradient if "embed" in name or "lm_head" in name else gradient.roll(gradient.shape[0] // 2, 0)
+            swapped = gradient if "embed" in name else gradient.roll(gradient.shape[0] // 2, 0)
             swapped = swapped.roll(gradient.shape[1] // 2, 1)
             assert float((gradient - swapped).norm() / gradient.norm()) >= 0.3, name
 
