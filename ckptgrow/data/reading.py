@@ -21,7 +21,13 @@ from ckptgrow.data.documents import (
 from ckptgrow.data.inputs import Documents, Piece, kind_of
 from ckptgrow.errors import DataError, listing
 
-JSON_NAMES: dict[type, str] = {dict: "an object", list: "a list", int: "a number", float: "a number", bool: "true or false"}
+JSON_NAMES: dict[type, str] = {
+    dict: "an object",
+    list: "a list",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+}
 
 
 def documents_in(piece: Piece, fields: Sequence[str], documents: Documents, remarks: Remarks) -> Iterator[Document]:

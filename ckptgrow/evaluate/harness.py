@@ -22,7 +22,7 @@ PYTHON_SEED, NUMPY_SEED, TORCH_SEED, FEWSHOT_SEED = 0, 1234, 1234, 1234  # simpl
 def scores(model: Any, loaded: Loaded, settings: Settings) -> Any:
     """lm-eval's results for a model of its own kind on tasks; None in all processes but the first."""
     random.seed(PYTHON_SEED)
-    np.random.seed(NUMPY_SEED)  # noqa: NPY002  lm-eval's metrics draw from it
+    np.random.seed(NUMPY_SEED)
     torch.manual_seed(TORCH_SEED)
     found = loaded.manager.load([*loaded.groups.values(), *_alone(loaded)])
     for task in found["tasks"].values():
@@ -33,6 +33,7 @@ def scores(model: Any, loaded: Loaded, settings: Settings) -> Any:
         task_dict=found,
         limit=settings.limit,
         bootstrap_iters=settings.bootstrap_iters,
+        fewshot_as_multiturn=True,
     )
 
 
