@@ -112,7 +112,7 @@ def _read_parquet(path: Path, fields: Sequence[str]) -> tuple[str, list[Text], i
     return field, [Text(row, value) for row, value in enumerate(values, start=1)], 0
 
 
-def _as_text(value: Any) -> object:
+def _as_text(value: Any) -> Any:
     """A value of a column, which is not asked to be UTF-8 where it is written."""
     try:
         return value.as_py()
