@@ -1,4 +1,4 @@
-"""Compressed files are whole or refused, wherever they were cut, whatever is damaged, however many workers read them."""
+"""Compressed files are whole or refused: cut anywhere, damaged anywhere, read by any number of workers."""
 
 from __future__ import annotations
 
