@@ -15,6 +15,7 @@ from ckptgrow.errors import DataError, MissingDependencyError
 
 COMPRESSIONS = (".gz", ".zst")
 READ_BYTES = 2**14  # of the compressed file at once: a block of one repeated byte grows 40,000 times
+BUFFER_BYTES = 2**17
 GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say: gzip's header, checksum and length
 
 
@@ -64,7 +65,7 @@ def opened(path: Path) -> IO[bytes]:
             blocks = _members(path, file, lambda: cast(_Member, whole.decompressobj()), (zstandard.ZstdError,), b"")
         case _:
             return file
-    return cast(IO[bytes], io.BufferedReader(_Blocks(file, blocks)))
+    return cast(IO[bytes], io.BufferedReader(_Blocks(file, blocks), BUFFER_BYTES))
 
 
 def _members(

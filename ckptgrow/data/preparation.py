@@ -185,17 +185,15 @@ def _tokenize(task: tuple[int, Piece, Path, Recipe]) -> tuple[int, dict[str, Any
     if marker.exists():
         return number, json.loads(marker.read_text())
     tokenizer = _worker["tokenizer"]
-    remarks = Remarks()
+    remarks, dtype = Remarks(), _dtype(tokenizer)
     counts: dict[str, Any] = {"documents": dict.fromkeys(SPLITS, 0), "tokens": dict.fromkeys(SPLITS, 0)}
     files = {split: (parts / f"{number}.{split}").open("wb") for split in SPLITS}
     try:
         documents = documents_in(piece, (recipe.field,), recipe.documents, remarks)
         while batch := list(islice(documents, BATCH)):
-            for split, arrays in _encoded(batch, recipe, tokenizer).items():
-                counts["documents"][split] += len(arrays)
-                counts["tokens"][split] += sum(map(len, arrays))
+            for split, arrays in _encoded(batch, recipe, tokenizer, counts).items():
                 if arrays:
-                    np.concatenate(arrays).tofile(files[split])
+                    np.concatenate(arrays, dtype=dtype, casting="unsafe").tofile(files[split])  # all ids fit
     finally:
         for file in files.values():
             file.close()
@@ -207,16 +205,18 @@ def _tokenize(task: tuple[int, Piece, Path, Recipe]) -> tuple[int, dict[str, Any
 
 
 def _encoded(
-    batch: Sequence[Document], recipe: Recipe, tokenizer: tokenizers.Tokenizer
+    batch: Sequence[Document], recipe: Recipe, tokenizer: tokenizers.Tokenizer, counts: dict[str, Any]
 ) -> dict[Split, list[tokenizers.Ids]]:
     """Each document's ids and its separator, unless the text itself has ended it (where special tokens are parsed)."""
-    dtype = _dtype(tokenizer)
-    separator = tokenizers.separator_of(tokenizer, recipe.tokenizer)
+    end = tokenizers.separator_of(tokenizer, recipe.tokenizer)
+    separator = np.array([end], dtype=_dtype(tokenizer))
     found: dict[Split, list[tokenizers.Ids]] = {split: [] for split in SPLITS}
     for one, ids in zip(batch, tokenizers.encoded(tokenizer, batch), strict=True):
-        ended = ids.size > 0 and ids[-1] == separator
-        whole = ids.astype(dtype) if ended else np.append(ids, separator).astype(dtype)
-        found[_split_of(one.text, recipe.val_fraction)].append(whole)
+        split = _split_of(one.text, recipe.val_fraction)
+        ended = not tokenizer.reserved and ids.size > 0 and ids[-1] == end
+        found[split] += (ids,) if ended else (ids, separator)
+        counts["documents"][split] += 1
+        counts["tokens"][split] += len(ids) + (not ended)
     return found
 
 

@@ -149,6 +149,9 @@ def encoded(tokenizer: Tokenizer, documents: Sequence[Document]) -> list[Ids]:
     """
     found = tokenizer.encode([one.text for one in documents])
     reserved = np.array(sorted(tokenizer.reserved), dtype=np.int64)
+    every = np.concatenate(found) if found else np.array([], dtype=np.int64)
+    if not np.isin(every, reserved).any() and every.max(initial=0) < tokenizer.vocab_size:
+        return found
     for number, (ids, (text, place)) in enumerate(zip(found, documents, strict=True)):
         if np.isin(ids, reserved).any():
             ids = found[number] = tokenizer.encode_apart(text)  # noqa: PLW2901

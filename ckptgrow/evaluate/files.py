@@ -55,7 +55,7 @@ def read_records(path: Path, fields: Sequence[str]) -> tuple[str, list[Text], in
         field = field or next((one for one in fields if one in record), None)
         value = record.get(field) if field is not None else None
         if not isinstance(value, str):
-            found = f"{field} is a {type(value).__name__}" if field in record else f"has {listing(record) or 'nothing'}"
+            found = f"{field} is {_kind(value)}" if field in record else f"has {listing(record) or 'nothing'}"
             raise DataError(f"{path}: line {number}: {found}, expected the text under {' or '.join(fields)!r}")
         if half := half_pair(value):
             raise DataError(f"{path}: line {number}: holds {half}, half a surrogate pair, expected Unicode text")
@@ -106,10 +106,14 @@ def _read_parquet(path: Path, fields: Sequence[str]) -> tuple[str, list[Text], i
         raise DataError(f"{path}: cannot be read as parquet ({str(error).splitlines()[0]})") from error
     for row, value in enumerate(values, start=1):
         if not isinstance(value, str):
-            raise DataError(f"{path}: row {row}: {field} is {type(value).__name__}, expected text")
+            raise DataError(f"{path}: row {row}: {field} is {_kind(value)}, expected text")
     if not values:
         raise DataError(f"{path}: has no rows, expected texts")
     return field, [Text(row, value) for row, value in enumerate(values, start=1)], 0
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else f"a {type(value).__name__}"
 
 
 def _as_text(value: Any) -> Any:
