@@ -64,6 +64,8 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(arguments, prog_name="ckptgrow", standalone_mode=False)
     except (Exception, KeyboardInterrupt, Terminated) as error:
+        if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
+            error = error.__cause__
         signalled = _signal_behind(error)
         return _refused(error) if signalled is None else 128 + signalled
     return code if isinstance(code, int) else EXIT_DONE

@@ -132,3 +132,16 @@ def test_the_readmes_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(lines) >= 4
     for line in lines:
         assert run(shlex.split(line, comments=True)[1:]) == 0, line
+
+
+def test_the_end_of_a_damaged_file_is_no_interruption(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Typer takes any EOFError for the user's Ctrl-D, which ended commands with 130 and without a word."""
+
+    def ended(*_: object, **__: object) -> None:
+        raise EOFError("Ran out of input")
+
+    monkeypatch.setattr("ckptgrow.data.preparation.prepare", ended)
+    assert run(["data", "a.txt", "out"]) == 2
+    assert "EOFError: Ran out of input" in capsys.readouterr().err

@@ -28,6 +28,10 @@ def data(
         str, typer.Option(help="The field of JSON lines, parquet or TFRecord that holds the text.")
     ] = "text",
     documents: Annotated[str, typer.Option(help="In text files a document is one of 'lines' or 'files'.")] = "lines",
+    special_tokens: Annotated[
+        str,
+        typer.Option(help="What a special token spelled in the text, as <|endoftext|>, is: 'text', or 'parse' it."),
+    ] = "text",
     workers: Annotated[int, typer.Option(min=1, help="Processes that tokenize.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace prepared data in OUT.")] = False,
     as_json: JsonOption = False,
@@ -47,6 +51,7 @@ def data(
             val_fraction=val_fraction,
             field=field,
             documents=chosen("--documents", documents, ("lines", "files")),
+            special_tokens=chosen("--special-tokens", special_tokens, ("text", "parse")),
             workers=workers,
             force=force,
             progress=progress,
@@ -56,6 +61,8 @@ def data(
         f"{done.num_tokens['val']:,} of {done.num_documents['val']:,} to validate; vocabulary {done.vocab_size:,}, "
         f"{done.dtype}."
     )
+    for note in done.notes:
+        screen.say(f"note: {note}")
     screen.result(
         {
             "out": str(done.out),
@@ -65,5 +72,6 @@ def data(
             "num_documents": done.num_documents,
             "num_tokens": done.num_tokens,
             "sha256": done.sha256,
+            "notes": list(done.notes),
         }
     )

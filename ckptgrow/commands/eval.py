@@ -164,17 +164,21 @@ def perplexity(
     """Loss and perplexity by token of a file.
 
     The loss is in nats a token; every token but the first is predicted once, from at most a block before it.
+    JSON lines and parquet give the tokens that `ckptgrow data` makes of them; plain text is one document.
     """
     choices = Choices(tokenizer, batch_size, device, dtype, limit, samples, config, force)
     with session(choices, as_json, checkpoint) as work:
+        from ckptgrow.data.documents import Remarks
         from ckptgrow.evaluate import blocks
         from ckptgrow.evaluate.tokens import is_memory_mapped, map_tokens, text_tokens
 
         subject = work.open(checkpoint, file)
         size = blocks.checked_block_size(block_size, subject)
-        tokens = map_tokens(file) if is_memory_mapped(file) else text_tokens(file, subject)
+        remarks = Remarks()
+        tokens = map_tokens(file) if is_memory_mapped(file) else text_tokens(file, subject, remarks)
         cut = blocks.every_token(tokens, size)
-        work.show(blocks.block_loss(file.name, subject, cut, work.settings, work.processes, work.progress))
+        found = blocks.block_loss(file.name, subject, cut, work.settings, work.processes, work.progress)
+        work.show(None if found is None else replace(found, notes=remarks.notes()))
 
 
 @eval_app.command()

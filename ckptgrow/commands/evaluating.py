@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -113,6 +114,7 @@ class Session:
     choices: Choices
     settings: Settings
     screen: Screen
+    begun: float  # seconds, by time.monotonic
 
     @property
     def progress(self) -> Progress:
@@ -159,12 +161,18 @@ class Session:
         return evaluate(self.open(checkpoint), loaded, self.settings, self.processes, self.progress)
 
     def show(self, evaluation: Evaluation | None) -> None:
-        """The table, samples and JSON of one evaluation, by the first process."""
+        """The table, samples and JSON of one evaluation, by the first process; on stderr what it took."""
         if evaluation is None:
             return
         self.write_samples([evaluation])
         self.screen.table(f"{evaluation.checkpoint} ({evaluation.tokenizer})", COLUMNS, list(_rows(evaluation)))
         self.tell(evaluation.notes)
+        num, seconds = sum(evaluation.num_samples.values()), time.monotonic() - self.begun
+        typer.echo(
+            f"{evaluation.checkpoint}: {num:,} documents in {seconds:.1f} s, {self.choices.dtype} on "
+            f"{self.processes.device}",
+            err=True,
+        )
         self.screen.result(evaluation.to_json())
 
     def tell(self, notes: Sequence[str]) -> None:
@@ -193,7 +201,7 @@ def session(choices: Choices, as_json: bool, *checkpoints: Path) -> Generator[Se
     for checkpoint in checkpoints:
         check_samples(choices.samples, checkpoint, force=choices.force)
     with launched(choices.device) as processes:
-        yield Session(processes, choices, settings, Screen(as_json))
+        yield Session(processes, choices, settings, Screen(as_json), time.monotonic())
 
 
 def local_files(entries: Sequence[str] | None) -> dict[str, Path]:

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,14 +20,17 @@ from typing import Any, Literal
 import numpy as np
 
 from ckptgrow.data import tokenizers
-from ckptgrow.data.inputs import Documents, Piece, documents_in, expand, pieces
-from ckptgrow.errors import DataError, RequestError
+from ckptgrow.data.documents import Document, Remarks
+from ckptgrow.data.inputs import Documents, Piece, expand, pieces
+from ckptgrow.data.reading import documents_in
+from ckptgrow.errors import CkptgrowError, DataError, RequestError
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 BATCH = 512  # documents encoded at once
 PARTS = ".parts"
 META = "meta.json"
+TRAINED, TRAINING = "tokenizer", ".tokenizer"  # directories of a tokenizer trained here: done, and under way
 COPY_BYTES = 2**24
 Advance = Callable[[int], None]
 
@@ -36,6 +40,8 @@ class Recipe:
     """Everything that decides what comes out."""
 
     tokenizer: str
+    special_tokens: tokenizers.SpecialTokens
+    digest: str  # the tokenizer's
     val_fraction: float
     field: str
     documents: Documents
@@ -53,6 +59,7 @@ class Prepared:
     num_documents: dict[str, int]
     num_tokens: dict[str, int]
     sha256: dict[str, str]
+    notes: tuple[str, ...] = ()  # what was left out
 
 
 def silent(total: int) -> Advance:
@@ -69,13 +76,16 @@ def prepare(
     val_fraction: float = 0.05,
     field: str = "text",
     documents: Documents = "lines",
+    special_tokens: tokenizers.SpecialTokens = "text",
     workers: int = 1,
     force: bool = False,
     progress: Callable[[int], Advance] = silent,
 ) -> Prepared:
     """Tokenizes inputs into `out`; an interrupted run with the same inputs and settings goes on where it was.
 
-    Raises DataError for inputs that cannot be read, RequestError for settings that cannot be or an `out` that is done.
+    `special_tokens` says what spelled special tokens are: text as any other, or tokens ("parse"). Raises DataError for
+    inputs that cannot be read, RequestError for settings that cannot be or an `out` that is done; neither leaves
+    anything behind.
     """
     if not 0 <= val_fraction < 1:
         raise RequestError(f"--val-fraction {val_fraction}: expected at least 0 and less than 1")
@@ -83,20 +93,37 @@ def prepare(
         raise RequestError(f"--workers {workers}: expected at least 1")
     if (out / META).exists() and not force:
         raise RequestError(f"{out}: holds prepared data already; choose another directory, or pass --force")
+    if out.exists() and not out.is_dir():
+        raise RequestError(f"{out}: is a file, expected the directory to write to, after all inputs")
     work = pieces(expand(inputs), documents)
+    missing = [one for one in (out, *out.parents) if not one.exists()]
     out.mkdir(parents=True, exist_ok=True)
-    if train_tokenizer is not None:
-        texts = (text for piece in work for text in documents_in(piece, field, documents))
-        tokenizer = tokenizers.train(texts, train_tokenizer, out / "tokenizer")
-    recipe = Recipe(tokenizer, val_fraction, field, documents)
-    loaded = tokenizers.load(tokenizer)
-    dtype = _dtype(loaded)
-    advance = progress(sum(_size(piece) for piece in work))
-    parts = _parts_directory(out, recipe, work)
-    done = _tokenized(work, parts, recipe, loaded, workers, advance)
-    result = _joined(out, parts, [counts for _, counts in done], recipe, loaded, dtype)
-    shutil.rmtree(out / PARTS)
+    try:
+        if train_tokenizer is not None:
+            texts = (one.text for piece in work for one in documents_in(piece, (field,), documents, Remarks()))
+            tokenizers.train(texts, train_tokenizer, out / TRAINING)
+            tokenizer = str(out / TRAINED)  # where it is in the end
+        loaded = tokenizers.load(tokenizer if train_tokenizer is None else str(out / TRAINING), special_tokens)
+        tokenizers.separator_of(loaded, tokenizer)
+        recipe = Recipe(tokenizer, special_tokens, loaded.digest, val_fraction, field, documents)
+        advance = progress(sum(_size(piece) for piece in work))
+        parts = _parts_directory(out, recipe, work)
+        done = _tokenized(work, parts, recipe, loaded, workers, advance)
+        result = _joined(out, parts, [counts for _, counts in done], recipe, loaded)
+    except CkptgrowError:
+        _clear(out)
+        with suppress(OSError):  # another may write there
+            for directory in missing:
+                directory.rmdir()
+        raise
+    _clear(out)
     return result
+
+
+def _clear(out: Path) -> None:
+    """Removes what is kept for going on after an interruption."""
+    for name in (PARTS, TRAINING):
+        shutil.rmtree(out / name, ignore_errors=True)
 
 
 def _dtype(tokenizer: tokenizers.Tokenizer) -> np.dtype[Any]:
@@ -158,29 +185,39 @@ def _tokenize(task: tuple[int, Piece, Path, Recipe]) -> tuple[int, dict[str, Any
     if marker.exists():
         return number, json.loads(marker.read_text())
     tokenizer = _worker["tokenizer"]
-    dtype = _dtype(tokenizer)
-    separator = np.array([tokenizer.separator], dtype=dtype)
+    remarks, dtype = Remarks(), _dtype(tokenizer)
     counts: dict[str, Any] = {"documents": dict.fromkeys(SPLITS, 0), "tokens": dict.fromkeys(SPLITS, 0)}
     files = {split: (parts / f"{number}.{split}").open("wb") for split in SPLITS}
     try:
-        texts = documents_in(piece, recipe.field, recipe.documents)
-        while batch := list(islice(texts, BATCH)):
-            pieces_of: dict[Split, list[Any]] = {split: [] for split in SPLITS}
-            for text, ids in zip(batch, tokenizer.encode(batch), strict=True):
-                split = _split_of(text, recipe.val_fraction)
-                pieces_of[split] += (ids, separator)
-                counts["documents"][split] += 1
-                counts["tokens"][split] += len(ids) + 1
-            for split, arrays in pieces_of.items():
+        documents = documents_in(piece, (recipe.field,), recipe.documents, remarks)
+        while batch := list(islice(documents, BATCH)):
+            for split, arrays in _encoded(batch, recipe, tokenizer, counts).items():
                 if arrays:
-                    np.concatenate(arrays, dtype=dtype, casting="unsafe").tofile(files[split])
+                    np.concatenate(arrays, dtype=dtype, casting="unsafe").tofile(files[split])  # all ids fit
     finally:
         for file in files.values():
             file.close()
+    counts["remarks"] = remarks.found
     temporary = marker.with_suffix(".tmp")
     temporary.write_text(json.dumps(counts))
     temporary.replace(marker)
     return number, counts
+
+
+def _encoded(
+    batch: Sequence[Document], recipe: Recipe, tokenizer: tokenizers.Tokenizer, counts: dict[str, Any]
+) -> dict[Split, list[tokenizers.Ids]]:
+    """Each document's ids and its separator, unless the text itself has ended it (where special tokens are parsed)."""
+    end = tokenizers.separator_of(tokenizer, recipe.tokenizer)
+    separator = np.array([end], dtype=_dtype(tokenizer))
+    found: dict[Split, list[tokenizers.Ids]] = {split: [] for split in SPLITS}
+    for one, ids in zip(batch, tokenizers.encoded(tokenizer, batch), strict=True):
+        split = _split_of(one.text, recipe.val_fraction)
+        ended = not tokenizer.reserved and ids.size > 0 and ids[-1] == end
+        found[split] += (ids,) if ended else (ids, separator)
+        counts["documents"][split] += 1
+        counts["tokens"][split] += len(ids) + (not ended)
+    return found
 
 
 def _split_of(text: str, val_fraction: float) -> Split:
@@ -194,18 +231,33 @@ def _joined(
     counts: Sequence[dict[str, Any]],
     recipe: Recipe,
     tokenizer: tokenizers.Tokenizer,
-    dtype: np.dtype[Any],
 ) -> Prepared:
     documents = {split: sum(one["documents"][split] for one in counts) for split in SPLITS}
     tokens = {split: sum(one["tokens"][split] for one in counts) for split in SPLITS}
     if tokens["train"] == 0:
         raise DataError(f"{out}: no document is left for training, expected some text in the inputs")
     digests = {split: _join(out, parts, split, len(counts)) for split in SPLITS}
+    remarks = Remarks()
+    for one in counts:
+        for sentence, (number, first) in one["remarks"].items():
+            remarks.add(sentence, first, number)
+    if (out / TRAINING).exists():
+        shutil.rmtree(out / TRAINED, ignore_errors=True)
+        (out / TRAINING).rename(out / TRAINED)
+    separator = tokenizers.separator_of(tokenizer, recipe.tokenizer)
     result = Prepared(
-        out, recipe.tokenizer, tokenizer.vocab_size, dtype.name, tokenizer.separator, documents, tokens, digests
+        out,
+        recipe.tokenizer,
+        tokenizer.vocab_size,
+        _dtype(tokenizer).name,
+        separator,
+        documents,
+        tokens,
+        digests,
+        remarks.notes(),
     )
-    meta = {**asdict(result), "val_fraction": recipe.val_fraction}
-    del meta["out"]
+    meta = {**asdict(result), "val_fraction": recipe.val_fraction, "special_tokens": recipe.special_tokens}
+    del meta["out"], meta["notes"]
     temporary = out / f".{META}.tmp"
     temporary.write_text(json.dumps(meta, indent=2) + "\n")
     temporary.replace(out / META)

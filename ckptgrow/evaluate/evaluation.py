@@ -49,28 +49,19 @@ def evaluate(
 
     None in all processes but the first. Raises RequestError where memory or the processes' number does not fit.
     """
-    import lm_eval
-
+    from ckptgrow.evaluate.harness import scores
     from ckptgrow.evaluate.language_model import CheckpointLM
 
-    simple_evaluate: Any = lm_eval.simple_evaluate  # loaded lazily, so that its type is hidden
     _check(loaded, settings, processes)
     with progress(f"evaluating {subject.path.name}") as start, quiet():
         model = CheckpointLM(subject, settings, processes, start)
         try:
-            output = simple_evaluate(
-                model=model,
-                tasks=[*loaded.groups.values(), *_alone(loaded)],
-                task_manager=loaded.manager,
-                num_fewshot=settings.num_fewshot,
-                limit=settings.limit,
-                bootstrap_iters=settings.bootstrap_iters,
-            )
+            output = scores(model, loaded, settings)
         except torch.OutOfMemoryError as error:
             raise RequestError(
                 f"{subject.path}: out of memory with --batch-size {settings.batch_size}; pass a smaller one"
             ) from error
-        except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+        except (AssertionError, IndexError, KeyError, NotImplementedError, TypeError, ValueError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise RequestError(f"{subject.path}: lm-eval cannot evaluate {listing(loaded.tasks)} ({reason})") from error
     num_truncated = sum(processes.gather(model.num_truncated))
@@ -113,9 +104,3 @@ def _check(loaded: Loaded, settings: Settings, processes: Processes) -> None:
         wanted = len(settings.limited(range(length)))
         if wanted < processes.world_size:
             raise RequestError(f"{name}: {wanted} documents for {processes.world_size} processes; launch fewer")
-
-
-def _alone(loaded: Loaded) -> list[Any]:
-    """The tasks outside of all groups."""
-    grouped = {task.task_name for group in loaded.groups.values() for task in group.get_all_tasks()}
-    return [task for name, task in loaded.tasks.items() if name not in grouped]

@@ -6,12 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ckptgrow.data.compression import opened
+from ckptgrow.data.documents import half_pair
+from ckptgrow.data.inputs import kind_of
 from ckptgrow.errors import DataError, listing
 from ckptgrow.evaluate.dependency import require
-
-JSON_LINES = (".jsonl", ".json", ".ndjson")
-PARQUET = (".parquet",)
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Text:
 
 def is_plain(path: Path) -> bool:
     """Whether a file is plain text, by its name."""
-    return path.suffix.lower() not in JSON_LINES + PARQUET
+    return kind_of(path) == "text"
 
 
 def read_plain(path: Path) -> list[Text]:
@@ -41,7 +42,7 @@ def read_records(path: Path, fields: Sequence[str]) -> tuple[str, list[Text], in
 
     Raises DataError that names the line where something else than an object with that text stands.
     """
-    if path.suffix.lower() in PARQUET:
+    if kind_of(path) == "parquet":
         return _read_parquet(path, fields)
     texts: list[Text] = []
     field, num_empty = None, 0
@@ -54,8 +55,10 @@ def read_records(path: Path, fields: Sequence[str]) -> tuple[str, list[Text], in
         field = field or next((one for one in fields if one in record), None)
         value = record.get(field) if field is not None else None
         if not isinstance(value, str):
-            found = f"{field} is a {type(value).__name__}" if field in record else f"has {listing(record) or 'nothing'}"
+            found = f"{field} is {_kind(value)}" if field in record else f"has {listing(record) or 'nothing'}"
             raise DataError(f"{path}: line {number}: {found}, expected the text under {' or '.join(fields)!r}")
+        if half := half_pair(value):
+            raise DataError(f"{path}: line {number}: holds {half}, half a surrogate pair, expected Unicode text")
         texts.append(Text(number, value))
     if field is None:
         raise DataError(f"{path}: has no records, expected JSON lines with {' or '.join(fields)!r}")
@@ -65,7 +68,7 @@ def read_records(path: Path, fields: Sequence[str]) -> tuple[str, list[Text], in
 def _object(path: Path, number: int, line: str) -> dict[str, object]:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: line {number}: is no JSON ({error}), expected one object a line") from error
     if not isinstance(record, dict):
         raise DataError(f"{path}: line {number}: is a JSON {type(record).__name__}, expected an object")
@@ -73,10 +76,8 @@ def _object(path: Path, number: int, line: str) -> dict[str, object]:
 
 
 def _decoded(path: Path) -> list[tuple[int, str]]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}), expected a data file") from error
+    with opened(path) as file:
+        content = file.read()
     if not content.strip():
         raise DataError(f"{path}: is empty, expected text")
     try:
@@ -100,12 +101,24 @@ def _read_parquet(path: Path, fields: Sequence[str]) -> tuple[str, list[Text], i
         field = next((one for one in fields if one in columns), None)
         if field is None:
             raise DataError(f"{path}: has the columns {listing(columns)}, expected {' or '.join(fields)!r}")
-        values = parquet.read_table(path, columns=[field]).column(field).to_pylist()
+        values = [_as_text(value) for value in parquet.read_table(path, columns=[field]).column(field)]
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read as parquet ({str(error).splitlines()[0]})") from error
     for row, value in enumerate(values, start=1):
         if not isinstance(value, str):
-            raise DataError(f"{path}: row {row}: {field} is {type(value).__name__}, expected text")
+            raise DataError(f"{path}: row {row}: {field} is {_kind(value)}, expected text")
     if not values:
         raise DataError(f"{path}: has no rows, expected texts")
     return field, [Text(row, value) for row, value in enumerate(values, start=1)], 0
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else f"a {type(value).__name__}"
+
+
+def _as_text(value: Any) -> Any:
+    """A value of a column, which is not asked to be UTF-8 where it is written."""
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return b""

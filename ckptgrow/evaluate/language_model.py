@@ -29,6 +29,7 @@ class CheckpointLM(HFLM):
     def __init__(self, subject: Subject, settings: Settings, processes: Processes, start: Start) -> None:
         self._processes = processes
         self._start = start
+        self._where, self._num_embeddings = subject.path, subject.num_embeddings
         super().__init__(
             pretrained=subject.model,  # pyright: ignore[reportArgumentType]  annotated as if of one class
             tokenizer=subject.tokenizer,  # pyright: ignore[reportArgumentType]
@@ -98,6 +99,7 @@ class CheckpointLM(HFLM):
     ) -> list[tuple[float, bool]]:
         if self._count_windows is None:
             self._check(requests)
+        self._check_known(requests)
         answers = super()._loglikelihood_tokens(
             list(requests),  # pyright: ignore[reportArgumentType]  windows have no text, against its annotation
             disable_tqdm=True,
@@ -116,6 +118,15 @@ class CheckpointLM(HFLM):
                     f"{where}: {len(scored)} tokens to score, expected 1 to {self.max_length}, the model's context"
                 )
             self.num_truncated += len(context) + len(scored) > self.max_length + 1
+
+    def _check_known(self, requests: Sequence[Request]) -> None:
+        """Raises DataError where the tokenizer gives ids that the model has no embeddings for."""
+        largest = max((max(part) for _, *parts in requests for part in parts if part), default=0)
+        if largest >= self._num_embeddings:
+            raise DataError(
+                f"{self._where}: the tokenizer gives token {largest}, expected ids below the model's "
+                f"{self._num_embeddings}; pass the tokenizer that it was trained with"
+            )
 
 
 class _Answered(CacheHook):

@@ -1,15 +1,19 @@
 """The staged-training script's LAMBADA: is a passage's last token the most probable one?
 
 Source: allenai/staged-training, eval_lambada.py. It counts the last *token* where lm-eval counts the last word.
+The tokens are those of the passage alone: a tokenizer's own begin and end tokens are left out, as lm-eval leaves them.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from ckptgrow.data.documents import Document, Place
+from ckptgrow.data.tokenizers import encoded
 from ckptgrow.errors import DataError
 from ckptgrow.evaluate.documents import Documents
 from ckptgrow.evaluate.evaluation import Evaluation
@@ -80,7 +84,8 @@ def _encoded(text: Text, where: str, reading: Reading, subject: Subject) -> _Pas
     if reading.plain_quotes:
         for old, new in QUOTES:
             passage = passage.replace(old, new)
-    tokens = subject.tokenizer.encode(("\n" if reading.leading_newline else "") + passage)
+    whole = Document(("\n" if reading.leading_newline else "") + passage, Place(Path(where), number=text.line))
+    tokens: list[int] = encoded(subject.encoder, [whole])[0].tolist()
     if len(tokens) < 2:
         raise DataError(f"{where}: line {text.line}: is a single token, expected one before it that it follows from")
     longest = (subject.max_length or len(tokens)) + 1  # the last token is predicted, not read

@@ -1,4 +1,4 @@
-"""lm-eval and datasets print, log and draw bars wherever they run; here they do it into nothing."""
+"""lm-eval, datasets and transformers print, log and draw bars wherever they run; here they do it into nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-LOGGERS = ("lm_eval", "datasets", "huggingface_hub")
+LOGGERS = ("lm_eval", "datasets", "huggingface_hub", "transformers", "accelerate")
 
 
 @contextmanager

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ckptgrow.data.tokenizers import BYTES, ByteTokenizer, Tokenizer, of_transformers
 from ckptgrow.errors import RequestError
 from ckptgrow.evaluate.tokenizer import find_tokenizer, load_tokenizer
 from ckptgrow.families.model import load_model
@@ -34,6 +36,11 @@ class Subject:
         """The longest sequence in tokens, where the config says one."""
         config = self.model.config
         return next((getattr(config, name) for name in CONTEXT_FIELDS if hasattr(config, name)), None)
+
+    @cached_property
+    def encoder(self) -> Tokenizer:
+        """The tokenizer as `ckptgrow data` uses it: the tokens of a text alone, none added, none spelled."""
+        return ByteTokenizer() if self.tokenizer_name == BYTES else of_transformers(self.tokenizer)
 
     @property
     def num_embeddings(self) -> int:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from ckptgrow.data.documents import Document, Place, Remarks
+from ckptgrow.data.inputs import Piece
+from ckptgrow.data.reading import documents_in
+from ckptgrow.data.tokenizers import encoded, separator_of
 from ckptgrow.errors import DataError, RequestError
-from ckptgrow.evaluate.files import is_plain, read_plain, read_records
+from ckptgrow.evaluate.files import Text, is_plain, read_plain, read_records
 from ckptgrow.evaluate.quiet import quiet
 from ckptgrow.evaluate.subject import Subject
 from ckptgrow.evaluate.tokenizer import read_meta
 
 MEMORY_MAPPED = ".bin"
+BATCH = 512  # documents encoded at once
 # The data sets of the paper's tables: name on the hub, its configuration, the rows that are its test part.
 HUB = {
     "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
@@ -60,23 +66,32 @@ def map_tokens(path: Path) -> Tokens:
     return np.memmap(path, mode="r", dtype=dtype)
 
 
-def text_tokens(path: Path, subject: Subject) -> Tokens:
-    """A text as one document, or the documents of JSON lines or parquet with `text`, each with its end token."""
-    encode = subject.tokenizer.encode
+def text_tokens(path: Path, subject: Subject, remarks: Remarks | None = None) -> Tokens:
+    """A text as one document without an end, or what `ckptgrow data` makes of JSON lines, parquet or TFRecord.
+
+    There each document ends with the separator, and nothing else is added. `remarks` hears of what is left out.
+    """
+    tokenizer = subject.encoder
     if is_plain(path):
-        return np.array(encode("\n".join([one.text for one in read_plain(path)] + [""])), dtype=np.int64)
-    _, documents, _ = read_records(path, ("text", "page"))
-    end = end_token(subject)
-    return np.array([token for one in documents for token in [*encode(one.text), end]], dtype=np.int64)
+        whole = Document("\n".join([one.text for one in read_plain(path)] + [""]), Place(path, ""))
+        return encoded(tokenizer, [whole])[0]
+    end = separator_of(tokenizer, subject.tokenizer_name)
+    documents = documents_in(Piece(path), ("text", "page"), "files", Remarks() if remarks is None else remarks)
+    ids: list[Any] = []
+    while batch := list(islice(documents, BATCH)):
+        ids += [np.append(one, end) for one in encoded(tokenizer, batch)]
+    if not ids:
+        raise DataError(f"{path}: has no documents, expected some text")
+    return np.concatenate(ids)
 
 
 def file_rows(path: Path, subject: Subject) -> list[list[int]]:
     """The rows of a file as the script has them: lines with their ends, blank ones empty, each encoded by itself."""
     if is_plain(path):
-        texts = [f"{one.text}\n" if one.text.strip() else "" for one in read_plain(path)]
+        texts = [Text(one.line, f"{one.text}\n" if one.text.strip() else "") for one in read_plain(path)]
     else:
-        texts = [one.text for one in read_records(path, ("text",))[1]]
-    return _encoded(texts, subject)
+        texts = read_records(path, ("text",))[1]
+    return _encoded(texts, path, subject)
 
 
 def hub_rows(name: str, subject: Subject) -> list[list[int]]:
@@ -98,7 +113,7 @@ def hub_rows(name: str, subject: Subject) -> list[list[int]]:
             f"--dataset {name}: {repository} is neither in the cache nor to be downloaded "
             f"({str(error).splitlines()[0]}); download it where there is a network, or pass a file with --data"
         ) from error
-    return _encoded(list(rows["text"]), subject)
+    return _encoded([Text(number, text) for number, text in enumerate(rows["text"], start=1)], Path(name), subject)
 
 
 def end_token(subject: Subject) -> int:
@@ -109,5 +124,6 @@ def end_token(subject: Subject) -> int:
     return end
 
 
-def _encoded(texts: Sequence[str], subject: Subject) -> list[list[int]]:
-    return subject.tokenizer(list(texts))["input_ids"]  # pyright: ignore[reportReturnType]  lists, without return_tensors
+def _encoded(texts: Sequence[Text], where: Path, subject: Subject) -> list[list[int]]:
+    rows = [Document(one.text, Place(where, number=one.line)) for one in texts]
+    return [ids.tolist() for ids in encoded(subject.encoder, rows)]

@@ -28,6 +28,13 @@ def written(path: Path, content: str | bytes) -> Path:
         ("a.jsonl", '["a list"]\n', "line 1: is a JSON list, expected an object"),
         ("a.jsonl", '{"texts": "x y"}\n', "line 1: has texts, expected the text under 'text'"),
         ("a.jsonl", '{"text": "fine here"}\n{"text": 3}\n', "line 2: text is a int, expected the text under 'text'"),
+        ("a.jsonl", '{"text": "fine here"}\n{"text": null}\n', "line 2: text is null, expected the text under 'text'"),
+        (
+            "a.jsonl",
+            '{"text": "fine here"}\n{"text": "half \\ud83d"}\n',
+            "line 2: holds \\ud83d, half a surrogate",
+        ),
+        ("a.jsonl.gz", b"no gzip", "is damaged, or no .gz file"),
         ("a.jsonl", '{"text": "fine here"}\n{"text": " "}\n', "line 2: the text is empty"),
         ("a.jsonl", "\n\n", "is empty, expected text"),
         ("a.txt", b"fine\n\xe4\n", "line 2: byte 0xe4 is no UTF-8"),
@@ -64,7 +71,7 @@ def test_parquet_is_read_as_json_lines_are(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"text": texts, "other": [1] * 40}), tmp_path / "a.parquet")
     assert [one.text for one in passages(tmp_path / "a.parquet").texts] == texts
     parquet.write_table(pyarrow.table({"text": ["a b", None]}), tmp_path / "b.parquet")
-    with pytest.raises(DataError, match="row 2: text is NoneType"):
+    with pytest.raises(DataError, match="row 2: text is null"):
         passages(tmp_path / "b.parquet")
 
 

@@ -1,0 +1,53 @@
+"""What `lm_eval.simple_evaluate` does around `lm_eval.evaluate`, and nothing else.
+
+It would also ask git for the commit of the directory that the user stands in (which prints "fatal: not a git
+repository" past Python's streams) and take a census of the machine (two seconds of other programs).
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import lm_eval
+import numpy as np
+import torch
+
+from ckptgrow.evaluate.settings import Settings
+from ckptgrow.evaluate.tasks import Loaded
+
+PYTHON_SEED, NUMPY_SEED, TORCH_SEED, FEWSHOT_SEED = 0, 1234, 1234, 1234  # simple_evaluate's defaults
+
+
+def scores(model: Any, loaded: Loaded, settings: Settings) -> Any:
+    """lm-eval's results for a model of its own kind on tasks; None in all processes but the first."""
+    random.seed(PYTHON_SEED)
+    np.random.seed(NUMPY_SEED)
+    torch.manual_seed(TORCH_SEED)
+    found = loaded.manager.load([*loaded.groups.values(), *_alone(loaded)])
+    for task in found["tasks"].values():
+        _set_fewshot(task, settings.num_fewshot)
+    evaluate: Any = lm_eval.evaluate  # loaded lazily, so that its type is hidden
+    return evaluate(
+        lm=model,
+        task_dict=found,
+        limit=settings.limit,
+        bootstrap_iters=settings.bootstrap_iters,
+        fewshot_as_multiturn=True,
+    )
+
+
+def _set_fewshot(task: Any, num_fewshot: int | None) -> None:
+    """The examples before each question: as asked, except where the task allows none; none where nobody says."""
+    told = task.get_config("num_fewshot")
+    if num_fewshot is not None and told != 0:
+        task.set_config(key="num_fewshot", value=num_fewshot)
+    elif told is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=FEWSHOT_SEED)
+
+
+def _alone(loaded: Loaded) -> list[Any]:
+    """The tasks outside of all groups."""
+    grouped = {task.task_name for group in loaded.groups.values() for task in group.get_all_tasks()}
+    return [task for name, task in loaded.tasks.items() if name not in grouped]
