@@ -61,12 +61,18 @@ def _print(done: Outcome) -> None:
     print(f"{done.verdict.upper()} {done.kind} seed {done.seed}: {done.what} | {draw} | {done.redo}", flush=True)
 
 
+def _reason(refused: Outcome) -> str:
+    """A refusal without its paths and numbers."""
+    said = re.sub(r"\S*/campaign-\S*/", "", refused.what.partition("ckptgrow: ")[2])
+    return re.sub(r"[0-9]+", "N", said)[:140]
+
+
 def _summary(outcomes: list[Outcome]) -> None:
     counts = collections.Counter((one.kind, one.verdict) for one in outcomes)
     for (kind, verdict), count in sorted(counts.items()):
         print(f"{kind:10} {verdict:8} {count}")
     reasons = collections.Counter(
-        f"{one.kind}: {re.sub(r'[0-9]+', 'N', one.what.partition('ckptgrow: ')[2])[:140]}"
+        f"{one.kind}: {_reason(one)}"
         for one in outcomes
         if one.verdict == "refused"
     )

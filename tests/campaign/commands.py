@@ -18,7 +18,7 @@ from tests.campaign.outcome import Finding, Refused
 
 # Each input is a real model's whole state, so a message that it is damaged is wrong.
 TAKEN_FOR_DAMAGED = re.compile(
-    r"unexpected |malformed|is missing|claims no tensor|no tensor of|is no parameter|is unknown|not known|in no table"
+    r"unexpected |malformed|is missing|claims no tensor|no tensor of|in no order|is unknown|not known|in no table"
 )
 
 

@@ -15,7 +15,20 @@ from transformers import PreTrainedModel
 from transformers.optimization import Adafactor as HfAdafactor
 
 from tests.campaign.subjects import GEMMA, loss_of
-from tests.optimizers.lion import Lion
+from tests.optimizers.lion import Lion as BareLion
+
+
+
+class Lion(BareLion):
+    """Lion over the parameters that have a gradient."""
+
+    def step(self, closure: Any = None) -> None:
+        """One step."""
+        groups = self.param_groups
+        self.param_groups = [{**one, "params": [p for p in one["params"] if p.grad is not None]} for one in groups]
+        super().step(closure)
+        self.param_groups = groups
+
 
 EPS = {"eps": 1e-6}
 DECOUPLED = {**EPS, "weight_decay": 0.1}

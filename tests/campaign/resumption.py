@@ -26,7 +26,7 @@ def _loaded(
     parameters = dict(reading.model.named_parameters())
     names = {id(parameter): name for name, parameter in parameters.items()}
     ruled = [{names[id(one)] for one in group["params"]} for group in fresh.param_groups]
-    listed = _names_listed(state)
+    listed = _names_listed(state, parameters)
     if listed is None:
         optimizer = fresh
     else:
@@ -51,25 +51,30 @@ def _options_of(fresh: torch.optim.Optimizer, recipe: Recipe) -> dict[str, Any]:
     return dict(KINDS[recipe.kind][2])
 
 
-def _names_listed(state: Mapping[str, Any]) -> list[list[str]] | None:
+def _names_listed(state: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[list[str]] | None:
     groups = state["param_groups"]
     if all("param_names" in group for group in groups):
-        return [[name.removeprefix(PREFIX) for name in group["param_names"]] for group in groups]
+        return [[_known(name, parameters) for name in group["param_names"]] for group in groups]
     if all(isinstance(one, str) for group in groups for one in group["params"]):
-        return [[one.removeprefix(PREFIX) for one in group["params"]] for group in groups]
+        return [[_known(one, parameters) for one in group["params"]] for group in groups]
     return None
+
+
+def _known(name: str, parameters: Mapping[str, Any]) -> str:
+    """A stored name as the model has it: with or without the LightningModule's own prefix."""
+    return name if name in parameters else name.removeprefix(PREFIX)
 
 
 def _numbered(state: Mapping[str, Any], listed: list[list[str]]) -> dict[str, Any]:
     """Records by number, where they are by name."""
-    if not any(isinstance(key, str) for key in state["state"]):
-        return {**state, "param_groups": [{k: v for k, v in one.items()} for one in state["param_groups"]]}
+    if all(isinstance(one, int) for group in state["param_groups"] for one in group["params"]):
+        return {**state, "param_groups": [dict(one) for one in state["param_groups"]]}
     order = {name: number for number, name in enumerate(name for group in listed for name in group)}
     groups = [
-        {**{key: value for key, value in group.items()}, "params": [order[name] for name in members]}
+        {**group, "params": [order[name] for name in members]}
         for group, members in zip(state["param_groups"], listed, strict=True)
     ]
-    records = {order[name.removeprefix(PREFIX)]: record for name, record in state["state"].items()}
+    records = {order[_known(name, order)]: record for name, record in state.get("state", {}).items()}
     return {"state": records, "param_groups": groups}
 
 
