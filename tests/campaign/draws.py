@@ -18,7 +18,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 from transformers.utils import logging
 
-from tests.campaign import growth, schedules
+from tests.campaign import formats, growth, schedules, tampering, verification
 from tests.campaign.outcome import Finding, Outcome, Refused, Verdict
 
 torch.set_num_threads(1)
@@ -26,7 +26,13 @@ logging.set_verbosity_error()
 logging.disable_progress_bar()
 
 Try = Callable[[int, Path, dict[str, Any]], None]
-KINDS: Mapping[str, Try] = {"growth": growth.tried, "schedules": schedules.tried}
+KINDS: Mapping[str, Try] = {
+    "growth": growth.tried,
+    "schedules": schedules.tried,
+    "verify": verification.tried,
+    "tamper": tampering.tried,
+    "formats": formats.tried,
+}
 
 
 def outcome(kind: str, seed: int) -> Outcome:

@@ -18,7 +18,7 @@ from tests.campaign.outcome import Finding
 from tests.campaign.precision import EXACT, difference, digits, shaken, unit
 from tests.campaign.resumption import records, resumed
 from tests.campaign.runs import Run, scheduled
-from tests.campaign.subjects import GEMMA, RMS_NORM, batches, widened
+from tests.campaign.subjects import EXPERTS, GEMMA, RMS_NORM, batches, widened
 
 RENAMED = ("gpt_neox", "mixtral", "qwen3_moe", "vit")
 UNNAMED = ("one", "by dimension")
@@ -59,6 +59,8 @@ def _function(run: Run, operator: Operator, ending: Ending, small: Any, reading:
     before, after = small.num_parameters(), reading.model.num_parameters()
     if after <= before:
         raise Finding(f"{after} parameters, {before} before")
+    if run.subject.model_type in EXPERTS and run.dtype not in ("float64", "float32"):
+        return  # rounding may turn a router's choice
     off, allowed = difference(small, reading.model), EXACT
     if run.dtype != "float64":
         conditions = [shaken(small, unit(run.dtype))]
