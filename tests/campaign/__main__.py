@@ -71,11 +71,7 @@ def _summary(outcomes: list[Outcome]) -> None:
     counts = collections.Counter((one.kind, one.verdict) for one in outcomes)
     for (kind, verdict), count in sorted(counts.items()):
         print(f"{kind:10} {verdict:8} {count}")
-    reasons = collections.Counter(
-        f"{one.kind}: {_reason(one)}"
-        for one in outcomes
-        if one.verdict == "refused"
-    )
+    reasons = collections.Counter(f"{one.kind}: {_reason(one)}" for one in outcomes if one.verdict == "refused")
     for reason, count in reasons.most_common():
         print(f"  refused {count:4}  {reason}")
 

@@ -20,6 +20,7 @@ from tests.campaign.subjects import Subject, built, widened
 
 Format = str
 FORMATS: tuple[Format, ...] = ("lightning", "huggingface", "trainer", "dcp")
+STEPLESS = {"huggingface", "dcp"}  # a model alone, and torch's own layout, say no step of a run
 PREFIX = "model."
 
 
@@ -115,19 +116,27 @@ def read(path: Path, form: Format) -> Reading:
     """Reads a checkpoint. Raises Finding where transformers or torch miss something in it."""
     if form == "lightning":
         tree = torch.load(path, weights_only=True)
-        tensors = {name.removeprefix(PREFIX): tensor for name, tensor in tree["state_dict"].items()}
-        config = tree["hyper_parameters"]["config"]
-        return Reading(_filled(config, tensors), tensors, tree["optimizer_states"], tree["lr_schedulers"], config)
-    config = json.loads((path / "config.json").read_text())
+        config, optimizers = tree["hyper_parameters"]["config"], tree.get("optimizer_states", [])
+        return _filled(config, tree["state_dict"], optimizers, tree.get("lr_schedulers", []))
     if form == "dcp":
-        tree = dcp_tree(path)
-        optimizers = [tree["optim"]] if "optim" in tree else []
-        return Reading(_filled(config, tree["model"]), tree["model"], optimizers, [], config)
+        return _read_dcp(path)
+    config = json.loads((path / "config.json").read_text())
     model = _from_directory(path, config)
     files = [path / name for name in ("optimizer.pt", "scheduler.pt")]
     optimizer, scheduler = [[torch.load(one, weights_only=True)] if one.exists() else [] for one in files]
     tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     return Reading(widened(model), tensors, optimizer, scheduler, config)
+
+
+def _read_dcp(path: Path) -> Reading:
+    """Torch's own layout with its config beside it, or Lightning's with its `meta.pt`."""
+    tree = dcp_tree(path)
+    optimizers = [tree[key] for key in ("optim", "optimizer_0") if key in tree]
+    if (path / "config.json").exists():
+        return _filled(json.loads((path / "config.json").read_text()), tree["model"], optimizers, [])
+    meta = torch.load(path / "meta.pt", weights_only=True)
+    config = meta["hyper_parameters"]["config"]
+    return _filled(config, tree["model"], optimizers, meta.get("lr_schedulers", []))
 
 
 def dcp_tree(path: Path) -> dict[str, Any]:
@@ -141,12 +150,16 @@ def dcp_tree(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _filled(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> PreTrainedModel:
+def _filled(config: Mapping[str, Any], stored: Mapping[str, Any], optimizers: Any, schedulers: Any) -> Reading:
+    """The model with the stored tensors, whose names may begin with the LightningModule's own attribute."""
     model = built(config["model_type"], config)
-    missing, unexpected = model.load_state_dict(dict(tensors), strict=False)
+    known = model.state_dict().keys()
+    has_prefix = len(known & stored.keys()) < len(known & {name.removeprefix(PREFIX) for name in stored})
+    tensors = {name.removeprefix(PREFIX) if has_prefix else name: tensor for name, tensor in stored.items()}
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
     if missing or unexpected:
-        raise Finding(f"the grown file lacks {missing[:3]} and has {unexpected[:3]} too many")
-    return model
+        raise Finding(f"the written file lacks {missing[:3]} and has {unexpected[:3]} too many")
+    return Reading(model, tensors, optimizers, schedulers, config)
 
 
 def _from_directory(path: Path, config: Mapping[str, Any]) -> PreTrainedModel:

@@ -12,15 +12,14 @@ import torch
 
 from tests.campaign import operators, optimizers, runs
 from tests.campaign.commands import Ending, grown, has_separate
-from tests.campaign.files import FORMATS, Reading, State, read, save
+from tests.campaign.files import FORMATS, STEPLESS, Reading, State, read, save
 from tests.campaign.operators import Operator
 from tests.campaign.outcome import Finding
 from tests.campaign.precision import EXACT, difference, digits, shaken, unit
-from tests.campaign.resumption import records, resumed
+from tests.campaign.resumption import is_renamed, records, resumed
 from tests.campaign.runs import Run, scheduled
 from tests.campaign.subjects import EXPERTS, GEMMA, RMS_NORM, batches, widened
 
-RENAMED = ("gpt_neox", "mixtral", "qwen3_moe", "vit")
 UNNAMED = ("one", "by dimension")
 RHO = {"width": 1.776, "depth": 1.412}
 
@@ -33,6 +32,8 @@ def tried(seed: int, directory: Path, told: dict[str, Any]) -> None:
     if form == "trainer":
         run = replace(run, recipe=replace(run.recipe, grouping=random.choice(UNNAMED)))  # the Trainer writes no names
     operator = operators.drawn(random, run.subject)
+    if form in STEPLESS:
+        operator = replace(operator, step="keep")
     second = operators.drawn(random, run.subject) if random.random() < 0.2 else None
     told |= {"run": run.told(), "format": form, "operator": asdict(operator)}
     state = runs.trained(run)
@@ -42,12 +43,12 @@ def tried(seed: int, directory: Path, told: dict[str, Any]) -> None:
     small = widened(copy.deepcopy(state.model))
     _function(run, operator, ending, small, reading)
     _exact_storage(run, operator, state, reading)
-    # a directory's groups name parameters as its file does, which for these is not as transformers' modules do
-    is_renamed = form == "trainer" and operator.rule == "mup" and run.subject.model_type in RENAMED
-    if form != "huggingface" and not is_renamed:
+    if form != "huggingface" and not is_renamed(form, operator.rule, run.subject.model_type):
         _optimizer(run, operator, state, reading, directory, form)
     if second is not None and second.kind == "depth" and operator.kind == "depth":
         second = None  # its list would name layers of the small model
+    if second is not None and form in STEPLESS:
+        second = replace(second, step="keep")
     if second is not None:
         told["second"] = asdict(second)
         ending = grown(second.command, directory / "grown", directory / "again", second.options)
@@ -136,7 +137,10 @@ def _as_without_separation(operator: Operator, found: dict[str, Any], directory:
     for name, record in expected.items():
         for key, value in record.items():
             same = torch.equal(torch.as_tensor(value), torch.as_tensor(found[name][key]))
-            by_size = run.recipe.kind in optimizers.BY_SIZE and key in ("exp_avg", "RMS")  # separated weights are larger
+            by_size = run.recipe.kind in optimizers.BY_SIZE and key in (
+                "exp_avg",
+                "RMS",
+            )  # separated weights are larger
             if not same and not by_size:
                 raise Finding(f"{key} of {name} depends on the separation")
 

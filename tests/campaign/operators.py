@@ -27,7 +27,8 @@ class Operator:
     def options(self) -> tuple[str, ...]:
         """All the command's options."""
         rest = ("--lr-rule", self.rule, "--step", self.step)
-        return (*self.words, *_separating(self.separation), *(("--new", self.new) if self.new else ()), *rest)
+        separating = _separating(self.separation) if self.command == "width" else ()
+        return (*self.words, *separating, *(("--new", self.new) if self.new else ()), *rest)
 
     @property
     def is_separated(self) -> bool:
@@ -53,8 +54,9 @@ def _separating(separation: str) -> tuple[str, ...]:
 
 
 def drawn(random: Random, subject: Subject, separations: tuple[str, ...] | None = None) -> Operator:
-    """A random operator for a family; what its table refuses is refused."""
-    kind = random.choices(["factor", "ffn", "heads", "pad", "depth"], [40, 14, 12, 10, 30])[0]
+    """A random operator for a family; what its table refuses is refused, families with ALiBi seldom asked for it."""
+    weights = [4, 1, 1, 1, 40] if subject.model_type in ("bloom", "mpt") else [40, 14, 12, 10, 30]
+    kind = random.choices(["factor", "ffn", "heads", "pad", "depth"], weights)[0]
     rule = random.choice(["keep", "keep", "mup"])
     step = random.choice(["keep", "keep", "keep", "auto", "2", "9"])
     if kind == "depth":
@@ -62,9 +64,7 @@ def drawn(random: Random, subject: Subject, separations: tuple[str, ...] | None 
     known = ("default", "default", "none", "none", "split", "0.1", "0.5", "1", "2")
     separation = random.choice(separations or known)
     if kind == "pad":
-        return Operator(
-            "width", _padding(random, subject), "pad", "default", "pad", rule=rule if rule == "keep" else "keep"
-        )
+        return Operator("width", _padding(random, subject), "pad", "default", "pad", step=step)
     how = random.choice(["diagonal", "tile"])
     seed = ("--seed", str(random.randrange(100)))
     factor = random.choice([2, 2, 3, 4]) if kind == "factor" else 1
@@ -75,7 +75,8 @@ def drawn(random: Random, subject: Subject, separations: tuple[str, ...] | None 
 def _sized(random: Random, subject: Subject, kind: str) -> tuple[str, ...]:
     fields = subject.fields
     if kind == "ffn":
-        old = next((fields[one] for one in ("moe_intermediate_size", "n_inner", "intermediate_size", "ffn_dim", "d_ff") if one in fields), 48)
+        names = ("moe_intermediate_size", "n_inner", "intermediate_size", "ffn_dim", "d_ff")
+        old = next((fields[one] for one in names if one in fields), 48)
         return ("--ffn", str(old + random.randrange(1, 2 * old)))
     heads = fields.get("num_attention_heads", fields.get("num_heads", fields.get("n_head", 4)))
     kv_heads = fields.get("num_key_value_heads", heads)

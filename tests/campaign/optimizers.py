@@ -18,7 +18,6 @@ from tests.campaign.subjects import GEMMA, loss_of
 from tests.optimizers.lion import Lion as BareLion
 
 
-
 class Lion(BareLion):
     """Lion over the parameters that have a gradient."""
 

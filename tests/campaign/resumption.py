@@ -11,6 +11,13 @@ from tests.campaign.files import PREFIX, Reading
 from tests.campaign.optimizers import KINDS, Recipe, build
 from tests.campaign.outcome import Finding
 
+RENAMED = ("gpt_neox", "mixtral", "qwen3_moe", "vit")
+
+
+def is_renamed(form: str, rule: str, family: str) -> bool:
+    """Whether groups name parameters as the directory's file does, which for these is not as transformers' modules do."""
+    return form == "trainer" and rule == "mup" and family in RENAMED
+
 
 def resumed(reading: Reading, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """The real optimizers with the stored state. Raises Finding where torch refuses it, or a parameter is elsewhere."""

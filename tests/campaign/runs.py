@@ -37,7 +37,7 @@ class Run:
 def drawn(
     random: Random,
     dtypes: tuple[str, ...] = ("float64", "float64", "float64", "float32", "bfloat16", "float16", "mixed"),
-    families: tuple[str, ...] = tuple(subjects.FAMILIES),
+    families: tuple[str, ...] = subjects.FAMILIES,
 ) -> Run:
     """A random run."""
     subject = subjects.drawn(random, families)

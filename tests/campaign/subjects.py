@@ -15,9 +15,33 @@ from tests.families.models import HEADS, InFloat64, images
 
 VOCABULARY, LENGTH = 37, 16  # windows are shorter
 FAMILIES = (
-    "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text gpt_neox gpt2 opt olmo olmo2 phi phi3 starcoder2 granite "
-    "stablelm mixtral qwen3_moe bert roberta vit t5 bloom mpt smollm3"
-).split()
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "gpt_neox",
+    "gpt2",
+    "opt",
+    "olmo",
+    "olmo2",
+    "phi",
+    "phi3",
+    "starcoder2",
+    "granite",
+    "stablelm",
+    "mixtral",
+    "qwen3_moe",
+    "bert",
+    "roberta",
+    "vit",
+    "t5",
+    "bloom",
+    "mpt",
+    "smollm3",
+)
 GEMMA = ("gemma", "gemma2", "gemma3_text")
 GATED = ("llama", "mistral", "qwen2", "qwen3", "granite", "olmo", "stablelm", "smollm3")
 RMS_NORM = (
@@ -103,7 +127,7 @@ class Subject:
         return bool(getattr(AutoConfig.for_model(self.model_type, **self.fields), "tie_word_embeddings", False))
 
 
-def drawn(random: Random, families: tuple[str, ...] = tuple(FAMILIES)) -> Subject:
+def drawn(random: Random, families: tuple[str, ...] = FAMILIES) -> Subject:
     """A random family and config."""
     family = random.choice(families)
     heads, kv_heads = random.choice([(4, 2), (4, 4), (2, 1), (2, 2), (4, 1), (6, 2)])
@@ -142,6 +166,7 @@ def _windows(random: Random, family: str, fields: dict[str, Any], layers: int) -
 
 
 def _sizes(family: str, hidden: int, heads: int, kv_heads: int, ffn: int, layers: int) -> dict[str, Any]:
+    """A family's fields of size, and what its config needs besides."""
     own: Mapping[str, dict[str, Any]] = {
         "gpt2": {"n_embd": hidden, "n_layer": layers, "n_head": heads, "n_inner": ffn, "n_positions": 32},
         "mpt": {"d_model": hidden, "n_layers": layers, "n_heads": heads, "hidden_size": hidden},
@@ -188,7 +213,7 @@ def _sizes(family: str, hidden: int, heads: int, kv_heads: int, ffn: int, layers
 
 
 def built(model_type: str, fields: Mapping[str, Any]) -> PreTrainedModel:
-    """transformers' model in float64, gemma's √hidden too; torch's grouped matrix product has no float64."""
+    """Transformers' model in float64, gemma's √hidden too; torch's grouped matrix product has no float64."""
     options = {key: value for key, value in fields.items() if key != "model_type"}
     config = AutoConfig.for_model(model_type, **options)
     model = HEADS.get(model_type, AutoModelForCausalLM).from_config(config)

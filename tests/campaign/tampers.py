@@ -30,7 +30,9 @@ class Target:
             if least <= tensor.dim() <= most
             and tensor.is_floating_point()
             and (not words or any(word in name for word in words))
-            and not (tensor.dim() == 1 and any(word in name for word in ("attn.bias", "k_proj", "key", "qkv", "c_attn")))
+            and not (
+                tensor.dim() == 1 and any(word in name for word in ("attn.bias", "k_proj", "key", "qkv", "c_attn"))
+            )
         ]
         return self.random.choice(known) if known else None
 

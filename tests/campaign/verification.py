@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 
 from tests.campaign import operators, runs, subjects
 from tests.campaign.commands import called, grown, has_separate
-from tests.campaign.files import FORMATS, State, save
+from tests.campaign.files import FORMATS, STEPLESS, State, save
 from tests.campaign.operators import Operator
 from tests.campaign.outcome import Finding, Refused
 from tests.campaign.runs import Run
@@ -37,6 +37,8 @@ def tried(seed: int, directory: Path, told: dict[str, Any]) -> None:
     path = save(directory / "0", state, form)
     for number in range(random.choice([1, 1, 2, 3])):
         operator = operator_for(random, run, is_first=number == 0)
+        if form in STEPLESS:
+            operator = replace(operator, step="keep")
         told["growths"].append(asdict(operator))
         try:
             grown(operator.command, path, directory / str(number + 1), operator.options)
@@ -55,7 +57,7 @@ def drawn_run(random: Random) -> Run:
     """A run in any dtype; in low precision rounding may turn a router's choice, which is no small change."""
     dtype = random.choice(["float64", "float32", "float32", "bfloat16", "float16", "mixed"])
     smooth = tuple(one for one in subjects.FAMILIES if one not in subjects.EXPERTS)
-    return runs.drawn(random, (dtype,), tuple(subjects.FAMILIES) if dtype in SEPARATIONS else smooth)
+    return runs.drawn(random, (dtype,), subjects.FAMILIES if dtype in SEPARATIONS else smooth)
 
 
 def operator_for(random: Random, run: Run, *, is_first: bool = True) -> Operator:
