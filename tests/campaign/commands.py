@@ -14,7 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 from ckptgrow.cli import run
-from tests.campaign.outcome import Finding, Refused
+from tests.campaign.outcome import FindingError, RefusedError
 
 # Each input is a real model's whole state, so a message that it is damaged is wrong.
 TAKEN_FOR_DAMAGED = re.compile(
@@ -32,7 +32,7 @@ class Ending:
 
 
 def called(*arguments: object) -> Ending:
-    """Runs one command. Raises Finding where it ends in a traceback."""
+    """Runs one command. Raises FindingError where it ends in a traceback."""
     out, err = io.StringIO(), io.StringIO()
     words = [str(one) for one in arguments]
     with (
@@ -47,24 +47,24 @@ def called(*arguments: object) -> Ending:
         except SystemExit as exit:
             code = exit.code if isinstance(exit.code, int) else 2
         except Exception as error:
-            raise Finding(f"`{shown(words)}` ends in {_place(error)}") from error
+            raise FindingError(f"`{shown(words)}` ends in {_place(error)}") from error
     return Ending(code, out.getvalue(), err.getvalue())
 
 
 def grown(command: str, source: Path, target: Path, options: tuple[str, ...]) -> Ending:
-    """Grows. Raises Refused where it is refused with a reason, Finding where the reason is none or litter stays."""
+    """Grows. Raises RefusedError where a reason is given, FindingError where it is none or something is left behind."""
     before = set(target.parent.iterdir())
     ending = called(command, source, target, *options)
     if ending.code == 0:
         return ending
     words = f"`{shown([command, *options])}` exits {ending.code}: {ending.err.strip()}"
     if left := set(target.parent.iterdir()) - before:
-        raise Finding(f"{words}; it leaves {sorted(one.name for one in left)} behind")
+        raise FindingError(f"{words}; it leaves {sorted(one.name for one in left)} behind")
     if ending.code != 2 or not ending.err.strip() or TAKEN_FOR_DAMAGED.search(ending.err):
-        raise Finding(words)
+        raise FindingError(words)
     if "see ckptgrow --help" in ending.err:
         raise ValueError(words)  # the harness's own fault
-    raise Refused(words)
+    raise RefusedError(words)
 
 
 def shown(words: list[str]) -> str:

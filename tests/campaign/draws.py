@@ -19,7 +19,7 @@ import torch
 from transformers.utils import logging
 
 from tests.campaign import formats, growth, schedules, tampering, verification
-from tests.campaign.outcome import Finding, Outcome, Refused, Verdict
+from tests.campaign.outcome import FindingError, Outcome, RefusedError, Verdict
 
 torch.set_num_threads(1)
 logging.set_verbosity_error()
@@ -45,9 +45,9 @@ def outcome(kind: str, seed: int) -> Outcome:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             KINDS[kind](seed, directory, told)
-    except Finding as finding:
+    except FindingError as finding:
         verdict, what = "finding", str(finding)
-    except Refused as refused:
+    except RefusedError as refused:
         verdict, what = "refused", str(refused)
     except Exception:
         verdict, what = "error", " ".join(traceback.format_exc().split())[-900:]

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
 from transformers import PreTrainedModel
 
-from tests.campaign.outcome import Finding
+from tests.campaign.outcome import FindingError
 from tests.campaign.subjects import Subject, built, widened
 
 Format = str
@@ -113,7 +113,7 @@ def _save_dcp(path: Path, state: State) -> None:
 
 
 def read(path: Path, form: Format) -> Reading:
-    """Reads a checkpoint. Raises Finding where transformers or torch miss something in it."""
+    """Reads a checkpoint. Raises FindingError where transformers or torch miss something in it."""
     if form == "lightning":
         tree = torch.load(path, weights_only=True)
         config, optimizers = tree["hyper_parameters"]["config"], tree.get("optimizer_states", [])
@@ -158,7 +158,7 @@ def _filled(config: Mapping[str, Any], stored: Mapping[str, Any], optimizers: An
     tensors = {name.removeprefix(PREFIX) if has_prefix else name: tensor for name, tensor in stored.items()}
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     if missing or unexpected:
-        raise Finding(f"the written file lacks {missing[:3]} and has {unexpected[:3]} too many")
+        raise FindingError(f"the written file lacks {missing[:3]} and has {unexpected[:3]} too many")
     return Reading(model, tensors, optimizers, schedulers, config)
 
 
@@ -166,5 +166,5 @@ def _from_directory(path: Path, config: Mapping[str, Any]) -> PreTrainedModel:
     kind = type(built(config["model_type"], config))
     model, report = kind.from_pretrained(path, dtype="auto", output_loading_info=True)
     if any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")):
-        raise Finding(f"transformers loads the grown directory with {report}")
+        raise FindingError(f"transformers loads the grown directory with {report}")
     return model.eval()

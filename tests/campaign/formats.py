@@ -14,7 +14,7 @@ from tests.campaign import operators, runs, subjects
 from tests.campaign.commands import grown
 from tests.campaign.files import FORMATS, STEPLESS, Reading, read, save
 from tests.campaign.operators import Operator
-from tests.campaign.outcome import Finding
+from tests.campaign.outcome import FindingError
 from tests.campaign.precision import EXACT, difference
 from tests.campaign.resumption import is_renamed, records, resumed
 from tests.campaign.runs import Run
@@ -23,7 +23,7 @@ WORDS = {"lightning": "lightning", "huggingface": "huggingface", "trainer": "hug
 
 
 def tried(seed: int, directory: Path, told: dict[str, Any]) -> None:
-    """One draw. Raises Finding or Refused."""
+    """One draw. Raises FindingError or RefusedError."""
     random = Random(f"formats {seed}")
     run = runs.drawn(random, families=tuple(one for one in subjects.FAMILIES if one != "vit"))
     kind = "AdamW" if run.recipe.kind == "Muon" else run.recipe.kind
@@ -51,7 +51,7 @@ def _same(run: Run, operator: Operator, forms: tuple[str, str], one: Reading, ot
     """Weights and, where both have them, records to the bit; drawn numbers of experts go by how a file keeps them."""
     if run.subject.model_type in subjects.EXPERTS and (operator.is_separated or operator.kind == "pad"):
         if not difference(one.model, other.model) <= EXACT and run.dtype == "float64" and not operator.is_noisy:
-            raise Finding("the function depends on the format")
+            raise FindingError("the function depends on the format")
         return
     _same_tensors(one.tensors, other.tensors)
     renamed = any(is_renamed(form, operator.rule, run.subject.model_type) for form in forms)
@@ -63,16 +63,16 @@ def _same(run: Run, operator: Operator, forms: tuple[str, str], one: Reading, ot
 def _same_tensors(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> None:
     for name in one.keys() | other.keys():
         if name not in one or name not in other or not _equal(one[name], other[name]):
-            raise Finding(f"{name} depends on the format")
+            raise FindingError(f"{name} depends on the format")
 
 
 def _same_records(one: Mapping[str, Mapping[str, Any]], other: Mapping[str, Mapping[str, Any]]) -> None:
     if one.keys() != other.keys():
-        raise Finding(f"records of {sorted(one.keys() ^ other.keys())[:3]} depend on the format")
+        raise FindingError(f"records of {sorted(one.keys() ^ other.keys())[:3]} depend on the format")
     for name, record in one.items():
         for key, value in record.items():
             if key not in other[name] or not _equal(torch.as_tensor(value), torch.as_tensor(other[name][key])):
-                raise Finding(f"{key} of {name} depends on the format")
+                raise FindingError(f"{key} of {name} depends on the format")
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -89,5 +89,5 @@ def _there_and_back(run: Run, directory: Path, path: Path, first: str, second: s
     _same_tensors(before.tensors, after.tensors)
     if before.optimizers and second != "huggingface":
         if not after.optimizers:
-            raise Finding(f"the optimizer is lost on the way to {second} and back")
+            raise FindingError(f"the optimizer is lost on the way to {second} and back")
         _same_records(records(resumed(before, run.recipe), before), records(resumed(after, run.recipe), after))

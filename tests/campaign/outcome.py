@@ -9,11 +9,11 @@ from typing import Any, Literal
 Verdict = Literal["right", "refused", "finding", "error"]
 
 
-class Finding(Exception):
+class FindingError(Exception):
     """What the product did and should not have done."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The product refused the request with a reason, which is its right."""
 
 

@@ -9,21 +9,21 @@ import torch
 
 from tests.campaign.files import PREFIX, Reading
 from tests.campaign.optimizers import KINDS, Recipe, build
-from tests.campaign.outcome import Finding
+from tests.campaign.outcome import FindingError
 
 RENAMED = ("gpt_neox", "mixtral", "qwen3_moe", "vit")
 
 
 def is_renamed(form: str, rule: str, family: str) -> bool:
-    """Whether groups name parameters as the directory's file does, which for these is not as transformers' modules do."""
+    """Whether groups name parameters as the directory's file does, not as transformers' modules do."""
     return form == "trainer" and rule == "mup" and family in RENAMED
 
 
 def resumed(reading: Reading, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """The real optimizers with the stored state. Raises Finding where torch refuses it, or a parameter is elsewhere."""
+    """The real optimizers with the stored state. Raises FindingError where torch refuses it or a group is another."""
     fresh = build(reading.model, recipe)
     if len(fresh) != len(reading.optimizers):
-        raise Finding(f"{len(reading.optimizers)} optimizers are stored, {len(fresh)} were")
+        raise FindingError(f"{len(reading.optimizers)} optimizers are stored, {len(fresh)} were")
     return [_loaded(reading, recipe, one, dict(state)) for one, state in zip(fresh, reading.optimizers, strict=True)]
 
 
@@ -44,11 +44,11 @@ def _loaded(
     try:
         optimizer.load_state_dict(state)
     except (ValueError, KeyError) as error:
-        raise Finding(f"torch does not load the grown optimizer: {error}") from error
+        raise FindingError(f"torch does not load the grown optimizer: {error}") from error
     for parameter, record in optimizer.state.items():
         wrong = [key for key, one in record.items() if _misfits(key, one, parameter)]
         if wrong:
-            raise Finding(f"{names[id(parameter)]} {list(parameter.shape)}: {wrong[0]} has another shape")
+            raise FindingError(f"{names[id(parameter)]} {list(parameter.shape)}: {wrong[0]} has another shape")
     return optimizer
 
 
@@ -90,10 +90,10 @@ def _same_membership(ruled: list[set[str]], listed: list[list[str]]) -> None:
     everything = [name for group in listed for name in group]
     lost = set().union(*ruled) ^ set(everything)
     if lost or len(everything) != len(set(everything)):
-        raise Finding(f"groups lose, repeat or invent {sorted(lost)[:3]}")
+        raise FindingError(f"groups lose, repeat or invent {sorted(lost)[:3]}")
     for group in listed:
         if group and not any(set(group) <= one for one in ruled):
-            raise Finding(f"a group mixes parameters of two: {group[:4]}")
+            raise FindingError(f"a group mixes parameters of two: {group[:4]}")
 
 
 def _misfits(key: str, value: Any, parameter: torch.Tensor) -> bool:

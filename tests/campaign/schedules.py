@@ -15,7 +15,7 @@ from torch.optim.swa_utils import SWALR
 from tests.campaign import subjects
 from tests.campaign.commands import grown
 from tests.campaign.files import Reading, State, read, save
-from tests.campaign.outcome import Finding
+from tests.campaign.outcome import FindingError
 from tests.campaign.subjects import Subject
 
 AHEAD = 20  # steps compared from the growth on
@@ -115,14 +115,14 @@ def course(optimizer: torch.optim.Optimizer, scheduler: Any, start: int) -> list
 
 
 def tried(seed: int, directory: Path, told: dict[str, Any]) -> None:
-    """One draw. Raises Finding or Refused."""
+    """One draw. Raises FindingError or RefusedError."""
     random = Random(f"schedules {seed}")
     name, kind = random.choice(list(MAKES)), random.choice(OPTIMIZERS)
     rule, asked = random.choice(["keep", "mup"]), random.choice(["keep", "keep", "auto", str(random.randrange(31))])
     before, command = random.randrange(26), random.choice(["width", "width", "depth"])
     told |= {"schedule": name, "optimizer": kind, "rule": rule, "step": asked, "before": before, "command": command}
     tied = random.random() < 0.5
-    fields = {**subjects._sizes("llama", 8, 2, 1, 10, 1), "tie_word_embeddings": tied}
+    fields = {**subjects.sizes("llama", 8, 2, 1, 10, 1), "tie_word_embeddings": tied}
     subject = Subject("llama", fields, seed)
     model = subjects.weighted(subject)
     optimizer = optimizer_of(kind, split(model))
@@ -154,7 +154,7 @@ def _step(asked: str, before: int, command: str, state: Mapping[str, Any]) -> in
         if "_schedulers" in state and "last_epoch" not in state:  # a chain has no clock of its own
             found = int(state["_schedulers"][0]["last_epoch"])
         if abs(found - before / RHO[command]) >= 1:
-            raise Finding(f"--step auto: {found} of {before}, expected {before / RHO[command]:.2f}")
+            raise FindingError(f"--step auto: {found} of {before}, expected {before / RHO[command]:.2f}")
         return found
     return before if asked == "keep" else int(asked)
 
@@ -176,17 +176,21 @@ def _judge(
         scheduler.load_state_dict(dict(reading.schedulers[0]))
         expected, found = course(twin, fresh, number), course(optimizer, scheduler, number)
     except Exception as error:
-        raise Finding(f"a script cannot resume it: {type(error).__name__}: {error}") from error
+        raise FindingError(f"a script cannot resume it: {type(error).__name__}: {error}") from error
     skipped = int("Lambda" in name)  # its function is in the script: the rate is right from its next step on
     for index, origin in enumerate(origins):
         rates = [(one[index][0], other[origin][0]) for one, other in zip(found, expected, strict=True)][skipped:]
         ratio = next((one / other for one, other in rates if other), 1.0)
         power = math.log2(ratio) if ratio > 0 else math.inf
         if abs(power - round(power)) > 1e-9 or (rule == "keep" and abs(ratio - 1) > 1e-9) or abs(power) > 4:
-            raise Finding(f"rate {rates[0][0]:.6e} of group {index}, torch's own has {rates[0][1]:.6e}")
+            raise FindingError(f"rate {rates[0][0]:.6e} of group {index}, torch's own has {rates[0][1]:.6e}")
         for ahead, (one, other) in enumerate(rates):
             if not math.isclose(one, ratio * other, rel_tol=1e-9, abs_tol=1e-15):
-                raise Finding(f"{ahead + skipped} steps on, group {index} has rate {one:.6e}, due {ratio * other:.6e}")
+                raise FindingError(
+                    f"{ahead + skipped} steps on, group {index} has rate {one:.6e}, due {ratio * other:.6e}"
+                )
         for ahead, (one, other) in enumerate(zip(found, expected, strict=True)):
             if not math.isclose(one[index][1], other[origin][1], rel_tol=1e-9):
-                raise Finding(f"{ahead} steps on, group {index} has momentum {one[index][1]}, due {other[origin][1]}")
+                raise FindingError(
+                    f"{ahead} steps on, group {index} has momentum {one[index][1]}, due {other[origin][1]}"
+                )

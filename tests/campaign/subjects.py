@@ -134,7 +134,7 @@ def drawn(random: Random, families: tuple[str, ...] = FAMILIES) -> Subject:
     head = 4 if heads == 6 or family in PARTIAL_ROTARY else random.choice([4, 6])
     hidden, ffn, layers = heads * head, random.choice([10, 12, 20]), 2
     layers += random.random() < 0.4
-    fields = _sizes(family, hidden, heads, kv_heads, ffn, layers)
+    fields = sizes(family, hidden, heads, kv_heads, ffn, layers)
     if family in OWN_HEAD_DIM and random.random() < 0.6:
         fields["head_dim"] = random.choice([4, 6])
     for name, values in CHOICES.get(family, {}).items():
@@ -165,7 +165,8 @@ def _windows(random: Random, family: str, fields: dict[str, Any], layers: int) -
         fields.pop("no_rope_layer_interval", None)
 
 
-def _sizes(family: str, hidden: int, heads: int, kv_heads: int, ffn: int, layers: int) -> dict[str, Any]:
+def sizes(family: str, hidden: int, heads: int, kv_heads: int, ffn: int, layers: int) -> dict[str, Any]:
+    """A family's fields of size, and what its config needs besides."""
     """A family's fields of size, and what its config needs besides."""
     own: Mapping[str, dict[str, Any]] = {
         "gpt2": {"n_embd": hidden, "n_layer": layers, "n_head": heads, "n_inner": ffn, "n_positions": 32},

@@ -13,7 +13,7 @@ import torch
 from tests.campaign import carried, runs, subjects, tampers
 from tests.campaign.commands import called, grown
 from tests.campaign.files import State, save
-from tests.campaign.outcome import Finding
+from tests.campaign.outcome import FindingError
 from tests.campaign.tampers import Target
 from tests.campaign.verification import drawn_run, operator_for, words_of
 
@@ -23,7 +23,7 @@ PLAIN = tuple(one for one in subjects.FAMILIES if one not in ("vit", "bloom", "m
 
 
 def tried(seed: int, directory: Path, told: dict[str, Any]) -> None:
-    """One growth and several changes of it. Raises Finding or Refused."""
+    """One growth and several changes of it. Raises FindingError or RefusedError."""
     random = Random(f"tamper {seed}")
     run = replace(drawn_run(random), is_still=False)
     schedule = random.choice(runs.SCHEDULES[1:]) if random.random() < 0.7 else "none"
@@ -35,7 +35,7 @@ def tried(seed: int, directory: Path, told: dict[str, Any]) -> None:
     grown(operator.command, source, directory / "grown", operator.options)
     ending = called("verify", source, directory / "grown")
     if ending.code != 0:
-        raise Finding(f"verify exits {ending.code} before any change: {words_of(ending.out + ending.err)}")
+        raise FindingError(f"verify exits {ending.code} before any change: {words_of(ending.out + ending.err)}")
     changes = told["changes"] = []
     missed = []
     for _ in range(CHANGES):
@@ -44,7 +44,7 @@ def tried(seed: int, directory: Path, told: dict[str, Any]) -> None:
         if called("verify", source, directory / "changed").code == 0:
             missed.append(said)
     if missed:
-        raise Finding(f"verify passes: {'; '.join(missed)}")
+        raise FindingError(f"verify passes: {'; '.join(missed)}")
 
 
 def _extra(state: State, *, has_average: bool) -> dict[str, Any]:

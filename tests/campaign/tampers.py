@@ -11,6 +11,7 @@ import torch
 
 Tree = dict[str, Any]
 Tamper = Callable[["Target"], str | None]  # what was changed, or None where there is nothing to change
+OF_KEYS = ("attn.bias", "k_proj", "key", "qkv", "c_attn")
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", "exp_inf", "sum", "max_exp_avg_sq")
 
 
@@ -30,9 +31,7 @@ class Target:
             if least <= tensor.dim() <= most
             and tensor.is_floating_point()
             and (not words or any(word in name for word in words))
-            and not (
-                tensor.dim() == 1 and any(word in name for word in ("attn.bias", "k_proj", "key", "qkv", "c_attn"))
-            )
+            and not (tensor.dim() == 1 and any(word in name for word in OF_KEYS))
         ]
         return self.random.choice(known) if known else None
 

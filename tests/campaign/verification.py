@@ -13,7 +13,7 @@ from tests.campaign import operators, runs, subjects
 from tests.campaign.commands import called, grown, has_separate
 from tests.campaign.files import FORMATS, STEPLESS, State, save
 from tests.campaign.operators import Operator
-from tests.campaign.outcome import Finding, Refused
+from tests.campaign.outcome import FindingError, RefusedError
 from tests.campaign.runs import Run
 
 PECULIARITIES = ("none", "none", "tiny", "spread", "zero", "missing")
@@ -26,7 +26,7 @@ SEPARATIONS = {
 
 
 def tried(seed: int, directory: Path, told: dict[str, Any]) -> None:
-    """One draw. Raises Finding or Refused."""
+    """One draw. Raises FindingError or RefusedError."""
     random = Random(f"verify {seed}")
     run = drawn_run(random)
     form = random.choice(FORMATS) if run.recipe.kind != "Muon" else "lightning"
@@ -42,14 +42,14 @@ def tried(seed: int, directory: Path, told: dict[str, Any]) -> None:
         told["growths"].append(asdict(operator))
         try:
             grown(operator.command, path, directory / str(number + 1), operator.options)
-        except Refused:
+        except RefusedError:
             if number:
                 break
             raise
         more = ("--steps", "3") if random.random() < 0.2 else ()
         ending = called("verify", path, directory / str(number + 1), *more)
         if ending.code != 0:
-            raise Finding(f"verify {' '.join(more)} exits {ending.code}: {words_of(ending.out + ending.err)}")
+            raise FindingError(f"verify {' '.join(more)} exits {ending.code}: {words_of(ending.out + ending.err)}")
         path = directory / str(number + 1)
 
 
