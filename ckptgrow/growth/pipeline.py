@@ -65,6 +65,7 @@ def grow(
             "copies of the weights"
         )
     record = _record(operator, request, (old.checkpoint.global_step, step), fingerprint)
+    record["sizes"] = sizes_of(old.family, operator.config, str(source))
     if any(one.growth.has_fresh for one in lineage):
         notes += first_update_note(states, request.fresh_moments)
         record["fresh_moments"] = request.fresh_moments

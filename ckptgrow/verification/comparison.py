@@ -17,15 +17,16 @@ from ckptgrow.families.sizes import num_layers
 from ckptgrow.families.state import TrainingState, open_state
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
-from ckptgrow.verification.gradients import Gradients, GradientScale, gradient_scales, without_null_terms
+from ckptgrow.verification.factors import disagreements
+from ckptgrow.verification.function import compared
+from ckptgrow.verification.gradients import Gradients, GradientScale, gradient_scales, idealise
 from ckptgrow.verification.layers import match_layers
-from ckptgrow.verification.magnitude import largest
 from ckptgrow.verification.moments import has_state, moment_errors
 from ckptgrow.verification.pair import Link, Pair, growths_between
 from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
 from ckptgrow.verification.rates import judge_rates
-from ckptgrow.verification.report import Asymmetry, Function, Moments, Report, Structure, Trajectory
-from ckptgrow.verification.samples import Outcome, outcome_of, sample_batches
+from ckptgrow.verification.report import Asymmetry, Moments, Report, Structure, Trajectory
+from ckptgrow.verification.samples import gradients_of, long_sample, sample_batches
 from ckptgrow.verification.scales import Scales
 from ckptgrow.verification.trajectory import losses, step_rounding
 from ckptgrow.verification.weights import WeightScale, weight_scales
@@ -38,6 +39,7 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
 }
 Stage = Callable[[str], None]
+GRADIENT_BATCHES = 2  # one factor a tensor is measured: more tokens would not make it sharper
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,23 @@ def verify(
     stage("comparing weights")
     weights = weight_scales(pair)
     batches = sample_batches(pair.small, settings.batches, settings.tokens)
+    long = long_sample((pair.small, pair.grown), settings.tokens)
     stage("building both models")
     models = _models(pair, dtype, settings.device)
-    stage("running both models")
-    outcomes = [outcome_of(model, batches) for model in models]
-    function = _function(pair, outcomes, dtype)
     stage("comparing gradients")
-    asymmetry = _asymmetry(pair, models[1], batches[0], outcomes[1].gradients, dtype)
-    scales, true_difference = _scales(pair, models[1], batches, outcomes, dtype)
+    small_gradients = gradients_of(models[0], batches[:GRADIENT_BATCHES])
+    grown_gradients = gradients_of(models[1], batches[:GRADIENT_BATCHES])
+    asymmetry = _asymmetry(pair, models[1], batches[0], grown_gradients, dtype)
+    stage("running both models")
+    exact = _model(pair.small, torch.float32, settings.device) if dtype == torch.bfloat16 else None
+    function = compared(pair, models, batches if long is None else [*batches, long], weights, exact)
+    scales = gradient_scales(pair, small_gradients, grown_gradients)
+    true_difference = max(scale.error for scale in scales.values())
+    if pair.has_copies:
+        idealise(models[1], pair, weights)
+        ideal_gradients = gradients_of(models[1], batches[:GRADIENT_BATCHES])
+        scales = gradient_scales(pair, small_gradients, ideal_gradients)
+    del models, exact
     stage("comparing moments")
     measured = Scales(pair, weights, scales)
     moments = _moments(pair, scales, measured, true_difference) if has_state(pair.small.optimizers) else None
@@ -122,40 +133,13 @@ def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
 
 
 def _models(pair: Pair, dtype: torch.dtype, device: str) -> tuple[PreTrainedModel, PreTrainedModel]:
+    return _model(pair.small, dtype, device), _model(pair.grown, dtype, device)
+
+
+def _model(state: TrainingState, dtype: torch.dtype, device: str) -> PreTrainedModel:
     if device != "cpu" and not torch.cuda.is_available():
         raise RequestError(f"--device {device}: no such device on this machine, expected cpu")
-    small, grown = (
-        load_model(state.checkpoint, state.claim, state.config, dtype, device) for state in (pair.small, pair.grown)
-    )
-    return small, grown
-
-
-def _function(pair: Pair, outcomes: Sequence[Outcome], dtype: torch.dtype) -> Function:
-    worst = scale = 0.0
-    for logits in zip(*(outcome.logits for outcome in outcomes), strict=True):
-        small, grown = (one.double() for one in logits)
-        worst = max(worst, largest(small - grown))
-        scale = max(scale, largest(small))
-    tolerance = TOLERANCES[coarsest([dtype, *_weight_dtypes(pair)])]
-    relative = worst / scale if scale > 0 else worst
-    return Function(worst, relative, tolerance, relative <= tolerance)
-
-
-def _scales(
-    pair: Pair,
-    grown: PreTrainedModel,
-    batches: Sequence[torch.Tensor],
-    outcomes: Sequence[Outcome],
-    dtype: torch.dtype,
-) -> tuple[Mapping[str, GradientScale], float]:
-    """The gradients' scales, with null-space terms averaged away where there are any, and the true difference."""
-    small_gradients = outcomes[0].gradients
-    scales = gradient_scales(pair, small_gradients, outcomes[1].gradients)
-    difference = max(scale.error for scale in scales.values())
-    if pair.has_copies and difference > TOLERANCES[dtype]:
-        without_null_terms(grown, pair)
-        scales = gradient_scales(pair, small_gradients, outcome_of(grown, batches).gradients)
-    return scales, difference
+    return load_model(state.checkpoint, state.claim, state.config, dtype, device)
 
 
 def _moments(pair: Pair, scales: Mapping[str, GradientScale], measured: Scales, true_difference: float) -> Moments:
@@ -178,13 +162,18 @@ def _moments(pair: Pair, scales: Mapping[str, GradientScale], measured: Scales, 
 
 
 def _structure(pair: Pair, weights: Mapping[str, WeightScale], measured: Scales) -> Structure:
-    worst = max(weights, key=lambda name: weights[name].error)
+    worst = max(weights, key=lambda name: (weights[name].roundings, weights[name].error))
     tolerance = STORED_TOLERANCES[coarsest(_weight_dtypes(pair))]
+    factors = {name: scale.factor for name, scale in weights.items()}
+    claimed = {name: link.grown for name, link in pair.links.items()}
+    apart = [] if pair.is_padded else disagreements(factors, claimed, pair.growths)
     rates = judge_rates(pair, measured) if pair.small.optimizers and pair.grown.optimizers else None
     problems = [*(rates.problems if rates else []), *_carried_problems(pair)]
+    if apart:
+        problems.insert(0, f"{apart[0]} has factor {factors[apart[0]]:g}, which no one scale for every space explains")
     error = weights[worst].error
     return Structure(
-        passed=error <= tolerance and not problems,
+        passed=weights[worst].roundings <= 1 and not problems,
         num_tensors=len(pair.grown.checkpoint.tensors),
         worst_relative_error=error,
         worst_parameter=worst,
@@ -192,6 +181,7 @@ def _structure(pair: Pair, weights: Mapping[str, WeightScale], measured: Scales)
         layers=[f"{layer.kind} {layer.source}" for layer in pair.layers],
         lr_rule=rates.rule if rates else None,
         problems=problems,
+        has_wrong_weights=weights[worst].roundings > 1,
     )
 
 
@@ -217,6 +207,8 @@ def _trajectory(
         for model, state in zip(_models(pair, dtype, settings.device), (pair.small, pair.grown), strict=True)
     )
     differences = [abs(a - b) for a, b in zip(small, grown, strict=True)]
+    lost = [math.isnan(a) and math.isnan(b) for a, b in zip(small, grown, strict=True)]
+    differences = [0.0 if both else one for one, both in zip(differences, lost, strict=True)]
     worst = math.inf if any(map(math.isnan, differences)) else max(differences)
     why = _why_not_judged(pair, structure)
     # each step multiplies rounding: stored float32 states drift apart by their own rounding first
@@ -231,14 +223,14 @@ def _why_not_judged(pair: Pair, structure: Structure) -> str:
         return "new layers train at once, so the trajectories part by design"
     if pair.has_copies and structure.lr_rule == "keep":
         return "learning rates were kept, so the grown matrices move faster by design"
-    if pair.has_copies and weight_noise(pair):
-        return "noise separates the copies, so the trajectories part by design"
+    if pair.has_copies and _are_apart(pair):
+        return "the copies are told apart, so the trajectories part by design"
     if pair.small.checkpoint.global_step != pair.grown.checkpoint.global_step:
         return "the schedule was set to another step, so the trajectories part by design"
     return ""
 
 
-def weight_noise(pair: Pair) -> bool:
+def _are_apart(pair: Pair) -> bool:
     """Whether the copies' weights differ."""
     return weight_asymmetry(pair) > STORED_TOLERANCES[coarsest(_weight_dtypes(pair))]
 

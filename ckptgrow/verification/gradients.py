@@ -1,7 +1,9 @@
 """How each parameter's gradient scales, measured by autograd in both real models.
 
-Terms of the grown weights that the function cannot see (noise) change gradients; to measure the algebra of the source
-they are averaged away: every weight is replaced by its mean over the copies of its inputs, which changes no output.
+Terms of the grown weights that the function cannot see (a split, noise) change gradients, and so does the rounding of
+stored weights. To measure the algebra of the source the grown model gets ideal weights: the small one's times the
+measured factor of each weight, shared evenly over the copies of its inputs. The stored weights are judged against those
+entry by entry elsewhere (`weights`).
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from ckptgrow.spaces.selection import selected
+from ckptgrow.verification.factors import snapped
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.pair import Link, Pair
-from ckptgrow.verification.weights import snapped
+from ckptgrow.verification.weights import WeightScale
 
 Gradients = Mapping[str, torch.Tensor]
 INEXACT = 1e-3  # behind a LayerNorm what writes new residual coordinates feels them, by percents
@@ -24,8 +26,8 @@ DEAD = 1e-9  # relative to the model's largest gradient: key biases under softma
 
 @dataclass(frozen=True)
 class GradientScale:
-    """`factors`: one a class of copy counts (`Link.copy_classes`), None where the gradient is zero by nature;
-    `error`: what is left, relative to the largest entry.
+    """`factors`: one a class of copies (`Link.copy_classes`), None where the gradient is zero by nature; `error`: what
+    is left, relative to the largest entry.
     """
 
     factors: torch.Tensor | None
@@ -43,22 +45,20 @@ def gradient_scales(pair: Pair, small: Gradients, grown: Gradients) -> Mapping[s
     return {name: _scale(link, small, grown, scale_of_all) for name, link in pair.links.items() if link.fresh is None}
 
 
-def without_null_terms(model: PreTrainedModel, pair: Pair) -> None:
-    """Replaces the grown model's weights by their means over the copies of their inputs, in place."""
+def idealise(model: PreTrainedModel, pair: Pair, weights: Mapping[str, WeightScale]) -> None:
+    """Replaces the grown model's weights by ideal ones (see the module's head), in place; new layers stay."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for link in pair.links.values():
-            if not link.has_copies or not link.in_axes:
+        for name, link in pair.links.items():
+            if link.fresh is not None or link.is_padded or not link.has_copies:
                 continue
-            parameter = parameters[link.grown.canonical]
-            summed = link.summed_inputs(parameter.detach().cpu())
+            factor = weights[name].factor
+            ideal = link.spread(pair.small_tensor(link)) * (1.0 if factor is None else factor)
             for axis in link.in_axes:
-                growth = link.growths[axis]
-                shape = [1] * summed.dim()
+                shape = [1] * ideal.dim()
                 shape[axis] = -1
-                counts = torch.from_numpy(growth.num_copies).reshape(shape)
-                summed = selected(summed, axis, growth.source) / counts.to(summed.dtype)
-            parameter.copy_(summed)
+                ideal *= torch.from_numpy(link.growths[axis].read).reshape(shape)
+            parameters[link.grown.canonical].copy_(ideal - link.grown.layout.offset)
 
 
 def _scale(link: Link, small: Gradients, grown: Gradients, scale_of_all: float) -> GradientScale:
@@ -77,12 +77,13 @@ def _scale(link: Link, small: Gradients, grown: Gradients, scale_of_all: float) 
 
 
 def _fitted(link: Link, spread: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    """Least-squares factors of `new` on `spread`, one a class of copy counts."""
-    if all(len(set(growth.num_copies.tolist())) == 1 for growth in link.growths):
+    """Least-squares factors of `new` on `spread`, one a class of copies, as what they stand for."""
+    if all(len(set(growth.read.tolist())) == 1 for growth in link.growths):
         power = float(spread.square().sum())
-        return torch.tensor([snapped(float((spread * new).sum()) / power)], dtype=torch.float64)
+        return torch.tensor([snapped(float((spread * new).sum()) / power, link.ratios)], dtype=torch.float64)
     classes = link.copy_classes().reshape(-1)
     num_classes = int(classes.max()) + 1
     powers = torch.zeros(num_classes, dtype=torch.float64).index_add_(0, classes, spread.square().reshape(-1))
     products = torch.zeros(num_classes, dtype=torch.float64).index_add_(0, classes, (spread * new).reshape(-1))
-    return torch.tensor([snapped(float(p) / float(q)) if q > 0 else 0.0 for p, q in zip(products, powers, strict=True)])
+    measured = [float(p) / float(q) if q > 0 else 0.0 for p, q in zip(products, powers, strict=True)]
+    return torch.tensor([snapped(one, link.ratios) for one in measured], dtype=torch.float64)

@@ -10,14 +10,16 @@ import torch
 
 from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.checkpoints.tensors import LazyTensor, whole
+from ckptgrow.verification.factors import snapped
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.optimizers import FACTORS, POWERS, Measured, kind_of
 from ckptgrow.verification.pair import Link, Pair
-from ckptgrow.verification.precision import STORED_TOLERANCES, coarsest
+from ckptgrow.verification.precision import STORED_TOLERANCES, coarsest, rounding, smallest
 from ckptgrow.verification.scales import Scales
-from ckptgrow.verification.weights import snapped
 
+FEW = 1.01  # roundings: an expected number in float64, rounded once to the stored dtype
+OF_FLOAT64 = 16.0  # roundings of float64, where numbers are stored in it
 NUMBERS = {"step": 0.0, "mu_product": 1e-6, "RMS": 1e-6}  # with the relative error that rounding to float32 leaves
 ROUNDING = 1e-12  # of sums in float64
 STORED_ROUNDING = 1e-3  # of sums of numbers that were rounded to bfloat16
@@ -25,7 +27,9 @@ STORED_ROUNDING = 1e-3  # of sums of numbers that were rounded to bfloat16
 
 @dataclass(frozen=True)
 class MomentErrors:
-    """Relative errors by "key of parameter", and what else is wrong."""
+    """Errors by "key of parameter", each entry's relative to what is expected of it; `tolerance` is what rounding to
+    the coarsest stored dtype leaves, to which the errors of finer ones are scaled up; and what else is wrong.
+    """
 
     errors: Mapping[str, float]
     problems: list[str]
@@ -34,7 +38,7 @@ class MomentErrors:
 
 def moment_errors(pair: Pair, gradients: Mapping[str, GradientScale], scales: Scales) -> MomentErrors:
     """Compares every record of every optimizer."""
-    errors: dict[str, float] = {}
+    errors: dict[str, float] = {}  # over what each dtype leaves
     problems: list[str] = []
     dtypes: set[torch.dtype] = set()
     limit = _step_limit(pair)
@@ -48,16 +52,20 @@ def moment_errors(pair: Pair, gradients: Mapping[str, GradientScale], scales: Sc
                     problems.append(f"the state of {name} holds {_keys(new)}, expected {_keys(old)}")
                 continue
             options = old_groups[link.small.name].options, new_groups[name].options
-            case = _Case(name, link, gradients.get(name), scales.of(name), *options, limit, pair.fresh_moments)
+            case = _Case(
+                name, link, gradients.get(name), scales.of(name), *options, limit, pair.fresh_moments, pair.num_growths
+            )
             dtypes |= {value.dtype for value in old.values() if isinstance(value, LazyTensor) and value.shape}
             problems += _number_problems(case, old, new)
+            problems += _dtype_problems(case, old, new)
             for key, error in _errors(case, old, new).items():
                 errors[f"{key} of {name}"] = error
             unknown = set(old) - set(NUMBERS) - {key for pair_ in FACTORS for key in pair_} - set(POWERS)
             problems += [f"{key} of {name}: nothing is known of it" for key in sorted(unknown)]
     if len(pair.small.optimizers) != len(pair.grown.optimizers):
         problems.append(f"{len(pair.grown.optimizers)} optimizers, expected {len(pair.small.optimizers)}")
-    return MomentErrors(errors, problems, STORED_TOLERANCES[coarsest(dtypes)])
+    tolerance = _left_by(coarsest(dtypes))
+    return MomentErrors({key: error * tolerance for key, error in errors.items()}, problems, tolerance)
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ class _Case:
     new: Mapping[str, Any]
     limit: int | None
     fresh_moments: str
+    num_growths: int
 
     def step(self, old: float) -> float:
         if self.link.fresh is not None:
@@ -80,7 +89,7 @@ class _Case:
 
 
 def _errors(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, float]:
-    """The relative error of every entry that is a tensor; two factors are one entry, their product."""
+    """The error of every entry that is a tensor, over what its dtype leaves; two factors are one, their product."""
     kind = kind_of(case.old)
     powers = {**POWERS, **(kind.powers if kind else {})}
     found: dict[str, float] = {}
@@ -88,33 +97,49 @@ def _errors(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict
         if key in powers and isinstance(new[key], LazyTensor):
             before, after = whole(old[key]).double(), whole(new[key]).double()
             if kind and key in kind.updates:
-                found[key] = _of_updates(case, before, after)
+                found[key] = _of_updates(case, before, after) / STORED_TOLERANCES[new[key].dtype]
             else:
-                found[key] = _error(case, before, after, powers[key])
+                found[key] = _roundings(case, before, after, powers[key], new[key].dtype)
     for row, column in FACTORS:
         if row in old and column in old:
             before, after = (_product(one[row], one[column]) for one in (old, new))
             key = f"{row} and {column}"
-            found[key] = max(_error(case, before, after, 2), _unequal_means(new[row], new[column]))
+            error = max(_error(case, before, after, 2), _unequal_means(new[row], new[column]))
+            found[key] = error / STORED_TOLERANCES[new[row].dtype]
     return found
 
 
+def _left_by(dtype: torch.dtype) -> float:
+    """The largest relative error of an entry that was computed in float64 and rounded once."""
+    return OF_FLOAT64 * rounding(dtype) if dtype == torch.float64 else FEW * rounding(dtype)
+
+
+def _roundings(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int, dtype: torch.dtype) -> float:
+    """The largest error of an entry over what storing it may leave: relative to the entry itself, however small."""
+    if case.link.fresh is not None or case.gradient is None or (case.link.is_padded and power):
+        return _error(case, old, found, power) / STORED_TOLERANCES[dtype]
+    expected = _expected(case, old, found, power)
+    allowed = case.num_growths * (_left_by(dtype) * expected.abs() + smallest(dtype))
+    return largest((case.link.copied_part(found) - expected) / allowed)
+
+
 def _error(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int) -> float:
-    link, scale = case.link, case.gradient
-    if link.fresh is not None or scale is None:
+    link = case.link
+    if link.fresh is not None or case.gradient is None:
         return largest(found)
-    if link.is_padded:
-        if power and not _is_young(case, found, power):
-            return 1.0
-        found = link.copied_part(found)
-    small = link.spread(old)
-    if power == 0:
-        expected = small
-    else:
-        dead = scale.factors is None
-        factor = torch.tensor(_own_factor(small, found, power), dtype=found.dtype) if dead else scale.at(link)
-        expected = factor**power * small
-    return relative(found, expected)
+    if link.is_padded and power and not _is_young(case, found, power):
+        return 1.0
+    return relative(link.copied_part(found), _expected(case, old, found, power))
+
+
+def _expected(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int) -> torch.Tensor:
+    """What the small one's entries are in the grown record: its own, times a power of the gradient's factor."""
+    small, scale = case.link.spread(old), case.gradient
+    if power == 0 or scale is None:
+        return small
+    if scale.factors is None:
+        return _dead_factor(case, small, case.link.copied_part(found), power) ** power * small
+    return scale.at(case.link) ** power * small
 
 
 def _is_young(case: _Case, found: torch.Tensor, power: int) -> bool:
@@ -159,17 +184,32 @@ def _factors(row: LazyTensor, column: LazyTensor) -> tuple[torch.Tensor, torch.T
     return rows.unsqueeze(-1), columns.unsqueeze(-2)
 
 
-def _own_factor(small: torch.Tensor, found: torch.Tensor, power: int) -> float:
-    """Where the gradient is zero by nature, its leftovers must still scale by one simple factor."""
-    energy = float(small.square().sum())
-    ratio = float((small * found).sum()) / energy if energy > 0 else 1.0
-    return snapped(max(ratio, 0.0) ** (1 / power)) if power > 1 else snapped(ratio)
+def _dead_factor(case: _Case, small: torch.Tensor, found: torch.Tensor, power: int) -> torch.Tensor:
+    """Where the gradient is zero by nature, its leftovers must still scale by one factor of each class of copies."""
+    link = case.link
+    classes = link.copy_classes()
+    factors = torch.ones(int(classes.max()) + 1, dtype=torch.float64)
+    for index in range(len(factors)):
+        old, new = small[classes == index], found[classes == index]
+        energy = float(old.square().sum())
+        ratio = float((old * new).sum()) / energy if energy > 0 else 1.0
+        factors[index] = snapped(max(ratio, 0.0) ** (1 / power) if power > 1 else ratio, link.ratios)
+    return factors[classes]
 
 
 def _step_limit(pair: Pair) -> int | None:
     """The step that the schedule was set to, where growth moved it."""
     old, new = pair.small.checkpoint.global_step, pair.grown.checkpoint.global_step
     return new if old != new else None
+
+
+def _dtype_problems(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    kinds = [(key, _kind(old[key]), _kind(new[key])) for key in old]
+    return [f"{key} of {case.name} is {new}, expected {old}" for key, old, new in kinds if old != new]
+
+
+def _kind(value: Any) -> str:
+    return str(value.dtype) if isinstance(value, LazyTensor) else type(value).__name__
 
 
 def _number_problems(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

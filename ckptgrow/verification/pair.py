@@ -29,15 +29,17 @@ class Link:
     growths: tuple[Growth, ...]  # one a stored axis; only sources and copies are used, never write and read
     kept: tuple[IntVector | None, ...]  # along each axis the coordinates that do not copy nothing; None: all
     fresh: str | None = None  # the kind of identity layer that it lies in
+    ratios: frozenset[float] = frozenset({1.0})  # of new to old sizes along the axes, one a class of copies
 
     @classmethod
     def of(cls, grown: Claimed, small: Claimed, growths: Mapping[str, Growth], fresh: str | None = None) -> Link:
         """The link by the growths of the spaces."""
         axes = [axis.growth(growths) for axis in grown.layout.axes]
         kept = tuple(np.flatnonzero(~axis.is_fresh) if axis.has_fresh else None for axis in axes)
-        return cls(
-            grown, small, tuple(identity(axis.num_old) if axis.has_fresh else axis for axis in axes), kept, fresh
-        )
+        copied = tuple(identity(axis.num_old) if axis.has_fresh else axis for axis in axes)
+        ratios = {float(ratio) for axis in copied for ratio in np.unique(1 / axis.read)}
+        ratios |= {axis.num_new / axis.num_old for axis in axes if axis.has_fresh}
+        return cls(grown, small, copied, kept, fresh, frozenset(ratios))
 
     @property
     def is_padded(self) -> bool:
@@ -60,6 +62,11 @@ class Link:
     def num_in_copies(self) -> float:
         """Copies of the inputs, where they are equally many; else their mean."""
         return float(np.prod([self.growths[axis].num_copies.mean() for axis in self.in_axes]))
+
+    @property
+    def num_terms(self) -> int:
+        """The most grown entries whose sum is a small one."""
+        return int(np.prod([self.growths[axis].num_copies.max() for axis in self.in_axes]))
 
     def spread(self, small: torch.Tensor) -> torch.Tensor:
         """The small tensor at every grown coordinate's source."""
@@ -85,10 +92,10 @@ class Link:
         return small
 
     def copy_classes(self) -> torch.Tensor:
-        """For every grown entry a number that is equal where the copies along all axes are equally many."""
+        """For every grown entry a number that is equal where its coordinates have equal shares of their sources."""
         classes = torch.zeros(tuple(growth.num_new for growth in self.growths), dtype=torch.int64)
         for axis, growth in enumerate(self.growths):
-            _, index = np.unique(growth.num_copies, return_inverse=True)
+            _, index = np.unique(growth.read, return_inverse=True)
             shape = [1] * len(self.growths)
             shape[axis] = -1
             classes = classes * (int(index.max()) + 1) + torch.from_numpy(index.astype(np.int64)).reshape(shape)
@@ -126,6 +133,11 @@ class Pair:
         """What second moments of entries that copy nothing are by the record: "zero", or a "mean" of old ones."""
         records = growths_since(self.small, self.grown)
         return str(next((record["fresh_moments"] for record in records if "fresh_moments" in record), "zero"))
+
+    @cached_property
+    def num_growths(self) -> int:
+        """How many growths lie between the two, each of which rounds once; at least 1."""
+        return max(1, len(growths_since(self.small, self.grown)))
 
     @cached_property
     def has_copies(self) -> bool:
@@ -166,11 +178,40 @@ def growths_between(small: TrainingState, grown: TrainingState) -> dict[str, Gro
                 f"since {small.where}; verify each on its own"
             )
         return {space: padded(old[space], new[space], "zero", read_drawn=True) for space in old}
+    growths = {space: identity(size) for space, size in old.items()}
+    sizes = old
+    for larger in (*_sizes_between(small, grown), new):
+        step = _copies(sizes, larger)
+        growths = {space: _composed(growths[space], step[space]) for space in old}
+        sizes = larger
+    return growths
+
+
+def _copies(old: Mapping[str, int], new: Mapping[str, int]) -> dict[str, Growth]:
+    """The copies of one growth, from the sizes before and after it."""
     growths = {space: copies(old[space], new[space]) for space in old}
     if "kv_heads" in old and new["heads"] % new["kv_heads"] == 0:  # every group of queries holds its own copies
         members, new_members = (sizes["heads"] // sizes["kv_heads"] for sizes in (old, new))
-        growths["heads"] = product([growths["kv_heads"], copies(members, new_members)])
+        if new_members >= members:
+            growths["heads"] = product([growths["kv_heads"], copies(members, new_members)])
     return growths
+
+
+def _composed(first: Growth, then: Growth) -> Growth:
+    """One growth after another: the copies of copies."""
+    if first.is_identity:
+        return then
+    return Growth(first.source[then.source], np.ones(then.num_new), first.read[then.source] * then.read, first.num_old)
+
+
+def _sizes_between(small: TrainingState, grown: TrainingState) -> list[dict[str, int]]:
+    """The sizes after each growth since the small checkpoint but the last, as the records tell them.
+
+    Copies of copies lie otherwise than copies at once; a record that tells wrong sizes makes the weights differ.
+    """
+    found = [record["sizes"] for record in growths_since(small, grown)[:-1] if isinstance(record.get("sizes"), dict)]
+    spaces = sizes_of(small.family, small.config, small.where)
+    return [{space: int(sizes.get(space, size)) for space, size in spaces.items()} for sizes in found]
 
 
 def growths_since(small: TrainingState, grown: TrainingState) -> Sequence[Mapping[str, Any]]:

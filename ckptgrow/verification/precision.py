@@ -26,6 +26,16 @@ STORED_TOLERANCES = {
 }
 
 
+def rounding(dtype: torch.dtype) -> float:
+    """The largest relative error of one rounding to nearest."""
+    return torch.finfo(dtype).eps / 2
+
+
+def smallest(dtype: torch.dtype) -> float:
+    """The smallest number above zero: rounding leaves at most half of it near zero."""
+    return torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+
+
 def coarsest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
     """The floating dtype with the largest rounding error (float64 where there is none)."""
     floating = [dtype for dtype in dtypes if dtype in TOLERANCES]

@@ -14,10 +14,11 @@ class Structure:
     num_tensors: int
     worst_relative_error: float
     worst_parameter: str | None
-    tolerance: float
+    tolerance: float  # of the largest value; judged is each entry against what rounding it may leave
     layers: list[str]
     lr_rule: str | None
     problems: list[str] = field(default_factory=list[str])
+    has_wrong_weights: bool = False  # an entry of some weight is further off than storing it rounds
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Function:
     relative: float  # to the largest logit
     tolerance: float  # relative
     passed: bool
+    judged: str = ""  # how the tolerance was found
 
 
 @dataclass(frozen=True)

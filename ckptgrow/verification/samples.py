@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from ckptgrow.verification.precision import computing_in
 
 SEQUENCES = 2  # a batch
 LONGEST = 256  # tokens a sequence
+LONGEST_WINDOW = 2048  # tokens; attention over longer sequences takes minutes and gigabytes in float64
+BEYOND = 32  # tokens by which a sequence passes a window
 SEED = 0
 
 
@@ -48,6 +49,28 @@ def sample_batches(state: TrainingState, num_batches: int, tokens: Path | None) 
     return list(torch.from_numpy(used).reshape(num_batches, SEQUENCES, length))
 
 
+def long_sample(states: Sequence[TrainingState], tokens: Path | None) -> torch.Tensor | None:
+    """One sequence longer than the windows of attention, int64, shape (1, window + 32 or all positions): a window shows
+    only beyond its size. None where the batches are long enough, or where a window is beyond `LONGEST_WINDOW`: there
+    the equality of the configs' fields must do.
+    """
+    small = states[0]
+    windows = {int(size) for state in states for size in _windows(state.config) if size <= LONGEST_WINDOW}
+    if small.family.head == "image" or not windows or max(windows) + BEYOND <= LONGEST:
+        return None
+    sizes = sizes_of(small.family, small.config, small.where)
+    length = min(max(windows) + BEYOND, _num_positions(small.config, sizes) - small.family.unused_positions)
+    if length <= LONGEST:
+        return None
+    if tokens is not None and len(ids := _read_tokens(tokens)) >= length:
+        return torch.from_numpy(ids[:length].astype(np.int64)).reshape(1, length)
+    return torch.randint(0, sizes["vocab"], (1, length), generator=torch.Generator().manual_seed(SEED))
+
+
+def _windows(config: Mapping[str, Any]) -> list[int]:
+    return [value for key, value in config.items() if "window" in key and isinstance(value, int) and value > 1]
+
+
 def inputs_of(model: PreTrainedModel, sample: torch.Tensor) -> dict[str, Any]:
     """The model's arguments for a batch: images, tokens, or the same tokens for encoder and decoder."""
     if sample.is_floating_point():
@@ -74,30 +97,22 @@ def loss_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), target.flatten())
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a model made of some batches: the logits of each, and the gradient of the mean loss over all by parameter
-    name.
-    """
-
-    logits: Sequence[torch.Tensor]
-    gradients: Mapping[str, torch.Tensor]
+def all_logits(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The logits of every batch."""
+    with torch.no_grad():
+        return [logits_of(model, tokens).cpu() for tokens in batches]
 
 
-def outcome_of(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> Outcome:
-    """One pass forward and backward over each batch."""
+def gradients_of(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The gradient of the mean loss over all batches, by parameter name."""
     model.zero_grad(set_to_none=True)
-    kept: list[torch.Tensor] = []
     for tokens in batches:
-        logits = logits_of(model, tokens)
-        kept.append(logits.detach().cpu())
-        (loss_of(logits, tokens) / len(batches)).backward()
-    gradients = {
+        (loss_of(logits_of(model, tokens), tokens) / len(batches)).backward()
+    return {
         name: parameter.grad.detach().cpu()
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }
-    return Outcome(kept, gradients)
 
 
 def _num_positions(config: Mapping[str, Any], sizes: Mapping[str, int]) -> int:

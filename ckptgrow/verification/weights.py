@@ -1,6 +1,12 @@
-"""Each grown weight, summed over the copies of its inputs, is the small weight up to one factor.
+"""Each grown weight, summed over the copies of its inputs, is the small weight up to one factor, as the files store it.
 
-The factor is measured, not assumed: it is what learning rates are judged by.
+The factor is measured, not assumed: it is what learning rates are judged by. What is left is judged entry by entry
+against exact arithmetic on the stored numbers: with c the copies of an input and u one rounding of the stored dtype,
+
+    | Σ_c W'[o, (i, c)] − factor · W[src o, i] |  ≤  u · Σ_c |W'[o, (i, c)]|
+
+which is all that storing rounded terms can leave. Where nearly all entries are exact to the bit (no noise, a factor
+that is a power of two) all must be.
 """
 
 from __future__ import annotations
@@ -8,24 +14,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 
+from ckptgrow.checkpoints.tensors import whole
+from ckptgrow.verification.factors import snapped
 from ckptgrow.verification.magnitude import largest, power
-from ckptgrow.verification.pair import Pair
+from ckptgrow.verification.pair import Link, Pair
+from ckptgrow.verification.precision import rounding, smallest
 
-LARGEST_DENOMINATOR = 1024
+NEARLY_ALL = 0.9  # of the entries: a rounded sum hits the exact one by chance far less often
+SUMS = 8.0  # roundings of float64 in the sums and products here
 
 
 @dataclass(frozen=True)
 class WeightScale:
-    """`factor`: of the summed weight, None where the small weight is zero; `error`: what is left, relative to the
-    largest value.
+    """`factor`: of the summed weight, None where the small weight is zero; `error`: the largest difference, relative to
+    the largest value; `roundings`: the largest difference in units of what storing may leave, at most 1 where all is
+    well.
     """
 
     factor: float | None
     error: float
+    roundings: float
 
 
 def weight_scales(pair: Pair) -> Mapping[str, WeightScale]:
@@ -36,22 +47,34 @@ def weight_scales(pair: Pair) -> Mapping[str, WeightScale]:
 def _scale(pair: Pair, name: str) -> WeightScale:
     link = pair.links[name]
     small = link.rows_of(pair.small_tensor(link))
-    summed = link.summed_inputs(pair.grown_tensor(link))
+    grown = pair.grown_tensor(link)
+    summed = link.summed_inputs(grown)
     squares = power(small)
     if squares == 0:
-        return WeightScale(None, largest(summed))
-    factor = snapped(float((summed * small).sum()) / squares)
+        left = largest(summed)
+        return WeightScale(None, left, math.inf if left > 0 else 0.0)
+    factor = snapped(float((summed * small).sum()) / squares, link.ratios)
     if not math.isfinite(factor):
-        return WeightScale(None, math.inf)
-    difference = largest(torch.sub(summed, small, alpha=factor))
-    return WeightScale(factor, difference / (max(abs(factor), 1e-30) * largest(small)))
+        return WeightScale(None, math.inf, math.inf)
+    differences = torch.sub(summed, small, alpha=factor).abs_()
+    error = largest(differences) / (max(abs(factor), 1e-30) * largest(small))
+    return WeightScale(factor, error, _roundings(pair, link, differences, factor * small))
 
 
-def snapped(value: float, tolerance: float = 1e-4) -> float:
-    """The simple fraction that a measured factor stands for, or the root of one; the value where there is none."""
-    if not math.isfinite(value):
-        return value
-    fraction, square = (Fraction(number).limit_denominator(LARGEST_DENOMINATOR) for number in (value, value**2))
-    is_root = 0 < square.denominator < fraction.denominator**2
-    found = math.copysign(math.sqrt(square), value) if is_root else float(fraction)
-    return found if abs(found - value) <= tolerance * abs(value) else value
+def _roundings(pair: Pair, link: Link, differences: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference over what storing may leave at its place; infinity for NaN."""
+    worst = largest(differences)
+    if worst == 0 or math.isinf(worst):
+        return worst
+    stored = whole(pair.grown.checkpoint.tensors[link.grown.name])
+    terms = link.summed_inputs(link.copied_part(stored).double().abs())
+    # noise is a difference of draws as large as the largest entry, computed in float64
+    size = largest(terms) + abs(link.grown.layout.offset)
+    computed = SUMS * rounding(torch.float64) * (terms + expected.abs() + size)
+    exact = float((differences <= computed).double().mean())
+    allowed = computed
+    if exact < NEARLY_ALL:
+        allowed = computed + pair.num_growths * rounding(stored.dtype) * terms + link.num_terms * smallest(stored.dtype)
+    elif stored.dtype in (torch.float16, torch.bfloat16, torch.float32):
+        allowed = computed + link.num_terms * smallest(stored.dtype)
+    return largest(differences / torch.where(allowed > 0, allowed, torch.finfo(torch.float64).tiny))

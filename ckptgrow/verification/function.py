@@ -1,0 +1,95 @@
+"""Whether both models compute the same: logits on the same tokens, judged by what rounding can make of them.
+
+float64, float32    a few hundred roundings of the largest logit. Where the grown model multiplies rounding (noise in
+deep models), by as much as one rounding of each of its weights changes its own logits.
+bfloat16            the small model's own error in it, against its logits in float32: the grown one's may be twice
+as large.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from ckptgrow.verification.magnitude import largest
+from ckptgrow.verification.pair import Pair
+from ckptgrow.verification.precision import TOLERANCES, rounding
+from ckptgrow.verification.report import Function
+from ckptgrow.verification.samples import all_logits
+from ckptgrow.verification.weights import WeightScale
+
+OWN_ERRORS = 2.0  # times the small model's own error in bfloat16
+RESPONSES = 30.0  # times the change that one rounding makes: draws differ, and so do sums in another order
+EXACT = 1e-12  # of the largest value: weights that growth has not rounded
+SEED = 0
+Logits = Sequence[torch.Tensor]
+
+
+def compared(
+    pair: Pair,
+    models: tuple[PreTrainedModel, PreTrainedModel],
+    samples: Sequence[torch.Tensor],
+    weights: Mapping[str, WeightScale],
+    exact: PreTrainedModel | None,
+) -> Function:
+    """Logits of both models; `exact` is the small one in float32 where the models are in bfloat16.
+
+    Where the fixed tolerance is not met, the grown model is run once more with its weights perturbed by one rounding.
+    """
+    small, grown = (all_logits(model, samples) for model in models)
+    reference = small if exact is None else all_logits(exact, samples)
+    scale = max(largest(one.double()) for one in reference)
+    worst = _difference(reference, grown)
+    relative = worst / scale if scale > 0 else worst
+    dtype = models[0].dtype
+    if exact is not None:
+        own = _difference(reference, small) / scale if scale > 0 else 0.0
+        tolerance = max(OWN_ERRORS * own, rounding(dtype))
+        how = f"by the small model's own error in {_name(dtype)}, {own:.1e} of the largest logit"
+        return Function(worst, relative, tolerance, relative <= tolerance, how)
+    tolerance, how = TOLERANCES[dtype], f"by a few hundred roundings of {_name(dtype)}"
+    if relative > tolerance and _can_round(pair, weights, relative):
+        stored = _stored_rounding(pair, weights, dtype)
+        response = _response(models[1], samples[:1], grown[:1], stored) / scale
+        tolerance = max(tolerance, RESPONSES * response)
+        how = f"by the grown model's response to rounding its weights, {response:.1e} of the largest logit"
+    return Function(worst, relative, tolerance, relative <= tolerance, how)
+
+
+def _difference(expected: Logits, found: Logits) -> float:
+    return max(largest(one.double() - other.double()) for one, other in zip(expected, found, strict=True))
+
+
+def _can_round(pair: Pair, weights: Mapping[str, WeightScale], relative: float) -> bool:
+    """Whether rounding can be the cause: all weights are the small one's, and what comes out are numbers."""
+    same = all(scale.roundings <= 1 for scale in weights.values())
+    return same and math.isfinite(relative) and all(layer.kind != "copy" for layer in pair.layers)
+
+
+def _stored_rounding(pair: Pair, weights: Mapping[str, WeightScale], dtype: torch.dtype) -> float:
+    """One rounding of the grown weights: of the dtype in which they are stored, where growth rounded any of them."""
+    if all(scale.error <= EXACT for scale in weights.values()):
+        return rounding(dtype)
+    stored = {pair.grown.checkpoint.tensors[link.grown.name].dtype for link in pair.links.values()}
+    return max(rounding(one) for one in (*stored, dtype) if one.is_floating_point)
+
+
+def _response(model: PreTrainedModel, samples: Sequence[torch.Tensor], logits: Logits, size: float) -> float:
+    """The change of the logits when every weight is rounded once more, at random."""
+    generator = torch.Generator().manual_seed(SEED)
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            draws = torch.rand(parameter.shape, generator=generator, dtype=torch.float32).to(parameter)
+            parameter.mul_(1 + size * (2 * draws - 1))
+        response = _difference(logits, all_logits(model, samples))
+        for parameter, weight in zip(model.parameters(), weights, strict=True):
+            parameter.copy_(weight)
+    return response
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
