@@ -176,6 +176,8 @@ def _record(
         "lr_rule": request.lr_rule,
         "step": list(steps),
         "rewarm": request.rewarm,
+        "reset": list(request.reset),
+        "drop": list(request.drop),
         "version": __version__,
         "torch": str(torch.__version__),
         "source_sha256": fingerprint.placeholder,

@@ -17,9 +17,14 @@ from ckptgrow.families.sizes import num_layers
 from ckptgrow.families.state import TrainingState, open_state
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
+from ckptgrow.verification.averages import average_problems
+from ckptgrow.verification.carried import carried_problems
+from ckptgrow.verification.configs import config_problems
+from ckptgrow.verification.coverage import coverage_problems
 from ckptgrow.verification.factors import disagreements
 from ckptgrow.verification.function import compared
 from ckptgrow.verification.gradients import Gradients, GradientScale, gradient_scales, idealise
+from ckptgrow.verification.history import history_problems
 from ckptgrow.verification.layers import match_layers
 from ckptgrow.verification.moments import has_state, moment_errors
 from ckptgrow.verification.pair import Link, Pair, growths_between
@@ -28,6 +33,7 @@ from ckptgrow.verification.rates import judge_rates
 from ckptgrow.verification.report import Asymmetry, Moments, Report, Structure, Trajectory
 from ckptgrow.verification.samples import gradients_of, long_sample, sample_batches
 from ckptgrow.verification.scales import Scales
+from ckptgrow.verification.schedules import schedule_problems
 from ckptgrow.verification.trajectory import losses, step_rounding
 from ckptgrow.verification.weights import WeightScale, weight_scales
 from ckptgrow.verification.words import sentences
@@ -168,7 +174,16 @@ def _structure(pair: Pair, weights: Mapping[str, WeightScale], measured: Scales)
     claimed = {name: link.grown for name, link in pair.links.items()}
     apart = [] if pair.is_padded else disagreements(factors, claimed, pair.growths)
     rates = judge_rates(pair, measured) if pair.small.optimizers and pair.grown.optimizers else None
-    problems = [*(rates.problems if rates else []), *_carried_problems(pair)]
+    rule = rates.rule if rates else None
+    problems = [
+        *(rates.problems if rates else []),
+        *coverage_problems(pair),
+        *schedule_problems(pair),
+        *config_problems(pair),
+        *average_problems(pair, weights),
+        *carried_problems(pair),
+        *history_problems(pair, rule, are_apart=pair.has_copies and _are_apart(pair)),
+    ]
     if apart:
         problems.insert(0, f"{apart[0]} has factor {factors[apart[0]]:g}, which no one scale for every space explains")
     error = weights[worst].error
@@ -179,22 +194,10 @@ def _structure(pair: Pair, weights: Mapping[str, WeightScale], measured: Scales)
         worst_parameter=worst,
         tolerance=tolerance,
         layers=[f"{layer.kind} {layer.source}" for layer in pair.layers],
-        lr_rule=rates.rule if rates else None,
+        lr_rule=rule,
         problems=problems,
         has_wrong_weights=weights[worst].roundings > 1,
     )
-
-
-def _carried_problems(pair: Pair) -> list[str]:
-    problems = [
-        f"{name} is {new}, expected {old} as in the small checkpoint"
-        for name, link in pair.links.items()
-        if (new := pair.grown.checkpoint.tensors[name].dtype)
-        != (old := pair.small.checkpoint.tensors[link.small.name].dtype)
-    ]
-    if pair.small.checkpoint.data_position != pair.grown.checkpoint.data_position:
-        problems.append("the data position was moved, expected it as in the small checkpoint")
-    return problems
 
 
 def _trajectory(

@@ -135,6 +135,11 @@ class Pair:
         return str(next((record["fresh_moments"] for record in records if "fresh_moments" in record), "zero"))
 
     @cached_property
+    def has_moved(self) -> bool:
+        """Whether the schedule's step is another."""
+        return self.small.checkpoint.global_step != self.grown.checkpoint.global_step
+
+    @cached_property
     def num_growths(self) -> int:
         """How many growths lie between the two, each of which rounds once; at least 1."""
         return max(1, len(growths_since(self.small, self.grown)))
