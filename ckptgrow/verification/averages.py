@@ -23,20 +23,13 @@ def average_problems(pair: Pair, weights: Mapping[str, WeightScale]) -> list[str
     """Sets that are missing or new, and averages that are not those of the weights."""
     small, grown = (_sets(state) for state in (pair.small, pair.grown))
     problems = [f"the set of weights {prefix!r} is missing" for prefix in small if prefix not in grown]
-    problems += [
-        f"there is a set of weights {prefix!r} that the small checkpoint lacks"
-        for prefix in grown
-        if prefix not in small
-    ]
-    for prefix in small:
+    problems += [f"the small checkpoint has no set of weights {prefix!r}" for prefix in grown if prefix not in small]
+    for prefix in small.keys() & grown.keys():
         for name, link in pair.links.items():
-            of_grown, of_small = (
-                grown.get(prefix, {}).get(link.grown.canonical),
-                small[prefix].get(link.small.canonical),
-            )
-            if of_grown is not None and of_small is not None:
-                problems += _of_one(pair, link, weights.get(name), of_small, of_grown)
-            elif prefix in grown and (of_grown is None) != (of_small is None):
+            new, old = grown[prefix].get(link.grown.canonical), small[prefix].get(link.small.canonical)
+            if new is not None and old is not None:
+                problems += _of_one(pair, link, weights.get(name), old, new)
+            elif (new is None) != (old is None):
                 problems.append(f"{prefix}{link.grown.canonical} is missing or new among the averages")
     return problems
 

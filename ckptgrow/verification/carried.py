@@ -8,7 +8,9 @@ from typing import Any
 
 from ckptgrow.checkpoints.directory import TRAINER_STATE
 from ckptgrow.checkpoints.loops import with_step
+from ckptgrow.checkpoints.tensors import LazyTensor
 from ckptgrow.checkpoints.texts import read_json
+from ckptgrow.families.state import TrainingState
 from ckptgrow.verification.history import dropped
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences
@@ -31,16 +33,14 @@ def _dtypes(pair: Pair) -> Iterator[str]:
 
 
 def _buffers(pair: Pair) -> Iterator[str]:
-    """Buffers are claimed apart: those outside of layers, and those of old layers, are as they were."""
-    old, new = (
-        {
-            one.name: state.checkpoint.tensors[one.name]
-            for one in state.claim.tensors
-            if one.is_buffer and one.layer is None
-        }
-        for state in (pair.small, pair.grown)
-    )
+    """Buffers outside of layers are as they were."""
+    old, new = (_buffers_of(state) for state in (pair.small, pair.grown))
     yield from differences(old, new, ("buffers",))
+
+
+def _buffers_of(state: TrainingState) -> dict[str, LazyTensor]:
+    outside = (one.name for one in state.claim.tensors if one.is_buffer and one.layer is None)
+    return {name: state.checkpoint.tensors[name] for name in outside}
 
 
 def _values(pair: Pair) -> Iterator[str]:
@@ -85,6 +85,11 @@ def _files(pair: Pair) -> Iterator[str]:
     for name in sorted({*small.files} & {*grown.files}):
         if name == TRAINER_STATE:
             old, new = (read_json(one.directory / name) for one in (small, grown))
-            yield from differences({**old, **dict.fromkeys(CLEARED & old.keys())}, new, (name,))
+            yield from differences(_cleared(old, new), new, (name,))
         elif not filecmp.cmp(small.directory / name, grown.directory / name, shallow=False):
             yield f"the file {name} differs from the small checkpoint's"
+
+
+def _cleared(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """A Trainer's state without its best checkpoint, which the grown run does not have."""
+    return {**old, **{key: None for key in CLEARED & old.keys() if new.get(key) is None}}

@@ -41,7 +41,8 @@ def _read(config: Mapping[str, Any]) -> dict[str, Any]:
 def _changed(pair: Pair, small: Mapping[str, Any], grown: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that this growth changes, as it must: sizes are those of the tensors, which the weights have shown."""
     family = pair.small.family
-    found = {size.config: grown.get(size.config) for size in family.sizes.values() if size.config in grown}
+    sizes = (size.config for size in family.sizes.values() if size.config is not None)
+    found = {name: grown[name] for name in sizes if name in grown}
     fields = (family.num_layers, *family.also_layers)
     found |= {name: len(pair.layers) for name in fields if name in grown}
     if len(pair.layers) != num_layers(family, pair.small.config, pair.small.where):
@@ -49,7 +50,7 @@ def _changed(pair: Pair, small: Mapping[str, Any], grown: Mapping[str, Any]) -> 
     if family.padding is not None and pair.growths["residual"].has_fresh:
         residual = pair.growths["residual"]
         found[family.padding.eps] = small[family.padding.eps] * residual.num_old / residual.num_new
-    return {str(name): value for name, value in found.items()}
+    return found
 
 
 def _layered(pair: Pair, small: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

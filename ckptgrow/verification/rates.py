@@ -5,7 +5,7 @@ Rule `mup` has the ratios of `optimizers`, so that updates scale as the weights 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -13,8 +13,9 @@ from ckptgrow.checkpoints.tensors import LazyTensor, whole
 from ckptgrow.verification.optimizers import Ratio, kind_of
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.scales import Scales
+from ckptgrow.verification.schedules import moved_rates
 
-MOVED = ("lr", "betas", "momentum")  # what a schedule sets
+SAME = 1e-12  # relative, of numbers that growth leaves or a schedule computes again
 
 
 @dataclass(frozen=True)
@@ -33,26 +34,38 @@ def judge_rates(pair: Pair, scales: Scales) -> Rates:
     else:
         recorded = [entry.get("lr_rule") for entry in pair.grown.checkpoint.history[-1:]]
         rule = recorded[0] if recorded and recorded[0] in found else min(found, key=lambda one: len(found[one]))
-    return Rates(str(rule), found[str(rule)] + _schedule_problems(pair))
+    return Rates(str(rule), found[str(rule)])
 
 
 def _problems(pair: Pair, scales: Scales, rule: str) -> Iterator[str]:
-    was_moved = pair.small.checkpoint.global_step != pair.grown.checkpoint.global_step
-    for small, grown in zip(pair.small.optimizers, pair.grown.optimizers, strict=False):
+    for number, (small, grown) in enumerate(zip(pair.small.optimizers, pair.grown.optimizers, strict=False)):
         old_groups, seen = small.group_of, set[str]()
+        moved = moved_rates(pair, number) if pair.has_moved else None
         for index, group in enumerate(grown.groups):
             for name in group.names:
+                if pair.links[name].small.name not in old_groups:
+                    continue
                 old = old_groups[pair.links[name].small.name].options
                 kind, measured = kind_of(old), scales.of(name)
                 ratios = kind.ratios(measured, old) if rule == "mup" and kind and kind.ratios else {}
+                if moved is not None:
+                    old, ratios = {**old, **moved[index]}, {**ratios, **dict.fromkeys(moved[index], 1.0)}
                 limits = _Limits(kind.tolerance if kind else 0.0, measured.rounding)
-                for option, value in group.options.items():
-                    if option in MOVED and was_moved:
-                        continue
-                    problem = _difference(old.get(option), value, ratios.get(option, 1.0), limits)
+                for option in {**old, **group.options}:
+                    problem = _option_problem(option, old, group.options, ratios, limits)
                     if problem and f"{index} {option}" not in seen:
                         seen.add(f"{index} {option}")
                         yield f"{option} of group {index} ({name}) {problem}"
+
+
+def _option_problem(
+    option: str, old: Mapping[str, Any], new: Mapping[str, Any], ratios: Mapping[str, Ratio], limits: _Limits
+) -> str | None:
+    if option not in new:
+        return f"is missing, expected {old[option]}"
+    if option not in old:
+        return f"is {new[option]}, expected no such option"
+    return _difference(old[option], new[option], ratios.get(option, 1.0), limits)
 
 
 @dataclass(frozen=True)
@@ -73,37 +86,26 @@ def _difference(old: Any, new: Any, ratio: Ratio, limits: _Limits) -> str | None
         numbers = [limits.epsilon if one is None and other is not None else one for one, other in pairs]
         problems = [_difference(*entry, limits) for entry in zip(numbers, new, ratio, strict=True)]
         return next((problem for problem in problems if problem), None)
-    if isinstance(ratio, tuple) or not _is_number(old) or not _is_number(new) or ratio == 1:
-        return None if old == new or _both_sequences_equal(old, new) else f"is {new}, expected {old}"
+    if isinstance(ratio, tuple) or not _is_number(old) or not _is_number(new):
+        return None if old == new or _are_close(old, new) else f"is {new}, expected {old}"
     expected = old * ratio
-    return None if abs(new - expected) <= limits.tolerance * abs(expected) else f"is {new:g}, expected {expected:g}"
+    limit = limits.tolerance * abs(expected) if ratio != 1 else SAME * abs(expected)
+    return None if abs(new - expected) <= limit else f"is {new:g}, expected {expected:g}"
+
+
+def _are_close(old: Any, new: Any) -> bool:
+    """Whether two sequences hold the same; numbers as schedules compute them."""
+    if not isinstance(old, list | tuple) or not isinstance(new, list | tuple) or len(old) != len(new):
+        return False
+    pairs = [(_plain(one), _plain(other)) for one, other in zip(old, new, strict=True)]
+    return all(
+        abs(one - other) <= SAME * abs(one) if _is_number(one) and _is_number(other) else one == other
+        for one, other in pairs
+    )
 
 
 def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _both_sequences_equal(old: Any, new: Any) -> bool:
-    return isinstance(old, list | tuple) and isinstance(new, list | tuple) and list(old) == list(new)
-
-
-def _schedule_problems(pair: Pair) -> list[str]:
-    """Each scheduler's base learning rates are those of the groups, and its clock is the small one's or was moved."""
-    problems: list[str] = []
-    state = pair.grown.checkpoint
-    was_moved = pair.small.checkpoint.global_step != state.global_step
-    for index, scheduler in enumerate(state.schedulers):
-        bases = scheduler.get("base_lrs")
-        groups = pair.grown.optimizers[index].groups if len(state.schedulers) == len(pair.grown.optimizers) else ()
-        rates = [_plain(group.options.get("initial_lr")) for group in groups]
-        found = [_plain(base) for base in bases] if isinstance(bases, list) else rates
-        if rates and None not in rates and found != rates:
-            problems.append(f"base_lrs of scheduler {index} are {found}, expected the groups' {rates}")
-        if index < len(pair.small.checkpoint.schedulers) and not was_moved:
-            old = pair.small.checkpoint.schedulers[index].get("last_epoch")
-            if old != scheduler.get("last_epoch"):
-                problems.append(f"last_epoch of scheduler {index} is {scheduler.get('last_epoch')}, expected {old}")
-    return problems
 
 
 def _plain(value: Any) -> Any:

@@ -161,7 +161,7 @@ def _replayed(
             scheduler.step()
     except (ValueError, TypeError, KeyError, IndexError):
         return None, None
-    options = [
+    options: list[Mapping[str, Any]] = [
         {key: group[key] for key in ("lr", "betas", "momentum") if key in known.options}
         for group, known in zip(simulated.param_groups, optimizer.groups, strict=True)
     ]
@@ -177,7 +177,7 @@ def _built(raw: Raw, optimizer: torch.optim.Optimizer) -> Any:
             return lr_scheduler.SequentialLR(optimizer, inner, milestones=list(raw["_milestones"]))
         return lr_scheduler.ChainedScheduler(inner, optimizer)
     own = frozenset(raw) - OF_ALL
-    if own == {"lr_lambdas"}:
+    if own == frozenset({"lr_lambdas"}):
         return lr_scheduler.LambdaLR(optimizer, [lambda _: 1.0] * len(optimizer.param_groups))
     if "anneal_epochs" in own or "total_steps" in own or "step_ratio" in own:
         return _in_closed_form(raw, optimizer)
@@ -216,20 +216,16 @@ def _is_known(raw: Raw, step: int) -> bool:
 
 def _like(optimizer: OptimizerState) -> torch.optim.Optimizer:
     """An optimizer with the same groups at the schedule's start, each over a number of its own."""
-    has_betas = any("betas" in group.options for group in optimizer.groups)
     groups: list[dict[str, Any]] = []
     for group in optimizer.groups:
         known = group.options
-        options = {
-            key: _number(known[key]) for key in known if key.endswith(("lr", "momentum")) and known[key] is not None
-        }
+        rates = (key for key in known if key.endswith(("lr", "momentum")) and known[key] is not None)
+        options: dict[str, Any] = {key: _number(known[key]) for key in rates}
         options["lr"] = options.get("initial_lr", options.get("lr", 0.0))
-        options["betas" if has_betas else "momentum"] = (
-            tuple(_number(one) for one in known.get("betas", (0.9, 0.999)))[:2]
-            if has_betas
-            else options.get("momentum", 0.9)
-        )
+        options.setdefault("momentum", 0.9)
+        options["betas"] = tuple(_number(one) for one in known.get("betas", (0.9, 0.999)))[:2]
         groups.append({"params": [torch.zeros(1, requires_grad=True)], **options})
+    has_betas = any("betas" in group.options for group in optimizer.groups)
     return torch.optim.Adam(groups) if has_betas else torch.optim.SGD(groups, momentum=0.9)
 
 
