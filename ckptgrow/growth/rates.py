@@ -43,7 +43,7 @@ from ckptgrow.growth.sides import Sides
 from ckptgrow.growth.tensors import Scaled
 
 LrRule = Literal["keep", "mup"]
-LR_OPTIONS = ("lr", "initial_lr", "max_lr", "min_lr")
+LR_OPTIONS = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
 SAME = 1e-6  # of root mean squares in float32 weights
 
 
