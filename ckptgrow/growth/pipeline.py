@@ -22,6 +22,7 @@ from ckptgrow.families.family import Family
 from ckptgrow.families.sizes import num_layers, sizes_of
 from ckptgrow.families.state import TrainingState, open_state
 from ckptgrow.growth.carried import check_carried, check_schedules
+from ckptgrow.growth.courses import course
 from ckptgrow.growth.moments import StepClock, grown_state
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.padding import first_update_note
@@ -29,7 +30,7 @@ from ckptgrow.growth.parameters import Descent, descents, grown_tensors, in_piec
 from ckptgrow.growth.rates import Origin, with_rates
 from ckptgrow.growth.request import Grown, Part, StateRequest
 from ckptgrow.growth.scales import WeightSizes
-from ckptgrow.growth.schedule import grown_scheduler, moved, optimizer_of, with_schedule
+from ckptgrow.growth.schedule import check_sets_alone, clock_at, grown_scheduler, moved, optimizer_of, with_schedule
 from ckptgrow.growth.tensors import Finite, Guard, unguarded
 
 LATEST_STEP = 10**7  # schedules are run up to it
@@ -116,7 +117,11 @@ def _grown_training(
         grown, origin = with_rates(grown, lineage, sizes, request.lr_rule, where)
         states.append(grown)
         origins.append(origin)
-    raws = old.checkpoint.schedulers
+    raws, named = old.checkpoint.schedulers, course(request.schedule)
+    if named is not None and not moves:
+        raise RequestError(
+            f"--schedule {request.schedule}: says what moves with the step, expected with --step; leave it out"
+        )
     for index, raw in enumerate(raws):
         where = f"{source}: scheduler {index}"
         place = optimizer_of(index, raws, old.optimizers)
@@ -130,7 +135,9 @@ def _grown_training(
             continue
         grown_raw = grown_scheduler(raw, origins[place], len(old.optimizers[place].groups), where)
         if moves and step is not None:
-            scheduled = moved(grown_raw, step, states[place])
+            check_sets_alone(index, place, raws, old.optimizers, where)
+            clock = clock_at(raw, (old.checkpoint.global_step or 0, step), where)
+            scheduled = moved(grown_raw, clock, states[place], where, named)
             grown_raw, states[place] = scheduled.state, with_schedule(states[place], scheduled)
             notes += [scheduled.note] if scheduled.note else []
         schedulers.append(grown_raw)
@@ -175,6 +182,7 @@ def _record(
         "lr_rule": request.lr_rule,
         "step": list(steps),
         "rewarm": request.rewarm,
+        **({"schedule": request.schedule} if request.schedule else {}),
         "version": __version__,
         "torch": str(torch.__version__),
         "source_sha256": fingerprint.placeholder,
