@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from ckptgrow.errors import ClaimError, ConfigError, listing
-from ckptgrow.families.family import Family, Head
-from ckptgrow.families.sizes import Config, holds, is_tied, num_layers, sizes_of
+from ckptgrow.families.family import Family, Head, Layers
+from ckptgrow.families.layer_kinds import dense_layers
+from ckptgrow.families.sizes import Config, holds, is_tied, num_layers, sizes_of, stack_layers
 from ckptgrow.spaces.growth import identity
 from ckptgrow.spaces.layout import Layout, parse
 
@@ -107,6 +108,7 @@ class _Entry:
     spelling: str  # the pattern as it stands in the file
     regex: re.Pattern[str]
     base_prefix: str
+    layers: frozenset[int]  # the numbers that its layer may have
 
 
 def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: str) -> Claim:
@@ -115,9 +117,9 @@ def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: st
     Raises ClaimError for tensors that no entry claims and entries that no tensor meets, ConfigError for shapes that
     contradict the config; each names the tensor.
     """
-    entries = _entries(family, config)
+    entries = _entries(family, config, where)
     depth = num_layers(family, config, where)
-    found = {name: _match(name, entries, depth) for name in shapes}
+    found = {name: _match(name, entries) for name in shapes}
     instances: dict[str, list[Claimed]] = defaultdict(list)
     for one in found.values():
         if one is not None:
@@ -126,7 +128,7 @@ def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: st
     if largest is None:
         raise ClaimError(f"{where}: none of its {len(shapes)} tensors belongs to {family.model_type}, expected a model")
     incomplete = {
-        prefix: missing for prefix, ones in instances.items() if (missing := _missing(family, config, ones, depth))
+        prefix: missing for prefix, ones in instances.items() if (missing := _missing(family, config, ones, where))
     }
     parts = incomplete.keys() - {largest}
     stray = [name for name, one in found.items() if one is None or (one.prefix in parts and not one.is_buffer)]
@@ -144,20 +146,40 @@ def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: st
 
 def unclaimed_names(family: Family, config: Config, shapes: Mapping[str, Shape], where: str) -> list[str]:
     """The tensors that no entry of the table claims, sorted."""
-    entries, depth = _entries(family, config), num_layers(family, config, where)
-    return sorted(name for name in shapes if _match(name, entries, depth) is None)
+    entries = _entries(family, config, where)
+    return sorted(name for name in shapes if _match(name, entries) is None)
 
 
-def _entries(family: Family, config: Config) -> list[_Entry]:
-    parameters = [(one.name, one.layout, False) for one in family.parameters if holds(one.when, config)]
-    buffers = [(name, "fixed", True) for name in (*family.buffers, *COUNTERS)]
-    layouts = {name: layout for name, layout, _ in parameters}
-    others = [(other, layouts[name], False) for other, name in family.same if name in layouts]
+def _entries(family: Family, config: Config, where: str) -> list[_Entry]:
+    existing = [one for one in family.parameters if holds(one.when, config)]
+    parameters: list[tuple[str, str, Layers]] = [(one.name, one.layout, one.layers) for one in existing]
+    buffers: list[tuple[str, str, Layers]] = [(name, "fixed", "all") for name in (*family.buffers, *COUNTERS)]
+    layouts = {one.name: one.layout for one in existing}
+    others: list[tuple[str, str, Layers]] = [
+        (other, layouts[name], "all") for other, name in family.same if name in layouts
+    ]
+    base = family.base_prefix
     return [
-        _Entry(name, layout, is_buffer, spelling, name_regex(spelling, family.base_prefix), family.base_prefix)
-        for name, layout, is_buffer in parameters + others + buffers
+        _Entry(
+            name,
+            layout,
+            layout == "fixed",
+            spelling,
+            name_regex(spelling, base),
+            base,
+            _layers_with(family, config, name, layers, where),
+        )
+        for name, layout, layers in parameters + others + buffers
         for spelling in _spellings(name, family)
     ]
+
+
+def _layers_with(family: Family, config: Config, name: str, layers: Layers, where: str) -> frozenset[int]:
+    """The layers that have a parameter of the table."""
+    num = stack_layers(family, config, name, where)
+    dense = dense_layers(family, config, num)
+    everywhere = frozenset(range(num))
+    return {"all": everywhere, "dense": dense, "sparse": everywhere - dense}[layers]
 
 
 def _spellings(name: str, family: Family) -> list[str]:
@@ -175,13 +197,13 @@ def name_regex(pattern: str, base_prefix: str) -> re.Pattern[str]:
     return re.compile(rf"(?P<prefix>(?:[^.]+\.)*?){base}{body}")
 
 
-def _match(name: str, entries: Sequence[_Entry], depth: int) -> Claimed | None:
+def _match(name: str, entries: Sequence[_Entry]) -> Claimed | None:
     for entry in entries:
         match = entry.regex.fullmatch(name)
         if match is None:
             continue
         layer = match.groupdict().get("layer")
-        if layer is not None and int(layer) >= depth:
+        if layer is not None and int(layer) not in entry.layers:
             continue
         inner = entry.spelling if match["base"] else entry.spelling.removeprefix(entry.base_prefix)
         return Claimed(
@@ -204,7 +226,7 @@ def _is_of_another_task(family: Family, config: Config) -> bool:
     return not any(str(one).endswith(OWN_CLASSES[family.head]) for one in cast(list[object], classes))
 
 
-def _missing(family: Family, config: Config, ones: Sequence[Claimed], depth: int) -> list[str]:
+def _missing(family: Family, config: Config, ones: Sequence[Claimed], where: str) -> list[str]:
     present = {one.canonical for one in ones}
     has_base = any(one.template.startswith(one.prefix + family.base_prefix) for one in ones)
     may_lack = {family.tie.head} if family.tie and (is_tied(family, config) or not has_base) else set[str]()
@@ -214,16 +236,16 @@ def _missing(family: Family, config: Config, ones: Sequence[Claimed], depth: int
     return [
         name
         for parameter in family.parameters
-        if holds(parameter.when, config) and parameter.name not in may_lack and not parameter.optional
-        for name in _in_all_layers(parameter.name, depth)
+        if holds(parameter.when, config) and parameter.name not in may_lack
+        for name in _in_layers(parameter.name, _layers_with(family, config, parameter.name, parameter.layers, where))
         if name not in present
     ]
 
 
-def _in_all_layers(pattern: str, depth: int) -> list[str]:
+def _in_layers(pattern: str, layers: Collection[int]) -> list[str]:
     if "{layer}" not in pattern:
         return [pattern]
-    return [pattern.replace("{layer}", str(layer)) for layer in range(depth)]
+    return [pattern.replace("{layer}", str(layer)) for layer in sorted(layers)]
 
 
 def _check_shapes(

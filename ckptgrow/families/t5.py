@@ -12,7 +12,7 @@ FAMILY = Family(
     model_type="t5",
     base_prefix="transformer.",
     num_layers="num_layers",
-    also_layers=("num_decoder_layers",),
+    stacks={"decoder.": "num_decoder_layers"},
     head="seq2seq",
     sizes={
         "vocab": Size("vocab_size"),
@@ -63,6 +63,12 @@ FAMILY = Family(
     same=(("encoder.embed_tokens.weight", "shared.weight"), ("decoder.embed_tokens.weight", "shared.weight")),
     padding=Padding("rms", "layer_norm_epsilon", scale_tied={"final": 0.5}),
     dropout=("dropout_rate",),
+    aliases={
+        "hidden_size": "d_model",
+        "num_attention_heads": "num_heads",
+        "num_hidden_layers": "num_layers",
+        "head_dim": "d_kv",
+    },
     residual=("residual", "normed", "encoded", "final", "scaled"),
     # the model divides its outputs by √hidden, which grows by √k: the rest of the tied head's 1/k is the norm's
     shrunken_tied={"final": 0.5, "scaled": 1.0},

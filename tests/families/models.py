@@ -133,7 +133,7 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 ALIBI = ("bloom", "mpt")
 POST_NORM = ("bert", "roberta")
 WIDER = [case for case in CASES if case not in ALIBI and case != "olmo tied"]
-DEEPER = [case for case in CASES if case not in POST_NORM and "dense layer" not in case]
+DEEPER = [case for case in CASES if case not in POST_NORM]
 FIRST = list({CASES[case][0]: case for case in reversed(CASES)}.values())  # one a family
 NO_ZERO_NORM = ("olmo", "t5")
 # the decay of a gain stored without its 1 pulls the gain to 1, which no learning rate can scale
@@ -157,7 +157,7 @@ def perturbed(case: str, seed: int = 0) -> PreTrainedModel:
     common = {} if model_type in OWN_NAMES else {"attention_dropout": 0.0, **COMMON}
     torch.manual_seed(seed)
     config = AutoConfig.for_model(model_type, **{"vocab_size": VOCABULARY, **common, **fields})
-    model = _built(config)
+    model = built(config)
     scale = 0.5 if model_type == "t5" else 1.0  # its scores are not divided by √head, and would be sharp
     with torch.no_grad():
         for parameter in model.parameters():
@@ -165,7 +165,7 @@ def perturbed(case: str, seed: int = 0) -> PreTrainedModel:
     return model
 
 
-def _built(config: PreTrainedConfig) -> PreTrainedModel:
+def built(config: PreTrainedConfig) -> PreTrainedModel:
     """In float64; gemma's √hidden too, which its models hold in float32."""
     model = HEADS.get(config.model_type, AutoModelForCausalLM).from_config(config)
     return _widened(model)
@@ -251,7 +251,7 @@ def loaded(path: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model of a checkpoint through transformers and torch alone, and the whole file."""
     tree = torch.load(path, weights_only=True)
     config = AutoConfig.for_model(**tree["hyper_parameters"]["config"])
-    model = _built(config)
+    model = built(config)
     model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tree["state_dict"].items()})
     return model, tree
 
