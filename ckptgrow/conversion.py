@@ -98,7 +98,7 @@ def _others(state: TrainingState) -> list[str]:
 
 def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
     old, claimed = state.checkpoint, state.claim
-    names = {one.name: one.name.removeprefix(one.prefix) for one in claimed.model}
+    names = {one.name: one.bare.removeprefix(one.prefix) for one in claimed.model}
     ordered = [one for one in claimed.in_module_order().tensors if one.name in names and one.name not in claimed.tied]
     rest: Mapping[str, Any] = old.rest
     held = {
@@ -131,7 +131,7 @@ def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
 
 def _for_lightning(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoint, list[str]]:
     old, claimed = state.checkpoint, state.claim
-    names = {one.name: prefix + one.name.removeprefix(one.prefix) for one in claimed.model}
+    names = {one.name: prefix + one.bare.removeprefix(one.prefix) for one in claimed.model}
     tensors: dict[str, LazyTensor] = {names[one.name]: old.tensors[one.name] for one in claimed.model}
     tensors |= _tied_head(state, tensors, names)
     left_out = [*old.carried.files, *old.left_behind, *(one.name for one in claimed.tensors if one.name not in names)]
@@ -180,7 +180,7 @@ def _tied_head(
 
 
 def _has_backbone_prefix(one: Claimed) -> bool:
-    return one.name == one.prefix + one.canonical
+    return one.bare == one.prefix + one.canonical
 
 
 def _renamed(

@@ -1,7 +1,8 @@
 """Every tensor of a checkpoint is claimed by exactly one entry of its family's table, or named in an error.
 
-Names may stand under any prefix (`model.`, `module.`, none), with or without the backbone's own (`transformer.`);
-a second whole set under another prefix (an exponential moving average of the weights) is a second instance.
+Names may stand under any prefix (`model.`, `module.`, none), with or without the backbone's own (`transformer.`), and
+inside wrappers (`_orig_mod`); a second whole set under another prefix (an exponential moving average of the weights) is
+a second instance.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from ckptgrow.checkpoints.wrappers import bare_names, with_part
 from ckptgrow.errors import ClaimError, ConfigError, listing
 from ckptgrow.families.family import Family, Head, Layers
 from ckptgrow.families.layer_kinds import dense_layers
@@ -34,10 +36,11 @@ class Claimed:
     """One tensor and what the table says of it."""
 
     name: str  # in the checkpoint
-    template: str  # the same with `{layer}` left open
+    bare: str  # the same without wrappers
+    template: str  # the name with `{layer}` left open
     pattern: str  # the table's name
     layer: int | None
-    prefix: str
+    prefix: str  # what stands before the table's name in the bare one
     layout: Layout
     is_buffer: bool
 
@@ -105,9 +108,7 @@ class _Entry:
     pattern: str
     layout: str
     is_buffer: bool
-    spelling: str  # the pattern as it stands in the file
     regex: re.Pattern[str]
-    base_prefix: str
     layers: frozenset[int]  # the numbers that its layer may have
 
 
@@ -119,7 +120,7 @@ def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: st
     """
     entries = _entries(family, config, where)
     depth = num_layers(family, config, where)
-    found = {name: _match(name, entries) for name in shapes}
+    found = {name: _match(name, bare, entries) for name, bare in bare_names(shapes).items()}
     instances: dict[str, list[Claimed]] = defaultdict(list)
     for one in found.values():
         if one is not None:
@@ -147,7 +148,7 @@ def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: st
 def unclaimed_names(family: Family, config: Config, shapes: Mapping[str, Shape], where: str) -> list[str]:
     """The tensors that no entry of the table claims, sorted."""
     entries = _entries(family, config, where)
-    return sorted(name for name in shapes if _match(name, entries) is None)
+    return sorted(name for name, bare in bare_names(shapes).items() if _match(name, bare, entries) is None)
 
 
 def _entries(family: Family, config: Config, where: str) -> list[_Entry]:
@@ -158,15 +159,12 @@ def _entries(family: Family, config: Config, where: str) -> list[_Entry]:
     others: list[tuple[str, str, Layers]] = [
         (other, layouts[name], "all") for other, name in family.same if name in layouts
     ]
-    base = family.base_prefix
     return [
         _Entry(
             name,
             layout,
             layout == "fixed",
-            spelling,
-            name_regex(spelling, base),
-            base,
+            name_regex(spelling, family.base_prefix),
             _layers_with(family, config, name, layers, where),
         )
         for name, layout, layers in parameters + others + buffers
@@ -197,18 +195,18 @@ def name_regex(pattern: str, base_prefix: str) -> re.Pattern[str]:
     return re.compile(rf"(?P<prefix>(?:[^.]+\.)*?){base}{body}")
 
 
-def _match(name: str, entries: Sequence[_Entry]) -> Claimed | None:
+def _match(name: str, bare: str, entries: Sequence[_Entry]) -> Claimed | None:
     for entry in entries:
-        match = entry.regex.fullmatch(name)
+        match = entry.regex.fullmatch(bare)
         if match is None:
             continue
         layer = match.groupdict().get("layer")
         if layer is not None and int(layer) not in entry.layers:
             continue
-        inner = entry.spelling if match["base"] else entry.spelling.removeprefix(entry.base_prefix)
         return Claimed(
             name,
-            match["prefix"] + inner,
+            bare,
+            name if layer is None else with_part(name, bare, match.start("layer"), "{layer}"),
             entry.pattern,
             None if layer is None else int(layer),
             match["prefix"],
@@ -228,7 +226,7 @@ def _is_of_another_task(family: Family, config: Config) -> bool:
 
 def _missing(family: Family, config: Config, ones: Sequence[Claimed], where: str) -> list[str]:
     present = {one.canonical for one in ones}
-    has_base = any(one.template.startswith(one.prefix + family.base_prefix) for one in ones)
+    has_base = any(one.bare.startswith(one.prefix + family.base_prefix) for one in ones)
     may_lack = {family.tie.head} if family.tie and (is_tied(family, config) or not has_base) else set[str]()
     heads = {one.name for one in family.parameters if not one.name.startswith(family.base_prefix)}
     if _is_of_another_task(family, config) and not heads & present:
