@@ -84,7 +84,8 @@ def _places(family: Family) -> Callable[[Claimed], tuple[int, int, int, int]]:
     layer, its submodule – a bias follows its weight – and its row.
     """
     stacks = {parameter.name.partition("{layer}")[0] for parameter in family.parameters if "{layer}" in parameter.name}
-    names = [*(one.name for one in family.parameters), *(other for other, _ in family.same), *family.buffers, *COUNTERS]
+    others = (other for other, _ in (*family.same, *family.same_if_tied))
+    names = [*dict.fromkeys([*(one.name for one in family.parameters), *others]), *family.buffers, *COUNTERS]
     row = {name: index for index, name in enumerate(names)}
     first_row: dict[str, int] = {}
     for name in names:
@@ -141,6 +142,7 @@ def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: st
     if largest in incomplete:
         raise ClaimError(f"{where}: tensor {largest}{listing(incomplete[largest])} is missing, expected by the config")
     claimed = tuple(one for one in found.values() if one is not None)
+    _check_once(claimed, where)
     _check_shapes(family, config, claimed, shapes, where)
     return Claim(family, claimed, _tied_heads(family, config, claimed))
 
@@ -157,7 +159,7 @@ def _entries(family: Family, config: Config, where: str) -> list[_Entry]:
     buffers: list[tuple[str, str, Layers]] = [(name, "fixed", "all") for name in (*family.buffers, *COUNTERS)]
     layouts = {one.name: one.layout for one in existing}
     others: list[tuple[str, str, Layers]] = [
-        (other, layouts[name], "all") for other, name in family.same if name in layouts
+        (other, layouts[name], "all") for other, name in twins(family, config).items() if other not in layouts
     ]
     return [
         _Entry(
@@ -246,6 +248,18 @@ def _in_layers(pattern: str, layers: Collection[int]) -> list[str]:
     return [pattern.replace("{layer}", str(layer)) for layer in sorted(layers)]
 
 
+def _check_once(claimed: Sequence[Claimed], where: str) -> None:
+    """Raises ClaimError where one parameter stands under two names."""
+    first: dict[tuple[str, str], str] = {}
+    for one in claimed:
+        other = first.setdefault((one.prefix, one.canonical), one.name)
+        if other != one.name:
+            raise ClaimError(
+                f"{where}: {other} and {one.name} name one parameter, expected one of them; leave out the one that is "
+                "not meant with --drop NAME"
+            )
+
+
 def _check_shapes(
     family: Family, config: Config, claimed: Sequence[Claimed], shapes: Mapping[str, Shape], where: str
 ) -> None:
@@ -261,9 +275,15 @@ def _check_shapes(
             )
 
 
-def _tied_heads(family: Family, config: Config, claimed: Sequence[Claimed]) -> dict[str, str]:
-    tied = dict(family.same)
+def twins(family: Family, config: Config) -> dict[str, str]:
+    """Which parameters of the module are one: another name, and the table's."""
+    tied = {**dict(family.same), **dict(family.same_if_tied if is_tied(family, config) else ())}
     if family.tie is not None and is_tied(family, config):
         tied[family.tie.head] = family.tie.embedding
+    return tied
+
+
+def _tied_heads(family: Family, config: Config, claimed: Sequence[Claimed]) -> dict[str, str]:
+    tied = twins(family, config)
     names = {(one.prefix, one.canonical): one.name for one in claimed}
     return {one.name: names[one.prefix, tied[one.canonical]] for one in claimed if one.canonical in tied}

@@ -96,6 +96,7 @@ class Family:
     head: Head = "causal"
     tie: Tie | None = None
     same: tuple[tuple[str, str], ...] = ()  # tensors that are always one: another name, and that of the parameter
+    same_if_tied: tuple[tuple[str, str], ...] = ()  # the same, where the head is tied to the embedding
     pieces: tuple[InPieces, ...] = ()
     also: tuple[tuple[str, str], ...] = ()  # (part of a name, what stands there in some files)
     shrunken: Mapping[str, float] = field(default_factory=dict[str, float])  # spaces written k^-power by k copies

@@ -61,7 +61,7 @@ FAMILY = Family(
     ),
     tie=Tie(head="lm_head.weight", embedding="shared.weight"),
     same=(("encoder.embed_tokens.weight", "shared.weight"), ("decoder.embed_tokens.weight", "shared.weight")),
-    padding=Padding("rms", "layer_norm_epsilon", scale_tied={"final": 0.5}),
+    padding=Padding("rms", "layer_norm_epsilon", scale={"final": 0.5}, scale_tied={"final": 0.5}),
     dropout=("dropout_rate",),
     aliases={
         "hidden_size": "d_model",
@@ -71,6 +71,7 @@ FAMILY = Family(
     },
     residual=("residual", "normed", "encoded", "final", "scaled"),
     # the model divides its outputs by √hidden, which grows by √k: the rest of the tied head's 1/k is the norm's
+    shrunken={"scaled": 0.5},
     shrunken_tied={"final": 0.5, "scaled": 1.0},
     refusals=(
         Refusal("zero-norm", "a decoder layer reads the encoder past its own norm; use --new zero-output"),
