@@ -101,6 +101,7 @@ class Family:
     also: tuple[tuple[str, str], ...] = ()  # (part of a name, what stands there in some files)
     shrunken: Mapping[str, float] = field(default_factory=dict[str, float])  # spaces written k^-power by k copies
     shrunken_tied: Mapping[str, float] = field(default_factory=lambda: {"final": 1.0})  # the same with a tied head
+    made: Mapping[str, str] = field(default_factory=dict[str, str])  # spaces that the model's code makes of others
     buffers: tuple[str, ...] = ()
     dropout: tuple[str, ...] = ()  # config fields; any above zero separates copies by itself
     padding: Padding | None = None  # None: new coordinates cannot be written so that nothing sees them

@@ -73,6 +73,7 @@ FAMILY = Family(
     # the model divides its outputs by √hidden, which grows by √k: the rest of the tied head's 1/k is the norm's
     shrunken={"scaled": 0.5},
     shrunken_tied={"final": 0.5, "scaled": 1.0},
+    made={"scaled": "final"},
     refusals=(
         Refusal("zero-norm", "a decoder layer reads the encoder past its own norm; use --new zero-output"),
         *(

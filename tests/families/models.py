@@ -130,6 +130,26 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "mpt": ("mpt", {"d_model": 16, "n_layers": 2, "n_heads": 4, "hidden_size": 16}),
     "smollm3": ("smollm3", {**GROUPED, "no_rope_layers": [1, 0]}),
 }
+OPT = {"ffn_dim": 20, "dropout": 0.0, "word_embed_proj_dim": 16}
+GAINLESS, POST = {"layer_norm_elementwise_affine": False}, {"do_layer_norm_before": False}
+NARROW, UNTIED = {"word_embed_proj_dim": 8}, {"tie_word_embeddings": False}
+T5_DEEP = {**T5, "num_layers": 3, "num_decoder_layers": 1}
+VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # what few configs of a family say
+    "opt-350m": ("opt", {**OPT, **POST, **NARROW}),
+    "opt post-norm untied": ("opt", {**OPT, **POST, **UNTIED}),
+    "opt post-norm without gains": ("opt", {**OPT, **POST, **GAINLESS, **NARROW}),
+    "opt without gains": ("opt", {**OPT, **GAINLESS, **UNTIED}),
+    "opt without gains, projected": ("opt", {**OPT, **GAINLESS, **NARROW}),
+    "opt without final norm": ("opt", {**OPT, "_remove_final_layer_norm": True, **NARROW}),
+    "opt without final norm, untied": ("opt", {**OPT, "_remove_final_layer_norm": True, **UNTIED}),
+    "opt without biases": ("opt", {**OPT, "enable_bias": False}),
+    "t5 of unequal stacks": ("t5", {**T5, "num_layers": 1, "num_decoder_layers": 3}),
+    "t5 with a deep encoder": ("t5", {**T5_DEEP, "feed_forward_proj": "gated-gelu"}),
+    "opt tied without gains": ("opt", {**OPT, **GAINLESS}),
+    "opt tied post-norm": ("opt", {**OPT, **POST}),
+    "opt tied without final norm": ("opt", {**OPT, "_remove_final_layer_norm": True}),
+}
+TIED_WITHOUT_A_GAIN = [case for case in VARIANTS if case.startswith("opt tied")]
 ALIBI = ("bloom", "mpt")
 POST_NORM = ("bert", "roberta")
 WIDER = [case for case in CASES if case not in ALIBI and case != "olmo tied"]
@@ -153,7 +173,7 @@ class InFloat64(TorchFunctionMode):
 
 def perturbed(case: str, seed: int = 0) -> PreTrainedModel:
     """In float64 and evaluation mode."""
-    model_type, fields = CASES[case]
+    model_type, fields = {**CASES, **VARIANTS}[case]
     common = {} if model_type in OWN_NAMES else {"attention_dropout": 0.0, **COMMON}
     torch.manual_seed(seed)
     config = AutoConfig.for_model(model_type, **{"vocab_size": VOCABULARY, **common, **fields})
