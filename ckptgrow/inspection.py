@@ -19,10 +19,11 @@ from ckptgrow.checkpoints.tensors import LazyTensor, num_elements
 from ckptgrow.checkpoints.tree import tensors_in
 from ckptgrow.errors import ClaimError, ConfigError, OptimizerError
 from ckptgrow.families.architecture import architecture
-from ckptgrow.families.claim import Claim, claim, unclaimed_names
+from ckptgrow.families.claim import Claim, unclaimed_names
 from ckptgrow.families.family import Family
 from ckptgrow.families.pieces import pieces_in
 from ckptgrow.families.sizes import num_layers, sizes_of
+from ckptgrow.families.twins import claim_tensors
 
 # Options that only one optimizer has.
 TELLING = (
@@ -76,7 +77,7 @@ def inspect(path: str | Path, *, config: Path | None = None, check: bool = False
     if family is not None:
         joined = pieces_in(family, in_file.tensors).joined(in_file.tensors)
         checkpoint = replace(in_file, tensors=joined)
-    claimed, unclaimed = _claimed(checkpoint, family, fields, problems)
+    fields, claimed, unclaimed = _claimed(checkpoint, family, fields, problems)
     names = [one.name for one in claimed.parameters] if claimed else list(checkpoint.tensors)
     distinct = {id(checkpoint.tensors[name]): checkpoint.tensors[name] for name in names}
     return Inspection(
@@ -125,16 +126,17 @@ def _architecture(
 
 def _claimed(
     checkpoint: Checkpoint, family: Family | None, fields: dict[str, Any] | None, problems: list[str]
-) -> tuple[Claim | None, list[str]]:
+) -> tuple[dict[str, Any] | None, Claim | None, list[str]]:
+    """The config, which says whether the head is tied in fact, the claim, and what it leaves over."""
     if family is None or fields is None:
-        return None, []
+        return fields, None, []
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     try:
-        claimed = claim(family, fields, shapes, str(checkpoint.path))
-        return claimed.in_module_order() if checkpoint.order == "module" else claimed, []
+        fields, claimed = claim_tensors(family, fields, checkpoint.tensors, str(checkpoint.path))
+        return fields, claimed.in_module_order() if checkpoint.order == "module" else claimed, []
     except (ClaimError, ConfigError) as error:
         problems.append(str(error))
-        return None, unclaimed_names(family, fields, shapes, str(checkpoint.path))
+        return fields, None, unclaimed_names(family, fields, shapes, str(checkpoint.path))
 
 
 def _sizes(family: Family | None, fields: dict[str, Any] | None, where: str) -> dict[str, int]:

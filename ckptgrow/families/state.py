@@ -15,9 +15,10 @@ from ckptgrow.checkpoints.optimizer import OptimizerState, from_torch
 from ckptgrow.checkpoints.tensors import LazyTensor
 from ckptgrow.errors import OptimizerError, RequestError, listing
 from ckptgrow.families.architecture import architecture
-from ckptgrow.families.claim import Claim, claim
+from ckptgrow.families.claim import Claim
 from ckptgrow.families.family import Family
 from ckptgrow.families.pieces import Pieces, pieces_in
+from ckptgrow.families.twins import claim_tensors
 
 PARTS = {"global_step", "epoch", "loops", TRAINER_STATE}  # a state without them is another one
 SCALERS = (*SCALER_KEYS, SCALER)
@@ -56,7 +57,7 @@ def open_state(
     stored = checkpoint.tensors
     pieces = pieces_in(family, stored)
     checkpoint = replace(checkpoint, tensors=pieces.joined(stored))
-    claimed = claim(family, fields, {name: one.shape for name, one in checkpoint.tensors.items()}, str(path))
+    fields, claimed = claim_tensors(family, fields, checkpoint.tensors, str(path))
     ordered = claimed.in_module_order() if checkpoint.order == "module" else claimed
     shapes = {one.name: checkpoint.tensors[one.name].shape for one in ordered.parameters}
     order = _names_in(param_order)
