@@ -78,7 +78,7 @@ def grow(
         growth=_growth_entry(old.checkpoint, record, request, step),
         source=fingerprint,
     )
-    write_checkpoint(new, target, progress, request.max_shard_bytes)
+    write_checkpoint(new, target, progress, request.max_shard_bytes, force=request.force)
     return Grown(
         out=target,
         old=_reported(old.family, old.config, str(source)),
