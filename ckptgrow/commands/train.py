@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ckptgrow.commands import options
 from ckptgrow.commands.growing import chosen
 from ckptgrow.commands.screen import JsonOption, Screen
 from ckptgrow.errors import CkptgrowError, ConfigError, MissingDependencyError, RequestError
@@ -33,8 +34,18 @@ def train(
         typer.Option(help="One of the staged-training script's sizes, as GPT2_base or GPT2_large_div2_width."),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="A checkpoint to go on from, grown ones too.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="A checkpoint to go on from, grown ones too: of this command, or of any trainer that growth reads, "
+            "files and directories.",
+            show_default=False,
+        ),
     ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(help="A checkpoint whose weights alone a new run begins with.", show_default=False),
+    ] = None,
+    param_order: options.ParamOrderOption = None,
     reset: Annotated[
         str, typer.Option(help="Parts to begin anew with --resume, by commas: optimizer, schedule, data.")
     ] = "",
@@ -85,12 +96,14 @@ def train(
 
     A run that goes on takes its settings from the checkpoint where no option says otherwise.
     """
-    if sum(one is not None for one in (config, size, resume)) == 0:
-        raise RequestError("train: expected one of --config FILE, --size NAME and --resume CKPT")
+    if all(one is None for one in (config, size, resume, init_from)):
+        raise RequestError("train: expected one of --config FILE, --size NAME, --resume CKPT and --init-from CKPT")
     given: dict[str, Any] = {
         "data": data,
         "out": out,
         "resume": resume,
+        "init_from": init_from,
+        "param_order": param_order,
         "reset": tuple(chosen("--reset", part.strip(), RESETTABLE) for part in reset.split(",") if part.strip()),
         "step": step,
         "rewarm": rewarm or 0,

@@ -50,7 +50,14 @@ def open_state(
     `param_order` is a file with the optimizer's parameter names, one a line.
     Raises a CkptgrowError that names what does not fit.
     """
-    checkpoint = read_checkpoint(path)
+    return understood(read_checkpoint(path), config=config, drop=drop, param_order=param_order)
+
+
+def understood(
+    checkpoint: Checkpoint, *, config: Path | None = None, drop: Sequence[str] = (), param_order: Path | None = None
+) -> TrainingState:
+    """The same of a checkpoint that was read."""
+    path = checkpoint.path
     family, fields = architecture(checkpoint, config)
     checkpoint = _without(checkpoint, drop)
     stored = checkpoint.tensors
