@@ -212,7 +212,7 @@ def test_groups_without_names_are_dealt_as_growth_deals_them(tmp_path: Path, ord
 def test_groups_that_fit_in_several_ways_are_refused(tmp_path: Path) -> None:
     model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(4)))
     parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW([{"params": parameters[2:4]}, {"params": parameters[:2] + parameters[4:]}])
+    optimizer = torch.optim.AdamW([{"params": parameters[:3:2]}, {"params": [parameters[1], *parameters[3:]]}])
     for one in parameters:
         one.grad = torch.ones_like(one)
     optimizer.step()
