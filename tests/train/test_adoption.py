@@ -13,7 +13,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import ckptgrow
 from ckptgrow import StateRequest
-from ckptgrow.errors import OptimizerError
 from ckptgrow.train import parameter_groups
 from tests.builders import perturbed_gpt2, save_lightning, token_batches, train
 from tests.train.runs import CONFIG, config_file, losses, tiny_data, train_here
@@ -207,14 +206,3 @@ def test_groups_without_names_are_dealt_as_growth_deals_them(tmp_path: Path, ord
     if operator in ("none", "mup"):
         expected = train(model, optimizer, batches)
         assert train(again, resumed, batches) == pytest.approx(expected, abs=1e-10)
-
-
-def test_groups_that_fit_in_several_ways_are_refused(tmp_path: Path) -> None:
-    model = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(4)))
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW([{"params": parameters[:3:2]}, {"params": [parameters[1], *parameters[3:]]}])
-    for one in parameters:
-        one.grad = torch.ones_like(one)
-    optimizer.step()
-    with pytest.raises(OptimizerError, match="more than one order"):
-        parameter_groups(model, optimizer.state_dict())
