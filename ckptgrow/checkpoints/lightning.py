@@ -24,6 +24,7 @@ from ckptgrow.checkpoints.parts import (
     checked_step,
     has_names,
 )
+from ckptgrow.checkpoints.pickled_configs import config_in, with_fields
 from ckptgrow.checkpoints.progress import Advance
 from ckptgrow.checkpoints.tensors import LazyTensor
 from ckptgrow.errors import CheckpointError, listing
@@ -128,8 +129,10 @@ def plain_arguments(arguments: Any) -> dict[str, Any]:
 
 
 def _config(arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """A transformers config among the hyper-parameters: a mapping with `model_type`."""
+    """A transformers config among the hyper-parameters: a mapping with `model_type`, or an object of transformers'."""
     config = arguments.get("config")
+    if isinstance(config, Opaque):
+        return config_in(config)
     if isinstance(config, Namespace):
         config = vars(config)
     return dict(config) if isinstance(config, dict) and "model_type" in config else None
@@ -147,6 +150,8 @@ def _original_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any] | Non
 def _with_config(arguments: Any, config: Mapping[str, Any] | None) -> Any:
     if config is None:
         return {} if arguments is None else arguments
+    old = plain_arguments(arguments).get("config")
+    new = with_fields(old, config) if isinstance(old, Opaque) and config_in(old) is not None else dict(config)
     if isinstance(arguments, Namespace):
-        return Namespace(**{**vars(arguments), "config": dict(config)})
-    return {**(arguments or {}), "config": dict(config)}
+        return Namespace(**{**vars(arguments), "config": new})
+    return {**(arguments or {}), "config": new}
