@@ -7,7 +7,7 @@ use (accepted only if every shape fits and all fitting orders agree), or from a 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -91,6 +91,12 @@ def from_torch(
         numbers = [number for group in raw["param_groups"] for number in group["params"]]
         found.append(_with_names(raw, dict(zip(numbers, remaining, strict=False))))
     return tuple(found)
+
+
+def without_record(states: Sequence[OptimizerState], names: Collection[str]) -> list[str]:
+    """The parameters without a record, in a group or in none, where others have one: frozen, or lost."""
+    recorded = {name for state in states for name in state.state}
+    return sorted(set(names) - recorded) if recorded else []
 
 
 def _slots(index: int, raw: Mapping[str, Any], where: str) -> list[Slot]:

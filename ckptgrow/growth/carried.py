@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from ckptgrow.checkpoints.carried import Carried
+from ckptgrow.checkpoints.directory import TRAINER_STATE
 from ckptgrow.checkpoints.numpy_values import ArrayForm
 from ckptgrow.checkpoints.tensors import LazyTensor
+from ckptgrow.checkpoints.texts import LARGEST_LOG, read_json
 from ckptgrow.checkpoints.tree import arrays_in, dicts_in, path_text, tensors_in
 from ckptgrow.errors import CheckpointError, RequestError, listing
 from ckptgrow.families.state import TrainingState
 from ckptgrow.growth.parameters import Descent
 
 Shape = tuple[int, ...]
+BEST = ("best_metric", "best_model_checkpoint", "best_global_step")  # as transformers' TrainerState calls them
 
 
 def check_carried(old: TrainingState, lineage: Sequence[Descent]) -> list[str]:
@@ -80,6 +84,22 @@ def _form(tensor: LazyTensor) -> ArrayForm:
     is_float = tensor.dtype.is_floating_point or tensor.dtype.is_complex
     kind = "f" if is_float else "b" if tensor.dtype == torch.bool else "i"
     return ArrayForm(tensor.shape, kind, tensor.dtype.itemsize)
+
+
+def without_best(carried: Carried) -> tuple[Carried, list[str]]:
+    """A Trainer's state without its best checkpoint, which is the small model's, and what the user should know of it.
+
+    A resumed run with `load_best_model_at_end` would load it at its end, into a model of another size.
+    """
+    if TRAINER_STATE not in carried.files:
+        return carried, []
+    state = read_json(carried.directory / TRAINER_STATE, LARGEST_LOG)
+    told = [key for key in BEST if state.get(key) is not None]
+    if not told:
+        return carried, []
+    cleared = {key: None if key in told else value for key, value in state.items()}
+    note = f"{', '.join(told)} of {TRAINER_STATE} are the small run's: cleared, the grown run finds its own"
+    return replace(carried, changed={**carried.changed, TRAINER_STATE: cleared}), [note]
 
 
 def check_schedules(old: TrainingState) -> None:

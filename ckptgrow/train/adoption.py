@@ -15,6 +15,7 @@ import lightning
 import torch
 
 from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.left_behind import check_left_behind
 from ckptgrow.checkpoints.lightning import SCALER_KEYS
 from ckptgrow.checkpoints.loops import fresh_loops
 from ckptgrow.checkpoints.optimizer import OptimizerState
@@ -73,6 +74,7 @@ def adopted(
         checkpoint = replace(checkpoint, config=config)
     if not with_optimizer:
         checkpoint = replace(checkpoint, optimizers=())
+    check_left_behind(checkpoint, is_reset=not with_optimizer)
     state = understood(checkpoint, param_order=param_order)
     if state.family.head != "causal":
         raise RequestError(f"{checkpoint.path}: is a {state.family.model_type}, expected a causal language model")
