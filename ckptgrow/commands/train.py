@@ -77,8 +77,10 @@ def train(
         int, typer.Option(min=0, help="Tokens over which the sequence length grows; 0 for never.")
     ] = 0,
     seed: Annotated[int | None, typer.Option(help="Seed of initialisation and data order [default: 3].")] = None,
-    devices: Annotated[int, typer.Option(min=1, help="Processes or GPUs on each node.")] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Processes or GPUs on each node [default: the launcher's, else 1].")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes [default: the launcher's, else 1].")] = None,
     strategy: Annotated[str, typer.Option(help="auto, ddp or fsdp.")] = "auto",
     accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="32, 16-mixed, bf16-mixed, bf16-true or 64.")] = "32",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,11 @@ from ckptgrow.checkpoints.formats import read_checkpoint
 from ckptgrow.errors import ConfigError, DataError, RequestError
 from ckptgrow.families.model import build_model
 from ckptgrow.train.adoption import adopted
+from ckptgrow.train.launching import processes_of
 from ckptgrow.train.metrics import METRICS
 from ckptgrow.train.module import SCALED_PRECISION, LanguageModel
 from ckptgrow.train.monitor import Report
+from ckptgrow.train.occupied import occupied
 from ckptgrow.train.resuming import Resumed, resumed_from
 from ckptgrow.train.schedule import lr_for_size
 from ckptgrow.train.settings import DATA, RUN, TrainSettings, settings_for
@@ -53,6 +57,13 @@ def train(given: Mapping[str, Any], report: Report | None = None) -> Trained:
     Raises RequestError, ConfigError, DataError or CheckpointError for what cannot be, before anything is written;
     DataError for a loss that is no number, CheckpointError for a disk that is full.
     """
+    devices, nodes = processes_of(os.environ, given.get("devices"), given.get("num_nodes"))
+    given = {**given, "devices": devices, "num_nodes": nodes}
+    with occupied(Path(given["out"])) if is_main_process() else nullcontext():
+        return _train(given, report)
+
+
+def _train(given: Mapping[str, Any], report: Report | None) -> Trained:
     resumed, config = _resumed(given)
     settings = settings_for(given, {} if resumed is None else resumed.arguments.get(RUN, {}))
     if resumed is not None:

@@ -21,7 +21,8 @@ RESET = StateRequest(reset=("optimizer",))
 
 
 def saved(path: Path, dtype: torch.dtype = torch.float32) -> Any:
-    model = perturbed_gpt2().to(dtype)
+    model: Any = perturbed_gpt2()
+    model.to(dtype)
     model.save_pretrained(path)
     return model
 
