@@ -61,7 +61,7 @@ def convert(
     processes().wait()  # all have looked before one writes
     state = open_state(Path(source), config=config, drop=drop, param_order=param_order)
     new, left_out = _for(state, to, prefix)
-    write_checkpoint(new, Path(target), progress, max_shard_bytes)
+    write_checkpoint(new, Path(target), progress, max_shard_bytes, force=force)
     return Converted(
         out=Path(target),
         kinds=(state.checkpoint.kind, new.kind),

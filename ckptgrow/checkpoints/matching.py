@@ -81,12 +81,12 @@ def by_order(slots: Sequence[Slot], shapes: Mapping[str, Shape], where: str) -> 
     if not fitting:
         found = _dealings(slots, shapes)
         if found is None:
-            raise _ambiguous(slots, where)
+            raise _ambiguous(slots, shapes, where)
         fitting = {tuple(order) for order in found}
     if len(fitting) == 1:
         return list(fitting.pop())
     if fitting:
-        raise _ambiguous(slots, where)
+        raise _ambiguous(slots, shapes, where)
     known = set(shapes.values())
     odd = {key for slot in slots for key in slot.record if all(key in misfits(slot.record, one) for one in known)}
     reason = f" ({listing(odd)} have no parameter's shape)" if odd else ""
@@ -96,8 +96,9 @@ def by_order(slots: Sequence[Slot], shapes: Mapping[str, Shape], where: str) -> 
     )
 
 
-def _ambiguous(slots: Sequence[Slot], where: str) -> OptimizerError:
-    return OptimizerError(f"{where}: {_counted(slots)} fit the model in more than one order; {WAY_OUT}")
+def _ambiguous(slots: Sequence[Slot], shapes: Mapping[str, Shape], where: str) -> OptimizerError:
+    count = f"the model's {len(shapes)} parameters"
+    return OptimizerError(f"{where}: {_counted(slots)} fit {count} in more than one order; {WAY_OUT}")
 
 
 def _counted(slots: Sequence[Slot]) -> str:

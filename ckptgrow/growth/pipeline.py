@@ -13,7 +13,8 @@ from ckptgrow import __version__
 from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.fingerprint import Fingerprint
 from ckptgrow.checkpoints.formats import check_output, write_checkpoint
-from ckptgrow.checkpoints.optimizer import OptimizerState
+from ckptgrow.checkpoints.left_behind import check_left_behind
+from ckptgrow.checkpoints.optimizer import OptimizerState, without_record
 from ckptgrow.checkpoints.processes import processes
 from ckptgrow.checkpoints.progress import Progress
 from ckptgrow.checkpoints.tensors import num_elements
@@ -21,14 +22,14 @@ from ckptgrow.errors import RequestError, listing
 from ckptgrow.families.family import Family
 from ckptgrow.families.sizes import num_layers, sizes_of
 from ckptgrow.families.state import TrainingState, open_state
-from ckptgrow.growth.carried import check_carried, check_schedules
+from ckptgrow.growth.carried import check_carried, check_schedules, without_best
 from ckptgrow.growth.courses import course
 from ckptgrow.growth.moments import StepClock, grown_state
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.padding import first_update_note
 from ckptgrow.growth.parameters import Descent, descents, grown_tensors, in_pieces
 from ckptgrow.growth.rates import Origin, with_rates
-from ckptgrow.growth.request import Grown, Part, StateRequest
+from ckptgrow.growth.request import Grown, StateRequest
 from ckptgrow.growth.scales import WeightSizes
 from ckptgrow.growth.schedule import check_sets_alone, clock_at, grown_scheduler, moved, optimizer_of, with_schedule
 from ckptgrow.growth.tensors import Finite, Guard, unguarded
@@ -43,8 +44,10 @@ def grow(
     """Grows a whole training state from one path to another; `rho` is the operator's step constant for `auto`."""
     check_output(source, target, force=request.force)
     processes().wait()  # all have looked before one writes
-    old = open_state(source, config=request.config, drop=request.drop, param_order=request.param_order)
-    old = _reset(old, request.reset)
+    old = open_state(
+        source, config=request.config, drop=request.drop, param_order=request.param_order, reset=request.reset
+    )
+    lost = check_left_behind(old.checkpoint, is_reset="optimizer" in request.reset)
     operator = operator_for(old.family, old.config, str(source))
     guard: Guard = unguarded if request.allow_nonfinite else Finite
     lineage = descents(old.claim, operator)
@@ -58,8 +61,15 @@ def grow(
     if old.optimizers and (request.lr_rule == "mup" or step != old.checkpoint.global_step):
         check_schedules(old)
     states, schedulers, notes = _grown_training(old, lineage, sizes, request, step, guard)
+    carried, best = without_best(old.checkpoint.carried)
+    notes += best
     if old.checkpoint.left_behind:
         notes.append(f"left behind in {source}: {listing(old.checkpoint.left_behind)}")
+    if lost:
+        notes.append(f"training state that the grown checkpoint does without: {listing(lost)}")
+    unrecorded = without_record(old.optimizers, [one.name for one in old.claim.parameters])
+    if unrecorded:
+        notes.append(f"the optimizer has no record of {listing(unrecorded)}: frozen, or lost?")
     if unread:
         notes.append(
             f"carried as bytes, for they cannot be looked into: {listing(unread)}; leave out with --drop what holds "
@@ -75,11 +85,12 @@ def grow(
         config=operator.config,
         optimizers=tuple(state.to_torch() for state in states),
         schedulers=tuple(schedulers),
+        carried=carried,
         global_step=step,
         growth=_growth_entry(old.checkpoint, record, request, step),
         source=fingerprint,
     )
-    write_checkpoint(new, target, progress, request.max_shard_bytes)
+    write_checkpoint(new, target, progress, request.max_shard_bytes, force=request.force)
     return Grown(
         out=target,
         old=_reported(old.family, old.config, str(source)),
@@ -162,16 +173,6 @@ def _new_step(old: int | None, request: StateRequest, rho: float) -> int | None:
     if request.step != "auto" and request.step > LATEST_STEP:
         raise RequestError(f"--step {request.step}: expected a step up to {LATEST_STEP}")
     return round(old / rho) if request.step == "auto" else request.step
-
-
-def _reset(state: TrainingState, parts: Sequence[Part]) -> TrainingState:
-    """The state without the parts that the user wants to begin anew."""
-    checkpoint = state.checkpoint
-    if "schedule" in parts:
-        checkpoint = replace(checkpoint, schedulers=())
-    if "optimizer" in parts:
-        return replace(state, checkpoint=replace(checkpoint, optimizers=()), optimizers=())
-    return replace(state, checkpoint=checkpoint)
 
 
 def _record(

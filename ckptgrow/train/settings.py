@@ -41,6 +41,7 @@ class TrainSettings:
     out: Path
     config: dict[str, Any] = field(default_factory=dict[str, Any])
     resume: Path | None = None
+    init_from: Path | None = None
     reset: tuple[ResetPart, ...] = ()
     step: int | None = None
     rewarm: int = 0
