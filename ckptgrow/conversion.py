@@ -18,8 +18,7 @@ from ckptgrow.checkpoints.processes import processes
 from ckptgrow.checkpoints.progress import Progress, silent
 from ckptgrow.checkpoints.tensors import LazyTensor, num_elements
 from ckptgrow.errors import RequestError
-from ckptgrow.families.claim import Claimed
-from ckptgrow.families.sizes import is_tied
+from ckptgrow.families.claim import Claimed, twins
 from ckptgrow.families.state import TrainingState, open_state
 
 TARGETS = ("lightning", "huggingface", "dcp")
@@ -62,7 +61,7 @@ def convert(
     processes().wait()  # all have looked before one writes
     state = open_state(Path(source), config=config, drop=drop, param_order=param_order)
     new, left_out = _for(state, to, prefix)
-    write_checkpoint(new, Path(target), progress, max_shard_bytes)
+    write_checkpoint(new, Path(target), progress, max_shard_bytes, force=force)
     return Converted(
         out=Path(target),
         kinds=(state.checkpoint.kind, new.kind),
@@ -98,7 +97,7 @@ def _others(state: TrainingState) -> list[str]:
 
 def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
     old, claimed = state.checkpoint, state.claim
-    names = {one.name: one.name.removeprefix(one.prefix) for one in claimed.model}
+    names = {one.name: one.bare.removeprefix(one.prefix) for one in claimed.model}
     ordered = [one for one in claimed.in_module_order().tensors if one.name in names and one.name not in claimed.tied]
     rest: Mapping[str, Any] = old.rest
     held = {
@@ -131,9 +130,9 @@ def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
 
 def _for_lightning(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoint, list[str]]:
     old, claimed = state.checkpoint, state.claim
-    names = {one.name: prefix + one.name.removeprefix(one.prefix) for one in claimed.model}
+    names = {one.name: prefix + one.bare.removeprefix(one.prefix) for one in claimed.model}
     tensors: dict[str, LazyTensor] = {names[one.name]: old.tensors[one.name] for one in claimed.model}
-    tensors |= _tied_head(state, tensors, names)
+    tensors |= _twins(state, tensors, names)
     left_out = [*old.carried.files, *old.left_behind, *(one.name for one in claimed.tensors if one.name not in names)]
     epoch = int(old.epoch or 0)
     if old.epoch != epoch and old.epoch is not None:
@@ -165,22 +164,21 @@ def _for_lightning(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoi
     return new, [name for name in left_out if name != "scaler.pt"]
 
 
-def _tied_head(
-    state: TrainingState, tensors: Mapping[str, LazyTensor], names: Mapping[str, str]
-) -> dict[str, LazyTensor]:
-    """A module's state dict names a tied head too, where a directory of safetensors stores it once."""
-    tie = state.family.tie
-    if tie is None or not is_tied(state.family, state.config):
-        return {}
-    embedding = next(one for one in state.claim.model if one.canonical == tie.embedding)
-    if not _has_backbone_prefix(embedding):
-        return {}
-    inner = names[embedding.name].removesuffix(tie.embedding)
-    return {inner + tie.head: tensors[names[embedding.name]]}
+def _twins(state: TrainingState, tensors: Mapping[str, LazyTensor], names: Mapping[str, str]) -> dict[str, LazyTensor]:
+    """A module's state dict names a tied head, and whatever else is one tensor, under every name, where a directory of
+    safetensors stores it once.
+    """
+    stored = {one.canonical: one for one in state.claim.model if _has_backbone_prefix(one)}
+    found: dict[str, LazyTensor] = {}
+    for other, name in twins(state.family, state.config).items():
+        if name in stored:
+            own = names[stored[name].name]
+            found[own.removesuffix(name) + other] = tensors[own]
+    return found
 
 
 def _has_backbone_prefix(one: Claimed) -> bool:
-    return one.name == one.prefix + one.canonical
+    return one.bare == one.prefix + one.canonical
 
 
 def _renamed(

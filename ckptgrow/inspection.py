@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,17 @@ from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.dcp_pieces import Pieced
 from ckptgrow.checkpoints.fingerprint import Fingerprint
 from ckptgrow.checkpoints.formats import read_checkpoint
-from ckptgrow.checkpoints.optimizer import OptimizerState, from_torch
+from ckptgrow.checkpoints.left_behind import state_in
+from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup, from_torch, without_record
 from ckptgrow.checkpoints.tensors import LazyTensor, num_elements
 from ckptgrow.checkpoints.tree import tensors_in
-from ckptgrow.errors import ClaimError, ConfigError, OptimizerError
+from ckptgrow.errors import ClaimError, ConfigError, OptimizerError, listing
 from ckptgrow.families.architecture import architecture
-from ckptgrow.families.claim import Claim, claim, unclaimed_names
+from ckptgrow.families.claim import Claim, unclaimed_names
 from ckptgrow.families.family import Family
 from ckptgrow.families.pieces import pieces_in
 from ckptgrow.families.sizes import num_layers, sizes_of
+from ckptgrow.families.twins import claim_tensors
 
 # Options that only one optimizer has.
 TELLING = (
@@ -76,7 +78,7 @@ def inspect(path: str | Path, *, config: Path | None = None, check: bool = False
     if family is not None:
         joined = pieces_in(family, in_file.tensors).joined(in_file.tensors)
         checkpoint = replace(in_file, tensors=joined)
-    claimed, unclaimed = _claimed(checkpoint, family, fields, problems)
+    fields, claimed, unclaimed = _claimed(checkpoint, family, fields, problems)
     names = [one.name for one in claimed.parameters] if claimed else list(checkpoint.tensors)
     distinct = {id(checkpoint.tensors[name]): checkpoint.tensors[name] for name in names}
     return Inspection(
@@ -125,16 +127,17 @@ def _architecture(
 
 def _claimed(
     checkpoint: Checkpoint, family: Family | None, fields: dict[str, Any] | None, problems: list[str]
-) -> tuple[Claim | None, list[str]]:
+) -> tuple[dict[str, Any] | None, Claim | None, list[str]]:
+    """The config, which says whether the head is tied in fact, the claim, and what it leaves over."""
     if family is None or fields is None:
-        return None, []
+        return fields, None, []
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     try:
-        claimed = claim(family, fields, shapes, str(checkpoint.path))
-        return claimed.in_module_order() if checkpoint.order == "module" else claimed, []
+        fields, claimed = claim_tensors(family, fields, checkpoint.tensors, str(checkpoint.path))
+        return fields, claimed.in_module_order() if checkpoint.order == "module" else claimed, []
     except (ClaimError, ConfigError) as error:
         problems.append(str(error))
-        return None, unclaimed_names(family, fields, shapes, str(checkpoint.path))
+        return fields, None, unclaimed_names(family, fields, shapes, str(checkpoint.path))
 
 
 def _sizes(family: Family | None, fields: dict[str, Any] | None, where: str) -> dict[str, int]:
@@ -149,16 +152,46 @@ def _dtype_name(tensor: LazyTensor) -> str:
 
 
 def _optimizer(checkpoint: Checkpoint, claimed: Claim | None, problems: list[str]) -> dict[str, Any] | None:
-    if not checkpoint.optimizers or claimed is None:
-        return None
-    shapes = {one.name: checkpoint.tensors[one.name].shape for one in claimed.parameters}
+    """The optimizer; one that is there and could not be matched to the model's parameters says why (`unmatched`)."""
+    lost = state_in(
+        checkpoint.path, [*checkpoint.left_behind, *checkpoint.carried.closed], list(checkpoint.tensors.values())
+    )
+    if lost:
+        problems.append(f"{checkpoint.path}: {listing(lost)} holds training state that no rule reads")
+    if not checkpoint.optimizers:
+        return None if not lost else {**_told((), None), "unmatched": f"{listing(lost)} is read by no rule"}
+    if claimed is None:
+        return {**_told(_numbered(checkpoint), None), "unmatched": "the model's parameters are not known"}
+    names = [one.name for one in claimed.parameters]
     try:
+        shapes = {name: checkpoint.tensors[name].shape for name in names}
         states = from_torch(checkpoint.optimizers, shapes, str(checkpoint.path))
     except OptimizerError as error:
         problems.append(str(error))
-        return None
+        return {**_told(_numbered(checkpoint), None), "unmatched": str(error)}
+    return _told(states, without_record(states, names))
+
+
+def _numbered(checkpoint: Checkpoint) -> tuple[OptimizerState, ...]:
+    """The optimizers, their parameters called by their numbers."""
+    return tuple(
+        OptimizerState(
+            tuple(
+                ParameterGroup(
+                    {key: value for key, value in group.items() if key not in ("params", "param_names")},
+                    tuple(str(number) for number in group["params"]),
+                )
+                for group in raw["param_groups"]
+            ),
+            {str(number): record for number, record in raw["state"].items()},
+        )
+        for raw in checkpoint.optimizers
+    )
+
+
+def _told(states: Sequence[OptimizerState], unrecorded: list[str] | None) -> dict[str, Any]:
     return {
-        "name": " + ".join(_optimizer_name(state) for state in states),
+        "name": " + ".join(_optimizer_name(state) for state in states) or "unknown",
         "num_parameters_with_state": sum(len(state.state) for state in states),
         "state_keys": sorted({key for state in states for key in state.state_keys}),
         "groups": [
@@ -169,6 +202,8 @@ def _optimizer(checkpoint: Checkpoint, claimed: Claim | None, problems: list[str
             for state in states
             for group in state.groups
         ],
+        "without_record": unrecorded,
+        "unmatched": None,
     }
 
 

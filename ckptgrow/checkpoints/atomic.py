@@ -36,11 +36,12 @@ def check_space(target: Path, num_bytes: int) -> None:
 
 
 @contextmanager
-def appearing(target: Path, together: Processes | None = None) -> Generator[Path]:
+def appearing(target: Path, together: Processes | None = None, *, force: bool = True) -> Generator[Path]:
     """A path beside `target` to write to; it becomes `target` when the block ends well, and goes away otherwise.
 
     Processes that write together get the same path, and the first of them does the rest. What earlier runs left beside
-    `target` because they were killed is removed first.
+    `target` because they were killed is removed first. Without `force`, raises RequestError where something has come
+    to be at `target` meanwhile: of several that write there, the first to end keeps it.
     """
     together = together or Processes()
     partial = together.agree_on(target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}"))
@@ -51,7 +52,7 @@ def appearing(target: Path, together: Processes | None = None) -> Generator[Path
         yield partial
         together.wait()
         if together.rank == 0:
-            _put_in_place(partial, target)
+            (_put_in_place if force else _put_in_free_place)(partial, target)
         together.wait()
     finally:
         if together.rank == 0:
@@ -74,6 +75,33 @@ def _put_in_place(partial: Path, target: Path) -> None:
     else:
         partial.replace(target)
         _flush_directory(target.parent)
+
+
+def _put_in_free_place(partial: Path, target: Path) -> None:
+    """Neither step replaces what is there: a directory is renamed over an empty one at most, and links are never."""
+    try:
+        if partial.is_dir():
+            partial.rename(target)
+        else:
+            _link(partial, target)
+    except OSError as error:
+        if not target.exists():
+            raise
+        raise RequestError(
+            f"{target}: exists now, written by another process while this one was at work; choose another path, or "
+            "pass --force to replace it"
+        ) from error
+    _flush_directory(target.parent)
+
+
+def _link(partial: Path, target: Path) -> None:
+    try:
+        os.link(partial, target)
+    except OSError:
+        if target.exists():
+            raise
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL))  # a file system without hard links: claimed, then replaced
+        partial.replace(target)
 
 
 def clear_leftovers(target: Path) -> None:

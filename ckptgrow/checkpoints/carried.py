@@ -9,17 +9,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ckptgrow.checkpoints.texts import write_json
+
 
 @dataclass(frozen=True)
 class Carried:
     """Files by name in their directory. `held` is what is in those that are torch archives of plain values, by name;
-    `closed` names other files of a kind that could hold tensors.
+    `closed` names other files of a kind that could hold tensors. `changed` is what is written in the place of some.
     """
 
     directory: Path = Path()
     files: tuple[str, ...] = ()
     held: Mapping[str, Any] = field(default_factory=dict[str, Any])
     closed: tuple[str, ...] = ()
+    changed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
 
     @property
     def num_bytes(self) -> int:
@@ -34,7 +37,9 @@ class Carried:
 
     def copy_to(self, target: Path) -> None:
         """Copies the files and flushes them to the disk."""
-        for name in self.files:
+        for name, value in self.changed.items():
+            write_json(target / name, value)
+        for name in (name for name in self.files if name not in self.changed):
             shutil.copy2(self.directory / name, target / name)
             descriptor = os.open(target / name, os.O_RDONLY)
             try:

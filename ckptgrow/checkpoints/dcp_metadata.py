@@ -1,5 +1,6 @@
-"""The `.metadata` of torch's distributed checkpoints: unpickled with nothing but its own classes allowed.
+"""The `.metadata` of torch's distributed checkpoints: unpickled with nothing but its own classes made.
 
+Other classes, which savers of the user's may leave in it, are inert stand-ins (see `opaque`): nothing here needs them.
 `torch.distributed.checkpoint` itself would unpickle it without any restriction.
 """
 
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import pathlib
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ import torch
 from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.checkpoint.metadata import Metadata
 
-from ckptgrow.checkpoints.opaque_pickles import PYTHON_UNPICKLER, refuse_instruction
+from ckptgrow.checkpoints.opaque import Named, Opaque
+from ckptgrow.checkpoints.opaque_pickles import PYTHON_UNPICKLER, is_refused, refuse_instruction
 from ckptgrow.errors import CheckpointError, UnsafePickleError
 
+_CLASS = re.compile(r"_?[A-Z]\w*")
 LARGEST_METADATA = 512 * 2**20  # bytes
 _RECORDS: tuple[Any, ...] = (
     metadata.Metadata,
@@ -65,22 +69,26 @@ def _allowed() -> dict[str, Any]:
 
 def _find_class(reader: Any, module: str, name: str) -> Any:
     allowed = _allowed()
-    if f"{module}.{name}" not in allowed:
+    if f"{module}.{name}" in allowed:
+        return allowed[f"{module}.{name}"]
+    is_of_distributed = module.startswith("torch.distributed.") and _CLASS.fullmatch(name)
+    if is_refused(module, name) and not is_of_distributed:
         raise CheckpointError(f"names code that ckptgrow does not run ({module}.{name}), expected metadata's classes")
-    return allowed[f"{module}.{name}"]
+    return Named(name, (Opaque,), {"named": (module, name)})
 
 
 def _load_reduce(reader: Any) -> None:
     arguments = reader.stack.pop()
-    if reader.stack[-1] not in _CALLED:
-        raise pickle.UnpicklingError(f"calls {reader.stack[-1]!r}")
-    reader.stack[-1] = reader.stack[-1](*arguments)
+    called = reader.stack[-1]
+    if not isinstance(called, Named) and called not in _CALLED:
+        raise pickle.UnpicklingError(f"calls {called!r}")
+    reader.stack[-1] = called(*arguments)
 
 
 def _load_newobj(reader: Any) -> None:
     arguments = reader.stack.pop()
     made = reader.stack.pop()
-    if made not in (*_RECORDS, torch.Size):
+    if not isinstance(made, Named) and made not in (*_RECORDS, torch.Size):
         raise pickle.UnpicklingError(f"makes {made!r}")
     reader.append(made.__new__(made, *arguments))
 
@@ -88,9 +96,11 @@ def _load_newobj(reader: Any) -> None:
 def _load_build(reader: Any) -> None:
     state = reader.stack.pop()
     made = reader.stack[-1]
-    if type(made) not in _RECORDS:
+    if isinstance(made, Opaque):
+        made.state = state
+    elif type(made) not in _RECORDS:
         raise pickle.UnpicklingError(f"changes {type(made)!r}")
-    if isinstance(made, metadata.TensorProperties):
+    elif isinstance(made, metadata.TensorProperties):
         made.__setstate__(state)
     else:
         vars(made).update(state)

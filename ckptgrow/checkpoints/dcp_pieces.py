@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import pickle
+import types
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +14,8 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from ckptgrow.checkpoints.archive import DAMAGES, check_sums, entry_sizes
-from ckptgrow.checkpoints.tensors import Stored
+from ckptgrow.checkpoints.opaque_pickles import unpickler_of
+from ckptgrow.checkpoints.tensors import Held, Stored
 from ckptgrow.errors import CheckpointError
 
 LARGEST_OBJECT = 256 * 2**20  # bytes
@@ -131,7 +134,12 @@ def read_object(path: Path, offset: int, length: int) -> Any:
             data = io.BytesIO(file.read())
         entry_sizes(data, f"{path}, byte {offset}")
         data.seek(0)
-        return torch.load(data, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(data, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:  # classes of others: stand-ins, or refused there
+            data.seek(0)
+            module = types.SimpleNamespace(__name__=__name__, Unpickler=unpickler_of(Held))
+            return torch.load(data, map_location="cpu", weights_only=False, pickle_module=module)
     except DAMAGES as error:
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(f"{path}: the object at byte {offset} is damaged or names code ({reason})") from error

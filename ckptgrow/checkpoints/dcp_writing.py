@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import types
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +17,10 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from ckptgrow.checkpoints.opaque_pickles import pickler_of
 from ckptgrow.checkpoints.processes import Processes
 from ckptgrow.checkpoints.progress import Advance
-from ckptgrow.checkpoints.tensors import LazyTensor, chunks
+from ckptgrow.checkpoints.tensors import LazyTensor, chunks, whole
 
 PIECE_BYTES = 64 * 2**20  # a block of a tensor in the file; as much of it as is in memory at once
 
@@ -65,7 +67,7 @@ class RowPlanner(DefaultSavePlanner):
         value: Any = self.state_dict[write_item.index.fqn]
         if write_item.tensor_data is None:
             stream = io.BytesIO()
-            torch.save(value, stream)
+            torch.save(value, stream, pickle_module=types.SimpleNamespace(__name__=__name__, Pickler=pickler_of(whole)))
             return stream
         chunk = write_item.tensor_data.chunk
         start = chunk.offsets[0] if chunk.offsets else 0

@@ -40,12 +40,15 @@ OF_ONE_PROCESS = re.compile(r"(pytorch_model_fsdp|optimizer).*_rank\d+\.bin")
 
 @dataclass(frozen=True)
 class Files:
-    """How the files of each part are called, in order, and the weights' own metadata."""
+    """How the files of each part are called, in order, and the weights' own metadata; `named` tells whether optimizers
+    have their parameters by name.
+    """
 
     weights: tuple[str, ...] = ()
     optimizers: tuple[str, ...] = ()
     schedulers: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    named: bool = False
 
 
 def part_files(path: Path, part: str) -> tuple[str, ...]:

@@ -60,11 +60,17 @@ def check_output(source: Path, target: Path, *, force: bool) -> None:
 
 
 def write_checkpoint(
-    checkpoint: Checkpoint, target: Path, progress: Progress, max_shard_bytes: int = DEFAULT_SHARD_BYTES
+    checkpoint: Checkpoint,
+    target: Path,
+    progress: Progress,
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    *,
+    force: bool,
 ) -> None:
     """Writes a checkpoint as its kind; it appears whole or not at all. All processes of torchrun must call this.
 
-    Raises RequestError where the disk has too little room, or the kind cannot be written by several processes.
+    Raises RequestError where the disk has too little room, the kind cannot be written by several processes, or, without
+    `force`, something has come to be at `target` meanwhile.
     """
     together = processes()
     if together.count > 1 and checkpoint.kind not in SHARED:
@@ -81,7 +87,7 @@ def write_checkpoint(
     check_space(target, int(total * HEADROOM) + len(tensors) * OF_A_TENSOR + checkpoint.carried.num_bytes)
     advance = progress(total)
     try:
-        with appearing(target, together) as partial:
+        with appearing(target, together, force=force) as partial:
             writer_of(checkpoint.kind, max_shard_bytes).write(checkpoint, partial, advance)
     except OSError as error:
         if error.filename is not None:

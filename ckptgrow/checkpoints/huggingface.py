@@ -28,7 +28,7 @@ from ckptgrow.checkpoints.directory import (
     write_growth,
 )
 from ckptgrow.checkpoints.filling import fill
-from ckptgrow.checkpoints.parts import by_name, by_number, checked_optimizers
+from ckptgrow.checkpoints.parts import by_name, by_number, checked_optimizers, has_names
 from ckptgrow.checkpoints.progress import Advance
 from ckptgrow.checkpoints.safetensor_files import INDEX_SUFFIX, outlines, read_file, read_index, read_shards
 from ckptgrow.checkpoints.tensors import LazyTensor, num_bytes
@@ -55,7 +55,8 @@ class HuggingFaceFormat:
         """Reads a directory; raises CheckpointError where a file is missing or malformed."""
         tensors, weight_files, metadata = _weights(path)
         optimizers = part_files(path, "optimizer")
-        states = [by_number(read_state(path / name), str(path / name)) for name in optimizers]
+        raws = checked_optimizers([read_state(path / name) for name in optimizers], str(path))
+        states = [by_number(raw, str(path / name)) for raw, name in zip(raws, optimizers, strict=True)]
         has_full_state = FULL_STATE in weight_files
         weights = ((FULL_STATE,) if has_full_state else ()) + (
             (SAFETENSORS,) if len(weight_files) > has_full_state else ()
@@ -63,18 +64,16 @@ class HuggingFaceFormat:
         is_accelerates = has_full_state or any(name.endswith(".bin") for name in optimizers)
         other_kind = "accelerate" if is_accelerates else self.kind
         kind = "trainer" if (path / TRAINER_STATE).exists() else other_kind
-        files = Files(weights, optimizers, part_files(path, "scheduler"), metadata)
+        files = Files(weights, optimizers, part_files(path, "scheduler"), metadata, any(map(has_names, raws)))
         beside = read_beside(path, kind, {*weight_files, *optimizers}, files)
-        return replace(beside, tensors=tensors, optimizers=checked_optimizers(states, str(path)))
+        return replace(beside, tensors=tensors, optimizers=tuple(states))
 
     def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
         """Writes a directory: grown config and weights, optimizers and schedulers where there are, the rest copied."""
         path.mkdir()
         files = files_of(checkpoint)
         parts = write_beside(checkpoint, path)
-        states = (
-            [by_name(one) for one in checkpoint.optimizers] if FULL_STATE in files.weights else checkpoint.optimizers
-        )
+        states = [by_name(one) for one in checkpoint.optimizers] if files.named else checkpoint.optimizers
         parts += [archive_writing.outline(*one) for one in named_files(files.optimizers, "optimizer.pt", states, path)]
         if FULL_STATE in files.weights:
             parts.append(archive_writing.outline(dict(checkpoint.tensors), path / FULL_STATE))

@@ -16,7 +16,15 @@ from ckptgrow.checkpoints import archive, archive_writing
 from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.loops import data_position, with_step
 from ckptgrow.checkpoints.opaque import Opaque
-from ckptgrow.checkpoints.parts import checked_optimizers, checked_schedulers, checked_step
+from ckptgrow.checkpoints.parts import (
+    by_name,
+    by_number,
+    checked_optimizers,
+    checked_schedulers,
+    checked_step,
+    has_names,
+)
+from ckptgrow.checkpoints.pickled_configs import config_in, with_fields
 from ckptgrow.checkpoints.progress import Advance
 from ckptgrow.checkpoints.tensors import LazyTensor
 from ckptgrow.errors import CheckpointError, listing
@@ -24,6 +32,13 @@ from ckptgrow.errors import CheckpointError, listing
 GROWTH_KEY = "ckptgrow"
 UNDERSTOOD = ("state_dict", "optimizer_states", "lr_schedulers", GROWTH_KEY)
 SCALER_KEYS = ("MixedPrecision", "MixedPrecisionPlugin", "NativeMixedPrecisionPlugin", "native_amp_scaling_state")
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Which optimizers of the file, in order, had their parameters by name, as consolidated FSDP runs have them."""
+
+    by_name: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,7 @@ class LightningFormat:
         """What a `.ckpt` holds, its tensors lazy."""
         tree = dict(checkpoint.rest)
         tree["state_dict"] = OrderedDict(checkpoint.tensors)
-        for key, states in (("optimizer_states", checkpoint.optimizers), ("lr_schedulers", checkpoint.schedulers)):
+        for key, states in (("optimizer_states", _as_read(checkpoint)), ("lr_schedulers", checkpoint.schedulers)):
             if states or key in tree:
                 tree[key] = [dict(one) for one in states]
         if checkpoint.global_step != tree.get("global_step"):
@@ -65,6 +80,15 @@ class LightningFormat:
         return tree
 
 
+def _as_read(checkpoint: Checkpoint) -> list[Mapping[str, Any]]:
+    """The optimizers, by name where the file had them so."""
+    naming = checkpoint.layout if isinstance(checkpoint.layout, Naming) else Naming()
+    states = checkpoint.optimizers
+    if len(naming.by_name) != len(states):
+        return list(states)
+    return [by_name(one) if named else one for one, named in zip(states, naming.by_name, strict=True)]
+
+
 def from_tree(tree: Any, path: Path, kind: str) -> Checkpoint:
     """A checkpoint from the tree of a `.ckpt`; raises CheckpointError where it holds no `state_dict` of tensors."""
     if not isinstance(tree, dict) or not isinstance(tree.get("state_dict"), dict):
@@ -77,19 +101,21 @@ def from_tree(tree: Any, path: Path, kind: str) -> Checkpoint:
     arguments = plain_arguments(tree.get("hyper_parameters"))
     growth = tree.get(GROWTH_KEY) or {}
     scaler = next((tree[key] for key in SCALER_KEYS if tree.get(key)), None)
+    optimizers = checked_optimizers(tree.get("optimizer_states"), str(path))
     return Checkpoint(
         path=path,
         kind=kind,
         tensors=tree["state_dict"],
         config=_config(arguments) or growth.get("config"),
         original_arguments=_original_arguments(arguments),
-        optimizers=checked_optimizers(tree.get("optimizer_states"), str(path)),
+        optimizers=tuple(by_number(one, f"{path}: optimizer {index}") for index, one in enumerate(optimizers)),
         schedulers=checked_schedulers(tree.get("lr_schedulers"), str(path)),
         global_step=checked_step(tree.get("global_step"), str(path)),
         epoch=tree.get("epoch"),
         precision="16-mixed" if scaler else None,
         growth=growth,
         rest={key: None if key in UNDERSTOOD else value for key, value in tree.items()},
+        layout=Naming(tuple(map(has_names, optimizers))),
         data_position=data_position(tree),
         scaler=scaler,
     )
@@ -103,8 +129,10 @@ def plain_arguments(arguments: Any) -> dict[str, Any]:
 
 
 def _config(arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """A transformers config among the hyper-parameters: a mapping with `model_type`."""
+    """A transformers config among the hyper-parameters: a mapping with `model_type`, or an object of transformers'."""
     config = arguments.get("config")
+    if isinstance(config, Opaque):
+        return config_in(config)
     if isinstance(config, Namespace):
         config = vars(config)
     return dict(config) if isinstance(config, dict) and "model_type" in config else None
@@ -122,6 +150,8 @@ def _original_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any] | Non
 def _with_config(arguments: Any, config: Mapping[str, Any] | None) -> Any:
     if config is None:
         return {} if arguments is None else arguments
+    old = plain_arguments(arguments).get("config")
+    new = with_fields(old, config) if isinstance(old, Opaque) and config_in(old) is not None else dict(config)
     if isinstance(arguments, Namespace):
-        return Namespace(**{**vars(arguments), "config": dict(config)})
-    return {**(arguments or {}), "config": dict(config)}
+        return Namespace(**{**vars(arguments), "config": new})
+    return {**(arguments or {}), "config": new}

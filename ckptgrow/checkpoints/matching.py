@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptgrow.checkpoints.tensors import LazyTensor
+from ckptgrow.checkpoints.wrappers import bare_names
 from ckptgrow.errors import OptimizerError, listing
 
 Shape = tuple[int, ...]
@@ -25,7 +26,6 @@ FACTORED: Mapping[str, Callable[[Shape], Shape]] = {
     "exp_avg_sq_row": lambda shape: shape[:-1],
     "exp_avg_sq_col": lambda shape: (*shape[:-2], *shape[-1:]),
 }
-WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
 MOST_STATES = 5_000  # of the search below; so many come up only where parameters cannot be told apart
 WAY_OUT = "list the names in the optimizer's order in a file and pass --param-order FILE"
 _UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)|\.ln_")  # as transformers' Trainer
@@ -81,12 +81,12 @@ def by_order(slots: Sequence[Slot], shapes: Mapping[str, Shape], where: str) -> 
     if not fitting:
         found = _dealings(slots, shapes)
         if found is None:
-            raise _ambiguous(slots, where)
+            raise _ambiguous(slots, shapes, where)
         fitting = {tuple(order) for order in found}
     if len(fitting) == 1:
         return list(fitting.pop())
     if fitting:
-        raise _ambiguous(slots, where)
+        raise _ambiguous(slots, shapes, where)
     known = set(shapes.values())
     odd = {key for slot in slots for key in slot.record if all(key in misfits(slot.record, one) for one in known)}
     reason = f" ({listing(odd)} have no parameter's shape)" if odd else ""
@@ -96,8 +96,9 @@ def by_order(slots: Sequence[Slot], shapes: Mapping[str, Shape], where: str) -> 
     )
 
 
-def _ambiguous(slots: Sequence[Slot], where: str) -> OptimizerError:
-    return OptimizerError(f"{where}: {_counted(slots)} fit the model in more than one order; {WAY_OUT}")
+def _ambiguous(slots: Sequence[Slot], shapes: Mapping[str, Shape], where: str) -> OptimizerError:
+    count = f"the model's {len(shapes)} parameters"
+    return OptimizerError(f"{where}: {_counted(slots)} fit {count} in more than one order; {WAY_OUT}")
 
 
 def _counted(slots: Sequence[Slot]) -> str:
@@ -108,17 +109,17 @@ def _counted(slots: Sequence[Slot]) -> str:
 
 def _resolved(names: Iterable[str], shapes: Mapping[str, Shape]) -> dict[str, str]:
     """Names as the checkpoint has them: without wrappers, one prefix for all exchanged for another."""
-    bare = {name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in names}
+    bare = bare_names(names)
     if not bare:
         return {}
-    known = list(shapes)
+    known = {short: name for name, short in bare_names(shapes).items()}
     best: dict[str, str] = {}
     for old in _prefixes(list(bare.values())):
-        for new in _prefixes(known):
+        for new in _prefixes(list(known)):
             found = {
-                name: new + short.removeprefix(old)
+                name: known[new + short.removeprefix(old)]
                 for name, short in bare.items()
-                if new + short.removeprefix(old) in shapes
+                if new + short.removeprefix(old) in known
             }
             if len(found) > len(best):
                 best = found

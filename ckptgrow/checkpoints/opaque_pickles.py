@@ -15,6 +15,7 @@ from __future__ import annotations
 import datetime
 import pathlib
 import pickle
+import re
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # pickles of protocol 2 use Python 2's names
 from argparse import Namespace
@@ -24,35 +25,58 @@ from typing import Any, cast
 
 import torch
 
+from ckptgrow.checkpoints.numpy_values import PickledFloat, PickledInt, number_in
 from ckptgrow.checkpoints.opaque import ABSENT, Named, Opaque
 from ckptgrow.checkpoints.tensors import LazyTensor
 
 # Plain data that training scripts put beside their tensors; building them runs no code of the file.
 PLAIN_CLASSES: list[Any] = [Namespace, datetime.timedelta, pathlib.PosixPath, pathlib.PurePosixPath]
-HARMLESS_LIBRARY = {  # plain values and containers of the standard library, carried as stand-ins
-    "builtins": {
-        "object",
-        "dict",
-        "list",
-        "tuple",
-        "set",
-        "frozenset",
-        "str",
-        "bytes",
-        "int",
-        "float",
-        "bool",
-        "slice",
-    },
-    "collections": {"defaultdict", "deque", "UserDict", "UserList", "ChainMap"},
-    "copyreg": {"_reconstructor"},
-    "datetime": {"datetime", "date", "time", "timezone"},
-    "decimal": {"Decimal"},
-    "enum": {"Enum", "IntEnum"},
-    "types": {"SimpleNamespace", "MappingProxyType"},
-    "typing": {"Any", "Union", "Optional", "List", "Dict", "Tuple"},
-    "uuid": {"UUID"},
+# Plain values, containers and classes of the libraries that every script has, carried as stand-ins: none of them is
+# called while reading, and calling them where the file belongs only builds values.
+HARMLESS_LIBRARY: Mapping[str, frozenset[str]] = {
+    module: frozenset(names.split())
+    for module, names in {
+        "builtins": "object dict list tuple set frozenset str bytes int float bool complex slice range "
+        "Ellipsis NotImplemented",
+        "collections": "defaultdict deque UserDict UserList ChainMap",
+        "copyreg": "_reconstructor",
+        "datetime": "datetime date time timezone",
+        "decimal": "Decimal",
+        "enum": "Enum IntEnum",
+        "fractions": "Fraction",
+        "functools": "partial",
+        "operator": "itemgetter",
+        "pathlib": "WindowsPath PureWindowsPath Path PurePath",
+        "random": "Random",
+        "re": "_compile",
+        "types": "SimpleNamespace MappingProxyType",
+        "typing": "Any Union Optional List Dict Tuple",
+        "uuid": "UUID",
+        "torch.torch_version": "TorchVersion",
+        "numpy": "dtype ndarray record bool_ bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 "
+        "float16 float32 float64",
+        "numpy._core.multiarray": "_reconstruct scalar",
+        "numpy.core.multiarray": "_reconstruct scalar",
+        "numpy._core.numeric": "_frombuffer",
+        "numpy.core.numeric": "_frombuffer",
+        "numpy.rec": "recarray",
+        "numpy.ma": "MaskedArray",
+        "numpy.ma.core": "_mareconstruct MaskedArray",
+        "numpy.random._pickle": "__bit_generator_ctor __generator_ctor __randomstate_ctor",
+        "numpy.random._pcg64": "PCG64 PCG64DXSM",
+        "numpy.random._mt19937": "MT19937",
+        "numpy.random._philox": "Philox",
+        "numpy.random._sfc64": "SFC64",
+        "numpy.random.bit_generator": "SeedSequence __pyx_unpickle_SeedSequence",
+    }.items()
 }
+# Classes of modules, losses, optimizers and schedules; functions that activations are; configs and enumerations.
+HARMLESS_CLASSES = re.compile(
+    r"torch\.nn\.modules\.\w+\.[A-Z]\w*|torch\.optim\.(\w+\.)?[A-Z]\w*|torch\.optim\.lr_scheduler\.[A-Z]\w*"
+    r"|torch\.nn\.functional\.[a-z]\w*|numpy\.dtypes\.[A-Z]\w*DType"
+    r"|transformers\.(models\.\w+\.configuration_\w+|configuration_utils|generation\.configuration_utils)\.[A-Z]\w*Config"
+    r"|transformers\.(trainer_utils|training_args|utils\.generic)\.[A-Z]\w*(Strategy|Type|Names)"
+)
 OWN_ROOTS = ("torch", "ckptgrow", "transformers", "numpy")  # refused like the standard library
 # The pure Python ones: every instruction of theirs can be replaced.
 PYTHON_UNPICKLER: Any = vars(pickle)["_Unpickler"]
@@ -65,7 +89,8 @@ def is_refused(module: str, name: str) -> bool:
     module = IMPORT_MAPPING.get(module, module)
     root = module.partition(".")[0]
     is_everyones = root in sys.stdlib_module_names or root in OWN_ROOTS
-    return is_everyones and name not in HARMLESS_LIBRARY.get(module, ())
+    is_harmless = name in HARMLESS_LIBRARY.get(module, ()) or HARMLESS_CLASSES.fullmatch(f"{module}.{name}")
+    return is_everyones and not is_harmless
 
 
 def unpickler_of(located: Callable[[torch.Tensor], LazyTensor]) -> Any:
@@ -90,7 +115,7 @@ def unpickler_of(located: Callable[[torch.Tensor], LazyTensor]) -> Any:
         function = reader.stack[-1]
         if not isinstance(function, Named) and id(function) not in callable_ids:
             raise pickle.UnpicklingError(f"calls {function!r}")
-        reader.stack[-1] = function(*arguments)
+        reader.stack[-1] = number_in(function(*arguments))
 
     refused = (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.ADDITEMS)
     instructions = {
@@ -116,6 +141,8 @@ def pickler_of(hollow: Callable[[LazyTensor], torch.Tensor]) -> Any:
     def reducer_override(writer: Any, value: Any) -> Any:
         if isinstance(value, Opaque):
             return value.as_pickled()
+        if isinstance(value, PickledFloat | PickledInt):
+            return value.pickled.as_pickled()
         # the class is asked first: torch's storages warn when they are asked for attributes
         if hasattr(type(value), "rows") and isinstance(value, LazyTensor):
             return hollow(value).__reduce_ex__(2)

@@ -7,7 +7,7 @@ use (accepted only if every shape fits and all fitting orders agree), or from a 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -93,6 +93,12 @@ def from_torch(
     return tuple(found)
 
 
+def without_record(states: Sequence[OptimizerState], names: Collection[str]) -> list[str]:
+    """The parameters without a record, in a group or in none, where others have one: frozen, or lost."""
+    recorded = {name for state in states for name in state.state}
+    return sorted(set(names) - recorded) if recorded else []
+
+
 def _slots(index: int, raw: Mapping[str, Any], where: str) -> list[Slot]:
     """An optimizer's numbered parameters, checked."""
     if not isinstance(raw.get("state"), dict) or not isinstance(raw.get("param_groups"), list):
@@ -123,14 +129,24 @@ def _named(
     where: str,
     order: Sequence[str] | None,
 ) -> list[str]:
-    groups = [group for raw in raws for group in raw["param_groups"]]
     if order is not None:
         return by_names(order, slots, shapes, f"{where} (--param-order)")
-    if groups and all("param_names" in group for group in groups):
-        return by_names(
-            [name for group in groups for name in group["param_names"]], slots, shapes, f"{where} (param_names)"
-        )
-    return by_order(slots, shapes, where) if slots else []
+    names_of = [group.get("param_names") for raw in raws for group in raw["param_groups"]]
+    told = [name for names in names_of for name in names or ()]
+    place_of = {place: index for index, place in enumerate(_places(raws))}
+    has_name = [names_of[place_of[slot.optimizer, slot.group]] is not None for slot in slots]
+    known = [slot for slot, is_known in zip(slots, has_name, strict=True) if is_known]
+    named = by_names(told, known, shapes, f"{where} (param_names)") if told or known else []
+    others = [slot for slot, is_known in zip(slots, has_name, strict=True) if not is_known]
+    left = {name: shape for name, shape in shapes.items() if name not in named}
+    ordered = by_order(others, left, where) if others else []
+    by_turns = {True: iter(named), False: iter(ordered)}
+    return [next(by_turns[is_known]) for is_known in has_name]
+
+
+def _places(raws: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+    """Each group's optimizer and number there."""
+    return [(index, number) for index, raw in enumerate(raws) for number in range(len(raw["param_groups"]))]
 
 
 def _with_names(raw: Mapping[str, Any], name_of: Mapping[Any, str]) -> OptimizerState:

@@ -76,10 +76,9 @@ def by_number(raw: Any, where: str) -> dict[str, Any]:
     state = cast(dict[str, Any], raw).get("state", {})
     if not isinstance(state, dict) or not all(map(_is_group, raw["param_groups"])):
         raise CheckpointError(f"{where}: has an optimizer whose groups or state are none, expected torch's state")
+    if not has_names(raw):
+        return {**raw, "state": _numbered_records(raw, cast(dict[Any, Any], state))}
     named = [key for group in raw["param_groups"] for key in group["params"]]
-    if not all(isinstance(key, str) for key in named):
-        # a distributed checkpoint turns a record's number into text
-        return {**raw, "state": {int(key) if str(key).isdigit() else key: one for key, one in state.items()}}
     stray = set(state) - set(named)
     if stray or len(set(named)) != len(named):
         raise CheckpointError(
@@ -90,6 +89,21 @@ def by_number(raw: Any, where: str) -> dict[str, Any]:
         {**g, "params": [number[n] for n in g["params"]], "param_names": g["params"]} for g in raw["param_groups"]
     ]
     return {**raw, "state": {number[name]: record for name, record in state.items()}, "param_groups": groups}
+
+
+def has_names(raw: Mapping[str, Any]) -> bool:
+    """Whether an optimizer's groups list their parameters by name, as FSDP's full states do."""
+    named = [key for group in raw["param_groups"] for key in group["params"]]
+    return bool(named) and all(isinstance(key, str) for key in named)
+
+
+def _numbered_records(raw: Mapping[str, Any], state: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Records by number, though their keys be names, or numbers that a distributed checkpoint turned into text."""
+    groups = [group for group in raw["param_groups"] if len(group.get("param_names", ())) == len(group["params"])]
+    number = {
+        name: n for group in groups for n, name in zip(group["params"], group.get("param_names", ()), strict=True)
+    }
+    return {number.get(key, int(key) if str(key).isdigit() else key): one for key, one in state.items()}
 
 
 def by_name(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
+import torch
+
+from ckptgrow.checkpoints.numpy_values import ArrayForm, array_in
 from ckptgrow.checkpoints.opaque import Opaque
 from ckptgrow.checkpoints.tensors import LazyTensor
 
@@ -36,7 +39,7 @@ def map_leaves(tree: Any, kind: type[Leaf], change: Callable[[Leaf], object]) ->
             return kind_of_tree(entries)
         if isinstance(node, Namespace):
             return Namespace(**{key: mapped(value) for key, value in vars(node).items()})
-        if isinstance(node, tuple) and hasattr(node, "_fields"):
+        if isinstance(node, torch.Size) or (isinstance(node, tuple) and hasattr(node, "_fields")):
             return node
         return next(one for one in (list, tuple, set, frozenset) if isinstance(node, one))(map(mapped, node))
 
@@ -61,10 +64,19 @@ def _nodes(tree: Any, path: Keys, seen: set[int]) -> Iterator[tuple[Keys, Any]]:
 
 
 def dicts_in(tree: Any) -> Iterator[tuple[Keys, dict[Any, Any]]]:
-    """Every dict below the top of a tree with keys that lead to it, outer ones first."""
+    """Every dict below the top of a tree, also an object's state, with keys that lead to it, outer ones first."""
     for path, node in _nodes(tree, (), set()):
-        if isinstance(node, dict) and path:
-            yield path, cast(dict[Any, Any], node)
+        inner: Any = node.state if isinstance(node, Opaque) else node
+        if isinstance(inner, dict) and path:
+            yield path, cast(dict[Any, Any], inner)
+
+
+def arrays_in(tree: Any) -> Iterator[tuple[Keys, ArrayForm]]:
+    """Every NumPy array of a tree, as far as it is known, with keys that lead to it."""
+    for path, node in _nodes(tree, (), set()):
+        form = array_in(node)
+        if form is not None:
+            yield path, form
 
 
 def path_text(path: Keys) -> str:

@@ -49,6 +49,7 @@ def depth(
     ] = None,
     lr_rule: options.LrRuleOption = "keep",
     step: options.StepOption = "keep",
+    schedule: options.ScheduleOption = "",
     rewarm: options.RewarmOption = 0,
     reset: options.ResetOption = "",
     config: options.ConfigOption = None,
@@ -84,6 +85,7 @@ def depth(
         allow_nonfinite,
         force,
         byte_size("--max-shard-size", max_shard_size),
+        schedule=schedule,
     )
     values: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),

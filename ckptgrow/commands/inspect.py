@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ckptgrow.commands import options
 from ckptgrow.commands.screen import JsonOption, Screen
-from ckptgrow.errors import RequestError
+from ckptgrow.errors import RequestError, listing
 
 if TYPE_CHECKING:
     from ckptgrow.inspection import Inspection
@@ -75,12 +77,21 @@ def _optimizer(found: Inspection) -> str:
     if found.optimizer is None:
         return "none"
     groups = found.optimizer["groups"]
-    rates = ", ".join(f"{group['num_parameters']} at lr {group['lr']:g}" for group in groups)
+    if not groups:
+        return f"there, not read: {found.optimizer['unmatched']}"
+    rates = ", ".join(f"{group['num_parameters']} at lr {group.get('lr', math.nan):g}" for group in groups)
     keys = ", ".join(found.optimizer["state_keys"])
     return (
         f"{found.optimizer['name']}: state ({keys}) for {found.optimizer['num_parameters_with_state']} parameters; "
-        f"{len(groups)} group{'s' * (len(groups) != 1)} ({rates})"
+        f"{len(groups)} group{'s' * (len(groups) != 1)} ({rates}){_doubts(found.optimizer)}"
     )
+
+
+def _doubts(optimizer: Mapping[str, Any]) -> str:
+    if optimizer["unmatched"]:
+        return f"; not matched to the model's parameters: {optimizer['unmatched']}"
+    lacking = optimizer["without_record"]
+    return f"; no record of {listing(lacking)}: frozen, or lost?" if lacking else ""
 
 
 def _schedule(found: Inspection) -> str:

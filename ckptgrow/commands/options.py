@@ -20,6 +20,14 @@ StepOption = Annotated[
         help="Schedule step to go on from: 'keep', 'auto' (divided by the operator's ρ), or a number of steps."
     ),
 ]
+ScheduleOption = Annotated[
+    str,
+    typer.Option(
+        help="With --step, what a LambdaLR's function is: one of transformers' as 'cosine:warmup=100,total=5000', or "
+        "'lambda' for one of your script's, whose first step then uses the old learning rate.",
+        show_default=False,
+    ),
+]
 RewarmOption = Annotated[int, typer.Option(min=0, help="Steps over which the learning rate rises again; 0 for none.")]
 ResetOption = Annotated[
     str, typer.Option(help="Parts to leave out, by commas: 'optimizer', 'schedule'.", show_default=False)

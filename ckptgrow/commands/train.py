@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ckptgrow.commands import options
 from ckptgrow.commands.growing import chosen
 from ckptgrow.commands.screen import JsonOption, Screen
 from ckptgrow.errors import CkptgrowError, ConfigError, MissingDependencyError, RequestError
@@ -33,8 +34,18 @@ def train(
         typer.Option(help="One of the staged-training script's sizes, as GPT2_base or GPT2_large_div2_width."),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="A checkpoint to go on from, grown ones too.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="A checkpoint to go on from, grown ones too: of this command, or of any trainer that growth reads, "
+            "files and directories.",
+            show_default=False,
+        ),
     ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(help="A checkpoint whose weights alone a new run begins with.", show_default=False),
+    ] = None,
+    param_order: options.ParamOrderOption = None,
     reset: Annotated[
         str, typer.Option(help="Parts to begin anew with --resume, by commas: optimizer, schedule, data.")
     ] = "",
@@ -66,8 +77,10 @@ def train(
         int, typer.Option(min=0, help="Tokens over which the sequence length grows; 0 for never.")
     ] = 0,
     seed: Annotated[int | None, typer.Option(help="Seed of initialisation and data order [default: 3].")] = None,
-    devices: Annotated[int, typer.Option(min=1, help="Processes or GPUs on each node.")] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Processes or GPUs on each node [default: the launcher's, else 1].")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes [default: the launcher's, else 1].")] = None,
     strategy: Annotated[str, typer.Option(help="auto, ddp or fsdp.")] = "auto",
     accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="32, 16-mixed, bf16-mixed, bf16-true or 64.")] = "32",
@@ -85,12 +98,14 @@ def train(
 
     A run that goes on takes its settings from the checkpoint where no option says otherwise.
     """
-    if sum(one is not None for one in (config, size, resume)) == 0:
-        raise RequestError("train: expected one of --config FILE, --size NAME and --resume CKPT")
+    if all(one is None for one in (config, size, resume, init_from)):
+        raise RequestError("train: expected one of --config FILE, --size NAME, --resume CKPT and --init-from CKPT")
     given: dict[str, Any] = {
         "data": data,
         "out": out,
         "resume": resume,
+        "init_from": init_from,
+        "param_order": param_order,
         "reset": tuple(chosen("--reset", part.strip(), RESETTABLE) for part in reset.split(",") if part.strip()),
         "step": step,
         "rewarm": rewarm or 0,

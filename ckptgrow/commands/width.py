@@ -61,6 +61,7 @@ def width(
     ] = "zero",
     lr_rule: options.LrRuleOption = "keep",
     step: options.StepOption = "keep",
+    schedule: options.ScheduleOption = "",
     rewarm: options.RewarmOption = 0,
     reset: options.ResetOption = "",
     config: options.ConfigOption = None,
@@ -91,6 +92,7 @@ def width(
         force,
         byte_size("--max-shard-size", max_shard_size),
         chosen("--fresh-moments", fresh_moments, FRESH_MOMENTS),
+        schedule=schedule,
     )
     values: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),

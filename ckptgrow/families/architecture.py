@@ -84,13 +84,18 @@ def original_config(arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _completed(family: Family, config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The config with transformers' defaults for fields of the table that it does not have."""
+    """The config with transformers' defaults for fields of the table that it does not have, the kinds of single layers
+    that transformers derives by a rule, and fields under their own names where it has them under an alias.
+    """
     fields = {size.config for size in family.sizes.values()} | {family.num_layers, *family.dropout}
     fields |= {name for one in (*family.parameters, *family.refusals) for name in fields_in(one.when)}
     fields |= {family.tie.config} if family.tie else set()
     fields |= {family.padding.eps} if family.padding else set()
+    fields |= {family.sparse.dense, family.sparse.step} if family.sparse else set()
     missing = {field for field in fields if field is not None and field not in config}
-    if not missing:
+    missing |= {field for field in (*family.stacks.values(), *family.layer_lists) if config.get(field) is None}
+    renamed = {name for alias, name in family.aliases.items() if alias in config}
+    if not missing | renamed:
         return dict(config)
     from transformers import AutoConfig
 
@@ -100,4 +105,5 @@ def _completed(family: Family, config: Mapping[str, Any], where: str) -> dict[st
     except config_errors() as error:
         reason = str(error).splitlines()[-1].strip()
         raise ConfigError(f"{where}: transformers refuses this config ({reason})") from error
-    return {**{field: full[field] for field in sorted(missing) if field in full}, **config}
+    derived = {field: full[field] for field in sorted(missing | renamed) if field in full}
+    return {**derived, **{key: value for key, value in config.items() if key not in derived}}

@@ -52,9 +52,10 @@ FAMILY = Family(
         Parameter("cls.predictions.transform.LayerNorm.weight", "gain final"),
         Parameter("cls.predictions.transform.LayerNorm.bias", "final"),
         Parameter("cls.predictions.decoder.weight", "vocab <- final"),
+        Parameter("cls.predictions.decoder.bias", "vocab", when="not tie_word_embeddings"),
     ),
     tie=Tie(head="cls.predictions.decoder.weight", embedding="bert.embeddings.word_embeddings.weight"),
-    same=(("cls.predictions.decoder.bias", "cls.predictions.bias"),),
+    same_if_tied=(("cls.predictions.decoder.bias", "cls.predictions.bias"),),
     also=(
         ("LayerNorm.weight", "LayerNorm.gamma"),
         ("LayerNorm.bias", "LayerNorm.beta"),

@@ -44,6 +44,7 @@ FAMILY = Family(
     ),
     tie=Tie(head="lm_head.weight", embedding="transformer.word_embeddings.weight"),
     dropout=("hidden_dropout", "attention_dropout"),
+    aliases={"num_hidden_layers": "n_layer", "num_attention_heads": "n_head"},
     refusals=(
         Refusal("hidden", "a larger hidden size means more or larger heads; ALiBi and their scale forbid both"),
         *ALIBI,

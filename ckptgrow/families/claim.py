@@ -1,7 +1,8 @@
 """Every tensor of a checkpoint is claimed by exactly one entry of its family's table, or named in an error.
 
-Names may stand under any prefix (`model.`, `module.`, none), with or without the backbone's own (`transformer.`);
-a second whole set under another prefix (an exponential moving average of the weights) is a second instance.
+Names may stand under any prefix (`model.`, `module.`, none), with or without the backbone's own (`transformer.`), and
+inside wrappers (`_orig_mod`); a second whole set under another prefix (an exponential moving average of the weights) is
+a second instance.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from ckptgrow.checkpoints.wrappers import bare_names, with_part
 from ckptgrow.errors import ClaimError, ConfigError, listing
-from ckptgrow.families.family import Family, Head
-from ckptgrow.families.sizes import Config, holds, is_tied, num_layers, sizes_of
+from ckptgrow.families.family import Family, Head, Layers
+from ckptgrow.families.layer_kinds import dense_layers
+from ckptgrow.families.sizes import Config, holds, is_tied, num_layers, sizes_of, stack_layers
 from ckptgrow.spaces.growth import identity
 from ckptgrow.spaces.layout import Layout, parse
 
@@ -33,10 +36,11 @@ class Claimed:
     """One tensor and what the table says of it."""
 
     name: str  # in the checkpoint
-    template: str  # the same with `{layer}` left open
+    bare: str  # the same without wrappers
+    template: str  # the name with `{layer}` left open
     pattern: str  # the table's name
     layer: int | None
-    prefix: str
+    prefix: str  # what stands before the table's name in the bare one
     layout: Layout
     is_buffer: bool
 
@@ -80,7 +84,8 @@ def _places(family: Family) -> Callable[[Claimed], tuple[int, int, int, int]]:
     layer, its submodule – a bias follows its weight – and its row.
     """
     stacks = {parameter.name.partition("{layer}")[0] for parameter in family.parameters if "{layer}" in parameter.name}
-    names = [*(one.name for one in family.parameters), *(other for other, _ in family.same), *family.buffers, *COUNTERS]
+    others = (other for other, _ in (*family.same, *family.same_if_tied))
+    names = [*dict.fromkeys([*(one.name for one in family.parameters), *others]), *family.buffers, *COUNTERS]
     row = {name: index for index, name in enumerate(names)}
     first_row: dict[str, int] = {}
     for name in names:
@@ -104,9 +109,8 @@ class _Entry:
     pattern: str
     layout: str
     is_buffer: bool
-    spelling: str  # the pattern as it stands in the file
     regex: re.Pattern[str]
-    base_prefix: str
+    layers: frozenset[int]  # the numbers that its layer may have
 
 
 def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: str) -> Claim:
@@ -115,9 +119,9 @@ def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: st
     Raises ClaimError for tensors that no entry claims and entries that no tensor meets, ConfigError for shapes that
     contradict the config; each names the tensor.
     """
-    entries = _entries(family, config)
+    entries = _entries(family, config, where)
     depth = num_layers(family, config, where)
-    found = {name: _match(name, entries, depth) for name in shapes}
+    found = {name: _match(name, bare, entries) for name, bare in bare_names(shapes).items()}
     instances: dict[str, list[Claimed]] = defaultdict(list)
     for one in found.values():
         if one is not None:
@@ -126,7 +130,7 @@ def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: st
     if largest is None:
         raise ClaimError(f"{where}: none of its {len(shapes)} tensors belongs to {family.model_type}, expected a model")
     incomplete = {
-        prefix: missing for prefix, ones in instances.items() if (missing := _missing(family, config, ones, depth))
+        prefix: missing for prefix, ones in instances.items() if (missing := _missing(family, config, ones, where))
     }
     parts = incomplete.keys() - {largest}
     stray = [name for name, one in found.items() if one is None or (one.prefix in parts and not one.is_buffer)]
@@ -138,26 +142,44 @@ def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: st
     if largest in incomplete:
         raise ClaimError(f"{where}: tensor {largest}{listing(incomplete[largest])} is missing, expected by the config")
     claimed = tuple(one for one in found.values() if one is not None)
+    _check_once(claimed, where)
     _check_shapes(family, config, claimed, shapes, where)
     return Claim(family, claimed, _tied_heads(family, config, claimed))
 
 
 def unclaimed_names(family: Family, config: Config, shapes: Mapping[str, Shape], where: str) -> list[str]:
     """The tensors that no entry of the table claims, sorted."""
-    entries, depth = _entries(family, config), num_layers(family, config, where)
-    return sorted(name for name in shapes if _match(name, entries, depth) is None)
+    entries = _entries(family, config, where)
+    return sorted(name for name, bare in bare_names(shapes).items() if _match(name, bare, entries) is None)
 
 
-def _entries(family: Family, config: Config) -> list[_Entry]:
-    parameters = [(one.name, one.layout, False) for one in family.parameters if holds(one.when, config)]
-    buffers = [(name, "fixed", True) for name in (*family.buffers, *COUNTERS)]
-    layouts = {name: layout for name, layout, _ in parameters}
-    others = [(other, layouts[name], False) for other, name in family.same if name in layouts]
+def _entries(family: Family, config: Config, where: str) -> list[_Entry]:
+    existing = [one for one in family.parameters if holds(one.when, config)]
+    parameters: list[tuple[str, str, Layers]] = [(one.name, one.layout, one.layers) for one in existing]
+    buffers: list[tuple[str, str, Layers]] = [(name, "fixed", "all") for name in (*family.buffers, *COUNTERS)]
+    layouts = {one.name: one.layout for one in existing}
+    others: list[tuple[str, str, Layers]] = [
+        (other, layouts[name], "all") for other, name in twins(family, config).items() if other not in layouts
+    ]
     return [
-        _Entry(name, layout, is_buffer, spelling, name_regex(spelling, family.base_prefix), family.base_prefix)
-        for name, layout, is_buffer in parameters + others + buffers
+        _Entry(
+            name,
+            layout,
+            layout == "fixed",
+            name_regex(spelling, family.base_prefix),
+            _layers_with(family, config, name, layers, where),
+        )
+        for name, layout, layers in parameters + others + buffers
         for spelling in _spellings(name, family)
     ]
+
+
+def _layers_with(family: Family, config: Config, name: str, layers: Layers, where: str) -> frozenset[int]:
+    """The layers that have a parameter of the table."""
+    num = stack_layers(family, config, name, where)
+    dense = dense_layers(family, config, num)
+    everywhere = frozenset(range(num))
+    return {"all": everywhere, "dense": dense, "sparse": everywhere - dense}[layers]
 
 
 def _spellings(name: str, family: Family) -> list[str]:
@@ -175,18 +197,18 @@ def name_regex(pattern: str, base_prefix: str) -> re.Pattern[str]:
     return re.compile(rf"(?P<prefix>(?:[^.]+\.)*?){base}{body}")
 
 
-def _match(name: str, entries: Sequence[_Entry], depth: int) -> Claimed | None:
+def _match(name: str, bare: str, entries: Sequence[_Entry]) -> Claimed | None:
     for entry in entries:
-        match = entry.regex.fullmatch(name)
+        match = entry.regex.fullmatch(bare)
         if match is None:
             continue
         layer = match.groupdict().get("layer")
-        if layer is not None and int(layer) >= depth:
+        if layer is not None and int(layer) not in entry.layers:
             continue
-        inner = entry.spelling if match["base"] else entry.spelling.removeprefix(entry.base_prefix)
         return Claimed(
             name,
-            match["prefix"] + inner,
+            bare,
+            name if layer is None else with_part(name, bare, match.start("layer"), "{layer}"),
             entry.pattern,
             None if layer is None else int(layer),
             match["prefix"],
@@ -204,9 +226,9 @@ def _is_of_another_task(family: Family, config: Config) -> bool:
     return not any(str(one).endswith(OWN_CLASSES[family.head]) for one in cast(list[object], classes))
 
 
-def _missing(family: Family, config: Config, ones: Sequence[Claimed], depth: int) -> list[str]:
+def _missing(family: Family, config: Config, ones: Sequence[Claimed], where: str) -> list[str]:
     present = {one.canonical for one in ones}
-    has_base = any(one.template.startswith(one.prefix + family.base_prefix) for one in ones)
+    has_base = any(one.bare.startswith(one.prefix + family.base_prefix) for one in ones)
     may_lack = {family.tie.head} if family.tie and (is_tied(family, config) or not has_base) else set[str]()
     heads = {one.name for one in family.parameters if not one.name.startswith(family.base_prefix)}
     if _is_of_another_task(family, config) and not heads & present:
@@ -214,16 +236,28 @@ def _missing(family: Family, config: Config, ones: Sequence[Claimed], depth: int
     return [
         name
         for parameter in family.parameters
-        if holds(parameter.when, config) and parameter.name not in may_lack and not parameter.optional
-        for name in _in_all_layers(parameter.name, depth)
+        if holds(parameter.when, config) and parameter.name not in may_lack
+        for name in _in_layers(parameter.name, _layers_with(family, config, parameter.name, parameter.layers, where))
         if name not in present
     ]
 
 
-def _in_all_layers(pattern: str, depth: int) -> list[str]:
+def _in_layers(pattern: str, layers: Collection[int]) -> list[str]:
     if "{layer}" not in pattern:
         return [pattern]
-    return [pattern.replace("{layer}", str(layer)) for layer in range(depth)]
+    return [pattern.replace("{layer}", str(layer)) for layer in sorted(layers)]
+
+
+def _check_once(claimed: Sequence[Claimed], where: str) -> None:
+    """Raises ClaimError where one parameter stands under two names."""
+    first: dict[tuple[str, str], str] = {}
+    for one in claimed:
+        other = first.setdefault((one.prefix, one.canonical), one.name)
+        if other != one.name:
+            raise ClaimError(
+                f"{where}: {other} and {one.name} name one parameter, expected one of them; leave out the one that is "
+                "not meant with --drop NAME"
+            )
 
 
 def _check_shapes(
@@ -241,9 +275,15 @@ def _check_shapes(
             )
 
 
-def _tied_heads(family: Family, config: Config, claimed: Sequence[Claimed]) -> dict[str, str]:
-    tied = dict(family.same)
+def twins(family: Family, config: Config) -> dict[str, str]:
+    """Which parameters of the module are one: another name, and the table's."""
+    tied = {**dict(family.same), **dict(family.same_if_tied if is_tied(family, config) else ())}
     if family.tie is not None and is_tied(family, config):
         tied[family.tie.head] = family.tie.embedding
+    return tied
+
+
+def _tied_heads(family: Family, config: Config, claimed: Sequence[Claimed]) -> dict[str, str]:
+    tied = twins(family, config)
     names = {(one.prefix, one.canonical): one.name for one in claimed}
     return {one.name: names[one.prefix, tied[one.canonical]] for one in claimed if one.canonical in tied}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Head = Literal["causal", "masked", "seq2seq", "image"]
+Layers = Literal["all", "dense", "sparse"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,9 @@ class Parameter:
 
     name: str
     layout: str
-    when: str | None = None  # it exists where this holds: "FIELD", "not FIELD", "FIELD == OTHER", "FIELD != OTHER"
-    optional: bool = False
+    # it exists where this holds: "FIELD", "not FIELD", "FIELD == OTHER", "FIELD != OTHER", or several joined by "and"
+    when: str | None = None
+    layers: Layers = "all"  # the layers that have it (see Sparse)
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,14 @@ class Padding:
 
 
 @dataclass(frozen=True)
+class Sparse:
+    """Which layers have experts: every `step`-th one, but for those whose numbers `dense` lists (config fields)."""
+
+    dense: str
+    step: str
+
+
+@dataclass(frozen=True)
 class Refusal:
     """An operator that this family cannot take exactly when a config field is set, and why."""
 
@@ -81,22 +91,26 @@ class Family:
     model_type: str
     parameters: tuple[Parameter, ...]
     sizes: Mapping[str, Size]
-    num_layers: str  # the config field
+    num_layers: str  # the config field; of a stack in `stacks` another one
     base_prefix: str  # the attribute of the backbone, absent from files that hold the backbone alone
     head: Head = "causal"
     tie: Tie | None = None
     same: tuple[tuple[str, str], ...] = ()  # tensors that are always one: another name, and that of the parameter
+    same_if_tied: tuple[tuple[str, str], ...] = ()  # the same, where the head is tied to the embedding
     pieces: tuple[InPieces, ...] = ()
     also: tuple[tuple[str, str], ...] = ()  # (part of a name, what stands there in some files)
     shrunken: Mapping[str, float] = field(default_factory=dict[str, float])  # spaces written k^-power by k copies
     shrunken_tied: Mapping[str, float] = field(default_factory=lambda: {"final": 1.0})  # the same with a tied head
+    made: Mapping[str, str] = field(default_factory=dict[str, str])  # spaces that the model's code makes of others
     buffers: tuple[str, ...] = ()
     dropout: tuple[str, ...] = ()  # config fields; any above zero separates copies by itself
     padding: Padding | None = None  # None: new coordinates cannot be written so that nothing sees them
     residual: tuple[str, ...] = ("residual", "normed", "final")  # spaces that grow together with the hidden size
-    also_layers: tuple[str, ...] = ()  # other config fields that say the number of layers: a decoder's
+    stacks: Mapping[str, str] = field(default_factory=dict[str, str])  # beginning of names, config field of its layers
     unused_positions: int = 0  # RoBERTa's positions begin beyond its padding token's number
-    layer_lists: tuple[str, ...] = ()  # config lists with one entry a layer
+    layer_lists: tuple[str, ...] = ()  # config lists with one entry a layer; transformers derives those left out
+    sparse: Sparse | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict[str, str])  # other names of fields of sizes and layers
     refusals: tuple[Refusal, ...] = ()
     depth_is_exact: bool = True
     original_sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])

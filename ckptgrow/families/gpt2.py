@@ -42,6 +42,12 @@ FAMILY = Family(
     buffers=("transformer.h.{layer}.attn.bias", "transformer.h.{layer}.attn.masked_bias"),
     padding=Padding("layer", "layer_norm_epsilon"),
     dropout=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+    aliases={
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    },
     refusals=(Refusal("depth", "attention is scaled by the layer's index", when="scale_attn_by_inverse_layer_idx"),),
     original_sizes={
         "GPT2_base": {"n_layer": 12, "n_embd": 768, "n_head": 8},

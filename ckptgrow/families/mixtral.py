@@ -25,4 +25,5 @@ FAMILY = Family(
     tie=TIE,
     padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
+    aliases={"num_experts": "num_local_experts"},
 )

@@ -21,7 +21,7 @@ from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.tensors import whole
 from ckptgrow.errors import ClaimError, ConfigError, listing
 from ckptgrow.families.architecture import config_errors
-from ckptgrow.families.claim import Claim
+from ckptgrow.families.claim import Claim, twins
 from ckptgrow.families.family import Head
 from ckptgrow.families.registry import family_of
 from ckptgrow.families.sizes import is_tied
@@ -71,16 +71,26 @@ def load_model(
     with no_init_weights():  # every parameter gets the checkpoint's
         model = build_model(config, dtype, str(checkpoint.path))
     model.tie_weights()
+    _parted(model, claim, config)
     state = {one.canonical: whole(checkpoint.tensors[one.name]).to(dtype) for one in claim.model if not one.is_buffer}
     missing = model.load_state_dict(state, strict=False).missing_keys
-    tied = {name for pair in claim.family.same for name in pair}
-    if claim.family.tie is not None and is_tied(claim.family, config):
-        tied |= {claim.family.tie.head, claim.family.tie.embedding}
+    tied = {name for pair in twins(claim.family, config).items() for name in pair}
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     lacking = [name for name in missing if name in parameters and name not in tied]
     if lacking:
         raise ClaimError(f"{checkpoint.path}: the model's {listing(lacking)} get no weight, expected one for each")
     return _moved(model, device)
+
+
+def _parted(model: PreTrainedModel, claim: Claim, config: Mapping[str, Any]) -> None:
+    """Parts a head from its embedding where the checkpoint has two of them: T5's classes tie them always."""
+    tie = claim.family.tie
+    if tie is None or is_tied(claim.family, config) or tie.head not in {one.canonical for one in claim.model}:
+        return
+    head = model.get_parameter(tie.head)
+    if head is model.get_parameter(tie.embedding):
+        path, _, name = tie.head.rpartition(".")
+        setattr(model.get_submodule(path), name, torch.nn.Parameter(head.detach().clone()))
 
 
 def class_name(config: Mapping[str, Any], where: str) -> str:

@@ -1,4 +1,5 @@
-"""OPT: learned positions that begin at 2, ReLU, embeddings that may be narrower than the hidden size.
+"""OPT: learned positions that begin at 2, ReLU, embeddings that may be narrower than the hidden size; norms before
+the blocks and at the end, or after each block and none at the end (opt-350m).
 
 Source: Zhang et al., "OPT", arXiv 2205.01068; transformers `OPTForCausalLM`.
 """
@@ -8,6 +9,8 @@ from ckptgrow.families.family import Family, Parameter, Refusal, Size, Tie
 LAYER = "model.decoder.layers.{layer}."
 AFFINE = "layer_norm_elementwise_affine"
 UNPROJECTED, PROJECTED = "word_embed_proj_dim == hidden_size", "word_embed_proj_dim != hidden_size"
+FINAL_NORM = f"{AFFINE} and do_layer_norm_before and not _remove_final_layer_norm"
+NO_GAIN = "its head is tied to the embedding, and no gain that could make up for the copies stands before it"
 
 FAMILY = Family(
     model_type="opt",
@@ -29,10 +32,16 @@ FAMILY = Family(
         Parameter("model.decoder.embed_tokens.weight", "vocab -> residual", when=UNPROJECTED),
         Parameter("model.decoder.embed_tokens.weight", "vocab -> embedded", when=PROJECTED),
         Parameter("model.decoder.embed_positions.weight", "(2 + position) -> residual"),
-        Parameter("model.decoder.project_out.weight", "projected <- final", when=PROJECTED),
+        Parameter("model.decoder.project_out.weight", "projected <- normed", when=PROJECTED),
         Parameter("model.decoder.project_in.weight", "residual <- embedded", when=PROJECTED),
-        Parameter("model.decoder.final_layer_norm.weight", "gain final", when=AFFINE),
-        Parameter("model.decoder.final_layer_norm.bias", "final", when=AFFINE),
+        *(
+            row
+            for space, condition in (("final", UNPROJECTED), ("normed", PROJECTED))
+            for row in (
+                Parameter("model.decoder.final_layer_norm.weight", f"gain {space}", f"{condition} and {FINAL_NORM}"),
+                Parameter("model.decoder.final_layer_norm.bias", space, f"{condition} and {FINAL_NORM}"),
+            )
+        ),
         Parameter(LAYER + "self_attn.k_proj.weight", "(heads head) <- normed"),
         Parameter(LAYER + "self_attn.k_proj.bias", "(heads head)", when="enable_bias"),
         Parameter(LAYER + "self_attn.v_proj.weight", "(heads head) <- normed"),
@@ -63,8 +72,17 @@ FAMILY = Family(
     refusals=(
         Refusal("hidden", "its config has no field for the norms' ε; --factor K multiplies the hidden size"),
         Refusal("zero-norm", "its norms have no gain that could be zero; use --new zero-output", when="not " + AFFINE),
-        Refusal("width", "no norm stands before the head", when="not do_layer_norm_before"),
-        Refusal("width", "no norm stands before the head", when="_remove_final_layer_norm"),
-        Refusal("depth", "it normalises after each block", when="not do_layer_norm_before"),
+        *(
+            Refusal("width", NO_GAIN, when=f"tie_word_embeddings and {UNPROJECTED} and {lacking}")
+            for lacking in (f"not {AFFINE}", "not do_layer_norm_before", "_remove_final_layer_norm")
+        ),
+        *(
+            Refusal(
+                new,
+                "it normalises after each block; --new copy stacks layers, which changes the function",
+                when="not do_layer_norm_before",
+            )
+            for new in ("zero-output", "zero-norm")
+        ),
     ),
 )

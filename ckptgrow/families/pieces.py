@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from ckptgrow.checkpoints.tensors import LazyTensor, whole
+from ckptgrow.checkpoints.wrappers import bare_names, with_part
 from ckptgrow.families.claim import Claimed, name_regex
 from ckptgrow.families.family import Family, InPieces, Parameter
 from ckptgrow.spaces.layout import parse
@@ -70,8 +71,9 @@ def pieces_in(family: Family, tensors: Mapping[str, LazyTensor]) -> Pieces:
     A set that lacks a piece, or whose pieces do not fit together, is left alone: the claim then names what is there.
     """
     parts: dict[str, tuple[tuple[Claimed, ...], ...]] = {}
+    bare = bare_names(tensors) if family.pieces else {}
     for row in family.pieces:
-        for target, ones in _found(row, family.base_prefix, tensors).items():
+        for target, ones in _found(row, family.base_prefix, bare).items():
             num_experts = 1 + max(expert for expert, _ in ones)
             kinds = {(part, tensors[one.name].shape, tensors[one.name].dtype) for (_, part), one in ones.items()}
             if len(ones) == num_experts * len(row.parts) and len(kinds) == len(row.parts):
@@ -80,24 +82,22 @@ def pieces_in(family: Family, tensors: Mapping[str, LazyTensor]) -> Pieces:
     return Pieces(parts)
 
 
-def _found(
-    row: InPieces, base_prefix: str, tensors: Mapping[str, LazyTensor]
-) -> dict[str, dict[tuple[int, int], Claimed]]:
+def _found(row: InPieces, base_prefix: str, bare: Mapping[str, str]) -> dict[str, dict[tuple[int, int], Claimed]]:
     """The pieces of one row by their tensor's name in the module, then by expert and part."""
     found: dict[str, dict[tuple[int, int], Claimed]] = {}
     for position, part in enumerate(row.parts):
         regex = name_regex(part.name, base_prefix)
-        for name in tensors:
-            match = regex.fullmatch(name)
+        for name, short in bare.items():
+            match = regex.fullmatch(short)
             if match is not None:
                 inner = row.name if match["base"] else row.name.removeprefix(base_prefix)
                 target = match["prefix"] + inner.replace("{layer}", match["layer"])
-                found.setdefault(target, {})[int(match["expert"]), position] = _claimed(name, match, part)
+                found.setdefault(target, {})[int(match["expert"]), position] = _claimed(name, short, match, part)
     return found
 
 
-def _claimed(name: str, match: re.Match[str], part: Parameter) -> Claimed:
-    start, stop = match.span("layer")
-    template = f"{name[:start]}{{layer}}{name[stop:]}"
+def _claimed(name: str, bare: str, match: re.Match[str], part: Parameter) -> Claimed:
+    template = with_part(name, bare, match.start("layer"), "{layer}")
     pattern = part.name.replace("{expert}", match["expert"])
-    return Claimed(name, template, pattern, int(match["layer"]), match["prefix"], parse(part.layout), is_buffer=False)
+    layer, layout = int(match["layer"]), parse(part.layout)
+    return Claimed(name, bare, template, pattern, layer, match["prefix"], layout, is_buffer=False)

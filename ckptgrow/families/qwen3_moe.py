@@ -5,7 +5,7 @@ Source: Yang et al., "Qwen3 Technical Report", arXiv 2505.09388; transformers `Q
 
 from dataclasses import replace
 
-from ckptgrow.families.family import Family, InPieces, Parameter, Refusal, Size
+from ckptgrow.families.family import Family, InPieces, Parameter, Refusal, Size, Sparse
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
@@ -36,10 +36,10 @@ FAMILY = Family(
         *ATTENTION,
         *ATTENTION_BIASES,
         *HEAD_NORMS,
-        *(replace(one, optional=True) for one in (*EXPERTS[1:], EXPERTS[0])),  # here the router comes last
-        Parameter(LAYER + "mlp.gate_proj.weight", "dense_ffn <- normed", optional=True),
-        Parameter(LAYER + "mlp.up_proj.weight", "dense_ffn <- normed", optional=True),
-        Parameter(LAYER + "mlp.down_proj.weight", "residual <- dense_ffn", optional=True),
+        *(replace(one, layers="sparse") for one in (*EXPERTS[1:], EXPERTS[0])),  # here the router comes last
+        Parameter(LAYER + "mlp.gate_proj.weight", "dense_ffn <- normed", layers="dense"),
+        Parameter(LAYER + "mlp.up_proj.weight", "dense_ffn <- normed", layers="dense"),
+        Parameter(LAYER + "mlp.down_proj.weight", "residual <- dense_ffn", layers="dense"),
         *NORMS,
         *FINAL,
     ),
@@ -55,9 +55,9 @@ FAMILY = Family(
     ),
     tie=TIE,
     dropout=("attention_dropout",),
+    sparse=Sparse(dense="mlp_only_layers", step="decoder_sparse_step"),
+    aliases={"num_experts": "num_local_experts"},
     refusals=(
         Refusal("hidden", "norms over each head share the ε that would change; --factor K multiplies the hidden size"),
-        Refusal("depth", "its config names dense layers by their numbers", when="mlp_only_layers"),
-        Refusal("depth", "its config names dense layers by their numbers", when="decoder_sparse_step != 1"),
     ),
 )

@@ -52,9 +52,10 @@ FAMILY = Family(
         Parameter("lm_head.layer_norm.weight", "gain final"),
         Parameter("lm_head.layer_norm.bias", "final"),
         Parameter("lm_head.decoder.weight", "vocab <- final"),
+        Parameter("lm_head.decoder.bias", "vocab", when="not tie_word_embeddings"),
     ),
     tie=Tie(head="lm_head.decoder.weight", embedding="roberta.embeddings.word_embeddings.weight"),
-    same=(("lm_head.decoder.bias", "lm_head.bias"),),
+    same_if_tied=(("lm_head.decoder.bias", "lm_head.bias"),),
     also=(
         ("LayerNorm.weight", "LayerNorm.gamma"),
         ("LayerNorm.bias", "LayerNorm.beta"),

@@ -26,11 +26,17 @@ def sizes_of(family: Family, config: Config, where: str) -> dict[str, int]:
 
 
 def num_layers(family: Family, config: Config, where: str) -> int:
-    """The number of layers.
+    """The number of layers, of the deepest stack where there are several.
 
     Raises ConfigError where the field is missing or no whole number above zero.
     """
-    return _whole(config, family.num_layers, where, MOST_LAYERS)
+    return max(_whole(config, field, where, MOST_LAYERS) for field in {family.num_layers, *family.stacks.values()})
+
+
+def stack_layers(family: Family, config: Config, name: str, where: str) -> int:
+    """The number of layers in the stack that a parameter of the table stands in; raises ConfigError as `num_layers`."""
+    fields = (field for beginning, field in family.stacks.items() if name.startswith(beginning))
+    return _whole(config, next(fields, family.num_layers), where, MOST_LAYERS)
 
 
 def is_tied(family: Family, config: Config) -> bool:
@@ -40,6 +46,8 @@ def is_tied(family: Family, config: Config) -> bool:
 
 def holds(condition: str | None, config: Config) -> bool:
     """Whether a table's condition holds in a config; no condition always does."""
+    if " and " in (condition or ""):
+        return all(holds(part, config) for part in str(condition).split(" and "))
     match (condition or "").split():
         case []:
             return True
@@ -55,7 +63,7 @@ def holds(condition: str | None, config: Config) -> bool:
 
 def fields_in(condition: str | None) -> set[str]:
     """The config fields that a condition reads."""
-    return {word for word in (condition or "").split() if word.isidentifier() and word != "not"}
+    return {word for word in (condition or "").split() if word.isidentifier() and word not in ("not", "and")}
 
 
 def with_sizes(family: Family, config: Config, new: Sizes, where: str) -> dict[str, object]:
@@ -79,7 +87,12 @@ def with_sizes(family: Family, config: Config, new: Sizes, where: str) -> dict[s
                 f"{where}: {family.model_type} configs derive the size of {space!r} as {found[space]}, "
                 f"expected {new[space]}; no field can say it, so this growth cannot be written down"
             )
-    return changed
+    return with_aliases(family, changed)
+
+
+def with_aliases(family: Family, config: Config) -> dict[str, object]:
+    """The config with fields that it has under two names equal under both: transformers lets the alias decide."""
+    return {**config, **{alias: config.get(name) for alias, name in family.aliases.items() if alias in config}}
 
 
 def _resolve(space: str, family: Family, config: Config, where: str, sizes: dict[str, int]) -> int:

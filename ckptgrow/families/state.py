@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from ckptgrow.checkpoints.optimizer import OptimizerState, from_torch
 from ckptgrow.checkpoints.tensors import LazyTensor
 from ckptgrow.errors import OptimizerError, RequestError, listing
 from ckptgrow.families.architecture import architecture
-from ckptgrow.families.claim import Claim, claim
+from ckptgrow.families.claim import Claim
 from ckptgrow.families.family import Family
 from ckptgrow.families.pieces import Pieces, pieces_in
+from ckptgrow.families.twins import claim_tensors
 
 PARTS = {"global_step", "epoch", "loops", TRAINER_STATE}  # a state without them is another one
 SCALERS = (*SCALER_KEYS, SCALER)
@@ -42,21 +43,39 @@ class TrainingState:
 
 
 def open_state(
-    path: Path, *, config: Path | None = None, drop: Sequence[str] = (), param_order: Path | None = None
+    path: Path,
+    *,
+    config: Path | None = None,
+    drop: Sequence[str] = (),
+    param_order: Path | None = None,
+    reset: Collection[str] = (),
 ) -> TrainingState:
     """Reads a checkpoint of any format and understands it; tensors stay on disk.
 
     `config` is a transformers config.json where the checkpoint has none; `drop` names tensors or keys to leave out;
-    `param_order` is a file with the optimizer's parameter names, one a line.
+    `param_order` is a file with the optimizer's parameter names, one a line; `reset` names parts (`optimizer`,
+    `schedule`) to leave out, which then need not be understood.
     Raises a CkptgrowError that names what does not fit.
     """
     checkpoint = read_checkpoint(path)
+    if "schedule" in reset:
+        checkpoint = replace(checkpoint, schedulers=())
+    if "optimizer" in reset:
+        checkpoint = replace(checkpoint, optimizers=())
+    return understood(checkpoint, config=config, drop=drop, param_order=param_order)
+
+
+def understood(
+    checkpoint: Checkpoint, *, config: Path | None = None, drop: Sequence[str] = (), param_order: Path | None = None
+) -> TrainingState:
+    """The same of a checkpoint that was read."""
+    path = checkpoint.path
     family, fields = architecture(checkpoint, config)
     checkpoint = _without(checkpoint, drop)
     stored = checkpoint.tensors
     pieces = pieces_in(family, stored)
     checkpoint = replace(checkpoint, tensors=pieces.joined(stored))
-    claimed = claim(family, fields, {name: one.shape for name, one in checkpoint.tensors.items()}, str(path))
+    fields, claimed = claim_tensors(family, fields, checkpoint.tensors, str(path))
     ordered = claimed.in_module_order() if checkpoint.order == "module" else claimed
     shapes = {one.name: checkpoint.tensors[one.name].shape for one in ordered.parameters}
     order = _names_in(param_order)
@@ -66,7 +85,7 @@ def open_state(
 
 def _without(checkpoint: Checkpoint, drop: Sequence[str]) -> Checkpoint:
     keys = {key for key, value in checkpoint.rest.items() if value is not None}
-    known = {*checkpoint.tensors, *keys, *checkpoint.carried.files} - PARTS
+    known = {*checkpoint.tensors, *keys, *checkpoint.carried.files, *checkpoint.left_behind} - PARTS
     unknown = [name for name in drop if name not in known]
     if unknown:
         raise RequestError(
@@ -79,6 +98,7 @@ def _without(checkpoint: Checkpoint, drop: Sequence[str]) -> Checkpoint:
         tensors={name: tensor for name, tensor in checkpoint.tensors.items() if name not in drop},
         rest=rest,
         carried=checkpoint.carried.without(drop),
+        left_behind=tuple(name for name in checkpoint.left_behind if name not in drop),
         scaler=None if {*drop} & {*SCALERS} else checkpoint.scaler,
     )
 

@@ -20,8 +20,9 @@ def _verdict(family: Family, operator: str) -> str:
         return "copy only"
     if operator == "heads" and family.sizes["head"].config is None:
         return "no field for it"
-    refusals = [one for one in family.refusals if one.operator == operator]
+    names = (operator, "zero-output") if operator == "depth" else (operator,)
+    refusals = [one for one in family.refusals if one.operator in names]
     always = next((one for one in refusals if one.when is None), None)
     if always is not None:
         return "refused"
-    return f"{YES} unless {' or '.join(str(one.when) for one in refusals)}" if refusals else YES
+    return f"{YES} unless {', or '.join(str(one.when) for one in refusals)}" if refusals else YES

@@ -12,7 +12,7 @@ FAMILY = Family(
     model_type="t5",
     base_prefix="transformer.",
     num_layers="num_layers",
-    also_layers=("num_decoder_layers",),
+    stacks={"decoder.": "num_decoder_layers"},
     head="seq2seq",
     sizes={
         "vocab": Size("vocab_size"),
@@ -61,11 +61,19 @@ FAMILY = Family(
     ),
     tie=Tie(head="lm_head.weight", embedding="shared.weight"),
     same=(("encoder.embed_tokens.weight", "shared.weight"), ("decoder.embed_tokens.weight", "shared.weight")),
-    padding=Padding("rms", "layer_norm_epsilon", scale_tied={"final": 0.5}),
+    padding=Padding("rms", "layer_norm_epsilon", scale={"final": 0.5}, scale_tied={"final": 0.5}),
     dropout=("dropout_rate",),
+    aliases={
+        "hidden_size": "d_model",
+        "num_attention_heads": "num_heads",
+        "num_hidden_layers": "num_layers",
+        "head_dim": "d_kv",
+    },
     residual=("residual", "normed", "encoded", "final", "scaled"),
     # the model divides its outputs by √hidden, which grows by √k: the rest of the tied head's 1/k is the norm's
+    shrunken={"scaled": 0.5},
     shrunken_tied={"final": 0.5, "scaled": 1.0},
+    made={"scaled": "final"},
     refusals=(
         Refusal("zero-norm", "a decoder layer reads the encoder past its own norm; use --new zero-output"),
         *(

@@ -12,6 +12,7 @@ from typing import Any
 from ckptgrow.checkpoints.progress import Progress, silent
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.families.family import Family
+from ckptgrow.families.layer_kinds import with_layers
 from ckptgrow.families.sizes import MOST_LAYERS, holds, num_layers, sizes_of
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.pipeline import grow
@@ -57,7 +58,7 @@ def depth(
         return Operator(
             growths={space: identity(size) for space, size in sizes_of(family, config, where).items()},
             layers=mapped,
-            config=_deeper(family, config, mapped, where),
+            config=with_layers(family, config, [one.source for one in mapped], where),
             trapped=False,
             record={"operator": "depth", "new": new, "layers": [[one.source, one.kind] for one in mapped]},
         )
@@ -78,17 +79,6 @@ def _explicit(layers: Sequence[int], num_old: int, new: NewLayer) -> tuple[Layer
     if len(mapped) == num_old:
         raise RequestError(f"--layers {','.join(map(str, layers))}: adds no layer, expected more than {num_old}")
     return mapped
-
-
-def _deeper(family: Family, config: Mapping[str, Any], layers: Sequence[Layer], where: str) -> dict[str, Any]:
-    changed = {**config, **dict.fromkeys((family.num_layers, *family.also_layers), len(layers))}
-    for name in family.layer_lists:
-        values = config.get(name)
-        if isinstance(values, list):
-            if len(values) != num_layers(family, config, where):
-                raise RequestError(f"{where}: config list {name!r} has {len(values)} entries, expected one a layer")
-            changed[name] = [values[layer.source] for layer in layers]
-    return changed
 
 
 def _refuse(family: Family, config: Mapping[str, Any], new: NewLayer, where: str) -> None:

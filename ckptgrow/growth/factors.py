@@ -11,7 +11,8 @@ from typing import Literal
 
 import torch
 
-from ckptgrow.checkpoints.tensors import LazyTensor, whole
+from ckptgrow.checkpoints.tensors import Held, LazyTensor, whole
+from ckptgrow.growth.filling import Averaged
 from ckptgrow.growth.tensors import Grown
 from ckptgrow.spaces.gather import Gather, GrownAxis, TensorGrowth
 from ckptgrow.spaces.growth import identity
@@ -21,15 +22,19 @@ FactorKind = Literal["row", "column"]
 
 @dataclass(frozen=True, eq=False)
 class GrownFactor:
-    """A factor's growth along its own axis, times what the other axis contributes to its means. Both are vectors, or
-    one vector a batch entry, so they are computed whole.
+    """A factor's growth along its own axes, times what the axis that it averages over contributes to its means. Both
+    factors are vectors, or one vector a matrix of many, so they are computed whole.
+
+    Every matrix of many (experts, the channels of a convolution) has its own means, so the contribution is that of the
+    old matrix, and is spread with it.
     """
 
     old: LazyTensor
     gather: Gather
     partner: LazyTensor
-    partner_gather: Gather
+    partner_gather: Gather  # of the averaged axis alone
     averaged: int  # the partner's axis that the factor averages over
+    filled: bool  # whether entries that copy nothing are means of old ones, else zero
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,19 +52,26 @@ class GrownFactor:
 
     @cached_property
     def _whole(self) -> torch.Tensor:
-        old = whole(self.partner).double().mean(self.averaged, keepdim=True)
-        new = whole(Grown(self.partner, self.partner_gather)).double().mean(self.averaged, keepdim=True)
+        partner = whole(self.partner).double()
+        old = partner.mean(self.averaged, keepdim=True)
+        new = self._grown(partner, self.partner_gather).mean(self.averaged, keepdim=True)
         share = torch.where(old == 0, 1.0, new / old)
-        return (whole(Grown(self.old, self.gather)).double() * share).to(self.dtype)
+        return self._grown(whole(self.old).double() * share, self.gather).to(self.dtype)
+
+    def _grown(self, tensor: torch.Tensor, gather: Gather) -> torch.Tensor:
+        grown = Averaged(Held(tensor), gather) if self.filled else Grown(Held(tensor), gather)
+        return whole(grown)
 
 
-def grown_factor(kind: FactorKind, factor: LazyTensor, partner: LazyTensor, growth: TensorGrowth) -> GrownFactor:
+def grown_factor(
+    kind: FactorKind, factor: LazyTensor, partner: LazyTensor, growth: TensorGrowth, *, filled: bool
+) -> GrownFactor:
     """The growth of a row or column factor; torch keeps the averaged axis with size 1, transformers drops it."""
     kept = len(factor.shape) == len(growth.axes)
-    row, column = (_without(growth.square, removed, kept=kept) for removed in (-1, -2))
-    own, other = (row, column) if kind == "row" else (column, row)
+    removed = -1 if kind == "row" else -2
     averaged = -1 if kind == "row" or not kept else -2
-    return GrownFactor(factor, own, partner, other, averaged)
+    along = _alone(growth.square, removed, partner.shape, averaged)
+    return GrownFactor(factor, _without(growth.square, removed, kept=kept), partner, along, averaged, filled)
 
 
 def _without(square: Gather, removed: int, *, kept: bool) -> Gather:
@@ -69,4 +81,12 @@ def _without(square: Gather, removed: int, *, kept: bool) -> Gather:
     place = slice(len(axes) + removed, len(axes) + removed + 1)
     axes[place] = [GrownAxis("batch", single)] if kept else []
     scales[place] = [single.read] if kept else []
+    return Gather(tuple(axes), tuple(scales))
+
+
+def _alone(square: Gather, axis: int, shape: tuple[int, ...], place: int) -> Gather:
+    """The gather of one axis of a tensor, at its place in another of that shape, whose other axes stay."""
+    axes = [GrownAxis("batch", identity(size)) for size in shape]
+    scales = [identity(size).read for size in shape]
+    axes[place], scales[place] = square.axes[axis], square.scales[axis]
     return Gather(tuple(axes), tuple(scales))

@@ -126,7 +126,7 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, value: Any, context: _C
     if entry == "momentum product":
         return _number(value, _momentum_product(value, context))
     if entry == "weight size":
-        return _number(value, _float(value) * context.sizes.ratio(context.one))
+        return _number(value, 0 if context.is_fresh else _float(value) * context.sizes.ratio(context.one))
     if value is None:
         return None  # a momentum that has seen no gradient
     if not isinstance(value, LazyTensor) or not value.dtype.is_floating_point:
@@ -140,10 +140,11 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, value: Any, context: _C
     guarded = context.guard(value, key)
     if growth.is_identity:
         return guarded
+    filled = growth.has_fresh and context.fresh_moments == "mean"
     if entry in ("row", "column"):
         other = next(name for name, kind in entries.items() if kind in ("row", "column") and name != key)
-        return grown_factor(entry, guarded, context.partner(other), growth)
-    if growth.has_fresh and context.fresh_moments == "mean" and entry == "square":
+        return grown_factor(entry, guarded, context.partner(other), growth, filled=filled)
+    if filled and entry == "square":
         return Averaged(guarded, growth.square)
     grown = gathered(guarded, _gather(entry, growth))
     return Scaled(grown, _update_ratio(context)) if entry == "update" else grown

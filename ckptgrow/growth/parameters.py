@@ -132,7 +132,7 @@ def _ordered(tensors: Sequence[Claimed], operator: Operator) -> Iterator[tuple[s
             yield one.name, one, UNCHANGED, 0
         elif (stack := stacks.pop(_stack(one), None)) is not None:
             for index, layer in enumerate(operator.layers):
-                for member in stack[layer.source]:
+                for member in stack.get(layer.source, ()):  # stacks may differ in depth
                     if member.layer is not None:
                         yield member.name_in(index), member, layer, index
                     elif layer.kind == "old":

@@ -13,7 +13,8 @@ from ckptgrow import __version__
 from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.fingerprint import Fingerprint
 from ckptgrow.checkpoints.formats import check_output, write_checkpoint
-from ckptgrow.checkpoints.optimizer import OptimizerState
+from ckptgrow.checkpoints.left_behind import check_left_behind
+from ckptgrow.checkpoints.optimizer import OptimizerState, without_record
 from ckptgrow.checkpoints.processes import processes
 from ckptgrow.checkpoints.progress import Progress
 from ckptgrow.checkpoints.tensors import num_elements
@@ -21,15 +22,16 @@ from ckptgrow.errors import RequestError, listing
 from ckptgrow.families.family import Family
 from ckptgrow.families.sizes import num_layers, sizes_of
 from ckptgrow.families.state import TrainingState, open_state
-from ckptgrow.growth.carried import check_carried, check_schedules
+from ckptgrow.growth.carried import check_carried, check_schedules, without_best
+from ckptgrow.growth.courses import course
 from ckptgrow.growth.moments import StepClock, grown_state
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.padding import first_update_note
 from ckptgrow.growth.parameters import Descent, descents, grown_tensors, in_pieces
 from ckptgrow.growth.rates import Origin, with_rates
-from ckptgrow.growth.request import Grown, Part, StateRequest
+from ckptgrow.growth.request import Grown, StateRequest
 from ckptgrow.growth.scales import WeightSizes
-from ckptgrow.growth.schedule import grown_scheduler, moved, optimizer_of, with_schedule
+from ckptgrow.growth.schedule import check_sets_alone, clock_at, grown_scheduler, moved, optimizer_of, with_schedule
 from ckptgrow.growth.tensors import Finite, Guard, unguarded
 
 LATEST_STEP = 10**7  # schedules are run up to it
@@ -42,8 +44,10 @@ def grow(
     """Grows a whole training state from one path to another; `rho` is the operator's step constant for `auto`."""
     check_output(source, target, force=request.force)
     processes().wait()  # all have looked before one writes
-    old = open_state(source, config=request.config, drop=request.drop, param_order=request.param_order)
-    old = _reset(old, request.reset)
+    old = open_state(
+        source, config=request.config, drop=request.drop, param_order=request.param_order, reset=request.reset
+    )
+    lost = check_left_behind(old.checkpoint, is_reset="optimizer" in request.reset)
     operator = operator_for(old.family, old.config, str(source))
     guard: Guard = unguarded if request.allow_nonfinite else Finite
     lineage = descents(old.claim, operator)
@@ -57,8 +61,15 @@ def grow(
     if old.optimizers and (request.lr_rule == "mup" or step != old.checkpoint.global_step):
         check_schedules(old)
     states, schedulers, notes = _grown_training(old, lineage, sizes, request, step, guard)
+    carried, best = without_best(old.checkpoint.carried)
+    notes += best
     if old.checkpoint.left_behind:
         notes.append(f"left behind in {source}: {listing(old.checkpoint.left_behind)}")
+    if lost:
+        notes.append(f"training state that the grown checkpoint does without: {listing(lost)}")
+    unrecorded = without_record(old.optimizers, [one.name for one in old.claim.parameters])
+    if unrecorded:
+        notes.append(f"the optimizer has no record of {listing(unrecorded)}: frozen, or lost?")
     if unread:
         notes.append(
             f"carried as bytes, for they cannot be looked into: {listing(unread)}; leave out with --drop what holds "
@@ -75,11 +86,12 @@ def grow(
         config=operator.config,
         optimizers=tuple(state.to_torch() for state in states),
         schedulers=tuple(schedulers),
+        carried=carried,
         global_step=step,
         growth=_growth_entry(old.checkpoint, record, request, step),
         source=fingerprint,
     )
-    write_checkpoint(new, target, progress, request.max_shard_bytes)
+    write_checkpoint(new, target, progress, request.max_shard_bytes, force=request.force)
     return Grown(
         out=target,
         old=_reported(old.family, old.config, str(source)),
@@ -117,7 +129,11 @@ def _grown_training(
         grown, origin = with_rates(grown, lineage, sizes, request.lr_rule, where)
         states.append(grown)
         origins.append(origin)
-    raws = old.checkpoint.schedulers
+    raws, named = old.checkpoint.schedulers, course(request.schedule)
+    if named is not None and not moves:
+        raise RequestError(
+            f"--schedule {request.schedule}: says what moves with the step, expected with --step; leave it out"
+        )
     for index, raw in enumerate(raws):
         where = f"{source}: scheduler {index}"
         place = optimizer_of(index, raws, old.optimizers)
@@ -131,7 +147,9 @@ def _grown_training(
             continue
         grown_raw = grown_scheduler(raw, origins[place], len(old.optimizers[place].groups), where)
         if moves and step is not None:
-            scheduled = moved(grown_raw, step, states[place])
+            check_sets_alone(index, place, raws, old.optimizers, where)
+            clock = clock_at(raw, (old.checkpoint.global_step or 0, step), where)
+            scheduled = moved(grown_raw, clock, states[place], where, named)
             grown_raw, states[place] = scheduled.state, with_schedule(states[place], scheduled)
             notes += [scheduled.note] if scheduled.note else []
         schedulers.append(grown_raw)
@@ -158,16 +176,6 @@ def _new_step(old: int | None, request: StateRequest, rho: float) -> int | None:
     return round(old / rho) if request.step == "auto" else request.step
 
 
-def _reset(state: TrainingState, parts: Sequence[Part]) -> TrainingState:
-    """The state without the parts that the user wants to begin anew."""
-    checkpoint = state.checkpoint
-    if "schedule" in parts:
-        checkpoint = replace(checkpoint, schedulers=())
-    if "optimizer" in parts:
-        return replace(state, checkpoint=replace(checkpoint, optimizers=()), optimizers=())
-    return replace(state, checkpoint=checkpoint)
-
-
 def _record(
     operator: Operator, request: StateRequest, steps: tuple[int | None, int | None], fingerprint: Fingerprint
 ) -> dict[str, Any]:
@@ -178,6 +186,7 @@ def _record(
         "rewarm": request.rewarm,
         "reset": list(request.reset),
         "drop": list(request.drop),
+        **({"schedule": request.schedule} if request.schedule else {}),
         "version": __version__,
         "torch": str(torch.__version__),
         "source_sha256": fingerprint.placeholder,

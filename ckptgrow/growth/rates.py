@@ -43,7 +43,7 @@ from ckptgrow.growth.sides import Sides
 from ckptgrow.growth.tensors import Scaled
 
 LrRule = Literal["keep", "mup"]
-LR_OPTIONS = ("lr", "initial_lr", "max_lr", "min_lr")
+LR_OPTIONS = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
 SAME = 1e-6  # of root mean squares in float32 weights
 
 
@@ -123,7 +123,13 @@ def _ratio(row: Row, options: Mapping[str, Any], one: Descent, sizes: WeightSize
 def _adafactor(options: Mapping[str, Any], one: Descent, sides: Sides, sizes: WeightSizes, where: str) -> Ratio:
     """Torch's always scales updates by the weight; ε₁ bounds g² of matrices and |g| of vectors there."""
     is_torch = "beta2_decay" in options
-    size = sizes.ratio(one) if is_torch or options.get("scale_parameter") else 1.0
+    is_scaled = bool(is_torch or options.get("scale_parameter"))
+    if is_scaled and one.old.layout.offset and sides.update != 1:
+        raise OptimizerError(
+            f"{where}: {one.name} is stored without its 1, so its size does not grow with its updates and no learning "
+            "rate of Adafactor's keeps its trajectory, expected scale_parameter=False; use --lr-rule keep"
+        )
+    size = sizes.ratio(one) if is_scaled else 1.0
     lr = sides.update / size
     if abs(lr - 1) <= SAME:  # all of the weight changed by that much, but for its rounding
         lr, size = 1.0, sides.update

@@ -22,7 +22,8 @@ class StateRequest:
     `step`: the schedule step to go on from; "keep" leaves it, "auto" divides it by the operator's ρ. `rewarm`: steps
     over which the learning rate rises again from there. `reset`: parts to leave out of the grown checkpoint.
     `fresh_moments`: second moments of entries that copy nothing, zero or the mean of their row or column; first ones
-    are zero. `max_shard_bytes` bounds the files of a Hugging Face directory's weights.
+    are zero. `max_shard_bytes` bounds the files of a Hugging Face directory's weights. `schedule`: what the user says
+    of a LambdaLR's function (see `courses`).
     """
 
     lr_rule: LrRule = "keep"
@@ -36,6 +37,7 @@ class StateRequest:
     force: bool = False
     max_shard_bytes: int = DEFAULT_SHARD_BYTES
     fresh_moments: FreshMoments = "zero"
+    schedule: str = ""
 
 
 @dataclass(frozen=True)

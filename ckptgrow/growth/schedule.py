@@ -6,7 +6,7 @@ position, which never is.
 
 from __future__ import annotations
 
-import bisect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,17 +15,21 @@ import torch
 
 from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup
 from ckptgrow.checkpoints.tensors import Held, LazyTensor, whole
-from ckptgrow.errors import RequestError
-from ckptgrow.growth.rates import LR_OPTIONS, Origin, times
-from ckptgrow.growth.schedulers import rebuilt
+from ckptgrow.errors import RequestError, listing
+from ckptgrow.growth.courses import EXAMPLE, LAMBDA, Course
+from ckptgrow.growth.rates import Origin, times
+from ckptgrow.growth.replay import WAYS_OUT, Functions, opened, replayed
+from ckptgrow.growth.schedulers import clock_of, follows_loss, is_known, leaves
 
 Raw = Mapping[str, Any]
 
-SCALED_LISTS = ("base_lrs", "_last_lr", "max_lrs", "min_lrs")
+SCALED_LISTS = ("base_lrs", "_last_lr", "max_lrs", "min_lrs", "_init_lrs")
 CARRIED_LISTS = ("lr_lambdas", "base_momentums", "max_momentums")
-MOVED_OPTIONS = ("lr", "betas", "momentum")
-OF_THE_SCRIPT = "the schedule's function is in your script: the first step still uses the old learning rate"
-OF_THE_LOSS = "the schedule follows the loss (ReduceLROnPlateau), so its learning rate was left as it is"
+SKIPPED_STEPS, SKIPPED_SHARE = 2, 0.02  # steps without an update (overflows in float16), where schedules may not tick
+OF_THE_SCRIPT = (
+    "the schedule's function is in your script: its clock is set, the first step still uses the old learning rate"
+)
+OF_THE_LOSS = "the schedule follows the loss (ReduceLROnPlateau, GreedyLR), so its learning rate was left as it is"
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,18 @@ def optimizer_of(index: int, schedulers: Sequence[Raw], optimizers: Sequence[Opt
     return fitting[0] if len(fitting) == 1 else None
 
 
+def check_sets_alone(
+    index: int, place: int, schedulers: Sequence[Raw], optimizers: Sequence[OptimizerState], where: str
+) -> None:
+    """Raises RequestError where another scheduler sets the same rates: which of them had the last word is unknown."""
+    others = [one for one in range(len(schedulers)) if one != index]
+    if any(optimizer_of(other, schedulers, optimizers) == place for other in others):
+        raise RequestError(
+            f"{where}: is one of {len(schedulers)} that set the rates of optimizer {place}, expected a single one to "
+            f"be moved; {WAYS_OUT}"
+        )
+
+
 def grown_scheduler(raw: Raw, origins: Sequence[Origin], num_groups: int, where: str) -> dict[str, Any]:
     """A scheduler's state with one entry a new group, from one with an entry for each of `num_groups` old ones.
 
@@ -72,6 +88,12 @@ def grown_scheduler(raw: Raw, origins: Sequence[Origin], num_groups: int, where:
     it has entries for another number of groups.
     """
     ratios = {origin.ratio for origin in origins}
+    if ratios != {1.0} and not is_known(raw) and not follows_loss(raw):
+        keys = listing(sorted(raw.keys() - {"last_epoch", "base_lrs"}))
+        raise RequestError(
+            f"{where}: no rule for a schedule of {keys}, which may set rates of its own, expected one of torch's; use "
+            "--lr-rule keep or --reset schedule"
+        )
     if raw.get("eta_min") and ratios != {1.0}:
         raise RequestError(
             f"{where}: eta_min {raw['eta_min']} is one for all groups, but --lr-rule mup scales each; expected "
@@ -95,85 +117,60 @@ def grown_scheduler(raw: Raw, origins: Sequence[Origin], num_groups: int, where:
     return grown
 
 
-def moved(raw: Raw, step: int, optimizer: OptimizerState) -> Scheduled:
+def moved(
+    raw: Raw, step: int, optimizer: OptimizerState, where: str = "scheduler 0", named: Course | None = None
+) -> Scheduled:
     """A scheduler with its clock at `step`.
 
     Torch's own scheduler is built again from its state and run from its start, so that recursive ones (linear, cosine,
-    exponential) go on from the right learning rate. What keeps its function in the user's script (LambdaLR) gets its
-    clock, and has its learning rate right from its first step on; what follows the loss stays.
+    exponential) go on from the right learning rate. At the step of the checkpoint it must have the checkpoint's rates:
+    else they come from something that the state does not say. What follows the loss has no clock that a step could set:
+    it stays.
 
-    Raises RequestError for a step beyond the schedule's end.
+    Raises RequestError for a step beyond the schedule's end, and for what cannot be computed from the state.
     """
-    if "num_bad_epochs" in raw:
+    if follows_loss(raw):
         return Scheduled(dict(raw), None, OF_THE_LOSS)
-    simulated = _optimizer_like(optimizer)
-    scheduler = rebuilt(raw, simulated)
-    if scheduler is None:
-        return Scheduled(_at(raw, step), None, OF_THE_SCRIPT)
-    simulated.step()
-    try:
-        for _ in range(step):
-            scheduler.step()
-    except ValueError as error:
-        raise RequestError(f"--step {step}: beyond the schedule's end ({error}); choose an earlier step") from error
-    state = _merged(raw, scheduler.state_dict())
-    if not _is_known_at(raw, step):
-        return Scheduled(state, None, OF_THE_SCRIPT)
-    options = tuple(
-        {key: group[key] for key in MOVED_OPTIONS if key in old.options}
-        for group, old in zip(simulated.param_groups, optimizer.groups, strict=True)
-    )
-    return Scheduled(state, options)
+    if not is_known(raw):
+        keys = listing(sorted(raw.keys() - {"last_epoch", "base_lrs"}))
+        raise RequestError(
+            f"{where}: no rule for a schedule of {keys}, so its rate at step {step} is unknown; {WAYS_OUT}"
+        )
+    raw = opened(raw)
+    peak = max((float(base) for leaf in leaves(raw) for base in leaf.get("base_lrs", ())), default=0.0)
+    functions = Functions(named.function(peak) if named else None)
+    is_hidden = functions.is_hidden(raw, step)
+    if is_hidden and (named is None or named.name != LAMBDA):
+        raise RequestError(
+            f"{where}: its function is in your script (LambdaLR, MultiplicativeLR or a scale_fn), so its rate at step "
+            f"{step} is unknown; expected one that --schedule names, as {EXAMPLE}, or {LAMBDA} for a LambdaLR of your "
+            f"own; else {WAYS_OUT}"
+        )
+    state, options = replayed(raw, step, optimizer, functions, where)
+    return Scheduled(state, None, OF_THE_SCRIPT) if is_hidden else Scheduled(state, options)
+
+
+def clock_at(raw: Raw, steps: tuple[int, int], where: str) -> int:
+    """A scheduler's clock where the run's is moved, `steps` being the run's old and new one: it may tick at every step,
+    or a fixed number of times a step or steps (epochs; once a process under accelerate).
+
+    Raises RequestError where that gives no whole number.
+    """
+    old, new = steps
+    clock = clock_of(raw)
+    if clock is None or abs(clock - old) <= max(SKIPPED_STEPS, SKIPPED_SHARE * old):
+        return new
+    if not old or new * clock % old:
+        raise RequestError(
+            f"{where}: its clock is at {clock} where the run is at step {old}, so at step {new} it is at no whole "
+            f"number, expected a --step that is a multiple of {old // math.gcd(clock, old)}; choose one, or {WAYS_OUT}"
+        )
+    return new * clock // old
 
 
 def with_schedule(state: OptimizerState, scheduled: Scheduled) -> OptimizerState:
     """The optimizer with its groups at the schedule's step."""
     return replace(state, groups=scheduled.groups(state))
-
-
-def _merged(raw: Raw, replayed: Raw) -> dict[str, Any]:
-    """What the replay knows, over what only the state knows: functions in the script, and their last rates."""
-    kept = ("lr_lambdas", "_last_lr") if "lr_lambdas" in raw else ()
-    merged = {**raw, **{key: value for key, value in replayed.items() if key not in kept}}
-    if isinstance(raw.get("_schedulers"), list):
-        pairs = zip(raw["_schedulers"], replayed["_schedulers"], strict=True)
-        merged["_schedulers"] = [_merged(old, new) for old, new in pairs]
-    return merged
-
-
-def _is_known_at(raw: Raw, step: int) -> bool:
-    """Whether the learning rate at a step follows from the state alone."""
-    if "_milestones" in raw:
-        active = bisect.bisect_right(raw["_milestones"], step)
-        return _is_known_at(raw["_schedulers"][active], step)
-    return "lr_lambdas" not in raw and all(_is_known_at(inner, step) for inner in raw.get("_schedulers", ()))
-
-
-def _at(raw: Raw, step: int) -> dict[str, Any]:
-    """An unknown scheduler's state with its clock at `step`."""
-    state = dict(raw)
-    if "last_epoch" in raw:
-        state["last_epoch"] = step
-        if "_step_count" in raw:
-            state["_step_count"] = int(raw["_step_count"]) + step - int(raw["last_epoch"])
-    return state
-
-
-def _optimizer_like(optimizer: OptimizerState) -> torch.optim.Optimizer:
-    """An optimizer with the same groups' learning rates and momenta, at the schedule's start."""
-    groups: list[dict[str, Any]] = []
-    for group in optimizer.groups:
-        known = group.options
-        options: dict[str, Any] = {
-            key: _float(known[key]) for key in (*LR_OPTIONS, "base_momentum", "max_momentum") if key in known
-        }
-        options["lr"] = options.pop("initial_lr", options.get("lr", 0.0))
-        options["betas"] = tuple(_float(beta) for beta in known.get("betas", (0.9, 0.999)))[:2]
-        options["momentum"] = _float(known.get("momentum", 0.9))
-        groups.append({"params": [torch.zeros(1, requires_grad=True)], **options})
-    if any("betas" in group.options for group in optimizer.groups):
-        return torch.optim.Adam(groups)
-    return torch.optim.SGD(groups, momentum=0.9)
 
 
 def _like(old: Any, new: Any) -> Any:

@@ -1,4 +1,8 @@
-"""The torch schedulers whose state says everything: one row each, known by the keys of the state."""
+"""The schedulers whose state says everything but functions: one row each, known by the keys of the state.
+
+Torch's own classes are built again from the state, on an optimizer that stands for the run's, so that they can be run
+from their start to any step.
+"""
 
 from __future__ import annotations
 
@@ -6,44 +10,94 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch.optim import Optimizer, lr_scheduler
+from torch.optim import Optimizer, lr_scheduler, swa_utils
 
 Raw = Mapping[str, Any]
-Build = Callable[[Optimizer, Raw], lr_scheduler.LRScheduler]
+Function = Callable[[int], float]
+FunctionsOf = Callable[[Raw], list[Function]]
+Build = Callable[[Optimizer, Raw, FunctionsOf], lr_scheduler.LRScheduler]
 
 _KEYS_OF_ALL = frozenset(
     {"base_lrs", "last_epoch", "verbose", "_step_count", "_is_initial", "_get_lr_called_within_step", "_last_lr"}
 )
 _MOMENTA = frozenset({"use_beta1", "base_momentums", "max_momentums"})
+_OF_GROUPS = ("initial_lr", "max_lr", "min_lr", "swa_lr", "base_momentum", "max_momentum")
 
 
-def rebuilt(raw: Raw, optimizer: Optimizer) -> lr_scheduler.LRScheduler | None:
-    """The scheduler of a state at its start; None for one that is no row. LambdaLR gets functions that are 1."""
+def follows_loss(raw: Raw) -> bool:
+    """Whether a scheduler's rate comes from the losses that it saw (ReduceLROnPlateau, transformers' GreedyLR)."""
+    return {"num_bad_epochs", "best", "last_epoch"} <= raw.keys()
+
+
+def is_known(raw: Raw) -> bool:
+    """Whether a state is that of a row, and all that it wraps are too."""
+    return _build_of(raw) is not None and all(is_known(inner) for inner in raw.get("_schedulers", ()))
+
+
+def leaves(raw: Raw) -> list[Raw]:
+    """The schedulers that wrap no others, in order."""
+    inner = raw.get("_schedulers")
+    return [raw] if inner is None else [leaf for one in inner for leaf in leaves(one)]
+
+
+def clock_of(raw: Raw) -> int | None:
+    """At which step a scheduler is; a ChainedScheduler keeps no clock, its parts do."""
+    if "last_epoch" in raw:
+        return int(raw["last_epoch"])
+    inner = raw.get("_schedulers")
+    return clock_of(inner[0]) if inner else None
+
+
+def rebuilt(raw: Raw, optimizer: Optimizer, functions_of: FunctionsOf) -> lr_scheduler.LRScheduler:
+    """A known scheduler at its start; `functions_of` gives a LambdaLR's functions, one a group.
+
+    Each is built over its own base rates: another that was built later may have set the groups' anew.
+    """
+    build = _build_of(raw)
+    assert build is not None, "only states of known schedulers are built again"
+    kept = [{key: group[key] for key in _OF_GROUPS if key in group} for group in optimizer.param_groups]
+    for group, base in zip(optimizer.param_groups, raw.get("base_lrs", ()), strict=False):
+        if "max_lrs" not in raw:  # CyclicLR's are its lower bounds
+            group["initial_lr"] = base
+    scheduler = build(optimizer, raw, functions_of)
+    for group, values in zip(optimizer.param_groups, kept, strict=True):
+        group.update(values)
+    return scheduler
+
+
+def _build_of(raw: Raw) -> Build | None:
     own = frozenset(raw) - _KEYS_OF_ALL
-    build = next((build for keys, build in _ROWS if keys == own - _MOMENTA), None)
-    return None if build is None else build(optimizer, raw)
+    return next((build for keys, build in _ROWS if keys == own - _MOMENTA), None)
 
 
-def _all(optimizer: Optimizer, raw: Raw) -> list[lr_scheduler.LRScheduler] | None:
-    inner = [rebuilt(one, optimizer) for one in raw["_schedulers"]]
-    return None if None in inner else [one for one in inner if one is not None]
+def _all(optimizer: Optimizer, raw: Raw, functions_of: FunctionsOf) -> list[lr_scheduler.LRScheduler]:
+    return [rebuilt(inner, optimizer, functions_of) for inner in raw["_schedulers"]]
 
 
-def _sequential(optimizer: Optimizer, raw: Raw) -> Any:
-    inner = _all(optimizer, raw)
-    return inner and lr_scheduler.SequentialLR(optimizer, inner, milestones=list(raw["_milestones"]))
+def _sequential(optimizer: Optimizer, raw: Raw, functions_of: FunctionsOf) -> lr_scheduler.LRScheduler:
+    inner = _all(optimizer, raw, functions_of)
+    return lr_scheduler.SequentialLR(optimizer, inner, milestones=list(raw["_milestones"]))
 
 
-def _chained(optimizer: Optimizer, raw: Raw) -> Any:
-    inner = _all(optimizer, raw)
-    return inner and lr_scheduler.ChainedScheduler(inner, optimizer)
+def _chained(optimizer: Optimizer, raw: Raw, functions_of: FunctionsOf) -> lr_scheduler.LRScheduler:
+    return lr_scheduler.ChainedScheduler(_all(optimizer, raw, functions_of), optimizer)
 
 
-def _one_cycle(optimizer: Optimizer, raw: Raw) -> lr_scheduler.LRScheduler:
+def _lambdas(optimizer: Optimizer, raw: Raw, functions_of: FunctionsOf) -> lr_scheduler.LRScheduler:
+    return lr_scheduler.LambdaLR(optimizer, functions_of(raw))
+
+
+def _averaging(optimizer: Optimizer, raw: Raw, functions_of: FunctionsOf) -> lr_scheduler.LRScheduler:
+    """Its last rates lie in the groups."""
+    rates: Any = [group["swa_lr"] for group in optimizer.param_groups]
+    return swa_utils.SWALR(optimizer, rates, raw["anneal_epochs"], raw["_anneal_strategy"])
+
+
+def _one_cycle(optimizer: Optimizer, raw: Raw, functions_of: FunctionsOf) -> lr_scheduler.LRScheduler:
     """Its peaks and momenta lie in the groups; its phases say where the peak is and which curve leads there."""
     rise, total = raw["_schedule_phases"][0], int(raw["total_steps"])
     groups = [dict(group) for group in optimizer.param_groups]
-    first = groups[0]
+    first = {key: float(groups[0][key]) for key in ("initial_lr", "max_lr", "min_lr")}
     momenta: dict[str, Any] = {
         key: [group[key] for group in groups] for key in ("base_momentum", "max_momentum") if raw["cycle_momentum"]
     }
@@ -53,8 +107,8 @@ def _one_cycle(optimizer: Optimizer, raw: Raw) -> lr_scheduler.LRScheduler:
         total_steps=total,
         pct_start=(float(rise["end_step"]) + 1) / total,
         anneal_strategy=raw.get("_anneal_func_type", "cos"),
-        div_factor=first["max_lr"] / first["lr"],
-        final_div_factor=first["lr"] / first["min_lr"],
+        div_factor=first["max_lr"] / first["initial_lr"],
+        final_div_factor=first["initial_lr"] / first["min_lr"],
         three_phase=len(raw["_schedule_phases"]) == 3,
         cycle_momentum=bool(raw["cycle_momentum"]),
         **momenta,
@@ -63,9 +117,7 @@ def _one_cycle(optimizer: Optimizer, raw: Raw) -> lr_scheduler.LRScheduler:
     return scheduler
 
 
-def _cyclic(optimizer: Optimizer, raw: Raw) -> Any:
-    if raw["_scale_fn_custom"] is not None:
-        return None
+def _cyclic(optimizer: Optimizer, raw: Raw, functions_of: FunctionsOf) -> lr_scheduler.LRScheduler:
     up = float(raw["total_size"]) * float(raw["step_ratio"])
     momenta = (
         {"base_momentum": raw["base_momentums"], "max_momentum": raw["max_momentums"]} if raw["cycle_momentum"] else {}
@@ -93,48 +145,43 @@ def _keys(names: str) -> frozenset[str]:
 _ROWS: tuple[tuple[frozenset[str], Build], ...] = (
     (_keys("_schedulers _milestones"), _sequential),
     (_keys("_schedulers"), _chained),
-    (
-        _keys("lr_lambdas"),
-        lambda optimizer, raw: lr_scheduler.LambdaLR(optimizer, [lambda _: 1.0] * len(optimizer.param_groups)),
-    ),
+    (_keys("lr_lambdas"), _lambdas),  # MultiplicativeLR has the very keys of LambdaLR
+    (_keys("anneal_epochs _anneal_strategy"), _averaging),
     (
         _keys("start_factor end_factor total_iters"),
-        lambda optimizer, raw: lr_scheduler.LinearLR(
+        lambda optimizer, raw, _: lr_scheduler.LinearLR(
             optimizer, raw["start_factor"], raw["end_factor"], raw["total_iters"]
         ),
     ),
     (
         _keys("T_0 T_i T_mult eta_min T_cur"),
-        lambda optimizer, raw: lr_scheduler.CosineAnnealingWarmRestarts(
+        lambda optimizer, raw, _: lr_scheduler.CosineAnnealingWarmRestarts(
             optimizer, raw["T_0"], raw["T_mult"], raw["eta_min"]
         ),
     ),
     (
         _keys("T_max eta_min"),
-        lambda optimizer, raw: lr_scheduler.CosineAnnealingLR(optimizer, raw["T_max"], raw["eta_min"]),
+        lambda optimizer, raw, _: lr_scheduler.CosineAnnealingLR(optimizer, raw["T_max"], raw["eta_min"]),
     ),
     (_keys("total_steps _schedule_phases _anneal_func_type cycle_momentum"), _one_cycle),
-    (
-        _keys("total_size step_ratio _scale_fn_custom mode gamma scale_mode max_lrs cycle_momentum"),
-        _cyclic,
-    ),
+    (_keys("total_size step_ratio _scale_fn_custom mode gamma scale_mode max_lrs cycle_momentum"), _cyclic),
     (
         _keys("step_size gamma"),
-        lambda optimizer, raw: lr_scheduler.StepLR(optimizer, raw["step_size"], raw["gamma"]),
+        lambda optimizer, raw, _: lr_scheduler.StepLR(optimizer, raw["step_size"], raw["gamma"]),
     ),
     (
         _keys("milestones gamma"),
-        lambda optimizer, raw: lr_scheduler.MultiStepLR(
+        lambda optimizer, raw, _: lr_scheduler.MultiStepLR(
             optimizer, sorted(Counter(raw["milestones"]).elements()), raw["gamma"]
         ),
     ),
     (
         _keys("power total_iters"),
-        lambda optimizer, raw: lr_scheduler.PolynomialLR(optimizer, raw["total_iters"], raw["power"]),
+        lambda optimizer, raw, _: lr_scheduler.PolynomialLR(optimizer, raw["total_iters"], raw["power"]),
     ),
     (
         _keys("factor total_iters"),
-        lambda optimizer, raw: lr_scheduler.ConstantLR(optimizer, raw["factor"], raw["total_iters"]),
+        lambda optimizer, raw, _: lr_scheduler.ConstantLR(optimizer, raw["factor"], raw["total_iters"]),
     ),
-    (_keys("gamma"), lambda optimizer, raw: lr_scheduler.ExponentialLR(optimizer, raw["gamma"])),
+    (_keys("gamma"), lambda optimizer, raw, _: lr_scheduler.ExponentialLR(optimizer, raw["gamma"])),
 )

@@ -14,7 +14,8 @@ from ckptgrow.checkpoints.progress import Progress, silent
 from ckptgrow.errors import RequestError
 from ckptgrow.families.architecture import check_accepted
 from ckptgrow.families.family import Family
-from ckptgrow.families.sizes import LARGEST_SIZE, holds, is_tied, num_layers, sizes_of, with_sizes
+from ckptgrow.families.shrinking import shrunken_spaces
+from ckptgrow.families.sizes import LARGEST_SIZE, holds, num_layers, sizes_of, with_sizes
 from ckptgrow.growth.operator import Operator, Separation
 from ckptgrow.growth.padding import padded_growths
 from ckptgrow.growth.pipeline import grow
@@ -152,7 +153,7 @@ def _grown(
 
 def _multiplied(family: Family, config: Mapping[str, Any], factor: int, where: str) -> dict[str, Growth]:
     _refuse(family, config, "width", where)
-    shrunken = family.shrunken_tied if is_tied(family, config) else family.shrunken
+    shrunken = shrunken_spaces(family, config, where)
     growths: dict[str, Growth] = {}
     for space, size in sizes_of(family, config, where).items():
         if space in shrunken:

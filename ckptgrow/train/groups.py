@@ -7,9 +7,14 @@ from typing import Any
 
 import torch
 
-from ckptgrow.errors import OptimizerError, listing
+from ckptgrow.checkpoints.optimizer import OptimizerState, from_torch
+from ckptgrow.checkpoints.parts import by_number, checked_optimizers
+from ckptgrow.checkpoints.tensors import Held
+from ckptgrow.checkpoints.tree import map_leaves
+from ckptgrow.errors import OptimizerError, RequestError, listing
 
 Named = tuple[str, torch.nn.Parameter]
+ADAMW_RECORD = {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
 
 
 def new_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -21,40 +26,51 @@ def new_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
-def parameter_groups(model: torch.nn.Module, checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
+def parameter_groups(model: torch.nn.Module, checkpoint: Mapping[str, Any], optimizer: int = 0) -> list[dict[str, Any]]:
     """The groups to build an optimizer with, so that it loads a (grown) checkpoint's state.
 
-    `checkpoint` is what `torch.load` returns: of a Lightning file, or of a Trainer's `optimizer.pt`. Each group has
-    named `params` and the checkpoint's own options (lr, eps, weight decay, …). Groups without `param_names` are matched
-    by the model's order.
+    `checkpoint` is what `torch.load` returns: of a Lightning file, or of a Trainer's `optimizer.pt`; `optimizer` is the
+    number of the one to build, where there are several. Each group has named `params` and the checkpoint's own options
+    (lr, eps, weight decay, …). Groups without `param_names` are matched as growth matches them: by the orders that
+    trainers use, and by shapes.
 
         optimizer = torch.optim.AdamW(parameter_groups(model, checkpoint))
         optimizer.load_state_dict(checkpoint["optimizer_states"][0])
 
-    Raises OptimizerError where the groups and the model's parameters do not match.
+    Raises OptimizerError where the groups and the model's parameters do not match, or match in more than one way.
     """
-    state = checkpoint["optimizer_states"][0] if "optimizer_states" in checkpoint else checkpoint
+    where = "the checkpoint"
+    raws = checkpoint.get("optimizer_states", [checkpoint])
+    lazy = checked_optimizers(map_leaves(list(raws), torch.Tensor, Held), where)
     parameters = dict(model.named_parameters())
-    groups: list[dict[str, Any]] = []
-    order = iter(parameters)
-    for group in state["param_groups"]:
-        names = group.get("param_names") or [next(order, "") for _ in group["params"]]
-        found = [_matching(name, parameters) for name in names]
-        options = {key: value for key, value in group.items() if key not in ("params", "param_names")}
-        groups.append({**options, "params": [(name, parameters[name]) for name in found]})
-    used = [name for group in groups for name, _ in group["params"]]
-    if len(set(used)) != len(used):
-        raise OptimizerError(f"the checkpoint's groups name a parameter twice: {listing(set(used))}")
-    missing = set(parameters) - set(used)
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    states = from_torch([by_number(raw, where) for raw in lazy], shapes, where)
+    used = {name for state in states for name in state.names}
+    missing = {name for name, parameter in parameters.items() if parameter.requires_grad} - used
     if missing:
-        raise OptimizerError(f"no group of the checkpoint has the model's {listing(missing)}, expected each in one")
-    return groups
+        raise OptimizerError(
+            f"no group of the checkpoint has the model's {listing(missing)}, expected each in one; freeze what is "
+            "frozen (requires_grad_(False)), or build a new optimizer"
+        )
+    matched, raw = states[optimizer], raws[optimizer]
+    return [
+        {
+            **{key: value for key, value in options.items() if key not in ("params", "param_names")},
+            "params": [(name, parameters[name]) for name in group.names],
+        }
+        for group, options in zip(matched.groups, raw["param_groups"], strict=True)
+    ]
 
 
-def _matching(name: str, parameters: Mapping[str, object]) -> str:
-    if name in parameters:
-        return name
-    found = [one for one in parameters if one.endswith("." + name) or name.endswith("." + one)]
-    if len(found) != 1:
-        raise OptimizerError(f"the checkpoint's group has {name!r}, expected a parameter of the model")
-    return found[0]
+def check_adamw(states: tuple[OptimizerState, ...], where: str) -> None:
+    """Raises RequestError where a checkpoint's optimizer is not the one that `ckptgrow train` runs."""
+    way_out = "go on with it in your own script (see the README), or add --reset optimizer"
+    if len(states) != 1:
+        raise RequestError(f"{where}: has {len(states)} optimizers, expected one, AdamW; {way_out}")
+    for group in states[0].groups:
+        options = group.options
+        is_coupled = options.get("decoupled_weight_decay") is False and bool(options.get("weight_decay"))
+        has_options = {"betas", "eps", "amsgrad"} <= options.keys() and "momentum_decay" not in options
+        if not has_options or is_coupled or not ADAMW_RECORD.issuperset(states[0].state_keys):
+            kind = "Adam with coupled weight decay" if is_coupled else "another optimizer than AdamW"
+            raise RequestError(f"{where}: was trained with {kind}, which `ckptgrow train` does not run; {way_out}")

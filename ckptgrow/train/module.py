@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning
@@ -48,6 +48,14 @@ class LanguageModel(lightning.LightningModule):
     def place(self) -> Place:
         """How far the run is in its data."""
         return Place(self.position, self.tokens_seen)
+
+    @property
+    def in_place_of_the_file(self) -> Callable[[], dict[str, Any]] | None:
+        """What makes the tree to go on from, where that is another trainer's checkpoint."""
+        resumed = self.resumed
+        if resumed is None or resumed.adopted is None:
+            return None
+        return lambda: resumed.loaded(self.state_dict())
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """Mean next-token cross-entropy in nats."""

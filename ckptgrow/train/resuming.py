@@ -1,24 +1,28 @@
-"""What a run goes on from: a checkpoint of `ckptgrow train` or any Lightning file with a config, grown or not."""
+"""What a run goes on from: a checkpoint of `ckptgrow train`, or any other that growth reads, grown or not."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from ckptgrow import __version__
+from ckptgrow.checkpoints.checkpoint import Checkpoint
 from ckptgrow.checkpoints.formats import read_checkpoint
+from ckptgrow.checkpoints.lightning import Naming
 from ckptgrow.checkpoints.loops import with_step
 from ckptgrow.errors import RequestError
+from ckptgrow.train.adoption import MODULE, Adopted, adopted
 from ckptgrow.train.order import Place
 from ckptgrow.train.settings import RUN
 
 POSITION, TOKENS = "position", "tokens_seen"
 GROWTH = "ckptgrow"
 BATCHES = "epoch_loop.batch_progress"
+CLOCK = ("last_epoch", "_step_count")
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Resumed:
 
     `arguments`: its hyper-parameters. `optimizer`: the file's tree where its groups are taken over, else None.
     `growth`: the record of growths. `lr`: the peak that its groups were made with. `step`: the schedule's step to go
-    on from, `moved` where that is another than the file's.
+    on from, `moved` where that is another than the file's. `adopted` is a checkpoint of another trainer, or in another
+    form than this command's, whose `optimizer` is then in this one's.
     """
 
     path: Path
@@ -39,6 +44,12 @@ class Resumed:
     step: int = 0
     moved: bool = False
     reset: tuple[str, ...] = ()
+    adopted: Adopted | None = None
+
+    def loaded(self, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """What Lightning loads in the place of the file; `weights` are the module's, which it has already."""
+        assert self.adopted is not None
+        return self.adopted.tree({name: one.detach().clone() for name, one in weights.items()}, self.step)
 
     def prepare(self, checkpoint: dict[str, Any], grad_accum: int, *, fused: bool | None) -> None:
         """Changes a loaded checkpoint for this run: parts that begin anew, another step, another accumulation."""
@@ -48,6 +59,9 @@ class Resumed:
             checkpoint["lr_schedulers"] = []
         for key in ("optimizer_states", "lr_schedulers"):
             checkpoint.setdefault(key, [])
+        if self.optimizer is None:  # its groups are the new run's, and so are their rates
+            clocks = [{key: one[key] for key in CLOCK if key in one} for one in checkpoint["lr_schedulers"]]
+            checkpoint["lr_schedulers"] = [{**clock, "lr_lambdas": []} for clock in clocks]
         for state in checkpoint["optimizer_states"]:
             for group in state["param_groups"]:
                 group.update(fused=fused, foreach=None)
@@ -65,47 +79,90 @@ class Resumed:
         ]
 
 
-def resumed_from(
-    path: Path, reset: Collection[str] = (), step: int | None = None, rewarm: int = 0
-) -> tuple[Resumed, Mapping[str, Any] | None]:
+def resumed_from(path: Path, given: Mapping[str, Any]) -> tuple[Resumed, Mapping[str, Any] | None]:
     """Reads a checkpoint, and the config in it (None where there is none).
 
-    `reset` names parts to begin anew, `step` the schedule's step to go on from, `rewarm` the steps over which the
-    learning rate rises again from there.
+    Of what is `given`, `reset` names parts to begin anew, `step` the schedule's step to go on from, `rewarm` the steps
+    over which the learning rate rises again from there; `config` and `param_order` help to understand other trainers'.
 
-    Raises CheckpointError for a file that is damaged, RequestError for one of another kind.
+    Raises CheckpointError for a file that is damaged, RequestError for a schedule that a run cannot follow.
     """
     read = read_checkpoint(path)  # names what is wrong with the file, and never runs its code
-    if read.kind != "lightning":
-        raise RequestError(
-            f"--resume {path}: is a Hugging Face directory, expected a Lightning checkpoint; first: ckptgrow convert "
-            f"{path} OUT.ckpt --to lightning"
-        )
+    if not _is_own(read):
+        return _resumed_elsewhere(read, given)
     tree: dict[str, Any] = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-    arguments = dict(tree.get("hyper_parameters") or {})
+    reset, arguments = given.get("reset", ()), dict(tree.get("hyper_parameters") or {})
     stored_step = int(tree.get("global_step") or 0)
-    start = step if step is not None else 0 if "schedule" in reset else stored_step
-    growth = dict(tree.get(GROWTH) or {})
-    if growth and start != stored_step:
-        growth["rewarm"] = None  # it was for where the schedule was
-    if rewarm:
-        growth = {"version": __version__, "history": [], **growth, "rewarm": {"start": start, "steps": rewarm}}
+    start = _start(stored_step, given)
     has_groups = bool(tree.get("optimizer_states")) and "optimizer" not in reset
     place = Place() if "data" in reset else Place(int(tree.get(POSITION, 0)), int(tree.get(TOKENS, 0)))
-    return (
-        Resumed(
-            path=path,
-            arguments=arguments,
-            optimizer=tree if has_groups else None,
-            place=place,
-            growth=growth,
-            lr=_peak(arguments, tree),
-            step=start,
-            moved=start != stored_step,
-            reset=tuple(reset),
-        ),
-        read.config,
+    resumed = Resumed(
+        path=path,
+        arguments=arguments,
+        optimizer=tree if has_groups else None,
+        place=place,
+        growth=_growth(dict(tree.get(GROWTH) or {}), stored_step, start, given.get("rewarm", 0)),
+        lr=_peak(arguments, tree),
+        step=start,
+        moved=start != stored_step,
+        reset=tuple(reset),
     )
+    return resumed, read.config
+
+
+def _is_own(read: Checkpoint) -> bool:
+    """Whether Lightning itself loads the file into this command's module: a run of it wrote the file, or what the file
+    was grown from.
+    """
+    arguments = read.rest.get("hyper_parameters")
+    is_runs = isinstance(arguments, dict) and isinstance(cast(dict[str, Any], arguments).get(RUN), dict)
+    groups = [group for one in read.optimizers for group in one["param_groups"]]
+    names_stand_beside = isinstance(read.layout, Naming) and not any(read.layout.by_name)
+    has_names = names_stand_beside and all("param_names" in group for group in groups)
+    is_module = all(name.startswith(MODULE) and "._orig_mod." not in name for name in read.tensors)
+    return read.kind == "lightning" and is_runs and has_names and is_module
+
+
+def _resumed_elsewhere(read: Checkpoint, given: Mapping[str, Any]) -> tuple[Resumed, Mapping[str, Any]]:
+    reset = tuple(given.get("reset", ()))
+    if read.schedulers and "schedule" not in reset and "schedule" not in given:
+        raise RequestError(
+            f"{read.path}: has a schedule of another trainer's, which `ckptgrow train` does not follow; say which one "
+            "to go on with at its step (--schedule, --warmup-steps, --train-steps), or begin anew: --reset schedule"
+        )
+    if given.get("strategy") == "fsdp":
+        raise RequestError(
+            f"{read.path}: is of another trainer, expected one of `ckptgrow train` with --strategy fsdp; go on for a "
+            "step with --strategy ddp or auto first"
+        )
+    found = adopted(read, given.get("config"), given.get("param_order"), with_optimizer="optimizer" not in reset)
+    stored_step = read.global_step or 0
+    start = _start(stored_step, given)
+    resumed = Resumed(
+        path=read.path,
+        arguments={},
+        optimizer=None if found.optimizer is None else {"optimizer_states": [found.optimizer]},
+        place=Place(),
+        growth=_growth(dict(read.growth), stored_step, start, given.get("rewarm", 0)),
+        lr=max(found.base_lrs, default=0.0),
+        step=start,
+        reset=reset,
+        adopted=found,
+    )
+    return resumed, found.state.config
+
+
+def _start(stored_step: int, given: Mapping[str, Any]) -> int:
+    asked = given.get("step")
+    return int(asked) if asked is not None else 0 if "schedule" in given.get("reset", ()) else stored_step
+
+
+def _growth(stored: dict[str, Any], stored_step: int, start: int, rewarm: int) -> dict[str, Any]:
+    if stored and start != stored_step:
+        stored["rewarm"] = None  # it was for where the schedule was
+    if not rewarm:
+        return stored
+    return {"version": __version__, "history": [], **stored, "rewarm": {"start": start, "steps": rewarm}}
 
 
 def _peak(arguments: Mapping[str, Any], tree: Mapping[str, Any]) -> float:

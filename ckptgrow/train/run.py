@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,15 @@ import lightning
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from ckptgrow.checkpoints.formats import read_checkpoint
 from ckptgrow.errors import ConfigError, DataError, RequestError
 from ckptgrow.families.model import build_model
+from ckptgrow.train.adoption import adopted
+from ckptgrow.train.launching import processes_of
 from ckptgrow.train.metrics import METRICS
 from ckptgrow.train.module import SCALED_PRECISION, LanguageModel
 from ckptgrow.train.monitor import Report
+from ckptgrow.train.occupied import occupied
 from ckptgrow.train.resuming import Resumed, resumed_from
 from ckptgrow.train.schedule import lr_for_size
 from ckptgrow.train.settings import DATA, RUN, TrainSettings, settings_for
@@ -51,6 +57,13 @@ def train(given: Mapping[str, Any], report: Report | None = None) -> Trained:
     Raises RequestError, ConfigError, DataError or CheckpointError for what cannot be, before anything is written;
     DataError for a loss that is no number, CheckpointError for a disk that is full.
     """
+    devices, nodes = processes_of(os.environ, given.get("devices"), given.get("num_nodes"))
+    given = {**given, "devices": devices, "num_nodes": nodes}
+    with occupied(Path(given["out"])) if is_main_process() else nullcontext():
+        return _train(given, report)
+
+
+def _train(given: Mapping[str, Any], report: Report | None) -> Trained:
     resumed, config = _resumed(given)
     settings = settings_for(given, {} if resumed is None else resumed.arguments.get(RUN, {}))
     if resumed is not None:
@@ -58,10 +71,13 @@ def train(given: Mapping[str, Any], report: Report | None = None) -> Trained:
         settings = replace(settings, config=_agreed_config(settings, config))
         if settings.lr is None and resumed.lr:
             settings = replace(settings, lr=resumed.lr)
+    elif settings.init_from is not None:
+        found = adopted(read_checkpoint(settings.init_from), settings.config, None, with_optimizer=False)
+        settings = replace(settings, config=_agreed_config(settings, found.state.config))
     files = TokenFiles.open(settings.data)
     _check(settings, files, resumed)
     lightning.seed_everything(settings.seed, verbose=False)
-    model = build_model(settings.config, torch.float32, str(settings.resume or "--config")).train()
+    model = _model(settings, resumed).train()
     lr = settings.lr if settings.lr is not None else lr_for_size(num_without_embeddings(model))
     if settings.compile:
         model.compile()
@@ -81,6 +97,15 @@ def train(given: Mapping[str, Any], report: Report | None = None) -> Trained:
     )
 
 
+def _model(settings: TrainSettings, resumed: Resumed | None) -> torch.nn.Module:
+    """The model, with the weights of another trainer's checkpoint where the run begins with these."""
+    if resumed is not None and resumed.adopted is not None:
+        return resumed.adopted.model()
+    if settings.init_from is not None:
+        return adopted(read_checkpoint(settings.init_from), settings.config, None, with_optimizer=False).model()
+    return build_model(settings.config, torch.float32, str(settings.resume or "--config"))
+
+
 def num_without_embeddings(model: torch.nn.Module) -> int:
     """Parameters outside embedding tables."""
     embeddings = {id(one.weight) for one in model.modules() if isinstance(one, torch.nn.Embedding)}
@@ -90,8 +115,10 @@ def num_without_embeddings(model: torch.nn.Module) -> int:
 def _resumed(given: Mapping[str, Any]) -> tuple[Resumed | None, Mapping[str, Any] | None]:
     path = given.get("resume")
     if path is not None:
-        return resumed_from(path, given.get("reset", ()), given.get("step"), given.get("rewarm", 0))
-    asked = [f"--{name}" for name in ("reset", "step", "rewarm") if given.get(name)]
+        if given.get("init_from") is not None:
+            raise RequestError("--init-from: begins a new run, expected it without --resume")
+        return resumed_from(path, given)
+    asked = [f"--{name.replace('_', '-')}" for name in ("reset", "step", "rewarm", "param_order") if given.get(name)]
     if asked:
         raise RequestError(f"{asked[0]}: is for a run that goes on, expected --resume CKPT beside it")
     return None, None
@@ -118,7 +145,8 @@ def _agreed_config(settings: TrainSettings, stored: Mapping[str, Any] | None) ->
     if different:
         name = sorted(different)[0]
         raise ConfigError(
-            f"--config: {name} is {settings.config[name]!r}, expected {known[name]!r} as in {settings.resume}; leave "
+            f"--config: {name} is {settings.config[name]!r}, expected {known[name]!r} as in "
+            f"{settings.resume or settings.init_from}; leave "
             "--config out to go on with the checkpoint's"
         )
     return {**known, **settings.config}

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from ckptgrow.checkpoints.course import Kind, Schedule
 from ckptgrow.train.order import Growing
-from ckptgrow.train.schedule import Kind, Schedule
 
 RUN, DATA = "run", "data"  # their places in a checkpoint's hyper-parameters
 
@@ -41,6 +41,7 @@ class TrainSettings:
     out: Path
     config: dict[str, Any] = field(default_factory=dict[str, Any])
     resume: Path | None = None
+    init_from: Path | None = None
     reset: tuple[ResetPart, ...] = ()
     step: int | None = None
     rewarm: int = 0

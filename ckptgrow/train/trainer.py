@@ -78,7 +78,7 @@ class Training:
         self, settings: TrainSettings, files: TokenFiles, module: LanguageModel, report: Report | None
     ) -> None:
         self.settings, self.files, self.module = settings, files, module
-        losses, watch, writer = FiniteLosses(), Stopwatch(), AtomicCheckpoints()
+        losses, watch, writer = FiniteLosses(), Stopwatch(), AtomicCheckpoints(module.in_place_of_the_file)
         norms = GradientNorms(settings.log_every, settings.grad_accum)
         self.monitor = Monitor(settings.log_every, norms, losses, watch, report)
         self.checkpoints = Checkpoints(

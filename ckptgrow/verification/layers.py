@@ -61,7 +61,7 @@ def _judge(
 
 
 def _likeness(one: Fingerprints, other: Fingerprints) -> float:
-    same = sum(_close(one[pattern], other[pattern]) for pattern in other)
+    same = sum(pattern in one and _close(one[pattern], other[pattern]) for pattern in other)
     return same / max(1, len(other))
 
 

@@ -220,7 +220,7 @@ def _number_problems(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]
         if key == "step":
             expected = case.step(before)
         elif key == "RMS":
-            expected = before * (1.0 if case.link.fresh else case.scales.size)
+            expected = 0.0 if case.link.fresh else before * case.scales.size
         else:
             steps = _float(old["step"]), case.step(_float(old["step"]))
             expected = before if steps[0] == steps[1] else _momentum_product(case.old, int(steps[1]))

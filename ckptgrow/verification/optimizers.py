@@ -25,7 +25,7 @@ from ckptgrow.verification.lion import Lion
 
 Ratio = float | tuple[float | None, ...] | None
 Ratios = Mapping[str, Ratio]
-RATES = ("lr", "initial_lr", "max_lr", "min_lr")
+RATES = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
 
 # The power of the gradient that an entry of a record is made of, where an optimizer does not say otherwise.
 POWERS: Mapping[str, int] = {

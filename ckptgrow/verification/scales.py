@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import torch
 
+from ckptgrow.checkpoints.tensors import whole
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.optimizers import Measured
 from ckptgrow.verification.pair import Link, Pair
@@ -32,12 +33,20 @@ class Scales:
         return Measured(
             weight=None if factor is None else factor / link.num_in_copies,
             gradient=float(factors[0]) if factors is not None and one_factor else None,
-            size=_root_mean_square(new) / _root_mean_square(old) if bool(old.any()) else 1.0,
+            size=self._size(link, self._pair.links[origin]),
             num_entries=_num_copies(link),
             old_shape=tuple(old.shape),
             new_shape=tuple(new.shape),
             rounding=torch.finfo(dtype).eps,
         )
+
+    def _size(self, link: Link, origin: Link) -> float:
+        """Of the stored weight, for so an optimizer sees it: without the 1 of a gain, with entries that copy nothing."""
+        old, new = (
+            whole(state.checkpoint.tensors[name]).double()
+            for state, name in ((self._pair.small, link.small.name), (self._pair.grown, origin.grown.name))
+        )
+        return _root_mean_square(new) / _root_mean_square(old) if bool(old.any()) else 1.0
 
 
 def _root_mean_square(tensor: torch.Tensor) -> float:

@@ -130,10 +130,30 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "mpt": ("mpt", {"d_model": 16, "n_layers": 2, "n_heads": 4, "hidden_size": 16}),
     "smollm3": ("smollm3", {**GROUPED, "no_rope_layers": [1, 0]}),
 }
+OPT = {"ffn_dim": 20, "dropout": 0.0, "word_embed_proj_dim": 16}
+GAINLESS, POST = {"layer_norm_elementwise_affine": False}, {"do_layer_norm_before": False}
+NARROW, UNTIED = {"word_embed_proj_dim": 8}, {"tie_word_embeddings": False}
+T5_DEEP = {**T5, "num_layers": 3, "num_decoder_layers": 1}
+VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # what few configs of a family say
+    "opt-350m": ("opt", {**OPT, **POST, **NARROW}),
+    "opt post-norm untied": ("opt", {**OPT, **POST, **UNTIED}),
+    "opt post-norm without gains": ("opt", {**OPT, **POST, **GAINLESS, **NARROW}),
+    "opt without gains": ("opt", {**OPT, **GAINLESS, **UNTIED}),
+    "opt without gains, projected": ("opt", {**OPT, **GAINLESS, **NARROW}),
+    "opt without final norm": ("opt", {**OPT, "_remove_final_layer_norm": True, **NARROW}),
+    "opt without final norm, untied": ("opt", {**OPT, "_remove_final_layer_norm": True, **UNTIED}),
+    "opt without biases": ("opt", {**OPT, "enable_bias": False}),
+    "t5 of unequal stacks": ("t5", {**T5, "num_layers": 1, "num_decoder_layers": 3}),
+    "t5 with a deep encoder": ("t5", {**T5_DEEP, "feed_forward_proj": "gated-gelu"}),
+    "opt tied without gains": ("opt", {**OPT, **GAINLESS}),
+    "opt tied post-norm": ("opt", {**OPT, **POST}),
+    "opt tied without final norm": ("opt", {**OPT, "_remove_final_layer_norm": True}),
+}
+TIED_WITHOUT_A_GAIN = [case for case in VARIANTS if case.startswith("opt tied")]
 ALIBI = ("bloom", "mpt")
 POST_NORM = ("bert", "roberta")
 WIDER = [case for case in CASES if case not in ALIBI and case != "olmo tied"]
-DEEPER = [case for case in CASES if case not in POST_NORM and "dense layer" not in case]
+DEEPER = [case for case in CASES if case not in POST_NORM]
 FIRST = list({CASES[case][0]: case for case in reversed(CASES)}.values())  # one a family
 NO_ZERO_NORM = ("olmo", "t5")
 # the decay of a gain stored without its 1 pulls the gain to 1, which no learning rate can scale
@@ -153,11 +173,11 @@ class InFloat64(TorchFunctionMode):
 
 def perturbed(case: str, seed: int = 0) -> PreTrainedModel:
     """In float64 and evaluation mode."""
-    model_type, fields = CASES[case]
+    model_type, fields = {**CASES, **VARIANTS}[case]
     common = {} if model_type in OWN_NAMES else {"attention_dropout": 0.0, **COMMON}
     torch.manual_seed(seed)
     config = AutoConfig.for_model(model_type, **{"vocab_size": VOCABULARY, **common, **fields})
-    model = _built(config)
+    model = built(config)
     scale = 0.5 if model_type == "t5" else 1.0  # its scores are not divided by √head, and would be sharp
     with torch.no_grad():
         for parameter in model.parameters():
@@ -165,7 +185,7 @@ def perturbed(case: str, seed: int = 0) -> PreTrainedModel:
     return model
 
 
-def _built(config: PreTrainedConfig) -> PreTrainedModel:
+def built(config: PreTrainedConfig) -> PreTrainedModel:
     """In float64; gemma's √hidden too, which its models hold in float32."""
     model = HEADS.get(config.model_type, AutoModelForCausalLM).from_config(config)
     return _widened(model)
@@ -251,7 +271,7 @@ def loaded(path: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model of a checkpoint through transformers and torch alone, and the whole file."""
     tree = torch.load(path, weights_only=True)
     config = AutoConfig.for_model(**tree["hyper_parameters"]["config"])
-    model = _built(config)
+    model = built(config)
     model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tree["state_dict"].items()})
     return model, tree
 

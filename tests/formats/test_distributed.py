@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
 
@@ -163,6 +165,45 @@ def test_metadata_that_names_code_is_never_run(source: Path, tmp_path: Path) -> 
     with pytest.raises(UnsafePickleError, match="names code"):
         ckptgrow.inspect(tmp_path / "x")
     assert not (tmp_path / "victim").exists()
+
+
+class Extra:
+    """What a saver of the user's leaves behind."""
+
+    def __init__(self) -> None:
+        self.note, self.kind = "mine", DefaultSavePlanner
+
+    def __setstate__(self, state: Any) -> None:
+        raise AssertionError("it ran")
+
+
+@pytest.mark.parametrize("place", ["attribute", "storage_meta", "planner_data"])
+def test_classes_in_the_metadata_that_nothing_needs_do_not_matter(source: Path, tmp_path: Path, place: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(source, copy)
+    metadata = pickle.loads((copy / ".metadata").read_bytes())
+    if place == "planner_data":
+        metadata.planner_data["nothing"] = Extra()
+    else:
+        setattr(metadata, {"attribute": "of_mine"}.get(place, place), [Extra(), {"a": Extra()}])
+    (copy / ".metadata").write_bytes(pickle.dumps(metadata))
+    found, expected = ckptgrow.inspect(copy), ckptgrow.inspect(source)
+    assert found.problems == [] and found.num_tensors == expected.num_tensors
+    ckptgrow.width(copy, tmp_path / "grown", noise=0)
+
+
+def test_objects_of_libraries_in_a_distributed_checkpoint_arrive_equal(tmp_path: Path) -> None:
+    model = perturbed_gpt2()
+    mine: dict[str, Any] = {"rate": numpy.float64(0.25), "table": numpy.arange(4), "random": numpy.random.get_state()}
+    small = tmp_path / "small"
+    dcp.save({"model": get_model_state_dict(model), "mine": mine}, checkpoint_id=small, no_dist=True)
+    model.config.to_json_file(small / "config.json")
+    ckptgrow.width(small, tmp_path / "grown", noise=0)
+    dcp_to_torch_save(tmp_path / "grown", tmp_path / "flat.pt")
+    found = torch.load(tmp_path / "flat.pt", weights_only=False)["mine"]
+    assert found["rate"] == 0.25 and type(found["rate"]) is numpy.float64
+    assert numpy.array_equal(found["table"], mine["table"])
+    assert numpy.array_equal(found["random"][1], mine["random"][1])
 
 
 def test_a_missing_or_short_file_is_named(source: Path, tmp_path: Path) -> None:

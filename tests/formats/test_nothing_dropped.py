@@ -149,6 +149,13 @@ def test_weights_beside_a_full_state_grow_with_it(tmp_path: Path, shard: int) ->
         ckptgrow.inspect(small)
 
 
+class Evil:
+    """Pickles as a call of what everyone has."""
+
+    def __reduce__(self) -> Any:
+        return print, ("run",)
+
+
 def test_copies_of_the_weights_in_any_file_are_refused_or_told(tmp_path: Path) -> None:
     model = perturbed_gpt2()
     model.save_pretrained(tmp_path / "small")
@@ -158,7 +165,11 @@ def test_copies_of_the_weights_in_any_file_are_refused_or_told(tmp_path: Path) -
         ckptgrow.width(tmp_path / "small", tmp_path / "grown")
     (tmp_path / "small" / "averaged").unlink()
     torch.save(weights, tmp_path / "small" / "old.pt", _use_new_zipfile_serialization=False)
-    torch.save({"ema": weights, "state": np.random.get_state()}, tmp_path / "small" / "mixed.pt")
+    mixed = tmp_path / "small" / "mixed.pt"
+    torch.save({"ema": weights, "state": np.random.get_state()}, mixed)
+    with pytest.raises(CheckpointError, match=r"--drop mixed\.pt"):
+        ckptgrow.width(tmp_path / "small", tmp_path / "grown")
+    torch.save({"ema": weights, "state": Evil()}, mixed)
     (tmp_path / "small" / "ema.pkl").write_bytes(pickle.dumps([one.numpy() for one in weights.values()]))
     done = ckptgrow.width(tmp_path / "small", tmp_path / "grown")
     assert any("cannot be looked into: ema.pkl, mixed.pt, old.pt" in note for note in done.notes)

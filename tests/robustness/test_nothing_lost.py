@@ -17,7 +17,9 @@ import pytest
 import torch
 
 import ckptgrow
+from ckptgrow.checkpoints.atomic import appearing
 from ckptgrow.cli import Terminated, main, run
+from ckptgrow.errors import RequestError
 from tests.builders import perturbed_gpt2, save_lightning, trained_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -220,3 +222,43 @@ def test_check_finds_a_flipped_bit(source: Path, tmp_path: Path, capsys: pytest.
     assert run(["inspect", str(copy)]) == 0
     assert run(["inspect", str(copy), "--check"]) == 2
     assert "checksum" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+@pytest.mark.parametrize("has_links", [True, False])
+def test_of_several_that_write_to_one_place_the_first_to_end_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, has_links: bool
+) -> None:
+    """All have looked before any of them has written: each but one is refused, and nothing of it stays."""
+
+    def write(partial: Path, words: str) -> None:
+        if kind == "directory":
+            partial.mkdir()
+        (partial / "content" if kind == "directory" else partial).write_text(words)
+
+    def without(source: Path, target: Path) -> None:
+        raise PermissionError(1, "no links here")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", without)
+    target = tmp_path / "out"
+    with pytest.raises(RequestError, match="exists now, written by another"), appearing(target, force=False) as late:
+        write(late, "second")
+        monkeypatch.setattr(os, "getpid", os.getppid)  # another process, as far as names go
+        with appearing(target, force=False) as early:
+            write(early, "first")
+    content = target / "content" if kind == "directory" else target
+    assert content.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_of_several_growths_to_one_place_one_ends_well(
+    source: Path, directory: Path, tmp_path: Path, kind: str
+) -> None:
+    small = source if kind == "file" else directory
+    target = tmp_path / "grown.ckpt"
+    children = [started(lambda: main(["width", str(small), str(target), "--noise", "0"])) for _ in range(4)]
+    assert sorted(map(ended, children)) == [0, 2, 2, 2]
+    ckptgrow.inspect(target)
+    assert list(tmp_path.iterdir()) == [target]

@@ -1,0 +1,54 @@
+"""The schedules of `ckptgrow train` as factors of the peak, and the rise again after growth.
+
+LambdaLR saves a callable object's fields, so the schedule's own settings travel in every checkpoint, and growth can
+compute its rate at any step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Kind = Literal["linear", "cosine", "wsd", "constant"]
+KINDS: tuple[Kind, ...] = ("linear", "cosine", "wsd", "constant")
+DECAY_SHARE = 0.2  # of the steps: the last phase of warm-up, stable, decay (Hu et al., arXiv 2404.06395)
+
+
+@dataclass
+class Schedule:
+    """factor(step): linear warm-up from 0 over `warmup` steps, then the kind's course to 0 at `total`.
+
+    From `rewarm_start` on, the factor is multiplied by (step − rewarm_start + 1) / rewarm_steps until that is 1.
+    """
+
+    kind: Kind
+    warmup: int
+    total: int
+    rewarm_start: int = 0
+    rewarm_steps: int = 0
+
+    def copy(self) -> Schedule:
+        """Another object with the same fields."""
+        return replace(self)
+
+    def __call__(self, step: int) -> float:
+        """The factor at a step, from 0."""
+        return self._course(step) * self._rewarming(step)
+
+    def _course(self, step: int) -> float:
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        left = max(0.0, (self.total - step) / max(1, self.total - self.warmup))
+        if self.kind == "linear":
+            return left
+        if self.kind == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * (1 - left)))
+        if self.kind == "wsd":
+            return min(1.0, max(0.0, (self.total - step) / max(1.0, DECAY_SHARE * self.total)))
+        return 1.0
+
+    def _rewarming(self, step: int) -> float:
+        if self.rewarm_steps <= 0 or step < self.rewarm_start:
+            return 1.0
+        return min(1.0, (step - self.rewarm_start + 1) / self.rewarm_steps)

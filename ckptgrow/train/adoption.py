@@ -1,0 +1,107 @@
+"""Any checkpoint that growth reads, in the form in which a run of `ckptgrow train` goes on.
+
+Weights under any prefix, groups in any order and without names, directories: what growth understands is understood
+here by the same code. The schedule and the place in the data are other trainers' own, so a run has its own of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+
+from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.left_behind import check_left_behind
+from ckptgrow.checkpoints.lightning import SCALER_KEYS
+from ckptgrow.checkpoints.loops import fresh_loops
+from ckptgrow.checkpoints.optimizer import OptimizerState
+from ckptgrow.checkpoints.tensors import LazyTensor, whole
+from ckptgrow.checkpoints.tree import map_leaves
+from ckptgrow.errors import RequestError, listing
+from ckptgrow.families.model import load_model
+from ckptgrow.families.state import TrainingState, understood
+from ckptgrow.train.groups import check_adamw
+
+MODULE = "model."  # what LanguageModel calls its model
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A checkpoint, understood, and its optimizer's state under the module's names; None where it begins anew."""
+
+    state: TrainingState
+    optimizer: Mapping[str, Any] | None
+
+    @property
+    def base_lrs(self) -> list[float]:
+        """The peak of every group."""
+        groups = [] if self.optimizer is None else self.optimizer["param_groups"]
+        return [float(group.get("initial_lr", group["lr"])) for group in groups]
+
+    def model(self) -> torch.nn.Module:
+        """The transformers model with the checkpoint's weights, in float32."""
+        return load_model(self.state.checkpoint, self.state.claim, self.state.config)
+
+    def tree(self, weights: Mapping[str, torch.Tensor], step: int) -> dict[str, Any]:
+        """What Lightning loads: a checkpoint at a step of the schedule, with a module's weights."""
+        schedule = {"last_epoch": step, "_step_count": step + 1, "base_lrs": self.base_lrs, "lr_lambdas": []}
+        scaler = self.state.checkpoint.scaler
+        return {
+            "epoch": 0,
+            "global_step": step,
+            "pytorch-lightning_version": lightning.__version__,
+            "state_dict": dict(weights),
+            "loops": fresh_loops(step, 0),
+            "callbacks": {},
+            "optimizer_states": [] if self.optimizer is None else [self.optimizer],
+            "lr_schedulers": [schedule],
+            **({SCALER_KEYS[0]: dict(scaler)} if scaler else {}),
+        }
+
+
+def adopted(
+    checkpoint: Checkpoint, config: Mapping[str, Any] | None, param_order: Path | None, *, with_optimizer: bool
+) -> Adopted:
+    """Understands a checkpoint; `config` is its architecture where it has none of its own.
+
+    Raises a CkptgrowError that names what does not fit, RequestError for an optimizer that is not AdamW.
+    """
+    if checkpoint.config is None and config:
+        checkpoint = replace(checkpoint, config=config)
+    if not with_optimizer:
+        checkpoint = replace(checkpoint, optimizers=())
+    check_left_behind(checkpoint, is_reset=not with_optimizer)
+    state = understood(checkpoint, param_order=param_order)
+    if state.family.head != "causal":
+        raise RequestError(f"{checkpoint.path}: is a {state.family.model_type}, expected a causal language model")
+    if not state.optimizers:
+        return Adopted(state, None)
+    check_adamw(state.optimizers, str(checkpoint.path))
+    _check_covered(state)
+    names = {one.name: one.canonical for one in state.claim.model}
+    return Adopted(state, map_leaves(_renamed(state.optimizers[0], names).to_torch(), LazyTensor, _value))
+
+
+def _check_covered(state: TrainingState) -> None:
+    """Raises RequestError for parameters in no group: the run would train them, or lose what froze them."""
+    frozen = {one.name for one in state.claim.parameters} - set(state.optimizers[0].names)
+    if frozen:
+        raise RequestError(
+            f"{state.where}: its optimizer has no {listing(frozen)} (frozen, or lost?), expected every parameter; go "
+            "on in your own script (see the README), or train all of them with a new one: --reset optimizer"
+        )
+
+
+def _renamed(state: OptimizerState, names: Mapping[str, str]) -> OptimizerState:
+    groups = tuple(
+        replace(group, names=tuple(names[name] for name in group.names), has_param_names=True) for group in state.groups
+    )
+    return replace(state, groups=groups, state={names[name]: record for name, record in state.state.items()})
+
+
+def _value(tensor: LazyTensor) -> torch.Tensor:
+    return whole(tensor).clone()
