@@ -46,7 +46,7 @@ HARMLESS_LIBRARY: Mapping[str, frozenset[str]] = {
         "fractions": "Fraction",
         "functools": "partial",
         "operator": "itemgetter",
-        "pathlib": "WindowsPath PureWindowsPath Path PurePath",
+        "pathlib": "WindowsPath PureWindowsPath",
         "random": "Random",
         "re": "_compile",
         "types": "SimpleNamespace MappingProxyType",
