@@ -11,6 +11,7 @@ from typing import Literal
 
 Kind = Literal["linear", "cosine", "wsd", "constant"]
 KINDS: tuple[Kind, ...] = ("linear", "cosine", "wsd", "constant")
+MOST_WARMUP = 1000  # steps: the staged-training script's
 DECAY_SHARE = 0.2  # of the steps: the last phase of warm-up, stable, decay (Hu et al., arXiv 2404.06395)
 
 
@@ -53,9 +54,6 @@ class Schedule:
         return min(1.0, (step - self.rewarm_start + 1) / self.rewarm_steps)
 
 
-def lr_for_size(num_parameters: int) -> float:
-    """0.003239 − 0.0001395 · log10 N, N without embeddings: the learning rate of the staged-training script.
-
-    Source: Kaplan et al., arXiv 2001.08361, appendix D.6, whose formula has the natural logarithm.
-    """
-    return 0.003239 - 0.0001395 * math.log10(num_parameters)
+def default_warmup(num_steps: int) -> int:
+    """Steps of warm-up for a run of so many where nothing else is asked for: 1000, at most a third of them."""
+    return min(MOST_WARMUP, num_steps // 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import random
 from pathlib import Path
@@ -15,8 +16,11 @@ from torch.utils.tensorboard import SummaryWriter
 from ckptgrow.errors import CkptgrowError, DataError, RequestError
 from ckptgrow.planning.logs import Names, newest_log, read_log
 from ckptgrow.planning.model_size import model_size
+from ckptgrow.train.run import train
 from tests.builders import gpt2_config, perturbed_gpt2, trained_checkpoint
+from tests.families.models import COMMON
 from tests.planning.curves_made import write
+from tests.train.runs import tiny_data
 
 STEPS = np.arange(10.0, 310.0, 10.0)
 LOSSES = 10 / STEPS**0.2
@@ -228,6 +232,22 @@ def test_an_untied_heads_parameters_are_not_counted(tmp_path: Path) -> None:
     sizes = {**fields, "num_attention_heads": 2, "vocab_size": 32, "tie_word_embeddings": False}
     (tmp_path / "config.json").write_text(json.dumps(sizes))
     assert model_size(str(tmp_path / "config.json")) == 4 * 8 * 8 + 3 * 8 * 16 + 3 * 8
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "phi", "olmo2", "gpt2"])
+def test_a_model_has_one_size_tied_or_not_for_plans_and_for_training(tmp_path: Path, family: str) -> None:
+    """`--lr auto` goes by what `--params` counts; an untied head is but a table more."""
+    sizes, rates = [], []
+    data = tiny_data(tmp_path)
+    for tied in (True, False):
+        file = tmp_path / "config.json"
+        file.write_text(json.dumps({**COMMON, "vocab_size": 256, "model_type": family, "tie_word_embeddings": tied}))
+        sizes.append(model_size(str(file)))
+        common = {"data": data, "config": json.loads(file.read_text()), "seqlen": 16, "accelerator": "cpu"}
+        done = train({**common, "out": tmp_path / f"{tied}", "train_steps": 1, "batch_size": 1, "warmup_steps": 0})
+        rates.append(done.lr)
+    assert sizes[0] == sizes[1]
+    assert rates == pytest.approx([0.003239 - 0.0001395 * math.log10(size) for size in sizes], rel=1e-9)
 
 
 @pytest.mark.parametrize("value", ["-1", "nan", "nowhere/config.json"])
