@@ -90,7 +90,7 @@ def _load_newobj(reader: Any) -> None:
     made = reader.stack.pop()
     if not isinstance(made, Named) and made not in (*_RECORDS, torch.Size):
         raise pickle.UnpicklingError(f"makes {made!r}")
-    reader.append(made.__new__(made, *arguments))
+    reader.append(cast(Any, made).__new__(made, *arguments))
 
 
 def _load_build(reader: Any) -> None:

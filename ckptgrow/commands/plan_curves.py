@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ckptgrow.commands.growing import chosen
+from ckptgrow.commands.plan_logs import (
+    LossOption,
+    SpikesOption,
+    StepColumnOption,
+    left_out,
+    say_left_out,
+    spike_rule,
+)
 from ckptgrow.commands.screen import JsonOption, Screen
 from ckptgrow.errors import RequestError
 
@@ -33,7 +41,9 @@ def curves(
     threshold: Annotated[
         float | None, typer.Option(help="Slope d log L / d log C to grow at [default: the paper's for the operator].")
     ] = None,
-    loss: Annotated[str | None, typer.Option(help="The loss's column or tag.", show_default=False)] = None,
+    loss: LossOption = None,
+    step_column: StepColumnOption = None,
+    spikes: SpikesOption = "robust",
     plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png).", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -42,10 +52,12 @@ def curves(
     Logs: TensorBoard's CSV export, Lightning's metrics.csv, event files, or a run's directory.
     """
     chosen("--operator", operator, OPERATORS)
+    rule = spike_rule(spikes)
     if tokens_per_step <= 0:
         raise RequestError(f"--tokens-per-step {tokens_per_step:g}: expected a number above zero")
     from ckptgrow.planning.curves import curve
     from ckptgrow.planning.growth_point import growth_point
+    from ckptgrow.planning.logs import Names
     from ckptgrow.planning.model_size import model_size
     from ckptgrow.planning.paper import check_ending
 
@@ -59,18 +71,20 @@ def curves(
             "model's first, then a larger one's"
         )
     small_curve, large_curve = (
-        curve(path, size, tokens_per_step, loss) for path, size in zip((small, large), sizes, strict=True)
+        curve(path, size, tokens_per_step, Names(loss, step_column), rule)
+        for path, size in zip((small, large), sizes, strict=True)
     )
     point = growth_point(small_curve, large_curve, operator, threshold)  # pyright: ignore[reportArgumentType]
     screen = Screen(as_json)
     _say(point, screen)
+    say_left_out((small_curve, large_curve), screen)
     screen.picture(lambda width: _picture(small_curve, large_curve, point, width))
     if plot is not None:
         from ckptgrow.planning.figure import draw
 
         draw(plot, small_curve, large_curve, point)
         screen.say(f"plot: {plot}")
-    screen.result(_as_json(point))
+    screen.result({**_as_json(point), "left_out": [left_out(small_curve), left_out(large_curve)]})
 
 
 def _say(point: GrowthPoint, screen: Screen) -> None:

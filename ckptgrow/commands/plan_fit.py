@@ -8,6 +8,14 @@ from typing import Annotated
 import typer
 
 from ckptgrow.commands.growing import chosen
+from ckptgrow.commands.plan_logs import (
+    LossOption,
+    SpikesOption,
+    StepColumnOption,
+    left_out,
+    say_left_out,
+    spike_rule,
+)
 from ckptgrow.commands.screen import JsonOption, Screen
 from ckptgrow.errors import RequestError
 
@@ -25,7 +33,9 @@ def fit(
         str, typer.Option(help="kaplan: (N, steps), with its critical batch size; hoffmann: (N, tokens), with a floor.")
     ] = "kaplan",
     from_step: Annotated[int, typer.Option(min=0, help="Leave out evaluations before it, as those of warm-up.")] = 0,
-    loss: Annotated[str | None, typer.Option(help="The loss's column or tag.", show_default=False)] = None,
+    loss: LossOption = None,
+    step_column: StepColumnOption = None,
+    spikes: SpikesOption = "robust",
     out: Annotated[Path | None, typer.Option(help="Write the law here (.yaml or .json).", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -34,6 +44,7 @@ def fit(
     Robust least squares on log L (Huber's loss); standard errors take evaluations as independent of each other.
     """
     chosen("--form", form, FORMS)
+    rule = spike_rule(spikes)
     if len(params) != len(curves):
         raise RequestError(f"--params: {len(params)} given for {len(curves)} curves, expected one for each")
     if tokens_per_step <= 0:
@@ -42,11 +53,13 @@ def fit(
     from ckptgrow.planning.fitting import fit as fit_law
     from ckptgrow.planning.fitting import gather
     from ckptgrow.planning.law_files import write_law
+    from ckptgrow.planning.logs import Names
     from ckptgrow.planning.model_size import model_size
 
     sizes = [model_size(one) for one in params]
     found = [
-        curve(path, size, tokens_per_step, loss).after(from_step) for path, size in zip(curves, sizes, strict=True)
+        curve(path, size, tokens_per_step, Names(loss, step_column), rule).after(from_step)
+        for path, size in zip(curves, sizes, strict=True)
     ]
     name = "fitted" if out is None else out.stem
     points = gather([(size, one.steps, one.losses) for size, one in zip(sizes, found, strict=True)], tokens_per_step)
@@ -59,6 +72,7 @@ def fit(
         [(one, f"{values[one]:.6g}", f"{error:.2g}") for one, error in result.standard_errors.items()],
     )
     screen.say(f"Residuals of log L: {result.residual:.2%} (root mean square).")
+    say_left_out(found, screen)
     more = {
         "standard_errors": result.standard_errors,
         "fit": {"residual": result.residual, "points": result.num_points},
@@ -66,4 +80,11 @@ def fit(
     if out is not None:
         write_law(out, result.law, more)
         screen.say(f"law: {out}; use it with `ckptgrow plan law --law {out}`")
-    screen.result({"law": values, **more, "out": None if out is None else str(out)})
+    screen.result(
+        {
+            "law": values,
+            **more,
+            "left_out": [left_out(one) for one in found],
+            "out": None if out is None else str(out),
+        }
+    )

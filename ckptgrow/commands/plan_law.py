@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,12 +14,12 @@ from ckptgrow.commands.screen import JsonOption, Screen
 from ckptgrow.errors import RequestError
 
 if TYPE_CHECKING:
-    from ckptgrow.planning.law_plan import Target
+    from ckptgrow.planning.law_plan import LawPlan, Target
     from ckptgrow.planning.laws import Law
 
 OPERATORS = ("width", "depth", "both")
 ANY = "any"
-LR_RULES = ("log10", "natural")
+LR_RULES = ("log10", "natural", "gpt3")
 TOKENS_PER_STEP = 512 * 1024  # the staged-training paper's, for laws without a critical batch size
 LARGEST_FACTOR, LARGEST_RATIO = 2.0, 8.0  # defaults: of an operator, and of parameters with --operators any
 
@@ -57,12 +56,19 @@ def law(
         ),
     ] = "kaplan",
     lr_rule: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Peak learning rate 0.003239 − 0.0001395 · log N: 'log10', as the staged-training script and ckptgrow "
-            "train have it, or 'natural', as Kaplan et al. do."
+            help="Peak learning rates: 0.003239 − 0.0001395 · log N with 'log10', as the staged-training script and "
+            "ckptgrow train have it, or 'natural', as Kaplan et al. do, up to 1.5e9 parameters; 'gpt3', the rates of "
+            "GPT-3's models; or a number for all stages [default: log10, and gpt3 for larger models].",
+            metavar="log10|natural|gpt3|X",
+            show_default=False,
         ),
-    ] = "log10",
+    ] = None,
+    warmup_steps: Annotated[
+        int | None,
+        typer.Option(min=0, help="Steps of the first model's warm-up, for --out [default: 1000, at most a third]."),
+    ] = None,
     rewarm: Annotated[int, typer.Option(min=0, help="Steps over which the rate rises again after growth.")] = 0,
     seqlen: Annotated[int, typer.Option(min=2, help="Tokens a sequence, for --out.")] = 1024,
     data: Annotated[str, typer.Option(help="The prepared data that the commands of --out name.")] = "prepared",
@@ -78,16 +84,18 @@ def law(
     from ckptgrow.planning.law_plan import law_plan
     from ckptgrow.planning.paper import check_ending
 
-    chosen("--lr-rule", lr_rule, LR_RULES)
+    number = _number(lr_rule)
     if plot is not None:
         check_ending(plot)
     if out is not None and operators == ANY:
         raise RequestError("--out: --operators any gives ratios that no operator makes, expected width, depth or both")
     known = law_of(scaling_law)
     target = _target(target_params, target_loss, stages, operators, max_factor)
-    found = law_plan(known, target, _batch(batch, known), _learning_rate(lr_rule))
     screen = Screen(as_json)
-    say(found, screen, lr_rule)
+    found, rule = _with_rates(
+        law_plan(known, target, _batch(batch, known), lambda _: math.nan), lr_rule, number, screen
+    )
+    say(found, screen, rule)
     if plot is not None:
         from ckptgrow.planning.law_figure import draw_law
 
@@ -95,10 +103,12 @@ def law(
         screen.say(f"plot: {plot}")
     if out is not None:
         from ckptgrow.planning.plan_file import RunSettings, plan_file
+        from ckptgrow.train.schedule import default_warmup
 
-        written = plan_file(out, found, RunSettings(data, seqlen, rewarm, lr_rule))
+        warmup = default_warmup if warmup_steps is None else lambda _: warmup_steps
+        written = plan_file(out, found, RunSettings(data, seqlen, rewarm, rule, warmup))
         screen.say(f"plan: {written[0]}, with the first model's config in {written[1]}")
-    screen.result({**as_tree(found), "lr_rule": lr_rule, "out": None if out is None else str(out)})
+    screen.result({**as_tree(found), "lr_rule": rule, "out": None if out is None else str(out)})
 
 
 def _target(params: float | None, loss: float | None, stages: int, operators: str, max_factor: float | None) -> Target:
@@ -140,14 +150,34 @@ def _batch(value: str | None, law: Law) -> float | None:
     return tokens
 
 
-def _learning_rate(rule: str) -> Callable[[float], float]:
-    from ckptgrow.train.schedule import lr_for_size
-
-    def rate(params: float) -> float:
-        # log10(N^ln 10) = ln N
-        found = lr_for_size(round(params if rule == "log10" else params ** math.log(10)))
-        if found <= 0:
-            raise RequestError(f"--lr-rule {rule}: gives {found:.2g} for {params:.3g} parameters, expected log10")
-        return found
-
+def _number(rule: str | None) -> float | None:
+    """The rate, where the rule is one."""
+    if rule is None or rule in LR_RULES:
+        return None
+    try:
+        rate = float(rule)
+    except ValueError as error:
+        raise RequestError(f"--lr-rule {rule}: expected {' or '.join(LR_RULES)}, or a number") from error
+    if not 0 < rate < math.inf:
+        raise RequestError(f"--lr-rule {rule}: expected a number above zero")
     return rate
+
+
+def _with_rates(plan: LawPlan, rule: str | None, number: float | None, screen: Screen) -> tuple[LawPlan, str]:
+    """The plan with its rates, and the name of the rule that gave them; without one, what the largest model allows."""
+    from ckptgrow.train.rates import LARGEST_FITTED, RULES
+
+    if number is not None:
+        return plan.with_rates(lambda _: number), str(rule)
+    largest = max(one.params for one in plan.stages)
+    name = rule or ("log10" if largest <= LARGEST_FITTED else "gpt3")
+    try:
+        found = plan.with_rates(RULES[name])  # pyright: ignore[reportArgumentType]
+    except RequestError as error:
+        raise RequestError(f"--lr-rule {name}: {error}") from error
+    if rule is None and name != "log10":
+        screen.warn(
+            f"learning rates are those of GPT-3's models (--lr-rule gpt3): the formula of smaller ones was found on up "
+            f"to {LARGEST_FITTED:.2g} parameters, and the last model has {largest:.3g}"
+        )
+    return found, name

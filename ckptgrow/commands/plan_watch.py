@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ckptgrow.commands.growing import chosen
+from ckptgrow.commands.plan_logs import (
+    LossOption,
+    SpikesOption,
+    StepColumnOption,
+    left_out,
+    say_left_out,
+    spike_rule,
+)
 from ckptgrow.commands.screen import JsonOption, Screen
 
 if TYPE_CHECKING:
@@ -24,7 +32,9 @@ def watch(
     threshold: Annotated[
         float | None, typer.Option(help="Slope d log L / d log C to grow at [default: the paper's for the operator].")
     ] = None,
-    loss: Annotated[str | None, typer.Option(help="The loss's column or tag.", show_default=False)] = None,
+    loss: LossOption = None,
+    step_column: StepColumnOption = None,
+    spikes: SpikesOption = "robust",
     as_json: JsonOption = False,
 ) -> None:
     """Whether a live run should grow now: its slope, how sure that is, and the step that the rule predicts.
@@ -32,13 +42,15 @@ def watch(
     Reads the newest metrics.csv or event files in the directory or below.
     """
     chosen("--operator", operator, OPERATORS)
+    rule = spike_rule(spikes)
     from ckptgrow.planning.curves import curve_of
-    from ckptgrow.planning.logs import newest_log
+    from ckptgrow.planning.logs import Names, newest_log
     from ckptgrow.planning.operators import THRESHOLDS
     from ckptgrow.planning.watching import watch as watch_curve
 
     tau = THRESHOLDS[operator] if threshold is None else threshold  # pyright: ignore[reportArgumentType]
-    curve = curve_of(newest_log(run, loss), 1.0, 1.0)  # slopes are the same in any unit of compute
+    log = newest_log(run, Names(loss, step_column))
+    curve = curve_of(log, 1.0, 1.0, rule)  # slopes are the same in any unit of compute
     found = watch_curve(curve, tau)
     screen = Screen(as_json)
     low, high = found.slope_interval
@@ -46,6 +58,7 @@ def watch(
         f"{curve.where}: step {found.step:,}, loss {found.loss:.4f}, slope {found.slope:.4f} ({low:.4f} to {high:.4f})"
     )
     screen.say(_verdict(found, operator))
+    say_left_out([curve], screen)
     screen.result(
         {
             "log": curve.where,
@@ -59,6 +72,7 @@ def watch(
             "is_sure": found.is_sure,
             "crossed_at": found.crossed_at,
             "predicted_step": found.predicted,
+            "left_out": left_out(curve),
         }
     )
 

@@ -60,13 +60,16 @@ def train(
     lr: Annotated[
         str | None,
         typer.Option(
-            help="Peak learning rate, or 'auto': 0.003239 − 0.0001395 · log10(parameters without embeddings)."
+            help="Peak learning rate, or 'auto': 0.003239 − 0.0001395 · log10(parameters without embeddings), up to "
+            "1.5e9 of these."
         ),
     ] = None,
     schedule: Annotated[
         str | None, typer.Option(help="After warm-up: linear, cosine, wsd (stable, then decay) or constant.")
     ] = None,
-    warmup_steps: Annotated[int | None, typer.Option(min=0, help="Steps of linear warm-up [default: 1000].")] = None,
+    warmup_steps: Annotated[
+        int | None, typer.Option(min=0, help="Steps of linear warm-up [default: 1000, at most a third of all].")
+    ] = None,
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay [default: 0.01].")] = None,
     adam_beta1: Annotated[float | None, typer.Option(help="AdamW's β₁ [default: 0.9].")] = None,
     adam_beta2: Annotated[float | None, typer.Option(help="AdamW's β₂ [default: 0.98].")] = None,
@@ -87,9 +90,12 @@ def train(
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")] = False,
     num_workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
-    keep: Annotated[int, typer.Option(min=0, help="Checkpoints of this run to keep, the newest; 0 for all.")] = 0,
+    keep: Annotated[int, typer.Option(min=0, help="Checkpoints in --out to keep, the newest; 0 for all.")] = 0,
     val_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 100,
-    val_batches: Annotated[int, typer.Option(min=1, help="Batches of a validation.")] = 50,
+    val_batches: Annotated[
+        int, typer.Option(min=1, help="Size of a validation, in 32 sequences, whatever --batch-size is.")
+    ] = 50,
+    val_sequences: Annotated[int | None, typer.Option(min=1, help="The same in sequences.", show_default=False)] = None,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between logged values.")] = 10,
     logger: Annotated[str, typer.Option(help="csv, or tensorboard or wandb beside it.")] = "csv",
     as_json: JsonOption = False,
@@ -120,6 +126,7 @@ def train(
         "keep": keep,
         "val_every": val_every,
         "val_batches": val_batches,
+        "val_sequences": val_sequences,
         "log_every": log_every,
         "logger": chosen("--logger", logger, LOGGERS),
     }
@@ -152,7 +159,7 @@ def train(
     screen = Screen(as_json)
     try:
         with screen.steps("step") as show:
-            done = run_training(given, lambda step: show(step.step, step.total, _in_words(step)))
+            done = run_training(given, lambda step: show(step.step, step.total, _in_words(step)), screen.say)
     except CkptgrowError:
         if is_main_process():
             raise

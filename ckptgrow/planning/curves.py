@@ -10,12 +10,46 @@ import numpy as np
 import numpy.typing as npt
 
 from ckptgrow.errors import DataError
-from ckptgrow.planning.logs import Log, read_log
+from ckptgrow.planning.logs import USUAL, Log, Names, read_log
+from ckptgrow.planning.spikes import RULES, Rule
 
 Vector = npt.NDArray[np.float64]
-SPIKE = 0.01  # a rise by more than this share over the last kept loss is a spike
 WINDOW = 5  # evaluations that the slope's smoothing averages
 FEWEST = 10  # evaluations
+
+
+MANY = 0.1  # of a log's evaluations: a rule that takes more of them for spikes does not fit the log
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What of a log is in no curve: evaluations of `rows` that a rule took for spikes, that a restarted run did again,
+    that were cut short by a crash, and what was logged at step 0 or before.
+    """
+
+    rule: Rule = "none"
+    rows: int = 0
+    spikes: int = 0
+    replaced: int = 0
+    cut: int = 0
+    at_zero: int = 0
+
+    @property
+    def sentence(self) -> str:
+        """What was left out, in words; empty where nothing was."""
+        parts = (
+            (self.spikes, f"as spikes (--spikes {self.rule})"),
+            (self.replaced, "that a restart did again"),
+            (self.cut, "cut short by a crash"),
+            (self.at_zero, "at step 0 or before, which has no compute"),
+        )
+        said = "; ".join(f"{num:,} {why}" for num, why in parts if num)
+        return f"left out of {self.rows:,} evaluations: {said}" if said else ""
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether so many are spikes by the rule that they are noise rather."""
+        return self.spikes > MANY * (self.rows - self.replaced - self.cut - self.at_zero)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +60,7 @@ class Curve:
     steps: Vector
     losses: Vector
     compute: Vector
+    cleaning: Cleaning = Cleaning()
 
     def slope(self, window: int = WINDOW) -> Vector:
         """D log L / d log C between neighbouring evaluations, log L smoothed by a mean over `window` of them."""
@@ -63,19 +98,25 @@ def smooth(values: Vector, window: int) -> Vector:
     return np.convolve(padded, np.full(window, 1 / window), mode="valid")
 
 
-def curve(path: Path, num_parameters: float, tokens_per_step: float, loss: str | None = None) -> Curve:
+def curve(
+    path: Path, num_parameters: float, tokens_per_step: float, names: Names = USUAL, rule: Rule = "robust"
+) -> Curve:
     """A curve from a log, without spikes; N are parameters outside embeddings.
 
     Raises DataError for logs that cannot be used.
     """
-    return curve_of(read_log(path, loss), num_parameters, tokens_per_step)
+    return curve_of(read_log(path, names), num_parameters, tokens_per_step, rule)
 
 
-def curve_of(log: Log, num_parameters: float, tokens_per_step: float) -> Curve:
+def curve_of(log: Log, num_parameters: float, tokens_per_step: float, rule: Rule = "robust") -> Curve:
     """The same from a log that has been read."""
-    steps, losses = _without_spikes(*_checked(log))
-    compute = 6.0 * num_parameters * tokens_per_step * steps
-    return Curve(log.where, steps, losses, compute)
+    steps, losses = _checked(log)
+    at_zero = len(log.steps) - len(steps)
+    kept = RULES[rule](losses)
+    rows = len(log.steps) + log.replaced + log.cut
+    cleaning = Cleaning(rule, rows, int((~kept).sum()), log.replaced, log.cut, at_zero)
+    compute = 6.0 * num_parameters * tokens_per_step * steps[kept]
+    return Curve(log.where, steps[kept], losses[kept], compute, cleaning)
 
 
 def _checked(log: Log) -> tuple[Vector, Vector]:
@@ -91,12 +132,9 @@ def _checked(log: Log) -> tuple[Vector, Vector]:
             f"{log.where}: the loss at step {steps[bad[0]]:g} is {losses[bad[0]]}, expected a number above zero"
         )
     positive = steps > 0
+    if positive.sum() < FEWEST:
+        raise DataError(
+            f"{log.where}: has {positive.sum()} evaluations after step 0, expected at least {FEWEST}; a slope needs "
+            "compute above zero"
+        )
     return steps[positive], losses[positive]
-
-
-def _without_spikes(steps: Vector, losses: Vector) -> tuple[Vector, Vector]:
-    kept: list[int] = []
-    for index, loss in enumerate(losses):
-        if not kept or loss <= losses[kept[-1]] * (1 + SPIKE):
-            kept.append(index)
-    return steps[kept], losses[kept]

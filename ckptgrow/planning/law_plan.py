@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ckptgrow.errors import RequestError
 from ckptgrow.planning.laws import Law, cost, unit_cost
@@ -30,6 +30,11 @@ class Stage:
     rho: float | None
     compute: float
     learning_rate: float
+
+    @property
+    def tokens(self) -> float:
+        """That it is trained on."""
+        return self.steps * self.batch_tokens
 
     @property
     def last_step(self) -> int:
@@ -66,6 +71,10 @@ class LawPlan:
     def saving_of_batches(self) -> float:
         """The share of it that stages without growth save."""
         return 1 - self.compute_same_size / self.compute_alone
+
+    def with_rates(self, learning_rate: Callable[[float], float]) -> LawPlan:
+        """The same stages with peak rates by another rule of their parameters."""
+        return replace(self, stages=tuple(replace(one, learning_rate=learning_rate(one.params)) for one in self.stages))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,44 +12,62 @@ import numpy as np
 import numpy.typing as npt
 
 from ckptgrow.errors import DataError, MissingDependencyError, listing
+from ckptgrow.planning.csv_logs import read_table
+from ckptgrow.planning.restarts import Row, surviving
 
 Vector = npt.NDArray[np.float64]
 METRICS, EVENTS = "metrics.csv", "events.out.tfevents*"
 LOSS_NAMES = ("Value", "val_loss", "eval_loss", "eval/loss", "val/loss", "valid_loss", "validation_loss")
-STEP_NAMES = ("Step", "step")
+# Optimizer steps first: Weights & Biases' own `Step` and `_step` count calls of its logger
+STEP_NAMES = ("trainer/global_step", "train/global_step", "Step", "step", "global_step", "_step")
+
+
+@dataclass(frozen=True)
+class Names:
+    """Columns or tags of the loss and of its steps; None for the first usual ones that are there."""
+
+    loss: str | None = None
+    step: str | None = None
+
+
+USUAL = Names()
 
 
 @dataclass(frozen=True, eq=False)
 class Log:
-    """Steps and losses as they stand in a log, vectors of the same length."""
+    """Steps and losses of a run, vectors of the same length; how many rows a restart did again, and how many were cut
+    short.
+    """
 
     where: str
     steps: Vector
     losses: Vector
+    replaced: int = 0
+    cut: int = 0
 
 
-def read_log(path: Path, loss: str | None = None) -> Log:
-    """The log in a file or directory; `loss` is its column or tag, else the first usual name of a validation loss.
+def read_log(path: Path, names: Names = USUAL) -> Log:
+    """The log in a file or directory.
 
     Raises DataError where there is none, or several.
     """
     if path.is_dir():
         found = sorted(logs_below(path))
         if len(found) != 1:
-            names = listing(one.relative_to(path) for one in found) or "none"
-            raise DataError(f"{path}: has {len(found)} logs ({names}), expected one {METRICS} or event directory")
-        return read_log_file(found[0], loss)
-    return read_log_file(path, loss)
+            listed = listing(one.relative_to(path) for one in found) or "none"
+            raise DataError(f"{path}: has {len(found)} logs ({listed}), expected one {METRICS} or event directory")
+        return read_log_file(found[0], names)
+    return read_log_file(path, names)
 
 
-def newest_log(path: Path, loss: str | None = None) -> Log:
+def newest_log(path: Path, names: Names = USUAL) -> Log:
     """The log that was written to last, in a directory or below it; raises DataError where there is none."""
     if not path.is_dir():
-        return read_log(path, loss)
+        return read_log(path, names)
     found = logs_below(path)
     if not found:
         raise DataError(f"{path}: has no {METRICS} and no event files in it or below, expected the directory of a run")
-    return read_log_file(max(found, key=lambda one: one.stat().st_mtime), loss)
+    return read_log_file(max(found, key=lambda one: one.stat().st_mtime), names)
 
 
 def logs_below(path: Path) -> list[Path]:
@@ -62,36 +79,50 @@ def logs_below(path: Path) -> list[Path]:
     return []
 
 
-def read_log_file(path: Path, loss: str | None = None) -> Log:
+def read_log_file(path: Path, names: Names = USUAL) -> Log:
     """A CSV file, a single event file, or a directory with event files in it."""
     if path.is_dir() or ".tfevents." in path.name:
-        return _from_events(path, loss)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            names = [name for name in reader.fieldnames or [] if name]
-            step, value = _column(path, names, STEP_NAMES, "a step"), _loss_name(path, names, loss)
-            rows = [(float(row[step]), float(row[value])) for row in reader if row[value] not in ("", None)]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}), expected a CSV log or a directory") from error
-    except (ValueError, UnicodeDecodeError, TypeError, csv.Error) as error:
-        raise DataError(f"{path}: has a value that is no number ({error}), expected a CSV log") from error
-    return Log(str(path), np.array([row[0] for row in rows]), np.array([row[1] for row in rows]))
+        return _log(path, _events(path, names))
+    table = read_table(path, lambda columns: (_step_name(path, columns, names), _loss_name(path, columns, names)))
+    return _log(path, table.rows, table.cut)
 
 
-def _loss_name(path: Path, names: Sequence[str], asked: str | None) -> str:
-    return _column(path, names, LOSS_NAMES if asked is None else (asked,), "a loss; name it with --loss")
+def _log(path: Path, rows: Sequence[Row], cut: int = 0) -> Log:
+    kept = surviving(rows, str(path))
+    steps, losses = ([row[place] for row in kept] for place in (0, 1))
+    return Log(str(path), np.array(steps), np.array(losses), len(rows) - len(kept), cut)
 
 
-def _column(path: Path, names: Sequence[str], choices: Sequence[str], what: str) -> str:
+def _step_name(path: Path, columns: Sequence[str], names: Names) -> str:
+    if names.step is not None:
+        return _column(path, columns, (names.step,), "a step")
+    return _column(path, columns, STEP_NAMES, "a step; name it with --step-column", shown=("Step", "step"))
+
+
+def _loss_name(path: Path, columns: Sequence[str], names: Names) -> str:
+    """The one asked for, else a usual name, else the one column that Weights & Biases exports as `run - name`."""
+    choices = LOSS_NAMES if names.loss is None else (names.loss,)
+    exported = [one for one in columns if " - " in one and one.rsplit(" - ", 1)[1] in choices]
+    if len(exported) == 1 and not set(choices) & set(columns):
+        return exported[0]
+    return _column(path, columns, choices, "a loss; name it with --loss")
+
+
+def _column(
+    path: Path, names: Sequence[str], choices: Sequence[str], what: str, shown: Sequence[str] | None = None
+) -> str:
     found = next((name for name in choices if name in names), None)
     if found is None:
-        expected = " or ".join(choices[:3])
+        expected = " or ".join(shown or choices[:3])
         raise DataError(f"{path}: has {listing(names) or 'no columns'}, expected {expected} as {what}")
     return found
 
 
-def _from_events(path: Path, loss: str | None) -> Log:
+def _events(path: Path, names: Names) -> list[Row]:
+    """Scalars in the order in which they were written, file after file by the time that their names have.
+
+    Steps are the events' own. What a restart that gave its first step (`purge_step`) did again is left out already.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the versions of what TensorBoard itself imports
@@ -101,12 +132,9 @@ def _from_events(path: Path, loss: str | None) -> Log:
     accumulator: Any = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0})
     accumulator.Reload()
     tags = accumulator.Tags()
-    name = _loss_name(path, [*tags["scalars"], *tags["tensors"]], loss)
+    name = _loss_name(path, [*tags["scalars"], *tags["tensors"]], names)
     if name in tags["scalars"]:
-        events = [(one.step, one.value) for one in accumulator.Scalars(name)]
-    else:  # TensorFlow 2 writes scalars as tensors
-        from tensorboard.util.tensor_util import make_ndarray
+        return [(float(one.step), float(one.value)) for one in accumulator.Scalars(name)]
+    from tensorboard.util.tensor_util import make_ndarray  # TensorFlow 2 writes scalars as tensors
 
-        events = [(one.step, float(make_ndarray(one.tensor_proto))) for one in accumulator.Tensors(name)]
-    last = dict(events)  # a step that was done again counts once
-    return Log(str(path), np.array([float(one) for one in last]), np.array([float(one) for one in last.values()]))
+    return [(float(one.step), float(make_ndarray(one.tensor_proto))) for one in accumulator.Tensors(name)]

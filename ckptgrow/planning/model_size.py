@@ -41,11 +41,8 @@ def _config(path: Path) -> dict[str, Any]:
 def _without_embeddings(config: dict[str, Any], where: str) -> int:
     import torch
 
+    from ckptgrow.families.counting import num_without_embeddings
     from ckptgrow.families.model import build_model
 
     with torch.device("meta"):
-        model = build_model(config, torch.float32, where)
-    left_out = [one for one in model.modules() if isinstance(one, torch.nn.Embedding)]
-    left_out += [one for one in (model.get_output_embeddings(),) if isinstance(one, torch.nn.Module)]
-    skipped = {id(one) for module in left_out for one in module.parameters()}
-    return sum(one.numel() for one in model.parameters() if id(one) not in skipped)
+        return num_without_embeddings(build_model(config, torch.float32, where))

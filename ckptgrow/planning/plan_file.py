@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ckptgrow.errors import MissingDependencyError
+from ckptgrow.planning.executed import Executed, executed
 from ckptgrow.planning.law_plan import LawPlan, Stage
 from ckptgrow.planning.operators import Growth
 from ckptgrow.planning.shapes import Shape, shapes
 
-MICRO_BATCH = 32  # sequences: what `ckptgrow train` takes by default
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What commands need beside the plan: prepared data, tokens a sequence, steps of re-warm-up, the rule's name."""
+    """What commands need beside the plan: prepared data, tokens a sequence, steps of re-warm-up, the rule's name, and
+    the first stage's steps of warm-up out of all that it has.
+    """
 
     data: str
     seqlen: int
     rewarm: int
     lr_rule: str
+    warmup: Callable[[int], int]
 
 
 def plan_file(path: Path, plan: LawPlan, settings: RunSettings) -> tuple[Path, Path]:
     """Writes `plan.yaml` and the first stage's config; returns both paths.
 
-    Raises ValueError where growths are of any ratio, which no operator makes.
+    Raises ValueError where growths are of any ratio, which no operator makes; RequestError where a stage cannot be
+    executed as it is planned. Nothing is written then.
     """
     try:
         import yaml
@@ -39,9 +43,10 @@ def plan_file(path: Path, plan: LawPlan, settings: RunSettings) -> tuple[Path, P
     growths = _growths(plan)
     models = shapes(plan.stages[0].params, growths)
     config = path.with_name(path.stem + ".config.json")
+    runs = _executed(plan, settings)
     stages = [
-        _stage(number, stage, shape, settings, config, is_last=number == len(plan.stages))
-        for number, (stage, shape) in enumerate(zip(plan.stages, models, strict=True), start=1)
+        _stage(number, (stage, run, shape), settings, config, is_last=number == len(plan.stages))
+        for number, (stage, run, shape) in enumerate(zip(plan.stages, runs, models, strict=True), start=1)
     ]
     tree = {
         "version": VERSION,
@@ -80,57 +85,60 @@ def _growths(plan: LawPlan) -> list[Growth]:
     return known
 
 
+def _executed(plan: LawPlan, settings: RunSettings) -> list[Executed]:
+    first = executed(1, plan.stages[0], settings.seqlen, 0, 0)
+    warmup = settings.warmup(first.steps)
+    return [
+        executed(number, stage, settings.seqlen, warmup, settings.rewarm)
+        for number, stage in enumerate(plan.stages, start=1)
+    ]
+
+
 def _stage(
-    number: int, stage: Stage, shape: Shape, settings: RunSettings, config: Path, *, is_last: bool
+    number: int, parts: tuple[Stage, Executed, Shape], settings: RunSettings, config: Path, *, is_last: bool
 ) -> dict[str, object]:
-    micro, accumulation = batches(stage.batch_tokens, settings.seqlen)
+    stage, run, shape = parts
     growth = stage.growth
+    commands = _commands(number, growth, run, settings, config, is_last=is_last)
     return {
         "name": f"stage-{number}",
         "operator": None if growth is None else growth.operator,
         "factor": None if growth is None else growth.factor,
         "model": {"params": shape.params, "layers": shape.layers, "hidden": shape.hidden, "heads": shape.heads},
-        "batch_size": micro * accumulation,
-        "seqlen": settings.seqlen,
-        "restart_step": stage.restart_step,
-        "steps": stage.steps,
-        "rewarm": 0 if growth is None else settings.rewarm,
-        "learning_rate": round(stage.learning_rate, 9),
+        "batch_size": run.sequences,
+        "seqlen": run.seqlen,
+        "restart_step": run.restart_step,
+        "steps": run.steps,
+        "tokens": run.tokens,
+        "warmup": run.warmup,
+        "rewarm": run.rewarm,
+        "learning_rate": run.learning_rate,
         "loss": round(stage.loss, 4),
         "compute": float(stage.compute),
-        "commands": [shlex.join(one) for one in _commands(number, stage, settings, config, is_last=is_last)],
+        "commands": [shlex.join(one) for one in commands],
     }
 
 
 def _commands(
-    number: int, stage: Stage, settings: RunSettings, config: Path, *, is_last: bool
+    number: int, growth: Growth | None, run: Executed, settings: RunSettings, config: Path, *, is_last: bool
 ) -> Sequence[Sequence[str]]:
-    micro, accumulation = batches(stage.batch_tokens, settings.seqlen)
-    sizes = ["--batch-size", str(micro), "--grad-accum", str(accumulation), "--seqlen", str(settings.seqlen)]
+    sizes = ["--batch-size", str(run.micro), "--grad-accum", str(run.accumulation), "--seqlen", str(run.seqlen)]
     # a stage that will be grown stays at its peak; the last one ends with a decay
-    course = ["--lr", f"{stage.learning_rate:.6g}", "--schedule", "wsd" if is_last else "constant"]
-    common = ["--train-steps", str(stage.last_step), *sizes, *course]
+    course = ["--lr", f"{run.learning_rate:.6g}", "--schedule", "wsd" if is_last else "constant"]
+    common = ["--train-steps", str(run.last_step), "--warmup-steps", str(run.warmup), *sizes, *course]
     train = ["ckptgrow", "train", "--data", settings.data, "--out", f"stage-{number}"]
-    if stage.growth is None:
+    if growth is None:
         return [[*train, "--config", config.name, *common]]
     grown = f"stage-{number}.ckpt"
-    return [*_growing(stage.growth, number, stage, settings, grown), [*train, "--resume", grown, *common]]
+    return [*_growing(growth, number, run, grown), [*train, "--resume", grown, *common]]
 
 
-def _growing(growth: Growth, number: int, stage: Stage, settings: RunSettings, grown: str) -> list[list[str]]:
+def _growing(growth: Growth, number: int, run: Executed, grown: str) -> list[list[str]]:
     """Width before depth; the last growth moves the schedule."""
     trained = f"stage-{number - 1}/checkpoints/last.ckpt"
-    schedule = ["--step", str(stage.restart_step), "--rewarm", str(settings.rewarm)]
+    schedule = ["--step", str(run.restart_step), "--rewarm", str(run.rewarm)]
     factor = ["--factor", str(growth.factor)]
     if growth.operator != "both":
         return [["ckptgrow", growth.operator, trained, grown, *factor, *schedule]]
     wide = f"stage-{number}-wide.ckpt"
     return [["ckptgrow", "width", trained, wide, *factor], ["ckptgrow", "depth", wide, grown, *factor, *schedule]]
-
-
-def batches(tokens: float, seqlen: int) -> tuple[int, int]:
-    """Sequences a micro-batch, and micro-batches a step, that come nearest to so many tokens a step."""
-    sequences = max(1, round(tokens / seqlen))
-    if sequences <= MICRO_BATCH:
-        return sequences, 1
-    return MICRO_BATCH, max(1, round(sequences / MICRO_BATCH))

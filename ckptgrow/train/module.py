@@ -13,6 +13,7 @@ from ckptgrow.train.groups import new_groups, parameter_groups
 from ckptgrow.train.order import Place, key_of
 from ckptgrow.train.resuming import GROWTH, POSITION, TOKENS, Resumed
 from ckptgrow.train.settings import DATA, RUN, TrainSettings
+from ckptgrow.train.validation import sequence_losses
 
 SCALED_PRECISION = "16-mixed"
 
@@ -75,11 +76,13 @@ class LanguageModel(lightning.LightningModule):
         """Nothing is summed yet."""
         self._validated = torch.zeros(2, dtype=torch.float64, device=self.device)
 
-    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
-        """Sums losses and sequences."""
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+        """Sums the losses of sequences, and their weights."""
         assert self._validated is not None
-        loss = self._loss({"input_ids": batch[:, :-1], "targets": batch[:, 1:]})
-        self._validated += torch.stack([loss.double() * len(batch), torch.full_like(loss, len(batch)).double()])
+        tokens, weights = batch
+        logits = self.model(input_ids=tokens[:, :-1], use_cache=False).logits
+        losses = sequence_losses(logits, tokens[:, 1:])
+        self._validated += torch.stack([(losses * weights).sum(), weights.sum()])
 
     def mean_validation_loss(self) -> float:
         """The mean over the sequences of all devices, however they were shared out."""

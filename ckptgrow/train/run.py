@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from ckptgrow.checkpoints.formats import read_checkpoint
 from ckptgrow.errors import ConfigError, DataError, RequestError
+from ckptgrow.families.counting import num_without_embeddings
 from ckptgrow.families.model import build_model
 from ckptgrow.train.adoption import adopted
 from ckptgrow.train.launching import processes_of
@@ -22,8 +23,9 @@ from ckptgrow.train.metrics import METRICS
 from ckptgrow.train.module import SCALED_PRECISION, LanguageModel
 from ckptgrow.train.monitor import Report
 from ckptgrow.train.occupied import occupied
+from ckptgrow.train.rates import lr_for_size
+from ckptgrow.train.remarks import check_lengths, remarks
 from ckptgrow.train.resuming import Resumed, resumed_from
-from ckptgrow.train.schedule import lr_for_size
 from ckptgrow.train.settings import DATA, RUN, TrainSettings, settings_for
 from ckptgrow.train.tokens import TokenFiles
 from ckptgrow.train.trainer import CHECKPOINTS, Training
@@ -50,9 +52,10 @@ def is_main_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) in (0, None)
 
 
-def train(given: Mapping[str, Any], report: Report | None = None) -> Trained:
+def train(given: Mapping[str, Any], report: Report | None = None, tell: Callable[[str], None] | None = None) -> Trained:
     """Trains with the fields of `TrainSettings` that are given; a run that goes on (`resume`) takes the others from its
-    checkpoint. `report` hears of every step. An interrupted run returns too, saved after the step that it was in.
+    checkpoint. `report` hears of every step, `tell` once of what the run does that its user may not
+    expect. An interrupted run returns too, saved after the step that it was in.
 
     Raises RequestError, ConfigError, DataError or CheckpointError for what cannot be, before anything is written;
     DataError for a loss that is no number, CheckpointError for a disk that is full.
@@ -60,12 +63,13 @@ def train(given: Mapping[str, Any], report: Report | None = None) -> Trained:
     devices, nodes = processes_of(os.environ, given.get("devices"), given.get("num_nodes"))
     given = {**given, "devices": devices, "num_nodes": nodes}
     with occupied(Path(given["out"])) if is_main_process() else nullcontext():
-        return _train(given, report)
+        return _train(given, report, tell)
 
 
-def _train(given: Mapping[str, Any], report: Report | None) -> Trained:
+def _train(given: Mapping[str, Any], report: Report | None, tell: Callable[[str], None] | None) -> Trained:
     resumed, config = _resumed(given)
-    settings = settings_for(given, {} if resumed is None else resumed.arguments.get(RUN, {}))
+    stored = {} if resumed is None else resumed.arguments.get(RUN, {})
+    settings = settings_for(given, stored)
     if resumed is not None:
         _check_optimizer_options(given, resumed)
         settings = replace(settings, config=_agreed_config(settings, config))
@@ -76,6 +80,10 @@ def _train(given: Mapping[str, Any], report: Report | None) -> Trained:
         settings = replace(settings, config=_agreed_config(settings, found.state.config))
     files = TokenFiles.open(settings.data)
     _check(settings, files, resumed)
+    check_lengths(settings, given, 0 if resumed is None else resumed.step)
+    if tell is not None and is_main_process():
+        for sentence in remarks(settings, given, stored, None if resumed is None else resumed.growth.get("rewarm")):
+            tell(sentence)
     lightning.seed_everything(settings.seed, verbose=False)
     model = _model(settings, resumed).train()
     lr = settings.lr if settings.lr is not None else lr_for_size(num_without_embeddings(model))
@@ -104,12 +112,6 @@ def _model(settings: TrainSettings, resumed: Resumed | None) -> torch.nn.Module:
     if settings.init_from is not None:
         return adopted(read_checkpoint(settings.init_from), settings.config, None, with_optimizer=False).model()
     return build_model(settings.config, torch.float32, str(settings.resume or "--config"))
-
-
-def num_without_embeddings(model: torch.nn.Module) -> int:
-    """Parameters outside embedding tables."""
-    embeddings = {id(one.weight) for one in model.modules() if isinstance(one, torch.nn.Embedding)}
-    return sum(one.numel() for one in model.parameters() if id(one) not in embeddings)
 
 
 def _resumed(given: Mapping[str, Any]) -> tuple[Resumed | None, Mapping[str, Any] | None]:
@@ -170,12 +172,8 @@ def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) 
     if isinstance(positions, int) and settings.seqlen > positions:
         raise RequestError(f"--seqlen {settings.seqlen}: expected at most the model's {positions} positions")
     files.sequences("train", settings.seqlen)
-    num_devices = settings.devices * settings.num_nodes
-    if files.num_tokens["val"] and len(files.sequences("val", settings.seqlen)) < num_devices:
-        raise DataError(
-            f"{files.directory / 'val.bin'}: has fewer sequences of {settings.seqlen} tokens than there are devices, "
-            f"expected at least {num_devices}; prepare more data, or lower --seqlen"
-        )
+    if files.num_tokens["val"]:
+        files.sequences("val", settings.seqlen)
     if resumed is not None:
         _check_same_data(files, resumed, settings)
         if resumed.step >= settings.train_steps:

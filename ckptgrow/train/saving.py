@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from ckptgrow.errors import CheckpointError, CkptgrowError
 from ckptgrow.train.stopwatch import Stopwatch
 
 LAST = "last.ckpt"
+OWN_NAME = re.compile(r"step-(0|[1-9]\d*)\.ckpt")
 
 
 class AtomicCheckpoints(CheckpointIO):
@@ -60,7 +62,8 @@ class AtomicCheckpoints(CheckpointIO):
 class Checkpoints(lightning.Callback):
     """`step-N.ckpt` every `every` steps and at the end; `last.ckpt` is a second name of the newest.
 
-    `keep` is how many of this run's are kept, 0 for all. `check` raises where the state is not worth keeping.
+    `keep` is how many of them are kept, 0 for all: those written last, whether by this process or by one that it goes
+    on from; files of any other name are never touched. `check` raises where the state is not worth keeping.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Checkpoints(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """The step that a run goes on from is not saved again."""
         self._saved_step = trainer.global_step
+        self._written = checkpoints_in(self.directory)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -125,3 +129,10 @@ class Checkpoints(lightning.Callback):
         self._written = [*(one for one in self._written if one != newest), newest]
         while self.keep and len(self._written) > self.keep:
             self._written.pop(0).unlink(missing_ok=True)
+
+
+def checkpoints_in(directory: Path) -> list[Path]:
+    """Files that a run named, those written last at the end; of those written at once, by their steps."""
+    steps = {one: OWN_NAME.fullmatch(one.name) for one in directory.glob("step-*.ckpt") if not one.is_symlink()}
+    found = [(one.stat().st_mtime_ns, int(match[1]), one) for one, match in steps.items() if match and one.is_file()]
+    return [one for _, _, one in sorted(found)]

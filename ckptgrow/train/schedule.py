@@ -1,13 +1,10 @@
-"""The learning rate that a size of model wants."""
+"""How long a run warms up where nothing else is asked for; the schedules themselves are `checkpoints.course`."""
 
 from __future__ import annotations
 
-import math
+MOST_WARMUP = 1000  # steps: the staged-training script's
 
 
-def lr_for_size(num_parameters: int) -> float:
-    """0.003239 − 0.0001395 · log10 N, N without embeddings: the learning rate of the staged-training script.
-
-    Source: Kaplan et al., arXiv 2001.08361, appendix D.6, whose formula has the natural logarithm.
-    """
-    return 0.003239 - 0.0001395 * math.log10(num_parameters)
+def default_warmup(num_steps: int) -> int:
+    """Steps of warm-up for a run of so many where nothing else is asked for: 1000, at most a third of them."""
+    return min(MOST_WARMUP, num_steps // 3)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ckptgrow.checkpoints.course import Kind, Schedule
+from ckptgrow.errors import RequestError
 from ckptgrow.train.order import Growing
+from ckptgrow.train.schedule import MOST_WARMUP, default_warmup
 
 RUN, DATA = "run", "data"  # their places in a checkpoint's hyper-parameters
+WHOLE_BATCH = "whole_batch"  # beside what is carried: sequences a step over all devices
+VALIDATION_BATCH = 32  # sequences that --val-batches counts, whatever the run's batches are
 
 # What a run that goes on takes from its checkpoint, unless it is asked for something else.
 CARRIED = (
@@ -51,7 +55,7 @@ class TrainSettings:
     seqlen: int = 512
     lr: float | None = None  # None: by size
     schedule: Kind = "linear"
-    warmup_steps: int = 1000
+    warmup_steps: int = MOST_WARMUP  # `settings_for` shortens it to the run
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
@@ -69,8 +73,24 @@ class TrainSettings:
     keep: int = 0
     val_every: int = 100
     val_batches: int = 50
+    val_sequences: int | None = None  # None: by val_batches
     log_every: int = 10
     logger: str = "csv"
+
+    @property
+    def num_devices(self) -> int:
+        """On all nodes."""
+        return self.devices * self.num_nodes
+
+    @property
+    def whole_batch(self) -> int:
+        """Sequences a step over all devices, once it has grown."""
+        return self.batch_size * self.grad_accum * self.num_devices
+
+    @property
+    def num_validated(self) -> int:
+        """Sequences of a validation, at most: the first ones of the split."""
+        return self.val_batches * VALIDATION_BATCH if self.val_sequences is None else self.val_sequences
 
     def schedule_after(self, rewarm: Mapping[str, Any] | None) -> Schedule:
         """The learning rate's course; `rewarm` is the `start` and `steps` of a rise, as grown checkpoints record it."""
@@ -80,15 +100,39 @@ class TrainSettings:
     def carried(self) -> dict[str, Any]:
         """The part that goes into checkpoints, as plain values."""
         values = asdict(self)
-        return {name: list(values[name]) if isinstance(values[name], tuple) else values[name] for name in CARRIED}
+        plain = {name: list(values[name]) if isinstance(values[name], tuple) else values[name] for name in CARRIED}
+        return {**plain, WHOLE_BATCH: self.whole_batch}
 
 
 def settings_for(given: Mapping[str, Any], stored: Mapping[str, Any]) -> TrainSettings:
-    """What was asked for, else what the checkpoint's run had (`carried`), else the defaults."""
+    """What was asked for, else what the checkpoint's run had (`carried`), else the defaults.
+
+    On other devices than before, steps keep their sequences where neither batch size nor accumulation is asked for.
+
+    Raises RequestError where the devices cannot share these.
+    """
     known = {one.name for one in fields(TrainSettings)}
     values = {name: value for name, value in stored.items() if name in CARRIED}
     if isinstance(values.get("growing"), dict):
         values["growing"] = Growing(**values["growing"])
     if "betas" in values:
         values["betas"] = tuple(values["betas"])
-    return TrainSettings(**{**values, **{name: value for name, value in given.items() if name in known}})
+    found = TrainSettings(**{**values, **{name: value for name, value in given.items() if name in known}})
+    if "warmup_steps" not in {**values, **given}:
+        found = replace(found, warmup_steps=default_warmup(found.train_steps))
+    whole = stored.get(WHOLE_BATCH)
+    if whole is not None and whole != found.whole_batch and not {"batch_size", "grad_accum"} & set(given):
+        return _with_batch(found, int(whole))
+    return found
+
+
+def _with_batch(settings: TrainSettings, whole: int) -> TrainSettings:
+    """With so many sequences a step, in the largest micro-batches that are no larger than before."""
+    num = settings.num_devices
+    if whole % num:
+        raise RequestError(
+            f"--devices {settings.devices}: {num} devices cannot share the {whole} sequences a step of "
+            f"{settings.resume} evenly, expected a divisor of these; for another batch give --batch-size"
+        )
+    micro = max(one for one in range(1, settings.batch_size + 1) if whole // num % one == 0)
+    return replace(settings, batch_size=micro, grad_accum=whole // num // micro)

@@ -25,6 +25,7 @@ from ckptgrow.train.saving import AtomicCheckpoints, Checkpoints
 from ckptgrow.train.settings import TrainSettings
 from ckptgrow.train.stopwatch import Stopwatch
 from ckptgrow.train.tokens import TokenFiles
+from ckptgrow.train.validation import SharedSequences
 
 CHECKPOINTS = "checkpoints"
 
@@ -62,13 +63,14 @@ class TokenData(lightning.LightningDataModule):
         )
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
-        """The same sequences every time, shared out over the devices; none where there are no validation tokens."""
+        """The same sequences in every run, shared out over the devices; none where there are no validation tokens."""
         if not self.files.num_tokens["val"]:
             return []
         sequences = self.files.sequences("val", self.settings.seqlen)
         assert self.trainer is not None
-        mine = range(self.trainer.global_rank, len(sequences), self.trainer.world_size)
-        return [DataLoader(sequences, batch_size=self.settings.batch_size, sampler=list(mine))]
+        rank, num_devices = self.trainer.global_rank, self.trainer.world_size
+        mine = SharedSequences(sequences, self.settings.num_validated, rank, num_devices)
+        return [DataLoader(mine, batch_size=self.settings.batch_size)]
 
 
 class Training:
@@ -98,7 +100,6 @@ class Training:
             gradient_clip_val=settings.grad_clip or None,
             val_check_interval=settings.val_every * settings.grad_accum,
             check_val_every_n_epoch=None,
-            limit_val_batches=settings.val_batches if files.num_tokens["val"] else 0,  # or Lightning warns
             num_sanity_val_steps=0,
             logger=_loggers(settings, module.tokens_seen),
             callbacks=[norms, self.monitor, self.checkpoints, Interruption(self.checkpoints.save)],

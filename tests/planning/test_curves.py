@@ -24,6 +24,7 @@ def size(layers: int, width: int) -> int:
     return 12 * layers * width**2
 
 
+@pytest.mark.parametrize("spikes", ["robust", "paper"])
 @pytest.mark.skipif(not CURVES.is_dir(), reason="the paper's learning curves are not beside this checkout")
 @pytest.mark.parametrize(
     ("operator", "model", "saved", "steps", "rho"),
@@ -37,6 +38,7 @@ def size(layers: int, width: int) -> int:
 def test_the_papers_pairs_come_out_exactly(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
+    spikes: str,
     operator: str,
     model: str,
     saved: str,
@@ -48,7 +50,8 @@ def test_the_papers_pairs_come_out_exactly(
     files = [str(CURVES / f"gpt2-{model}-div2-{operator}.csv"), str(CURVES / f"gpt2-{model}.csv")]
     params = ["--params", str(half), str(size(layers, width)), "--tokens-per-step", str(TOKENS)]
     plot = tmp_path / "plan.png"
-    assert run(["plan", "curves", *files, "--operator", operator, *params, "--plot", str(plot), "--json"]) == 0
+    more = ["--plot", str(plot), "--json"]
+    assert run(["plan", "curves", *files, "--operator", operator, *params, "--spikes", spikes, *more]) == 0
     found = json.loads(capsys.readouterr().out)
     assert f"{100 * found['saving']:.1f}" == saved and f"{found['rho']:.3f}" == rho
     assert (found["step_before"], found["step_target"], found["step_optimality"]) == steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import shlex
@@ -9,14 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ckptgrow.cli import app, run
+from ckptgrow.planning.executed import batches
 from ckptgrow.planning.operators import Growth
-from ckptgrow.planning.plan_file import batches
 from ckptgrow.planning.shapes import shapes
 from ckptgrow.planning.terminal import Line, Mark, picture
+from tests.train.runs import tiny_data
 
 TARGET = ["plan", "law", "--target-params", "3.4e8"]
 
@@ -33,6 +38,19 @@ def test_json_says_the_stages_and_the_constants(capsys: pytest.CaptureFixture[st
     assert 0 < found["saving_of_batches"] < found["saving"] < 1  # type: ignore[operator]
     assert [one["operator"] for one in found["constants"]] == ["depth", "width", "both"]  # type: ignore[union-attr]
     assert stages[0]["restart_step"] == 0 and stages[1]["loss_before"] == stages[0]["loss"]
+
+
+def test_larger_models_than_the_formulas_have_gpt3s_rates_and_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Brown et al., table 2.1: 6.7e9 parameters (6.44e9 without embeddings) have 1.2e-4, 13e9 (12.7e9) 1e-4."""
+    large = ["plan", "law", "--stages", "1", "--target-params"]
+    for size, rate in ((12 * 32 * 4096**2, 1.2e-4), (12 * 40 * 5140**2, 1e-4)):
+        assert run([*large, f"{size}", "--json"]) == 0
+        printed = capsys.readouterr()
+        found = json.loads(printed.out)
+        assert found["lr_rule"] == "gpt3" and found["stages"][0]["learning_rate"] == pytest.approx(rate)
+        assert "--lr-rule gpt3" in printed.err and "1.5e+09 parameters" in printed.err
+    assert run([*large, "7e11", "--lr-rule", "2e-5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stages"][0]["learning_rate"] == 2e-5
 
 
 @pytest.mark.parametrize(("rule", "log"), [("log10", math.log10), ("natural", math.log)])
@@ -55,9 +73,13 @@ def test_the_plan_file_has_every_stage_and_commands_that_the_program_takes(
     assert config["n_layer"] == plan["stages"][0]["model"]["layers"] and config["n_positions"] == 512
     for one, planned in zip(plan["stages"], found["stages"], strict=True):  # type: ignore[call-overload]
         assert one["model"]["params"] == pytest.approx(planned["params"], rel=0.1)
-        assert one["batch_size"] * 512 == pytest.approx(planned["batch_tokens"], rel=0.03)
-        assert (one["steps"], one["restart_step"]) == (planned["steps"], planned["restart_step"])
+        batch = one["batch_size"] * 512
+        assert batch == pytest.approx(planned["batch_tokens"], rel=0.03)
+        for name in ("steps", "restart_step"):
+            assert abs(one[name] * batch - planned[name] * planned["batch_tokens"]) <= batch / 2
+        assert one["learning_rate"] == pytest.approx(planned["learning_rate"], rel=1e-5)
     first, second, third = plan["stages"]
+    assert [one["warmup"] for one in plan["stages"]] == [1000] * 3
     assert first["operator"] is None and first["rewarm"] == 0 and second["rewarm"] == 50
     for small, large in ((first, second), (second, third)):
         both = large["operator"] == "both"
@@ -99,6 +121,70 @@ def test_batches_are_the_nearest_micro_batches(tokens: float, expected: tuple[in
     assert batches(tokens, 1024) == expected
 
 
+@given(st.floats(1.0, 5000.0))
+@settings(max_examples=300, deadline=None)
+def test_no_other_micro_batches_come_nearer_but_within_a_hundredth(sequences: float) -> None:
+    micro, accumulation = batches(sequences * 512, 512)
+    asked = round(sequences)
+    off = abs(micro * accumulation - asked) / asked
+    others = [(one, num) for one in range(8, 33) for num in range(1, 5000 // one + 2)]
+    assert 1 <= micro <= 32 and (asked > 32 or (micro, accumulation) == (asked, 1))
+    assert off <= max(0.01, min(abs(one * num - asked) / asked for one, num in others)) and off < 0.03
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--batch", "1500"], "stage 1: 1,500 tokens a step are no whole number of sequences of 1024"),
+        (["--batch", "100"], "pass a shorter --seqlen"),
+        (["--target-loss", "4"], "has no steps"),
+        (["--warmup-steps", "9000000"], "--warmup-steps 9000000: stage 1 has"),
+        (["--rewarm", "9000000"], "--rewarm 9000000: stage 2 has"),
+    ],
+)
+def test_a_plan_that_cannot_be_executed_is_not_written(
+    tmp_path: Path, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*TARGET, *arguments, "--out", str(tmp_path / "plan.yaml")]) == 2
+    assert words in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+TINY_LAW = "{measure: tokens, size_scale: 10, size_exponent: 0.2, data_scale: 60, data_exponent: 0.5}"
+
+
+@pytest.mark.parametrize("batch", [37 * 16, 9.6 * 16])
+def test_what_the_commands_execute_is_what_the_plan_says_to_the_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: float
+) -> None:
+    """Every command run: steps, tokens, batches and rates of the checkpoints and logs that are left."""
+    monkeypatch.chdir(tmp_path)
+    tiny_data(tmp_path)
+    Path("law.yaml").write_text(TINY_LAW)
+    more = ["--stages", "2", "--operators", "width", "--batch", f"{batch}", "--seqlen", "16", "--data", "data"]
+    ask = ["plan", "law", "--law", "law.yaml", "--target-params", "1e5", "--rewarm", "2", "--out", "plan.yaml"]
+    assert run([*ask, *more]) == 0
+    before = 0
+    for number, stage in enumerate(yaml.safe_load(Path("plan.yaml").read_text())["stages"], start=1):
+        *growing, training = stage["commands"]
+        for line in growing:
+            assert run(shlex.split(line)[1:]) == 0
+        assert run([*shlex.split(training)[1:], "--log-every=1", "--accelerator=cpu"]) == 0
+        saved = torch.load(f"stage-{number}/checkpoints/last.ckpt", weights_only=True)
+        rows = [
+            row for row in csv.DictReader(Path(f"stage-{number}/metrics.csv").read_text().splitlines()) if row["lr"]
+        ]
+        steps = [int(row["step"]) for row in rows]
+        assert steps == list(range(stage["restart_step"] + 1, stage["restart_step"] + stage["steps"] + 1))
+        assert saved["tokens_seen"] - before == stage["tokens"] == stage["steps"] * stage["batch_size"] * 16
+        assert {int(row["batch_size"]) for row in rows} == {stage["batch_size"]}
+        rates = {step: float(row["lr"]) for step, row in zip(steps, rows, strict=True)}
+        assert max(rates.values()) == pytest.approx(stage["learning_rate"], rel=1e-6)
+        if number == 1:
+            rising = [step for step, rate in rates.items() if rate < stage["learning_rate"] * (1 - 1e-9)]
+            assert rising == list(range(1, stage["warmup"]))
+        before = saved["tokens_seen"]
+
+
 def test_pictures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for ending, magic in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
         plot = tmp_path / f"plan.{ending}"
@@ -136,6 +222,9 @@ def test_a_terminals_plot_is_a_falling_line_in_its_frame() -> None:
         (["--target-loss", "3", "--stages", "9"], "6,561 sequences"),
         (["--target-loss", "3", "--lr-rule", "ln"], "--lr-rule ln"),
         (["--target-params", "1e12", "--lr-rule", "natural"], "--lr-rule natural"),
+        (["--target-params", "2e9", "--lr-rule", "log10"], "models of up to 1.5e+09 parameters"),
+        (["--target-params", "1e12"], "--lr-rule gpt3"),
+        (["--target-loss", "3", "--lr-rule", "-1"], "--lr-rule -1"),
         (["--target-loss", "3", "--plot", "plan.doc"], "plan.doc"),
     ],
 )

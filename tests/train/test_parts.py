@@ -18,7 +18,7 @@ from ckptgrow.errors import OptimizerError
 from ckptgrow.train import order, parameter_groups
 from ckptgrow.train.noise_scale import NoiseScale
 from ckptgrow.train.order import BatchOrder, Growing, Place, permuted
-from ckptgrow.train.schedule import lr_for_size
+from ckptgrow.train.rates import lr_for_size
 from tests.builders import load_model, perturbed_gpt2, token_batches, train, trained_checkpoint
 
 

@@ -1,0 +1,19 @@
+"""The number of parameters by which scaling laws and learning-rate rules know a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def num_without_embeddings(model: torch.nn.Module) -> int:
+    """Parameters outside embedding tables (of tokens, positions, types) and the output head, tied or not.
+
+    Source: Kaplan et al., "Scaling Laws for Neural Language Models", arXiv 2001.08361, section 2.1.
+    """
+    output: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    left_out = [one for one in model.modules() if isinstance(one, torch.nn.Embedding)]
+    left_out += [output] if isinstance(output, torch.nn.Module) else []
+    skipped = {id(one) for module in left_out for one in module.parameters()}
+    return sum(one.numel() for one in model.parameters() if id(one) not in skipped)

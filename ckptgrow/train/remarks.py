@@ -1,0 +1,84 @@
+"""What a run does that its user may not expect, told before it begins; and what cannot be meant, refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ckptgrow.errors import RequestError
+from ckptgrow.train.schedule import MOST_WARMUP
+from ckptgrow.train.settings import WHOLE_BATCH, TrainSettings
+
+
+def check_lengths(settings: TrainSettings, given: Mapping[str, Any], start: int) -> None:
+    """Raises RequestError for a rise of the learning rate, asked for, that the run is too short for.
+
+    `start` is the step that the run begins at.
+    """
+    total = settings.train_steps
+    if given.get("warmup_steps") is not None and settings.warmup_steps > total:
+        raise RequestError(
+            f"--warmup-steps {settings.warmup_steps}: the run has {total} steps, expected at most that; the learning "
+            "rate would never rise to its peak"
+        )
+    if settings.rewarm and start + settings.rewarm > total:
+        raise RequestError(
+            f"--rewarm {settings.rewarm}: the run has {total - start} steps from step {start} on, expected at most "
+            "that; the learning rate would never rise to its peak"
+        )
+
+
+def remarks(
+    settings: TrainSettings, given: Mapping[str, Any], stored: Mapping[str, Any], rewarm: Mapping[str, Any] | None
+) -> list[str]:
+    """Sentences; `stored` are the settings in the checkpoint that the run goes on from, `rewarm` the rise recorded in
+    it.
+    """
+    found = [_of_warmup(settings, given, stored), _of_rewarming(settings, rewarm), _of_batch(settings, stored)]
+    return [one for one in [*found, *_of_growing(settings)] if one]
+
+
+def _of_warmup(settings: TrainSettings, given: Mapping[str, Any], stored: Mapping[str, Any]) -> str:
+    warmup, total = settings.warmup_steps, settings.train_steps
+    if "warmup_steps" not in given and "warmup_steps" not in stored and warmup < MOST_WARMUP:
+        return f"warm-up: {warmup:,} steps, a third of the run's {total:,}; --warmup-steps says otherwise"
+    if warmup > total:
+        return (
+            f"warm-up: {warmup:,} steps, as the checkpoint's run had, are more than this run's {total:,}: the "
+            "learning rate never rises to its peak; --warmup-steps shortens it"
+        )
+    return ""
+
+
+def _of_rewarming(settings: TrainSettings, rewarm: Mapping[str, Any] | None) -> str:
+    if not rewarm or int(rewarm["start"]) + int(rewarm["steps"]) <= settings.train_steps:
+        return ""
+    return (
+        f"re-warm-up: {int(rewarm['steps']):,} steps from step {int(rewarm['start']):,} on, as the checkpoint says, "
+        f"end after this run, at step {settings.train_steps:,}: the learning rate never rises to its peak"
+    )
+
+
+def _of_batch(settings: TrainSettings, stored: Mapping[str, Any]) -> str:
+    before, now = stored.get(WHOLE_BATCH), settings.whole_batch
+    split = f"{settings.batch_size} × {settings.grad_accum} micro-batches on {settings.num_devices} devices"
+    if before is None:
+        return f"batch: {now:,} sequences a step, {split}" if stored and settings.num_devices > 1 else ""
+    if before != now:
+        return f"batch: {now:,} sequences a step, {split}, where the checkpoint's run had {before:,}"
+    sizes = tuple(stored.get(name) for name in ("batch_size", "grad_accum"))
+    if sizes != (settings.batch_size, settings.grad_accum):
+        return f"batch: {now:,} sequences a step as before, now {split}"
+    return ""
+
+
+def _of_growing(settings: TrainSettings) -> list[str]:
+    """A batch size or length that is still growing at the end: the run has no more tokens than with full ones."""
+    most = settings.train_steps * settings.whole_batch * settings.seqlen
+    growing = settings.growing
+    names = (("batch size", growing.batch_tokens), ("sequence length", growing.sequence_tokens))
+    return [
+        f"{name}: grows over {tokens:,} tokens, and the run has {most:,} at most: it is never full"
+        for name, tokens in names
+        if tokens > most
+    ]

@@ -1,0 +1,34 @@
+"""The sequences that a run is validated on: the same whatever its batch size, accumulation and devices are."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.data import Dataset
+
+from ckptgrow.train.tokens import Sequences
+
+
+class SharedSequences(Dataset[tuple[torch.Tensor, float]]):
+    """One device's share of the first `num` sequences, each with its weight.
+
+    Every device has as many items, since some strategies exchange tensors at each batch: where a share has one sequence
+    less, the first one of all fills up, with weight 0.
+    """
+
+    def __init__(self, sequences: Sequences, num: int, rank: int, num_devices: int) -> None:
+        self._sequences, self._num = sequences, min(num, len(sequences))
+        self._rank, self._num_devices = rank, num_devices
+
+    def __len__(self) -> int:
+        return (self._num + self._num_devices - 1) // self._num_devices
+
+    def __getitem__(self, item: int) -> tuple[torch.Tensor, float]:
+        """Tokens, one more than the length, and 1, or 0 for what only fills up."""
+        number = item * self._num_devices + self._rank
+        return (self._sequences[number], 1.0) if number < self._num else (self._sequences[0], 0.0)
+
+
+def sequence_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of each sequence in nats, float64, shape (batch,), from logits (batch, tokens, vocabulary)."""
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    return losses.view(targets.shape).double().mean(dim=1)
