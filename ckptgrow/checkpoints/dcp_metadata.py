@@ -10,7 +10,7 @@ import pathlib
 import pickle
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.distributed.checkpoint import filesystem, metadata
