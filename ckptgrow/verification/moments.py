@@ -158,7 +158,8 @@ def _of_updates(case: _Case, old: torch.Tensor, found: torch.Tensor) -> float:
     """Averages of updates scale as the learning rates do, and as the weight where those are in its units."""
     if case.link.fresh is not None:
         return largest(found)
-    before, after = case.old.get("lr"), case.new.get("lr")
+    key = "initial_lr" if case.old.get("initial_lr") else "lr"  # a schedule that was set to another step moves the other
+    before, after = case.old.get(key), case.new.get(key)
     rate = after / before if before and after else 1.0
     size = case.scales.size if case.old.get("scale_parameter") else 1.0
     return relative(case.link.copied_part(found), rate * size * case.link.spread(old))
