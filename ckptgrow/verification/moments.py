@@ -12,7 +12,7 @@ from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.checkpoints.tensors import LazyTensor, whole
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.magnitude import largest, relative
-from ckptgrow.verification.optimizers import FACTORS, POWERS, Measured, kind_of
+from ckptgrow.verification.optimizers import FACTORS, KEPT_AXES, POWERS, Measured, kind_of
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.precision import STORED_TOLERANCES, coarsest
 from ckptgrow.verification.scales import Scales
@@ -93,9 +93,9 @@ def _errors(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict
                 found[key] = _error(case, before, after, powers[key])
     for row, column in FACTORS:
         if row in old and column in old:
-            before, after = (_product(one[row], one[column]) for one in (old, new))
+            before, after = (_factors(one, row, column) for one in (old, new))
             key = f"{row} and {column}"
-            found[key] = max(_error(case, before, after, 2), _unequal_means(new[row], new[column]))
+            found[key] = max(_error(case, _product(*before), _product(*after), 2), _unequal_means(*after))
     return found
 
 
@@ -139,24 +139,21 @@ def _of_updates(case: _Case, old: torch.Tensor, found: torch.Tensor) -> float:
     return relative(case.link.copied_part(found), rate * size * case.link.spread(old))
 
 
-def _product(row: LazyTensor, column: LazyTensor) -> torch.Tensor:
+def _product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """The second moment that Adafactor's factors stand for."""
-    of_rows, of_columns = _factors(row, column)
-    mean = of_rows.mean(-2, keepdim=True)
-    return of_rows @ of_columns / torch.where(mean == 0, 1.0, mean)
+    mean = rows.mean(-2, keepdim=True)
+    return rows @ columns / torch.where(mean == 0, 1.0, mean)
 
 
-def _unequal_means(row: LazyTensor, column: LazyTensor) -> float:
+def _unequal_means(rows: torch.Tensor, columns: torch.Tensor) -> float:
     """Both factors are means of the same squares; their product alone does not show a number moved between them."""
-    of_rows, of_columns = _factors(row, column)
-    return relative(of_rows.mean(-2), of_columns.mean(-1))
+    return relative(rows.mean(-2), columns.mean(-1))
 
 
-def _factors(row: LazyTensor, column: LazyTensor) -> tuple[torch.Tensor, torch.Tensor]:
-    rows, columns = whole(row).double(), whole(column).double()
-    if columns.dim() > 1 and columns.shape[-2] == 1 and rows.shape[-1] == 1 and rows.dim() == columns.dim():
-        return rows, columns
-    return rows.unsqueeze(-1), columns.unsqueeze(-2)
+def _factors(record: Mapping[str, Any], row: str, column: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both factors with the axis that each averages over, of size 1; transformers' drop it."""
+    rows, columns = whole(record[row]).double(), whole(record[column]).double()
+    return (rows, columns) if row in KEPT_AXES else (rows.unsqueeze(-1), columns.unsqueeze(-2))
 
 
 def _own_factor(small: torch.Tensor, found: torch.Tensor, power: int) -> float:
