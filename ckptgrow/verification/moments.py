@@ -13,7 +13,7 @@ from ckptgrow.checkpoints.tensors import LazyTensor, whole
 from ckptgrow.verification.factors import snapped
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.magnitude import largest, relative
-from ckptgrow.verification.optimizers import FACTORS, POWERS, Measured, kind_of
+from ckptgrow.verification.optimizers import FACTORS, KEPT_AXES, POWERS, Measured, kind_of
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.precision import STORED_TOLERANCES, coarsest, rounding, smallest
 from ckptgrow.verification.scales import Scales
@@ -102,9 +102,9 @@ def _errors(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict
                 found[key] = _roundings(case, before, after, powers[key], new[key].dtype)
     for row, column in FACTORS:
         if row in old and column in old:
-            before, after = (_product(one[row], one[column]) for one in (old, new))
+            before, after = (_factors(one, row, column) for one in (old, new))
             key = f"{row} and {column}"
-            error = max(_error(case, before, after, 2), _unequal_means(new[row], new[column]))
+            error = max(_error(case, _product(*before), _product(*after), 2), _unequal_means(*after))
             found[key] = error / STORED_TOLERANCES[new[row].dtype]
     return found
 
@@ -158,31 +158,30 @@ def _of_updates(case: _Case, old: torch.Tensor, found: torch.Tensor) -> float:
     """Averages of updates scale as the learning rates do, and as the weight where those are in its units."""
     if case.link.fresh is not None:
         return largest(found)
-    key = "initial_lr" if case.old.get("initial_lr") else "lr"  # a schedule that was set to another step moves the other
+    key = (
+        "initial_lr" if case.old.get("initial_lr") else "lr"
+    )  # a schedule that was set to another step moves the other
     before, after = case.old.get(key), case.new.get(key)
     rate = after / before if before and after else 1.0
     size = case.scales.size if case.old.get("scale_parameter") else 1.0
     return relative(case.link.copied_part(found), rate * size * case.link.spread(old))
 
 
-def _product(row: LazyTensor, column: LazyTensor) -> torch.Tensor:
+def _product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """The second moment that Adafactor's factors stand for."""
-    of_rows, of_columns = _factors(row, column)
-    mean = of_rows.mean(-2, keepdim=True)
-    return of_rows @ of_columns / torch.where(mean == 0, 1.0, mean)
+    mean = rows.mean(-2, keepdim=True)
+    return rows @ columns / torch.where(mean == 0, 1.0, mean)
 
 
-def _unequal_means(row: LazyTensor, column: LazyTensor) -> float:
+def _unequal_means(rows: torch.Tensor, columns: torch.Tensor) -> float:
     """Both factors are means of the same squares; their product alone does not show a number moved between them."""
-    of_rows, of_columns = _factors(row, column)
-    return relative(of_rows.mean(-2), of_columns.mean(-1))
+    return relative(rows.mean(-2), columns.mean(-1))
 
 
-def _factors(row: LazyTensor, column: LazyTensor) -> tuple[torch.Tensor, torch.Tensor]:
-    rows, columns = whole(row).double(), whole(column).double()
-    if columns.dim() > 1 and columns.shape[-2] == 1 and rows.shape[-1] == 1 and rows.dim() == columns.dim():
-        return rows, columns
-    return rows.unsqueeze(-1), columns.unsqueeze(-2)
+def _factors(record: Mapping[str, Any], row: str, column: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both factors with the axis that each averages over, of size 1; transformers' drop it."""
+    rows, columns = whole(record[row]).double(), whole(record[column]).double()
+    return (rows, columns) if row in KEPT_AXES else (rows.unsqueeze(-1), columns.unsqueeze(-2))
 
 
 def _dead_factor(case: _Case, small: torch.Tensor, found: torch.Tensor, power: int) -> torch.Tensor:
