@@ -183,6 +183,8 @@ def _record(
         "lr_rule": request.lr_rule,
         "step": list(steps),
         "rewarm": request.rewarm,
+        "reset": list(request.reset),
+        "drop": list(request.drop),
         **({"schedule": request.schedule} if request.schedule else {}),
         "version": __version__,
         "torch": str(torch.__version__),

@@ -11,19 +11,21 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
-from ckptgrow.errors import RequestError
+from ckptgrow.checkpoints.formats import read_checkpoint
+from ckptgrow.errors import RequestError, listing
 from ckptgrow.families.model import load_model
 from ckptgrow.families.sizes import num_layers
 from ckptgrow.families.state import TrainingState, open_state
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
+from ckptgrow.verification.contents import judge_contents, left_out
 from ckptgrow.verification.gradients import Gradients, GradientScale, gradient_scales, without_null_terms
+from ckptgrow.verification.history import Declared
 from ckptgrow.verification.layers import match_layers
 from ckptgrow.verification.magnitude import largest
 from ckptgrow.verification.moments import has_state, moment_errors
 from ckptgrow.verification.pair import Link, Pair, growths_between
 from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
-from ckptgrow.verification.rates import judge_rates
 from ckptgrow.verification.report import Asymmetry, Function, Moments, Report, Structure, Trajectory
 from ckptgrow.verification.samples import Outcome, outcome_of, sample_batches
 from ckptgrow.verification.scales import Scales
@@ -72,7 +74,7 @@ def verify(
     Raises a CkptgrowError where the two cannot be compared at all; a difference is a report that did not pass.
     """
     stage("reading both checkpoints")
-    pair = open_pair(open_state(Path(small), config=config), open_state(Path(grown)))
+    pair, declared = _opened(Path(small), Path(grown), config)
     dtype = DTYPES[settings.dtype]
     stage("comparing weights")
     weights = weight_scales(pair)
@@ -88,13 +90,24 @@ def verify(
     stage("comparing moments")
     measured = Scales(pair, weights, scales)
     moments = _moments(pair, scales, measured, true_difference) if has_state(pair.small.optimizers) else None
-    structure = _structure(pair, weights, measured)
+    structure = _structure(pair, weights, measured, declared)
     trajectory = None
     if settings.steps:
         stage(f"training both for {settings.steps} steps")
         trajectory = _trajectory(pair, batches, settings, structure, dtype)
     report = Report(structure, function, moments, trajectory, asymmetry, [])
-    return Report(structure, function, moments, trajectory, asymmetry, sentences(report, pair))
+    return Report(structure, function, moments, trajectory, asymmetry, [*sentences(report, pair), *left_out(declared)])
+
+
+def _opened(small: Path, grown: Path, config: Path | None) -> tuple[Pair, Declared]:
+    """Both checkpoints; the small one without what the history says that the user left out."""
+    new, checkpoint = open_state(grown), read_checkpoint(small)
+    declared = Declared.of(new.checkpoint.history[len(checkpoint.history) :])
+    known = {*checkpoint.tensors, *checkpoint.rest, *checkpoint.carried.files, *checkpoint.left_behind}
+    old = open_state(
+        small, config=config, drop=[name for name in declared.dropped if name in known], reset=declared.reset
+    )
+    return open_pair(old, new), declared
 
 
 def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
@@ -115,9 +128,15 @@ def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
     links: dict[str, Link] = {}
     for one in grown.claim.parameters:
         layer = layers[one.layer] if one.layer is not None else Layer(0, "old")
-        source = originals[one.pattern.replace("{layer}", str(layer.source))]
+        canonical = one.pattern.replace("{layer}", str(layer.source))
+        if canonical not in originals:
+            raise RequestError(f"{grown.where}: has {one.name}, expected no such parameter as {small.where} has none")
+        source = originals[canonical]
         fresh = layer.kind if layer.kind.startswith("zero") else None
         links[one.name] = Link.of(one, source, growths, fresh)
+    lost = originals.keys() - {link.small.canonical for link in links.values()}
+    if lost:
+        raise RequestError(f"{grown.where}: has no parameter that comes from {listing(lost)} of {small.where}")
     return Pair(small, grown, links, growths, layers)
 
 
@@ -177,11 +196,10 @@ def _moments(pair: Pair, scales: Mapping[str, GradientScale], measured: Scales, 
     )
 
 
-def _structure(pair: Pair, weights: Mapping[str, WeightScale], measured: Scales) -> Structure:
+def _structure(pair: Pair, weights: Mapping[str, WeightScale], measured: Scales, declared: Declared) -> Structure:
     worst = max(weights, key=lambda name: weights[name].error)
     tolerance = STORED_TOLERANCES[coarsest(_weight_dtypes(pair))]
-    rates = judge_rates(pair, measured) if pair.small.optimizers and pair.grown.optimizers else None
-    problems = [*(rates.problems if rates else []), *_carried_problems(pair)]
+    rates, problems = judge_contents(pair, weights, measured, declared)
     error = weights[worst].error
     return Structure(
         passed=error <= tolerance and not problems,
@@ -193,18 +211,6 @@ def _structure(pair: Pair, weights: Mapping[str, WeightScale], measured: Scales)
         lr_rule=rates.rule if rates else None,
         problems=problems,
     )
-
-
-def _carried_problems(pair: Pair) -> list[str]:
-    problems = [
-        f"{name} is {new}, expected {old} as in the small checkpoint"
-        for name, link in pair.links.items()
-        if (new := pair.grown.checkpoint.tensors[name].dtype)
-        != (old := pair.small.checkpoint.tensors[link.small.name].dtype)
-    ]
-    if pair.small.checkpoint.data_position != pair.grown.checkpoint.data_position:
-        problems.append("the data position was moved, expected it as in the small checkpoint")
-    return problems
 
 
 def _trajectory(

@@ -73,7 +73,11 @@ def _size_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
             yield f"config[{field!r}] is {text(grown[field])}, expected {old[space]}"
         if small.get(field) is not None and (grown.get(field) != new[space] or isinstance(grown.get(field), bool)):
             yield f"config[{field!r}] is {text(grown.get(field))}, expected {new[space]}"
-        if small.get(field) is None and grown.get(field) is not None and new[space] == _derived_size(pair, field, space):
+        if (
+            small.get(field) is None
+            and grown.get(field) is not None
+            and new[space] == _derived_size(pair, field, space)
+        ):
             yield f"config[{field!r}] is {text(grown[field])}, expected none, for it follows from others"
     for alias, name in family.aliases.items():
         if alias in small and grown.get(alias) != grown.get(name):

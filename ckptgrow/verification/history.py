@@ -16,8 +16,7 @@ from typing import Any, TypeGuard
 
 from ckptgrow.checkpoints.fingerprint import Fingerprint
 from ckptgrow.families.sizes import sizes_of
-from ckptgrow.families.state import TrainingState
-from ckptgrow.verification.pair import Pair, growths_since
+from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences, text
 
 Record = Mapping[str, Any]
@@ -97,14 +96,14 @@ class Declared:
     records: tuple[Record, ...]
 
     @classmethod
-    def of(cls, small: TrainingState, grown: TrainingState) -> Declared:
+    def of(cls, records: Sequence[Any]) -> Declared:
         """Records that are none are left out; `history_problems` names them."""
-        return cls(tuple(one for one in growths_since(small, grown) if isinstance(one, Mapping)))
+        return cls(tuple(one for one in records if isinstance(one, Mapping)))
 
     @cached_property
     def reset(self) -> frozenset[str]:
         """The parts that were left out to begin anew."""
-        return frozenset(part for record in self.records for part in _listed(record.get("reset")))
+        return frozenset(str(part) for record in self.records for part in _listed(record.get("reset")))
 
     @cached_property
     def dropped(self) -> tuple[str, ...]:

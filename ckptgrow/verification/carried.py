@@ -1,0 +1,144 @@
+"""What goes along: every other key and file of the checkpoint, equal but for what a growth declares to change.
+
+the step            of the run, and of the optimizer in Lightning's loops, where `--step` moved it
+the config          among the hyper-parameters, judged by `configs`
+the history         judged by `history`
+a Trainer's best    the small run's best checkpoint is none of the grown run's, so it is cleared
+left out            what the user dropped, as the history says
+"""
+
+from __future__ import annotations
+
+import filecmp
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.directory import CONFIG, TRAINER_STATE, Files
+from ckptgrow.checkpoints.huggingface import SAFETENSORS
+from ckptgrow.checkpoints.lightning import GROWTH_KEY
+from ckptgrow.checkpoints.opaque import Opaque
+from ckptgrow.checkpoints.texts import LARGEST_LOG, read_json
+from ckptgrow.errors import listing
+from ckptgrow.verification.pair import Pair
+from ckptgrow.verification.trees import differences
+
+Tree = Mapping[str, Any]
+DIRECTORIES = ("huggingface", "trainer", "accelerate")  # one kind of directory, by what lies in it
+BEST = ("best_metric", "best_model_checkpoint", "best_global_step")
+OPTIMIZER_STEPS = (  # in Lightning's loops, automatic and manual optimization
+    ("epoch_loop.automatic_optimization.optim_progress", "optimizer", "step"),
+    ("epoch_loop.manual_optimization.optim_step_progress",),
+)
+
+
+def carried_problems(pair: Pair) -> list[str]:
+    """Every key and file that is not as in the small checkpoint."""
+    small, grown = pair.small.checkpoint, pair.grown.checkpoint
+    kinds = [DIRECTORIES[0] if one.kind in DIRECTORIES else one.kind for one in (small, grown)]
+    if kinds[0] != kinds[1]:
+        return [f"it is of kind {grown.kind}, expected {small.kind} as the small one; verify before it is converted"]
+    problems: list[str] = []
+    if small.data_position != grown.data_position:
+        problems.append("the data position was moved, expected it as in the small checkpoint")
+    problems += _key_problems(small, grown)
+    problems += differences(grown.scaler, small.scaler, ("scaler",))
+    problems += _file_problems(small, grown)
+    return [*problems, *_name_problems(small, grown)]
+
+
+def _key_problems(small: Checkpoint, grown: Checkpoint) -> Iterator[str]:
+    expected = dict(small.rest)
+    if small.global_step != grown.global_step:  # which the history has to tell
+        expected |= {"global_step": grown.global_step} if "global_step" in expected else {}
+        expected |= {"loops": _moved_loops(expected["loops"], grown.global_step)} if "loops" in expected else {}
+    found = dict(grown.rest)
+    found.pop(GROWTH_KEY, None)
+    expected.pop(GROWTH_KEY, None)
+    for name in ("optimizer_states", "lr_schedulers"):  # their places; what is in them is judged by itself
+        if expected.get(name, found.get(name)) is None:
+            expected.setdefault(name, None)
+            found.setdefault(name, None)
+    arguments = [_without_config(one.pop("hyper_parameters", None)) for one in (found, expected)]
+    yield from differences(arguments[0], arguments[1], ("hyper_parameters",))
+    for name in found.keys() | expected.keys():
+        if name not in found:
+            yield f"{name} is missing, expected it as in the small checkpoint"
+        elif name not in expected:
+            yield f"{name} is additional, expected none as in the small checkpoint"
+        else:
+            yield from differences(found[name], expected[name], (name,))
+
+
+def _moved_loops(loops: Any, step: int | None) -> Any:
+    """Lightning's counters with all totals of optimizer steps at the run's step; what counts batches stays."""
+    if not isinstance(loops, dict) or not isinstance(loops.get("fit_loop"), dict):
+        return cast(Any, loops)
+    fit_loop = loops["fit_loop"]
+    for automatic, *inner in OPTIMIZER_STEPS:
+        if automatic in fit_loop and _counted(fit_loop[automatic], inner):
+            fit_loop = {**fit_loop, automatic: _with_total(fit_loop[automatic], inner, step)}
+    return {**loops, "fit_loop": fit_loop}
+
+
+def _counted(progress: Any, inner: list[str]) -> bool:
+    """Whether these steps are those of the run: manual ones that never happened are not."""
+    return bool(inner) or progress["total"]["completed"] > 0
+
+
+def _with_total(progress: Any, inner: list[str], step: int | None) -> Any:
+    if inner:
+        return {**progress, inner[0]: _with_total(progress[inner[0]], inner[1:], step)}
+    return {**progress, "total": dict.fromkeys(progress["total"], step)}
+
+
+def _without_config(arguments: Any) -> Any:
+    """Hyper-parameters without the model's config; of a pickled config object what is none of its public fields."""
+    if isinstance(arguments, Opaque):
+        return arguments
+    fields = dict(vars(arguments)) if isinstance(arguments, Namespace) else dict(arguments or {})
+    config = fields.pop("config", None)
+    if isinstance(config, Opaque) and isinstance(config.state, dict):
+        state = cast(dict[Any, Any], config.state)
+        fields["config"] = {key: value for key, value in state.items() if str(key).startswith("_")}
+    elif not isinstance(config, dict | Namespace) and config is not None:
+        fields["config"] = config
+    return Namespace(**fields) if isinstance(arguments, Namespace) else fields
+
+
+def _file_problems(small: Checkpoint, grown: Checkpoint) -> Iterator[str]:
+    """Files beside the weights, byte for byte; a Trainer's state field by field."""
+    old, new = set(small.carried.files), set(grown.carried.files)
+    for name in sorted(old - new):
+        yield f"the file {name} is missing, expected it as in the small checkpoint"
+    for name in sorted(new - old):
+        yield f"the file {name} is additional, expected none as in the small checkpoint"
+    for name in sorted(old & new):
+        before, after = small.carried.directory / name, grown.carried.directory / name
+        if name == TRAINER_STATE:
+            expected, found = (read_json(path, LARGEST_LOG) for path in (before, after))
+            cleared = {key: None if key in BEST else value for key, value in expected.items()}
+            yield from differences(found, cleared, (TRAINER_STATE,))
+        elif not filecmp.cmp(before, after, shallow=False):
+            yield f"the file {name} is another than the small checkpoint's"
+    if grown.left_behind:
+        yield f"{listing(grown.left_behind)} is additional, expected none: growth leaves such files behind"
+    config = grown.path / CONFIG
+    if grown.kind not in DIRECTORIES and config.is_file() and grown.config is not None:
+        yield from differences(read_json(config), dict(grown.config), (CONFIG,))
+
+
+def _name_problems(small: Checkpoint, grown: Checkpoint) -> Iterator[str]:
+    """How the parts' files are called, and what the weights' files say of themselves."""
+    old, new = small.layout, grown.layout
+    if not isinstance(old, Files) or not isinstance(new, Files):
+        return
+    for part in ("optimizers", "schedulers"):
+        before, after = getattr(old, part), getattr(new, part)
+        if len(before) == len(after) and before != after:
+            yield f"the files of {part} are {listing(after)}, expected {listing(before)}"
+    if old.weights != new.weights:
+        yield f"the weights lie in {listing(new.weights)}, expected {listing(old.weights)}"
+    elif SAFETENSORS in new.weights:
+        yield from differences(dict(new.metadata), {"format": "pt", **old.metadata}, ("metadata of the weights",))

@@ -1,0 +1,97 @@
+"""Who is in the grown optimizers: every parameter that must be, in the group that it must be in, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup
+from ckptgrow.errors import listing
+from ckptgrow.verification.pair import Pair
+from ckptgrow.verification.trees import differences, same_value
+
+
+def coverage_problems(pair: Pair) -> list[str]:
+    """Optimizers, their groups, the parameters in them and the records of these, against the small one's."""
+    small, grown = pair.small.optimizers, pair.grown.optimizers
+    if len(small) != len(grown):
+        return [f"{len(grown)} optimizers, expected {len(small)}"]
+    problems: list[str] = []
+    for index, (old, new) in enumerate(zip(small, grown, strict=True)):
+        where = f"optimizer {index}"
+        problems += _parameter_problems(pair, old, new, where)
+        problems += _group_problems(pair, old, new, where)
+        problems += differences(dict(new.other), dict(old.other), (where,))
+    return problems
+
+
+def origins(pair: Pair, small: OptimizerState, grown: OptimizerState) -> list[int]:
+    """For each grown group the small group that its parameters come from; one without any keeps its place."""
+    place = {name: index for index, group in enumerate(small.groups) for name in group.names}
+    return [
+        next((place[source] for name in group.names if (source := _source(pair, name)) in place), index)
+        for index, group in enumerate(grown.groups)
+    ]
+
+
+def _source(pair: Pair, name: str) -> str | None:
+    link = pair.links.get(name)
+    return None if link is None else link.small.name
+
+
+def _parameter_problems(pair: Pair, small: OptimizerState, grown: OptimizerState, where: str) -> Iterator[str]:
+    expected = {name for name, link in pair.links.items() if link.small.name in set(small.names)}
+    recorded = {name for name in expected if pair.links[name].small.name in small.state}
+    for what, must, have in (("holds", expected, set(grown.names)), ("has a record of", recorded, set(grown.state))):
+        if must - have:
+            yield f"{where} {what} no {listing(must - have)}, expected as in the small checkpoint"
+        if have - must:
+            yield f"{where} {what} {listing(have - must)}, expected not, as in the small checkpoint"
+
+
+def _group_problems(pair: Pair, small: OptimizerState, grown: OptimizerState, where: str) -> Iterator[str]:
+    place = {name: index for index, group in enumerate(small.groups) for name in group.names}
+    sources = origins(pair, small, grown)
+    for index, group in enumerate(grown.groups):
+        strays = [name for name in group.names if place.get(_source(pair, name) or "") != sources[index]]
+        if strays:
+            yield f"{where}: group {index} holds {listing(strays)}, expected in other groups as in the small checkpoint"
+        is_named = small.groups[sources[index]].has_param_names if sources[index] < len(small.groups) else False
+        if is_named and not group.has_param_names:
+            yield f"{where}: group {index} has no param_names, expected them as in the small checkpoint"
+    if sources != sorted(sources):
+        yield f"{where}: its groups come from groups {sources}, expected these in order"
+    lost = [index for index, group in enumerate(small.groups) if group.names and index not in sources]
+    if lost:
+        yield f"{where}: no group comes from group {listing(map(str, lost))} of the small checkpoint"
+    for first, second in _same_groups(grown.groups, sources):
+        yield f"{where}: groups {first} and {second} have the same options, expected one group as in the small one"
+    yield from _order_problems(pair, small, grown, where)
+
+
+def _same_groups(groups: Sequence[ParameterGroup], sources: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Groups of one origin that nothing tells apart."""
+    for second, group in enumerate(groups):
+        for first in range(second):
+            if sources[first] == sources[second] and _same_options(groups[first].options, group.options):
+                yield first, second
+
+
+def _same_options(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return not any(differences(dict(one), dict(other), ("options",)))
+
+
+def _order_problems(pair: Pair, small: OptimizerState, grown: OptimizerState, where: str) -> Iterator[str]:
+    """Where no names tell who is who, scripts count: old parameters keep their order."""
+    place = {name: index for index, name in enumerate(small.names)}
+    for index, group in enumerate(grown.groups):
+        old = [place[pair.links[name].small.name] for name in group.names if _is_old(pair, name, place)]
+        if not group.has_param_names and not same_value(old, sorted(old)):
+            yield f"{where}: group {index} has its parameters in another order than the small checkpoint"
+
+
+def _is_old(pair: Pair, name: str, place: Mapping[str, int]) -> bool:
+    link = pair.links.get(name)
+    if link is None or link.small.name not in place:
+        return False
+    return link.grown.layer is None or pair.layers[link.grown.layer].kind == "old"

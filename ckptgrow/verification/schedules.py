@@ -1,0 +1,186 @@
+"""Every field of every scheduler: the small one's, with one entry a grown group, at the step that the run is moved to.
+
+After a moved step nothing is excused: torch's own scheduler, run from the small checkpoint's state to that step, says
+what the grown one must hold, and what the groups' rates, betas and momenta must be. Where a function in the user's
+script has a say, its clock moves and the rates are those of the small checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ckptgrow.checkpoints.optimizer import OptimizerState
+from ckptgrow.checkpoints.tensors import Held, LazyTensor, whole
+from ckptgrow.verification.coverage import origins
+from ckptgrow.verification.pair import Pair
+from ckptgrow.verification.replay import replayed
+from ckptgrow.verification.trees import differences
+
+Raw = Mapping[str, Any]
+SCALED = ("base_lrs", "_last_lr", "max_lrs", "min_lrs", "_init_lrs")  # one rate a group
+DEALT = ("lr_lambdas", "base_momentums", "max_momentums")  # one entry a group, the same after growth
+SKIPPED_STEPS, SKIPPED_SHARE = 2, 0.02  # overflows in float16, at which schedules may not tick
+ROUNDING = 1e-9  # relative, of rates in float64 that were multiplied in another order
+IN_FLOAT32 = 1e-5  # the same, of rates that are tensors
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The small checkpoint's schedulers at the grown one's step, and by optimizer the options that they set there."""
+
+    states: tuple[Raw, ...]
+    options: Mapping[int, Sequence[Raw]]
+    is_moved: bool
+
+    def options_of(self, optimizer: int, group: int, options: Raw) -> Raw:
+        """A small group's options at that step; what was a tensor stays one."""
+        if optimizer not in self.options:
+            return options
+        found = {key: value for key, value in self.options[optimizer][group].items() if key in options}
+        return {**options, **{key: _like(options[key], value) for key, value in found.items()}}
+
+
+def moved_schedules(pair: Pair, schedule: str | None) -> Moved:
+    """Runs the small checkpoint's schedulers to the grown one's step; they stay where that is the same."""
+    old, new = pair.small.checkpoint.global_step, pair.grown.checkpoint.global_step
+    raws, optimizers = pair.small.checkpoint.schedulers, pair.small.optimizers
+    if old is None or new is None or old == new:
+        return Moved(tuple(raws), {}, is_moved=False)
+    states: list[Raw] = []
+    options: dict[int, Sequence[Raw]] = {}
+    for index, raw in enumerate(raws):
+        place = optimizer_of(index, raws, optimizers)
+        clock = _clock_at(raw, old, new)
+        named = _named_function(schedule, raw)
+        follows_loss = {"num_bad_epochs", "best"} <= raw.keys()
+        replay = None if follows_loss or place is None else replayed(raw, optimizers[place], clock, named)
+        if replay is None:
+            states.append(raw if follows_loss else _with_clock(raw, clock))
+            continue
+        states.append(replay.state)
+        if replay.options is not None and place is not None:
+            options[place] = replay.options
+    return Moved(tuple(states), options, is_moved=True)
+
+
+def optimizer_of(index: int, schedulers: Sequence[Raw], optimizers: Sequence[OptimizerState]) -> int | None:
+    """Whose rates a scheduler sets: the only optimizer's, that at its place, or the only one with its base rates."""
+    if len(optimizers) == 1 or len(optimizers) == len(schedulers):
+        return 0 if len(optimizers) == 1 else index
+    bases = [_number(base) for base in schedulers[index].get("base_lrs", ())]
+    found = [
+        place
+        for place, one in enumerate(optimizers)
+        if bases == [_number(group.options.get("initial_lr")) for group in one.groups]
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def schedule_problems(pair: Pair, moved: Moved) -> list[str]:
+    """Every field of every grown scheduler that is not what it must be."""
+    grown, small = pair.grown.checkpoint.schedulers, pair.small.checkpoint.schedulers
+    if len(grown) != len(small):
+        return [f"{len(grown)} schedulers, expected {len(small)}"]
+    problems: list[str] = []
+    for index, (found, state) in enumerate(zip(grown, moved.states, strict=True)):
+        place = optimizer_of(index, small, pair.small.optimizers)
+        expected = state if place is None else _grown(state, *_ratios(pair, moved, place))
+        exact = all(not isinstance(one, LazyTensor) for one in found.get("base_lrs", ()))
+        problems += _field_problems(_plain(found), _plain(expected), index, ROUNDING if exact else IN_FLOAT32)
+    return problems
+
+
+def _field_problems(found: Raw, expected: Raw, index: int, tolerance: float) -> Iterator[str]:
+    """Rates may have been multiplied in another order; all else is equal."""
+    yield from differences(dict(found), dict(expected), (f"scheduler {index}",), tolerance)
+
+
+def _ratios(pair: Pair, moved: Moved, place: int) -> tuple[list[int], list[float]]:
+    """For each grown group its origin, and how its learning rate differs: as judged of the groups themselves."""
+    if place >= len(pair.grown.optimizers):
+        count = len(pair.small.optimizers[place].groups)
+        return list(range(count)), [1.0] * count
+    small, grown = pair.small.optimizers[place], pair.grown.optimizers[place]
+    sources = origins(pair, small, grown)
+    ratios: list[float] = []
+    for group, source in zip(grown.groups, sources, strict=True):
+        before = moved.options_of(place, source, small.groups[source].options) if source < len(small.groups) else {}
+        key = next((key for key in ("initial_lr", "lr") if _number(before.get(key)) and key in group.options), None)
+        ratios.append(1.0 if key is None else (_number(group.options[key]) or 0.0) / (_number(before[key]) or 1.0))
+    return sources, ratios
+
+
+def _grown(raw: Raw, sources: Sequence[int], ratios: Sequence[float]) -> dict[str, Any]:
+    grown = dict(raw)
+    for key in (*SCALED, *DEALT):
+        values = raw.get(key)
+        if isinstance(values, list) and all(source < len(values) for source in sources):
+            factors = ratios if key in SCALED else [1.0] * len(sources)
+            grown[key] = [_times(values[one], factor) for one, factor in zip(sources, factors, strict=True)]
+    if isinstance(raw.get("_schedulers"), list):
+        grown["_schedulers"] = [_grown(inner, sources, ratios) for inner in raw["_schedulers"]]
+    return grown
+
+
+def _clock_at(raw: Raw, old: int, new: int) -> int:
+    """A scheduler's own clock: the run's, or one that ticks a fixed number of times a step."""
+    while "last_epoch" not in raw and raw.get("_schedulers"):
+        raw = raw["_schedulers"][0]
+    clock = raw.get("last_epoch")
+    if clock is None or abs(clock - old) <= max(SKIPPED_STEPS, SKIPPED_SHARE * old):
+        return new
+    return new * clock // old if old else new
+
+
+def _with_clock(raw: Raw, clock: int) -> dict[str, Any]:
+    """A state that cannot be run: its clock is set, all else stays."""
+    if "last_epoch" not in raw:
+        return dict(raw)
+    counted = {"_step_count": raw["_step_count"] + clock - raw["last_epoch"]} if "_step_count" in raw else {}
+    return {**raw, "last_epoch": clock, **counted}
+
+
+def _named_function(schedule: str | None, raw: Raw) -> Callable[[int], float] | None:
+    """The function of transformers that the user named in the history, as `NAME:key=number,…`."""
+    name, _, rest = (schedule or "lambda").partition(":")
+    if name == "lambda":
+        return None
+    from transformers import get_scheduler
+
+    options = {key.strip(): float(value) for key, _, value in (part.partition("=") for part in rest.split(",") if part)}
+    counts = {key: int(value) for key, value in options.items() if key.endswith("steps") or key in ("warmup", "total")}
+    others = {key: counts.get(key, value) for key, value in options.items() if key not in ("warmup", "total")}
+    peak = max((_number(base) or 0.0 for base in raw.get("base_lrs", ())), default=0.0)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
+    scheduler = get_scheduler(name, optimizer, counts.get("warmup"), counts.get("total"), others)
+    return scheduler.lr_lambdas[0] if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR) else None
+
+
+def _plain(value: Any) -> Any:
+    """Rates that are tensors as numbers, in lists and below."""
+    if isinstance(value, LazyTensor | torch.Tensor):
+        tensor = whole(value) if isinstance(value, LazyTensor) else value
+        return float(tensor) if not tensor.shape else tensor.tolist()
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _times(value: Any, factor: float) -> Any:
+    if factor == 1 or value is None:
+        return value
+    return Held(whole(value) * factor) if isinstance(value, LazyTensor) else value * factor
+
+
+def _like(old: Any, new: Any) -> Any:
+    if isinstance(old, LazyTensor):
+        return Held(torch.full_like(whole(old), float(new)))
+    return tuple(new) if isinstance(old, tuple | list) else new
+
+
+def _number(value: Any) -> float | None:
+    return float(whole(value)) if isinstance(value, LazyTensor) else value
