@@ -33,9 +33,9 @@ def config_problems(pair: Pair) -> list[str]:
     if grown is None:
         return ["the grown checkpoint has no config, expected one"]
     changed = _changed_fields(pair)
-    fixed = [{key: value for key, value in one.items() if key not in changed} for one in (grown, small)]
+    found, expected = ({key: value for key, value in one.items() if key not in changed} for one in (grown, small))
     return [
-        *differences(*fixed, ("config",)),
+        *differences(found, expected, ("config",)),
         *_size_problems(pair, small, grown),
         *_layer_problems(pair, small, grown),
         *_derived_problems(pair, changed),

@@ -1,4 +1,4 @@
-"""All that a grown checkpoint must contain besides weights and moments: derived from the small one, and compared whole."""
+"""All that a grown checkpoint must contain besides weights and moments: derived from the small one, compared whole."""
 
 from __future__ import annotations
 

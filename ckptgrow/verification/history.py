@@ -128,10 +128,13 @@ class Declared:
         rules = {record.get("lr_rule") for record in self.widths}
         if len(rules) < 2:
             return None
-        factors = [(record.get("factor"), record.get("lr_rule")) for record in self.widths]
-        if not all(is_count(factor) and factor > 1 for factor, _ in factors):
+        logs = [
+            (math.log(factor), record.get("lr_rule"))
+            for record in self.widths
+            if is_count(factor := record.get("factor")) and factor > 1
+        ]
+        if len(logs) < len(self.widths):
             return None
-        logs = [(math.log(factor), rule) for factor, rule in factors]
         return sum(log for log, rule in logs if rule == "mup") / sum(log for log, _ in logs)
 
 

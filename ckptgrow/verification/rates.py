@@ -126,8 +126,7 @@ def _difference(old: Any, new: Any, ratio: Ratio, limits: _Judged, is_moved: boo
         numbers = [limits.epsilon if one is None and other is not None else one for one, other in pairs]
         problems = [_difference(*entry, limits, is_moved) for entry in zip(numbers, new, ratio, strict=True)]
         return next((problem for problem in problems if problem), None)
-    is_same = isinstance(ratio, tuple) or ratio == 1
-    if is_same or not _is_number(old) or not _is_number(new):
+    if isinstance(ratio, tuple) or ratio == 1 or not _is_number(old) or not _is_number(new):
         return None if _is_same(old, new, limits.tolerance if is_moved else 0.0) else f"is {new}, expected {old}"
     expected = old * ratio
     return None if abs(new - expected) <= limits.tolerance * abs(expected) else f"is {new:g}, expected {expected:g}"

@@ -24,8 +24,10 @@ from ckptgrow.checkpoints.tensors import LazyTensor, whole
 Raw = Mapping[str, Any]
 SET = ("lr", "betas", "momentum")  # options that a scheduler sets
 # keys that not every version of torch writes, and those of momenta, which not every scheduler cycles
-OPEN_KEYS = {"verbose", "_is_initial", "_get_lr_called_within_step", "_last_lr", "use_beta1"}
-OPEN_KEYS |= {"base_momentums", "max_momentums"}
+OPEN_KEYS = {
+    *("verbose", "_is_initial", "_get_lr_called_within_step", "_last_lr"),
+    *("use_beta1", "base_momentums", "max_momentums"),
+}
 STARTS = ("initial_lr", "max_lr", "min_lr", "swa_lr", "base_momentum", "max_momentum")  # what groups remember
 Function = Callable[[int], float]
 
@@ -123,7 +125,8 @@ def _chain(raw: Raw, optimizer: Optimizer, functions: _Functions) -> Any:
 def _one_cycle(raw: Raw, optimizer: Optimizer, functions: _Functions) -> Any:
     """Its rates and momenta lie in the groups; its phases are loaded as they are."""
     groups: Sequence[dict[str, Any]] = [dict(group) for group in optimizer.param_groups]
-    first, momenta = groups[0], {}
+    first = groups[0]
+    momenta: dict[str, Any] = {}
     if raw["cycle_momentum"]:
         momenta = {key: [group[key] for group in groups] for key in ("base_momentum", "max_momentum")}
     scheduler = lr_scheduler.OneCycleLR(
@@ -144,7 +147,7 @@ def _one_cycle(raw: Raw, optimizer: Optimizer, functions: _Functions) -> Any:
 def _cyclic(raw: Raw, optimizer: Optimizer, functions: _Functions) -> Any:
     if raw["_scale_fn_custom"] is not None:
         functions.is_hidden = True
-    momenta = {}
+    momenta: dict[str, Any] = {}
     if raw["cycle_momentum"]:
         momenta = {"base_momentum": raw["base_momentums"], "max_momentum": raw["max_momentums"]}
     scheduler = lr_scheduler.CyclicLR(
