@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from ckptgrow.families.sizes import num_layers
 from ckptgrow.families.state import TrainingState, open_state
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
+from ckptgrow.verification.configs import with_fixed_fields
 from ckptgrow.verification.contents import judge_contents, left_out
 from ckptgrow.verification.gradients import Gradients, GradientScale, gradient_scales, without_null_terms
 from ckptgrow.verification.history import Declared
@@ -75,6 +76,7 @@ def verify(
     """
     stage("reading both checkpoints")
     pair, declared = _opened(Path(small), Path(grown), config)
+    pair = replace(pair, grown=replace(pair.grown, config=with_fixed_fields(pair)))
     dtype = DTYPES[settings.dtype]
     stage("comparing weights")
     weights = weight_scales(pair)

@@ -42,6 +42,20 @@ def config_problems(pair: Pair) -> list[str]:
     ]
 
 
+def with_fixed_fields(pair: Pair) -> dict[str, Any]:
+    """The grown config with the small one's values of all fields that no growth changes.
+
+    A model is run with these: a config that differs in others is no growth's, and may describe no model at all.
+    """
+    changed = _changed_fields(pair)
+    own = {key: value for key, value in pair.grown.config.items() if key in changed}
+    fixed = {key: value for key, value in pair.small.config.items() if key not in changed}
+    padding = pair.grown.family.padding
+    if padding is not None and padding.eps in own:
+        own[padding.eps] = float(pair.small.config[padding.eps]) * _eps_ratio(pair)
+    return {**fixed, **own}
+
+
 def _changed_fields(pair: Pair) -> set[str]:
     """The fields that this growth may change; they are judged each by its own rule."""
     family = pair.grown.family

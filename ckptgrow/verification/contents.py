@@ -30,7 +30,7 @@ def judge_contents(
         *history_problems(pair, declared),
         *separation_problems(pair, weights, declared),
         *config_problems(pair),
-        *coverage_problems(pair),
+        *coverage_problems(pair, declared),
         *schedule_problems(pair, moved),
         *average_problems(pair, weights),
         *carried_problems(pair),

@@ -7,11 +7,12 @@ from typing import Any
 
 from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup
 from ckptgrow.errors import listing
+from ckptgrow.verification.history import Declared
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences, same_value
 
 
-def coverage_problems(pair: Pair) -> list[str]:
+def coverage_problems(pair: Pair, declared: Declared) -> list[str]:
     """Optimizers, their groups, the parameters in them and the records of these, against the small one's."""
     small, grown = pair.small.optimizers, pair.grown.optimizers
     if len(small) != len(grown):
@@ -21,6 +22,7 @@ def coverage_problems(pair: Pair) -> list[str]:
         where = f"optimizer {index}"
         problems += _parameter_problems(pair, old, new, where)
         problems += _group_problems(pair, old, new, where)
+        problems += _naming_problems(pair, declared, old, new, where)
         problems += differences(dict(new.other), dict(old.other), (where,))
     return problems
 
@@ -56,9 +58,6 @@ def _group_problems(pair: Pair, small: OptimizerState, grown: OptimizerState, wh
         strays = [name for name in group.names if place.get(_source(pair, name) or "") != sources[index]]
         if strays:
             yield f"{where}: group {index} holds {listing(strays)}, expected in other groups as in the small checkpoint"
-        is_named = small.groups[sources[index]].has_param_names if sources[index] < len(small.groups) else False
-        if is_named and not group.has_param_names:
-            yield f"{where}: group {index} has no param_names, expected them as in the small checkpoint"
     if sources != sorted(sources):
         yield f"{where}: its groups come from groups {sources}, expected these in order"
     lost = [index for index, group in enumerate(small.groups) if group.names and index not in sources]
@@ -67,6 +66,18 @@ def _group_problems(pair: Pair, small: OptimizerState, grown: OptimizerState, wh
     for first, second in _same_groups(grown.groups, sources):
         yield f"{where}: groups {first} and {second} have the same options, expected one group as in the small one"
     yield from _order_problems(pair, small, grown, where)
+
+
+def _naming_problems(
+    pair: Pair, declared: Declared, small: OptimizerState, grown: OptimizerState, where: str
+) -> Iterator[str]:
+    """Groups name their parameters where those of the small one did, or where a growth made several of one."""
+    by_rule = any(record.get("lr_rule") == "mup" for record in declared.records)
+    for index, (group, source) in enumerate(zip(grown.groups, origins(pair, small, grown), strict=True)):
+        expected = by_rule or (source < len(small.groups) and small.groups[source].has_param_names)
+        if group.has_param_names != expected:
+            found, wanted = ("names", "none") if group.has_param_names else ("no names", "them")
+            yield f"{where}: group {index} has {found} of its parameters (param_names), expected {wanted}"
 
 
 def _same_groups(groups: Sequence[ParameterGroup], sources: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -94,6 +94,8 @@ def same_tensor(found: LazyTensor, expected: LazyTensor) -> bool:
 
 def is_tensor(value: Any) -> bool:
     """Whether a leaf is a tensor, and no class of them."""
+    if value is None or isinstance(value, int | float | str | dict | list | tuple):  # a protocol takes long to ask
+        return False
     return isinstance(value, LazyTensor) and not isinstance(value, type)
 
 
