@@ -22,7 +22,7 @@ from ckptgrow.verification.precision import STORED_TOLERANCES
 from ckptgrow.verification.weights import WeightScale
 
 ROUNDINGS = 4  # of stored weights
-LIKE = 0.25  # relative, of the strength of drawn terms over a whole model
+LIKE = 0.1  # relative, of the strength of drawn terms over a whole model; of tiny ones it scatters by percents
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class _Shares:
 
     kind: str
     strength: Mapping[str, float]
+    num_entries: int
     can_be_diagonal: bool
 
 
@@ -62,16 +63,23 @@ def _of_one(record: Mapping[str, Any], shown: str, found: list[_Shares]) -> Iter
     if separate != shown:
         yield f"the history says that copies are separated by {separate}, but the weights show {shown}"
         return
-    judged = [one for one in found if one.can_be_diagonal]
-    if separate == "none" and judged:
-        as_shown = "diagonal" if any(one.kind == "diagonal" for one in judged) else "tile"
+    is_diagonal = any(one.kind == "diagonal" for one in found)
+    if separate == "none" and (is_diagonal or any(one.can_be_diagonal for one in found)):
+        as_shown = "diagonal" if is_diagonal else "tile"
         if how != as_shown:
             yield f"the history says how {how}, but the weights show {as_shown}"
     if separate == "noise" and isinstance(strength, float | int):
-        squares = [one.strength["diagonal" if how == "diagonal" and one.can_be_diagonal else "even"] for one in found]
-        measured = math.sqrt(sum(square**2 for square in squares) / len(squares))
+        squares = [one.strength[_base(one, how)] ** 2 * one.num_entries for one in found]
+        measured = math.sqrt(sum(squares) / sum(one.num_entries for one in found))
         if not abs(measured - strength) <= LIKE * strength:
             yield f"the history says noise {strength:g}, but the weights have {measured:.2g}"
+
+
+def _base(one: _Shares, how: object) -> str:
+    """What noise was added to; of experts that lie one by one in a file only the fused tensor is seen."""
+    if how == "diagonal" and one.can_be_diagonal:
+        return "diagonal"
+    return min(one.strength, key=one.strength.__getitem__) if how == "diagonal" else "even"
 
 
 def _measured(pair: Pair, weights: Mapping[str, WeightScale]) -> Iterator[_Shares]:
@@ -91,13 +99,11 @@ def _shares(pair: Pair, link: Link, factor: float, dtype: torch.dtype) -> _Share
     left = {"even": grown - even, "diagonal": grown - diagonal}
     copied = (counts > 1).expand(grown.shape)
     strength = {kind: math.sqrt(float(one[copied].square().mean())) / own for kind, one in left.items()}
-    can_be_diagonal = _can_be_diagonal(link)
-    if largest(left["even"]) <= limit:
-        return _Shares("even", strength, can_be_diagonal)
-    if can_be_diagonal and largest(left["diagonal"]) <= limit:
-        return _Shares("diagonal", strength, can_be_diagonal)
-    dealt = torch.minimum(torch.minimum(grown.abs(), (grown - single).abs()), left["even"].abs())
-    return _Shares("dealt" if largest(dealt) <= limit else "other", strength, can_be_diagonal)
+    kind = next((kind for kind, one in left.items() if largest(one) <= limit), None)
+    if kind is None:
+        dealt = torch.minimum(torch.minimum(grown.abs(), (grown - single).abs()), left["even"].abs())
+        kind = "dealt" if largest(dealt) <= limit else "other"
+    return _Shares(kind, strength, int(copied.sum()), _can_be_diagonal(link))
 
 
 def _counts(link: Link) -> torch.Tensor:

@@ -14,6 +14,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import GPT2LMHeadModel, Trainer, TrainingArguments
 
@@ -68,12 +69,12 @@ def lightnings(tmp_path_factory: pytest.TempPathFactory) -> Path:
         accelerator="cpu",
         precision="64-true",
         callbacks=[saving, LearningRateMonitor()],
-        logger=lightning.pytorch.loggers.CSVLogger(directory),
+        logger=CSVLogger(directory),
         log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    rows = torch.utils.data.DataLoader(torch.cat(token_batches(8)), batch_size=2)
+    rows: Any = torch.utils.data.DataLoader(torch.cat(token_batches(8)), batch_size=2)  # pyright: ignore[reportArgumentType]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         runner.fit(Averaging(config), rows)
@@ -86,7 +87,7 @@ def lightnings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 GROWTHS: dict[str, Callable[[Path, Path], Any]] = {
-    "width": lambda small, grown: ckptgrow.width(small, grown),
+    "width": ckptgrow.width,
     "width mup moved": lambda small, grown: ckptgrow.width(
         small, grown, how="tile", noise=0, request=StateRequest(lr_rule="mup", step=2, rewarm=3)
     ),
@@ -182,7 +183,7 @@ def test_no_part_of_a_trainers_directory_can_be_tampered_with(trainers: Path, tm
     assert report.passed, report.sentences
     missed: list[str] = []
 
-    def tried(name: str, change: Callable[[Path], None]) -> None:
+    def tried(name: str, change: Callable[[Path], object]) -> None:
         shutil.copytree(grown, tampered)
         change(tampered)
         if passes(trainers, tampered):
