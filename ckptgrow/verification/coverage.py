@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
 
-from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup
+from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.errors import listing
 from ckptgrow.verification.history import Declared
 from ckptgrow.verification.pair import Pair
@@ -63,8 +62,6 @@ def _group_problems(pair: Pair, small: OptimizerState, grown: OptimizerState, wh
     lost = [index for index, group in enumerate(small.groups) if group.names and index not in sources]
     if lost:
         yield f"{where}: no group comes from group {listing(map(str, lost))} of the small checkpoint"
-    for first, second in _same_groups(grown.groups, sources):
-        yield f"{where}: groups {first} and {second} have the same options, expected one group as in the small one"
     yield from _order_problems(pair, small, grown, where)
 
 
@@ -78,18 +75,6 @@ def _naming_problems(
         if group.has_param_names != expected:
             found, wanted = ("names", "none") if group.has_param_names else ("no names", "them")
             yield f"{where}: group {index} has {found} of its parameters (param_names), expected {wanted}"
-
-
-def _same_groups(groups: Sequence[ParameterGroup], sources: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Groups of one origin that nothing tells apart."""
-    for second, group in enumerate(groups):
-        for first in range(second):
-            if sources[first] == sources[second] and _same_options(groups[first].options, group.options):
-                yield first, second
-
-
-def _same_options(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return not any(differences(dict(one), dict(other), ("options",)))
 
 
 def _order_problems(pair: Pair, small: OptimizerState, grown: OptimizerState, where: str) -> Iterator[str]:

@@ -238,10 +238,28 @@ def _layer_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
             layers = [(layers[one][0], layers[one][1] if kind == "old" else kind) for one, kind in record["layers"]]
     depths = [record for record in found if record["operator"] == "depth"]
     measured = [(one.source, one.kind) for one in pair.layers]
-    if len(depths) > 1:  # a copy of an identity layer is one, too
-        layers, measured = ([(source, kind == "old") for source, kind in some] for some in (layers, measured))
-    if layers != measured:
+    coarse = _coarser if len(depths) == 1 else lambda kind: kind == "old"  # a copy of an identity is one, too
+    if [(one, coarse(kind)) for one, kind in layers] != [(one, coarse(kind)) for one, kind in measured]:
         yield f"the weights' layers are {text(measured)}, expected {text(layers)} by the history"
+    elif len(depths) == 1:
+        for index, (_, kind) in enumerate(layers):
+            if not _is_identity(pair, index, kind):
+                yield f"layer {index} is not {kind}, expected it by the history"
+
+
+def _coarser(kind: str) -> str:
+    """Identities of both kinds are one here: where norms write the residual stream a layer can be both."""
+    return "identity" if kind.startswith("zero") else kind
+
+
+def _is_identity(pair: Pair, index: int, kind: str) -> bool:
+    """Whether all that a kind of identity layers has zero is zero."""
+    links = [link for link in pair.links.values() if link.grown.layer == index]
+    demanded = {
+        "zero-output": [link for link in links if "residual" in link.grown.layout.written],
+        "zero-norm": [link for link in links if link.grown.layout.kind in ("gain", "bias")],
+    }
+    return not any(bool(pair.grown_tensor(link).any()) for link in demanded.get(kind, ()))
 
 
 def _source_problems(pair: Pair, first: Record) -> Iterator[str]:

@@ -17,7 +17,7 @@ from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.replay import SET
 from ckptgrow.verification.scales import Scales
 from ckptgrow.verification.schedules import IN_FLOAT32, ROUNDING, Moved
-from ckptgrow.verification.trees import differences, is_tensor, text
+from ckptgrow.verification.trees import differences, is_tensor, same_value, text
 
 Shares = Mapping[str, float]  # by rule, the power of the measured ratios that options have
 RULES: Shares = {"keep": 0.0, "mup": 1.0}
@@ -133,7 +133,9 @@ def _difference(old: Any, new: Any, ratio: Ratio, limits: _Judged, is_moved: boo
 
 
 def _is_same(old: Any, new: Any, tolerance: float) -> bool:
-    """Lists and tuples are alike: formats turn one into the other."""
+    """Lists and tuples are alike, for formats turn one into the other; so are 0 and 0.0, which a ratio turns."""
+    if _is_number(old) and _is_number(new):
+        return same_value(float(new), float(old), tolerance)
     old, new = (list(one) if isinstance(one, tuple) else one for one in (old, new))
     return not any(differences(new, old, ("option",), tolerance))
 

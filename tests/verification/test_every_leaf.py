@@ -44,7 +44,7 @@ class Averaging(lightning.LightningModule):
         self.log("loss", loss)
         return loss
 
-    def on_train_batch_end(self, *args: Any) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.ema.update_parameters(self.model)
 
     def configure_optimizers(self) -> Any:
