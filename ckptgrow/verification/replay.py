@@ -45,13 +45,27 @@ class Replay:
 def replayed(raw: Raw, optimizer: OptimizerState, step: int, named: Function | None) -> Replay | None:
     """The scheduler at a step of its own clock; None for a state of no class of torch's, or one beyond its end.
 
-    `named` is the function that the user said a LambdaLR has.
+    `named` is the function that the user said a LambdaLR has. Where neither he nor the state tells one, two stand in
+    for it: what comes out differently is what it has a say in, and that stays as it was.
     """
+    stand_ins: list[Function] = [named] if named else [lambda _: 1.0, lambda _: 0.5]
+    runs = [_run(raw, optimizer, step, function) for function in stand_ins]
+    found = [run for run in runs if run is not None]
+    if len(found) < len(runs):
+        return None
+    states, options = zip(*found, strict=True)
+    is_told = all(one == options[0] for one in options)
+    return Replay(_kept(raw, states), options[0] if is_told else None)
+
+
+def _run(
+    raw: Raw, optimizer: OptimizerState, step: int, function: Function
+) -> tuple[dict[str, Any], tuple[Raw, ...]] | None:
+    """The state and the options after some steps from the start, `function` being that of all LambdaLRs not told."""
     simulated = _optimizer_like(optimizer, raw)
-    functions = _Functions(named)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        scheduler = _built(_opened(raw), simulated, functions)
+        scheduler = _built(_opened(raw), simulated, function)
         if scheduler is None:
             return None
         simulated.step()
@@ -60,29 +74,19 @@ def replayed(raw: Raw, optimizer: OptimizerState, step: int, named: Function | N
                 scheduler.step()
         except ValueError:
             return None
-    state = {key: value for key, value in copy.deepcopy(scheduler.state_dict()).items() if key in raw}
-    options = [{key: group[key] for key in SET if key in group} for group in simulated.param_groups]
-    return Replay(_kept(raw, state), None if functions.is_hidden else tuple(options))
+    options = ({key: group[key] for key in SET if key in group} for group in simulated.param_groups)
+    return copy.deepcopy(scheduler.state_dict()), tuple(options)
 
 
-class _Functions:
-    """The functions of LambdaLRs, from what `ckptgrow train` keeps of them or the user's word; `is_hidden` tells that
-    one was neither.
-    """
-
-    def __init__(self, named: Function | None) -> None:
-        self._named = named
-        self.is_hidden = False
-
-    def of(self, raw: Raw, num_groups: int) -> list[Function]:
-        saved = raw["lr_lambdas"]
-        if all(isinstance(one, dict) and one.keys() == Schedule.__dataclass_fields__.keys() for one in saved):
-            return [Schedule(**one) for one in saved]
-        self.is_hidden = self.is_hidden or self._named is None
-        return [self._named or (lambda _: 1.0)] * num_groups
+def _functions_of(raw: Raw, num_groups: int, function: Function) -> list[Function]:
+    """A LambdaLR's functions, from what `ckptgrow train` keeps of them."""
+    saved = raw["lr_lambdas"]
+    if all(isinstance(one, dict) and one.keys() == Schedule.__dataclass_fields__.keys() for one in saved):
+        return [Schedule(**one) for one in saved]
+    return [function] * num_groups
 
 
-def _built(raw: Raw, optimizer: Optimizer, functions: _Functions) -> lr_scheduler.LRScheduler | None:
+def _built(raw: Raw, optimizer: Optimizer, function: Function) -> lr_scheduler.LRScheduler | None:
     """The first class whose own state has the keys of this one, at its start."""
     start = [{key: group[key] for key in (*STARTS, *SET) if key in group} for group in optimizer.param_groups]
     for needed, build in _CLASSES:
@@ -92,7 +96,7 @@ def _built(raw: Raw, optimizer: Optimizer, functions: _Functions) -> lr_schedule
             group.update(values)
         _set_bases(optimizer, raw)
         remembered = [{key: group[key] for key in STARTS if key in group} for group in optimizer.param_groups]
-        scheduler = build(raw, optimizer, functions)
+        scheduler = build(raw, optimizer, function)
         for group, values, before in zip(optimizer.param_groups, remembered, start, strict=True):
             group.update({**values, **{key: before[key] for key in STARTS if key in before}})
         if scheduler is not None and not (scheduler.state_dict().keys() ^ raw.keys()) - OPEN_KEYS:
@@ -107,22 +111,22 @@ def _set_bases(optimizer: Optimizer, raw: Raw) -> None:
             group["initial_lr"] = base
 
 
-def _nested(raw: Raw, optimizer: Optimizer, functions: _Functions) -> list[lr_scheduler.LRScheduler] | None:
-    inner = [_built(one, optimizer, functions) for one in raw["_schedulers"]]
+def _nested(raw: Raw, optimizer: Optimizer, function: Function) -> list[lr_scheduler.LRScheduler] | None:
+    inner = [_built(one, optimizer, function) for one in raw["_schedulers"]]
     return None if None in inner else [one for one in inner if one is not None]
 
 
-def _sequence(raw: Raw, optimizer: Optimizer, functions: _Functions) -> Any:
-    inner = _nested(raw, optimizer, functions)
+def _sequence(raw: Raw, optimizer: Optimizer, function: Function) -> Any:
+    inner = _nested(raw, optimizer, function)
     return inner and lr_scheduler.SequentialLR(optimizer, inner, list(raw["_milestones"]))
 
 
-def _chain(raw: Raw, optimizer: Optimizer, functions: _Functions) -> Any:
-    inner = _nested(raw, optimizer, functions)
+def _chain(raw: Raw, optimizer: Optimizer, function: Function) -> Any:
+    inner = _nested(raw, optimizer, function)
     return inner and lr_scheduler.ChainedScheduler(inner, optimizer)
 
 
-def _one_cycle(raw: Raw, optimizer: Optimizer, functions: _Functions) -> Any:
+def _one_cycle(raw: Raw, optimizer: Optimizer, function: Function) -> Any:
     """Its rates and momenta lie in the groups; its phases are loaded as they are."""
     groups: Sequence[dict[str, Any]] = [dict(group) for group in optimizer.param_groups]
     first = groups[0]
@@ -144,12 +148,12 @@ def _one_cycle(raw: Raw, optimizer: Optimizer, functions: _Functions) -> Any:
     return scheduler
 
 
-def _cyclic(raw: Raw, optimizer: Optimizer, functions: _Functions) -> Any:
-    if raw["_scale_fn_custom"] is not None:
-        functions.is_hidden = True
-    momenta: dict[str, Any] = {}
+def _cyclic(raw: Raw, optimizer: Optimizer, function: Function) -> Any:
+    more: dict[str, Any] = {}
     if raw["cycle_momentum"]:
-        momenta = {"base_momentum": raw["base_momentums"], "max_momentum": raw["max_momentums"]}
+        more = {"base_momentum": raw["base_momentums"], "max_momentum": raw["max_momentums"]}
+    if raw["_scale_fn_custom"] is not None:
+        more["scale_fn"] = function
     scheduler = lr_scheduler.CyclicLR(
         optimizer,
         list(raw["base_lrs"]),
@@ -158,14 +162,14 @@ def _cyclic(raw: Raw, optimizer: Optimizer, functions: _Functions) -> Any:
         gamma=raw["gamma"],
         scale_mode=raw["scale_mode"],
         cycle_momentum=raw["cycle_momentum"],
-        **momenta,
+        **more,
     )
     sizes = {"total_size": raw["total_size"], "step_ratio": raw["step_ratio"], "_scale_fn_custom": None}
     scheduler.load_state_dict(sizes)
     return scheduler
 
 
-def _averaging(raw: Raw, optimizer: Optimizer, functions: _Functions) -> Any:
+def _averaging(raw: Raw, optimizer: Optimizer, function: Function) -> Any:
     rates: Any = [float(group["swa_lr"]) for group in optimizer.param_groups]
     return SWALR(optimizer, rates, raw["anneal_epochs"], raw["_anneal_strategy"])
 
@@ -180,8 +184,8 @@ _CLASSES: tuple[tuple[frozenset[str], Callable[..., Any]], ...] = (
     (frozenset({"_schedulers"}), _chain),
     (
         frozenset({"lr_lambdas"}),
-        lambda raw, optimizer, functions: lr_scheduler.LambdaLR(
-            optimizer, functions.of(raw, len(optimizer.param_groups))
+        lambda raw, optimizer, function: lr_scheduler.LambdaLR(
+            optimizer, _functions_of(raw, len(optimizer.param_groups), function)
         ),
     ),
     (frozenset({"_schedule_phases"}), _one_cycle),
@@ -203,13 +207,15 @@ _CLASSES: tuple[tuple[frozenset[str], Callable[..., Any]], ...] = (
 )
 
 
-def _kept(raw: Raw, state: dict[str, Any]) -> dict[str, Any]:
-    """The state with the functions that torch does not keep as the checkpoint has them."""
-    kept = {**raw, **state}
-    if "lr_lambdas" in raw:
-        kept["lr_lambdas"] = raw["lr_lambdas"]
+def _kept(raw: Raw, runs: Sequence[Raw]) -> dict[str, Any]:
+    """The state after the runs: functions, which torch does not keep, and what depends on them stay as they were."""
+    kept = dict(raw)
+    for key in raw.keys() & runs[0].keys() - {"lr_lambdas", "_scale_fn_custom", "_schedulers"}:
+        if all(run[key] == runs[0][key] for run in runs):
+            kept[key] = runs[0][key]
     if "_schedulers" in raw:
-        kept["_schedulers"] = [_kept(*pair) for pair in zip(raw["_schedulers"], state["_schedulers"], strict=True)]
+        inner = zip(raw["_schedulers"], *(run["_schedulers"] for run in runs), strict=True)
+        kept["_schedulers"] = [_kept(first, others) for first, *others in inner]
     return kept
 
 

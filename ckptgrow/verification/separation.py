@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ckptgrow.spaces.selection import selected
 from ckptgrow.verification.history import Declared
 from ckptgrow.verification.magnitude import largest, power
 from ckptgrow.verification.pair import Link, Pair
@@ -22,6 +23,7 @@ from ckptgrow.verification.precision import STORED_TOLERANCES
 from ckptgrow.verification.weights import WeightScale
 
 ROUNDINGS = 4  # of stored weights
+ENTRIES = 2**22  # that are compared at a time
 LIKE = 0.1  # relative, of the strength of drawn terms over a whole model; of tiny ones it scatters by percents
 
 
@@ -93,17 +95,34 @@ def _measured(pair: Pair, weights: Mapping[str, WeightScale]) -> Iterator[_Share
 def _shares(pair: Pair, link: Link, factor: float, dtype: torch.dtype) -> _Shares:
     small, grown = pair.small_tensor(link), pair.grown_tensor(link)
     limit = ROUNDINGS * STORED_TOLERANCES.get(dtype, 0.0) * max(abs(factor), 1.0) * largest(small)
-    counts, own = _counts(link), math.sqrt(power(small) / small.numel())
-    single = factor * link.spread(small)
-    even, diagonal = single / counts, torch.where(_diagonal(link), single, 0.0)
-    left = {"even": grown - even, "diagonal": grown - diagonal}
-    copied = (counts > 1).expand(grown.shape)
-    strength = {kind: math.sqrt(float(one[copied].square().mean())) / own for kind, one in left.items()}
-    kind = next((kind for kind, one in left.items() if largest(one) <= limit), None)
-    if kind is None:
-        dealt = torch.minimum(torch.minimum(grown.abs(), (grown - single).abs()), left["even"].abs())
-        kind = "dealt" if largest(dealt) <= limit else "other"
-    return _Shares(kind, strength, int(copied.sum()), _can_be_diagonal(link))
+    counts, is_diagonal = _counts(link).expand(grown.shape), _diagonal(link).expand(grown.shape)
+    num_entries, worst = 0, {"even": 0.0, "diagonal": 0.0, "dealt": 0.0}
+    squares = {"even": 0.0, "diagonal": 0.0}
+    step = max(1, ENTRIES * len(grown) // max(1, grown.numel()))
+    for start in range(0, len(grown), step):
+        rows = slice(start, start + step)
+        single, found = factor * _spread_rows(link, small, rows), grown[rows]
+        copied = counts[rows] > 1
+        num_entries += int(copied.sum())
+        left = {
+            "even": found - single / counts[rows],
+            "diagonal": found - torch.where(is_diagonal[rows], single, 0.0),
+            "dealt": torch.minimum(found.abs(), (found - single).abs()),
+        }
+        left["dealt"] = torch.minimum(left["dealt"], left["even"].abs())
+        worst = {kind: max(worst[kind], largest(one)) for kind, one in left.items()}
+        squares = {kind: squares[kind] + power(left[kind][copied]) for kind in squares}
+    own = math.sqrt(power(small) / small.numel())
+    strength = {kind: math.sqrt(one / num_entries) / own for kind, one in squares.items()}
+    kind = next((kind for kind, one in worst.items() if one <= limit), "other")
+    return _Shares(kind, strength, num_entries, _can_be_diagonal(link))
+
+
+def _spread_rows(link: Link, small: torch.Tensor, rows: slice) -> torch.Tensor:
+    """Some rows of the small tensor at every grown coordinate's source."""
+    for axis, growth in enumerate(link.growths):
+        small = selected(small, axis, growth.source[rows] if axis == 0 else growth.source)
+    return small
 
 
 def _counts(link: Link) -> torch.Tensor:
