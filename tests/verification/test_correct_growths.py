@@ -127,6 +127,11 @@ GROWTHS: dict[str, Growth] = {
     "append": lambda a, b, request: ckptgrow.depth(a, b, place="append", request=request),
     "zero-norm": lambda a, b, request: ckptgrow.depth(a, b, new="zero-norm", request=request),
 }
+RULES = [
+    ("keep", "mup"),
+    pytest.param(("keep", "keep"), marks=pytest.mark.slow),
+    pytest.param(("mup", "mup"), marks=pytest.mark.slow),
+]
 UNEVEN: dict[str, Growth] = {
     "uneven": lambda a, b, request: ckptgrow.width(a, b, ffn=17, request=request),
     "pad": lambda a, b, request: ckptgrow.width(a, b, hidden=12, how="pad", request=request),
@@ -165,11 +170,7 @@ def test_what_the_user_dropped_is_told_and_what_he_kept_may_not_be_missing(tmp_p
 
 
 @pytest.mark.parametrize("chain", list(itertools.permutations(GROWTHS, 2)), ids=" then ".join)
-@pytest.mark.parametrize(
-    "rules",
-    [("keep", "mup"), *(pytest.param(one, marks=pytest.mark.slow) for one in (("keep", "keep"), ("mup", "mup")))],
-    ids=" then ".join,
-)
+@pytest.mark.parametrize("rules", RULES, ids=" then ".join)
 def test_two_growths_verify_from_end_to_end(tmp_path: Path, chain: tuple[str, ...], rules: tuple[Any, ...]) -> None:
     paths = [saved(tmp_path / "0.ckpt", SCHEDULES["cosine"]), tmp_path / "1.ckpt", tmp_path / "2.ckpt"]
     for index, (growth, rule) in enumerate(zip(chain, rules, strict=True)):
