@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any, TypeGuard
 
 from ckptgrow.checkpoints.fingerprint import Fingerprint
+from ckptgrow.families.family import Family
 from ckptgrow.families.sizes import sizes_of
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences, text
@@ -216,9 +217,17 @@ def _size_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
     asked = {space for record in found for space in ("residual", *UNITS) if space in record}
     only_factors = not asked and all(one["operator"] == "depth" or one["factor"] is not None for one in found)
     judged = growing & new.keys() if only_factors else asked & new.keys()
+    if all(one["operator"] == "depth" or one["factor"] is None for one in found):
+        judged |= (growing & new.keys()) - _following(asked, pair.grown.family)
     for space in sorted(judged):
         if expected[space] != new[space]:
             yield f"the size of {space} is {new[space]}, expected {expected[space]} by the history"
+
+
+def _following(asked: set[str], family: Family) -> set[str]:
+    """The spaces whose sizes follow from those that were asked for."""
+    following = {"heads", "kv_heads"} if asked & {"heads", "kv_heads"} else set[str]()
+    return following | ({*family.residual, *UNITS} if "residual" in asked else set())
 
 
 def _layer_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
