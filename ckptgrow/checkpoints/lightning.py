@@ -66,10 +66,10 @@ class LightningFormat:
         for key, states in (("optimizer_states", _as_read(checkpoint)), ("lr_schedulers", checkpoint.schedulers)):
             if states or key in tree:
                 tree[key] = [dict(one) for one in states]
-        if checkpoint.global_step != tree.get("global_step"):
+        if checkpoint.global_step != tree.get("global_step"):  # moved: else all counters stay as they are
             tree["global_step"] = checkpoint.global_step
-        if checkpoint.global_step is not None and "loops" in tree:
-            tree["loops"] = with_step(tree["loops"], checkpoint.global_step)
+            if checkpoint.global_step is not None and "loops" in tree:
+                tree["loops"] = with_step(tree["loops"], checkpoint.global_step)
         if checkpoint.scaler is not None and not any(tree.get(key) for key in SCALER_KEYS):
             tree[SCALER_KEYS[0]] = dict(checkpoint.scaler)
         tree[GROWTH_KEY] = dict(checkpoint.growth)

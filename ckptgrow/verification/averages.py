@@ -1,83 +1,174 @@
-"""Other sets of the weights in the same file (averages): each must be to its small one what the weights are to theirs.
+"""Other copies of the weights: averages under another prefix, tied heads, and layers made from old ones.
 
-Summed over the copies of its inputs an average is the small average times the factor of its weight; and it is shared
-among the copies in the way its weight is: dealt out, or with noise that follows the weight's own.
+An average is a model of its own. Each of its tensors must have the structure of its weight: summed over the copies of
+its inputs it is the small average times the weight's own factor, and what separates the copies in the weight separates
+them in the average, by the same terms. With W' = a ∘ W + N (a the shares of the copies, N noise), an average A that
+grew alike has A' − W' = a ∘ (A − W), whose every entry is A − W times a share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
+import numpy as np
 import torch
 
-from ckptgrow.checkpoints.tensors import whole
+from ckptgrow.errors import listing
 from ckptgrow.families.claim import Claimed
+from ckptgrow.families.model import load_model
 from ckptgrow.families.state import TrainingState
-from ckptgrow.verification.magnitude import largest
+from ckptgrow.verification.carried import DIRECTORIES
+from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.pair import Link, Pair
-from ckptgrow.verification.precision import STORED_TOLERANCES
+from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
+from ckptgrow.verification.samples import logits_of, sample_batches
+from ckptgrow.verification.trees import same_tensor
 from ckptgrow.verification.weights import WeightScale
 
-
-def average_problems(pair: Pair, weights: Mapping[str, WeightScale]) -> list[str]:
-    """Sets that are missing or new, and averages that are not those of the weights."""
-    small, grown = (_sets(state) for state in (pair.small, pair.grown))
-    problems = [f"the set of weights {prefix!r} is missing" for prefix in small if prefix not in grown]
-    problems += [f"the small checkpoint has no set of weights {prefix!r}" for prefix in grown if prefix not in small]
-    for prefix in small.keys() & grown.keys():
-        for name, link in pair.links.items():
-            new, old = grown[prefix].get(link.grown.canonical), small[prefix].get(link.small.canonical)
-            if new is not None and old is not None:
-                problems += _of_one(pair, link, weights.get(name), old, new)
-            elif (new is None) != (old is None):
-                problems.append(f"{prefix}{link.grown.canonical} is missing or new among the averages")
-    return problems
+Scales = Mapping[str, WeightScale]
 
 
-def _sets(state: TrainingState) -> dict[str, dict[str, Claimed]]:
-    model = state.claim.model[0].prefix
-    found: dict[str, dict[str, Claimed]] = {}
+def average_problems(pair: Pair, weights: Scales) -> list[str]:
+    """What is wrong with copies of the weights, with buffers, and with layers made from old ones."""
+    return [
+        *_instance_problems(pair, weights),
+        *(_function_problems(pair) if pair.is_padded else ()),
+        *_tied_problems(pair.grown, pair.small),
+        *_buffer_problems(pair),
+        *_fresh_problems(pair, weights),
+    ]
+
+
+def _instances(state: TrainingState) -> dict[str, dict[str, Claimed]]:
+    """The parameters of every copy of the model besides the model itself, by prefix and name in the module."""
+    model, found = state.claim.tensors[0].prefix, dict[str, dict[str, Claimed]]()
     for one in state.claim.tensors:
-        if one.prefix != model and not one.is_buffer:
+        if one.prefix != model and not one.is_buffer and one.name not in state.claim.tied:
             found.setdefault(one.prefix, {})[one.canonical] = one
     return found
 
 
-def _of_one(pair: Pair, link: Link, weight: WeightScale | None, small: Claimed, grown: Claimed) -> list[str]:
-    stored = pair.grown.checkpoint.tensors[grown.name]
-    old_stored = pair.small.checkpoint.tensors[small.name]
-    if stored.dtype != old_stored.dtype:
-        return [f"{grown.name} is {stored.dtype}, expected {old_stored.dtype}"]
-    offset = link.grown.layout.offset
-    new = whole(stored).double() + offset
-    if link.fresh is not None:
-        return _of_new_layer(pair, link, grown, new)
-    old = link.rows_of(whole(old_stored).double() + offset)
-    if weight is None or weight.factor is None:
-        return []
-    copied = link.copied_part(new)
-    summed = link.summed_inputs(copied)
-    expected = old * weight.factor
-    size = max(largest(expected), largest(copied), 1e-30)
-    difference = largest(summed - expected) / size
-    limit = pair.num_growths * link.num_terms * STORED_TOLERANCES[stored.dtype]
-    if difference > limit:
-        return [f"{grown.name} differs from the small average by {difference:.1e} of its largest value"]
-    return _shares(pair, link, grown, copied)
+def _instance_problems(pair: Pair, weights: Scales) -> Iterator[str]:
+    small, grown = _instances(pair.small), _instances(pair.grown)
+    for prefix in sorted(small.keys() ^ grown.keys()):
+        what, how = ("missing", "them") if prefix in small else ("additional", "none")
+        yield f"the copy of the weights under {prefix} is {what}, expected {how} as in the small checkpoint"
+    for prefix in sorted(small.keys() & grown.keys()):
+        for name, link in pair.links.items():
+            old, new = small[prefix].get(link.small.canonical), grown[prefix].get(link.grown.canonical)
+            if old is None or new is None:
+                lost = link.grown.canonical
+                if (old is None) != (new is None):
+                    yield f"the copy of the weights under {prefix} has {'no' if new is None else 'a'} {lost}"
+                continue
+            dtypes = [one.checkpoint.tensors[at.name].dtype for one, at in ((pair.small, old), (pair.grown, new))]
+            if dtypes[0] != dtypes[1]:
+                yield f"{new.name} is {dtypes[1]}, expected {dtypes[0]} as in the small checkpoint"
+            yield from _average_problem(pair, link, replace(link, small=old, grown=new), weights.get(name))
 
 
-def _of_new_layer(pair: Pair, link: Link, grown: Claimed, new: torch.Tensor) -> list[str]:
-    """In a new layer the average is zero where the weight is."""
-    weight = whole(pair.grown.checkpoint.tensors[link.grown.name]).double() + link.grown.layout.offset
-    if not bool(weight.any()) and bool(new.any()):
-        return [f"{grown.name} is not zero, expected zeros as its weight"]
-    return []
+def _average_problem(pair: Pair, weight: Link, average: Link, scale: WeightScale | None) -> Iterator[str]:
+    """One averaged tensor against its weight."""
+    old_weight, new_weight = pair.small_tensor(weight), pair.grown_tensor(weight)
+    old, new = pair.small_tensor(average), pair.grown_tensor(average)
+    dtype = pair.grown.checkpoint.tensors[average.grown.name].dtype
+    size = max(largest(old), largest(new_weight), 1e-30)
+    tolerance = STORED_TOLERANCES.get(dtype, 0.0)
+    if weight.fresh is not None and not bool(new_weight.any()):
+        if bool(new.any()):
+            yield f"{average.grown.name} is not zero, expected it as the weight of a new layer that adds nothing"
+        return
+    factor = 1.0 if scale is None or scale.factor is None else scale.factor
+    summed = average.summed_inputs(new) - factor * average.rows_of(old)
+    error = largest(summed) / size
+    if not error <= tolerance * average.num_in_copies:
+        yield f"{average.grown.name} differs from the small average by {error:.1e} of its largest value"
+        return
+    error = _separation_error(weight, factor * (old - old_weight), new - new_weight) / size
+    if not error <= tolerance * 2:
+        yield (
+            f"{average.grown.name}: its copies are told apart otherwise than the weight's, by {error:.1e} of its "
+            "largest value"
+        )
 
 
-def _shares(pair: Pair, link: Link, grown: Claimed, average: torch.Tensor) -> list[str]:
-    """Where the weight was dealt out – most of its entries are zero – the average has its zeros in the same places."""
-    weight = pair.grown_tensor(link)
-    if not link.has_copies or not link.in_axes or float((weight == 0).double().mean()) < 1 / 4:
-        return []
-    apart = ((weight == 0) & (average != 0)).any()
-    return [f"{grown.name} is not shared among copies as its weight is"] if bool(apart) else []
+def _function_problems(pair: Pair) -> Iterator[str]:
+    """New coordinates of an average copy nothing that could be compared: as a model, it must compute what it did."""
+    batches = sample_batches(pair.small, 1, None)
+    for prefix in sorted(_instances(pair.small).keys() & _instances(pair.grown).keys()):
+        small, grown = (_logits(state, prefix, batches[0]) for state in (pair.small, pair.grown))
+        dtype = coarsest(tensor.dtype for tensor in pair.grown.checkpoint.tensors.values())
+        if not (error := relative(grown, small)) <= TOLERANCES[dtype]:
+            yield f"the copy of the weights under {prefix} computes something else: logits differ by {error:.1e}"
+
+
+def _logits(state: TrainingState, prefix: str, tokens: torch.Tensor) -> torch.Tensor:
+    tensors = tuple(one for one in state.claim.tensors if one.prefix == prefix)
+    claim = replace(state.claim, tensors=tensors)
+    with torch.no_grad():
+        return logits_of(load_model(state.checkpoint, claim, state.config, torch.float64), tokens)
+
+
+def _separation_error(link: Link, small: torch.Tensor, grown: torch.Tensor) -> float:
+    """How far each entry of `grown` is from the nearest share of its source in `small`."""
+    spread = link.spread(small)
+    if not link.in_axes:
+        return largest(grown - spread)
+    counts = {int(count) for axis in link.in_axes for count in np.unique(link.growths[axis].num_copies)}
+    shares = sorted({1 / share for count in counts for share in range(1, count + 1) if count % share == 0} | {0.0})
+    nearest = torch.full_like(grown, torch.inf)
+    for share in shares:
+        torch.minimum(nearest, (grown - share * spread).abs(), out=nearest)
+    return largest(nearest)
+
+
+def _tied_problems(grown: TrainingState, small: TrainingState) -> Iterator[str]:
+    """Tied tensors are stored under both names where they were, in directories once; that they are equal is known from
+    reading.
+    """
+    if small.checkpoint.kind in DIRECTORIES:
+        return
+    old, new = ({_pattern(state, name) for name in state.claim.tied} for state in (small, grown))
+    if old != new:
+        yield f"tied tensors stored twice are {listing(new) or 'none'}, expected {listing(old) or 'none'}"
+
+
+def _pattern(state: TrainingState, name: str) -> str:
+    claimed = next(one for one in state.claim.tensors if one.name == name)
+    return claimed.prefix + claimed.pattern
+
+
+def _buffer_problems(pair: Pair) -> Iterator[str]:
+    """Buffers and counters of averages are equal; those of a new layer are its source's."""
+    small = {(one.prefix, one.canonical): one for one in pair.small.claim.tensors if one.is_buffer}
+    seen: set[tuple[str, str]] = set()
+    for one in (one for one in pair.grown.claim.tensors if one.is_buffer):
+        source = (
+            one.pattern if one.layer is None else one.pattern.replace("{layer}", str(pair.layers[one.layer].source))
+        )
+        old = small.get((one.prefix, source))
+        seen.add((one.prefix, source))
+        if old is None:
+            yield f"the buffer {one.name} is additional, expected none as in the small checkpoint"
+        elif not same_tensor(pair.grown.checkpoint.tensors[one.name], pair.small.checkpoint.tensors[old.name]):
+            yield f"the buffer {one.name} is another than the small checkpoint's"
+    for prefix, canonical in sorted(small.keys() - seen):
+        yield f"the buffer {small[prefix, canonical].name} is missing, expected it as in the small checkpoint"
+
+
+def _fresh_problems(pair: Pair, weights: Scales) -> Iterator[str]:
+    """A layer that was made from an old one is that layer, but for what is zero in it."""
+    origin = {link.small.name: name for name, link in pair.links.items() if link.fresh is None}
+    for name, link in pair.links.items():
+        if link.fresh is None or link.small.name not in origin:
+            continue
+        found = pair.grown_tensor(link)
+        if not bool(found.any()):
+            continue
+        small = link.rows_of(pair.small_tensor(link))
+        factor = weights[origin[link.small.name]].factor or 0.0
+        error = largest(link.summed_inputs(found) - factor * small) / max(largest(small), 1e-30)
+        limit = STORED_TOLERANCES.get(pair.grown.checkpoint.tensors[name].dtype, 0.0)
+        if not error <= limit * link.num_in_copies:
+            yield f"{name}: differs from the layer it was made from by {error:.1e} of its largest value"

@@ -1,95 +1,144 @@
-"""What growth carries along: every key, file and counter is the small one's, but for those that growth declares."""
+"""What goes along: every other key and file of the checkpoint, equal but for what a growth declares to change.
+
+the step            of the run, and of the optimizer in Lightning's loops, where `--step` moved it
+the config          among the hyper-parameters, judged by `configs`
+the history         judged by `history`
+a Trainer's best    the small run's best checkpoint is none of the grown run's, so it is cleared
+left out            what the user dropped, as the history says
+"""
 
 from __future__ import annotations
 
 import filecmp
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
-from ckptgrow.checkpoints.directory import TRAINER_STATE
-from ckptgrow.checkpoints.loops import with_step
-from ckptgrow.checkpoints.tensors import LazyTensor
-from ckptgrow.checkpoints.texts import read_json
-from ckptgrow.families.state import TrainingState
-from ckptgrow.verification.history import dropped
+from ckptgrow.checkpoints.checkpoint import Checkpoint
+from ckptgrow.checkpoints.directory import CONFIG, TRAINER_STATE, Files
+from ckptgrow.checkpoints.huggingface import SAFETENSORS
+from ckptgrow.checkpoints.lightning import GROWTH_KEY
+from ckptgrow.checkpoints.opaque import Opaque
+from ckptgrow.checkpoints.texts import LARGEST_LOG, read_json
+from ckptgrow.errors import listing
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences
 
-# Of a Trainer's state: the best checkpoint so far was of the small model.
-CLEARED = {"best_model_checkpoint", "best_metric", "best_global_step"}
+Tree = Mapping[str, Any]
+DIRECTORIES = ("huggingface", "trainer", "accelerate")  # one kind of directory, by what lies in it
+BEST = ("best_metric", "best_model_checkpoint", "best_global_step")
+OPTIMIZER_STEPS = (  # in Lightning's loops, automatic and manual optimization
+    ("epoch_loop.automatic_optimization.optim_progress", "optimizer", "step"),
+    ("epoch_loop.manual_optimization.optim_step_progress",),
+)
 
 
 def carried_problems(pair: Pair) -> list[str]:
-    """What is missing, new or changed."""
-    return [*_dtypes(pair), *_buffers(pair), *_values(pair), *_keys(pair), *_files(pair)]
-
-
-def _dtypes(pair: Pair) -> Iterator[str]:
-    small, grown = pair.small.checkpoint.tensors, pair.grown.checkpoint.tensors
-    for name, link in pair.links.items():
-        old, new = small[link.small.name].dtype, grown[name].dtype
-        if new != old:
-            yield f"{name} is {new}, expected {old} as in the small checkpoint"
-
-
-def _buffers(pair: Pair) -> Iterator[str]:
-    """Buffers outside of layers are as they were."""
-    old, new = (_buffers_of(state) for state in (pair.small, pair.grown))
-    yield from differences(old, new, ("buffers",))
-
-
-def _buffers_of(state: TrainingState) -> dict[str, LazyTensor]:
-    outside = (one.name for one in state.claim.tensors if one.is_buffer and one.layer is None)
-    return {name: state.checkpoint.tensors[name] for name in outside}
-
-
-def _values(pair: Pair) -> Iterator[str]:
+    """Every key and file that is not as in the small checkpoint."""
     small, grown = pair.small.checkpoint, pair.grown.checkpoint
+    kinds = [DIRECTORIES[0] if one.kind in DIRECTORIES else one.kind for one in (small, grown)]
+    if kinds[0] != kinds[1]:
+        return [f"it is of kind {grown.kind}, expected {small.kind} as the small one; verify before it is converted"]
+    problems: list[str] = []
     if small.data_position != grown.data_position:
-        yield "the data position was moved, expected it as in the small checkpoint"
-    for name in ("epoch", "precision", "scaler"):
-        yield from differences(getattr(small, name), getattr(grown, name), (name,))
+        problems.append("the data position was moved, expected it as in the small checkpoint")
+    problems += _key_problems(small, grown)
+    problems += differences(grown.scaler, small.scaler, ("scaler",))
+    problems += _file_problems(small, grown)
+    return [*problems, *_name_problems(small, grown)]
 
 
-def _keys(pair: Pair) -> Iterator[str]:
-    step, was_moved = pair.grown.checkpoint.global_step, pair.has_moved
-    left = dropped(pair)
-    expected, found = (_comparable(state.checkpoint.rest) for state in (pair.small, pair.grown))
-    expected = {key: value for key, value in expected.items() if key not in left}
-    if was_moved and step is not None and "loops" in expected:
-        expected["loops"] = with_step(expected["loops"], step)
-    if was_moved and "global_step" in expected:
-        expected["global_step"] = step
-    yield from differences(expected, found, ())
+def _key_problems(small: Checkpoint, grown: Checkpoint) -> Iterator[str]:
+    expected = dict(small.rest)
+    if small.global_step != grown.global_step:  # which the history has to tell
+        expected |= {"global_step": grown.global_step} if "global_step" in expected else {}
+        expected |= {"loops": _moved_loops(expected["loops"], grown.global_step)} if "loops" in expected else {}
+    found = dict(grown.rest)
+    found.pop(GROWTH_KEY, None)
+    expected.pop(GROWTH_KEY, None)
+    for name in ("optimizer_states", "lr_schedulers"):  # their places; what is in them is judged by itself
+        if expected.get(name, found.get(name)) is None:
+            expected.setdefault(name, None)
+            found.setdefault(name, None)
+    arguments = [_without_config(one.pop("hyper_parameters", None)) for one in (found, expected)]
+    yield from differences(arguments[0], arguments[1], ("hyper_parameters",))
+    for name in found.keys() | expected.keys():
+        if name not in found:
+            yield f"{name} is missing, expected it as in the small checkpoint"
+        elif name not in expected:
+            yield f"{name} is additional, expected none as in the small checkpoint"
+        else:
+            yield from differences(found[name], expected[name], (name,))
 
 
-def _comparable(rest: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is understood elsewhere, and without the config among the hyper-parameters."""
-    found = {key: value for key, value in rest.items() if value is not None}
-    parameters = found.get("hyper_parameters", {})
-    if isinstance(parameters, dict):
-        found["hyper_parameters"] = {key: value for key, value in parameters.items() if key != "config"}
-    elif hasattr(parameters, "__dict__"):
-        found["hyper_parameters"] = {key: value for key, value in vars(parameters).items() if key != "config"}
-    if not found.get("hyper_parameters"):
-        found.pop("hyper_parameters", None)
-    return found
+def _moved_loops(loops: Any, step: int | None) -> Any:
+    """Lightning's counters with all totals of optimizer steps at the run's step; what counts batches stays."""
+    if not isinstance(loops, dict) or not isinstance(loops.get("fit_loop"), dict):
+        return cast(Any, loops)
+    fit_loop = loops["fit_loop"]
+    for automatic, *inner in OPTIMIZER_STEPS:
+        if automatic in fit_loop and _counted(fit_loop[automatic], inner):
+            fit_loop = {**fit_loop, automatic: _with_total(fit_loop[automatic], inner, step)}
+    return {**loops, "fit_loop": fit_loop}
 
 
-def _files(pair: Pair) -> Iterator[str]:
-    small, grown = pair.small.checkpoint.carried, pair.grown.checkpoint.carried
-    for name in sorted({*small.files} - {*grown.files} - dropped(pair)):
-        yield f"the file {name} is missing, expected it as beside the small checkpoint"
-    for name in sorted({*grown.files} - {*small.files}):
-        yield f"the file {name} stands beside the grown checkpoint alone"
-    for name in sorted({*small.files} & {*grown.files}):
+def _counted(progress: Any, inner: list[str]) -> bool:
+    """Whether these steps are those of the run: manual ones that never happened are not."""
+    return bool(inner) or progress["total"]["completed"] > 0
+
+
+def _with_total(progress: Any, inner: list[str], step: int | None) -> Any:
+    if inner:
+        return {**progress, inner[0]: _with_total(progress[inner[0]], inner[1:], step)}
+    return {**progress, "total": dict.fromkeys(progress["total"], step)}
+
+
+def _without_config(arguments: Any) -> Any:
+    """Hyper-parameters without the model's config; of a pickled config object what is none of its public fields."""
+    if isinstance(arguments, Opaque):
+        return arguments
+    fields = dict(vars(arguments)) if isinstance(arguments, Namespace) else dict(arguments or {})
+    config = fields.pop("config", None)
+    if isinstance(config, Opaque) and isinstance(config.state, dict):
+        state = cast(dict[Any, Any], config.state)
+        fields["config"] = {key: value for key, value in state.items() if str(key).startswith("_")}
+    elif not isinstance(config, dict | Namespace) and config is not None:
+        fields["config"] = config
+    return Namespace(**fields) if isinstance(arguments, Namespace) else fields
+
+
+def _file_problems(small: Checkpoint, grown: Checkpoint) -> Iterator[str]:
+    """Files beside the weights, byte for byte; a Trainer's state field by field."""
+    old, new = set(small.carried.files), set(grown.carried.files)
+    for name in sorted(old - new):
+        yield f"the file {name} is missing, expected it as in the small checkpoint"
+    for name in sorted(new - old):
+        yield f"the file {name} is additional, expected none as in the small checkpoint"
+    for name in sorted(old & new):
+        before, after = small.carried.directory / name, grown.carried.directory / name
         if name == TRAINER_STATE:
-            old, new = (read_json(one.directory / name) for one in (small, grown))
-            yield from differences(_cleared(old, new), new, (name,))
-        elif not filecmp.cmp(small.directory / name, grown.directory / name, shallow=False):
-            yield f"the file {name} differs from the small checkpoint's"
+            expected, found = (read_json(path, LARGEST_LOG) for path in (before, after))
+            cleared = {key: None if key in BEST else value for key, value in expected.items()}
+            yield from differences(found, cleared, (TRAINER_STATE,))
+        elif not filecmp.cmp(before, after, shallow=False):
+            yield f"the file {name} is another than the small checkpoint's"
+    if grown.left_behind:
+        yield f"{listing(grown.left_behind)} is additional, expected none: growth leaves such files behind"
+    config = grown.path / CONFIG
+    if grown.kind not in DIRECTORIES and config.is_file() and grown.config is not None:
+        yield from differences(read_json(config), dict(grown.config), (CONFIG,))
 
 
-def _cleared(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """A Trainer's state without its best checkpoint, which the grown run does not have."""
-    return {**old, **{key: None for key in CLEARED & old.keys() if new.get(key) is None}}
+def _name_problems(small: Checkpoint, grown: Checkpoint) -> Iterator[str]:
+    """How the parts' files are called, and what the weights' files say of themselves."""
+    old, new = small.layout, grown.layout
+    if not isinstance(old, Files) or not isinstance(new, Files):
+        return
+    for part in ("optimizers", "schedulers"):
+        before, after = getattr(old, part), getattr(new, part)
+        if len(before) == len(after) and before != after:
+            yield f"the files of {part} are {listing(after)}, expected {listing(before)}"
+    if old.weights != new.weights:
+        yield f"the weights lie in {listing(new.weights)}, expected {listing(old.weights)}"
+    elif SAFETENSORS in new.weights:
+        yield from differences(dict(new.metadata), {"format": "pt", **old.metadata}, ("metadata of the weights",))

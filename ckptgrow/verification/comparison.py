@@ -4,36 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
 
-from ckptgrow.errors import RequestError
+from ckptgrow.checkpoints.formats import read_checkpoint
+from ckptgrow.errors import RequestError, listing
 from ckptgrow.families.model import load_model
 from ckptgrow.families.sizes import num_layers
 from ckptgrow.families.state import TrainingState, open_state
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
-from ckptgrow.verification.averages import average_problems
-from ckptgrow.verification.carried import carried_problems
-from ckptgrow.verification.configs import config_problems
-from ckptgrow.verification.coverage import coverage_problems
+from ckptgrow.verification.configs import with_fixed_fields
+from ckptgrow.verification.contents import judge_contents, left_out
 from ckptgrow.verification.factors import disagreements
 from ckptgrow.verification.function import compared
 from ckptgrow.verification.gradients import Gradients, GradientScale, gradient_scales, idealise
-from ckptgrow.verification.history import history_problems
+from ckptgrow.verification.history import Declared
 from ckptgrow.verification.layers import match_layers
 from ckptgrow.verification.moments import has_state, moment_errors
 from ckptgrow.verification.pair import Link, Pair, growths_between
 from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
-from ckptgrow.verification.rates import judge_rates
 from ckptgrow.verification.report import Asymmetry, Moments, Report, Structure, Trajectory
 from ckptgrow.verification.samples import gradients_of, long_sample, sample_batches
 from ckptgrow.verification.scales import Scales
-from ckptgrow.verification.schedules import schedule_problems
 from ckptgrow.verification.trajectory import losses, step_rounding
 from ckptgrow.verification.weights import WeightScale, weight_scales
 from ckptgrow.verification.words import sentences
@@ -80,7 +77,8 @@ def verify(
     Raises a CkptgrowError where the two cannot be compared at all; a difference is a report that did not pass.
     """
     stage("reading both checkpoints")
-    pair = open_pair(open_state(Path(small), config=config), open_state(Path(grown)))
+    pair, declared = _opened(Path(small), Path(grown), config)
+    pair = replace(pair, grown=replace(pair.grown, config=with_fixed_fields(pair)))
     dtype = DTYPES[settings.dtype]
     stage("comparing weights")
     weights = weight_scales(pair)
@@ -105,13 +103,24 @@ def verify(
     stage("comparing moments")
     measured = Scales(pair, weights, scales)
     moments = _moments(pair, scales, measured, true_difference) if has_state(pair.small.optimizers) else None
-    structure = _structure(pair, weights, measured)
+    structure = _structure(pair, weights, measured, declared)
     trajectory = None
     if settings.steps:
         stage(f"training both for {settings.steps} steps")
         trajectory = _trajectory(pair, batches, settings, structure, dtype)
     report = Report(structure, function, moments, trajectory, asymmetry, [])
-    return Report(structure, function, moments, trajectory, asymmetry, sentences(report, pair))
+    return Report(structure, function, moments, trajectory, asymmetry, [*sentences(report, pair), *left_out(declared)])
+
+
+def _opened(small: Path, grown: Path, config: Path | None) -> tuple[Pair, Declared]:
+    """Both checkpoints; the small one without what the history says that the user left out."""
+    new, checkpoint = open_state(grown), read_checkpoint(small)
+    declared = Declared.of(new.checkpoint.history[len(checkpoint.history) :])
+    known = {*checkpoint.tensors, *checkpoint.rest, *checkpoint.carried.files, *checkpoint.left_behind}
+    old = open_state(
+        small, config=config, drop=[name for name in declared.dropped if name in known], reset=declared.reset
+    )
+    return open_pair(old, new), declared
 
 
 def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
@@ -132,9 +141,15 @@ def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
     links: dict[str, Link] = {}
     for one in grown.claim.parameters:
         layer = layers[one.layer] if one.layer is not None else Layer(0, "old")
-        source = originals[one.pattern.replace("{layer}", str(layer.source))]
+        canonical = one.pattern.replace("{layer}", str(layer.source))
+        if canonical not in originals:
+            raise RequestError(f"{grown.where}: has {one.name}, expected no such parameter as {small.where} has none")
+        source = originals[canonical]
         fresh = layer.kind if layer.kind.startswith("zero") else None
         links[one.name] = Link.of(one, source, growths, fresh)
+    lost = originals.keys() - {link.small.canonical for link in links.values()}
+    if lost:
+        raise RequestError(f"{grown.where}: has no parameter that comes from {listing(lost)} of {small.where}")
     return Pair(small, grown, links, growths, layers)
 
 
@@ -167,23 +182,13 @@ def _moments(pair: Pair, scales: Mapping[str, GradientScale], measured: Scales, 
     )
 
 
-def _structure(pair: Pair, weights: Mapping[str, WeightScale], measured: Scales) -> Structure:
+def _structure(pair: Pair, weights: Mapping[str, WeightScale], measured: Scales, declared: Declared) -> Structure:
     worst = max(weights, key=lambda name: (weights[name].roundings, weights[name].error))
     tolerance = STORED_TOLERANCES[coarsest(_weight_dtypes(pair))]
     factors = {name: scale.factor for name, scale in weights.items()}
     claimed = {name: link.grown for name, link in pair.links.items()}
     apart = [] if pair.is_padded else disagreements(factors, claimed, pair.growths)
-    rates = judge_rates(pair, measured) if pair.small.optimizers and pair.grown.optimizers else None
-    rule = rates.rule if rates else None
-    problems = [
-        *(rates.problems if rates else []),
-        *coverage_problems(pair),
-        *schedule_problems(pair),
-        *config_problems(pair),
-        *average_problems(pair, weights),
-        *carried_problems(pair),
-        *history_problems(pair, rule, are_apart=pair.has_copies and _are_apart(pair)),
-    ]
+    rates, problems = judge_contents(pair, weights, measured, declared)
     if apart:
         problems.insert(0, f"{apart[0]} has factor {factors[apart[0]]:g}, which no one scale for every space explains")
     error = weights[worst].error
@@ -194,7 +199,7 @@ def _structure(pair: Pair, weights: Mapping[str, WeightScale], measured: Scales)
         worst_parameter=worst,
         tolerance=tolerance,
         layers=[f"{layer.kind} {layer.source}" for layer in pair.layers],
-        lr_rule=rule,
+        lr_rule=rates.rule if rates else None,
         problems=problems,
         has_wrong_weights=weights[worst].roundings > 1,
     )

@@ -1,46 +1,203 @@
-"""Every field of the grown config: growth changes sizes, the number of layers and what is said layer by layer, no more.
+"""The grown config: only what the growth changes may differ from the small one.
 
-Both configs are read as transformers reads them, so that what one leaves to a default and the other spells out is the
-same thing.
+    sizes           the fields of spaces that copies or fresh coordinates make larger
+    layers          their number, and every list with one entry a layer, moved along the layer map
+    kinds           what transformers derives for single layers by a rule, where it was left out: made explicit
+    ε of pads       times old over new hidden size
+
+What transformers makes of both configs is compared as well, so that nothing that a field leaves to a default differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from transformers import AutoConfig
-
-from ckptgrow.families.layer_kinds import with_layers
-from ckptgrow.families.sizes import num_layers
+from ckptgrow.families.architecture import config_errors
+from ckptgrow.families.family import Family
+from ckptgrow.families.sizes import sizes_of
+from ckptgrow.families.state import TrainingState
+from ckptgrow.verification.history import UNITS
 from ckptgrow.verification.pair import Pair
-from ckptgrow.verification.trees import differences
+from ckptgrow.verification.trees import differences, text
 
-NEUTRAL = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures", "_attn_implementation"}
+Config = Mapping[str, Any]
+NEUTRAL = ("dtype", "torch_dtype", "_name_or_path", "transformers_version")
+ROUNDING = 1e-12  # relative, of an ε that was multiplied in float64
 
 
 def config_problems(pair: Pair) -> list[str]:
-    """What differs and should not."""
-    small, grown = (_read(state.config) for state in (pair.small, pair.grown))
-    expected = {**small, **_changed(pair, grown)}
-    kept = [key for key in {**expected, **grown} if key not in NEUTRAL]
-    return [problem for key in kept for problem in differences(expected.get(key), grown.get(key), ("config", key))]
+    """Every field that is not what it must be."""
+    small, grown = pair.small.config, pair.grown.checkpoint.config
+    if grown is None:
+        return ["the grown checkpoint has no config, expected one"]
+    changed = _changed_fields(pair)
+    found, expected = ({key: value for key, value in one.items() if key not in changed} for one in (grown, small))
+    return [
+        *differences(found, expected, ("config",)),
+        *_size_problems(pair, small, grown),
+        *_layer_problems(pair, small, grown),
+        *_derived_problems(pair, changed),
+    ]
 
 
-def _read(config: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {key: value for key, value in config.items() if key != "model_type"}
-    return {**AutoConfig.for_model(str(config["model_type"]), **fields).to_dict()}
+def with_fixed_fields(pair: Pair) -> dict[str, Any]:
+    """The grown config with the small one's values of all fields that no growth changes.
+
+    A model is run with these: a config that differs in others is no growth's, and may describe no model at all.
+    """
+    changed = _changed_fields(pair)
+    own = {key: value for key, value in pair.grown.config.items() if key in changed}
+    fixed = {key: value for key, value in pair.small.config.items() if key not in changed}
+    padding = pair.grown.family.padding
+    if padding is not None and padding.eps in own:
+        own[padding.eps] = float(pair.small.config[padding.eps]) * _eps_ratio(pair)
+    return {**fixed, **own}
 
 
-def _changed(pair: Pair, grown: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that this growth changes, as it must: sizes are those of the tensors, which the weights have shown."""
-    family, config = pair.small.family, pair.small.config
-    sizes = (size.config for size in family.sizes.values() if size.config is not None)
-    found = {name: grown[name] for name in sizes if name in grown}
-    if len(pair.layers) != num_layers(family, config, pair.small.where):
-        layered = with_layers(family, config, [layer.source for layer in pair.layers], pair.small.where)
-        found |= {name: value for name, value in layered.items() if value != config.get(name)}
-    if family.padding is not None and pair.growths["residual"].has_fresh:
-        residual = pair.growths["residual"]
-        found[family.padding.eps] = config[family.padding.eps] * residual.num_old / residual.num_new
-    return found
+def _changed_fields(pair: Pair) -> set[str]:
+    """The fields that this growth may change; they are judged each by its own rule."""
+    family = pair.grown.family
+    fields = {*_size_fields(family)}
+    if len(pair.layers) != _num_layers(pair):
+        fields |= _layer_fields(family) | set(_lists_of(pair, pair.small.config))
+        fields |= {family.sparse.dense, family.sparse.step} if family.sparse else set()
+    if _eps_ratio(pair) != 1 and family.padding is not None:
+        fields.add(family.padding.eps)
+    return fields | {alias for alias, name in family.aliases.items() if name in fields}
+
+
+def _size_fields(family: Family) -> dict[str, str]:
+    """The fields of sizes that can grow, with their spaces; a head's own size may be said where it was derived."""
+    growing = (*family.residual, *UNITS, "head")
+    return {size.config: space for space in growing if (size := family.sizes.get(space)) and size.config is not None}
+
+
+def _size_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
+    family = pair.grown.family
+    old, new = (sizes_of(family, one.config, one.where) for one in (pair.small, pair.grown))
+    for space in sorted(old.keys() | new.keys()):
+        if old.get(space) != new.get(space) and space not in _growing_spaces(family):
+            yield f"the size of {space} is {new.get(space)}, expected {old.get(space)}"
+    for field, space in _size_fields(family).items():
+        if field not in grown and field not in small:
+            continue
+        if space == "head" and grown.get(field) is not None and new[space] != old[space]:
+            yield f"config[{field!r}] is {text(grown[field])}, expected {old[space]}"
+        if small.get(field) is not None and (grown.get(field) != new[space] or isinstance(grown.get(field), bool)):
+            yield f"config[{field!r}] is {text(grown.get(field))}, expected {new[space]}"
+        if (
+            small.get(field) is None
+            and grown.get(field) is not None
+            and new[space] == _derived_size(pair, field, space)
+        ):
+            yield f"config[{field!r}] is {text(grown[field])}, expected none, for it follows from others"
+    for alias, name in family.aliases.items():
+        if alias in small and grown.get(alias) != grown.get(name):
+            yield f"config[{alias!r}] is {text(grown.get(alias))}, expected {text(grown.get(name))} as {name}"
+    if family.padding is not None and (ratio := _eps_ratio(pair)) != 1:
+        eps, before = grown.get(family.padding.eps), float(small[family.padding.eps])
+        if not isinstance(eps, float) or not math.isclose(eps, before * ratio, rel_tol=ROUNDING):
+            yield f"config[{family.padding.eps!r}] is {text(eps)}, expected {before * ratio:g}"
+
+
+def _growing_spaces(family: Family) -> set[str]:
+    """Spaces that growths make larger, and those that share the size of one or are a multiple of it."""
+    growing = {*family.residual, *UNITS}
+    for space, size in family.sizes.items():
+        sources = (size.same, *(size.times or ())[1:], *(size.ratio or ()))
+        if growing & {one for one in sources if one}:
+            growing.add(space)
+    return growing - {"head"}
+
+
+def _derived_size(pair: Pair, field: str, space: str) -> int | None:
+    """What the size would be without its field."""
+    grown = pair.grown
+    bare = {key: value for key, value in grown.config.items() if key != field}
+    return sizes_of(grown.family, bare, grown.where).get(space)
+
+
+def _eps_ratio(pair: Pair) -> float:
+    """Old over new hidden size where new coordinates are fresh: the norms' sums over them stay."""
+    growth = pair.growths["residual"]
+    return growth.num_old / growth.num_new if growth.has_fresh else 1.0
+
+
+def _layer_fields(family: Family) -> set[str]:
+    return {family.num_layers, *family.stacks.values()}
+
+
+def _num_layers(pair: Pair) -> int:
+    return len({layer.source for layer in pair.layers})
+
+
+def _lists_of(pair: Pair, config: Config) -> dict[str, list[Any]]:
+    """The fields with one entry a layer, those among them that transformers alone derives."""
+    known = {**_effective(pair.small), **config}
+    names = {name for name, value in known.items() if isinstance(value, list | tuple)}
+    return {name: list(known[name]) for name in names if len(known[name]) == _num_layers(pair) and _is_of_layers(name)}
+
+
+def _is_of_layers(name: str) -> bool:
+    """By transformers' habit of names; other lists may be as long by chance."""
+    return "layer" in name and not name.endswith("_only_layers")
+
+
+def _layer_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
+    family, num_new = pair.grown.family, len(pair.layers)
+    if num_new == _num_layers(pair):
+        return
+    for field in sorted(_layer_fields(family) | {one for one in family.aliases if one in small}):
+        if family.aliases.get(field, field) not in _layer_fields(family) or field not in small:
+            continue
+        if grown.get(field) != num_new or isinstance(grown.get(field), bool):
+            yield f"config[{field!r}] is {text(grown.get(field))}, expected {num_new}"
+    for name, values in sorted(_lists_of(pair, small).items()):
+        expected = [values[layer.source] for layer in pair.layers]
+        if name in grown:
+            found: Any = list(grown[name]) if isinstance(grown[name], tuple) else grown[name]
+            yield from differences(found, expected, ("config", name))
+        elif name in small:
+            yield f"config[{name!r}] is missing, expected {text(expected)}"
+    if family.sparse is not None:
+        yield from _sparse_problems(pair, family.sparse.dense, family.sparse.step, small, grown)
+
+
+def _sparse_problems(pair: Pair, numbers: str, step: str, small: Config, grown: Config) -> Iterator[str]:
+    """Each layer has experts, or none, as the one that it comes from."""
+
+    def is_dense(config: Config, layer: int) -> bool:
+        return layer in (config.get(numbers) or ()) or bool((layer + 1) % (config.get(step) or 1))
+
+    if not isinstance(grown.get(numbers), list) or not isinstance(grown.get(step), int):
+        yield f"config[{numbers!r}] and config[{step!r}] are {text(grown.get(numbers))} and {text(grown.get(step))}"
+        return
+    if any(number not in range(len(pair.layers)) for number in grown[numbers]) or grown[step] != 1:
+        yield f"config[{numbers!r}] and config[{step!r}] are {text(grown[numbers])} and {text(grown[step])}"
+    for index, layer in enumerate(pair.layers):
+        if is_dense(grown, index) != is_dense(small, layer.source):
+            yield f"config[{numbers!r}] is {text(grown[numbers])}: layer {index} has another kind than its source"
+
+
+def _derived_problems(pair: Pair, changed: set[str]) -> Iterator[str]:
+    """What transformers makes of both configs differs in nothing else, and layers keep what it derives for them."""
+    small, grown = _effective(pair.small), _effective(pair.grown)
+    lists = _lists_of(pair, pair.small.config)
+    for name in sorted((small.keys() | grown.keys()) - changed - {*NEUTRAL}):
+        yield from differences(grown.get(name), small.get(name), ("config as transformers completes it", name))
+    for name in sorted(lists.keys() & grown.keys()):
+        expected = [lists[name][layer.source] for layer in pair.layers]
+        yield from differences(list(grown[name] or ()), expected, ("config as transformers completes it", name))
+
+
+def _effective(state: TrainingState) -> dict[str, Any]:
+    """The config as transformers completes it; nothing where it refuses it, which building the model tells."""
+    from transformers import AutoConfig
+
+    fields = {key: value for key, value in state.config.items() if key != "model_type"}
+    try:
+        return AutoConfig.for_model(state.family.model_type, **fields).to_dict()
+    except config_errors():
+        return {}

@@ -1,4 +1,4 @@
-"""The grown optimizers hold what the small ones hold: every parameter in its group, with a record where it had one."""
+"""Who is in the grown optimizers: every parameter that must be, in the group that it must be in, and nothing else."""
 
 from __future__ import annotations
 
@@ -6,45 +6,88 @@ from collections.abc import Iterator, Mapping
 
 from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.errors import listing
-from ckptgrow.verification.history import resets
+from ckptgrow.verification.history import Declared
 from ckptgrow.verification.pair import Pair
-from ckptgrow.verification.trees import differences
+from ckptgrow.verification.trees import differences, same_value
 
 
-def coverage_problems(pair: Pair) -> list[str]:
-    """Parameters that are missing, stray or in another group, and what is kept beside groups and records."""
-    old, new = pair.small.optimizers, pair.grown.optimizers
-    if "optimizer" in resets(pair):
-        return [f"{len(new)} optimizers, expected none after a growth without them"] if new else []
-    if len(old) != len(new):
-        return [f"{len(new)} optimizers, expected {len(old)}"]
+def coverage_problems(pair: Pair, declared: Declared) -> list[str]:
+    """Optimizers, their groups, the parameters in them and the records of these, against the small one's."""
+    small, grown = pair.small.optimizers, pair.grown.optimizers
+    if len(small) != len(grown):
+        return [f"{len(grown)} optimizers, expected {len(small)}"]
+    problems: list[str] = []
+    for index, (old, new) in enumerate(zip(small, grown, strict=True)):
+        where = f"optimizer {index}"
+        problems += _parameter_problems(pair, old, new, where)
+        problems += _group_problems(pair, old, new, where)
+        problems += _naming_problems(pair, declared, old, new, where)
+        problems += differences(dict(new.other), dict(old.other), (where,))
+    return problems
+
+
+def origins(pair: Pair, small: OptimizerState, grown: OptimizerState) -> list[int]:
+    """For each grown group the small group that its parameters come from; one without any keeps its place."""
+    place = {name: index for index, group in enumerate(small.groups) for name in group.names}
     return [
-        problem
-        for index, (small, grown) in enumerate(zip(old, new, strict=True))
-        for problem in _of_one(pair, index, small, grown)
+        next((place[source] for name in group.names if (source := _source(pair, name)) in place), index)
+        for index, group in enumerate(grown.groups)
     ]
 
 
-def _of_one(pair: Pair, index: int, small: OptimizerState, grown: OptimizerState) -> Iterator[str]:
-    held = {name for name, link in pair.links.items() if link.small.name in small.group_of}
-    missing, stray = held - set(grown.names), set(grown.names) - held
-    if missing:
-        yield f"optimizer {index} lacks {listing(missing)}, expected every parameter that the small one's has"
-    if stray:
-        yield f"optimizer {index} holds {listing(stray)}, expected only parameters that the small one's has"
-    unrecorded = {
-        name for name in held - missing if (pair.links[name].small.name in small.state) != (name in grown.state)
-    }
-    if unrecorded:
-        yield f"optimizer {index}: {listing(unrecorded)} have state where the small ones have none, or the reverse"
-    yield from _mixed(pair, index, small, grown)
-    yield from differences(small.other, grown.other, (f"optimizer {index}",))
+def _source(pair: Pair, name: str) -> str | None:
+    link = pair.links.get(name)
+    return None if link is None else link.small.name
 
 
-def _mixed(pair: Pair, index: int, small: OptimizerState, grown: OptimizerState) -> Iterator[str]:
-    """Each grown group comes from one small group; in groups as many as before, at its own place."""
-    place: Mapping[str, int] = {name: number for number, group in enumerate(small.groups) for name in group.names}
-    for number, group in enumerate(grown.groups):
-        origins = {place[pair.links[name].small.name] for name in group.names if pair.links[name].small.name in place}
-        if len(origins) > 1 or (len(grown.groups) == len(small.groups) and origins - {number}):
-            yield f"group {number} of optimizer {index} holds parameters of other groups {listing(map(str, origins))}"
+def _parameter_problems(pair: Pair, small: OptimizerState, grown: OptimizerState, where: str) -> Iterator[str]:
+    expected = {name for name, link in pair.links.items() if link.small.name in set(small.names)}
+    recorded = {name for name in expected if pair.links[name].small.name in small.state}
+    for what, must, have in (("holds", expected, set(grown.names)), ("has a record of", recorded, set(grown.state))):
+        if must - have:
+            yield f"{where} {what} no {listing(must - have)}, expected as in the small checkpoint"
+        if have - must:
+            yield f"{where} {what} {listing(have - must)}, expected not, as in the small checkpoint"
+
+
+def _group_problems(pair: Pair, small: OptimizerState, grown: OptimizerState, where: str) -> Iterator[str]:
+    place = {name: index for index, group in enumerate(small.groups) for name in group.names}
+    sources = origins(pair, small, grown)
+    for index, group in enumerate(grown.groups):
+        strays = [name for name in group.names if place.get(_source(pair, name) or "") != sources[index]]
+        if strays:
+            yield f"{where}: group {index} holds {listing(strays)}, expected in other groups as in the small checkpoint"
+    if sources != sorted(sources):
+        yield f"{where}: its groups come from groups {sources}, expected these in order"
+    lost = [index for index, group in enumerate(small.groups) if group.names and index not in sources]
+    if lost:
+        yield f"{where}: no group comes from group {listing(map(str, lost))} of the small checkpoint"
+    yield from _order_problems(pair, small, grown, where)
+
+
+def _naming_problems(
+    pair: Pair, declared: Declared, small: OptimizerState, grown: OptimizerState, where: str
+) -> Iterator[str]:
+    """Groups name their parameters where those of the small one did, or where a growth made several of one."""
+    by_rule = any(record.get("lr_rule") == "mup" for record in declared.records)
+    for index, (group, source) in enumerate(zip(grown.groups, origins(pair, small, grown), strict=True)):
+        expected = by_rule or (source < len(small.groups) and small.groups[source].has_param_names)
+        if group.has_param_names != expected:
+            found, wanted = ("names", "none") if group.has_param_names else ("no names", "them")
+            yield f"{where}: group {index} has {found} of its parameters (param_names), expected {wanted}"
+
+
+def _order_problems(pair: Pair, small: OptimizerState, grown: OptimizerState, where: str) -> Iterator[str]:
+    """Where no names tell who is who, scripts count: old parameters keep their order."""
+    place = {name: index for index, name in enumerate(small.names)}
+    for index, group in enumerate(grown.groups):
+        old = [place[pair.links[name].small.name] for name in group.names if _is_old(pair, name, place)]
+        if not group.has_param_names and not same_value(old, sorted(old)):
+            yield f"{where}: group {index} has its parameters in another order than the small checkpoint"
+
+
+def _is_old(pair: Pair, name: str, place: Mapping[str, int]) -> bool:
+    link = pair.links.get(name)
+    if link is None or link.small.name not in place:
+        return False
+    return link.grown.layer is None or pair.layers[link.grown.layer].kind == "old"

@@ -1,74 +1,284 @@
-"""The record of the growths: what it claims is held against what was measured."""
+"""The record that a growth leaves: whole, chained from the small checkpoint on, and in agreement with what is measured.
+
+It is checked, never believed: a step that the record does not tell was not moved by a growth, and a rule, a kind of
+copies or a layer map that the numbers contradict is a problem of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, TypeGuard
 
+from ckptgrow.checkpoints.fingerprint import Fingerprint
+from ckptgrow.families.family import Family
 from ckptgrow.families.sizes import sizes_of
-from ckptgrow.verification.pair import Pair, growths_since
-from ckptgrow.verification.trees import differences
+from ckptgrow.verification.pair import Pair
+from ckptgrow.verification.trees import differences, text
 
-OPERATORS = ("width", "depth")
+Record = Mapping[str, Any]
+Check = Callable[[Any], bool]
+UNITS = ("heads", "kv_heads", "ffn", "dense_ffn")  # spaces that grow, besides those of the residual stream
+PARTS = ("optimizer", "schedule")
 
 
-def history_problems(pair: Pair, lr_rule: str | None, *, are_apart: bool) -> list[str]:
-    """What is missing in the record, or contradicts the weights, the rates or the clock."""
+def is_count(value: Any) -> TypeGuard[int]:
+    """Whether a value is a whole number from 0 on."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_step(value: Any) -> bool:
+    return value is None or is_count(value)
+
+
+def _are_steps(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_step, value))
+
+
+def _is_strength(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _are_layers(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, list) and len(one) == 2 and is_count(one[0]) and one[1] in (*NEW, "old") for one in value
+    )
+
+
+def _choice(*choices: str) -> Check:
+    return lambda value: value in choices
+
+
+NEW = ("zero-output", "zero-norm", "copy")
+OF_ALL: Mapping[str, Check] = {
+    "lr_rule": _choice("keep", "mup"),
+    "step": _are_steps,
+    "rewarm": is_count,
+    "reset": lambda value: isinstance(value, list) and all(one in PARTS for one in value),
+    "drop": _are_names,
+    "version": _is_text,
+    "torch": _is_text,
+    "source_sha256": lambda value: isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None,
+}
+FIELDS: Mapping[str, Mapping[str, Check]] = {
+    "width": {
+        "factor": lambda value: value is None or (is_count(value) and value > 1),
+        "how": _choice("diagonal", "tile", "pad"),
+        "separate": _choice("split", "noise", "none"),
+        "noise": _is_strength,
+        "seed": is_count,
+        **OF_ALL,
+    },
+    "depth": {"new": _choice(*NEW), "layers": _are_layers, **OF_ALL},
+}
+OPTIONAL: Mapping[str, Check] = {
+    "fresh_moments": _choice("zero", "mean"),
+    "schedule": _is_text,
+    **dict.fromkeys(("residual", *UNITS), is_count),
+}
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the records since the small checkpoint say of its state."""
+
+    records: tuple[Record, ...]
+
+    @classmethod
+    def of(cls, records: Sequence[Any]) -> Declared:
+        """Records that are none are left out; `history_problems` names them."""
+        return cls(tuple(one for one in records if isinstance(one, Mapping)))
+
+    @cached_property
+    def reset(self) -> frozenset[str]:
+        """The parts that were left out to begin anew."""
+        return frozenset(str(part) for record in self.records for part in _listed(record.get("reset")))
+
+    @cached_property
+    def dropped(self) -> tuple[str, ...]:
+        """Tensors, keys and files that the user left out."""
+        return tuple(str(name) for record in self.records for name in _listed(record.get("drop")))
+
+    @property
+    def schedule(self) -> str | None:
+        """What the user said of a schedule's function."""
+        return next((str(one["schedule"]) for one in reversed(self.records) if one.get("schedule")), None)
+
+    @cached_property
+    def widths(self) -> tuple[Record, ...]:
+        """The growths that change learning rates under rule `mup`."""
+        return tuple(record for record in self.records if record.get("operator") == "width")
+
+    @property
+    def mup_share(self) -> float | None:
+        """The part of the measured ratios that learning rates have: 0 under `keep`, 1 under `mup`, and where rules were
+        mixed over growths by whole factors the share of the logarithms; None where that is not known.
+        """
+        rules = {record.get("lr_rule") for record in self.widths}
+        if len(rules) < 2:
+            return None
+        logs = [
+            (math.log(factor), record.get("lr_rule"))
+            for record in self.widths
+            if is_count(factor := record.get("factor")) and factor > 1
+        ]
+        if len(logs) < len(self.widths):
+            return None
+        return sum(log for log, rule in logs if rule == "mup") / sum(log for log, _ in logs)
+
+
+def history_problems(pair: Pair, declared: Declared) -> list[str]:
+    """What is wrong with the grown checkpoint's history, apart from learning rates and separation."""
     old, new = pair.small.checkpoint.history, pair.grown.checkpoint.history
-    problems = list(differences(old, new[: len(old)], ("history",)))
-    since = growths_since(pair.small, pair.grown)
-    if not since:
-        return [*problems, "no growth is recorded, expected the record of one"]
-    return [*problems, *_clock(pair, since), *_sizes(pair, since), *_rule(since, lr_rule), *_apart(since, are_apart)]
+    problems = list(differences(new[: len(old)], old, ("history",)))
+    found = new[len(old) :]
+    if not found:
+        return [*problems, *_of_no_growth(pair)]
+    for index, record in enumerate(found, start=len(old)):
+        problems += _record_problems(record, f"history[{index}]")
+    if not problems:
+        problems += [*_entry_problems(pair, found), *_step_problems(pair, found), *_size_problems(pair, found)]
+        problems += [*_layer_problems(pair, found), *_source_problems(pair, found[0])]
+    return problems
 
 
-def resets(pair: Pair) -> set[str]:
-    """The parts that a growth was asked to leave out: "optimizer", "schedule"."""
-    return {str(part) for record in growths_since(pair.small, pair.grown) for part in record.get("reset", ())}
+def _of_no_growth(pair: Pair) -> Iterator[str]:
+    has_grown = len(pair.layers) != len({layer.source for layer in pair.layers}) or any(
+        not growth.is_identity for growth in pair.growths.values()
+    )
+    if has_grown:
+        yield "the history has no record of the growth, expected one"
+    elif pair.small.checkpoint.global_step != pair.grown.checkpoint.global_step:
+        old, new = pair.small.checkpoint.global_step, pair.grown.checkpoint.global_step
+        yield f"global_step is {new}, expected {old}: no record tells that it was moved"
 
 
-def dropped(pair: Pair) -> set[str]:
-    """The keys and files that a growth was asked to leave out."""
-    return {str(part) for record in growths_since(pair.small, pair.grown) for part in record.get("drop", ())}
+def _record_problems(record: Any, where: str) -> Iterator[str]:
+    if not isinstance(record, Mapping) or record.get("operator") not in FIELDS:
+        yield f"{where} is {text(record)}, expected the record of a growth"
+        return
+    fields = FIELDS[record["operator"]]
+    for name, check in fields.items():
+        if name not in record:
+            yield f"{where}[{name!r}] is missing"
+        elif not check(record[name]):
+            yield f"{where}[{name!r}] is {text(record[name])}, which no growth writes"
+    for name in record.keys() - fields.keys() - {"operator"}:
+        if name not in OPTIONAL or not OPTIONAL[name](record[name]):
+            yield f"{where}[{name!r}] is {text(record[name])}, which no growth writes"
+    if record["operator"] == "width" and (record.get("separate") == "noise") != bool(record.get("noise")):
+        yield f"{where} says separate {text(record.get('separate'))} and noise {text(record.get('noise'))}"
 
 
-def _clock(pair: Pair, since: list[Mapping[str, Any]] | Any) -> Iterator[str]:
-    step = pair.small.checkpoint.global_step
-    for record in since:
-        if record.get("operator") not in OPERATORS:
-            yield f"the record's operator is {record.get('operator')!r}, expected {' or '.join(OPERATORS)}"
-        recorded = record.get("step")
-        if not isinstance(recorded, list) or len(recorded) != 2 or recorded[0] != step:
-            yield f"the record's step is {recorded}, expected it to begin at {step}"
-            return
-        step = recorded[1]
-    if step != pair.grown.checkpoint.global_step:
-        yield f"global_step is {pair.grown.checkpoint.global_step}, expected {step} as recorded"
-    rewarm, asked = pair.grown.checkpoint.growth.get("rewarm"), since[-1].get("rewarm")
-    expected = {"start": step, "steps": asked} if asked and step is not None else None
-    if rewarm != expected:
-        yield f"rewarm is {rewarm}, expected {expected} as recorded"
+def _entry_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
+    """What stands beside the records: the last growth's version, the step, and the rise of rates from there."""
+    entry, last = pair.grown.checkpoint.growth, found[-1]
+    step = pair.grown.checkpoint.global_step
+    rewarm = {"start": step, "steps": last["rewarm"]} if last["rewarm"] and step is not None else None
+    expected = {"version": last["version"], "history": entry.get("history"), "rewarm": rewarm, "global_step": step}
+    if "config" in entry:
+        expected["config"] = entry["config"]  # judged with all configs
+    yield from differences(dict(entry), expected, ("ckptgrow",))
 
 
-def _sizes(pair: Pair, since: Any) -> Iterator[str]:
-    grown = pair.grown
-    recorded, found = since[-1].get("sizes"), sizes_of(grown.family, grown.config, grown.where)
-    if recorded != found:
-        yield f"the record's sizes are {recorded}, expected {found}"
+def _step_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
+    steps = [tuple(record["step"]) for record in found]
+    old, new = pair.small.checkpoint.global_step, pair.grown.checkpoint.global_step
+    if steps[0][0] != old:
+        yield f"the history begins at step {steps[0][0]}, expected {old} as the small checkpoint"
+    if steps[-1][1] != new:
+        yield f"global_step is {new}, expected {steps[-1][1]} as the history has it"
+    for before, after in pairwise(steps):
+        if before[1] != after[0]:
+            yield f"the history goes on from step {after[0]}, expected {before[1]}, where the growth before it ended"
 
 
-def _rule(since: Any, lr_rule: str | None) -> Iterator[str]:
-    recorded = {record.get("lr_rule") for record in since}
-    if lr_rule is not None and lr_rule not in recorded and recorded != {"mup", "keep"}:
-        yield f"the record's lr_rule is {listed(recorded)}, expected {lr_rule} by the groups"
+def _size_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
+    """The sizes that the records lead to are the grown config's."""
+    old, new = (sizes_of(one.family, one.config, one.where) for one in (pair.small, pair.grown))
+    expected = dict(old)
+    growing = {*pair.grown.family.residual, *UNITS}
+    for record in (one for one in found if one["operator"] == "width"):
+        if record["factor"] is not None:
+            expected |= {space: size * record["factor"] for space, size in expected.items() if space in growing}
+        expected |= {space: record[space] for space in ("residual", *UNITS) if space in record}
+    asked = {space for record in found for space in ("residual", *UNITS) if space in record}
+    only_factors = not asked and all(one["operator"] == "depth" or one["factor"] is not None for one in found)
+    judged = growing & new.keys() if only_factors else asked & new.keys()
+    if all(one["operator"] == "depth" or one["factor"] is None for one in found):
+        judged |= (growing & new.keys()) - _following(asked, pair.grown.family)
+    for space in sorted(judged):
+        if expected[space] != new[space]:
+            yield f"the size of {space} is {new[space]}, expected {expected[space]} by the history"
 
 
-def listed(values: set[Any]) -> str:
-    """Values by commas, sorted."""
-    return ", ".join(sorted(map(str, values)))
+def _following(asked: set[str], family: Family) -> set[str]:
+    """The spaces whose sizes follow from those that were asked for."""
+    following = {"heads", "kv_heads"} if asked & {"heads", "kv_heads"} else set[str]()
+    return following | ({*family.residual, *UNITS} if "residual" in asked else set())
 
 
-def _apart(since: Any, are_apart: bool) -> Iterator[str]:
-    separations = {record.get("separate") for record in since if record.get("operator") == "width"}
-    if are_apart and separations <= {"none"}:
-        yield "the record says that nothing tells the copies apart, expected equal copies"
+def _layer_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
+    """The layer map of the records, one applied to the other, is the one that the weights show."""
+    layers = [(index, "old") for index in range(len({one.source for one in pair.layers}))]
+    for record in found:
+        if record["operator"] == "depth":
+            if any(source >= len(layers) for source, _ in record["layers"]):
+                yield f"the history's layers {text(record['layers'])} are more than there are"
+                return
+            if [source for source, kind in record["layers"] if kind == "old"] != list(range(len(layers))):
+                yield f"the history's layers {text(record['layers'])} do not keep the old ones"
+                return
+            kinds = {kind for _, kind in record["layers"]} - {"old"}
+            if kinds - {record["new"]}:
+                yield f"the history's layers are {' and '.join(sorted(kinds))}, expected {record['new']} as it says"
+            layers = [(layers[one][0], layers[one][1] if kind == "old" else kind) for one, kind in record["layers"]]
+    depths = [record for record in found if record["operator"] == "depth"]
+    measured = [(one.source, one.kind) for one in pair.layers]
+    coarse = _coarser if len(depths) == 1 else lambda kind: kind == "old"  # a copy of an identity is one, too
+    if [(one, coarse(kind)) for one, kind in layers] != [(one, coarse(kind)) for one, kind in measured]:
+        yield f"the weights' layers are {text(measured)}, expected {text(layers)} by the history"
+    elif len(depths) == 1:
+        for index, (_, kind) in enumerate(layers):
+            if not _is_identity(pair, index, kind):
+                yield f"layer {index} is not {kind}, expected it by the history"
+
+
+def _coarser(kind: str) -> str:
+    """Identities of both kinds are one here: where norms write the residual stream a layer can be both."""
+    return "identity" if kind.startswith("zero") else kind
+
+
+def _is_identity(pair: Pair, index: int, kind: str) -> bool:
+    """Whether all that a kind of identity layers has zero is zero."""
+    links = [link for link in pair.links.values() if link.grown.layer == index]
+    demanded = {
+        "zero-output": [link for link in links if "residual" in link.grown.layout.written],
+        "zero-norm": [link for link in links if link.grown.layout.kind in ("gain", "bias")],
+    }
+    return not any(bool(pair.grown_tensor(link).any()) for link in demanded.get(kind, ()))
+
+
+def _source_problems(pair: Pair, first: Record) -> Iterator[str]:
+    value = Fingerprint(pair.small.stored).value()
+    if first["source_sha256"] != value:
+        yield (
+            f"the history grew a checkpoint whose tensors have sha256 {first['source_sha256'][:12]}…, expected the "
+            f"small one's {value[:12]}…"
+        )
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else ()

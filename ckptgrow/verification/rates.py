@@ -1,6 +1,7 @@
-"""Learning rates, epsilons and weight decays of the grown optimizer, judged by the measured scales.
+"""Every option of every group of the grown optimizers, judged by the measured scales.
 
-Rule `mup` has the ratios of `optimizers`, so that updates scale as the weights do; `keep` leaves all options.
+Rule `mup` has the ratios of `optimizers`, so that updates scale as the weights do; `keep` leaves all options. The rule
+is found from the numbers and must be the recorded one. What a schedule sets is judged at the grown checkpoint's step.
 """
 
 from __future__ import annotations
@@ -10,99 +11,133 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from ckptgrow.checkpoints.tensors import LazyTensor, whole
+from ckptgrow.verification.history import Declared
 from ckptgrow.verification.optimizers import Ratio, kind_of
 from ckptgrow.verification.pair import Pair
+from ckptgrow.verification.replay import SET
 from ckptgrow.verification.scales import Scales
-from ckptgrow.verification.schedules import moved_rates
+from ckptgrow.verification.schedules import IN_FLOAT32, ROUNDING, Moved
+from ckptgrow.verification.trees import differences, is_tensor, same_value, text
 
-SAME = 1e-12  # relative, of numbers that growth leaves or a schedule computes again
+Shares = Mapping[str, float]  # by rule, the power of the measured ratios that options have
+RULES: Shares = {"keep": 0.0, "mup": 1.0}
+MIXED = "keep and mup"
 
 
 @dataclass(frozen=True)
 class Rates:
-    """The rule that the groups follow (the closer one where neither fits), and where they do not."""
+    """The rule that the groups follow (the closer one where none fits), and where they do not."""
 
     rule: str
     problems: list[str]
 
 
-def judge_rates(pair: Pair, scales: Scales) -> Rates:
-    """Compares every parameter's options under both rules; where both fit, nothing that changes a rate was grown."""
-    found = {rule: list(_problems(pair, scales, rule)) for rule in ("keep", "mup")}
-    recorded = [entry.get("lr_rule") for entry in pair.grown.checkpoint.history[-1:]]
+def judge_rates(pair: Pair, scales: Scales, moved: Moved, declared: Declared) -> Rates:
+    """Compares every parameter's options under both rules, and under the mixture that a chain of growths records."""
+    share = declared.mup_share
+    shares = {**RULES, **({MIXED: share} if share is not None else {})}
+    found = {rule: list(_problems(pair, scales, moved, share)) for rule, share in shares.items()}
     fitting = [rule for rule, problems in found.items() if not problems]
-    if recorded and recorded[0] in (fitting or found):
-        rule = str(recorded[0])
-    else:
-        rule = fitting[0] if fitting else min(found, key=lambda one: len(found[one]))
+    recorded = {str(record.get("lr_rule")) for record in declared.widths}
+    named = MIXED if len(recorded) > 1 else next(iter(recorded), "keep")
+    if fitting:
+        rule = named if named in fitting else fitting[0]
+        return Rates(rule, _contradictions(rule, named, fitting))
+    rule = named if named in found else min(found, key=lambda one: len(found[one]))
     return Rates(rule, found[rule])
 
 
-def _problems(pair: Pair, scales: Scales, rule: str) -> Iterator[str]:
-    for number, (small, grown) in enumerate(zip(pair.small.optimizers, pair.grown.optimizers, strict=False)):
-        old_groups, seen = small.group_of, set[str]()
-        moved = moved_rates(pair, number) if pair.has_moved else None
+def _contradictions(rule: str, named: str, fitting: list[str]) -> list[str]:
+    if named in fitting or named == MIXED:
+        return []
+    return [f"the history says lr rule {named}, but the groups' options follow {rule}"]
+
+
+def _problems(pair: Pair, scales: Scales, moved: Moved, share: float) -> Iterator[str]:
+    for place, (small, grown) in enumerate(zip(pair.small.optimizers, pair.grown.optimizers, strict=False)):
+        old_group = {name: index for index, group in enumerate(small.groups) for name in group.names}
+        seen: set[str] = set()
         for index, group in enumerate(grown.groups):
             for name in group.names:
-                if pair.links[name].small.name not in old_groups:
-                    continue
-                old = old_groups[pair.links[name].small.name].options
-                kind, measured = kind_of(old), scales.of(name)
-                ratios = kind.ratios(measured, old) if rule == "mup" and kind and kind.ratios else {}
-                if moved is not None:
-                    old, ratios = {**old, **moved[index]}, {**ratios, **dict.fromkeys(moved[index], 1.0)}
-                limits = _Limits(kind.tolerance if kind else 0.0, measured.rounding)
-                for option in {**old, **group.options}:
-                    problem = _option_problem(option, old, group.options, ratios, limits)
-                    if problem and f"{index} {option}" not in seen:
+                source = old_group.get(pair.links[name].small.name)
+                if source is None:
+                    continue  # no group of the small one holds it, which the coverage tells
+                old = moved.options_of(place, source, small.groups[source].options)
+                is_moved = moved.is_moved and place in moved.options
+                for option, problem in _of_parameter(old, group.options, _judged(scales, name, old, share), is_moved):
+                    if f"{index} {option}" not in seen:
                         seen.add(f"{index} {option}")
                         yield f"{option} of group {index} ({name}) {problem}"
 
 
-def _option_problem(
-    option: str, old: Mapping[str, Any], new: Mapping[str, Any], ratios: Mapping[str, Ratio], limits: _Limits
-) -> str | None:
-    if option not in new:
-        return f"is missing, expected {old[option]}"
-    if option not in old:
-        return f"is {new[option]}, expected no such option"
-    return _difference(old[option], new[option], ratios.get(option, 1.0), limits)
-
-
 @dataclass(frozen=True)
-class _Limits:
-    """How exact options are, relatively, and what an epsilon stands for that is None."""
+class _Judged:
+    """The ratios that a parameter's options must have, how exact they are, relatively, and what an epsilon stands for
+    that is None.
+    """
 
+    ratios: Mapping[str, Ratio]
     tolerance: float
     epsilon: float
 
 
-def _difference(old: Any, new: Any, ratio: Ratio, limits: _Limits) -> str | None:
+def _judged(scales: Scales, name: str, old: Mapping[str, Any], share: float) -> _Judged:
+    kind, measured = kind_of(old), scales.of(name)
+    ratios = kind.ratios(measured, old) if share and kind and kind.ratios else {}
+    powers = {option: _power(ratio, share) for option, ratio in ratios.items()}
+    return _Judged(powers, kind.tolerance if kind else 0.0, measured.rounding)
+
+
+def _power(ratio: Ratio, share: float) -> Ratio:
+    if isinstance(ratio, tuple):
+        return tuple(None if one is None else one**share for one in ratio)
+    return None if ratio is None else ratio**share
+
+
+def _of_parameter(
+    old: Mapping[str, Any], new: Mapping[str, Any], judged: _Judged, is_moved: bool
+) -> Iterator[tuple[str, str]]:
+    """What is wrong with each option of a parameter's group."""
+    for option, value in old.items():
+        if option not in new:
+            yield option, f"is missing, expected {text(_plain(value))}"
+            continue
+        limits = judged
+        if is_moved and option in SET:  # run again, and rounded where it is a tensor
+            limits = _Judged(judged.ratios, max(judged.tolerance, IN_FLOAT32 if is_tensor(value) else ROUNDING), 0.0)
+        problem = _difference(value, new[option], judged.ratios.get(option, 1.0), limits, is_moved and option in SET)
+        if problem:
+            yield option, problem
+    for option in new.keys() - old.keys():
+        yield option, f"is {text(_plain(new[option]))}, expected none"
+
+
+def _difference(old: Any, new: Any, ratio: Ratio, limits: _Judged, is_moved: bool) -> str | None:
     """What is wrong with an option; nothing where weights or gradients of zero leave its ratio open."""
+    if is_tensor(old) != is_tensor(new) and old is not None:
+        return f"is {text(new)}, expected {text(old)}"
     old, new = _plain(old), _plain(new)
     if ratio is None:
         return None
     if isinstance(ratio, tuple) and isinstance(old, tuple | list) and isinstance(new, tuple | list):
+        if len(old) != len(new):
+            return f"is {new}, expected {len(old)} numbers"
         pairs = zip(old, new, strict=True)
         numbers = [limits.epsilon if one is None and other is not None else one for one, other in pairs]
-        problems = [_difference(*entry, limits) for entry in zip(numbers, new, ratio, strict=True)]
+        problems = [_difference(*entry, limits, is_moved) for entry in zip(numbers, new, ratio, strict=True)]
         return next((problem for problem in problems if problem), None)
-    if isinstance(ratio, tuple) or not _is_number(old) or not _is_number(new):
-        return None if old == new or _are_close(old, new) else f"is {new}, expected {old}"
+    if isinstance(ratio, tuple) or ratio == 1 or not _is_number(old) or not _is_number(new):
+        return None if _is_same(old, new, limits.tolerance if is_moved else 0.0) else f"is {new}, expected {old}"
     expected = old * ratio
-    limit = limits.tolerance * abs(expected) if ratio != 1 else SAME * abs(expected)
-    return None if abs(new - expected) <= limit else f"is {new:g}, expected {expected:g}"
+    return None if abs(new - expected) <= limits.tolerance * abs(expected) else f"is {new:g}, expected {expected:g}"
 
 
-def _are_close(old: Any, new: Any) -> bool:
-    """Whether two sequences hold the same; numbers as schedules compute them."""
-    if not isinstance(old, list | tuple) or not isinstance(new, list | tuple) or len(old) != len(new):
-        return False
-    pairs = [(_plain(one), _plain(other)) for one, other in zip(old, new, strict=True)]
-    return all(
-        abs(one - other) <= SAME * abs(one) if _is_number(one) and _is_number(other) else one == other
-        for one, other in pairs
-    )
+def _is_same(old: Any, new: Any, tolerance: float) -> bool:
+    """Lists and tuples are alike, for formats turn one into the other; so are 0 and 0.0, which a ratio turns."""
+    if _is_number(old) and _is_number(new):
+        return same_value(float(new), float(old), tolerance)
+    old, new = (list(one) if isinstance(one, tuple) else one for one in (old, new))
+    return not any(differences(new, old, ("option",), tolerance))
 
 
 def _is_number(value: object) -> TypeGuard[float]:
@@ -110,4 +145,9 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def _plain(value: Any) -> Any:
-    return float(whole(value)) if isinstance(value, LazyTensor) else value
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(one) for one in value)
+    if isinstance(value, LazyTensor):
+        tensor = whole(value)
+        return float(tensor) if not tensor.shape else tensor.tolist()
+    return value

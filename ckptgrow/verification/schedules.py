@@ -1,235 +1,186 @@
-"""Schedules field by field, and the rates that they set, run again by torch's own classes.
+"""Every field of every scheduler: the small one's, with one entry a grown group, at the step that the run is moved to.
 
-A schedule whose step was not moved is the small one's, with one entry for every group of the grown optimizer. One whose
-step was moved is built anew by its own class – from the arguments of the constructor that its state holds – over the
-groups' initial rates, and run from its start to the new step; what that leaves in the groups and in the state is what
-the grown checkpoint must hold. A schedule whose function lies in the script (LambdaLR) cannot be run: its rates stay.
+After a moved step nothing is excused: torch's own scheduler, run from the small checkpoint's state to that step, says
+what the grown one must hold, and what the groups' rates, betas and momenta must be. Where a function in the user's
+script has a say, its clock moves and the rates are those of the small checkpoint.
 """
 
 from __future__ import annotations
 
-import bisect
-import inspect
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.optim import lr_scheduler, swa_utils
 
 from ckptgrow.checkpoints.optimizer import OptimizerState
-from ckptgrow.checkpoints.tensors import LazyTensor, whole
-from ckptgrow.verification.history import resets
+from ckptgrow.checkpoints.tensors import Held, LazyTensor, whole
+from ckptgrow.verification.coverage import origins
 from ckptgrow.verification.pair import Pair
+from ckptgrow.verification.replay import replayed
 from ckptgrow.verification.trees import differences
 
 Raw = Mapping[str, Any]
-CLASSES: Mapping[frozenset[str], type[lr_scheduler.LRScheduler]] = {
-    frozenset({"step_size", "gamma"}): lr_scheduler.StepLR,
-    frozenset({"milestones", "gamma"}): lr_scheduler.MultiStepLR,
-    frozenset({"factor", "total_iters"}): lr_scheduler.ConstantLR,
-    frozenset({"start_factor", "end_factor", "total_iters"}): lr_scheduler.LinearLR,
-    frozenset({"gamma"}): lr_scheduler.ExponentialLR,
-    frozenset({"total_iters", "power"}): lr_scheduler.PolynomialLR,
-    frozenset({"T_max", "eta_min"}): lr_scheduler.CosineAnnealingLR,
-    frozenset({"T_0", "T_i", "T_mult", "eta_min", "T_cur"}): lr_scheduler.CosineAnnealingWarmRestarts,
-}
-OF_ALL = frozenset(
-    {"base_lrs", "last_epoch", "verbose", "_step_count", "_is_initial", "_get_lr_called_within_step", "_last_lr"}
-)
-LISTS = ("base_lrs", "_last_lr", "max_lrs", "min_lrs", "lr_lambdas", "base_momentums", "max_momentums", "swa_lrs")
-RATES = ("base_lrs", "_last_lr", "max_lrs", "min_lrs", "swa_lrs")
-SAME = 1e-9  # relative, of rates: products in float64 in another order
+SCALED = ("base_lrs", "_last_lr", "max_lrs", "min_lrs", "_init_lrs")  # one rate a group
+DEALT = ("lr_lambdas", "base_momentums", "max_momentums")  # one entry a group, the same after growth
+SKIPPED_STEPS, SKIPPED_SHARE = 2, 0.02  # overflows in float16, at which schedules may not tick
+ROUNDING = 1e-9  # relative, of rates in float64 that were multiplied in another order
+IN_FLOAT32 = 1e-5  # the same, of rates that are tensors
 
 
-def schedule_problems(pair: Pair) -> list[str]:
-    """What differs from what the schedules must be."""
-    old, new = pair.small.checkpoint.schedulers, pair.grown.checkpoint.schedulers
-    if "schedule" in resets(pair):
-        return [f"{len(new)} schedules, expected none after a growth without them"] if new else []
-    if len(old) != len(new):
-        return [f"{len(new)} schedules, expected {len(old)}"]
+@dataclass(frozen=True)
+class Moved:
+    """The small checkpoint's schedulers at the grown one's step, and by optimizer the options that they set there."""
+
+    states: tuple[Raw, ...]
+    options: Mapping[int, Sequence[Raw]]
+    is_moved: bool
+
+    def options_of(self, optimizer: int, group: int, options: Raw) -> Raw:
+        """A small group's options at that step; what was a tensor stays one."""
+        if optimizer not in self.options:
+            return options
+        found = {key: value for key, value in self.options[optimizer][group].items() if key in options}
+        return {**options, **{key: _like(options[key], value) for key, value in found.items()}}
+
+
+def moved_schedules(pair: Pair, schedule: str | None) -> Moved:
+    """Runs the small checkpoint's schedulers to the grown one's step; they stay where that is the same."""
+    old, new = pair.small.checkpoint.global_step, pair.grown.checkpoint.global_step
+    raws, optimizers = pair.small.checkpoint.schedulers, pair.small.optimizers
+    if old is None or new is None or old == new:
+        return Moved(tuple(raws), {}, is_moved=False)
+    states: list[Raw] = []
+    options: dict[int, Sequence[Raw]] = {}
+    for index, raw in enumerate(raws):
+        place = optimizer_of(index, raws, optimizers)
+        clock = _clock_at(raw, old, new)
+        named = _named_function(schedule, raw)
+        follows_loss = {"num_bad_epochs", "best"} <= raw.keys()
+        replay = None if follows_loss or place is None else replayed(raw, optimizers[place], clock, named)
+        if replay is None:
+            states.append(raw if follows_loss else _with_clock(raw, clock))
+            continue
+        states.append(replay.state)
+        if replay.options is not None and place is not None:
+            options[place] = replay.options
+    return Moved(tuple(states), options, is_moved=True)
+
+
+def optimizer_of(index: int, schedulers: Sequence[Raw], optimizers: Sequence[OptimizerState]) -> int | None:
+    """Whose rates a scheduler sets: the only optimizer's, that at its place, or the only one with its base rates."""
+    if len(optimizers) == 1 or len(optimizers) == len(schedulers):
+        return 0 if len(optimizers) == 1 else index
+    bases = [_number(base) for base in schedulers[index].get("base_lrs", ())]
+    found = [
+        place
+        for place, one in enumerate(optimizers)
+        if bases == [_number(group.options.get("initial_lr")) for group in one.groups]
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def schedule_problems(pair: Pair, moved: Moved) -> list[str]:
+    """Every field of every grown scheduler that is not what it must be."""
+    grown, small = pair.grown.checkpoint.schedulers, pair.small.checkpoint.schedulers
+    if len(grown) != len(small):
+        return [f"{len(grown)} schedulers, expected {len(small)}"]
     problems: list[str] = []
-    for index, (small, grown) in enumerate(zip(old, new, strict=True)):
-        optimizer = _optimizer_of(pair, index, old)
-        if optimizer is not None and optimizer >= len(pair.grown.optimizers):
-            optimizer = None
-        origins = None if optimizer is None else _origins(pair, optimizer)
-        problems += _of_one(pair, index, small, grown, optimizer, origins)
+    for index, (found, state) in enumerate(zip(grown, moved.states, strict=True)):
+        place = optimizer_of(index, small, pair.small.optimizers)
+        expected = state if place is None else _grown(state, *_ratios(pair, moved, place))
+        exact = all(not isinstance(one, LazyTensor) for one in found.get("base_lrs", ()))
+        problems += _field_problems(_plain(found), _plain(expected), index, ROUNDING if exact else IN_FLOAT32)
     return problems
 
 
-def moved_rates(pair: Pair, optimizer: int) -> list[Mapping[str, Any]] | None:
-    """What the schedule sets in each of a grown optimizer's groups at the moved step; None where nothing can say it."""
-    schedules = pair.grown.checkpoint.schedulers
-    for index, raw in enumerate(schedules):
-        if _optimizer_of(pair, index, pair.small.checkpoint.schedulers) == optimizer:
-            return _replayed(raw, pair.grown.optimizers[optimizer], pair.grown.checkpoint.global_step or 0)[0]
-    return None
+def _field_problems(found: Raw, expected: Raw, index: int, tolerance: float) -> Iterator[str]:
+    """Rates may have been multiplied in another order; all else is equal."""
+    yield from differences(dict(found), dict(expected), (f"scheduler {index}",), tolerance)
 
 
-def _of_one(
-    pair: Pair, index: int, small: Raw, grown: Raw, optimizer: int | None, origins: Sequence[int] | None
-) -> Iterator[str]:
-    keys = (f"schedule {index}",)
-    expected = dict(small)
-    if origins is not None and optimizer is not None:
-        expected = _expanded(pair, small, grown, optimizer, origins)
-    if pair.has_moved and pair.grown.checkpoint.global_step is not None and optimizer is not None:
-        _, state = _replayed(expected, pair.grown.optimizers[optimizer], pair.grown.checkpoint.global_step)
-        if state is None:
-            expected |= {key: grown[key] for key in ("_step_count",) if key in grown}
-            expected |= {"last_epoch": pair.grown.checkpoint.global_step} if "last_epoch" in expected else {}
-        else:
-            expected |= {key: value for key, value in state.items() if key in expected}
-    yield from differences(_rounded(expected), _rounded(grown), keys)
+def _ratios(pair: Pair, moved: Moved, place: int) -> tuple[list[int], list[float]]:
+    """For each grown group its origin, and how its learning rate differs: as judged of the groups themselves."""
+    if place >= len(pair.grown.optimizers):
+        count = len(pair.small.optimizers[place].groups)
+        return list(range(count)), [1.0] * count
+    small, grown = pair.small.optimizers[place], pair.grown.optimizers[place]
+    sources = origins(pair, small, grown)
+    ratios: list[float] = []
+    for group, source in zip(grown.groups, sources, strict=True):
+        before = moved.options_of(place, source, small.groups[source].options) if source < len(small.groups) else {}
+        key = next((key for key in ("initial_lr", "lr") if _number(before.get(key)) and key in group.options), None)
+        ratios.append(1.0 if key is None else (_number(group.options[key]) or 0.0) / (_number(before[key]) or 1.0))
+    return sources, ratios
 
 
-def _rounded(value: Any) -> Any:
-    """Numbers to nine digits: rates are products whose order is free."""
-    if isinstance(value, LazyTensor) and not value.shape:
-        value = float(whole(value))
-    if isinstance(value, float):
-        return float(f"{value:.9g}")
-    if isinstance(value, dict | Counter):
-        return {key: _rounded(one) for key, one in value.items()}
-    return [_rounded(one) for one in value] if isinstance(value, list | tuple) else value
+def _grown(raw: Raw, sources: Sequence[int], ratios: Sequence[float]) -> dict[str, Any]:
+    grown = dict(raw)
+    for key in (*SCALED, *DEALT):
+        values = raw.get(key)
+        if isinstance(values, list) and all(source < len(values) for source in sources):
+            factors = ratios if key in SCALED else [1.0] * len(sources)
+            grown[key] = [_times(values[one], factor) for one, factor in zip(sources, factors, strict=True)]
+    if isinstance(raw.get("_schedulers"), list):
+        grown["_schedulers"] = [_grown(inner, sources, ratios) for inner in raw["_schedulers"]]
+    return grown
 
 
-def _optimizer_of(pair: Pair, index: int, schedules: Sequence[Raw]) -> int | None:
-    """Whose rates a schedule sets: the only optimizer's, that at its place, or the one with its base rates."""
-    optimizers = pair.small.optimizers
-    if len(optimizers) == 1:
-        return 0
-    if len(schedules) == len(optimizers):
-        return index
-    bases = [_number(one) for one in schedules[index].get("base_lrs", [])]
-    fitting = [
-        place
-        for place, one in enumerate(optimizers)
-        if bases == [_number(group.options.get("initial_lr", -1.0)) for group in one.groups]
-    ]
-    return fitting[0] if len(fitting) == 1 else None
+def _clock_at(raw: Raw, old: int, new: int) -> int:
+    """A scheduler's own clock: the run's, or one that ticks a fixed number of times a step."""
+    while "last_epoch" not in raw and raw.get("_schedulers"):
+        raw = raw["_schedulers"][0]
+    clock = raw.get("last_epoch")
+    if clock is None or abs(clock - old) <= max(SKIPPED_STEPS, SKIPPED_SHARE * old):
+        return new
+    return new * clock // old if old else new
 
 
-def _origins(pair: Pair, optimizer: int) -> list[int] | None:
-    """The small group behind each grown group."""
-    if len(pair.grown.optimizers) <= optimizer:
+def _with_clock(raw: Raw, clock: int) -> dict[str, Any]:
+    """A state that cannot be run: its clock is set, all else stays."""
+    if "last_epoch" not in raw:
+        return dict(raw)
+    counted = {"_step_count": raw["_step_count"] + clock - raw["last_epoch"]} if "_step_count" in raw else {}
+    return {**raw, "last_epoch": clock, **counted}
+
+
+def _named_function(schedule: str | None, raw: Raw) -> Callable[[int], float] | None:
+    """The function of transformers that the user named in the history, as `NAME:key=number,…`."""
+    name, _, rest = (schedule or "lambda").partition(":")
+    if name == "lambda":
         return None
-    small, grown = pair.small.optimizers[optimizer], pair.grown.optimizers[optimizer]
-    place = {name: index for index, group in enumerate(small.groups) for name in group.names}
-    found = [next((place.get(pair.links[name].small.name) for name in group.names), None) for group in grown.groups]
-    if len(small.groups) == len(grown.groups):
-        return list(range(len(small.groups)))
-    return None if None in found else [one for one in found if one is not None]
+    from transformers import get_scheduler
+
+    options = {key.strip(): float(value) for key, _, value in (part.partition("=") for part in rest.split(",") if part)}
+    counts = {key: int(value) for key, value in options.items() if key.endswith("steps") or key in ("warmup", "total")}
+    others = {key: counts.get(key, value) for key, value in options.items() if key not in ("warmup", "total")}
+    peak = max((_number(base) or 0.0 for base in raw.get("base_lrs", ())), default=0.0)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
+    scheduler = get_scheduler(name, optimizer, counts.get("warmup"), counts.get("total"), others)
+    return scheduler.lr_lambdas[0] if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR) else None
 
 
-def _expanded(pair: Pair, small: Raw, grown: Raw, optimizer: int, origins: Sequence[int]) -> dict[str, Any]:
-    """The small schedule with an entry for every grown group, rates in the ratio of the groups' own."""
-    old, new = pair.small.optimizers[optimizer].groups, pair.grown.optimizers[optimizer].groups
-    ratios = [_ratio(old[origin].options, group.options) for origin, group in zip(origins, new, strict=True)]
-    found = dict(small)
-    for key in LISTS:
-        values = small.get(key)
-        if isinstance(values, list) and len(values) == len(old):
-            factors = ratios if key in RATES else [None] * len(ratios)
-            found[key] = [
-                values[origin] if factor is None or values[origin] is None else _number(values[origin]) * factor
-                for origin, factor in zip(origins, factors, strict=True)
-            ]
-    if isinstance(small.get("_schedulers"), list):
-        found["_schedulers"] = [_expanded(pair, one, grown, optimizer, origins) for one in small["_schedulers"]]
-    return found
+def _plain(value: Any) -> Any:
+    """Rates that are tensors as numbers, in lists and below."""
+    if isinstance(value, LazyTensor | torch.Tensor):
+        tensor = whole(value) if isinstance(value, LazyTensor) else value
+        return float(tensor) if not tensor.shape else tensor.tolist()
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _ratio(old: Mapping[str, Any], new: Mapping[str, Any]) -> float:
-    for key in ("initial_lr", "swa_lr", "max_lr", "lr"):
-        if old.get(key) and new.get(key) is not None:
-            return _number(new[key]) / _number(old[key])
-    return 1.0
+def _times(value: Any, factor: float) -> Any:
+    if factor == 1 or value is None:
+        return value
+    return Held(whole(value) * factor) if isinstance(value, LazyTensor) else value * factor
 
 
-def _replayed(
-    raw: Raw, optimizer: OptimizerState, step: int
-) -> tuple[list[Mapping[str, Any]] | None, dict[str, Any] | None]:
-    """The groups' options that the schedule sets at `step`, and its state there; None for what cannot be run."""
-    simulated = _like(optimizer)
-    try:
-        scheduler = _built(raw, simulated)
-        if scheduler is None:
-            return None, None
-        simulated.step()
-        for _ in range(step):
-            scheduler.step()
-    except (ValueError, TypeError, KeyError, IndexError):
-        return None, None
-    options: list[Mapping[str, Any]] = [
-        {key: group[key] for key in ("lr", "betas", "momentum") if key in known.options}
-        for group, known in zip(simulated.param_groups, optimizer.groups, strict=True)
-    ]
-    return (options if _is_known(raw, step) else None), (scheduler.state_dict() if _is_known(raw, step) else None)
+def _like(old: Any, new: Any) -> Any:
+    if isinstance(old, LazyTensor):
+        return Held(torch.full_like(whole(old), float(new)))
+    return tuple(new) if isinstance(old, tuple | list) else new
 
 
-def _built(raw: Raw, optimizer: torch.optim.Optimizer) -> Any:
-    if "_schedulers" in raw:
-        inner = [_built(one, optimizer) for one in raw["_schedulers"]]
-        if None in inner:
-            return None
-        if "_milestones" in raw:
-            return lr_scheduler.SequentialLR(optimizer, inner, milestones=list(raw["_milestones"]))
-        return lr_scheduler.ChainedScheduler(inner, optimizer)
-    own = frozenset(raw) - OF_ALL
-    if own == frozenset({"lr_lambdas"}):
-        return lr_scheduler.LambdaLR(optimizer, [lambda _: 1.0] * len(optimizer.param_groups))
-    if "anneal_epochs" in own or "total_steps" in own or "step_ratio" in own:
-        return _in_closed_form(raw, optimizer)
-    kind = CLASSES.get(own)
-    if kind is None:
-        return None
-    arguments = {key: raw[key] for key in inspect.signature(kind.__init__).parameters if key in own}
-    if "milestones" in arguments:
-        arguments["milestones"] = sorted(Counter(arguments["milestones"]).elements())
-    return kind(optimizer, **arguments)
-
-
-def _in_closed_form(raw: Raw, optimizer: torch.optim.Optimizer) -> Any:
-    """OneCycleLR, CyclicLR and SWALR say their rates by the clock alone: their state set back to the start."""
-    if "anneal_epochs" in raw:
-        kind: Any = swa_utils.SWALR
-    else:
-        kind = lr_scheduler.OneCycleLR if "total_steps" in raw else lr_scheduler.CyclicLR
-        if raw.get("_scale_fn_custom") is not None:
-            return None
-    scheduler = kind.__new__(kind)
-    scheduler.optimizer = optimizer
-    plain = {key: [_number(one) for one in value] if key in LISTS and value else value for key, value in raw.items()}
-    scheduler.load_state_dict({**plain, "last_epoch": 0, "_step_count": 1})
-    for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
-        group["lr"] = rate
-    return scheduler
-
-
-def _is_known(raw: Raw, step: int) -> bool:
-    """Whether the rates at a step follow from the state alone."""
-    if "_milestones" in raw:
-        return _is_known(raw["_schedulers"][bisect.bisect_right(raw["_milestones"], step)], step)
-    return "lr_lambdas" not in raw and all(_is_known(one, step) for one in raw.get("_schedulers", ()))
-
-
-def _like(optimizer: OptimizerState) -> torch.optim.Optimizer:
-    """An optimizer with the same groups at the schedule's start, each over a number of its own."""
-    groups: list[dict[str, Any]] = []
-    for group in optimizer.groups:
-        known = group.options
-        rates = (key for key in known if key.endswith(("lr", "momentum")) and known[key] is not None)
-        options: dict[str, Any] = {key: _number(known[key]) for key in rates}
-        options["lr"] = options.get("initial_lr", options.get("lr", 0.0))
-        options.setdefault("momentum", 0.9)
-        options["betas"] = tuple(_number(one) for one in known.get("betas", (0.9, 0.999)))[:2]
-        groups.append({"params": [torch.zeros(1, requires_grad=True)], **options})
-    has_betas = any("betas" in group.options for group in optimizer.groups)
-    return torch.optim.Adam(groups) if has_betas else torch.optim.SGD(groups, momentum=0.9)
-
-
-def _number(value: Any) -> float:
-    return float(whole(value)) if isinstance(value, LazyTensor) else float(value)
+def _number(value: Any) -> float | None:
+    return float(whole(value)) if isinstance(value, LazyTensor) else value

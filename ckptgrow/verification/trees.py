@@ -1,66 +1,129 @@
-"""Where two trees of plain values and tensors differ."""
+"""Two trees of plain values and lazy tensors, leaf by leaf: what is missing, additional or changed."""
 
 from __future__ import annotations
 
 import math
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from ckptgrow.checkpoints.opaque import Opaque
-from ckptgrow.checkpoints.tensors import LazyTensor, whole
+from ckptgrow.checkpoints.tensors import LazyTensor, chunks
 from ckptgrow.checkpoints.tree import path_text
 
 Keys = tuple[object, ...]
+LONGEST = 60  # characters of a value in a message
 
 
-def differences(old: Any, new: Any, keys: Keys) -> Iterator[str]:
-    """One line for every place at which `new` is not `old`: what is there and what was expected.
+def differences(found: Any, expected: Any, at: Keys, tolerance: float = 0.0) -> Iterator[str]:
+    """Every leaf of `found` that is not as in `expected`, as lines `where is X, expected Y`.
 
-    Tensors are equal where every bit is; NaN equals NaN.
+    Floating-point numbers may differ by `tolerance`, relatively; tensors are compared bit for bit, in dtype and shape.
+    Types are compared too, for 1 and 1.0 and True are different settings.
     """
-    old, new = _plain(old), _plain(new)
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            if key not in new:
-                yield f"{path_text((*keys, key))} is missing, expected {_shown(old[key])}"
-            elif key not in old:
-                yield f"{path_text((*keys, key))} is {_shown(new[key])}, expected no such key"
-            else:
-                yield from differences(old[key], new[key], (*keys, key))
-    elif isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
-        for index, (one, other) in enumerate(zip(old, new, strict=True)):
-            yield from differences(one, other, (*keys, index))
-    elif not _are_equal(old, new):
-        yield f"{path_text(keys)} is {_shown(new)}, expected {_shown(old)}"
+    yield from _differences(found, expected, at, tolerance, set())
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Namespace):
-        return vars(value)
-    if isinstance(value, Opaque):
-        return dict(enumerate(part for _, part in value.parts()))
-    return dict(value) if isinstance(value, Mapping) else value
+def _differences(found: Any, expected: Any, at: Keys, tolerance: float, seen: set[tuple[int, int]]) -> Iterator[str]:
+    if is_tensor(found) or is_tensor(expected):
+        if not (is_tensor(found) and is_tensor(expected)):
+            yield _line(at, found, expected)
+        elif not same_tensor(found, expected):
+            yield f"{path_text(at)} is another tensor than the small checkpoint's"
+        return
+    if _kind(found) != _kind(expected):
+        yield _line(at, found, expected)
+        return
+    if isinstance(found, dict | list | tuple | Namespace | Opaque):
+        if (id(found), id(expected)) in seen:  # objects may refer to each other in circles
+            return
+        seen.add((id(found), id(expected)))
+    yield from _of_kind(found, expected, at, tolerance, seen)
 
 
-def _are_equal(old: Any, new: Any) -> bool:
-    if isinstance(old, LazyTensor) and isinstance(new, LazyTensor):
-        if old.shape != new.shape or old.dtype != new.dtype:
-            return False
-        return bool(torch.equal(_bits(old), _bits(new)))
-    if type(old) is not type(new):
+def _of_kind(found: Any, expected: Any, at: Keys, tolerance: float, seen: set[tuple[int, int]]) -> Iterator[str]:
+    if isinstance(found, Opaque):
+        parts = (("arguments", "args"), ("state", "state"), ("items", "listed"), ("entries", "entries"))
+        for name, part in parts:
+            yield from _differences(getattr(found, part), getattr(expected, part), (*at, name), tolerance, seen)
+    elif isinstance(found, Namespace):
+        yield from _of_dicts(vars(found), vars(expected), at, tolerance, seen)
+    elif isinstance(found, dict):
+        yield from _of_dicts(cast(dict[Any, Any], found), expected, at, tolerance, seen)
+    elif isinstance(found, list | tuple):
+        entries = cast(list[Any], found)
+        if len(entries) != len(expected):
+            yield f"{path_text(at)} has {len(entries)} entries, expected {len(expected)}"
+        for index, (one, other) in enumerate(zip(entries, expected, strict=False)):
+            yield from _differences(one, other, (*at, index), tolerance, seen)
+    elif not same_value(found, expected, tolerance):
+        yield _line(at, found, expected)
+
+
+def _of_dicts(
+    found: Mapping[Any, Any], expected: Mapping[Any, Any], at: Keys, tolerance: float, seen: set[tuple[int, int]]
+) -> Iterator[str]:
+    for key in expected:
+        if key not in found:
+            yield f"{path_text((*at, key))} is missing, expected {text(expected[key])}"
+        else:
+            yield from _differences(found[key], expected[key], (*at, key), tolerance, seen)
+    for key in found:
+        if key not in expected:
+            yield f"{path_text((*at, key))} is {text(found[key])}, expected none"
+
+
+def same_value(found: Any, expected: Any, tolerance: float = 0.0) -> bool:
+    """Whether two leaves are equal; NaN equals NaN."""
+    if isinstance(found, float) and isinstance(expected, float):
+        if math.isnan(found) or math.isnan(expected):
+            return math.isnan(found) and math.isnan(expected)
+        return found == expected or (tolerance > 0 and math.isclose(found, expected, rel_tol=tolerance))
+    return bool(found == expected)
+
+
+def same_tensor(found: LazyTensor, expected: LazyTensor) -> bool:
+    """Whether two tensors are equal, NaN where NaN is; a few megabytes of them are in memory at a time."""
+    if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
-    if isinstance(old, float) and isinstance(new, float) and math.isnan(old) and math.isnan(new):
+    parts = ((found.rows(start, stop), expected.rows(start, stop)) for start, stop in chunks(found))
+    return all(_same_rows(one, other) for one, other in parts)
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether a leaf is a tensor, and no class of them."""
+    if value is None or isinstance(value, int | float | str | dict | list | tuple):  # a protocol takes long to ask
+        return False
+    return isinstance(value, LazyTensor) and not isinstance(value, type)
+
+
+def text(value: Any) -> str:
+    """A value as a message shows it."""
+    if is_tensor(value):
+        return f"a tensor of shape {list(value.shape)}"
+    shown = repr(value)
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
+
+
+def _same_rows(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if torch.equal(one, other):
         return True
-    return bool(old == new)
+    if not (one.is_floating_point() or one.is_complex()):
+        return False
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
-def _bits(tensor: LazyTensor) -> torch.Tensor:
-    return whole(tensor).contiguous().reshape(-1).view(torch.uint8)
+def _kind(value: Any) -> object:
+    """Dicts of any class are alike, as are lists; objects of the user's classes are known by their names."""
+    if isinstance(value, Opaque):
+        return type(value).named
+    for kind in (dict, list, tuple, Namespace):
+        if isinstance(value, kind):
+            return kind
+    return type(value)
 
 
-def _shown(value: Any) -> str:
-    text = f"a tensor of shape {list(value.shape)}" if isinstance(value, LazyTensor) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _line(at: Keys, found: Any, expected: Any) -> str:
+    return f"{path_text(at)} is {text(found)}, expected {text(expected)}"

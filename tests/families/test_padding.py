@@ -143,7 +143,7 @@ def a_gain(tree: Tree) -> str:
 
 def the_epsilon(tree: Tree) -> str:
     tree["hyper_parameters"]["config"]["rms_norm_eps"] *= 100
-    return "the function changed"
+    return "config['rms_norm_eps']"
 
 
 def an_old_entry(tree: Tree) -> str:

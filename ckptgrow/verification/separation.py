@@ -1,0 +1,159 @@
+"""How the copies are told apart, read from the weights, against what the history says.
+
+none     every copy has an even share of the weight, or (`diagonal`) one copy, the same for all rows of a copy
+split    every entry is dealt to one of its copies
+noise    anything else, of the recorded strength: its root mean square in units of the matrix's
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ckptgrow.spaces.selection import selected
+from ckptgrow.verification.history import Declared
+from ckptgrow.verification.magnitude import largest, power
+from ckptgrow.verification.pair import Link, Pair
+from ckptgrow.verification.precision import STORED_TOLERANCES
+from ckptgrow.verification.weights import WeightScale
+
+ROUNDINGS = 4  # of stored weights
+ENTRIES = 2**22  # that are compared at a time
+LIKE = 0.1  # relative, of the strength of drawn terms over a whole model; of tiny ones it scatters by percents
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """How one weight is shared out among the copies that it reads.
+
+    `kind`: "even"; "diagonal", each copy of the outputs reading one copy of the inputs; "dealt", entry by entry;
+    "other". `strength` is the root mean square of what even shares, or diagonal ones, leave, over the small weight's.
+    `can_be_diagonal` tells whether both sides have equally many copies.
+    """
+
+    kind: str
+    strength: Mapping[str, float]
+    num_entries: int
+    can_be_diagonal: bool
+
+
+def separation_problems(pair: Pair, weights: Mapping[str, WeightScale], declared: Declared) -> list[str]:
+    """Where the history's `how`, `separate` and `noise` are not what the weights show; after several growths in width
+    only whether anything separates the copies can be told.
+    """
+    widths = declared.widths
+    found = list(_measured(pair, weights))
+    if not found or not widths or any(one.get("how") == "pad" for one in widths):
+        return []
+    kinds = {one.kind for one in found}
+    shown = "noise" if "other" in kinds else "split" if "dealt" in kinds else "none"
+    if len(widths) == 1:
+        return list(_of_one(widths[0], shown, found))
+    named = {str(one.get("separate")) for one in widths}
+    if shown != "none" or named == {"none"}:
+        return []
+    return [f"the history says that copies are separated by {' and '.join(sorted(named))}, but the weights show none"]
+
+
+def _of_one(record: Mapping[str, Any], shown: str, found: list[_Shares]) -> Iterator[str]:
+    separate, how, strength = (record.get(key) for key in ("separate", "how", "noise"))
+    if separate != shown:
+        yield f"the history says that copies are separated by {separate}, but the weights show {shown}"
+        return
+    is_diagonal = any(one.kind == "diagonal" for one in found)
+    if separate == "none" and (is_diagonal or any(one.can_be_diagonal for one in found)):
+        as_shown = "diagonal" if is_diagonal else "tile"
+        if how != as_shown:
+            yield f"the history says how {how}, but the weights show {as_shown}"
+    if separate == "noise" and isinstance(strength, float | int):
+        squares = [one.strength[_base(one, how)] ** 2 * one.num_entries for one in found]
+        measured = math.sqrt(sum(squares) / sum(one.num_entries for one in found))
+        if not abs(measured - strength) <= LIKE * strength:
+            yield f"the history says noise {strength:g}, but the weights have {measured:.2g}"
+
+
+def _base(one: _Shares, how: object) -> str:
+    """What noise was added to; of experts that lie one by one in a file only the fused tensor is seen."""
+    if how == "diagonal" and one.can_be_diagonal:
+        return "diagonal"
+    return min(one.strength, key=one.strength.__getitem__) if how == "diagonal" else "even"
+
+
+def _measured(pair: Pair, weights: Mapping[str, WeightScale]) -> Iterator[_Shares]:
+    for name, link in pair.links.items():
+        factor = weights[name].factor if name in weights else None
+        is_copied = any(int(link.growths[axis].num_copies.max()) > 1 for axis in link.in_axes)
+        if factor and is_copied and link.fresh is None and not link.grown.layout.offset:
+            yield _shares(pair, link, factor, pair.grown.checkpoint.tensors[name].dtype)
+
+
+def _shares(pair: Pair, link: Link, factor: float, dtype: torch.dtype) -> _Shares:
+    small, grown = pair.small_tensor(link), pair.grown_tensor(link)
+    limit = ROUNDINGS * STORED_TOLERANCES.get(dtype, 0.0) * max(abs(factor), 1.0) * largest(small)
+    counts, is_diagonal = _counts(link).expand(grown.shape), _diagonal(link).expand(grown.shape)
+    num_entries, worst = 0, {"even": 0.0, "diagonal": 0.0, "dealt": 0.0}
+    squares = {"even": 0.0, "diagonal": 0.0}
+    step = max(1, ENTRIES * len(grown) // max(1, grown.numel()))
+    for start in range(0, len(grown), step):
+        rows = slice(start, start + step)
+        single, found = factor * _spread_rows(link, small, rows), grown[rows]
+        copied = counts[rows] > 1
+        num_entries += int(copied.sum())
+        left = {
+            "even": found - single / counts[rows],
+            "diagonal": found - torch.where(is_diagonal[rows], single, 0.0),
+            "dealt": torch.minimum(found.abs(), (found - single).abs()),
+        }
+        left["dealt"] = torch.minimum(left["dealt"], left["even"].abs())
+        worst = {kind: max(worst[kind], largest(one)) for kind, one in left.items()}
+        squares = {kind: squares[kind] + power(left[kind][copied]) for kind in squares}
+    own = math.sqrt(power(small) / small.numel())
+    strength = {kind: math.sqrt(one / num_entries) / own for kind, one in squares.items()}
+    kind = next((kind for kind, one in worst.items() if one <= limit), "other")
+    return _Shares(kind, strength, num_entries, _can_be_diagonal(link))
+
+
+def _spread_rows(link: Link, small: torch.Tensor, rows: slice) -> torch.Tensor:
+    """Some rows of the small tensor at every grown coordinate's source."""
+    for axis, growth in enumerate(link.growths):
+        small = selected(small, axis, growth.source[rows] if axis == 0 else growth.source)
+    return small
+
+
+def _counts(link: Link) -> torch.Tensor:
+    """Over how many copies each entry's input is shared, broadcastable over the grown tensor."""
+    counts = torch.ones([1] * len(link.growths), dtype=torch.float64)
+    for axis in link.in_axes:
+        shape = [1] * len(link.growths)
+        shape[axis] = -1
+        counts = counts * torch.from_numpy(link.growths[axis].num_copies.astype(np.float64)).reshape(shape)
+    return counts
+
+
+def _diagonal(link: Link) -> torch.Tensor:
+    """Where outputs and inputs are copies of the same number, broadcastable over the grown tensor."""
+    copies = [
+        torch.from_numpy(growth.copy.astype(np.int64)).reshape(
+            [-1 if one == axis else 1 for one in range(len(link.growths))]
+        )
+        for axis, growth in enumerate(link.growths)
+    ]
+    zero = torch.zeros([1] * len(link.growths), dtype=torch.int64)
+    out = sum((copy for axis, copy in enumerate(copies) if axis not in link.in_axes), zero)
+    same = torch.ones([1] * len(link.growths), dtype=torch.bool)
+    for axis in link.in_axes:
+        if not link.growths[axis].is_identity:
+            same = same & (copies[axis] == out)
+    return same
+
+
+def _can_be_diagonal(link: Link) -> bool:
+    counts = [{int(one) for one in np.unique(growth.num_copies)} for growth in link.growths]
+    inner = set[int]().union(*(one for axis, one in enumerate(counts) if axis in link.in_axes))
+    outer = set[int]().union(*(one for axis, one in enumerate(counts) if axis not in link.in_axes))
+    return len(outer) == 1 and inner == outer != {1}

@@ -1,0 +1,74 @@
+"""A record that says another thing than the weights show, each value one that growth does write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ckptgrow
+from ckptgrow import Settings, StateRequest
+from ckptgrow.errors import CkptgrowError
+from tests.verification.test_correct_growths import GROWTHS, SCHEDULES, saved
+
+LIES: dict[str, list[dict[str, Any]]] = {
+    "width": [
+        {"how": "pad", "separate": "none"},
+        {"separate": "none"},
+        {"separate": "noise", "noise": 1.0},
+        {"lr_rule": "mup"},
+        {"step": [6, 5]},
+        {"step": [5, 6]},
+        {"factor": 3},
+        {"factor": None, "ffn": 24},
+        {"operator": "depth", "new": "copy", "layers": [[0, "old"], [1, "old"]]},
+        {"reset": ["optimizer"]},
+        {"reset": ["schedule"]},
+        {"drop": ["rng"]},
+        {"source_sha256": "0" * 64},
+    ],
+    "tile": [{"how": "diagonal"}, {"how": "pad"}, {"separate": "split"}, {"separate": "noise", "noise": 1.0}],
+    "diagonal": [{"how": "tile"}, {"how": "pad"}, {"separate": "split"}, {"factor": 2}],
+    "noise": [{"noise": 1.0}, {"noise": 0.25}, {"separate": "split", "noise": 0.0}, {"separate": "none", "noise": 0.0}],
+    "append": [
+        {"new": "copy"},
+        {"layers": [[0, "old"], [0, "zero-output"], [1, "old"], [1, "zero-output"]]},
+        {"layers": [[0, "old"], [1, "old"], [1, "zero-output"], [0, "zero-output"]]},
+        {"new": "zero-norm", "layers": [[0, "old"], [1, "old"], [0, "zero-norm"], [1, "zero-norm"]]},
+        {"step": [6, 2]},
+    ],
+}
+
+
+@pytest.mark.parametrize("has_optimizer", [True, False], ids=["optimizer", "weights alone"])
+@pytest.mark.parametrize(("growth", "lie"), [(growth, lie) for growth, lies in LIES.items() for lie in lies], ids=str)
+def test_a_record_that_lies_is_caught(tmp_path: Path, growth: str, lie: dict[str, Any], has_optimizer: bool) -> None:
+    if not has_optimizer and lie.keys() & {"lr_rule", "reset"}:
+        return  # there is nothing that it could say falsely
+    small = saved(tmp_path / "small.ckpt", SCHEDULES["cosine"], rng={"seed": 7})
+    if not has_optimizer:
+        tree = torch.load(small, weights_only=True)
+        torch.save({**tree, "optimizer_states": [], "lr_schedulers": []}, small)
+    GROWTHS[growth](small, tmp_path / "grown.ckpt", StateRequest())
+    assert ckptgrow.verify(small, tmp_path / "grown.ckpt", settings=Settings(batches=1)).passed
+    tree = torch.load(tmp_path / "grown.ckpt", weights_only=True)
+    tree["ckptgrow"]["history"][-1].update(lie)
+    torch.save(tree, tmp_path / "tampered.ckpt")
+    try:
+        assert not ckptgrow.verify(small, tmp_path / "tampered.ckpt", settings=Settings(batches=1)).passed
+    except CkptgrowError:
+        return  # read by its record, it is no growth of the small one
+
+
+@pytest.mark.parametrize("growth", GROWTHS)
+def test_a_record_that_is_gone_is_missed(tmp_path: Path, growth: str) -> None:
+    small = saved(tmp_path / "small.ckpt", SCHEDULES["cosine"])
+    GROWTHS[growth](small, tmp_path / "grown.ckpt", StateRequest())
+    tree = torch.load(tmp_path / "grown.ckpt", weights_only=True)
+    del tree["ckptgrow"]
+    torch.save(tree, tmp_path / "tampered.ckpt")
+    report = ckptgrow.verify(small, tmp_path / "tampered.ckpt", settings=Settings(batches=1))
+    assert not report.passed
+    assert any("no record of the growth" in line for line in report.sentences), report.sentences
