@@ -57,6 +57,10 @@ def _are_layers(value: Any) -> bool:
     )
 
 
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(one, str) and is_count(value[one]) for one in value)
+
+
 def _choice(*choices: str) -> Check:
     return lambda value: value in choices
 
@@ -68,6 +72,7 @@ OF_ALL: Mapping[str, Check] = {
     "rewarm": is_count,
     "reset": lambda value: isinstance(value, list) and all(one in PARTS for one in value),
     "drop": _are_names,
+    "sizes": _are_sizes,
     "version": _is_text,
     "torch": _is_text,
     "source_sha256": lambda value: isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None,
@@ -208,6 +213,9 @@ def _step_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
 def _size_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
     """The sizes that the records lead to are the grown config's."""
     old, new = (sizes_of(one.family, one.config, one.where) for one in (pair.small, pair.grown))
+    for space in sorted(new.keys() | found[-1]["sizes"].keys()):
+        if found[-1]["sizes"].get(space) != new.get(space):
+            yield f"the history says {space} {found[-1]['sizes'].get(space)}, expected {new.get(space)}"
     expected = dict(old)
     growing = {*pair.grown.family.residual, *UNITS}
     for record in (one for one in found if one["operator"] == "width"):
