@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,6 @@ import torch
 
 from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.checkpoints.tensors import LazyTensor, whole
-from ckptgrow.verification.factors import snapped
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.optimizers import FACTORS, POWERS, Measured, kind_of
@@ -19,6 +19,7 @@ from ckptgrow.verification.precision import STORED_TOLERANCES, coarsest, roundin
 from ckptgrow.verification.scales import Scales
 
 FEW = 1.01  # roundings: an expected number in float64, rounded once to the stored dtype
+ROUNDED_FACTORS = 4.0  # roundings of a product of two stored factors over the mean of one
 OF_FLOAT64 = 16.0  # roundings of float64, where numbers are stored in it
 NUMBERS = {"step": 0.0, "mu_product": 1e-6, "RMS": 1e-6}  # with the relative error that rounding to float32 leaves
 ROUNDING = 1e-12  # of sums in float64
@@ -104,8 +105,9 @@ def _errors(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict
         if row in old and column in old:
             before, after = (_product(one[row], one[column]) for one in (old, new))
             key = f"{row} and {column}"
-            error = max(_error(case, before, after, 2), _unequal_means(new[row], new[column]))
-            found[key] = error / STORED_TOLERANCES[new[row].dtype]
+            dtype = new[row].dtype
+            of_product = _roundings(case, before, after, 2, dtype) / ROUNDED_FACTORS
+            found[key] = max(of_product, _unequal_means(new[row], new[column]) / STORED_TOLERANCES[dtype])
     return found
 
 
@@ -116,29 +118,20 @@ def _left_by(dtype: torch.dtype) -> float:
 
 def _roundings(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int, dtype: torch.dtype) -> float:
     """The largest error of an entry over what storing it may leave: relative to the entry itself, however small."""
-    if case.link.fresh is not None or case.gradient is None or (case.link.is_padded and power):
-        return _error(case, old, found, power) / STORED_TOLERANCES[dtype]
-    expected = _expected(case, old, found, power)
+    if case.link.fresh is not None or case.gradient is None:
+        return largest(found) / STORED_TOLERANCES[dtype]
+    if case.link.is_padded and power and not _is_young(case, found, power):
+        return math.inf
+    expected = _expected(case, old, power)
     allowed = case.num_growths * (_left_by(dtype) * expected.abs() + smallest(dtype))
     return largest((case.link.copied_part(found) - expected) / allowed)
 
 
-def _error(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int) -> float:
-    link = case.link
-    if link.fresh is not None or case.gradient is None:
-        return largest(found)
-    if link.is_padded and power and not _is_young(case, found, power):
-        return 1.0
-    return relative(link.copied_part(found), _expected(case, old, found, power))
-
-
-def _expected(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int) -> torch.Tensor:
+def _expected(case: _Case, old: torch.Tensor, power: int) -> torch.Tensor:
     """What the small one's entries are in the grown record: its own, times a power of the gradient's factor."""
     small, scale = case.link.spread(old), case.gradient
     if power == 0 or scale is None:
         return small
-    if scale.factors is None:
-        return _dead_factor(case, small, case.link.copied_part(found), power) ** power * small
     return scale.at(case.link) ** power * small
 
 
@@ -182,19 +175,6 @@ def _factors(row: LazyTensor, column: LazyTensor) -> tuple[torch.Tensor, torch.T
     if columns.dim() > 1 and columns.shape[-2] == 1 and rows.shape[-1] == 1 and rows.dim() == columns.dim():
         return rows, columns
     return rows.unsqueeze(-1), columns.unsqueeze(-2)
-
-
-def _dead_factor(case: _Case, small: torch.Tensor, found: torch.Tensor, power: int) -> torch.Tensor:
-    """Where the gradient is zero by nature, its leftovers must still scale by one factor of each class of copies."""
-    link = case.link
-    classes = link.copy_classes()
-    factors = torch.ones(int(classes.max()) + 1, dtype=torch.float64)
-    for index in range(len(factors)):
-        old, new = small[classes == index], found[classes == index]
-        energy = float(old.square().sum())
-        ratio = float((old * new).sum()) / energy if energy > 0 else 1.0
-        factors[index] = snapped(max(ratio, 0.0) ** (1 / power) if power > 1 else ratio, link.ratios)
-    return factors[classes]
 
 
 def _step_limit(pair: Pair) -> int | None:
@@ -247,3 +227,11 @@ def _keys(record: Mapping[str, Any] | None) -> str:
 def has_state(optimizers: tuple[OptimizerState, ...]) -> bool:
     """Whether there is any state to judge."""
     return any(state.state for state in optimizers)
+
+
+def stored_dtypes(optimizers: tuple[OptimizerState, ...]) -> set[torch.dtype]:
+    """The dtypes of records' tensors."""
+    records = [record for state in optimizers for record in state.state.values()]
+    return {
+        value.dtype for record in records for value in record.values() if isinstance(value, LazyTensor) and value.shape
+    }

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ckptgrow.checkpoints.tensors import whole
-from ckptgrow.verification.factors import snapped
+from ckptgrow.spaces.growth import Growth
+from ckptgrow.verification.factors import snapped, weight_factor
 from ckptgrow.verification.magnitude import largest, power
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.precision import rounding, smallest
@@ -42,6 +43,18 @@ class WeightScale:
 def weight_scales(pair: Pair) -> Mapping[str, WeightScale]:
     """Every old parameter's scale, by the grown name."""
     return {name: _scale(pair, name) for name, link in pair.links.items() if link.fresh is None}
+
+
+def completed(
+    scales: Mapping[str, WeightScale], pair: Pair, growths: Mapping[str, Growth]
+) -> Mapping[str, WeightScale]:
+    """The scales with factors for weights of zeros too: what the spaces are written as demands them."""
+    return {
+        name: replace(scale, factor=weight_factor(pair.links[name].grown.layout, growths))
+        if scale.factor is None and not pair.links[name].is_padded
+        else scale
+        for name, scale in scales.items()
+    }
 
 
 def _scale(pair: Pair, name: str) -> WeightScale:
