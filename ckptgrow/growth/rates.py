@@ -84,6 +84,8 @@ def with_rates(
         parts: dict[Ratio, list[str]] = {}
         for name in group.names:
             ratio = _ratio(row, group.options, descent_of[name], sizes, where)
+            if "beta2_decay" in group.options:
+                _check_bound(group.options, records.get(name, {}), ratio.lr, f"{where}: {name}")
             parts.setdefault(ratio, []).append(name)
             if name in records and "update" in row.entries.values():
                 records[name] = _with_updates(row, records[name], ratio.lr)
@@ -107,6 +109,11 @@ def _ratio(row: Row, options: Mapping[str, Any], one: Descent, sizes: WeightSize
     if row.lr == "adafactor":
         return _adafactor(options, one, sides, sizes, where)
     if row.lr == "orthogonal":
+        if len(one.growth.axes) != 2:
+            raise OptimizerError(
+                f"{where}: {one.name} of {row.name} has {len(one.growth.axes)} axes, expected a matrix; use "
+                "--lr-rule keep"
+            )
         spread = math.sqrt(sides.copies_out * sides.copies_in)
         lr = update * spread / _shape_factor(options.get("adjust_lr_fn"), one)
         return Ratio(lr, (gradient * spread,), 1 / lr, gradient)
@@ -142,6 +149,18 @@ def _adafactor(options: Mapping[str, Any], one: Descent, sides: Sides, sizes: We
     bound = sides.gradient if is_vector else sides.gradient**2
     decay = 1 / sides.update if not is_torch else 1 / lr
     return Ratio(lr, (bound, size), decay, sides.gradient, torch.finfo(sizes.old[one.old.name].dtype).eps)
+
+
+def _check_bound(options: Mapping[str, Any], record: Mapping[str, Any], ratio: float, where: str) -> None:
+    """Torch's Adafactor takes no learning rate above 1/√step; raises OptimizerError where that hides a ratio."""
+    given = options["lr"], record.get("step", 0.0)
+    rate, step = (float(whole(one)) if isinstance(one, LazyTensor) else float(one) for one in given)
+    if ratio != 1 and max(rate, rate * ratio) > (step + 1) ** -0.5:
+        raise OptimizerError(
+            f"{where}: its learning rate {rate:.3g} is bounded by 1/√step from step {step:.0f} on, so one {ratio:.3g} "
+            "times as large has no such effect, expected a smaller one or --how tile without separation; use "
+            "--lr-rule keep"
+        )
 
 
 def _shape_factor(kind: str | None, one: Descent) -> float:

@@ -66,9 +66,12 @@ def replayed(
     """
     own = clock_of(raw) or 0
     simulated = _optimizer_like(optimizer, raw)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a sequence within one steps when it is built
-        scheduler = rebuilt(raw, simulated, functions)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a sequence within one steps when it is built
+            scheduler = rebuilt(raw, simulated, functions)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # torch's own, of settings that are none
+        raise RequestError(f"{where}: torch cannot build it from its state ({error}); {WAYS_OUT}") from error
     simulated.step()
     found: tuple[dict[str, Any], tuple[Raw, ...]] = {}, ()
     for now in range(max(step, own) + 1):

@@ -30,8 +30,10 @@ def follows_loss(raw: Raw) -> bool:
 
 
 def is_known(raw: Raw) -> bool:
-    """Whether a state is that of a row, and all that it wraps are too."""
-    return _build_of(raw) is not None and all(is_known(inner) for inner in raw.get("_schedulers", ()))
+    """Whether a state is that of a row, and all that it wraps are too, with a milestone between each two."""
+    inner = raw.get("_schedulers", ())
+    has_milestones = "_milestones" not in raw or len(raw["_milestones"]) == len(inner) - 1
+    return _build_of(raw) is not None and has_milestones and all(is_known(one) for one in inner)
 
 
 def leaves(raw: Raw) -> list[Raw]:

@@ -100,6 +100,7 @@ class Training:
             gradient_clip_val=settings.grad_clip or None,
             val_check_interval=settings.val_every * settings.grad_accum,
             check_val_every_n_epoch=None,
+            limit_val_batches=1.0 if files.num_tokens["val"] else 0,  # or Lightning warns
             num_sanity_val_steps=0,
             logger=_loggers(settings, module.tokens_seen),
             callbacks=[norms, self.monitor, self.checkpoints, Interruption(self.checkpoints.save)],

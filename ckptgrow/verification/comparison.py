@@ -98,12 +98,12 @@ def verify(
     stage("running both models")
     exact = _model(pair.small, torch.float32, settings.device) if dtype == torch.bfloat16 else None
     function = compared(pair, models, batches if long is None else [*batches, long], weights, exact)
-    scales = gradient_scales(pair, growths, small_gradients, grown_gradients)
+    scales = gradient_scales(pair, weights, growths, small_gradients, grown_gradients)
     true_difference = max(scale.error for scale in scales.values())
     if pair.has_copies:
         idealise(models[1], pair, weights)
         ideal_gradients = gradients_of(models[1], batches[:GRADIENT_BATCHES])
-        scales = gradient_scales(pair, growths, small_gradients, ideal_gradients)
+        scales = gradient_scales(pair, weights, growths, small_gradients, ideal_gradients)
     del models, exact
     stage("comparing moments")
     measured = Scales(pair, weights, scales)

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ckptgrow.spaces.growth import Growth
-from ckptgrow.verification.factors import gradient_factor, snapped
+from ckptgrow.verification.factors import gradient_factor
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.weights import WeightScale
@@ -44,12 +44,16 @@ class GradientScale:
 
 
 def gradient_scales(
-    pair: Pair, growths: Mapping[str, Growth], small: Gradients, grown: Gradients
+    pair: Pair,
+    weights: Mapping[str, WeightScale],
+    growths: Mapping[str, Growth],
+    small: Gradients,
+    grown: Gradients,
 ) -> Mapping[str, GradientScale]:
     """Every old parameter's scale, by the grown name; `growths` are the measured ones (see `factors`)."""
     scale_of_all = max(largest(gradient) for gradient in small.values())
     return {
-        name: _scale(link, growths, small, grown, scale_of_all)
+        name: _scale(link, weights[name].factor, growths, small, grown, scale_of_all)
         for name, link in pair.links.items()
         if link.fresh is None
     }
@@ -81,33 +85,31 @@ def idealise(model: PreTrainedModel, pair: Pair, weights: Mapping[str, WeightSca
 
 
 def _scale(
-    link: Link, growths: Mapping[str, Growth], small: Gradients, grown: Gradients, scale_of_all: float
+    link: Link,
+    weight: float | None,
+    growths: Mapping[str, Growth],
+    small: Gradients,
+    grown: Gradients,
+    scale_of_all: float,
 ) -> GradientScale:
     old, new = small.get(link.small.canonical), grown.get(link.grown.canonical)
-    demanded = _demanded(link, growths)
+    demanded = _demanded(link, weight, growths)
     if old is None or new is None or largest(old) <= DEAD * scale_of_all:
         left = 0.0 if new is None else largest(new) / scale_of_all
         return GradientScale(demanded, None, left)
     spread, new = link.spread(old.double()), link.copied_part(new.double())
-    if link.is_padded:
-        return _of_padded(link, spread, new)
     expected = GradientScale(demanded, None, 0.0).at(link) * spread
-    return GradientScale(demanded, _ratio(expected, new), relative(new, expected))
+    # behind a LayerNorm what writes the stream has no constant factor where new coordinates enter the mean
+    ratio = None if link.is_padded else _ratio(expected, new)
+    return GradientScale(demanded, ratio, relative(new, expected))
 
 
-def _of_padded(link: Link, spread: torch.Tensor, new: torch.Tensor) -> GradientScale:
-    """The factor that autograd found, where there is one: coordinates that copy nothing tie no tensors together."""
-    factor = torch.tensor([snapped(_ratio(spread, new), link.ratios)], dtype=torch.float64)
-    error = relative(new, factor * spread)
-    if error > INEXACT:
-        factor = torch.ones(1, dtype=torch.float64)  # no constant describes it: the moments are to stay as they were
-    return GradientScale(factor, None, error)
-
-
-def _demanded(link: Link, growths: Mapping[str, Growth]) -> torch.Tensor:
-    """The factors that follow from what the spaces are written as, one a class of copies."""
+def _demanded(link: Link, weight: float | None, growths: Mapping[str, Growth]) -> torch.Tensor:
+    """The factors that follow from what the spaces are written as, one a class of copies; where an old entry has no
+    copies, f · b = 1 makes it the inverse of the weight's.
+    """
     if link.is_padded or not link.growths:
-        return torch.ones(1, dtype=torch.float64)
+        return torch.tensor([1 / (weight or 1.0)], dtype=torch.float64)
     classes = link.copy_classes()
     factors = torch.ones(int(classes.max()) + 1, dtype=torch.float64)
     factors[classes] = gradient_factor(link.grown.layout, growths)

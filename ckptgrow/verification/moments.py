@@ -13,13 +13,13 @@ from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.checkpoints.tensors import LazyTensor, whole
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.magnitude import largest, relative
-from ckptgrow.verification.optimizers import FACTORS, POWERS, Measured, kind_of
+from ckptgrow.verification.optimizers import FACTORS, KEPT_AXES, POWERS, Measured, kind_of
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.precision import STORED_TOLERANCES, coarsest, rounding, smallest
 from ckptgrow.verification.scales import Scales
 
 FEW = 1.01  # roundings: an expected number in float64, rounded once to the stored dtype
-ROUNDED_FACTORS = 4.0  # roundings of a product of two stored factors over the mean of one
+FEW_FACTORS = 2.0  # times the roundings of a product of two stored factors over the mean of one
 OF_FLOAT64 = 16.0  # roundings of float64, where numbers are stored in it
 NUMBERS = {"step": 0.0, "mu_product": 1e-6, "RMS": 1e-6}  # with the relative error that rounding to float32 leaves
 ROUNDING = 1e-12  # of sums in float64
@@ -103,11 +103,9 @@ def _errors(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict
                 found[key] = _roundings(case, before, after, powers[key], new[key].dtype)
     for row, column in FACTORS:
         if row in old and column in old:
-            before, after = (_product(one[row], one[column]) for one in (old, new))
+            before, after = (_factors(one, row, column) for one in (old, new))
             key = f"{row} and {column}"
-            dtype = new[row].dtype
-            of_product = _roundings(case, before, after, 2, dtype) / ROUNDED_FACTORS
-            found[key] = max(of_product, _unequal_means(new[row], new[column]) / STORED_TOLERANCES[dtype])
+            found[key] = max(_of_factors(case, before, after, new[row].dtype), _unequal_means(*after, new[row].dtype))
     return found
 
 
@@ -151,30 +149,51 @@ def _of_updates(case: _Case, old: torch.Tensor, found: torch.Tensor) -> float:
     """Averages of updates scale as the learning rates do, and as the weight where those are in its units."""
     if case.link.fresh is not None:
         return largest(found)
-    before, after = case.old.get("lr"), case.new.get("lr")
+    key = (
+        "initial_lr" if case.old.get("initial_lr") else "lr"
+    )  # a schedule that was set to another step moves the other
+    before, after = case.old.get(key), case.new.get(key)
     rate = after / before if before and after else 1.0
     size = case.scales.size if case.old.get("scale_parameter") else 1.0
     return relative(case.link.copied_part(found), rate * size * case.link.spread(old))
 
 
-def _product(row: LazyTensor, column: LazyTensor) -> torch.Tensor:
+def _product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """The second moment that Adafactor's factors stand for."""
-    of_rows, of_columns = _factors(row, column)
-    mean = of_rows.mean(-2, keepdim=True)
-    return of_rows @ of_columns / torch.where(mean == 0, 1.0, mean)
+    mean = rows.mean(-2, keepdim=True)
+    return rows @ columns / torch.where(mean == 0, 1.0, mean)
 
 
-def _unequal_means(row: LazyTensor, column: LazyTensor) -> float:
-    """Both factors are means of the same squares; their product alone does not show a number moved between them."""
-    of_rows, of_columns = _factors(row, column)
-    return relative(of_rows.mean(-2), of_columns.mean(-1))
+def _of_factors(case: _Case, old: tuple[torch.Tensor, ...], new: tuple[torch.Tensor, ...], dtype: torch.dtype) -> float:
+    """The largest error of an entry of the product over what storing its factors may leave."""
+    found = _product(*new)
+    if case.link.fresh is not None or case.gradient is None:
+        return largest(found) / STORED_TOLERANCES[dtype]
+    if case.link.is_padded and not _is_young(case, found, 2):
+        return math.inf
+    expected = _expected(case, _product(*old), 2)
+    left = sum((_left(factor, dtype) for factor in (*new, new[0].mean(-2, keepdim=True))), start=torch.zeros(()))
+    allowed = FEW_FACTORS * case.num_growths * case.link.copied_part(left * found) + smallest(torch.float64)
+    return largest((case.link.copied_part(found) - expected) / allowed)
 
 
-def _factors(row: LazyTensor, column: LazyTensor) -> tuple[torch.Tensor, torch.Tensor]:
-    rows, columns = whole(row).double(), whole(column).double()
-    if columns.dim() > 1 and columns.shape[-2] == 1 and rows.shape[-1] == 1 and rows.dim() == columns.dim():
-        return rows, columns
-    return rows.unsqueeze(-1), columns.unsqueeze(-2)
+def _left(factor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The relative error that storing a factor may leave: more where it is nearly zero."""
+    return _left_by(dtype) + smallest(dtype) / torch.where(factor == 0, math.inf, factor.abs())
+
+
+def _unequal_means(rows: torch.Tensor, columns: torch.Tensor, dtype: torch.dtype) -> float:
+    """Both factors are means of the same squares; their product alone does not show a number moved between them. What
+    is left is over what rounding leaves.
+    """
+    of_rows, of_columns = rows.mean(-2), columns.mean(-1)
+    return largest(of_rows - of_columns) / (STORED_TOLERANCES[dtype] * largest(of_columns) + smallest(dtype))
+
+
+def _factors(record: Mapping[str, Any], row: str, column: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both factors with the axis that each averages over, of size 1; transformers' drop it."""
+    rows, columns = whole(record[row]).double(), whole(record[column]).double()
+    return (rows, columns) if row in KEPT_AXES else (rows.unsqueeze(-1), columns.unsqueeze(-2))
 
 
 def _step_limit(pair: Pair) -> int | None:

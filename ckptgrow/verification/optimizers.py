@@ -40,6 +40,7 @@ POWERS: Mapping[str, int] = {
     "variance": 2,
 }
 FACTORS = (("row_var", "col_var"), ("exp_avg_sq_row", "exp_avg_sq_col"))
+KEPT_AXES = ("row_var",)  # torch's factors keep the averaged axis, whatever their other sizes
 
 
 @dataclass(frozen=True)

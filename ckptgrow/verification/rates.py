@@ -27,14 +27,15 @@ class Rates:
 
 
 def judge_rates(pair: Pair, scales: Scales) -> Rates:
-    """Compares every parameter's options under both rules."""
+    """Compares every parameter's options under both rules; where both fit, nothing that changes a rate was grown."""
     found = {rule: list(_problems(pair, scales, rule)) for rule in ("keep", "mup")}
-    if not found["keep"] or not found["mup"]:
-        rule = "keep" if not found["keep"] else "mup"
+    recorded = [entry.get("lr_rule") for entry in pair.grown.checkpoint.history[-1:]]
+    fitting = [rule for rule, problems in found.items() if not problems]
+    if recorded and recorded[0] in (fitting or found):
+        rule = str(recorded[0])
     else:
-        recorded = [entry.get("lr_rule") for entry in pair.grown.checkpoint.history[-1:]]
-        rule = recorded[0] if recorded and recorded[0] in found else min(found, key=lambda one: len(found[one]))
-    return Rates(str(rule), found[str(rule)])
+        rule = fitting[0] if fitting else min(found, key=lambda one: len(found[one]))
+    return Rates(rule, found[rule])
 
 
 def _problems(pair: Pair, scales: Scales, rule: str) -> Iterator[str]:

@@ -40,7 +40,7 @@ class Scales:
         )
 
     def _size(self, link: Link, origin: Link) -> float:
-        """Of the stored weight, as an optimizer sees it: without the 1 of a gain, with entries that copy nothing."""
+        """Of the stored weight, as an optimizer sees it: without a gain's 1, with entries that copy nothing."""
         old, new = (
             whole(state.checkpoint.tensors[name]).double()
             for state, name in ((self._pair.small, link.small.name), (self._pair.grown, origin.grown.name))

@@ -52,6 +52,8 @@ def schedule_problems(pair: Pair) -> list[str]:
     problems: list[str] = []
     for index, (small, grown) in enumerate(zip(old, new, strict=True)):
         optimizer = _optimizer_of(pair, index, old)
+        if optimizer is not None and optimizer >= len(pair.grown.optimizers):
+            optimizer = None
         origins = None if optimizer is None else _origins(pair, optimizer)
         problems += _of_one(pair, index, small, grown, optimizer, origins)
     return problems

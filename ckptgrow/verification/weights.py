@@ -41,8 +41,10 @@ class WeightScale:
 
 
 def weight_scales(pair: Pair) -> Mapping[str, WeightScale]:
-    """Every old parameter's scale, by the grown name."""
-    return {name: _scale(pair, name) for name, link in pair.links.items() if link.fresh is None}
+    """Every parameter's scale, by the grown name; those of new layers are zero where they make the layer an identity,
+    and else those of the layer that it was made from.
+    """
+    return {name: _scale(pair, name) for name in pair.links}
 
 
 def completed(
@@ -61,6 +63,8 @@ def _scale(pair: Pair, name: str) -> WeightScale:
     link = pair.links[name]
     small = link.rows_of(pair.small_tensor(link))
     grown = pair.grown_tensor(link)
+    if link.fresh is not None and not bool(grown.any()) and _may_be_zero(link):
+        return WeightScale(None, 0.0, 0.0)
     summed = link.summed_inputs(grown)
     squares = power(small)
     if squares == 0:
@@ -72,6 +76,13 @@ def _scale(pair: Pair, name: str) -> WeightScale:
     differences = torch.sub(summed, small, alpha=factor).abs_()
     error = largest(differences) / (max(abs(factor), 1e-30) * largest(small))
     return WeightScale(factor, error, _roundings(pair, link, differences, factor * small))
+
+
+def _may_be_zero(link: Link) -> bool:
+    """Whether a new layer of its kind is an identity by this tensor's being zero."""
+    if link.fresh == "zero-output":
+        return "residual" in link.grown.layout.written
+    return link.grown.layout.kind in ("gain", "bias")
 
 
 def _roundings(pair: Pair, link: Link, differences: torch.Tensor, expected: torch.Tensor) -> float:

@@ -118,6 +118,8 @@ def gain(target: Target) -> str | None:
     """A norm's gain or bias, 3 % larger."""
     if (found := target.weight(1, 1, ("norm", "ln_"))) is None:
         return None
+    if not bool(found[1].any()):
+        return None
     found[1].mul_(1.03)
     return f"{found[0]} × 1.03"
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2LMHeadModel, GPT2Model, Train
 
 import ckptgrow
 from ckptgrow import Settings, StateRequest
-from ckptgrow.errors import CheckpointError
+from ckptgrow.errors import CheckpointError, RequestError
 from ckptgrow.train import parameter_groups
 from tests.builders import gpt2_config, largest_logit_difference, perturbed_gpt2, token_batches
 
@@ -168,10 +168,16 @@ def test_a_trainers_schedule_moves_and_its_place_in_the_data_stays(
     tmp_path: Path, trained: tuple[Path, dict[int, dict[str, float]]]
 ) -> None:
     source, _ = trained
-    ckptgrow.width(source, tmp_path / "grown", noise=0, request=StateRequest(step=4))
+    with pytest.raises(RequestError, match=r"function is in your script.*--schedule"):
+        ckptgrow.width(source, tmp_path / "grown", noise=0, request=StateRequest(step=4))
+    total = json.loads((source / "trainer_state.json").read_text())["max_steps"]
+    request = StateRequest(step=4, schedule=f"linear:warmup=3,total={total}")
+    ckptgrow.width(source, tmp_path / "grown", noise=0, request=request)
     scheduler = torch.load(tmp_path / "grown" / "scheduler.pt", weights_only=True)
     optimizer = torch.load(tmp_path / "grown" / "optimizer.pt", weights_only=True)
     assert scheduler["last_epoch"] == 4
+    rate = pytest.approx(2e-3 * (total - 4) / (total - 3))
+    assert [group["lr"] for group in optimizer["param_groups"]] == scheduler["_last_lr"] == [rate] * 2
     assert {float(record["step"]) for record in optimizer["state"].values()} == {4.0}
     assert json.loads((tmp_path / "grown" / "trainer_state.json").read_text())["global_step"] == 6
     assert ckptgrow.verify(source, tmp_path / "grown").passed

@@ -88,7 +88,7 @@ def test_the_state_is_what_the_optimizer_builds_in_the_grown_model(tmp_path: Pat
         assert record.keys() == expected[name].keys()
         for key, value in record.items():
             wanted = torch.as_tensor(expected[name][key]).double()
-            scale = max(float(wanted.abs().max()), 1e-12)  # gradients of rounding alone
+            scale = max(float(wanted.abs().max()), 1e-10)  # gradients of rounding alone
             error = float((torch.as_tensor(value).double() - wanted).abs().max()) / scale
             assert error <= OFF, (name, key, error)
     report = ckptgrow.verify(source, target)
@@ -162,8 +162,8 @@ def test_factors_stand_for_what_adams_second_moment_would_be(
         if not {"exp_avg_sq", "variance"} & record.keys():
             twin.state[small.get_parameter(name)]["exp_avg_sq"] = product(record)
     source = save_lightning(tmp_path / "adam.ckpt", small, [twin])
-    request = StateRequest(**growth.get("request", {}))
-    ckptgrow.width(source, tmp_path / "adam-grown.ckpt", **{**growth, "request": request})
+    asked: dict[str, Any] = {**growth, "request": StateRequest(**growth.get("request", {}))}
+    ckptgrow.width(source, tmp_path / "adam-grown.ckpt", **asked)
     adam = torch.optim.AdamW(model.named_parameters())
     adam.load_state_dict(loaded(tmp_path / "adam-grown.ckpt")[1]["optimizer_states"][0])
     expected, num_checked = records(model, adam), 0
@@ -177,6 +177,20 @@ def test_factors_stand_for_what_adams_second_moment_would_be(
             assert error <= OFF, (name, error)
             num_checked += 1
     assert num_checked >= 8
+
+
+def test_a_bound_that_hides_the_ratio_of_learning_rates_is_refused(tmp_path: Path) -> None:
+    mup: dict[str, Any] = {"request": {"lr_rule": "mup"}, "noise": 0}
+    with pytest.raises(OptimizerError, match=r"bounded by 1/√step.*--lr-rule keep"):
+        grown_pair(tmp_path, "llama", "torch", 0.6, how="diagonal", **mup)
+    grown_pair(tmp_path, "llama", "torch", 0.6, how="tile", **mup)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_convolution_beside_uneven_units_verifies(tmp_path: Path, kind: str) -> None:
+    _, _, source, target = grown_pair(tmp_path, "vit", kind, 1e-3, ffn=33, noise=0)
+    report = ckptgrow.verify(source, target, settings=ckptgrow.Settings(batches=2))
+    assert report.passed, report.sentences
 
 
 def test_families_that_cannot_grow_by_a_factor_are_few() -> None:

@@ -144,3 +144,17 @@ def test_two_optimizers_that_shapes_cannot_tell_apart_are_refused_until_an_order
     order.write_text("\n".join(name for half in halves for name, _ in half))
     ckptgrow.width(source, tmp_path / "grown.ckpt", noise=0, request=StateRequest(param_order=order))
     assert (tmp_path / "grown.ckpt").exists()
+
+
+def test_muon_over_what_is_no_matrix_has_no_rule(tmp_path: Path) -> None:
+    model, source = tiny_gpt2(), tmp_path / "small.ckpt"
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    train(model, optimizer, token_batches(2))
+    save_lightning(source, model, [optimizer])
+    tree = torch.load(source, weights_only=True)
+    (group,) = tree["optimizer_states"][0]["param_groups"]
+    group.update(ns_coefficients=(3.4445, -4.775, 2.0315), ns_steps=5, eps=1e-7, adjust_lr_fn=None)
+    torch.save(tree, source)
+    with pytest.raises(OptimizerError, match=r"has 1 axes, expected a matrix; use --lr-rule keep"):
+        ckptgrow.width(source, tmp_path / "grown.ckpt", noise=0, request=MUP)
+    ckptgrow.width(source, tmp_path / "grown.ckpt", noise=0)

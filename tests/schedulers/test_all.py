@@ -316,6 +316,25 @@ def test_schedulers_that_no_rule_knows_are_not_moved_nor_split(raw: dict[str, An
     assert grown_scheduler(raw, [Origin(0, 1.0), Origin(1, 1.0)], 2, "scheduler 0") == raw
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("CosineAnnealingWarmRestarts", {"T_0": 0}),
+        ("SequentialLR", {"_milestones": []}),
+        ("OneCycleLR", {"total_steps": 0}),
+        ("CyclicLR", {"mode": "none"}),
+        ("LinearLR", {"start_factor": -1.0}),
+        ("SWALR", {"anneal_epochs": 1.5}),
+    ],
+)
+def test_states_with_settings_that_are_none_are_refused_in_a_line(name: str, change: dict[str, Any]) -> None:
+    optimizer = optimizer_of("AdamW", BASES)
+    scheduler = _for(2, name)(optimizer, (1.0, 1.0))
+    course_of(optimizer, scheduler, 5)
+    with pytest.raises(RequestError, match=r"torch cannot build it|no rule for a schedule of"):
+        moved({**scheduler.state_dict(), **change}, 3, state_of(optimizer))
+
+
 def test_rates_that_something_else_set_are_refused() -> None:
     optimizer = optimizer_of("AdamW", BASES)
     scheduler = lr_scheduler.ExponentialLR(optimizer, 0.9)

@@ -14,6 +14,7 @@ import ckptgrow
 from ckptgrow import StateRequest
 from ckptgrow.checkpoints.course import KINDS
 from ckptgrow.cli import run as run_command
+from ckptgrow.data.preparation import prepare
 from ckptgrow.errors import RequestError
 from ckptgrow.train.order import Growing
 from ckptgrow.train.rates import lr_for_size, lr_of_gpt3
@@ -206,3 +207,15 @@ def test_rates_of_gpt3s_models_are_its_tables_and_fall_between() -> None:
         assert lr_of_gpt3(12 * layers * width**2) == pytest.approx(rate)
     with pytest.raises(RequestError, match="the largest model of the rule gpt3"):
         lr_of_gpt3(2e11)
+
+
+def test_without_validation_data_nothing_is_validated_and_nothing_is_said(
+    tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "text.txt"
+    source.write_text("\n".join(f"line {number} of some text" for number in range(30)))
+    prepare([str(source)], tmp_path / "data", val_fraction=0.0)
+    capsys.readouterr()
+    more = ["--train-steps=4", "--batch-size=1", "--val-every=1"]
+    train_here([f"--data={tmp_path / 'data'}", f"--config={config}", f"--out={tmp_path / 'out'}", *more])
+    assert capsys.readouterr().err == "" and losses(tmp_path / "out", "val_loss") == {}
