@@ -183,10 +183,10 @@ def _moments(
 
 def _agreed(pair: Pair, weights: Mapping[str, WeightScale]) -> tuple[list[str], dict[str, Growth]]:
     """The tensors whose factors no one scale for every space explains, and what most agree that the spaces are."""
-    old = {name: scale.factor for name, scale in weights.items() if pair.links[name].fresh is None}
+    factors = {name: scale.factor for name, scale in weights.items()}
     claimed = {name: link.grown for name, link in pair.links.items()}
-    apart = [] if pair.is_padded else disagreements(old, claimed, pair.growths)
-    return apart, measured_growths(old, claimed, pair.growths)
+    apart = disagreements(factors, claimed, pair.growths)
+    return apart, measured_growths(factors, claimed, pair.growths)
 
 
 def _structure(pair: Pair, weights: Mapping[str, WeightScale], measured: Scales, apart: Sequence[str]) -> Structure:

@@ -42,17 +42,22 @@ def snapped(value: float, ratios: Iterable[float]) -> float:
 
 
 def disagreements(
-    factors: Mapping[str, float | None], tensors: Mapping[str, Claimed], growths: Mapping[str, Growth]
+    factors: Mapping[str, float | None],
+    tensors: Mapping[str, Claimed],
+    growths: Mapping[str, Growth],
 ) -> list[str]:
     """The tensors whose weight's factor no one write for every space explains; the worst first, none where all agree.
 
-    `factors` and `tensors` are by the grown name; a factor is None where the small weight is zero.
+    `factors` and `tensors` are by the grown name; a factor is None where the small weight is zero. Coordinates that
+    copy nothing make the old ones larger through a norm across them: all gains make up for that by one more factor.
     """
     known = [name for name, factor in factors.items() if factor]
     spaces = sorted(space for space, growth in growths.items() if not growth.is_identity)
     if not known or not spaces:
         return [name for name in known if abs((factors[name] or 0.0) - 1) > SAME]
     matrix = np.array([_equation(tensors[name].layout.axes, spaces) for name in known])
+    if any(growths[space].has_fresh for space in spaces):
+        matrix = np.hstack([matrix, [_of_norms(tensors[name].layout, spaces) for name in known]])
     logarithms = np.array([math.log(abs(factors[name] or 1.0)) for name in known])
     solution = _most_agreed(matrix, logarithms)
     residuals = np.abs(matrix @ solution - logarithms)
@@ -126,6 +131,11 @@ def _equation(axes: Sequence[Axis], spaces: Sequence[str]) -> list[float]:
                 if factor in row:
                     row[str(factor)] += sign / len(axis.parts)
     return list(row.values())
+
+
+def _of_norms(layout: Layout, spaces: Sequence[str]) -> list[float]:
+    """The coefficients of what the gains of each space make up for."""
+    return [float(layout.kind == "gain" and space in layout.written) for space in spaces]
 
 
 def _products(ratios: tuple[float, ...]) -> list[float]:
