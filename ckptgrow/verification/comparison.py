@@ -16,23 +16,24 @@ from ckptgrow.errors import RequestError, listing
 from ckptgrow.families.model import load_model
 from ckptgrow.families.sizes import num_layers
 from ckptgrow.families.state import TrainingState, open_state
+from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
 from ckptgrow.verification.configs import with_fixed_fields
 from ckptgrow.verification.contents import judge_contents, left_out
-from ckptgrow.verification.factors import disagreements
+from ckptgrow.verification.factors import disagreements, measured_growths
 from ckptgrow.verification.function import compared
-from ckptgrow.verification.gradients import Gradients, GradientScale, gradient_scales, idealise
+from ckptgrow.verification.gradients import Gradients, GradientScale, gradient_problems, gradient_scales, idealise
 from ckptgrow.verification.history import Declared
 from ckptgrow.verification.layers import match_layers
-from ckptgrow.verification.moments import has_state, moment_errors
+from ckptgrow.verification.moments import has_state, moment_errors, stored_dtypes
 from ckptgrow.verification.pair import Link, Pair, growths_between
 from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
 from ckptgrow.verification.report import Asymmetry, Moments, Report, Structure, Trajectory
 from ckptgrow.verification.samples import gradients_of, long_sample, sample_batches
 from ckptgrow.verification.scales import Scales
 from ckptgrow.verification.trajectory import losses, step_rounding
-from ckptgrow.verification.weights import WeightScale, weight_scales
+from ckptgrow.verification.weights import WeightScale, completed, weight_scales
 from ckptgrow.verification.words import sentences
 
 DtypeName = Literal["float64", "float32", "bfloat16"]
@@ -82,6 +83,8 @@ def verify(
     dtype = DTYPES[settings.dtype]
     stage("comparing weights")
     weights = weight_scales(pair)
+    apart, growths = _agreed(pair, weights)
+    weights = completed(weights, pair, growths)
     batches = sample_batches(pair.small, settings.batches, settings.tokens)
     long = long_sample((pair.small, pair.grown), settings.tokens)
     stage("building both models")
@@ -93,17 +96,21 @@ def verify(
     stage("running both models")
     exact = _model(pair.small, torch.float32, settings.device) if dtype == torch.bfloat16 else None
     function = compared(pair, models, batches if long is None else [*batches, long], weights, exact)
-    scales = gradient_scales(pair, small_gradients, grown_gradients)
+    scales = gradient_scales(pair, weights, growths, small_gradients, grown_gradients)
     true_difference = max(scale.error for scale in scales.values())
     if pair.has_copies:
         idealise(models[1], pair, weights)
         ideal_gradients = gradients_of(models[1], batches[:GRADIENT_BATCHES])
-        scales = gradient_scales(pair, small_gradients, ideal_gradients)
+        scales = gradient_scales(pair, weights, growths, small_gradients, ideal_gradients)
     del models, exact
     stage("comparing moments")
     measured = Scales(pair, weights, scales)
-    moments = _moments(pair, scales, measured, true_difference) if has_state(pair.small.optimizers) else None
-    structure = _structure(pair, weights, measured, declared)
+    # rounding may turn an expert's choice, and its gradients with it
+    contradicted = gradient_problems(scales) if function.passed and dtype == torch.float64 else []
+    moments = None
+    if has_state(pair.small.optimizers):
+        moments = _moments(pair, scales, measured, true_difference, contradicted)
+    structure = _structure(pair, weights, measured, declared, apart)
     trajectory = None
     if settings.steps:
         stage(f"training both for {settings.steps} steps")
@@ -163,8 +170,15 @@ def _model(state: TrainingState, dtype: torch.dtype, device: str) -> PreTrainedM
     return load_model(state.checkpoint, state.claim, state.config, dtype, device)
 
 
-def _moments(pair: Pair, scales: Mapping[str, GradientScale], measured: Scales, true_difference: float) -> Moments:
+def _moments(
+    pair: Pair,
+    scales: Mapping[str, GradientScale],
+    measured: Scales,
+    true_difference: float,
+    contradicted: Sequence[str],
+) -> Moments:
     found = moment_errors(pair, scales, measured)
+    problems = [*contradicted, *found.problems]
     worst = max(found.errors, key=found.errors.__getitem__, default=None)
     error = found.errors[worst] if worst else 0.0
     worst_gradient = max(scales, key=lambda name: scales[name].error)
@@ -177,20 +191,29 @@ def _moments(pair: Pair, scales: Mapping[str, GradientScale], measured: Scales, 
         gradient_worst_relative_error=scales[worst_gradient].error,
         gradient_worst_parameter=worst_gradient,
         true_gradient_difference=true_difference,
-        passed=error <= tolerance and not found.problems,
-        problems=found.problems,
+        passed=error <= tolerance and not problems,
+        problems=problems,
     )
 
 
-def _structure(pair: Pair, weights: Mapping[str, WeightScale], measured: Scales, declared: Declared) -> Structure:
-    worst = max(weights, key=lambda name: (weights[name].roundings, weights[name].error))
-    tolerance = STORED_TOLERANCES[coarsest(_weight_dtypes(pair))]
+def _agreed(pair: Pair, weights: Mapping[str, WeightScale]) -> tuple[list[str], dict[str, Growth]]:
+    """The tensors whose factors no one scale for every space explains, and what most agree that the spaces are."""
     factors = {name: scale.factor for name, scale in weights.items()}
     claimed = {name: link.grown for name, link in pair.links.items()}
-    apart = [] if pair.is_padded else disagreements(factors, claimed, pair.growths)
+    apart = disagreements(factors, claimed, pair.growths)
+    return apart, measured_growths(factors, claimed, pair.growths)
+
+
+def _structure(
+    pair: Pair, weights: Mapping[str, WeightScale], measured: Scales, declared: Declared, apart: Sequence[str]
+) -> Structure:
+    worst = max(weights, key=lambda name: (weights[name].roundings, weights[name].error))
+    tolerance = STORED_TOLERANCES[coarsest(_weight_dtypes(pair))]
     rates, problems = judge_contents(pair, weights, measured, declared)
     if apart:
-        problems.insert(0, f"{apart[0]} has factor {factors[apart[0]]:g}, which no one scale for every space explains")
+        problems.insert(
+            0, f"{apart[0]} has factor {weights[apart[0]].factor:g}, which no one scale for every space explains"
+        )
     error = weights[worst].error
     return Structure(
         passed=weights[worst].roundings <= 1 and not problems,
@@ -220,7 +243,8 @@ def _trajectory(
     worst = math.inf if any(map(math.isnan, differences)) else max(differences)
     why = _why_not_judged(pair, structure)
     # each step multiplies rounding: stored float32 states drift apart by their own rounding first
-    tolerance = max(10 * TOLERANCES[coarsest([dtype, *_weight_dtypes(pair)])], step_rounding(pair.small))
+    dtypes = {dtype, *_weight_dtypes(pair), *stored_dtypes(pair.small.optimizers)}
+    tolerance = max(10 * TOLERANCES[coarsest(dtypes)], step_rounding(pair.small))
     return Trajectory(settings.steps, worst, small, grown, not why, tolerance, bool(why) or worst <= tolerance, why)
 
 

@@ -8,7 +8,9 @@ All tensors that write or read a space must agree on its f: in logarithms these 
 
     Σ log f over the spaces written − Σ log f over the spaces read = log(factor of the weight)
 
-so a factor on one tensor and its inverse on another are seen although the function is the same.
+so a factor on one tensor and its inverse on another are seen although the function is the same. What a space is written
+as, and so read as (Σ f · b = 1), says the factors of tensors too that show none themselves: weights that are zero, and
+gradients that are nothing but rounding.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 
 from ckptgrow.families.claim import Claimed
 from ckptgrow.spaces.growth import Growth
-from ckptgrow.spaces.layout import Axis
+from ckptgrow.spaces.layout import Axis, Layout, Role
 
 HALVES = (-2, -1, 0, 1, 2)  # exponents of a ratio, in halves
 NEAR = 0.02  # relative: far above what rounding to bfloat16 leaves in a mean, far below any two factors' distance
@@ -38,22 +42,73 @@ def snapped(value: float, ratios: Iterable[float]) -> float:
 
 
 def disagreements(
-    factors: Mapping[str, float | None], tensors: Mapping[str, Claimed], growths: Mapping[str, Growth]
+    factors: Mapping[str, float | None],
+    tensors: Mapping[str, Claimed],
+    growths: Mapping[str, Growth],
 ) -> list[str]:
     """The tensors whose weight's factor no one write for every space explains; the worst first, none where all agree.
 
-    `factors` and `tensors` are by the grown name; a factor is None where the small weight is zero.
+    `factors` and `tensors` are by the grown name; a factor is None where the small weight is zero. Coordinates that
+    copy nothing make the old ones larger through a norm across them: all gains make up for that by one more factor.
     """
     known = [name for name, factor in factors.items() if factor]
     spaces = sorted(space for space, growth in growths.items() if not growth.is_identity)
     if not known or not spaces:
         return [name for name in known if abs((factors[name] or 0.0) - 1) > SAME]
     matrix = np.array([_equation(tensors[name].layout.axes, spaces) for name in known])
+    if any(growths[space].has_fresh for space in spaces):
+        matrix = np.hstack([matrix, [_of_norms(tensors[name].layout, spaces) for name in known]])
     logarithms = np.array([math.log(abs(factors[name] or 1.0)) for name in known])
     solution = _most_agreed(matrix, logarithms)
     residuals = np.abs(matrix @ solution - logarithms)
     order = np.argsort(-residuals)
     return [known[index] for index in order if residuals[index] > SAME]
+
+
+def measured_growths(
+    factors: Mapping[str, float | None], tensors: Mapping[str, Claimed], growths: Mapping[str, Growth]
+) -> dict[str, Growth]:
+    """The growth of every space, with what its copies are written and read as: the power of their number on which the
+    tensors agree most. Uneven copies, and spaces with coordinates that copy nothing, are written as they were.
+    """
+    known = [name for name, factor in factors.items() if factor]
+    counts = {space: _even_copies(growth) for space, growth in growths.items()}
+    spaces = [space for space, count in counts.items() if count > 1]
+    if not known or not spaces:
+        return dict(growths)
+    matrix = np.array([_equation(tensors[name].layout.axes, spaces) for name in known])
+    solution = _most_agreed(matrix, np.array([math.log(abs(factors[name] or 1.0)) for name in known]))
+    found = dict(growths)
+    for space, logarithm in zip(spaces, solution.tolist(), strict=True):
+        half = min(HALVES, key=lambda one: abs(one / 2 * math.log(counts[space]) - logarithm))
+        write = counts[space] ** (half / 2)
+        growth = growths[space]
+        found[space] = replace(growth, write=growth.write * write, read=growth.read / write)
+    return found
+
+
+def weight_factor(layout: Layout, growths: Mapping[str, Growth]) -> float | None:
+    """f_out / f_in of a weight summed over the copies of its inputs; None where it is not one number."""
+    vectors = [1 / one.write if role == "in" else one.write for role, one in _axes(layout, growths)]
+    return math.prod(float(vector[0]) for vector in vectors) if all(np.ptp(one) == 0 for one in vectors) else None
+
+
+def gradient_factor(layout: Layout, growths: Mapping[str, Growth]) -> torch.Tensor:
+    """b_out · f_in of every entry of a gradient, float64."""
+    result = torch.ones((), dtype=torch.float64)
+    for role, growth in _axes(layout, growths):
+        result = result.unsqueeze(-1) * torch.from_numpy(growth.write if role == "in" else growth.read)
+    return result
+
+
+def _axes(layout: Layout, growths: Mapping[str, Growth]) -> list[tuple[Role, Growth]]:
+    return [(axis.role, axis.growth(growths)) for axis in layout.axes]
+
+
+def _even_copies(growth: Growth) -> int:
+    """How many copies each coordinate has; 1 where that differs."""
+    counts = set(growth.num_copies.tolist())
+    return counts.pop() if len(counts) == 1 and not growth.has_fresh else 1
 
 
 def _most_agreed(matrix: np.ndarray, logarithms: np.ndarray) -> np.ndarray:
@@ -76,6 +131,11 @@ def _equation(axes: Sequence[Axis], spaces: Sequence[str]) -> list[float]:
                 if factor in row:
                     row[str(factor)] += sign / len(axis.parts)
     return list(row.values())
+
+
+def _of_norms(layout: Layout, spaces: Sequence[str]) -> list[float]:
+    """The coefficients of what the gains of each space make up for."""
+    return [float(layout.kind == "gain" and space in layout.written) for space in spaces]
 
 
 def _products(ratios: tuple[float, ...]) -> list[float]:

@@ -1,7 +1,8 @@
 """Whether both models compute the same: logits on the same tokens, judged by what rounding can make of them.
 
 float64, float32    a few hundred roundings of the largest logit. Where the grown model multiplies rounding (noise in
-deep models), by as much as one rounding of each of its weights changes its own logits.
+deep models), by as much as one rounding of each of its weights changes its own logits, up to a hundredth of the largest
+(a tenth where they are stored in two bytes): beyond that the function is lost.
 bfloat16            the small model's own error in it, against its logits in float32: the grown one's may be twice
 as large.
 """
@@ -24,6 +25,7 @@ from ckptgrow.verification.weights import WeightScale
 OWN_ERRORS = 2.0  # times the small model's own error in bfloat16
 RESPONSES = 30.0  # times the change that one rounding makes: draws differ, and so do sums in another order
 EXACT = 1e-12  # of the largest value: weights that growth has not rounded
+BEARABLE = {torch.float64: 1e-2, torch.float16: 1e-1}  # of the largest logit, from a rounding as coarse as this on
 SEED = 0
 Logits = Sequence[torch.Tensor]
 
@@ -54,7 +56,7 @@ def compared(
     if relative > tolerance and _can_round(pair, weights, relative):
         stored = _stored_rounding(pair, weights, dtype)
         response = _response(models[1], samples[:1], grown[:1], stored) / scale
-        tolerance = max(tolerance, RESPONSES * response)
+        tolerance = max(tolerance, min(RESPONSES * response, _bearable(stored)))
         how = f"by the grown model's response to rounding its weights, {response:.1e} of the largest logit"
     return Function(worst, relative, tolerance, relative <= tolerance, how)
 
@@ -75,6 +77,11 @@ def _stored_rounding(pair: Pair, weights: Mapping[str, WeightScale], dtype: torc
         return rounding(dtype)
     stored = {pair.grown.checkpoint.tensors[link.grown.name].dtype for link in pair.links.values()}
     return max(rounding(one) for one in (*stored, dtype) if one.is_floating_point)
+
+
+def _bearable(stored: float) -> float:
+    """The most that rounding excuses: a function that is lost to rounding is lost all the same."""
+    return max(limit for dtype, limit in BEARABLE.items() if rounding(dtype) <= stored)
 
 
 def _response(model: PreTrainedModel, samples: Sequence[torch.Tensor], logits: Logits, size: float) -> float:

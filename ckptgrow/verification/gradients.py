@@ -1,9 +1,10 @@
-"""How each parameter's gradient scales, measured by autograd in both real models.
+"""Every parameter's gradient, by autograd in both real models, against what the spaces demand of it.
 
-Terms of the grown weights that the function cannot see (a split, noise) change gradients, and so does the rounding of
-stored weights. To measure the algebra of the source the grown model gets ideal weights: the small one's times the
-measured factor of each weight, shared evenly over the copies of its inputs. The stored weights are judged against those
-entry by entry elsewhere (`weights`).
+The factor of a gradient is b_out · f_in, with the f and b that the weights show (`factors`): exact in any dtype, for
+gradients too that are nothing but rounding. Autograd confirms it. Terms of the grown weights that the function cannot
+see (a split, noise) change gradients, and so does the rounding of stored weights; to measure the algebra of the source
+the grown model gets ideal weights: the small one's times the factor of each weight, shared evenly over the copies of
+its inputs. The stored weights are judged against those entry by entry elsewhere (`weights`).
 """
 
 from __future__ import annotations
@@ -14,35 +15,57 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from ckptgrow.verification.factors import snapped
+from ckptgrow.spaces.growth import Growth
+from ckptgrow.verification.factors import gradient_factor
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.weights import WeightScale
 
 Gradients = Mapping[str, torch.Tensor]
 INEXACT = 1e-3  # behind a LayerNorm what writes new residual coordinates feels them, by percents
+OTHER = 0.2  # relative: factors of two copies and more differ by at least 29 %
 DEAD = 1e-9  # relative to the model's largest gradient: key biases under softmax have none
 
 
 @dataclass(frozen=True)
 class GradientScale:
-    """`factors`: one a class of copies (`Link.copy_classes`), None where the gradient is zero by nature; `error`: what
-    is left, relative to the largest entry.
+    """`factors`: what the spaces demand, one number a class of copies (`Link.copy_classes`); `ratio`: what autograd
+    found on that, by least squares, None where the gradient is zero by nature or nothing is demanded; `error`: what is
+    left, relative to the largest entry.
     """
 
-    factors: torch.Tensor | None
+    factors: torch.Tensor
+    ratio: float | None
     error: float
 
     def at(self, link: Link) -> torch.Tensor:
         """The factor for every grown entry; a single number where it is one."""
-        assert self.factors is not None
         return self.factors if self.factors.numel() == 1 else self.factors[link.copy_classes()]
 
 
-def gradient_scales(pair: Pair, small: Gradients, grown: Gradients) -> Mapping[str, GradientScale]:
-    """Every old parameter's scale, by the grown name."""
+def gradient_scales(
+    pair: Pair,
+    weights: Mapping[str, WeightScale],
+    growths: Mapping[str, Growth],
+    small: Gradients,
+    grown: Gradients,
+) -> Mapping[str, GradientScale]:
+    """Every old parameter's scale, by the grown name; `growths` are the measured ones (see `factors`)."""
     scale_of_all = max(largest(gradient) for gradient in small.values())
-    return {name: _scale(link, small, grown, scale_of_all) for name, link in pair.links.items() if link.fresh is None}
+    return {
+        name: _scale(link, weights[name].factor, growths, small, grown, scale_of_all)
+        for name, link in pair.links.items()
+        if link.fresh is None
+    }
+
+
+def gradient_problems(scales: Mapping[str, GradientScale]) -> list[str]:
+    """Where autograd contradicts the factors by which moments are judged."""
+    return [
+        f"the gradient of {name} is {scale.ratio:.3g} times what its copies demand"
+        for name, scale in scales.items()
+        if scale.ratio is not None and not abs(scale.ratio - 1) <= OTHER
+    ]
 
 
 def idealise(model: PreTrainedModel, pair: Pair, weights: Mapping[str, WeightScale]) -> None:
@@ -61,29 +84,39 @@ def idealise(model: PreTrainedModel, pair: Pair, weights: Mapping[str, WeightSca
             parameters[link.grown.canonical].copy_(ideal - link.grown.layout.offset)
 
 
-def _scale(link: Link, small: Gradients, grown: Gradients, scale_of_all: float) -> GradientScale:
+def _scale(
+    link: Link,
+    weight: float | None,
+    growths: Mapping[str, Growth],
+    small: Gradients,
+    grown: Gradients,
+    scale_of_all: float,
+) -> GradientScale:
     old, new = small.get(link.small.canonical), grown.get(link.grown.canonical)
+    demanded = _demanded(link, weight, growths)
     if old is None or new is None or largest(old) <= DEAD * scale_of_all:
         left = 0.0 if new is None else largest(new) / scale_of_all
-        return GradientScale(None, left)
+        return GradientScale(demanded, None, left)
     spread, new = link.spread(old.double()), link.copied_part(new.double())
-    factors = _fitted(link, spread, new)
-    scale = GradientScale(factors, 0.0)
-    expected = scale.at(link) * spread
-    error = relative(new, expected)
-    if link.is_padded and error > INEXACT:
-        factors = torch.ones(1, dtype=torch.float64)  # no constant describes it: the moments are to stay as they were
-    return GradientScale(factors, error)
+    expected = GradientScale(demanded, None, 0.0).at(link) * spread
+    # behind a LayerNorm what writes the stream has no constant factor where new coordinates enter the mean
+    ratio = None if link.is_padded else _ratio(expected, new)
+    return GradientScale(demanded, ratio, relative(new, expected))
 
 
-def _fitted(link: Link, spread: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    """Least-squares factors of `new` on `spread`, one a class of copies, as what they stand for."""
-    if all(len(set(growth.read.tolist())) == 1 for growth in link.growths):
-        power = float(spread.square().sum())
-        return torch.tensor([snapped(float((spread * new).sum()) / power, link.ratios)], dtype=torch.float64)
-    classes = link.copy_classes().reshape(-1)
-    num_classes = int(classes.max()) + 1
-    powers = torch.zeros(num_classes, dtype=torch.float64).index_add_(0, classes, spread.square().reshape(-1))
-    products = torch.zeros(num_classes, dtype=torch.float64).index_add_(0, classes, (spread * new).reshape(-1))
-    measured = [float(p) / float(q) if q > 0 else 0.0 for p, q in zip(products, powers, strict=True)]
-    return torch.tensor([snapped(one, link.ratios) for one in measured], dtype=torch.float64)
+def _demanded(link: Link, weight: float | None, growths: Mapping[str, Growth]) -> torch.Tensor:
+    """The factors that follow from what the spaces are written as, one a class of copies; where an old entry has no
+    copies, f · b = 1 makes it the inverse of the weight's.
+    """
+    if link.is_padded or not link.growths:
+        return torch.tensor([1 / (weight or 1.0)], dtype=torch.float64)
+    classes = link.copy_classes()
+    factors = torch.ones(int(classes.max()) + 1, dtype=torch.float64)
+    factors[classes] = gradient_factor(link.grown.layout, growths)
+    return factors
+
+
+def _ratio(expected: torch.Tensor, found: torch.Tensor) -> float:
+    """The least-squares factor of `found` on `expected`."""
+    expected, found = expected.reshape(-1), found.reshape(-1)
+    return float(torch.dot(expected, found)) / float(torch.dot(expected, expected))

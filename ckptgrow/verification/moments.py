@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,6 @@ import torch
 
 from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.checkpoints.tensors import LazyTensor, whole
-from ckptgrow.verification.factors import snapped
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.optimizers import FACTORS, KEPT_AXES, POWERS, Measured, kind_of
@@ -19,6 +19,7 @@ from ckptgrow.verification.precision import STORED_TOLERANCES, coarsest, roundin
 from ckptgrow.verification.scales import Scales
 
 FEW = 1.01  # roundings: an expected number in float64, rounded once to the stored dtype
+FEW_FACTORS = 2.0  # times the roundings of a product of two stored factors over the mean of one
 OF_FLOAT64 = 16.0  # roundings of float64, where numbers are stored in it
 NUMBERS = {"step": 0.0, "mu_product": 1e-6, "RMS": 1e-6}  # with the relative error that rounding to float32 leaves
 ROUNDING = 1e-12  # of sums in float64
@@ -104,8 +105,7 @@ def _errors(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict
         if row in old and column in old:
             before, after = (_factors(one, row, column) for one in (old, new))
             key = f"{row} and {column}"
-            error = max(_error(case, _product(*before), _product(*after), 2), _unequal_means(*after))
-            found[key] = error / STORED_TOLERANCES[new[row].dtype]
+            found[key] = max(_of_factors(case, before, after, new[row].dtype), _unequal_means(*after, new[row].dtype))
     return found
 
 
@@ -116,29 +116,20 @@ def _left_by(dtype: torch.dtype) -> float:
 
 def _roundings(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int, dtype: torch.dtype) -> float:
     """The largest error of an entry over what storing it may leave: relative to the entry itself, however small."""
-    if case.link.fresh is not None or case.gradient is None or (case.link.is_padded and power):
-        return _error(case, old, found, power) / STORED_TOLERANCES[dtype]
-    expected = _expected(case, old, found, power)
+    if case.link.fresh is not None or case.gradient is None:
+        return largest(found) / STORED_TOLERANCES[dtype]
+    if case.link.is_padded and power and not _is_young(case, found, power):
+        return math.inf
+    expected = _expected(case, old, power)
     allowed = case.num_growths * (_left_by(dtype) * expected.abs() + smallest(dtype))
     return largest((case.link.copied_part(found) - expected) / allowed)
 
 
-def _error(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int) -> float:
-    link = case.link
-    if link.fresh is not None or case.gradient is None:
-        return largest(found)
-    if link.is_padded and power and not _is_young(case, found, power):
-        return 1.0
-    return relative(link.copied_part(found), _expected(case, old, found, power))
-
-
-def _expected(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int) -> torch.Tensor:
+def _expected(case: _Case, old: torch.Tensor, power: int) -> torch.Tensor:
     """What the small one's entries are in the grown record: its own, times a power of the gradient's factor."""
     small, scale = case.link.spread(old), case.gradient
     if power == 0 or scale is None:
         return small
-    if scale.factors is None:
-        return _dead_factor(case, small, case.link.copied_part(found), power) ** power * small
     return scale.at(case.link) ** power * small
 
 
@@ -173,28 +164,36 @@ def _product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     return rows @ columns / torch.where(mean == 0, 1.0, mean)
 
 
-def _unequal_means(rows: torch.Tensor, columns: torch.Tensor) -> float:
-    """Both factors are means of the same squares; their product alone does not show a number moved between them."""
-    return relative(rows.mean(-2), columns.mean(-1))
+def _of_factors(case: _Case, old: tuple[torch.Tensor, ...], new: tuple[torch.Tensor, ...], dtype: torch.dtype) -> float:
+    """The largest error of an entry of the product over what storing its factors may leave."""
+    found = _product(*new)
+    if case.link.fresh is not None or case.gradient is None:
+        return largest(found) / STORED_TOLERANCES[dtype]
+    if case.link.is_padded and not _is_young(case, found, 2):
+        return math.inf
+    expected = _expected(case, _product(*old), 2)
+    left = sum((_left(factor, dtype) for factor in (*new, new[0].mean(-2, keepdim=True))), start=torch.zeros(()))
+    allowed = FEW_FACTORS * case.num_growths * case.link.copied_part(left * found) + smallest(torch.float64)
+    return largest((case.link.copied_part(found) - expected) / allowed)
+
+
+def _left(factor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The relative error that storing a factor may leave: more where it is nearly zero."""
+    return _left_by(dtype) + smallest(dtype) / torch.where(factor == 0, math.inf, factor.abs())
+
+
+def _unequal_means(rows: torch.Tensor, columns: torch.Tensor, dtype: torch.dtype) -> float:
+    """Both factors are means of the same squares; their product alone does not show a number moved between them. What
+    is left is over what rounding leaves.
+    """
+    of_rows, of_columns = rows.mean(-2), columns.mean(-1)
+    return largest(of_rows - of_columns) / (STORED_TOLERANCES[dtype] * largest(of_columns) + smallest(dtype))
 
 
 def _factors(record: Mapping[str, Any], row: str, column: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Both factors with the axis that each averages over, of size 1; transformers' drop it."""
     rows, columns = whole(record[row]).double(), whole(record[column]).double()
     return (rows, columns) if row in KEPT_AXES else (rows.unsqueeze(-1), columns.unsqueeze(-2))
-
-
-def _dead_factor(case: _Case, small: torch.Tensor, found: torch.Tensor, power: int) -> torch.Tensor:
-    """Where the gradient is zero by nature, its leftovers must still scale by one factor of each class of copies."""
-    link = case.link
-    classes = link.copy_classes()
-    factors = torch.ones(int(classes.max()) + 1, dtype=torch.float64)
-    for index in range(len(factors)):
-        old, new = small[classes == index], found[classes == index]
-        energy = float(old.square().sum())
-        ratio = float((old * new).sum()) / energy if energy > 0 else 1.0
-        factors[index] = snapped(max(ratio, 0.0) ** (1 / power) if power > 1 else ratio, link.ratios)
-    return factors[classes]
 
 
 def _step_limit(pair: Pair) -> int | None:
@@ -247,3 +246,11 @@ def _keys(record: Mapping[str, Any] | None) -> str:
 def has_state(optimizers: tuple[OptimizerState, ...]) -> bool:
     """Whether there is any state to judge."""
     return any(state.state for state in optimizers)
+
+
+def stored_dtypes(optimizers: tuple[OptimizerState, ...]) -> set[torch.dtype]:
+    """The dtypes of records' tensors."""
+    records = [record for state in optimizers for record in state.state.values()]
+    return {
+        value.dtype for record in records for value in record.values() if isinstance(value, LazyTensor) and value.shape
+    }

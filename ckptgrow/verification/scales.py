@@ -27,12 +27,11 @@ class Scales:
         link = self._pair.links[name]
         origin = self._old_layers[link.small.name]
         factor, factors = self._weights[origin].factor, self._gradients[origin].factors
-        one_factor = factors is not None and factors.numel() == 1
         old, new = self._pair.small_tensor(link), self._pair.grown_tensor(self._pair.links[origin])
         dtype = self._pair.small.checkpoint.tensors[link.small.name].dtype
         return Measured(
             weight=None if factor is None else factor / link.num_in_copies,
-            gradient=float(factors[0]) if factors is not None and one_factor else None,
+            gradient=float(factors[0]) if factors.numel() == 1 else None,
             size=self._size(link, self._pair.links[origin]),
             num_entries=_num_copies(link),
             old_shape=tuple(old.shape),

@@ -15,7 +15,10 @@ def sentences(report: Report, pair: Pair) -> list[str]:
 
 def _padding(report: Report, pair: Pair) -> list[str]:
     moments = report.moments
-    if moments is None or not pair.is_padded or moments.gradient_worst_relative_error <= INEXACT:
+    padding = pair.grown.family.padding
+    if moments is None or not pair.is_padded or padding is None or padding.norm != "layer":
+        return []
+    if moments.gradient_worst_relative_error <= INEXACT:
         return []
     return [
         f"moments of what writes the residual stream are approximate: through LayerNorm, gradients of old entries "
