@@ -88,7 +88,8 @@ def _measured(pair: Pair, weights: Mapping[str, WeightScale]) -> Iterator[_Share
     for name, link in pair.links.items():
         factor = weights[name].factor if name in weights else None
         is_copied = any(int(link.growths[axis].num_copies.max()) > 1 for axis in link.in_axes)
-        if factor and is_copied and link.fresh is None and not link.grown.layout.offset:
+        is_plain = link.fresh is None and not link.grown.layout.offset
+        if factor and is_copied and is_plain and bool(pair.small_tensor(link).any()):  # zeros show no shares
             yield _shares(pair, link, factor, pair.grown.checkpoint.tensors[name].dtype)
 
 

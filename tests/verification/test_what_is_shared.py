@@ -29,7 +29,7 @@ SHARED = {
     "ckptgrow.families.state": {"TrainingState", "open_state"},
     # spaces: which coordinate copies which; no write, no read, no gather, no draw
     "ckptgrow.spaces.growth": {"Growth", "IntVector", "copies", "identity", "padded", "product"},
-    "ckptgrow.spaces.layout": {"Axis"},
+    "ckptgrow.spaces.layout": {"Axis", "Layout", "Role"},
     "ckptgrow.spaces.layers": {"Layer", "LayerKind"},
     "ckptgrow.spaces.selection": {"selected"},
     "ckptgrow.errors": {"DataError", "OptimizerError", "RequestError", "listing"},
