@@ -199,7 +199,7 @@ def test_in_bfloat16_the_function_is_judged_by_the_small_models_own_error(tmp_pa
     assert 1e-4 < function.relative <= function.tolerance < 0.1
 
     def change(tree: Tree) -> None:
-        tree["hyper_parameters"]["config"]["rms_norm_eps"] = 0.1
+        tree["state_dict"]["model.model.norm.weight"] *= 1.5  # a config's field is named, and does not reach the models
 
     assert not verified(small, tampered(tmp_path / "grown.ckpt", change), dtype="bfloat16").function.passed
 

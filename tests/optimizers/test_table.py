@@ -57,9 +57,13 @@ def test_unknown_options_are_refused_with_those_that_are_known(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "how", "message"),
     [
-        ("Adam, coupled decay", "diagonal", r"Adam or AdamW with weight decay in the gradient.*--how tile --noise 0"),
+        (
+            "Adam, coupled decay",
+            "diagonal",
+            r"Adam or AdamW with weight decay in the gradient.*--how tile --separate none",
+        ),
         ("Adamax, coupled decay", "diagonal", r"Adamax with weight decay in the gradient.*--lr-rule keep"),
-        ("relative", "diagonal", r"relative_step.*--how tile --noise 0"),
+        ("relative", "diagonal", r"relative_step.*--how tile --separate none"),
         ("averages", "tile", r"no lr rule known for an optimizer with Adam's averages.*--lr-rule keep"),
     ],
 )
