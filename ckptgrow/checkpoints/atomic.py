@@ -45,8 +45,8 @@ def appearing(target: Path, together: Processes | None = None, *, force: bool = 
     """
     together = together or Processes()
     partial = together.agree_on(target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}"))
-    if together.rank == 0:
-        clear_leftovers(target)
+    if together.rank == 0 and clear_leftovers(target):
+        force = True  # what is back was on its way to be replaced
     together.wait()
     try:
         yield partial
@@ -104,10 +104,11 @@ def _link(partial: Path, target: Path) -> None:
         partial.replace(target)
 
 
-def clear_leftovers(target: Path) -> None:
+def clear_leftovers(target: Path) -> bool:
     """Removes what runs that no longer exist wrote for the same target; an old target that one of them had moved aside
-    takes its place again.
+    takes its place again. Returns whether one did.
     """
+    is_back = False
     pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)(\.replaced)?{re.escape(PARTIAL)}")
     for one in target.parent.iterdir():
         match = pattern.fullmatch(one.name)
@@ -115,8 +116,10 @@ def clear_leftovers(target: Path) -> None:
             continue
         if match[2] and not target.exists():
             one.rename(target)
+            is_back = True
         else:
             _remove(one)
+    return is_back
 
 
 def _is_running(process: int) -> bool:
