@@ -45,8 +45,8 @@ def appearing(target: Path, together: Processes | None = None, *, force: bool = 
     """
     together = together or Processes()
     partial = together.agree_on(target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}"))
-    if together.rank == 0 and clear_leftovers(target):
-        force = True  # what is back was on its way to be replaced
+    if together.rank == 0:
+        clear_leftovers(target)
     together.wait()
     try:
         yield partial

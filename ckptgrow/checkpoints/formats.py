@@ -81,8 +81,8 @@ def write_checkpoint(
     tensors = [tensor for _, tensor in tensors_in([checkpoint.tensors, checkpoint.optimizers, checkpoint.rest])]
     total = sum(num_bytes(tensor) for tensor in {id(tensor): tensor for tensor in tensors}.values())
     total += num_bytes_again(checkpoint)
-    if together.rank == 0:
-        clear_leftovers(target)
+    if together.rank == 0 and clear_leftovers(target):
+        force = True  # what is back was on its way to be replaced
     together.wait()
     check_space(target, int(total * HEADROOM) + len(tensors) * OF_A_TENSOR + checkpoint.carried.num_bytes)
     advance = progress(total)
