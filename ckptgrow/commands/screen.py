@@ -46,6 +46,10 @@ class Screen:
         """A sentence for people (stderr under `--json`)."""
         self._words.print(sentence, style=style)
 
+    def note(self, sentence: str) -> None:
+        """A remark on stderr."""
+        self._notes.print(sentence, markup=False, highlight=False)
+
     def warn(self, sentence: str) -> None:
         """A warning on stderr."""
         self._notes.print(f"warning: {sentence}", style="yellow")

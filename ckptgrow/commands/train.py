@@ -166,6 +166,8 @@ def train(
         raise typer.Exit(EXIT_WRONG) from None  # all processes stop for the same reason: one of them says it
     if not is_main_process():
         raise typer.Exit
+    if resume is not None:
+        screen.note(f"went on from {resume}")
     _say(screen, done)
     if done.interrupted_by is not None:
         raise typer.Exit(128 + done.interrupted_by)

@@ -25,7 +25,7 @@ from ckptgrow.verification.weights import WeightScale
 OWN_ERRORS = 2.0  # times the small model's own error in bfloat16
 RESPONSES = 30.0  # times the change that one rounding makes: draws differ, and so do sums in another order
 EXACT = 1e-12  # of the largest value: weights that growth has not rounded
-BEARABLE = {torch.float64: 1e-2, torch.float16: 1e-1}  # of the largest logit, from a rounding as coarse as this on
+BEARABLE = {torch.float64: 1e-2, torch.float16: 0.5}  # of the largest logit, from a rounding as coarse as this on
 SEED = 0
 Logits = Sequence[torch.Tensor]
 
