@@ -95,7 +95,7 @@ def test_a_second_run_in_a_directory_is_refused_in_one_line_and_the_first_goes_o
 
 def test_the_lock_of_a_killed_run_does_not_block(tmp_path: Path, base: list[str]) -> None:
     out = tmp_path / "out"
-    kill_at([*base, f"--out={out}", "--train-steps=5000", "--save-every=5"], out / "checkpoints" / "step-5.ckpt")
+    kill_at([*base, f"--out={out}", "--train-steps=5000", "--save-every=5"], out / "checkpoints" / "last.ckpt")
     assert (out / LOCK).exists()
     last = out / "checkpoints" / "last.ckpt"
     train_here([*base[:1], f"--resume={last}", f"--out={out}", "--train-steps=200", "--save-every=1000"])
