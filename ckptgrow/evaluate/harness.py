@@ -2,11 +2,18 @@
 
 It would also ask git for the commit of the directory that the user stands in (which prints "fatal: not a git
 repository" past Python's streams) and take a census of the machine (two seconds of other programs).
+
+Errors by bootstrap are drawn in one process, or in processes that begin anew: lm-eval's own fork this one, whose
+threads' locks may be held at that moment, and then wait for ever. The draws are the same in all of them.
 """
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import lm_eval
@@ -16,6 +23,8 @@ import torch
 from ckptgrow.evaluate.settings import Settings
 from ckptgrow.evaluate.tasks import Loaded
 
+ONE_PROCESS = "DISABLE_MULTIPROC"  # lm-eval's own switch
+FEW_DRAWS = 5 * 10**7  # documents times resamples: some ten seconds, as much as processes need to begin
 PYTHON_SEED, NUMPY_SEED, TORCH_SEED, FEWSHOT_SEED = 0, 1234, 1234, 1234  # simple_evaluate's defaults
 
 
@@ -28,13 +37,31 @@ def scores(model: Any, loaded: Loaded, settings: Settings) -> Any:
     for task in found["tasks"].values():
         _set_fewshot(task, settings.num_fewshot)
     evaluate: Any = lm_eval.evaluate  # loaded lazily, so that its type is hidden
-    return evaluate(
-        lm=model,
-        task_dict=found,
-        limit=settings.limit,
-        bootstrap_iters=settings.bootstrap_iters,
-        fewshot_as_multiturn=True,
-    )
+    num_draws = settings.bootstrap_iters * max((len(task.eval_docs) for task in found["tasks"].values()), default=0)
+    with bootstrapping(is_quick=num_draws <= FEW_DRAWS):
+        return evaluate(
+            lm=model,
+            task_dict=found,
+            limit=settings.limit,
+            bootstrap_iters=settings.bootstrap_iters,
+            fewshot_as_multiturn=True,
+        )
+
+
+@contextmanager
+def bootstrapping(*, is_quick: bool) -> Generator[None]:
+    """See the module's head; what the process was set to before is so again afterwards."""
+    switch, method = os.environ.get(ONE_PROCESS), multiprocessing.get_start_method(allow_none=True)
+    if is_quick:
+        os.environ[ONE_PROCESS] = "1"
+    else:
+        multiprocessing.set_start_method("forkserver", force=True)
+    try:
+        yield
+    finally:
+        if switch is None:
+            os.environ.pop(ONE_PROCESS, None)
+        multiprocessing.set_start_method(method, force=True)
 
 
 def _set_fewshot(task: Any, num_fewshot: int | None) -> None:
