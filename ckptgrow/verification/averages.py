@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from ckptgrow.errors import listing
-from ckptgrow.families.claim import Claimed
-from ckptgrow.families.model import load_model
-from ckptgrow.families.state import TrainingState
+from ckptgrow.state.claim import Claimed
+from ckptgrow.state.model import load_model
+from ckptgrow.state.opening import TrainingState
 from ckptgrow.verification.carried import DIRECTORIES
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.pair import Link, Pair

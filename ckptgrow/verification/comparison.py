@@ -11,13 +11,13 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
-from ckptgrow.checkpoints.formats import read_checkpoint
 from ckptgrow.errors import RequestError, listing
-from ckptgrow.families.model import load_model
-from ckptgrow.families.sizes import num_layers
-from ckptgrow.families.state import TrainingState, open_state
+from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layers import Layer
+from ckptgrow.state.model import load_model
+from ckptgrow.state.opening import TrainingState, open_state
+from ckptgrow.state.sizes import num_layers
 from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
 from ckptgrow.verification.configs import with_fixed_fields
 from ckptgrow.verification.contents import judge_contents, left_out
@@ -25,7 +25,7 @@ from ckptgrow.verification.factors import disagreements, measured_growths
 from ckptgrow.verification.function import compared
 from ckptgrow.verification.gradients import Gradients, GradientScale, gradient_problems, gradient_scales, idealise
 from ckptgrow.verification.history import Declared
-from ckptgrow.verification.layers import match_layers
+from ckptgrow.verification.layer_origins import match_layers
 from ckptgrow.verification.moments import has_state, moment_errors, stored_dtypes
 from ckptgrow.verification.pair import Link, Pair, growths_between
 from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest

@@ -14,10 +14,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ckptgrow.families.architecture import config_errors
 from ckptgrow.families.family import Family
-from ckptgrow.families.sizes import sizes_of
-from ckptgrow.families.state import TrainingState
+from ckptgrow.state.architecture import config_errors
+from ckptgrow.state.opening import TrainingState
+from ckptgrow.state.sizes import sizes_of
 from ckptgrow.verification.history import UNITS
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences, text

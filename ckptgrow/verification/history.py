@@ -14,9 +14,9 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, TypeGuard
 
-from ckptgrow.checkpoints.fingerprint import Fingerprint
 from ckptgrow.families.family import Family
-from ckptgrow.families.sizes import sizes_of
+from ckptgrow.state.sizes import sizes_of
+from ckptgrow.storage.fingerprint import Fingerprint
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences, text
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ckptgrow.checkpoints.optimizer import OptimizerState
-from ckptgrow.checkpoints.tensors import LazyTensor, whole
+from ckptgrow.state.optimizer_state import OptimizerState
+from ckptgrow.storage.tensors import LazyTensor, whole
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.optimizers import FACTORS, KEPT_AXES, POWERS, Measured, kind_of

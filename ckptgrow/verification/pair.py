@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ckptgrow.checkpoints.tensors import whole
 from ckptgrow.errors import RequestError
-from ckptgrow.families.claim import Claimed
-from ckptgrow.families.sizes import sizes_of
-from ckptgrow.families.state import TrainingState
 from ckptgrow.spaces.growth import Growth, IntVector, copies, identity, padded, product
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.spaces.selection import selected
+from ckptgrow.state.claim import Claimed
+from ckptgrow.state.opening import TrainingState
+from ckptgrow.state.sizes import sizes_of
+from ckptgrow.storage.tensors import whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from ckptgrow.checkpoints.tensors import whole
+from ckptgrow.storage.tensors import whole
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.optimizers import Measured
 from ckptgrow.verification.pair import Link, Pair

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ckptgrow.checkpoints.tensors import whole
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.selection import selected
+from ckptgrow.storage.tensors import whole
 from ckptgrow.verification.factors import snapped, weight_factor
 from ckptgrow.verification.magnitude import largest, power
 from ckptgrow.verification.pair import Link, Pair

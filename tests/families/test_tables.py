@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 import ckptgrow
 from ckptgrow.cli import app
-from ckptgrow.families.claim import claim
 from ckptgrow.families.family import Family
 from ckptgrow.families.registry import FAMILIES
-from ckptgrow.families.sizes import holds
 from ckptgrow.spaces.layout import parse
+from ckptgrow.state.claim import claim
+from ckptgrow.state.sizes import holds
 from tests.builders import save_lightning
 from tests.families.contract import RESULTS, readme_with, table
 from tests.families.models import CASES, difference, loaded, perturbed
