@@ -1,4 +1,4 @@
-"""What the commands under `eval` have in common: options, running checkpoints one after the other, tables."""
+"""What the commands under `eval` have in common: running checkpoints one after the other, tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -22,63 +22,6 @@ if TYPE_CHECKING:
     from ckptgrow.evaluate.progress_bars import Progress
     from ckptgrow.evaluate.subject import Subject
     from ckptgrow.evaluate.tasks import Loaded
-
-CheckpointArgument = Annotated[Path, typer.Argument(metavar="CKPT", help="The checkpoint.", show_default=False)]
-DataOption = Annotated[Path | None, typer.Option(help="A local file instead of the hub's data.", show_default=False)]
-TokenizerOption = Annotated[
-    str | None,
-    typer.Option(
-        help="A tokenizer's directory, a name on the hub, or 'bytes' (ids are bytes); by default the one beside the "
-        "checkpoint, or the one that its data's meta.json names.",
-        show_default=False,
-    ),
-]
-BatchSizeOption = Annotated[
-    str, typer.Option(help="Sequences at a time; 'auto': what a GPU's memory holds, or 256 MiB of logits on a CPU.")
-]
-DeviceOption = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:N.")]
-DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64: what the model computes in.")]
-LimitOption = Annotated[
-    float | None,
-    typer.Option(
-        help="Documents (or blocks) of each task; a share of them below 1. For trying out.", show_default=False
-    ),
-]
-SamplesOption = Annotated[
-    Path | None, typer.Option(help="Write every document's answers there, as JSON lines.", show_default=False)
-]
-BootstrapOption = Annotated[
-    int | None,
-    typer.Option(
-        min=0, help="Resamples for standard errors that have no formula; 0 for none [default: lm-eval's 100000]."
-    ),
-]
-TasksOption = Annotated[
-    str,
-    typer.Option(
-        help="lm-eval's tasks, groups, tags or patterns, by commas: lambada_openai,wikitext,arc_*.", show_default=False
-    ),
-]
-TaskDataOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="TASK=FILE", help="A local file for a task; may be repeated.", show_default=False),
-]
-IncludeOption = Annotated[
-    list[Path] | None,
-    typer.Option(help="A directory with task definitions of your own; may be repeated.", show_default=False),
-]
-FewshotOption = Annotated[
-    int | None,
-    typer.Option(min=0, help="Examples put before each question; by default the task's.", show_default=False),
-]
-BlockSizeOption = Annotated[
-    int | None, typer.Option(min=2, help="Tokens in a block; by default the model's context.", show_default=False)
-]
-MeasureOption = Annotated[
-    str, typer.Option(help="'lm-eval': its task; 'original': what the staged-training script computes.")
-]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace the file of --samples if it exists.")]
-MEASURES = ("lm-eval", "original")
 
 
 @dataclass(frozen=True)
@@ -202,17 +145,6 @@ def session(choices: Choices, as_json: bool, *checkpoints: Path) -> Generator[Se
         check_samples(choices.samples, checkpoint, force=choices.force)
     with launched(choices.device) as processes:
         yield Session(processes, choices, settings, Screen(as_json), time.monotonic())
-
-
-def local_files(entries: Sequence[str] | None) -> dict[str, Path]:
-    """TASK=FILE entries; raises RequestError for others."""
-    files: dict[str, Path] = {}
-    for entry in entries or ():
-        task, equals, file = entry.partition("=")
-        if not (task and equals and file):
-            raise RequestError(f"--data {entry}: expected TASK=FILE, as lambada_openai=passages.jsonl")
-        files[task] = Path(file)
-    return files
 
 
 def metric_name(key: str) -> str:
