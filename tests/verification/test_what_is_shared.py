@@ -7,26 +7,26 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "ckptgrow"
 SHARED = {
-    # formats: what lies where, and how it is read
-    "ckptgrow.formats.checkpoint": {"Checkpoint"},
-    "ckptgrow.state.train_schedule": {"Schedule"},  # the function whose fields a state keeps
-    "ckptgrow.formats.sidecar_files": {"CONFIG", "TRAINER_STATE", "Files"},
-    "ckptgrow.storage.fingerprint": {"Fingerprint"},
-    "ckptgrow.formats.known_formats": {"read_checkpoint"},
-    "ckptgrow.formats.huggingface": {"SAFETENSORS"},
-    "ckptgrow.formats.lightning": {"GROWTH_KEY"},
-    "ckptgrow.storage.pickles.opaque": {"Opaque"},
-    "ckptgrow.state.optimizer_state": {"OptimizerState", "ParameterGroup"},
-    "ckptgrow.storage.tensors": {"Held", "LazyTensor", "chunks", "whole"},
+    # storage and formats: what lies where, and how it is read
     "ckptgrow.storage.files.json_files": {"LARGEST_LOG", "read_json"},
+    "ckptgrow.storage.fingerprint": {"Fingerprint"},
+    "ckptgrow.storage.pickles.opaque": {"Opaque"},
+    "ckptgrow.storage.tensors": {"Held", "LazyTensor", "chunks", "whole"},
     "ckptgrow.storage.tree": {"path_text"},
-    # families: names, layouts, sizes, transformers' own models
+    "ckptgrow.formats.checkpoint": {"Checkpoint"},
+    "ckptgrow.formats.huggingface": {"SAFETENSORS"},
+    "ckptgrow.formats.known_formats": {"read_checkpoint"},
+    "ckptgrow.formats.lightning": {"GROWTH_KEY"},
+    "ckptgrow.formats.sidecar_files": {"CONFIG", "TRAINER_STATE", "Files"},
+    # state and families: names, layouts, sizes, transformers' own models
     "ckptgrow.state.architecture": {"config_errors"},
     "ckptgrow.state.claim": {"Claimed"},
-    "ckptgrow.families.family": {"Family"},
     "ckptgrow.state.model": {"load_model"},
-    "ckptgrow.state.sizes": {"num_layers", "sizes_of"},
     "ckptgrow.state.opening": {"TrainingState", "open_state"},
+    "ckptgrow.state.optimizer_state": {"OptimizerState", "ParameterGroup"},
+    "ckptgrow.state.sizes": {"num_layers", "sizes_of"},
+    "ckptgrow.state.train_schedule": {"Schedule"},  # the function whose fields a state keeps
+    "ckptgrow.families.family": {"Family"},
     # spaces: which coordinate copies which; no write, no read, no gather, no draw
     "ckptgrow.spaces.growth": {"Growth", "IntVector", "copies", "identity", "padded", "product"},
     "ckptgrow.spaces.layout": {"Axis", "Layout", "Role"},
