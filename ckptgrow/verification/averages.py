@@ -75,7 +75,7 @@ def _average_problem(pair: Pair, weight: Link, average: Link, scale: WeightScale
     dtype = pair.grown.checkpoint.tensors[average.grown.name].dtype
     size = max(largest(old), largest(new_weight), 1e-30)
     tolerance = STORED_TOLERANCES.get(dtype, 0.0)
-    if weight.fresh is not None and not bool(new_weight.any()):
+    if weight.is_new_layer and not bool(new_weight.any()):
         if bool(new.any()):
             yield f"{average.grown.name} is not zero, expected it as the weight of a new layer that adds nothing"
         return
@@ -159,9 +159,9 @@ def _buffer_problems(pair: Pair) -> Iterator[str]:
 
 def _fresh_problems(pair: Pair, weights: Scales) -> Iterator[str]:
     """A layer that was made from an old one is that layer, but for what is zero in it."""
-    origin = {link.small.name: name for name, link in pair.links.items() if link.fresh is None}
+    origin = {link.small.name: name for name, link in pair.links.items() if not link.is_new_layer}
     for name, link in pair.links.items():
-        if link.fresh is None or link.small.name not in origin:
+        if not link.is_new_layer or link.small.name not in origin:
             continue
         found = pair.grown_tensor(link)
         if not bool(found.any()):

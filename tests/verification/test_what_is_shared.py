@@ -30,7 +30,7 @@ SHARED = {
     # spaces: which coordinate copies which; no write, no read, no gather, no draw
     "ckptgrow.spaces.growth": {"Growth", "IntVector", "copies", "identity", "padded", "product"},
     "ckptgrow.spaces.layout": {"Axis", "Layout", "Role"},
-    "ckptgrow.spaces.layers": {"Layer", "LayerKind"},
+    "ckptgrow.spaces.layers": {"NEW_LAYERS", "LayerKind"},
     "ckptgrow.spaces.selection": {"selected"},
     "ckptgrow.errors": {"DataError", "OptimizerError", "RequestError", "listing"},
 }
