@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from ckptgrow.errors import OptimizerError, listing
@@ -54,12 +55,22 @@ def misfits(record: Record, shape: Shape) -> dict[str, Shape]:
     return {key: wanted for key, wanted in expected.items() if record[key].shape != wanted}
 
 
-def by_names(names: Sequence[str], slots: Sequence[Slot], shapes: Mapping[str, Shape], where: str) -> list[str]:
-    """The model's names for a list of names, which may stand under another prefix or inside wrappers.
+def by_names(
+    names: Sequence[str],
+    slots: Sequence[Slot],
+    shapes: Mapping[str, Shape],
+    where: str,
+    in_module: Mapping[str, str] = MappingProxyType({}),
+) -> list[str]:
+    """The model's names for a list of names, which may stand under another prefix or inside wrappers, or be the
+    module's own, `in_module` for those of the checkpoint.
 
     Raises OptimizerError for names that are unknown, that come up twice, or that are too many or too few.
     """
     resolved = _resolved(names, shapes)
+    if len(resolved) < len(names):
+        own = _resolved(names, in_module)
+        resolved = {name: in_module[one] for name, one in own.items()} if len(own) > len(resolved) else resolved
     unknown = [name for name in names if name not in resolved]
     if unknown:
         raise OptimizerError(
@@ -107,12 +118,12 @@ def _counted(slots: Sequence[Slot]) -> str:
     return f"{len(slots)} parameters in groups of {', '.join(sizes[:5])}{more}"
 
 
-def _resolved(names: Iterable[str], shapes: Mapping[str, Shape]) -> dict[str, str]:
-    """Names as the checkpoint has them: without wrappers, one prefix for all exchanged for another."""
+def _resolved(names: Iterable[str], expected: Iterable[str]) -> dict[str, str]:
+    """Names as the expected ones are spelt: without wrappers, one prefix for all exchanged for another."""
     bare = bare_names(names)
-    if not bare:
+    known = {short: name for name, short in bare_names(expected).items()}
+    if not bare or not known:
         return {}
-    known = {short: name for name, short in bare_names(shapes).items()}
     best: dict[str, str] = {}
     for old in _prefixes(list(bare.values())):
         for new in _prefixes(list(known)):

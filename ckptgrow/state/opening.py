@@ -77,10 +77,20 @@ def understood(
     checkpoint = replace(checkpoint, tensors=pieces.joined(stored))
     fields, claimed = claim_tensors(family, fields, checkpoint.tensors, str(path))
     ordered = claimed.in_module_order() if checkpoint.order == "module" else claimed
-    shapes = {one.name: checkpoint.tensors[one.name].shape for one in ordered.parameters}
-    order = _names_in(param_order)
-    states = from_torch(checkpoint.optimizers, shapes, str(path), order)
+    states = named_optimizers(checkpoint, ordered, _names_in(param_order))
     return TrainingState(checkpoint, family, fields, ordered, states, stored, pieces)
+
+
+def named_optimizers(
+    checkpoint: Checkpoint, claim: Claim, order: Sequence[str] | None = None
+) -> tuple[OptimizerState, ...]:
+    """A checkpoint's optimizers, their parameters named as it names them, by the order of a claim or the user's own.
+
+    Raises OptimizerError where they do not fit the model.
+    """
+    shapes = {one.name: checkpoint.tensors[one.name].shape for one in claim.parameters}
+    in_module = {one.canonical: one.name for one in claim.parameters}
+    return from_torch(checkpoint.optimizers, shapes, str(checkpoint.path), order, in_module)
 
 
 def _without(checkpoint: Checkpoint, drop: Sequence[str]) -> Checkpoint:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from ckptgrow.errors import OptimizerError, listing
@@ -68,17 +69,22 @@ class OptimizerState:
 
 
 def from_torch(
-    raws: Sequence[Mapping[str, Any]], shapes: Mapping[str, Shape], where: str, order: Sequence[str] | None = None
+    raws: Sequence[Mapping[str, Any]],
+    shapes: Mapping[str, Shape],
+    where: str,
+    order: Sequence[str] | None = None,
+    in_module: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[OptimizerState, ...]:
     """Names the parameters of a checkpoint's optimizers, each a torch optimizer's state dict.
 
     Several optimizers share the model: each parameter belongs to one of them at most. `shapes` are the trainable
-    parameters in model order; `order` is the user's own list of names, those of the first optimizer first.
+    parameters in model order; `order` is the user's own list of names, those of the first optimizer first; `in_module`
+    maps the module's own names of parameters to theirs in the checkpoint, where files spell them otherwise.
     Raises OptimizerError where the states do not fit, or fit in ways that disagree.
     """
     places = [f"{where}: optimizer {index}" for index in range(len(raws))]
     slots = [slot for index, raw in enumerate(raws) for slot in _slots(index, raw, places[index])]
-    names = _named(raws, slots, shapes, where, order)
+    names = _named(raws, slots, shapes, where, order, in_module)
     for name, slot in zip(names, slots, strict=True):
         for key, expected in misfits(slot.record, shapes[name]).items():
             raise OptimizerError(
@@ -128,15 +134,16 @@ def _named(
     shapes: Mapping[str, Shape],
     where: str,
     order: Sequence[str] | None,
+    in_module: Mapping[str, str],
 ) -> list[str]:
     if order is not None:
-        return by_names(order, slots, shapes, f"{where} (--param-order)")
+        return by_names(order, slots, shapes, f"{where} (--param-order)", in_module)
     names_of = [group.get("param_names") for raw in raws for group in raw["param_groups"]]
     told = [name for names in names_of for name in names or ()]
     place_of = {place: index for index, place in enumerate(_places(raws))}
     has_name = [names_of[place_of[slot.optimizer, slot.group]] is not None for slot in slots]
     known = [slot for slot, is_known in zip(slots, has_name, strict=True) if is_known]
-    named = by_names(told, known, shapes, f"{where} (param_names)") if told or known else []
+    named = by_names(told, known, shapes, f"{where} (param_names)", in_module) if told or known else []
     others = [slot for slot, is_known in zip(slots, has_name, strict=True) if not is_known]
     left = {name: shape for name, shape in shapes.items() if name not in named}
     ordered = by_order(others, left, where) if others else []

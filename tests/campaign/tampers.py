@@ -61,9 +61,11 @@ class Target:
         return None if optimizer is None else self.random.choice(optimizer["param_groups"])
 
 
-def large_entry(random: Random, tensor: torch.Tensor) -> int:
-    """The flat place of an entry that is not small beside the largest."""
+def large_entry(random: Random, tensor: torch.Tensor) -> int | None:
+    """The flat place of an entry that is not small beside the largest; None where all are zero."""
     flat = tensor.double().abs().flatten()
+    if not bool(flat.any()):
+        return None
     return random.choice((flat > 0.3 * flat.max()).nonzero().flatten().tolist())
 
 
@@ -76,7 +78,8 @@ def weight_entry(target: Target) -> str | None:
     if (found := target.weight()) is None:
         return None
     name, tensor = found
-    at = large_entry(target.random, tensor)
+    if (at := large_entry(target.random, tensor)) is None:
+        return None
     _set(tensor, at, float(tensor.view(-1)[at]) * 1.05)
     return f"one entry of {name} × 1.05"
 
@@ -86,7 +89,8 @@ def weight_sign(target: Target) -> str | None:
     if (found := target.weight()) is None:
         return None
     name, tensor = found
-    at = large_entry(target.random, tensor)
+    if (at := large_entry(target.random, tensor)) is None:
+        return None
     _set(tensor, at, -float(tensor.view(-1)[at]))
     return f"the sign of one entry of {name}"
 
@@ -185,7 +189,8 @@ def moment_entry(target: Target) -> str | None:
     if (found := target.record()) is None:
         return None
     record, key = found
-    at = large_entry(target.random, record[key])
+    if (at := large_entry(target.random, record[key])) is None:
+        return None
     _set(record[key], at, 2 * float(record[key].view(-1)[at]))
     return f"one entry of {key} doubled"
 
