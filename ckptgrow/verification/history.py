@@ -41,7 +41,8 @@ def _is_step(value: Any) -> bool:
     return value is None or is_count(value)
 
 
-def _are_steps(value: Any) -> bool:
+def are_steps(value: Any) -> TypeGuard[list[int | None]]:
+    """Whether a value is what a record says of the step: before and after, None where there is none."""
     return isinstance(value, list) and len(value) == 2 and all(map(_is_step, value))
 
 
@@ -63,7 +64,7 @@ def _choice(*choices: str) -> Check:
 
 OF_ALL: Mapping[str, Check] = {
     "lr_rule": _choice("keep", "mup"),
-    "step": _are_steps,
+    "step": are_steps,
     "rewarm": is_count,
     "reset": lambda value: isinstance(value, list) and all(one in PARTS for one in value),
     "drop": _are_names,

@@ -12,9 +12,10 @@ import torch
 from ckptgrow.state.optimizer_state import OptimizerState
 from ckptgrow.storage.tensors import LazyTensor, whole
 from ckptgrow.verification.gradients import GradientScale
+from ckptgrow.verification.history import are_steps
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.optimizers import FACTORS, KEPT_AXES, POWERS, Measured, kind_of
-from ckptgrow.verification.pair import Link, Pair
+from ckptgrow.verification.pair import Link, Pair, growths_since
 from ckptgrow.verification.precision import STORED_TOLERANCES, coarsest, rounding, smallest
 from ckptgrow.verification.scales import Scales
 
@@ -201,9 +202,13 @@ def _factors(record: Mapping[str, Any], row: str, column: str) -> tuple[torch.Te
 
 
 def _step_limit(pair: Pair) -> int | None:
-    """The step that the schedule was set to, where growth moved it."""
+    """The earliest step that a growth set the schedule to, as the history has it, which is judged beside; else the
+    grown one's own where that is another.
+    """
     old, new = pair.small.checkpoint.global_step, pair.grown.checkpoint.global_step
-    return new if old != new else None
+    steps = [record.get("step") for record in growths_since(pair.small, pair.grown)]
+    set_to = [one[1] for one in steps if are_steps(one) and one[0] != one[1] and one[1] is not None]
+    return min([*set_to, *([new] if old != new and new is not None else [])], default=None)
 
 
 def _dtype_problems(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -180,6 +180,14 @@ def test_two_growths_verify_from_end_to_end(tmp_path: Path, chain: tuple[str, ..
     check(paths[0], paths[2])
 
 
+@pytest.mark.parametrize("steps", [(4, 8), (2, 6), (3, 3), (9, 2)], ids=str)
+def test_records_are_as_old_as_the_earliest_step_of_the_chain(tmp_path: Path, steps: tuple[int, int]) -> None:
+    paths = [saved(tmp_path / "0.ckpt", SCHEDULES["linear"]), tmp_path / "1.ckpt", tmp_path / "2.ckpt"]
+    for index, step in enumerate(steps):
+        ckptgrow.width(paths[index], paths[index + 1], request=StateRequest(step=step))
+    check(paths[0], paths[2])
+
+
 def test_averages_that_grow_pass_with_every_separation_and_with_pads(tmp_path: Path) -> None:
     small = saved(tmp_path / "small.ckpt", SCHEDULES["linear"])
     tree = torch.load(small, weights_only=True)
