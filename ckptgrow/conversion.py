@@ -170,7 +170,11 @@ def _twins(state: TrainingState, tensors: Mapping[str, LazyTensor], names: Mappi
     """
     stored = {one.canonical: one for one in state.claim.model if _has_backbone_prefix(one)}
     found: dict[str, LazyTensor] = {}
-    for other, name in twins(state.family, state.config).items():
+    tie = state.family.tie
+    tied = twins(state.family, state.config)
+    if tie is not None and tie.is_embedding_if_lacking and tie.head not in stored:
+        tied[tie.head] = tie.embedding
+    for other, name in tied.items():
         if name in stored:
             own = names[stored[name].name]
             found[own.removesuffix(name) + other] = tensors[own]

@@ -59,7 +59,7 @@ FAMILY = Family(
         Parameter("decoder.final_layer_norm.weight", "gain final"),
         Parameter("lm_head.weight", "vocab <- scaled"),
     ),
-    tie=Tie(head="lm_head.weight", embedding="shared.weight"),
+    tie=Tie(head="lm_head.weight", embedding="shared.weight", is_embedding_if_lacking=True),
     same=(("encoder.embed_tokens.weight", "shared.weight"), ("decoder.embed_tokens.weight", "shared.weight")),
     padding=Padding("rms", "layer_norm_epsilon", scale={"final": 0.5}, scale_tied={"final": 0.5}),
     dropout=("dropout_rate",),
