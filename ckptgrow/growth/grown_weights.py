@@ -8,7 +8,7 @@ from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.lineage import Descent
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.tensors.fresh_entries import Padded
-from ckptgrow.growth.tensors.grown_tensors import Dealt, Filled, Offset, Separated, gathered
+from ckptgrow.growth.tensors.grown_tensors import Dealt, Filled, Offset, Own, Separated, gathered
 from ckptgrow.spaces.split import split_for
 from ckptgrow.storage.tensors import LazyTensor, Zeros
 
@@ -48,7 +48,7 @@ def _in_module(growing: Growing) -> dict[str, LazyTensor]:
         if one.old.name in claim.tied:
             continue
         old, name = tensors[one.old.name], one.old.canonical
-        made = old if one.old.is_buffer else _weight(one, growing.operator, _Source(old, measures[name], name))
+        made = Own(old) if one.old.is_buffer else _weight(one, growing.operator, _Source(old, measures[name], name))
         grown[one.name] = made
     return {one.name: grown[claim.tied.get(one.old.name, one.name)] for one in growing.lineage}
 
@@ -76,7 +76,7 @@ def _weight(one: Descent, operator: Operator, source: _Source) -> LazyTensor:
         value = -one.old.layout.offset
         return Filled(gather.shape, old.dtype, value) if value else Zeros(gather.shape, old.dtype)
     if one.growth.is_identity:
-        return old
+        return Own(old)
     if one.growth.has_fresh:
         return Padded(old, one.growth, operator.seed, one.old.canonical)
     if one.old.layout.offset:

@@ -16,6 +16,27 @@ from ckptgrow.storage.tensors import LazyTensor, Repeated, chunks, num_elements
 
 
 @dataclass(frozen=True, eq=False)
+class Own:
+    """An old tensor's rows as a tensor of its own: what is one object is one tensor in a file, as tied weights are."""
+
+    old: LazyTensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See LazyTensor."""
+        return self.old.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """See LazyTensor."""
+        return self.old.dtype
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See LazyTensor."""
+        return self.old.rows(start, stop)
+
+
+@dataclass(frozen=True, eq=False)
 class Gathered:
     """A tensor's growth by one gather."""
 

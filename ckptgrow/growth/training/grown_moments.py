@@ -23,7 +23,7 @@ from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.lineage import Descent
 from ckptgrow.growth.tensors.factored_moments import grown_factor
 from ckptgrow.growth.tensors.fresh_entries import Averaged
-from ckptgrow.growth.tensors.grown_tensors import Scaled, gathered
+from ckptgrow.growth.tensors.grown_tensors import Own, Scaled, gathered
 from ckptgrow.growth.training.optimizer_table import Entry, row_of
 from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.spaces.gather import Gather, TensorGrowth
@@ -126,7 +126,7 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
         shape = value.shape if growth.is_identity else growth.gradient.shape
         return Zeros(shape, value.dtype)
     if growth.is_identity:
-        return value
+        return Own(value)
     if entry in ("row", "column"):
         other = next(name for name, kind in entries.items() if kind in ("row", "column") and name != key)
         return grown_factor(entry, value, context.record[other], growth, filled=context.fills)
