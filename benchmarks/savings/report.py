@@ -1,0 +1,310 @@
+"""The table and the picture, from the results that are there, few or all."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.savings.arms import Arm, chosen, plan
+from benchmarks.savings.measures import Bound, Interval, Point, hull, interval, loss_at, saving, slope
+from benchmarks.savings.results import Result, Results
+from benchmarks.savings.tiers import TEXTS, Piece
+
+JUMP_LOGS = 4  # logged losses after growth that the jump is over: 20 steps
+SLOPE_ROWS = 5  # validations that a slope is over, as in the paper's rule
+# Slopes d log L / d log C at which to grow (Shen et al., arXiv 2203.06211, section 4)
+TAU = {"width": -0.0475, "depth": -0.0575}
+MEASURES = {"whole": "with embeddings", "without": "without embeddings"}
+SIGNS = {"≥": "≥ ", "≤": "≤ ", "=": ""}
+MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A grown run beside scratch and the small model of the same seed: differences in nats, savings as shares."""
+
+    final: float
+    against_scratch: Mapping[str, float | None]
+    against_small: float | None
+    saved: Mapping[str, Bound | None]
+    jump: float | None
+    highest: float | None
+
+
+class Table:
+    """A piece's results by group and seed."""
+
+    def __init__(self, piece: Piece, results: Results) -> None:
+        self.piece = piece
+        first = [arm for arm in plan(piece, {}).arms if not arm.tuned_by]
+        tuned = {arm.name: result for arm in first if (result := results.get(arm)) is not None}
+        self.finals = {name: result.final for name, result in tuned.items()}
+        planned = plan(piece, self.finals)
+        self.arms = [arm for arm in planned.arms if planned.is_known[arm.name]]
+        self.num_planned = len(planned.arms)
+        self.results = {arm.name: result for arm in self.arms if (result := results.get(arm)) is not None}
+        self.scratch = chosen(piece, self.finals, "scratch")
+        self.small = chosen(piece, self.finals, "small")
+
+    def done(self, group: str) -> Iterator[tuple[Arm, Result]]:
+        """Runs that have ended."""
+        return ((arm, self.results[arm.name]) for arm in self.arms if arm.group == group and arm.name in self.results)
+
+    def envelope(self, seed: int, measure: str) -> list[Point]:
+        """The hull of a seed's runs from scratch with the settings that were tuned, at all budgets."""
+        settings = {arm.settings for arm in self.scratch[: self.piece.extended]}
+        runs = [result for arm, result in self.done("scratch") if arm.seed == seed and arm.settings in settings]
+        return hull(point for result in runs if not result.went_wrong for point in result.points(measure))
+
+    def at_budget(self, group: str, seed: int) -> Result | None:
+        """A seed's run of the tuned "scratch" or "small" model, as long as the budget."""
+        best = self.scratch if group == "scratch" else self.small
+        for arm, result in self.done(group):
+            if best and arm.seed == seed and arm.share == 1 and arm.settings == best[0].settings:
+                return result
+        return None
+
+    def outcome(self, arm: Arm, result: Result) -> Outcome:
+        """What a grown run gained."""
+        last, small = result.rows[-1], self.at_budget("small", arm.seed)
+        differences: dict[str, float | None] = {}
+        saved: dict[str, Bound | None] = {}
+        for measure in MEASURES:
+            curve, spent = self.envelope(arm.seed, measure), getattr(last, measure)
+            scratch = loss_at(curve, spent) if curve else None
+            differences[measure] = None if scratch is None else result.final - scratch
+            saved[measure] = saving(curve, spent, result.final) if curve else None
+        jumps = _jumps(arm, result, small)
+        return Outcome(
+            result.final,
+            differences,
+            None if small is None else result.final - small.final,
+            saved,
+            statistics.fmean(jumps) if jumps else None,
+            max(jumps, default=None),
+        )
+
+
+def report(pieces: Sequence[Piece], results: Results, out: Path, about: str) -> str:
+    """Markdown; also written to `report.md`, with a picture for each piece beside it."""
+    parts = [about]
+    for piece in pieces:
+        table = Table(piece, results)
+        if table.results:
+            parts.append(_piece(table))
+            draw(table, out / f"savings-{piece.name}.png")
+    text = "\n\n".join(parts) + "\n"
+    (out / "report.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def _piece(table: Table) -> str:
+    parts = [_about(table), _tuning(table), _baselines(table), _growth_points(table), _recipes(table)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _about(table: Table) -> str:
+    piece, vocabulary = table.piece, TEXTS[table.piece.text].vocabulary
+    sizes = [
+        f"{shape.layers} layers × {shape.hidden} ({shape.num_block_parameters / 1e6:.3g}M parameters, "
+        f"{shape.num_parameters(vocabulary) / 1e6:.3g}M with embeddings)"
+        for shape in (piece.small, piece.large)
+    ]
+    tokens = piece.steps * piece.batches[0] * piece.length
+    budget = piece.large.cost_per_token(vocabulary, piece.length).times(tokens)
+    share = tokens / piece.large.num_block_parameters
+    left = table.num_planned - len(table.results)
+    state = f"Incomplete: {left} of {table.num_planned} runs are missing." if left else "Complete."
+    return (
+        f"### {piece.name}: {sizes[0]} → {sizes[1]}\n\n{state} Budget {budget.whole:.3g} FLOPs with embeddings: "
+        f"{piece.steps:,} steps of {piece.batches[0]} × {piece.length} tokens of the large model from scratch, "
+        f"{tokens / 1e6:.3g}M tokens ({share:.0f} for each of its parameters without embeddings)."
+    )
+
+
+def _tuning(table: Table) -> str:
+    lines = ["| schedule | batch | " + " | ".join(f"rate {rate:g}" for rate in table.piece.rates) + " |"]
+    lines.append("| --- " * (2 + len(table.piece.rates)) + "|")
+    finals = {arm.settings: table.finals[arm.name] for arm in table.scratch}
+    for schedule in table.piece.schedules:
+        for batch in table.piece.batches:
+            losses = [finals.get((rate, batch, schedule)) for rate in table.piece.rates]
+            lines.append(f"| {schedule} | {batch} | " + " | ".join(_number(loss, "{:.4f}") for loss in losses) + " |")
+    text = "The large model from scratch, first seed, loss at the budget:\n\n" + "\n".join(lines)
+    small = [
+        f"rate {arm.rate:g}: {table.finals[arm.name]:.4f}" for arm in sorted(table.small, key=lambda arm: arm.rate)
+    ]
+    if small:
+        text += "\n\nThe small model alone at the budget: " + ", ".join(small) + "."
+    for best, rates, name in (
+        (table.scratch, table.piece.rates, "large"),
+        (table.small, table.piece.small_rates, "small"),
+    ):
+        if best and len(rates) > 1 and best[0].rate in (min(rates), max(rates)):
+            text += f" The {name} model's best rate is at the edge of those tried: a better one may lie beyond."
+    return text
+
+
+def _baselines(table: Table) -> str:
+    pairs = [[table.at_budget(group, seed) for group in ("scratch", "small")] for seed in table.piece.seeds]
+    gaps = interval([scratch.final - small.final for scratch, small in pairs if scratch and small])
+    if gaps is None:
+        return ""
+    means = [statistics.fmean(one.final for one in group if one) for group in zip(*pairs, strict=True)]
+    text = (
+        f"From scratch {means[0]:.4f}, the small model alone {means[1]:.4f}; difference "
+        f"{_in_nats(gaps)} nats over {gaps.num} seeds."
+    )
+    if gaps.mean >= 0:
+        text += " **Scratch does not beat the small model continued: below this budget growth answers no question.**"
+    elif gaps.half is not None and gaps.mean + gaps.half >= 0:
+        text += " The interval holds zero: it is not sure that growth answers a question at this budget."
+    return text
+
+
+def _growth_points(table: Table) -> str:
+    tau, said = TAU[table.piece.operator], []
+    for point in table.piece.points:
+        slopes: list[float] = []
+        for seed in table.piece.seeds:
+            small = table.at_budget("small", seed)
+            grown = [arm for arm, _ in table.done("grown") if arm.point == point and arm.seed == seed and arm.start]
+            if small is not None and grown and grown[0].start:
+                rows = [row for row in small.rows if row.tokens <= grown[0].start.tokens][-SLOPE_ROWS:]
+                if len(rows) > 1:
+                    slopes.append(slope([(row.whole, row.loss) for row in rows]))
+        if slopes:
+            mean = statistics.fmean(slopes)
+            said.append(f"{point:g} of the budget {_signed(mean)} ({'past' if mean > tau else 'before'} τ)")
+    if not said:
+        return ""
+    return f"The small model's slope d log L / d log C where it is grown, τ = {_signed(tau)}: {'; '.join(said)}."
+
+
+def _recipes(table: Table) -> str:
+    groups: dict[tuple[float, float, str], list[Outcome]] = {}
+    lost: list[str] = []
+    for arm, result in table.done("grown"):
+        if result.went_wrong:
+            lost.append(arm.name)
+        else:
+            groups.setdefault((arm.point, arm.multiplier, arm.recipe), []).append(table.outcome(arm, result))
+    if not groups:
+        return ""
+    columns = ["recipe", "grown at", "rate ×", "seeds", "loss", "against scratch at equal compute"]
+    columns += ["against the small model alone", "compute saved at equal loss", "the same without embeddings"]
+    lines = ["| " + " | ".join([*columns, "jump: mean of 20 steps, highest"]) + " |", "| --- " * 10 + "|"]
+    for (point, multiplier, recipe), outcomes in sorted(groups.items(), key=lambda item: (item[0][:2], _loss(item[1]))):
+        against = [outcome.against_scratch["whole"] for outcome in outcomes]
+        jumps = [f"{_signed(mean)}" for mean in _means(outcomes, "jump")] + [
+            f"{_signed(max(highest))}" for highest in [_present(outcomes, "highest")] if highest
+        ]
+        cells = [
+            recipe,
+            f"{point:g}",
+            f"{multiplier:g}",
+            str(len(outcomes)),
+            f"{_loss(outcomes):.4f}",
+            _in_nats(interval([one for one in against if one is not None])),
+            _in_nats(interval(_present(outcomes, "against_small"))),
+            *(_in_percent([outcome.saved[measure] for outcome in outcomes]) for measure in MEASURES),
+            ", ".join(jumps) or "–",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    text = (
+        "Grown runs, the small stage counted, ± 95 % (t) over seeds; negative differences are better than scratch; ≥ "
+        "where a run ends below all that scratch reached, with twice the budget at most:\n\n" + "\n".join(lines)
+    )
+    return text + (f"\n\nDiverged: {', '.join(lost)}." if lost else "")
+
+
+def _jumps(arm: Arm, result: Result, small: Result | None) -> list[float]:
+    """Training losses right after growth less the small model's on the same batches, which it went on with alone."""
+    if small is None or arm.start is None:
+        return []
+    began = arm.start.tokens
+    seen = sorted(tokens for tokens in result.logged if tokens > began and tokens in small.logged)
+    return [result.logged[tokens] - small.logged[tokens] for tokens in seen[:JUMP_LOGS]]
+
+
+def _loss(outcomes: Sequence[Outcome]) -> float:
+    return statistics.fmean(outcome.final for outcome in outcomes)
+
+
+def _present(outcomes: Sequence[Outcome], name: str) -> list[float]:
+    return [value for outcome in outcomes if (value := getattr(outcome, name)) is not None]
+
+
+def _means(outcomes: Sequence[Outcome], name: str) -> list[float]:
+    values = _present(outcomes, name)
+    return [statistics.fmean(values)] if values else []
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", MINUS)
+
+
+def _in_nats(found: Interval | None) -> str:
+    if found is None:
+        return "–"
+    return _signed(found.mean) + (f" ± {found.half:.4f}" if found.half is not None else "")
+
+
+def _in_percent(bounds: Sequence[Bound | None]) -> str:
+    """The mean over seeds with its interval; with a sign where a seed's number is but a bound."""
+    known = [bound for bound in bounds if bound is not None]
+    found = interval([bound.value for bound in known])
+    if found is None:
+        return "–"
+    signs = {bound.sign for bound in known} - {"="}
+    mean = f"{100 * found.mean:.0f} %".replace("-", MINUS)
+    return SIGNS[min(signs, default="=")] + mean + (f" ± {100 * found.half:.0f}" if found.half is not None else "")
+
+
+def draw(table: Table, path: Path) -> None:
+    """Loss over compute: scratch's runs and their hull, the small model alone, each recipe's mean over seeds."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 6))
+    for _, result in table.done("scratch"):
+        axes.plot(*_columns(result.points("whole")), color="0.8", linewidth=0.8)
+    for seed in table.piece.seeds[:1]:
+        axes.plot(*_columns(table.envelope(seed, "whole")), color="black", label="large from scratch, best (hull)")
+        small = table.at_budget("small", seed)
+        if small is not None:
+            axes.plot(*_columns(small.points("whole")), color="black", linestyle="--", label="small alone")
+    grown: dict[str, list[Sequence[Point]]] = {}
+    for arm, result in table.done("grown"):
+        if not result.went_wrong and arm.start is not None and arm.multiplier == 1:
+            began = arm.start.tokens
+            points = [(row.whole, row.loss) for row in result.rows if row.tokens >= began]
+            grown.setdefault(f"{arm.recipe} at {arm.point:g}", []).append(points)
+    for label, curves in grown.items():
+        mean = [(one[0][0], statistics.fmean(point[1] for point in one)) for one in zip(*curves, strict=False)]
+        axes.plot(*_columns(mean), linewidth=1.2, label=label)
+    losses = [result.final for result in table.results.values() if not result.went_wrong]
+    low, high = min(losses), max(losses)
+    axes.set(xscale="log", xlabel="FLOPs, embeddings included", ylabel="validation loss, nats", title=table.piece.name)
+    axes.set_ylim(low - 0.1 * (high - low) - 0.01, high + 1.5 * (high - low) + 0.01)
+    budget = table.piece.large.cost_per_token(TEXTS[table.piece.text].vocabulary, table.piece.length)
+    whole = budget.times(table.piece.steps * table.piece.batches[0] * table.piece.length).whole
+    axes.set_xlim(whole / 8, whole * 2.1)
+    axes.axvline(whole, color="0.6", linestyle=":", linewidth=0.8)
+    axes.legend(fontsize=7)
+    partial = path.with_suffix(".partial.png")
+    figure.savefig(partial, dpi=120, bbox_inches="tight")
+    pyplot.close(figure)
+    partial.replace(path)
+
+
+def _columns(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    return [point[0] for point in points], [point[1] for point in points]
