@@ -15,6 +15,7 @@ import argparse
 import fcntl
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -74,4 +75,5 @@ def machine() -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that runs are asked to save and end
     raise SystemExit(main())

@@ -108,8 +108,8 @@ def _piece(table: Table) -> str:
 def _about(table: Table) -> str:
     piece, vocabulary = table.piece, TEXTS[table.piece.text].vocabulary
     sizes = [
-        f"{shape.layers} layers × {shape.hidden} ({shape.num_block_parameters / 1e6:.3g}M parameters, "
-        f"{shape.num_parameters(vocabulary) / 1e6:.3g}M with embeddings)"
+        f"{shape.layers} layers × {shape.hidden} ({_count(shape.num_block_parameters)} parameters, "
+        f"{_count(shape.num_parameters(vocabulary))} with embeddings)"
         for shape in (piece.small, piece.large)
     ]
     tokens = piece.steps * piece.batches[0] * piece.length
@@ -120,7 +120,7 @@ def _about(table: Table) -> str:
     return (
         f"### {piece.name}: {sizes[0]} → {sizes[1]}\n\n{state} Budget {budget.whole:.3g} FLOPs with embeddings: "
         f"{piece.steps:,} steps of {piece.batches[0]} × {piece.length} tokens of the large model from scratch, "
-        f"{tokens / 1e6:.3g}M tokens ({share:.0f} for each of its parameters without embeddings)."
+        f"{_count(tokens)} tokens ({share:.0f} for each of its parameters without embeddings)."
     )
 
 
@@ -155,7 +155,7 @@ def _baselines(table: Table) -> str:
     means = [statistics.fmean(one.final for one in group if one) for group in zip(*pairs, strict=True)]
     text = (
         f"From scratch {means[0]:.4f}, the small model alone {means[1]:.4f}; difference "
-        f"{_in_nats(gaps)} nats over {gaps.num} seeds."
+        f"{_in_nats(gaps)} nats over {gaps.num} seed{'s' if gaps.num > 1 else ''}."
     )
     if gaps.mean >= 0:
         text += " **Scratch does not beat the small model continued: below this budget growth answers no question.**"
@@ -240,6 +240,10 @@ def _present(outcomes: Sequence[Outcome], name: str) -> list[float]:
 def _means(outcomes: Sequence[Outcome], name: str) -> list[float]:
     values = _present(outcomes, name)
     return [statistics.fmean(values)] if values else []
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.3g}M" if number >= 1e6 else f"{number / 1e3:.3g}k"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.savings.shapes import Shape
 
@@ -147,48 +147,44 @@ QUICK_DEPTH = Piece(
     validated=256,
 )
 CPU_WIDTH = Piece(
-    name="cpu-bytes-width",
+    name="cpu-width",
     operator="width",
     text="bytes",
     small=Shape(4, 40, 112, 4),
     large=Shape(4, 80, 224, 8),
     length=128,
-    steps=3000,
+    steps=2400,
     batches=(16, 32),
     rates=(2e-3, 4e-3, 8e-3, 1.6e-2),
     schedules=("wsd", "cosine"),
     small_rates=(4e-3, 8e-3, 1.6e-2),
     recipes=WIDTH,
-    points=(0.25, 0.5, 0.7),
 )
-CPU_DEPTH = Piece(
-    name="cpu-bytes-depth",
+CPU_WHEN = replace(
+    CPU_WIDTH,
+    name="cpu-width-when",
+    recipes=_named(WIDTH, "none", "split", "pad"),
+    points=(0.25, 0.7),
+)
+CPU_RATES = replace(
+    CPU_WIDTH,
+    name="cpu-width-rates",
+    recipes=_named(WIDTH, "split", "pad"),
+    multipliers=(0.5, 2.0),
+)
+CPU_DEPTH = replace(
+    CPU_WIDTH,
+    name="cpu-depth",
     operator="depth",
-    text="bytes",
     small=Shape(2, 80, 224, 8),
-    large=Shape(4, 80, 224, 8),
-    length=128,
-    steps=3000,
-    batches=(16, 32),
-    rates=(2e-3, 4e-3, 8e-3, 1.6e-2),
-    schedules=("wsd", "cosine"),
-    small_rates=(4e-3, 8e-3, 1.6e-2),
     recipes=DEPTH,
 )
-CPU_BPE = Piece(
-    name="cpu-bpe-width",
-    operator="width",
+CPU_BPE = replace(
+    CPU_WIDTH,
+    name="cpu-bpe",
     text="bpe",
-    small=Shape(6, 64, 176, 4),
-    large=Shape(6, 128, 352, 8),
-    length=128,
-    steps=2000,
-    batches=(16, 32),
-    rates=(1e-3, 2e-3, 4e-3, 8e-3),
-    schedules=("wsd", "cosine"),
-    small_rates=(2e-3, 4e-3, 8e-3),
+    steps=1600,
     recipes=_named(WIDTH, "none", "split", "split, mup", "noise 0.25", "pad"),
-    multipliers=(1.0, 0.5),
 )
 GPU = ("--accelerator=cuda", "--precision=bf16-mixed", "--compile", "--num-workers=2")
 GPU_SMALL = Piece(
@@ -208,27 +204,21 @@ GPU_SMALL = Piece(
     validated=1024,
     options=GPU,
 )
-GPU_LARGE = Piece(
+GPU_LARGE = replace(
+    GPU_SMALL,
     name="gpu-124m",
-    operator="width",
-    text="all-bpe",
     small=Shape(14, 384, 1024, 6),
     large=Shape(14, 768, 2048, 12),
-    length=512,
     steps=12000,
-    batches=(128, 256),
     rates=(2.5e-4, 5e-4, 1e-3, 2e-3),
-    schedules=("wsd", "cosine"),
     small_rates=(5e-4, 1e-3, 2e-3),
-    recipes=WIDTH,
-    validated=1024,
-    options=GPU,
+    points=(0.5,),
 )
 
 TIERS: Mapping[str, tuple[Piece, ...]] = {
     "tiny": (TINY,),
     "quick": (QUICK,),
     "quick-depth": (QUICK_DEPTH,),
-    "cpu": (CPU_WIDTH, CPU_DEPTH, CPU_BPE),
+    "cpu": (CPU_WIDTH, CPU_WHEN, CPU_RATES, CPU_DEPTH, CPU_BPE),
     "gpu": (GPU_SMALL, GPU_LARGE),
 }

@@ -144,11 +144,14 @@ def test_the_tiny_tier_runs_to_its_table_and_goes_on_where_it_was(
     assert "Complete." in text
     assert "| split | 0.5 | 1 | 2 |" in text
     assert (tmp_path / "savings-tiny.png").stat().st_size > 10_000
-    grown = [json.loads(path.read_text()) for path in (tmp_path / "results").glob("*split*")]
-    for result in grown:
-        spent = result["rows"][-1][3]
-        tokens = TINY.steps * TINY.batches[0] * TINY.length
-        assert spent == pytest.approx(TINY.large.cost_per_token(256, TINY.length).whole * tokens, rel=0.03)
+    grown = [arm for arm in plan(TINY, {}).arms if arm.group == "grown" and arm.start]
+    small, large = (shape.cost_per_token(256, TINY.length).whole for shape in (TINY.small, TINY.large))
+    for arm in grown:
+        rows = json.loads((tmp_path / "results" / f"{arm.name}.json").read_text(encoding="utf-8"))["rows"]
+        assert arm.start is not None
+        later = (arm.steps - arm.start.schedule_step) * arm.batch * TINY.length
+        assert rows[-1][1] == arm.start.tokens + later
+        assert rows[-1][3] == pytest.approx(arm.start.tokens * small + later * large, rel=1e-12)  # sums of floats
 
 
 def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
