@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None, launch: Launch | None = None) -
             failed = runner.failed
         for name, reason in failed.items():
             print(f"{name}: {reason} (see {options.out}/runs/{name}/log.txt)", file=sys.stderr)
-        print(f"{left} runs are left" if left else "all runs are there", file=sys.stderr)
+        print(f"runs left: {left}" if left else "all runs are there", file=sys.stderr)
     texts = "; ".join(versions(TEXTS[name].packages) for name in dict.fromkeys(piece.text for piece in pieces))
     print(
         report(pieces, results, options.out, f"Text: Python sources of {texts}. Machine of this report: {machine()}.")

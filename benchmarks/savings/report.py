@@ -3,88 +3,20 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.savings.arms import Arm, chosen, plan
-from benchmarks.savings.measures import Bound, Interval, Point, hull, interval, loss_at, saving, slope
-from benchmarks.savings.results import Result, Results
+from benchmarks.savings.figure import draw
+from benchmarks.savings.measures import Bound, Interval, interval, slope
+from benchmarks.savings.results import Results
+from benchmarks.savings.table import MEASURES, Outcome, Table
 from benchmarks.savings.tiers import TEXTS, Piece
 
-JUMP_LOGS = 4  # logged losses after growth that the jump is over: 20 steps
 SLOPE_ROWS = 5  # validations that a slope is over, as in the paper's rule
 # Slopes d log L / d log C at which to grow (Shen et al., arXiv 2203.06211, section 4)
 TAU = {"width": -0.0475, "depth": -0.0575}
-MEASURES = {"whole": "with embeddings", "without": "without embeddings"}
 SIGNS = {"≥": "≥ ", "≤": "≤ ", "=": ""}
 MINUS = "\N{MINUS SIGN}"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A grown run beside scratch and the small model of the same seed: differences in nats, savings as shares."""
-
-    final: float
-    against_scratch: Mapping[str, float | None]
-    against_small: float | None
-    saved: Mapping[str, Bound | None]
-    jump: float | None
-    highest: float | None
-
-
-class Table:
-    """A piece's results by group and seed."""
-
-    def __init__(self, piece: Piece, results: Results) -> None:
-        self.piece = piece
-        first = [arm for arm in plan(piece, {}).arms if not arm.tuned_by]
-        tuned = {arm.name: result for arm in first if (result := results.get(arm)) is not None}
-        self.finals = {name: result.final for name, result in tuned.items()}
-        planned = plan(piece, self.finals)
-        self.arms = [arm for arm in planned.arms if planned.is_known[arm.name]]
-        self.num_planned = len(planned.arms)
-        self.results = {arm.name: result for arm in self.arms if (result := results.get(arm)) is not None}
-        self.scratch = chosen(piece, self.finals, "scratch")
-        self.small = chosen(piece, self.finals, "small")
-
-    def done(self, group: str) -> Iterator[tuple[Arm, Result]]:
-        """Runs that have ended."""
-        return ((arm, self.results[arm.name]) for arm in self.arms if arm.group == group and arm.name in self.results)
-
-    def envelope(self, seed: int, measure: str) -> list[Point]:
-        """The hull of a seed's runs from scratch with the settings that were tuned, at all budgets."""
-        settings = {arm.settings for arm in self.scratch[: self.piece.extended]}
-        runs = [result for arm, result in self.done("scratch") if arm.seed == seed and arm.settings in settings]
-        return hull(point for result in runs if not result.went_wrong for point in result.points(measure))
-
-    def at_budget(self, group: str, seed: int) -> Result | None:
-        """A seed's run of the tuned "scratch" or "small" model, as long as the budget."""
-        best = self.scratch if group == "scratch" else self.small
-        for arm, result in self.done(group):
-            if best and arm.seed == seed and arm.share == 1 and arm.settings == best[0].settings:
-                return result
-        return None
-
-    def outcome(self, arm: Arm, result: Result) -> Outcome:
-        """What a grown run gained."""
-        last, small = result.rows[-1], self.at_budget("small", arm.seed)
-        differences: dict[str, float | None] = {}
-        saved: dict[str, Bound | None] = {}
-        for measure in MEASURES:
-            curve, spent = self.envelope(arm.seed, measure), getattr(last, measure)
-            scratch = loss_at(curve, spent) if curve else None
-            differences[measure] = None if scratch is None else result.final - scratch
-            saved[measure] = saving(curve, spent, result.final) if curve else None
-        jumps = _jumps(arm, result, small)
-        return Outcome(
-            result.final,
-            differences,
-            None if small is None else result.final - small.final,
-            saved,
-            statistics.fmean(jumps) if jumps else None,
-            max(jumps, default=None),
-        )
 
 
 def report(pieces: Sequence[Piece], results: Results, out: Path, about: str) -> str:
@@ -133,18 +65,23 @@ def _tuning(table: Table) -> str:
             losses = [finals.get((rate, batch, schedule)) for rate in table.piece.rates]
             lines.append(f"| {schedule} | {batch} | " + " | ".join(_number(loss, "{:.4f}") for loss in losses) + " |")
     text = "The large model from scratch, first seed, loss at the budget:\n\n" + "\n".join(lines)
-    small = [
-        f"rate {arm.rate:g}: {table.finals[arm.name]:.4f}" for arm in sorted(table.small, key=lambda arm: arm.rate)
-    ]
-    if small:
-        text += "\n\nThe small model alone at the budget: " + ", ".join(small) + "."
-    for best, rates, name in (
-        (table.scratch, table.piece.rates, "large"),
-        (table.small, table.piece.small_rates, "small"),
+    by_rate = sorted(table.small, key=lambda arm: arm.rate)
+    if by_rate:
+        small = ", ".join(f"rate {arm.rate:g}: {table.finals[arm.name]:.4f}" for arm in by_rate)
+        text += f"\n\nThe small model alone at the budget: {small}."
+    return "\n\n".join([text, *_edges(table)])
+
+
+def _edges(table: Table) -> Iterator[str]:
+    """Where the tuning, once it is done, found the best rate at an end of those tried."""
+    piece = table.piece
+    num_scratch = len(piece.rates) * len(piece.batches) * len(piece.schedules)
+    for name, tuned, rates, num in (
+        ("large", table.scratch, piece.rates, num_scratch),
+        ("small", table.small, piece.small_rates, len(piece.small_rates)),
     ):
-        if best and len(rates) > 1 and best[0].rate in (min(rates), max(rates)):
-            text += f" The {name} model's best rate is at the edge of those tried: a better one may lie beyond."
-    return text
+        if len(tuned) == num > 1 and tuned[0].rate in (min(rates), max(rates)):
+            yield f"The {name} model's best rate is at the edge of those tried: a better one may lie beyond."
 
 
 def _baselines(table: Table) -> str:
@@ -220,15 +157,6 @@ def _recipes(table: Table) -> str:
     return text + (f"\n\nDiverged: {', '.join(lost)}." if lost else "")
 
 
-def _jumps(arm: Arm, result: Result, small: Result | None) -> list[float]:
-    """Training losses right after growth less the small model's on the same batches, which it went on with alone."""
-    if small is None or arm.start is None:
-        return []
-    began = arm.start.tokens
-    seen = sorted(tokens for tokens in result.logged if tokens > began and tokens in small.logged)
-    return [result.logged[tokens] - small.logged[tokens] for tokens in seen[:JUMP_LOGS]]
-
-
 def _loss(outcomes: Sequence[Outcome]) -> float:
     return statistics.fmean(outcome.final for outcome in outcomes)
 
@@ -269,46 +197,3 @@ def _in_percent(bounds: Sequence[Bound | None]) -> str:
     signs = {bound.sign for bound in known} - {"="}
     mean = f"{100 * found.mean:.0f} %".replace("-", MINUS)
     return SIGNS[min(signs, default="=")] + mean + (f" ± {100 * found.half:.0f}" if found.half is not None else "")
-
-
-def draw(table: Table, path: Path) -> None:
-    """Loss over compute: scratch's runs and their hull, the small model alone, each recipe's mean over seeds."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(9, 6))
-    for _, result in table.done("scratch"):
-        axes.plot(*_columns(result.points("whole")), color="0.8", linewidth=0.8)
-    for seed in table.piece.seeds[:1]:
-        axes.plot(*_columns(table.envelope(seed, "whole")), color="black", label="large from scratch, best (hull)")
-        small = table.at_budget("small", seed)
-        if small is not None:
-            axes.plot(*_columns(small.points("whole")), color="black", linestyle="--", label="small alone")
-    grown: dict[str, list[Sequence[Point]]] = {}
-    for arm, result in table.done("grown"):
-        if not result.went_wrong and arm.start is not None and arm.multiplier == 1:
-            began = arm.start.tokens
-            points = [(row.whole, row.loss) for row in result.rows if row.tokens >= began]
-            grown.setdefault(f"{arm.recipe} at {arm.point:g}", []).append(points)
-    for label, curves in grown.items():
-        mean = [(one[0][0], statistics.fmean(point[1] for point in one)) for one in zip(*curves, strict=False)]
-        axes.plot(*_columns(mean), linewidth=1.2, label=label)
-    losses = [result.final for result in table.results.values() if not result.went_wrong]
-    low, high = min(losses), max(losses)
-    axes.set(xscale="log", xlabel="FLOPs, embeddings included", ylabel="validation loss, nats", title=table.piece.name)
-    axes.set_ylim(low - 0.1 * (high - low) - 0.01, high + 1.5 * (high - low) + 0.01)
-    budget = table.piece.large.cost_per_token(TEXTS[table.piece.text].vocabulary, table.piece.length)
-    whole = budget.times(table.piece.steps * table.piece.batches[0] * table.piece.length).whole
-    axes.set_xlim(whole / 8, whole * 2.1)
-    axes.axvline(whole, color="0.6", linestyle=":", linewidth=0.8)
-    axes.legend(fontsize=7)
-    partial = path.with_suffix(".partial.png")
-    figure.savefig(partial, dpi=120, bbox_inches="tight")
-    pyplot.close(figure)
-    partial.replace(path)
-
-
-def _columns(points: Sequence[Point]) -> tuple[list[float], list[float]]:
-    return [point[0] for point in points], [point[1] for point in points]

@@ -125,9 +125,9 @@ QUICK = Piece(
     length=128,
     steps=800,
     batches=(16,),
-    rates=(4e-3, 8e-3, 1.6e-2),
+    rates=(2e-3, 4e-3, 8e-3),
     schedules=("wsd", "cosine"),
-    small_rates=(8e-3, 1.6e-2),
+    small_rates=(6e-3, 1.2e-2),
     recipes=_named(WIDTH, "none", "split", "split, mup", "noise 0.25", "noise 1", "pad"),
     validated=256,
 )
@@ -140,9 +140,9 @@ QUICK_DEPTH = Piece(
     length=128,
     steps=1200,
     batches=(16,),
-    rates=(4e-3, 8e-3, 1.6e-2),
+    rates=(2e-3, 4e-3, 8e-3),
     schedules=("wsd",),
-    small_rates=(8e-3, 1.6e-2),
+    small_rates=(4e-3, 8e-3),
     recipes=DEPTH,
     validated=256,
 )

@@ -8,6 +8,7 @@ import math
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from benchmarks.savings.arms import chosen, plan
 from benchmarks.savings.corpus import Launch
 from benchmarks.savings.measures import Bound, compute_at, hull, interval, loss_at, saving, slope
 from benchmarks.savings.shapes import Shape
-from benchmarks.savings.tiers import QUICK, TIERS, TINY
+from benchmarks.savings.tiers import DEPTH, QUICK, TIERS, TINY, WIDTH
 from ckptgrow.cli import run
 
 SHAPE = Shape(layers=2, hidden=8, ffn=24, heads=2)
@@ -154,6 +155,19 @@ def test_the_tiny_tier_runs_to_its_table_and_goes_on_where_it_was(
         assert rows[-1][3] == pytest.approx(arm.start.tokens * small + later * large, rel=1e-12)  # sums of floats
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("operator", ["width", "depth"])
+def test_every_recipe_runs(operator: str, tmp_path: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, recipes = {"width": (TINY.small, WIDTH), "depth": (Shape(1, 16, 32, 2), DEPTH)}[operator]
+    large = TINY.large if operator == "width" else Shape(2, 16, 32, 2)
+    piece = replace(TINY, operator=operator, small=small, large=large, recipes=recipes, seeds=(0,), multipliers=(0.5,))
+    monkeypatch.setattr("benchmarks.savings.__main__.TIERS", {"tiny": (piece,)})
+    assert main(["--tier", "tiny", "--out", str(tmp_path)], launch) == 0
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "Complete." in text
+    assert all(f"| {recipe.name} | 0.5 | 0.5 | 1 |" in text for recipe in recipes)
+
+
 def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
     arm = plan(TINY, {}).arms[0]
     path = tmp_path / "results" / f"{arm.name}.json"
@@ -167,4 +181,4 @@ def test_no_time_left_means_that_nothing_begins(
     tmp_path: Path, launch: Launch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--tier", "tiny", "--out", str(tmp_path), "--minutes", "0"], launch) == 0
-    assert "10 runs are left" in capsys.readouterr().err
+    assert "runs left: 10" in capsys.readouterr().err
