@@ -111,15 +111,17 @@ class Runner:
         return list(found.values())
 
     def _ready(self, pieces: Sequence[Piece], busy: set[str]) -> list[tuple[Piece, Arm]]:
+        """What can begin, the first seed's first: so that half of the work is a whole table, with fewer seeds."""
         missing = self._missing(pieces)
         waiting = {arm.name for _, arm, _ in missing}
-        return [
+        ready = [
             (piece, arm)
             for piece, arm, is_known in missing
             if is_known
             and arm.name not in busy | self.failed.keys()
             and (arm.start is None or arm.start.parent not in waiting)
         ]
+        return sorted(ready, key=lambda one: one[0].seeds.index(one[1].seed))
 
     def _perform(self, piece: Piece, arm: Arm) -> None:
         """Grows and trains, or goes on with what an earlier call left; a failure is remembered, not recorded."""
