@@ -128,8 +128,9 @@ QUICK = Piece(
     rates=(3e-3, 6e-3, 1.2e-2),
     schedules=("wsd", "cosine"),
     small_rates=(6e-3, 1.2e-2, 2.4e-2),
-    recipes=_named(WIDTH, "none", "split", "split, mup", "noise 0.25", "noise 1", "pad"),
+    recipes=_named(WIDTH, "none", "split", "split, mup", "noise 0.25", "pad"),
     points=(0.6,),
+    multipliers=(1.0, 0.5),
     validated=256,
 )
 QUICK_DEPTH = replace(
@@ -141,6 +142,19 @@ QUICK_DEPTH = replace(
     steps=2200,
     rates=(6e-3, 1.2e-2, 2.4e-2),
     recipes=DEPTH,
+    multipliers=(1.0,),
+)
+EARLY = replace(  # grown long before the small model's slope has flattened: what a recipe costs at once shows
+    QUICK,
+    name="early",
+    small=Shape(2, 24, 64, 2),
+    large=Shape(2, 48, 128, 4),
+    steps=800,
+    rates=(2e-3, 4e-3, 8e-3),
+    small_rates=(6e-3, 1.2e-2),
+    recipes=_named(WIDTH, "none", "split", "split, mup", "noise 0.25", "noise 1", "pad"),
+    points=(0.5,),
+    multipliers=(1.0,),
 )
 CPU_WIDTH = Piece(
     name="cpu-width",
@@ -215,6 +229,7 @@ TIERS: Mapping[str, tuple[Piece, ...]] = {
     "tiny": (TINY,),
     "quick": (QUICK,),
     "quick-depth": (QUICK_DEPTH,),
+    "early": (EARLY,),
     "cpu": (CPU_WIDTH, CPU_WHEN, CPU_RATES, CPU_DEPTH, CPU_BPE),
     "gpu": (GPU_SMALL, GPU_LARGE),
 }
