@@ -60,7 +60,7 @@ def test_unknown_options_are_refused_with_those_that_are_known(tmp_path: Path) -
         (
             "Adam, coupled decay",
             "diagonal",
-            r"Adam or AdamW with weight decay in the gradient.*--how tile --separate none",
+            r"Adam with weight decay in the gradient.*--how tile --separate none",
         ),
         ("Adamax, coupled decay", "diagonal", r"Adamax with weight decay in the gradient.*--lr-rule keep"),
         ("relative", "diagonal", r"relative_step.*--how tile --separate none"),

@@ -25,9 +25,10 @@ from ckptgrow.growth.request import FreshMoments
 from ckptgrow.growth.tensors.factored_moments import grown_factor
 from ckptgrow.growth.tensors.fresh_entries import Averaged
 from ckptgrow.growth.tensors.grown_tensors import Guard, Scaled, gathered
-from ckptgrow.growth.training.optimizer_table import Entry, row_of
+from ckptgrow.growth.training.optimizer_table import row_of
 from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.spaces.gather import Gather, TensorGrowth
+from ckptgrow.state.optimizer_kinds import Entry
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
 from ckptgrow.storage.tensors import Held, LazyTensor, Zeros, whole
 
