@@ -13,18 +13,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptgrow.choices import SpecialTokens
 from ckptgrow.data.documents import Document
 from ckptgrow.errors import DataError
 
 BYTES = "bytes"
 END_OF_TEXT = "<|endoftext|>"
 Ids = NDArray[np.integer[Any]]
-SpecialTokens = Literal["text", "parse"]
 SPECIAL_TOKENS: tuple[SpecialTokens, ...] = ("text", "parse")
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from ckptgrow.choices import HubData
 from ckptgrow.data.documents import Document, Place, Remarks
 from ckptgrow.data.inputs import Piece
 from ckptgrow.data.reading import documents_in
@@ -22,7 +23,7 @@ from ckptgrow.evaluate.tokenizer import read_meta
 MEMORY_MAPPED = ".bin"
 BATCH = 512  # documents encoded at once
 # The data sets of the paper's tables: name on the hub, its configuration, the rows that are its test part.
-HUB = {
+HUB: Mapping[HubData, tuple[str, str | None]] = {
     "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
     "wikitext103": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
     "openwebtext": ("Skylion007/openwebtext", None),
@@ -94,7 +95,7 @@ def file_rows(path: Path, subject: Subject) -> list[list[int]]:
     return _encoded(texts, path, subject)
 
 
-def hub_rows(name: str, subject: Subject) -> list[list[int]]:
+def hub_rows(name: HubData, subject: Subject) -> list[list[int]]:
     """The rows of a data set's test part, from the hub or its cache; raises DataError where there is neither."""
     import datasets
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ckptgrow.choices import NewLayer, Place
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.families.family import Family
 from ckptgrow.growth.operator import Operator
@@ -16,7 +17,7 @@ from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.request import Grown, StateRequest
 from ckptgrow.progress import Progress, silent
 from ckptgrow.spaces.growth import identity
-from ckptgrow.spaces.layers import Layer, NewLayer, Place, keeps_order, listed, stretched
+from ckptgrow.spaces.layers import Layer, keeps_order, listed, stretched
 from ckptgrow.state.layer_kinds import with_layers
 from ckptgrow.state.sizes import MOST_LAYERS, holds, num_layers, sizes_of
 

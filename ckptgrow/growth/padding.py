@@ -18,9 +18,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ckptgrow.choices import FreshMoments
 from ckptgrow.errors import RequestError
 from ckptgrow.families.family import Family, Padding
-from ckptgrow.growth.request import FreshMoments
 from ckptgrow.spaces.growth import Growth, identity, padded
 from ckptgrow.state.optimizer_state import OptimizerState
 from ckptgrow.state.sizes import is_tied, sizes_of, with_sizes

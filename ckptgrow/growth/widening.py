@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from ckptgrow.choices import How, Separation
 from ckptgrow.errors import RequestError
 from ckptgrow.families.family import Family
-from ckptgrow.growth.operator import Operator, Separation
+from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.padding import padded_growths
 from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.request import Grown, StateRequest
@@ -24,7 +25,6 @@ from ckptgrow.spaces.layers import Layer
 from ckptgrow.state.architecture import check_accepted
 from ckptgrow.state.sizes import LARGEST_SIZE, holds, num_layers, sizes_of, with_sizes
 
-How = Literal["diagonal", "tile", "pad"]
 BLOCK_WEIGHTS: Mapping[How, BlockWeights] = {"diagonal": diagonal, "tile": tile, "pad": tile}
 GROWING = ("heads", "kv_heads", "ffn", "dense_ffn")  # besides the residual stream's spaces
 RHO = 1.776  # steps before over steps after growth in width (Shen et al., table 3)

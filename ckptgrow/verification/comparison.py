@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
 
+from ckptgrow.choices import VerifyDevice, VerifyDtype
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.spaces.growth import Growth
@@ -35,8 +35,7 @@ from ckptgrow.verification.trajectory import losses, step_rounding
 from ckptgrow.verification.weights import WeightScale, completed, weight_scales
 from ckptgrow.verification.words import sentences
 
-DtypeName = Literal["float64", "float32", "bfloat16"]
-DTYPES: Mapping[str, torch.dtype] = {
+DTYPES: Mapping[VerifyDtype, torch.dtype] = {
     "float64": torch.float64,
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -52,8 +51,8 @@ class Settings:
     tokens: Path | None = None
     batches: int = 4
     steps: int = 0
-    dtype: DtypeName = "float64"
-    device: str = "cpu"
+    dtype: VerifyDtype = "float64"
+    device: VerifyDevice = "cpu"
 
 
 def silent(stage: str) -> None:

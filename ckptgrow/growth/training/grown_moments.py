@@ -19,9 +19,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from ckptgrow.choices import FreshMoments
 from ckptgrow.errors import OptimizerError
 from ckptgrow.growth.parameters import Descent
-from ckptgrow.growth.request import FreshMoments
 from ckptgrow.growth.tensors.factored_moments import grown_factor
 from ckptgrow.growth.tensors.fresh_entries import Averaged
 from ckptgrow.growth.tensors.grown_tensors import Guard, Scaled, gathered

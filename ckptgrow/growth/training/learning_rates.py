@@ -29,10 +29,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from ckptgrow.choices import LrRule
 from ckptgrow.errors import OptimizerError
 from ckptgrow.growth.parameters import Descent
 from ckptgrow.growth.tensors.grown_tensors import Scaled
@@ -42,7 +43,6 @@ from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
 from ckptgrow.storage.tensors import Held, LazyTensor, whole
 
-LrRule = Literal["keep", "mup"]
 LR_OPTIONS = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
 SAME = 1e-6  # of root mean squares in float32 weights
 
