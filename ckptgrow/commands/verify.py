@@ -12,7 +12,7 @@ from ckptgrow.commands._memory import reuse_memory
 from ckptgrow.commands._screen import JsonOption, Screen
 
 if TYPE_CHECKING:
-    from ckptgrow.verification.report import Report
+    from ckptgrow.verification.report import VerifyReport
 
 
 def verify(
@@ -36,11 +36,11 @@ def verify(
     differ, against transformers' own models and autograd.
     """
     reuse_memory()
-    from ckptgrow.verification.comparison import Settings
+    from ckptgrow.verification.comparison import VerifySettings
     from ckptgrow.verification.comparison import verify as verify_pair
 
     screen = Screen(as_json)
-    settings = Settings(tokens=tokens, batches=batches, steps=steps, dtype=dtype, device=device)
+    settings = VerifySettings(tokens=tokens, batches=batches, steps=steps, dtype=dtype, device=device)
     with screen.stages() as stage:
         report = verify_pair(small, grown, config=config, settings=settings, stage=stage)
     _show(report, screen)
@@ -48,7 +48,7 @@ def verify(
     return 0 if report.passed else 1
 
 
-def _show(report: Report, screen: Screen) -> None:
+def _show(report: VerifyReport, screen: Screen) -> None:
     rows: list[tuple[object, ...]] = [
         (
             "structure",

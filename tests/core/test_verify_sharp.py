@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 import ckptgrow
 from ckptgrow import Settings, StateRequest
 from ckptgrow.choices import VerifyDtype
-from ckptgrow.verification.report import Report
+from ckptgrow.verification.report import VerifyReport
 from tests.builders import POSITIONS, VOCABULARY, save_lightning, token_batches, train
 
 Tree = dict[str, Any]
@@ -106,7 +106,7 @@ def record(tree: Tree, ending: str) -> dict[str, torch.Tensor]:
     return next(state["state"][at] for name, at in named if name.endswith(ending))
 
 
-def verified(small: Path, grown: Path, steps: int = 0, dtype: VerifyDtype = "float64") -> Report:
+def verified(small: Path, grown: Path, steps: int = 0, dtype: VerifyDtype = "float64") -> VerifyReport:
     return ckptgrow.verify(small, grown, settings=Settings(batches=1, steps=steps, dtype=dtype))
 
 

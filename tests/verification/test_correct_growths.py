@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler as schedulers
 import ckptgrow
 from ckptgrow import Settings, StateRequest
 from ckptgrow.errors import CkptgrowError
-from ckptgrow.verification.report import Report
+from ckptgrow.verification.report import VerifyReport
 from tests.builders import perturbed_gpt2, save_lightning, token_batches, train
 
 TINY: dict[str, Any] = {"n_embd": 8, "n_head": 2, "n_inner": 12, "n_layer": 2}
@@ -59,7 +59,7 @@ def saved(path: Path, schedule_for: ScheduleFor, **extra: Any) -> Path:
     return save_lightning(path, model, [optimizer], [schedule] if schedule else [], global_step=STEPS, **extra)
 
 
-def check(small: Path, grown: Path) -> Report:
+def check(small: Path, grown: Path) -> VerifyReport:
     report = ckptgrow.verify(small, grown, settings=Settings(batches=1))
     assert report.passed, report.sentences
     return report
