@@ -12,6 +12,7 @@ from pathlib import Path
 
 import typer
 
+from ckptgrow.commands._spelling import spelled
 from ckptgrow.commands._values import not_among
 from ckptgrow.commands.convert import convert
 from ckptgrow.commands.data import data
@@ -79,9 +80,9 @@ def _refused(error: BaseException) -> int:
         case typer.Exit():
             return error.exit_code
         case CkptgrowError():
-            return _refuse(str(error))
+            return _refuse(spelled(error.message))
         case typer.BadParameter() if (wrong := _wrong_choice(error)) is not None:
-            return _refuse(str(wrong))
+            return _refuse(wrong.message)
         case typer.exceptions.TyperException():
             return _refuse(f"{' '.join(error.format_message().split())} (see ckptgrow --help)")
         case BrokenPipeError():

@@ -56,7 +56,7 @@ def convert(
     CkptgrowError for what is wrong with the source.
     """
     if to not in words_of(Target):
-        raise RequestError(f"--to {to}: expected {', '.join(words_of(Target))}")
+        raise RequestError(f"⟦to {to}⟧: expected {', '.join(words_of(Target))}")
     check_output(Path(source), Path(target), force=force)
     processes().wait()  # all have looked before one writes
     state = open_state(Path(source), config=config, drop=drop, param_order=param_order)

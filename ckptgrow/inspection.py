@@ -112,7 +112,7 @@ def _architecture(
     try:
         return architecture(checkpoint, config)
     except ConfigError as error:
-        problems.append(str(error))
+        problems.append(error.message)
         return None, dict(checkpoint.config) if checkpoint.config else None
 
 
@@ -127,7 +127,7 @@ def _claimed(
         fields, claimed = claim_tensors(family, fields, checkpoint.tensors, str(checkpoint.path))
         return fields, claimed.in_module_order() if checkpoint.order == "module" else claimed, []
     except (ClaimError, ConfigError) as error:
-        problems.append(str(error))
+        problems.append(error.message)
         return fields, None, unclaimed_names(family, fields, shapes, str(checkpoint.path))
 
 
@@ -156,8 +156,8 @@ def _optimizer(checkpoint: Checkpoint, claimed: Claim | None, problems: list[str
     try:
         states = named_optimizers(checkpoint, claimed)
     except OptimizerError as error:
-        problems.append(str(error))
-        return {**_told(_numbered(checkpoint), None), "unmatched": str(error)}
+        problems.append(error.message)
+        return {**_told(_numbered(checkpoint), None), "unmatched": error.message}
     return _told(states, without_record(states, [one.name for one in claimed.parameters]))
 
 

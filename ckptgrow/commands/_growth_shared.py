@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from ckptgrow.choices import Part, StepWord, words_of
 from ckptgrow.commands._screen import Advance, Screen
+from ckptgrow.commands._spelling import spelled
 from ckptgrow.commands._values import chosen_by_commas
 from ckptgrow.errors import RequestError
 
@@ -49,7 +50,7 @@ def show(
     """Runs a growth under a progress bar and tells what it did, and what `measured` finds of the result."""
     with screen.progress_later(f"{verb} {source.name}") as progress:
         done = run(progress)
-    done = replace(done, notes=(*done.notes, *measured(done)))
+    done = replace(done, notes=tuple(map(spelled, (*done.notes, *measured(done)))))
     screen.say(_sentence(done, source))
     for note in done.notes:
         screen.say(f"note: {note}")

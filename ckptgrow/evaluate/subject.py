@@ -64,7 +64,7 @@ def open_subject(
     Raises a CkptgrowError that names what does not fit.
     """
     if dtype not in DTYPES:
-        raise RequestError(f"--dtype {dtype}: expected {', '.join(DTYPES)}")
+        raise RequestError(f"⟦dtype {dtype}⟧: expected {', '.join(DTYPES)}")
     state = open_state(path, config=config)
     name = find_tokenizer(path, tokenizer, others)
     num_embeddings = sizes_of(state.family, state.config, state.where)["vocab"]

@@ -100,7 +100,7 @@ def hub_rows(name: HubData, subject: Subject) -> list[list[int]]:
     import datasets
 
     if name not in HUB:
-        raise RequestError(f"--dataset {name}: expected {', '.join(HUB)}")
+        raise RequestError(f"⟦dataset {name}⟧: expected {', '.join(HUB)}")
     repository, configuration = HUB[name]
     try:
         with quiet():
@@ -111,8 +111,8 @@ def hub_rows(name: HubData, subject: Subject) -> list[list[int]]:
                 rows = datasets.load_dataset(repository, configuration, split="test")
     except (ConnectionError, OSError, ValueError) as error:
         raise DataError(
-            f"--dataset {name}: {repository} is neither in the cache nor to be downloaded "
-            f"({str(error).splitlines()[0]}); download it where there is a network, or pass a file with --data"
+            f"⟦dataset {name}⟧: {repository} is neither in the cache nor to be downloaded "
+            f"({str(error).splitlines()[0]}); download it where there is a network, or pass a file with ⟦data⟧"
         ) from error
     return _encoded([Text(number, text) for number, text in enumerate(rows["text"], start=1)], Path(name), subject)
 
@@ -121,7 +121,7 @@ def end_token(subject: Subject) -> int:
     """The id that ends documents; raises RequestError where the tokenizer has none."""
     end = subject.tokenizer.eos_token_id
     if not isinstance(end, int):
-        raise RequestError(f"--tokenizer {subject.tokenizer_name}: has no end-of-text token, expected one")
+        raise RequestError(f"⟦tokenizer {subject.tokenizer_name}⟧: has no end-of-text token, expected one")
     return end
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ckptgrow.distributed import processes
-from ckptgrow.errors import RequestError, listing
+from ckptgrow.errors import Message, RequestError, listing
 from ckptgrow.families.family import Family
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.known_formats import check_output, write_checkpoint
@@ -79,7 +79,7 @@ def grow(
         notes.append(f"the optimizer has no record of {listing(unrecorded)}: frozen, or lost?")
     if unread:
         notes.append(
-            f"carried as bytes, for they cannot be looked into: {listing(unread)}; leave out with --drop what holds "
+            f"carried as bytes, for they cannot be looked into: {listing(unread)}; leave out with ⟦drop⟧ what holds "
             "copies of the weights"
         )
     record = _record(operator, request, (old.checkpoint.global_step, step), fingerprint)
@@ -110,7 +110,7 @@ def grow(
         trapped=operator.trapped,
         lr_rule=request.lr_rule,
         step=(old.checkpoint.global_step, step),
-        notes=tuple(notes),
+        notes=tuple(map(Message, notes)),
         record={**record, "source_sha256": fingerprint.value()} if processes().rank == 0 else record,
     )
 
@@ -139,7 +139,7 @@ def _grown_training(
     raws, named = old.checkpoint.schedulers, course(request.schedule)
     if named is not None and not moves:
         raise RequestError(
-            f"--schedule {request.schedule}: says what moves with the step, expected with --step; leave it out"
+            f"⟦schedule {request.schedule}⟧: says what moves with the step, expected with ⟦step⟧; leave it out"
         )
     for index, raw in enumerate(raws):
         where = f"{source}: scheduler {index}"
@@ -148,7 +148,7 @@ def _grown_training(
             if states and (moves or request.lr_rule == "mup"):
                 raise RequestError(
                     f"{where}: could set the rates of any of {len(states)} optimizers, expected one a scheduler; use "
-                    "--lr-rule keep and --step keep, or --reset schedule"
+                    "⟦lr_rule keep⟧ and ⟦step keep⟧, or ⟦reset schedule⟧"
                 )
             schedulers.append(dict(raw))
             continue
@@ -163,7 +163,7 @@ def _grown_training(
     if request.lr_rule == "mup" and old.checkpoint.kind == "trainer":
         notes.append(
             "the optimizer has one group a learning rate now, where the Trainer makes two: give it one with these "
-            "groups (see the README), or use --lr-rule keep"
+            "groups (see the README), or use ⟦lr_rule keep⟧"
         )
     if request.rewarm:
         notes.append(
@@ -184,9 +184,9 @@ def _new_step(old: int | None, request: StateRequest, rho: float) -> int | None:
     if request.step == "keep":
         return old
     if old is None:
-        raise RequestError(f"--step {request.step}: the checkpoint has no global step to move")
+        raise RequestError(f"⟦step {request.step}⟧: the checkpoint has no global step to move")
     if request.step != "auto" and request.step > LATEST_STEP:
-        raise RequestError(f"--step {request.step}: expected a step up to {LATEST_STEP}")
+        raise RequestError(f"⟦step {request.step}⟧: expected a step up to {LATEST_STEP}")
     return round(old / rho) if request.step == "auto" else request.step
 
 

@@ -64,11 +64,11 @@ def width(
     _check(factor, sizes, how, request or StateRequest())
     separation, sigma = _separation(how, separate, noise)
     if factor is not None and sizes:
-        raise RequestError(f"--factor {factor} and single sizes ({', '.join(sizes)}) exclude each other; choose one")
+        raise RequestError(f"⟦factor {factor}⟧ and single sizes ({', '.join(sizes)}) exclude each other; choose one")
     if factor is None and not sizes:
         factor = 2
     if factor is not None and factor < 2:
-        raise RequestError(f"--factor {factor}: expected a whole number of at least 2")
+        raise RequestError(f"⟦factor {factor}⟧: expected a whole number of at least 2")
 
     def operator(family: Family, config: Mapping[str, Any], where: str) -> Operator:
         _check_size(sizes_of(family, config, where)["residual"] * (factor or 1), *sizes.values())
@@ -106,16 +106,16 @@ def _separation(how: How, separate: Separation | None, noise: float | Literal["a
     """What tells the copies apart, and the strength of the noise; raises RequestError for what contradicts itself."""
     if noise != "auto" and not 0 <= noise <= MOST_NOISE:
         raise RequestError(
-            f"--noise {noise}: expected auto, or 0 to {MOST_NOISE:g} (times each matrix's root mean square)"
+            f"⟦noise {noise}⟧: expected auto, or 0 to {MOST_NOISE:g} (times each matrix's root mean square)"
         )
     if how == "pad":
         if noise not in ("auto", 0) or separate not in (None, "none"):
-            asked = f"--noise {noise}" if separate is None else f"--separate {separate}"
-            raise RequestError(f"{asked}: --how pad makes no copies that it could tell apart; leave it out")
+            asked = f"⟦noise {noise}⟧" if separate is None else f"⟦separate {separate}⟧"
+            raise RequestError(f"{asked}: ⟦how pad⟧ makes no copies that it could tell apart; leave it out")
         return "none", 0.0
     asked_for: Separation = separate or ("split" if noise == "auto" else "noise" if noise else "none")
     if noise != "auto" and (noise > 0) != (asked_for == "noise"):
-        raise RequestError(f"--separate {asked_for} and --noise {noise:g} contradict each other; choose one")
+        raise RequestError(f"⟦separate {asked_for}⟧ and ⟦noise {noise:g}⟧ contradict each other; choose one")
     return asked_for, (NOISE if noise == "auto" else float(noise)) if asked_for == "noise" else 0.0
 
 
@@ -123,16 +123,16 @@ def _check(factor: int | None, sizes: Mapping[str, int], how: How, request: Stat
     """Raises RequestError for what contradicts itself."""
     if "residual" in sizes and how != "pad":
         raise RequestError(
-            f"--hidden {sizes['residual']}: copies come whole, expected --factor K, or --how pad with it"
+            f"⟦hidden {sizes['residual']}⟧: copies come whole, expected ⟦factor K⟧, or ⟦how pad⟧ with it"
         )
     if how != "pad":
         if request.fresh_moments != "zero":
-            raise RequestError(f"--fresh-moments {request.fresh_moments}: copies have exact moments; give --how pad")
+            raise RequestError(f"⟦fresh_moments {request.fresh_moments}⟧: copies have exact moments; give ⟦how pad⟧")
         return
     if factor is not None or not sizes:
-        raise RequestError("--how pad: expected sizes (--hidden, --heads, --kv-heads, --ffn) and no --factor")
+        raise RequestError("⟦how pad⟧: expected sizes (⟦hidden⟧, ⟦heads⟧, ⟦kv_heads⟧, ⟦ffn⟧) and no ⟦factor⟧")
     if request.lr_rule == "mup":
-        raise RequestError("--lr-rule mup: new coordinates copy nothing, so no old lr changes; use --lr-rule keep")
+        raise RequestError("⟦lr_rule mup⟧: new coordinates copy nothing, so no old lr changes; use ⟦lr_rule keep⟧")
 
 
 def _grown(
@@ -170,11 +170,11 @@ def _resized(family: Family, config: Mapping[str, Any], sizes: Mapping[str, int]
     for space, size in sizes.items():
         _refuse(family, config, space, where)
         if space not in old:
-            raise RequestError(f"--{space.replace('_', '-')}: {family.model_type} has no such size of its own")
+            raise RequestError(f"⟦{space}⟧: {family.model_type} has no such size of its own")
         if size < old[space]:
-            raise RequestError(f"--{space.replace('_', '-')} {size}: expected at least the old size, {old[space]}")
+            raise RequestError(f"⟦{space} {size}⟧: expected at least the old size, {old[space]}")
     if all(size == old[space] for space, size in sizes.items()):
-        asked = " ".join(f"--{space.replace('_', '-')} {size}" for space, size in sizes.items())
+        asked = " ".join(f"⟦{space} {size}⟧" for space, size in sizes.items())
         raise RequestError(f"{asked}: the model has this size already, expected a larger one")
     growths = {space: copies(size, sizes.get(space, size)) for space, size in old.items()}
     return {**growths, **_heads(old, sizes)} if {"heads", "kv_heads"} & set(sizes) else growths
@@ -195,7 +195,7 @@ def _heads(old: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, Growth
     members, new_members = heads // kv_heads, new_heads // new_kv_heads
     if new_heads % new_kv_heads or new_members < members:
         raise RequestError(
-            f"--heads {new_heads} --kv-heads {new_kv_heads}: {heads} heads share {kv_heads} key heads, expected a "
+            f"⟦heads {new_heads}⟧ ⟦kv_heads {new_kv_heads}⟧: {heads} heads share {kv_heads} key heads, expected a "
             f"multiple of {new_kv_heads} heads, at least {members * new_kv_heads}; a key head whose queries are "
             "divided among its copies has no exact moments"
         )

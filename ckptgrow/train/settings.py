@@ -130,8 +130,8 @@ def _with_batch(settings: TrainSettings, whole: int) -> TrainSettings:
     num = settings.num_devices
     if whole % num:
         raise RequestError(
-            f"--devices {settings.devices}: {num} devices cannot share the {whole} sequences a step of "
-            f"{settings.resume} evenly, expected a divisor of these; for another batch give --batch-size"
+            f"⟦devices {settings.devices}⟧: {num} devices cannot share the {whole} sequences a step of "
+            f"{settings.resume} evenly, expected a divisor of these; for another batch give ⟦batch_size⟧"
         )
     micro = max(one for one in range(1, settings.batch_size + 1) if whole // num % one == 0)
     return replace(settings, batch_size=micro, grad_accum=whole // num // micro)

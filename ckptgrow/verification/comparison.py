@@ -167,7 +167,7 @@ def _models(pair: Pair, dtype: torch.dtype, device: str) -> tuple[PreTrainedMode
 
 def _model(state: TrainingState, dtype: torch.dtype, device: str) -> PreTrainedModel:
     if device != "cpu" and not torch.cuda.is_available():
-        raise RequestError(f"--device {device}: no such device on this machine, expected cpu")
+        raise RequestError(f"⟦device {device}⟧: no such device on this machine, expected cpu")
     return load_model(state.checkpoint, state.claim, state.config, dtype, device)
 
 

@@ -62,7 +62,7 @@ def _optimizer(model: PreTrainedModel, state: TrainingState, stored: OptimizerSt
     if rule is None or rule.build is None:
         known = listing({one.name for one in RULES if one.build}, limit=len(RULES))
         raise OptimizerError(
-            f"{state.where}: no optimizer known for these groups, expected one of {known}; leave --steps out"
+            f"{state.where}: no optimizer known for these groups, expected one of {known}; leave ⟦steps⟧ out"
         )
     optimizer = rule.build(groups)
     for name, record in stored.state.items():

@@ -173,7 +173,7 @@ def _with_rates(plan: LawPlan, rule: str | None, number: float | None, screen: S
     try:
         found = plan.with_rates(RULES[name])  # pyright: ignore[reportArgumentType]
     except RequestError as error:
-        raise RequestError(f"--lr-rule {name}: {error}") from error
+        raise RequestError(f"--lr-rule {name}: {error.message.marked}") from error
     if rule is None and name != "log10":
         screen.warn(
             f"learning rates are those of GPT-3's models (--lr-rule gpt3): the formula of smaller ones was found on up "

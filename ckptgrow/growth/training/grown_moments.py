@@ -133,7 +133,7 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, value: Any, context: _C
     if not isinstance(value, LazyTensor) or not value.dtype.is_floating_point:
         raise OptimizerError(
             f"{context.where.format(key)} is {str(value)[:40]}, expected a tensor of floating-point numbers; leave the "
-            "optimizer out with --reset optimizer"
+            "optimizer out with ⟦reset optimizer⟧"
         )
     if context.is_fresh:
         shape = value.shape if growth.is_identity else growth.gradient.shape

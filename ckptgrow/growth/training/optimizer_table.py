@@ -71,11 +71,11 @@ def row_of(state: OptimizerState, group: ParameterGroup, where: str) -> Row:
         unknown = min((keys - set(kind.entries) for kind in kinds), key=len)
         raise OptimizerError(
             f"{where}: no rule for the state {listing(unknown)}, expected {listing(kinds[0].entries)} as in "
-            f"{kinds[0].name}; leave the optimizer out with --reset optimizer"
+            f"{kinds[0].name}; leave the optimizer out with ⟦reset optimizer⟧"
         )
     raise OptimizerError(
         f"{where}: no optimizer known with options {listing(_telling(group.options))} and state {listing(keys)}, "
-        f"expected one of {listing((row.name for row in ROWS), limit=len(ROWS))}; leave it out with --reset optimizer"
+        f"expected one of {listing((row.name for row in ROWS), limit=len(ROWS))}; leave it out with ⟦reset optimizer⟧"
     )
 
 
