@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         UnsafePickleError,
     )
     from ckptgrow.growth.deepening import depth
-    from ckptgrow.growth.request import Grown, StateRequest
+    from ckptgrow.growth.request import GrowthResult, StateRequest
     from ckptgrow.growth.widening import width
     from ckptgrow.inspection import Inspection, inspect
     from ckptgrow.verification.comparison import VerifySettings, verify
@@ -42,7 +42,7 @@ __all__ = [
     "ConfigError",
     "Converted",
     "DataError",
-    "Grown",
+    "GrowthResult",
     "Inspection",
     "MissingDependencyError",
     "OptimizerError",
@@ -71,7 +71,7 @@ _HOMES = {
     "Converted": "ckptgrow.conversion",
     "convert": "ckptgrow.conversion",
     "depth": "ckptgrow.growth.deepening",
-    "Grown": "ckptgrow.growth.request",
+    "GrowthResult": "ckptgrow.growth.request",
     "StateRequest": "ckptgrow.growth.request",
     "width": "ckptgrow.growth.widening",
     "Inspection": "ckptgrow.inspection",
@@ -80,7 +80,11 @@ _HOMES = {
     "VerifySettings": "ckptgrow.verification.comparison",
     "verify": "ckptgrow.verification.comparison",
 }
-_OLD_NAMES = {"Settings": "VerifySettings", "Report": "VerifyReport"}  # of 0.1, which stay until 0.3
+_OLD_NAMES = {
+    "Grown": "GrowthResult",
+    "Settings": "VerifySettings",
+    "Report": "VerifyReport",
+}  # of 0.1, which stay until 0.3
 
 
 def __getattr__(name: str) -> object:

@@ -16,7 +16,7 @@ from ckptgrow.commands._values import byte_size, whole_number
 from ckptgrow.errors import RequestError
 
 if TYPE_CHECKING:
-    from ckptgrow.growth.request import Grown
+    from ckptgrow.growth.request import GrowthResult
 
 MOST_PARAMETERS = 10**9  # of models that are run to see how noise is conditioned
 
@@ -113,7 +113,7 @@ def width(
     )
 
 
-def _conditioning(done: Grown, source: Path, config: Path | None) -> list[str]:
+def _conditioning(done: GrowthResult, source: Path, config: Path | None) -> list[str]:
     """How well the function is conditioned: by construction, or with noise measured in the real models."""
     if done.record["separate"] == "split":
         return ["the copies are told apart by dealing weights out: nothing is rounded, in bfloat16 as in any precision"]

@@ -39,7 +39,7 @@ class StateRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grown:
+class GrowthResult:
     """What a growth did; `notes` are sentences that a user should read."""
 
     out: Path
