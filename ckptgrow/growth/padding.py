@@ -38,8 +38,8 @@ def padded_growths(
     old = sizes_of(family, config, where)
     new = {**old, **_units(family, config, old, sizes, where)}
     hidden = sizes.get("residual", old["residual"])
-    for space in family.residual:
-        new[space] = hidden
+    if hidden != old["residual"]:
+        new |= dict.fromkeys(family.residual, hidden)
     for space in sizes:
         if space not in old:
             raise RequestError(f"⟦{_option(space)}⟧: {family.model_type} has no such size of its own")

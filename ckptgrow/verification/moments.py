@@ -122,7 +122,7 @@ def _roundings(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int, 
     if case.link.is_padded and power and not _is_young(case, found, power, dtype):
         return math.inf
     expected = _expected(case, old, power)
-    allowed = case.num_growths * (_left_by(dtype) * expected.abs() + smallest(dtype))
+    allowed = case.num_growths * (_left_by(dtype) * expected.abs() + FEW / 2 * smallest(dtype))
     return largest((case.link.copied_part(found) - expected) / allowed)
 
 

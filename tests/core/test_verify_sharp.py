@@ -160,6 +160,22 @@ def test_a_factor_on_one_tensor_and_its_inverse_on_another_are_seen(tmp_path: Pa
     assert not report.passed and any("no one scale for every space" in one for one in report.sentences)
 
 
+@pytest.mark.parametrize("growth", ["factor 2", "pad"])
+@pytest.mark.parametrize("kind", ["llama", "gemma"])
+def test_a_factor_on_the_last_gain_is_seen_where_the_function_is_coarse(tmp_path: Path, growth: str, kind: str) -> None:
+    """Only the head reads what it writes, and a tied head is no tensor of its own."""
+    small = run(tmp_path / "small.ckpt", kind, "bfloat16 with float32 moments")
+    GROWTHS[growth](small, tmp_path / "grown.ckpt")
+    assert verified(small, tmp_path / "grown.ckpt").passed
+    offset = 1.0 if kind == "gemma" else 0.0
+
+    def change(tree: Tree) -> None:
+        gain = tree["state_dict"]["model.model.norm.weight"]
+        gain.copy_((gain + offset) * 1.03125 - offset)
+
+    assert not verified(small, tampered(tmp_path / "grown.ckpt", change)).passed
+
+
 @pytest.mark.parametrize("dtypes", ["bfloat16", "float32", "float64"])
 def test_one_entry_by_one_last_place_is_seen_where_nothing_was_rounded(tmp_path: Path, dtypes: str) -> None:
     small = run(tmp_path / "small.ckpt", dtypes=dtypes)

@@ -211,3 +211,12 @@ def test_t5_without_scaled_outputs_takes_no_other_hidden_size(tmp_path: Path) ->
     source = saved(tmp_path / "small.ckpt", small, still)
     with pytest.raises(RequestError, match="without scaled outputs"):
         ckptgrow.width(source, tmp_path / "grown.ckpt", hidden=24, how="pad")
+
+
+def test_new_units_leave_every_other_size(tmp_path: Path) -> None:
+    """OPT's embeddings are narrower than its hidden size, and stay so."""
+    source = saved(tmp_path / "small.ckpt", perturbed("opt projected"), still)
+    ckptgrow.width(source, tmp_path / "grown.ckpt", ffn=26, how="pad")
+    grown, _ = loaded(tmp_path / "grown.ckpt")
+    assert (grown.config.ffn_dim, grown.config.word_embed_proj_dim) == (26, 8)
+    assert ckptgrow.verify(source, tmp_path / "grown.ckpt").passed

@@ -28,12 +28,12 @@ SHARED = {
     "ckptgrow.state.opening": {"TrainingState", "open_state"},
     "ckptgrow.state.optimizer_kinds": {"keys_in", "recognised"},  # which optimizer it is; what follows is not shared
     "ckptgrow.state.optimizer_state": {"OptimizerState", "ParameterGroup"},
-    "ckptgrow.state.sizes": {"num_layers", "sizes_of"},
+    "ckptgrow.state.sizes": {"is_tied", "num_layers", "sizes_of"},
     "ckptgrow.state.train_schedule": {"Schedule"},  # the function whose fields a state keeps
     "ckptgrow.families.family": {"Family"},
     # spaces: which coordinate copies which; no write, no read, no gather, no draw
     "ckptgrow.spaces.growth": {"Growth", "IntVector", "copies", "identity", "padded", "product"},
-    "ckptgrow.spaces.layout": {"Axis", "Layout", "Role"},
+    "ckptgrow.spaces.layout": {"Axis", "Layout", "Role", "parse"},
     "ckptgrow.spaces.layers": {"NEW_LAYERS", "LayerKind"},
     "ckptgrow.spaces.selection": {"selected"},
     "ckptgrow.errors": {"DataError", "OptimizerError", "RequestError", "listing"},
