@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
 
+from ckptgrow.choices import VerifyDevice, VerifyDtype
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.spaces.growth import Growth
@@ -36,8 +36,7 @@ from ckptgrow.verification.trajectory import losses, step_rounding
 from ckptgrow.verification.weights import WeightScale, completed, weight_scales
 from ckptgrow.verification.words import sentences
 
-DtypeName = Literal["float64", "float32", "bfloat16"]
-DTYPES: Mapping[str, torch.dtype] = {
+DTYPES: Mapping[VerifyDtype, torch.dtype] = {
     "float64": torch.float64,
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -53,8 +52,8 @@ class VerifySettings:
     tokens: Path | None = None
     batches: int = 4
     steps: int = 0
-    dtype: DtypeName = "float64"
-    device: str = "cpu"
+    dtype: VerifyDtype = "float64"
+    device: VerifyDevice = "cpu"
 
 
 def silent(stage: str) -> None:
@@ -169,7 +168,7 @@ def _models(pair: Pair, dtype: torch.dtype, device: str) -> tuple[PreTrainedMode
 
 def _model(state: TrainingState, dtype: torch.dtype, device: str) -> PreTrainedModel:
     if device != "cpu" and not torch.cuda.is_available():
-        raise RequestError(f"--device {device}: no such device on this machine, expected cpu")
+        raise RequestError(f"⟦device {device}⟧: no such device on this machine, expected cpu")
     return load_model(state.checkpoint, state.claim, state.config, dtype, device)
 
 

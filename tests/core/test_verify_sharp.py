@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import ckptgrow
 from ckptgrow import Settings, StateRequest
-from ckptgrow.verification.comparison import DtypeName
+from ckptgrow.choices import VerifyDtype
 from ckptgrow.verification.report import VerifyReport
 from tests.builders import POSITIONS, VOCABULARY, save_lightning, token_batches, train
 
@@ -106,7 +106,7 @@ def record(tree: Tree, ending: str) -> dict[str, torch.Tensor]:
     return next(state["state"][at] for name, at in named if name.endswith(ending))
 
 
-def verified(small: Path, grown: Path, steps: int = 0, dtype: DtypeName = "float64") -> VerifyReport:
+def verified(small: Path, grown: Path, steps: int = 0, dtype: VerifyDtype = "float64") -> VerifyReport:
     return ckptgrow.verify(small, grown, settings=Settings(batches=1, steps=steps, dtype=dtype))
 
 

@@ -187,13 +187,13 @@ def test_tampering_with_a_padded_model_is_caught_and_named(tmp_path: Path, tampe
     [
         ({"hidden": 16, "how": "pad"}, StateRequest(), "has this size already"),
         ({"hidden": 12, "how": "pad"}, StateRequest(), "at least the old size, 16"),
-        ({"hidden": 24}, StateRequest(), "--how pad with it"),
+        ({"hidden": 24}, StateRequest(), 'how="pad" with it'),
         ({"how": "pad"}, StateRequest(), "expected sizes"),
-        ({"factor": 2, "how": "pad"}, StateRequest(), "no --factor"),
+        ({"factor": 2, "how": "pad"}, StateRequest(), "no factor"),
         ({"hidden": 24, "how": "pad", "noise": 1.0}, StateRequest(), "no copies that it could tell apart"),
-        ({"hidden": 24, "how": "pad"}, StateRequest(lr_rule="mup"), "use --lr-rule keep"),
+        ({"hidden": 24, "how": "pad"}, StateRequest(lr_rule="mup"), 'use lr_rule="keep"'),
         ({"heads": 5, "how": "pad"}, StateRequest(), "expected both in that proportion"),
-        ({"factor": 2}, StateRequest(fresh_moments="mean"), "give --how pad"),
+        ({"factor": 2}, StateRequest(fresh_moments="mean"), 'give how="pad"'),
     ],
 )
 def test_contradictory_sizes_are_refused(

@@ -1,4 +1,6 @@
-"""Verification shares reading with growth, and no rule: all that it imports from the rest of the package is listed."""
+"""Verification shares with growth how files are read and what things are called, and no rule: all that it imports from
+the rest of the package is listed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "ckptgrow"
 SHARED = {
+    "ckptgrow.choices": {"VerifyDevice", "VerifyDtype"},
     # storage and formats: what lies where, and how it is read
     "ckptgrow.storage.files.json_files": {"LARGEST_LOG", "read_json"},
     "ckptgrow.storage.fingerprint": {"Fingerprint"},
@@ -23,6 +26,7 @@ SHARED = {
     "ckptgrow.state.claim": {"Claimed"},
     "ckptgrow.state.model": {"load_model"},
     "ckptgrow.state.opening": {"TrainingState", "open_state"},
+    "ckptgrow.state.optimizer_kinds": {"keys_in", "recognised"},  # which optimizer it is; what follows is not shared
     "ckptgrow.state.optimizer_state": {"OptimizerState", "ParameterGroup"},
     "ckptgrow.state.sizes": {"is_tied", "num_layers", "sizes_of"},
     "ckptgrow.state.train_schedule": {"Schedule"},  # the function whose fields a state keeps
