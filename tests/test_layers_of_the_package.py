@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "ckptgrow"
+from tests.helpers.paths import PACKAGE
+
 # Each may import what stands in later rows; parts on one row do not import each other.
 ROWS = (
     ("__main__",),

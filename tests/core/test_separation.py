@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import ckptgrow
 from ckptgrow.cli import run
-from tests.builders import save_lightning
-from tests.families.models import CASES, batches, difference, loaded, outputs, perturbed, saved, still
+from tests.helpers.families import CASES, batches, difference, loaded, outputs, perturbed, saved, still
+from tests.helpers.lightning_files import save_lightning
 
 ALIBI = ("bloom", "mpt")  # refused: their slopes depend on the number of heads; "olmo tied" has no final gain
 QUICK = ("gpt2", "llama", "gemma2", "mixtral", "t5")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
 
 import ckptgrow
 from ckptgrow.errors import ConfigError, RequestError
 from ckptgrow.growth.request import StateRequest
-from tests.families.models import (
+from tests.helpers.families import (
     ALIBI,
     CASES,
     DEEPER,
@@ -30,15 +27,22 @@ from tests.families.models import (
     loaded,
     perturbed,
     reloaded,
-    resumed,
     saved,
     still,
     trained,
     undecayed,
 )
+from tests.helpers.family_checks import (
+    EXACT,
+    check_depth,
+    check_function,
+    check_moments,
+    check_verified,
+    check_width,
+    slow_but,
+)
+from tests.helpers.optimizers import resumed
 
-EXACT = 1e-12  # of the largest logit, a few hundred roundings of float64
-FLOAT32 = 1e-6  # where the model itself casts to float32: RMSNorm, softmax, rotary angles
 NEW_FFN = 27  # from 20: seven units have two copies
 # the size of a head is hidden / heads, so more heads would be smaller ones
 HEADS_OF_HIDDEN = ("gpt2", "gpt_neox", "opt", "phi", "stablelm", "bert", "roberta", "vit", "smollm3")
@@ -66,11 +70,6 @@ HEADED = (
 UNEVENLY_HEADED = ("mistral", "qwen3", "gemma", "qwen3_moe")  # whose configs allow 6 heads of 4 beside 16 coordinates
 
 
-def slow_but(cases: Sequence[str], quick: Sequence[str]) -> list[Any]:
-    """All cases; those not in `quick` take minutes together."""
-    return [pytest.param(case, marks=() if case in quick else pytest.mark.slow) for case in cases]
-
-
 @pytest.mark.parametrize("case", slow_but(WIDER, FIRST))
 def test_diagonal_width_keeps_the_function_and_grows_the_moments_of_a_real_adamw(tmp_path: Path, case: str) -> None:
     check_width(tmp_path, case, 2, "diagonal")
@@ -79,15 +78,6 @@ def test_diagonal_width_keeps_the_function_and_grows_the_moments_of_a_real_adamw
 @pytest.mark.parametrize("case", slow_but(WIDER, SAMPLE))
 def test_tiled_width_keeps_the_function_and_grows_the_moments_of_a_real_adamw(tmp_path: Path, case: str) -> None:
     check_width(tmp_path, case, 3, "tile")
-
-
-def check_width(tmp_path: Path, case: str, factor: int, how: Any) -> None:
-    small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
-    ckptgrow.width(source, tmp_path / "grown.ckpt", factor=factor, how=how, noise=0)
-    check_function(small, tmp_path / "grown.ckpt")
-    check_moments(tmp_path / "grown.ckpt")
-    check_verified(source, tmp_path / "grown.ckpt")
 
 
 @pytest.mark.parametrize("case", slow_but(WIDER, SAMPLE))
@@ -107,7 +97,7 @@ def test_under_mup_the_grown_run_has_the_small_runs_losses(tmp_path: Path, case:
     ckptgrow.width(source, tmp_path / "grown.ckpt", factor=2, noise=0, request=StateRequest(lr_rule="mup"))
     samples = batches(20, seed=3)
     runs = [
-        trained(model, resumed(model, tree), samples)
+        trained(model, resumed(model, tree["optimizer_states"][0], adamw), samples)
         for model, tree in (loaded(source), loaded(tmp_path / "grown.ckpt"))
     ]
     assert len(set(runs[0])) == 20
@@ -189,16 +179,6 @@ def test_sizes_that_no_copies_reach_exactly_are_refused(
     assert not (tmp_path / "grown.ckpt").exists()
 
 
-def check_depth(tmp_path: Path, case: str, place: Any, new: Any) -> None:
-    small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
-    ckptgrow.depth(source, tmp_path / "grown.ckpt", place=place, new=new)
-    grown = check_function(small, tmp_path / "grown.ckpt")
-    assert grown.config.num_hidden_layers == 4
-    check_moments(tmp_path / "grown.ckpt", fresh={"alternate": (1, 3), "append": (2, 3)}[place])
-    check_verified(source, tmp_path / "grown.ckpt")
-
-
 @pytest.mark.parametrize("case", slow_but(list(CASES), SAMPLE))
 def test_a_grown_model_survives_transformers_own_saving_and_says_the_same(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
@@ -232,36 +212,3 @@ def test_depth_of_post_norm_families_is_refused_but_for_copies(tmp_path: Path, c
             ckptgrow.depth(source, tmp_path / "grown.ckpt", new=new)
     ckptgrow.depth(source, tmp_path / "grown.ckpt", new="copy")
     assert loaded(tmp_path / "grown.ckpt")[0].config.num_hidden_layers == 4
-
-
-def check_function(small: PreTrainedModel, path: Path) -> PreTrainedModel:
-    grown, _ = loaded(path)
-    exact, as_it_is = difference(small, grown)
-    assert exact <= EXACT and as_it_is <= FLOAT32, (exact, as_it_is)
-    return grown
-
-
-def check_moments(path: Path, fresh: tuple[int, ...] = ()) -> None:
-    """Every stored moment equals that of an AdamW which saw the same batches in the grown model."""
-    grown, tree = loaded(path)
-    real = still(grown.parameters())
-    trained(grown, real, batches(5))
-    stored = tree["optimizer_states"][0]["state"]
-    floor = max(float(one["exp_avg"].abs().max()) for one in real.state.values()) * 1e-6
-    for index, (name, parameter) in enumerate(grown.named_parameters()):
-        number = re.search(r"\.(\d+)\.", name)  # the first one in a name is its layer's
-        is_fresh = number is not None and int(number[1]) in fresh
-        assert float(stored[index]["step"]) == (0 if is_fresh else 5)
-        for key, power in (("exp_avg", 1), ("exp_avg_sq", 2)):
-            found, expected = stored[index][key], real.state[parameter][key]
-            if is_fresh:
-                assert not found.any()
-                continue
-            # key biases under softmax have no gradient at all: rounding is compared with the others' size
-            largest = max(float(expected.abs().max()), floor**power)
-            assert float((found - expected).abs().max()) <= 1e-9 * largest, (name, key)
-
-
-def check_verified(source: Path, target: Path) -> None:
-    report = ckptgrow.verify(source, target)
-    assert report.passed, (report.structure, report.function, report.moments)

@@ -13,7 +13,7 @@ import torch
 import ckptgrow
 from ckptgrow.errors import RequestError
 from ckptgrow.growth.request import StateRequest
-from tests.families.models import (
+from tests.helpers.families import (
     CASES,
     WIDER,
     batches,
@@ -26,7 +26,7 @@ from tests.families.models import (
     still,
     trained,
 )
-from tests.families.test_contract import EXACT, FLOAT32, slow_but
+from tests.helpers.family_checks import EXACT, FLOAT32, LAYER_NORM, slow_but
 
 Tree = dict[str, Any]
 REASONS = {
@@ -41,8 +41,6 @@ REASONS = {
     "roberta": "a norm stands after each block",
 }
 PADDED = [case for case in WIDER if CASES[case][0] not in REASONS]
-# a LayerNorm's backward pass takes away the mean of all gradients, those of new coordinates among them
-LAYER_NORM = ("gpt2", "gpt_neox", "starcoder2", "stablelm", "vit")
 WRITERS = (
     r"(wte|wpe|embed_in|embed_tokens|c_proj|dense|dense_4h_to_h|o_proj|down_proj|fc2|patch_embeddings\.projection)"
     r"\.(weight|bias)$|cls_token$|position_embeddings$"

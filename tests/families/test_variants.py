@@ -16,7 +16,7 @@ from ckptgrow.errors import RequestError
 from ckptgrow.families.registry import FAMILIES
 from ckptgrow.families.shrinking import shrunken_spaces
 from ckptgrow.growth.request import StateRequest
-from tests.families.models import (
+from tests.helpers.families import (
     ALIBI,
     CASES,
     TIED_WITHOUT_A_GAIN,
@@ -27,12 +27,12 @@ from tests.families.models import (
     loaded,
     perturbed,
     reloaded,
-    resumed,
     saved,
     still,
     trained,
 )
-from tests.families.test_contract import check_depth, check_function, check_moments, check_verified, check_width
+from tests.helpers.family_checks import check_depth, check_function, check_moments, check_verified, check_width
+from tests.helpers.optimizers import resumed
 
 WIDER = [case for case in VARIANTS if case not in TIED_WITHOUT_A_GAIN]
 POST_NORM = [case for case in VARIANTS if "post-norm" in case or "350m" in case]
@@ -61,7 +61,7 @@ def test_under_mup_their_losses_are_the_small_runs(tmp_path: Path, case: str) ->
     source = saved(tmp_path / "small.ckpt", perturbed(case), adamw)
     ckptgrow.width(source, tmp_path / "grown.ckpt", noise=0, request=StateRequest(lr_rule="mup"))
     runs = [
-        trained(model, resumed(model, tree), batches(15, seed=3))
+        trained(model, resumed(model, tree["optimizer_states"][0], adamw), batches(15, seed=3))
         for model, tree in (loaded(source), loaded(tmp_path / "grown.ckpt"))
     ]
     assert max(abs(one - other) for one, other in zip(*runs, strict=True)) <= 1e-9

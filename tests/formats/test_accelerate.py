@@ -27,8 +27,9 @@ from ckptgrow.checkpoints.tensors import whole
 from ckptgrow.cli import run
 from ckptgrow.errors import CheckpointError
 from ckptgrow.families.state import open_state
-from tests.builders import gpt2_config, language_loss, perturbed_gpt2, token_batches, train
-from tests.formats.test_distributed import ROOT, tensors_of, together
+from tests.helpers.distributed import tensors_of, together
+from tests.helpers.gpt2 import gpt2_config, language_loss, perturbed_gpt2, token_batches, train
+from tests.helpers.paths import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")
 SHARDED, FULL = "SHARDED_STATE_DICT", "FULL_STATE_DICT"
@@ -89,7 +90,7 @@ def test_a_saved_state_grows_and_its_run_goes_on(tmp_path: Path, config: Path, s
 
 def fsdp(phase: str, layout: tuple[int, str], directory: Path, width: int) -> list[float]:
     """A real FSDP training in two processes; the losses that it goes on with."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "tests.formats.fsdp_run"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "tests.helpers.fsdp_run"]
     done = subprocess.run(
         [*command, phase, str(layout[0]), layout[1], str(directory), str(width)],
         cwd=ROOT,

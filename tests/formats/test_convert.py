@@ -14,30 +14,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 import ckptgrow
 from ckptgrow.cli import run
 from ckptgrow.errors import RequestError
-from tests.builders import gpt2_config, largest_logit_difference, perturbed_gpt2, token_batches, trained_checkpoint
-from tests.formats.test_huggingface import trainer
-
-
-def state_of(path: Path) -> dict[str, Any]:
-    """Parameters, moments and steps of a `.ckpt`, through torch alone."""
-    tree = torch.load(path, weights_only=True)
-    return {"weights": tree["state_dict"], "optimizers": tree["optimizer_states"], "step": tree["global_step"]}
-
-
-def assert_same(one: Any, other: Any, where: str = "") -> None:
-    assert type(one) is type(other) or isinstance(one, dict), where
-    if isinstance(one, torch.Tensor):
-        assert one.dtype == other.dtype and torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert set(one) == set(other), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}/{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for index, (first, second) in enumerate(zip(one, other, strict=True)):
-            assert_same(first, second, f"{where}/{index}")
-    else:
-        assert one == other, where
+from tests.helpers.gpt2 import gpt2_config, largest_logit_difference, perturbed_gpt2, token_batches
+from tests.helpers.lightning_files import assert_same, state_of, trained_checkpoint
+from tests.helpers.trainers import trainer
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])

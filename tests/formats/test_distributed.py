@@ -6,9 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +25,11 @@ from ckptgrow.checkpoints.tensors import Held, LazyTensor, whole
 from ckptgrow.checkpoints.tree import tensors_in
 from ckptgrow.cli import run
 from ckptgrow.errors import CheckpointError, UnsafePickleError
-from tests.builders import perturbed_gpt2, token_batches, train, trained_checkpoint
-from tests.formats.test_convert import assert_same, state_of
+from tests.helpers.distributed import tensors_of, together
+from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
+from tests.helpers.lightning_files import assert_same, state_of, trained_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -44,22 +41,6 @@ def lightning_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def source(lightning_file: Path) -> Path:
     ckptgrow.convert(lightning_file, lightning_file.parent / "small", "dcp")
     return lightning_file.parent / "small"
-
-
-def tensors_of(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a distributed checkpoint, as torch itself reads them."""
-    merged = path.parent / f"{path.name}.merged.pt"
-    dcp_to_torch_save(path, merged)
-    tree = torch.load(merged, weights_only=True)
-    merged.unlink()
-    return {str(keys): value for keys, value in flat(tree)}
-
-
-def flat(tree: Any, keys: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], torch.Tensor]]:
-    if isinstance(tree, torch.Tensor):
-        return [(keys, tree)]
-    children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    return [one for key, value in children for one in flat(value, (*keys, key))]
 
 
 def test_a_round_trip_from_lightning_is_equal_to_the_bit(source: Path, lightning_file: Path, tmp_path: Path) -> None:
@@ -102,33 +83,6 @@ def test_growing_gives_the_same_tensors_as_growing_the_file(source: Path, lightn
     assert len([name for name in tensors if name.startswith("('model'")]) == len(expected)
     for name, tensor in expected.items():
         assert torch.equal(tensors[f"('model', '{name}')"], tensor)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def together(count: int, *arguments: str) -> list[subprocess.CompletedProcess[str]]:
-    """The command in several processes, with the variables that torchrun sets."""
-    common = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "ckptgrow", *arguments],
-            cwd=ROOT,
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-    done: list[subprocess.CompletedProcess[str]] = []
-    for one in running:
-        out, err = one.communicate(timeout=300)
-        done.append(subprocess.CompletedProcess(one.args, one.returncode, out, err))
-    return done
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])

@@ -12,9 +12,9 @@ import torch
 import ckptgrow
 from ckptgrow import StateRequest
 from ckptgrow.cli import run
-from tests.builders import perturbed_gpt2, save_lightning, token_batches, train
-
-MUP = StateRequest(lr_rule="mup")
+from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
+from tests.helpers.lightning_files import save_lightning
+from tests.helpers.state_requests import MUP
 
 
 def trained_in(num_groups: int) -> tuple[Any, dict[str, Any], list[str]]:

@@ -26,8 +26,9 @@ from ckptgrow import StateRequest
 from ckptgrow.checkpoints import archive
 from ckptgrow.cli import run
 from ckptgrow.errors import CheckpointError, UnsafePickleError
-from tests.builders import perturbed_gpt2, save_lightning, trained_checkpoint
-from tests.families.models import perturbed
+from tests.helpers.families import perturbed
+from tests.helpers.gpt2 import perturbed_gpt2
+from tests.helpers.lightning_files import save_lightning, trained_checkpoint
 
 PROJECT = '''
 import collections, enum, pathlib

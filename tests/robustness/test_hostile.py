@@ -18,20 +18,14 @@ import ckptgrow
 from ckptgrow.checkpoints.atomic import appearing, clear_leftovers
 from ckptgrow.checkpoints.tree import map_leaves, tensors_in
 from ckptgrow.cli import run
-from tests.builders import perturbed_gpt2, trained_checkpoint
+from tests.helpers.commands import refused
+from tests.helpers.gpt2 import perturbed_gpt2
+from tests.helpers.lightning_files import trained_checkpoint
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return trained_checkpoint(tmp_path / "small.ckpt", perturbed_gpt2(), num_steps=1)
-
-
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], *words: str) -> None:
-    capsys.readouterr()  # what made the input speaks too
-    assert run(arguments) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and "fault of ckptgrow" not in lines[0], lines
-    assert all(word in lines[0] for word in words), lines[0]
 
 
 def copied(source: Path, write: Callable[[zipfile.ZipFile, zipfile.ZipInfo, bytes], None]) -> None:

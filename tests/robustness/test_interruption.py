@@ -15,8 +15,9 @@ import torch
 
 import ckptgrow
 from ckptgrow.cli import run
-from tests.builders import perturbed_gpt2, save_lightning
-from tests.disks import can_mount, mounted
+from tests.helpers.disks import can_mount, mounted
+from tests.helpers.gpt2 import perturbed_gpt2
+from tests.helpers.lightning_files import save_lightning
 
 STARTED = 60.0  # seconds: far more than a process needs to begin writing
 

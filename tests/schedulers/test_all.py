@@ -24,7 +24,8 @@ from ckptgrow.growth.courses import NAMES, course
 from ckptgrow.growth.rates import LR_OPTIONS, Origin, times
 from ckptgrow.growth.request import StateRequest
 from ckptgrow.growth.schedule import clock_at, grown_scheduler, moved
-from tests.builders import perturbed_gpt2, save_lightning, token_batches, train
+from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
+from tests.helpers.lightning_files import save_lightning
 
 # a sequence within one steps when it is built
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")

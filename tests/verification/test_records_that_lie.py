@@ -11,7 +11,7 @@ import torch
 import ckptgrow
 from ckptgrow import Settings, StateRequest
 from ckptgrow.errors import CkptgrowError
-from tests.verification.test_correct_growths import GROWTHS, SCHEDULES, saved
+from tests.helpers.correct_growths import GROWTHS, SCHEDULES, scheduled_checkpoint
 
 LIES: dict[str, list[dict[str, Any]]] = {
     "width": [
@@ -47,7 +47,7 @@ LIES: dict[str, list[dict[str, Any]]] = {
 def test_a_record_that_lies_is_caught(tmp_path: Path, growth: str, lie: dict[str, Any], has_optimizer: bool) -> None:
     if not has_optimizer and lie.keys() & {"lr_rule", "reset"}:
         return  # there is nothing that it could say falsely
-    small = saved(tmp_path / "small.ckpt", SCHEDULES["cosine"], rng={"seed": 7})
+    small = scheduled_checkpoint(tmp_path / "small.ckpt", SCHEDULES["cosine"], rng={"seed": 7})
     if not has_optimizer:
         tree = torch.load(small, weights_only=True)
         torch.save({**tree, "optimizer_states": [], "lr_schedulers": []}, small)
@@ -64,7 +64,7 @@ def test_a_record_that_lies_is_caught(tmp_path: Path, growth: str, lie: dict[str
 
 @pytest.mark.parametrize("growth", GROWTHS)
 def test_a_record_that_is_gone_is_missed(tmp_path: Path, growth: str) -> None:
-    small = saved(tmp_path / "small.ckpt", SCHEDULES["cosine"])
+    small = scheduled_checkpoint(tmp_path / "small.ckpt", SCHEDULES["cosine"])
     GROWTHS[growth](small, tmp_path / "grown.ckpt", StateRequest())
     tree = torch.load(tmp_path / "grown.ckpt", weights_only=True)
     del tree["ckptgrow"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "ckptgrow"
+from tests.helpers.paths import PACKAGE
+
 SHARED = {
     # formats: what lies where, and how it is read
     "ckptgrow.checkpoints.checkpoint": {"Checkpoint"},
