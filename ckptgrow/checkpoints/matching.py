@@ -49,7 +49,7 @@ def misfits(record: Record, shape: Shape) -> dict[str, Shape]:
     expected = {
         key: FACTORED[key](shape) if key in FACTORED and len(shape) > 1 else shape
         for key, value in record.items()
-        if isinstance(value, LazyTensor) and value.shape
+        if getattr(value, "shape", ()) and isinstance(value, LazyTensor)
     }
     return {key: wanted for key, wanted in expected.items() if record[key].shape != wanted}
 

@@ -15,7 +15,7 @@ from ckptgrow.checkpoints.formats import read_checkpoint
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.families.model import load_model
 from ckptgrow.families.sizes import num_layers
-from ckptgrow.families.state import TrainingState, open_state
+from ckptgrow.families.state import TrainingState, open_state, understood
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
@@ -124,9 +124,8 @@ def _opened(small: Path, grown: Path, config: Path | None) -> tuple[Pair, Declar
     new, checkpoint = open_state(grown), read_checkpoint(small)
     declared = Declared.of(new.checkpoint.history[len(checkpoint.history) :])
     known = {*checkpoint.tensors, *checkpoint.rest, *checkpoint.carried.files, *checkpoint.left_behind}
-    old = open_state(
-        small, config=config, drop=[name for name in declared.dropped if name in known], reset=declared.reset
-    )
+    dropped = [name for name in declared.dropped if name in known]
+    old = understood(checkpoint, config=config, drop=dropped, reset=declared.reset)
     return open_pair(old, new), declared
 
 

@@ -145,6 +145,8 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, int | float | str):  # before the check of a protocol, which takes 17 µs (Python 3.11)
+        return value
     if isinstance(value, list | tuple):
         return type(value)(_plain(one) for one in value)
     if isinstance(value, LazyTensor):

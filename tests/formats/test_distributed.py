@@ -25,9 +25,10 @@ from ckptgrow.checkpoints.tensors import Held, LazyTensor, whole
 from ckptgrow.checkpoints.tree import tensors_in
 from ckptgrow.cli import run
 from ckptgrow.errors import CheckpointError, UnsafePickleError
-from tests.helpers.distributed import tensors_of, together
+from tests.helpers.distributed import tensors_of
 from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
 from tests.helpers.lightning_files import assert_same, state_of, trained_checkpoint
+from tests.helpers.processes import together
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")
 

@@ -24,9 +24,10 @@ from ckptgrow.checkpoints.dcp_reading import _cover  # pyright: ignore[reportPri
 from ckptgrow.cli import run
 from ckptgrow.errors import CheckpointError, RequestError
 from ckptgrow.families.state import open_state
-from tests.helpers.distributed import tensors_of, together
+from tests.helpers.distributed import tensors_of
 from tests.helpers.gpt2 import gpt2_config, perturbed_gpt2, token_batches, train
 from tests.helpers.lightning_files import save_lightning, trained_checkpoint
+from tests.helpers.processes import together
 from tests.helpers.state_requests import MUP
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")

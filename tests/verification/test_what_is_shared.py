@@ -26,7 +26,7 @@ SHARED = {
     "ckptgrow.families.family": {"Family"},
     "ckptgrow.families.model": {"load_model"},
     "ckptgrow.families.sizes": {"num_layers", "sizes_of"},
-    "ckptgrow.families.state": {"TrainingState", "open_state"},
+    "ckptgrow.families.state": {"TrainingState", "open_state", "understood"},
     # spaces: which coordinate copies which; no write, no read, no gather, no draw
     "ckptgrow.spaces.growth": {"Growth", "IntVector", "copies", "identity", "padded", "product"},
     "ckptgrow.spaces.layout": {"Axis", "Layout", "Role"},
