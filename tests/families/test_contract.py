@@ -28,7 +28,7 @@ from tests.helpers.families import (
     perturbed,
     reloaded,
     saved,
-    still,
+    still_run,
     trained,
     undecayed,
 )
@@ -83,7 +83,7 @@ def test_tiled_width_keeps_the_function_and_grows_the_moments_of_a_real_adamw(tm
 @pytest.mark.parametrize("case", slow_but(WIDER, SAMPLE))
 def test_noise_keeps_the_function(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
+    source = still_run(tmp_path / "small.ckpt", case)
     ckptgrow.width(source, tmp_path / "grown.ckpt", factor=2, noise=1.0)
     check_function(small, tmp_path / "grown.ckpt")
     check_verified(source, tmp_path / "grown.ckpt")
@@ -107,7 +107,7 @@ def test_under_mup_the_grown_run_has_the_small_runs_losses(tmp_path: Path, case:
 @pytest.mark.parametrize("case", slow_but(WIDER, SAMPLE))
 def test_feed_forward_units_grow_unevenly_with_their_moments(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
+    source = still_run(tmp_path / "small.ckpt", case)
     ckptgrow.width(source, tmp_path / "grown.ckpt", ffn=NEW_FFN, noise=0)
     check_function(small, tmp_path / "grown.ckpt")
     check_moments(tmp_path / "grown.ckpt")
@@ -131,7 +131,7 @@ def test_new_layers_with_zero_norms_are_identities_too(tmp_path: Path, case: str
 
 @pytest.mark.parametrize("case", NO_ZERO_NORM)
 def test_zero_norms_that_leave_no_identity_are_refused(tmp_path: Path, case: str) -> None:
-    source = saved(tmp_path / "small.ckpt", perturbed(case), still)
+    source = still_run(tmp_path / "small.ckpt", case)
     with pytest.raises(RequestError, match="use --new zero-output"):
         ckptgrow.depth(source, tmp_path / "grown.ckpt", new="zero-norm")
 
@@ -152,7 +152,7 @@ def test_zero_norms_that_leave_no_identity_are_refused(tmp_path: Path, case: str
 )
 def test_heads_grow_so_that_each_reads_its_own_key_head(tmp_path: Path, case: str, sizes: dict[str, int]) -> None:
     small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
+    source = still_run(tmp_path / "small.ckpt", case)
     ckptgrow.width(source, tmp_path / "grown.ckpt", noise=0, **sizes)
     check_function(small, tmp_path / "grown.ckpt")
     check_moments(tmp_path / "grown.ckpt")
@@ -173,7 +173,7 @@ def test_heads_grow_so_that_each_reads_its_own_key_head(tmp_path: Path, case: st
 def test_sizes_that_no_copies_reach_exactly_are_refused(
     tmp_path: Path, case: str, sizes: dict[str, int], reason: str
 ) -> None:
-    source = saved(tmp_path / "small.ckpt", perturbed(case), still)
+    source = still_run(tmp_path / "small.ckpt", case)
     with pytest.raises((ConfigError, RequestError), match=reason):
         ckptgrow.width(source, tmp_path / "grown.ckpt", **sizes)
     assert not (tmp_path / "grown.ckpt").exists()
@@ -182,7 +182,7 @@ def test_sizes_that_no_copies_reach_exactly_are_refused(
 @pytest.mark.parametrize("case", slow_but(list(CASES), SAMPLE))
 def test_a_grown_model_survives_transformers_own_saving_and_says_the_same(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
+    source = still_run(tmp_path / "small.ckpt", case)
     if case in WIDER:
         ckptgrow.width(source, tmp_path / "grown.ckpt", factor=2, noise=1.0)
     else:
@@ -198,7 +198,7 @@ def test_a_grown_model_survives_transformers_own_saving_and_says_the_same(tmp_pa
 @pytest.mark.parametrize("case", ALIBI)
 @pytest.mark.parametrize("sizes", [{"factor": 2}, {"heads": 8}, {"ffn": 80}, {"hidden": 24, "how": "pad"}])
 def test_what_alibi_makes_inexact_is_refused_with_the_reason(tmp_path: Path, case: str, sizes: dict[str, Any]) -> None:
-    source = saved(tmp_path / "small.ckpt", perturbed(case), still)
+    source = still_run(tmp_path / "small.ckpt", case)
     with pytest.raises(RequestError, match=r"4 × |ALiBi's slopes depend on the number of heads|ALiBi and their scale"):
         ckptgrow.width(source, tmp_path / "grown.ckpt", **sizes)
     assert not (tmp_path / "grown.ckpt").exists()
@@ -206,7 +206,7 @@ def test_what_alibi_makes_inexact_is_refused_with_the_reason(tmp_path: Path, cas
 
 @pytest.mark.parametrize("case", POST_NORM)
 def test_depth_of_post_norm_families_is_refused_but_for_copies(tmp_path: Path, case: str) -> None:
-    source = saved(tmp_path / "small.ckpt", perturbed(case), still)
+    source = still_run(tmp_path / "small.ckpt", case)
     for new in ("zero-output", "zero-norm"):
         with pytest.raises(RequestError, match="normalises after each block"):
             ckptgrow.depth(source, tmp_path / "grown.ckpt", new=new)

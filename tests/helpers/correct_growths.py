@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.optim import lr_scheduler as schedulers
+from transformers import GPT2LMHeadModel
 
 import ckptgrow
 from ckptgrow import StateRequest
@@ -43,6 +45,12 @@ SCHEDULES: dict[str, ScheduleFor] = {
 
 def scheduled_checkpoint(path: Path, schedule_for: ScheduleFor, **extra: Any) -> Path:
     """A GPT-2 after some steps of AdamW in two groups."""
+    model, optimizer, schedule = _trained(schedule_for)
+    return save_lightning(path, model, [optimizer], [schedule] if schedule else [], global_step=STEPS, **extra)
+
+
+@cache
+def _trained(schedule_for: ScheduleFor) -> tuple[GPT2LMHeadModel, torch.optim.Optimizer, Any]:
     model = perturbed_gpt2(**TINY)
     decayed = [one for one in model.parameters() if one.dim() > 1]
     others = [one for one in model.parameters() if one.dim() < 2]
@@ -53,7 +61,7 @@ def scheduled_checkpoint(path: Path, schedule_for: ScheduleFor, **extra: Any) ->
         train(model, optimizer, [tokens])
         if schedule is not None:
             schedule.step()
-    return save_lightning(path, model, [optimizer], [schedule] if schedule else [], global_step=STEPS, **extra)
+    return model, optimizer, schedule
 
 
 Growth = Callable[[Path, Path, StateRequest], Any]

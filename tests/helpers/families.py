@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -256,6 +258,18 @@ def saved(path: Path, model: PreTrainedModel, build: Optimizer) -> Path:
     optimizer = build(model.parameters())
     trained(model, optimizer, batches(5))
     return save_lightning(path, model, [optimizer])
+
+
+def still_run(path: Path, case: str) -> Path:
+    """What `saved` writes of `perturbed(case)` under `still`, which is the same file in every test."""
+    path.write_bytes(_still_run(case))
+    return path
+
+
+@cache
+def _still_run(case: str) -> bytes:
+    with TemporaryDirectory() as directory:
+        return saved(Path(directory, "small.ckpt"), perturbed(case), still).read_bytes()
 
 
 def loaded(path: Path) -> tuple[PreTrainedModel, dict[str, Any]]:

@@ -11,7 +11,7 @@ import pytest
 from transformers import PreTrainedModel
 
 import ckptgrow
-from tests.helpers.families import batches, difference, loaded, perturbed, saved, still, trained
+from tests.helpers.families import batches, difference, loaded, perturbed, still, still_run, trained
 
 # a LayerNorm's backward pass takes away the mean of all gradients, those of new coordinates among them
 LAYER_NORM = ("gpt2", "gpt_neox", "starcoder2", "stablelm", "vit")
@@ -26,7 +26,7 @@ def slow_but(cases: Sequence[str], quick: Sequence[str]) -> list[Any]:
 
 def check_width(tmp_path: Path, case: str, factor: int, how: Any) -> None:
     small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
+    source = still_run(tmp_path / "small.ckpt", case)
     ckptgrow.width(source, tmp_path / "grown.ckpt", factor=factor, how=how, noise=0)
     check_function(small, tmp_path / "grown.ckpt")
     check_moments(tmp_path / "grown.ckpt")
@@ -35,7 +35,7 @@ def check_width(tmp_path: Path, case: str, factor: int, how: Any) -> None:
 
 def check_depth(tmp_path: Path, case: str, place: Any, new: Any) -> None:
     small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
+    source = still_run(tmp_path / "small.ckpt", case)
     ckptgrow.depth(source, tmp_path / "grown.ckpt", place=place, new=new)
     grown = check_function(small, tmp_path / "grown.ckpt")
     assert grown.config.num_hidden_layers == 4
