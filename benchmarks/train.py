@@ -28,11 +28,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from ckptgrow.families.model import build_model
+from ckptgrow.state.model import build_model
 from ckptgrow.train.monitor import Progress
 from ckptgrow.train.order import BatchOrder, collate
-from ckptgrow.train.run import train
-from ckptgrow.train.tokens import TokenFiles
+from ckptgrow.train.token_sequences import TokenFiles
+from ckptgrow.train.training_run import train
 
 LR, BETAS, EPS, WEIGHT_DECAY, WARMUP = 6e-4, (0.9, 0.98), 1e-6, 0.01, 10
 

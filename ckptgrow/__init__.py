@@ -13,16 +13,17 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ckptgrow.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from ckptgrow.conversion import Converted, convert
-    from ckptgrow.growth.depth import depth
+    from ckptgrow.growth.deepening import depth
     from ckptgrow.growth.request import Grown, StateRequest
-    from ckptgrow.growth.width import width
+    from ckptgrow.growth.widening import width
     from ckptgrow.inspection import Inspection, inspect
     from ckptgrow.verification.comparison import Settings, verify
     from ckptgrow.verification.report import Report
 
-__version__ = "0.1.0"
 __all__ = [
     "Converted",
     "Grown",
@@ -40,10 +41,10 @@ __all__ = [
 _HOMES = {
     "Converted": "ckptgrow.conversion",
     "convert": "ckptgrow.conversion",
-    "depth": "ckptgrow.growth.depth",
+    "depth": "ckptgrow.growth.deepening",
     "Grown": "ckptgrow.growth.request",
     "StateRequest": "ckptgrow.growth.request",
-    "width": "ckptgrow.growth.width",
+    "width": "ckptgrow.growth.widening",
     "Inspection": "ckptgrow.inspection",
     "inspect": "ckptgrow.inspection",
     "Report": "ckptgrow.verification.report",

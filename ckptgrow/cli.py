@@ -14,9 +14,9 @@ import typer
 from ckptgrow.commands.convert import convert
 from ckptgrow.commands.data import data
 from ckptgrow.commands.depth import depth
-from ckptgrow.commands.eval import eval_app
+from ckptgrow.commands.eval.eval_app import eval_app
 from ckptgrow.commands.inspect import inspect
-from ckptgrow.commands.plan import plan
+from ckptgrow.commands.plan.plan_app import plan
 from ckptgrow.commands.train import train
 from ckptgrow.commands.verify import verify
 from ckptgrow.commands.width import width

@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.checkpoints.carried import Carried
-from ckptgrow.checkpoints.checkpoint import Checkpoint
-from ckptgrow.checkpoints.formats import check_output, write_checkpoint
-from ckptgrow.checkpoints.huggingface import DEFAULT_SHARD_BYTES
-from ckptgrow.checkpoints.lightning import SCALER_KEYS, UNDERSTOOD, plain_arguments
-from ckptgrow.checkpoints.loops import fresh_loops
-from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup
-from ckptgrow.checkpoints.processes import processes
-from ckptgrow.checkpoints.progress import Progress, silent
-from ckptgrow.checkpoints.tensors import LazyTensor, num_elements
+from ckptgrow.distributed import processes
 from ckptgrow.errors import RequestError
-from ckptgrow.families.claim import Claimed, twins
-from ckptgrow.families.state import TrainingState, open_state
+from ckptgrow.formats.carried_files import Carried
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES
+from ckptgrow.formats.known_formats import check_output, write_checkpoint
+from ckptgrow.formats.lightning import SCALER_KEYS, UNDERSTOOD, plain_arguments
+from ckptgrow.formats.loops import fresh_loops
+from ckptgrow.progress import Progress, silent
+from ckptgrow.state.claim import Claimed, twins
+from ckptgrow.state.opening import TrainingState, open_state
+from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
+from ckptgrow.storage.tensors import LazyTensor, num_elements
 
 TARGETS = ("lightning", "huggingface", "dcp")
 LIKE_LIGHTNING = ("lightning", "dcp")  # both hold Lightning's keys
@@ -170,7 +170,11 @@ def _twins(state: TrainingState, tensors: Mapping[str, LazyTensor], names: Mappi
     """
     stored = {one.canonical: one for one in state.claim.model if _has_backbone_prefix(one)}
     found: dict[str, LazyTensor] = {}
-    for other, name in twins(state.family, state.config).items():
+    tie = state.family.tie
+    tied = twins(state.family, state.config)
+    if tie is not None and tie.is_embedding_if_lacking and tie.head not in stored:
+        tied[tie.head] = tie.embedding
+    for other, name in tied.items():
         if name in stored:
             own = names[stored[name].name]
             found[own.removesuffix(name) + other] = tensors[own]

@@ -9,22 +9,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.checkpoints.archive import check_sums
-from ckptgrow.checkpoints.checkpoint import Checkpoint
-from ckptgrow.checkpoints.dcp_pieces import Pieced
-from ckptgrow.checkpoints.fingerprint import Fingerprint
-from ckptgrow.checkpoints.formats import read_checkpoint
-from ckptgrow.checkpoints.left_behind import state_in
-from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup, from_torch, without_record
-from ckptgrow.checkpoints.tensors import LazyTensor, num_elements
-from ckptgrow.checkpoints.tree import tensors_in
 from ckptgrow.errors import ClaimError, ConfigError, OptimizerError, listing
-from ckptgrow.families.architecture import architecture
-from ckptgrow.families.claim import Claim, unclaimed_names
 from ckptgrow.families.family import Family
-from ckptgrow.families.pieces import pieces_in
-from ckptgrow.families.sizes import num_layers, sizes_of
-from ckptgrow.families.twins import claim_tensors
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.known_formats import read_checkpoint
+from ckptgrow.formats.left_behind import state_in
+from ckptgrow.state.architecture import architecture
+from ckptgrow.state.claim import Claim, unclaimed_names
+from ckptgrow.state.opening import named_optimizers
+from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup, without_record
+from ckptgrow.state.pieces import pieces_in
+from ckptgrow.state.sizes import num_layers, sizes_of
+from ckptgrow.state.twins import claim_tensors
+from ckptgrow.storage.archives.archive import check_sums
+from ckptgrow.storage.dcp_io.dcp_pieces import Pieced
+from ckptgrow.storage.fingerprint import Fingerprint
+from ckptgrow.storage.tensors import LazyTensor, num_elements
+from ckptgrow.storage.tree import tensors_in
 
 # Options that only one optimizer has.
 TELLING = (
@@ -162,14 +163,12 @@ def _optimizer(checkpoint: Checkpoint, claimed: Claim | None, problems: list[str
         return None if not lost else {**_told((), None), "unmatched": f"{listing(lost)} is read by no rule"}
     if claimed is None:
         return {**_told(_numbered(checkpoint), None), "unmatched": "the model's parameters are not known"}
-    names = [one.name for one in claimed.parameters]
     try:
-        shapes = {name: checkpoint.tensors[name].shape for name in names}
-        states = from_torch(checkpoint.optimizers, shapes, str(checkpoint.path))
+        states = named_optimizers(checkpoint, claimed)
     except OptimizerError as error:
         problems.append(str(error))
         return {**_told(_numbered(checkpoint), None), "unmatched": str(error)}
-    return _told(states, without_record(states, names))
+    return _told(states, without_record(states, [one.name for one in claimed.parameters]))
 
 
 def _numbered(checkpoint: Checkpoint) -> tuple[OptimizerState, ...]:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ckptgrow.commands import options
-from ckptgrow.commands.growing import byte_size
-from ckptgrow.commands.screen import JsonOption, Screen
+from ckptgrow.commands import _options as options
+from ckptgrow.commands._screen import JsonOption, Screen
+from ckptgrow.commands._values import byte_size
 
 
 def convert(

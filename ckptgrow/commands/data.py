@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ckptgrow.commands.growing import chosen
-from ckptgrow.commands.screen import JsonOption, Screen
+from ckptgrow.commands._screen import JsonOption, Screen
+from ckptgrow.commands._values import chosen
 from ckptgrow.errors import RequestError
 
 

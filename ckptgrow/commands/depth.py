@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ckptgrow.commands import options
-from ckptgrow.commands.growing import LR_RULES, byte_size, chosen, reset_parts, show, step_choice, whole_number
-from ckptgrow.commands.screen import JsonOption, Screen
+from ckptgrow.commands import _options as options
+from ckptgrow.commands._growth_shared import LR_RULES, reset_parts, show, step_choice
+from ckptgrow.commands._screen import JsonOption, Screen
+from ckptgrow.commands._values import byte_size, chosen, whole_number
 from ckptgrow.errors import RequestError
 
 # The original script's names, with the behaviour that the paper describes.
@@ -64,7 +65,7 @@ def depth(
 
     New layers are exact identities that train at once, or copies of old ones (which changes the function).
     """
-    from ckptgrow.growth.depth import depth as grow_depth
+    from ckptgrow.growth.deepening import depth as grow_depth
     from ckptgrow.growth.request import StateRequest
     from ckptgrow.spaces.layers import NEW_LAYERS, PLACES
 

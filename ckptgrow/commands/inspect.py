@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ckptgrow.commands import options
-from ckptgrow.commands.screen import JsonOption, Screen
+from ckptgrow.commands import _options as options
+from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.errors import RequestError, listing
 
 if TYPE_CHECKING:

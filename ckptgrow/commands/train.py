@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ckptgrow.commands import options
-from ckptgrow.commands.growing import chosen
-from ckptgrow.commands.screen import JsonOption, Screen
+from ckptgrow.commands import _options as options
+from ckptgrow.commands._screen import JsonOption, Screen
+from ckptgrow.commands._values import chosen
 from ckptgrow.errors import CkptgrowError, ConfigError, MissingDependencyError, RequestError
 
 if TYPE_CHECKING:
     from ckptgrow.train.monitor import Progress
-    from ckptgrow.train.run import Trained
+    from ckptgrow.train.training_run import Trained
 
 PRECISIONS = ("32", "16-mixed", "bf16-mixed", "bf16-true", "64")
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -148,8 +148,8 @@ def train(
         given["betas"] = (0.9 if adam_beta1 is None else adam_beta1, 0.98 if adam_beta2 is None else adam_beta2)
     try:
         from ckptgrow.train.order import Growing
-        from ckptgrow.train.run import is_main_process
-        from ckptgrow.train.run import train as run_training
+        from ckptgrow.train.training_run import is_main_process
+        from ckptgrow.train.training_run import train as run_training
     except ImportError as error:
         raise MissingDependencyError("train needs `pip install 'ckptgrow[train]'`") from error
     if warmup_bsz or warmup_seq:
@@ -225,6 +225,6 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _preset(size: str, seqlen: int) -> dict[str, Any]:
-    from ckptgrow.families.architecture import original_config
+    from ckptgrow.state.architecture import original_config
 
     return original_config({"size": size, "seqlen": seqlen}, "--size")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckptgrow.commands.allocation import reuse_memory
-from ckptgrow.commands.growing import chosen
-from ckptgrow.commands.screen import JsonOption, Screen
+from ckptgrow.commands._memory import reuse_memory
+from ckptgrow.commands._screen import JsonOption, Screen
+from ckptgrow.commands._values import chosen
 
 if TYPE_CHECKING:
     from ckptgrow.verification.report import Report

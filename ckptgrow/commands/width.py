@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ckptgrow.commands import options
-from ckptgrow.commands.growing import LR_RULES, byte_size, chosen, reset_parts, show, step_choice, whole_number
-from ckptgrow.commands.screen import JsonOption, Screen
+from ckptgrow.commands import _options as options
+from ckptgrow.commands._growth_shared import LR_RULES, reset_parts, show, step_choice
+from ckptgrow.commands._screen import JsonOption, Screen
+from ckptgrow.commands._values import byte_size, chosen, whole_number
 from ckptgrow.errors import RequestError
 
 if TYPE_CHECKING:
@@ -77,8 +78,8 @@ def width(
     Multiplies the hidden size, heads, key/value heads and feed-forward units; the function stays the same.
     """
     from ckptgrow.growth.request import StateRequest
-    from ckptgrow.growth.width import BLOCK_WEIGHTS
-    from ckptgrow.growth.width import width as grow_width
+    from ckptgrow.growth.widening import BLOCK_WEIGHTS
+    from ckptgrow.growth.widening import width as grow_width
 
     request = StateRequest(
         chosen("--lr-rule", lr_rule, LR_RULES),

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from ckptgrow.errors import DataError, RequestError
+from ckptgrow.evaluate.eval_settings import Settings
 from ckptgrow.evaluate.evaluation import Evaluation
 from ckptgrow.evaluate.processes import Processes
-from ckptgrow.evaluate.progress import Progress, silent
-from ckptgrow.evaluate.settings import Settings
+from ckptgrow.evaluate.progress_bars import Progress, silent
 from ckptgrow.evaluate.subject import Subject
 from ckptgrow.evaluate.tokens import Tokens
 

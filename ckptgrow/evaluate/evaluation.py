@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from ckptgrow.checkpoints.atomic import appearing, check_target
 from ckptgrow.errors import RequestError, listing
+from ckptgrow.evaluate.eval_settings import Settings
 from ckptgrow.evaluate.processes import Processes
-from ckptgrow.evaluate.progress import Progress, silent
+from ckptgrow.evaluate.progress_bars import Progress, silent
 from ckptgrow.evaluate.quiet import quiet
-from ckptgrow.evaluate.settings import Settings
 from ckptgrow.evaluate.subject import Subject
 from ckptgrow.evaluate.tasks import Loaded
+from ckptgrow.storage.files.atomic import appearing, check_target
 
 
 @dataclass(frozen=True)

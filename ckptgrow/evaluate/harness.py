@@ -20,7 +20,7 @@ import lm_eval
 import numpy as np
 import torch
 
-from ckptgrow.evaluate.settings import Settings
+from ckptgrow.evaluate.eval_settings import Settings
 from ckptgrow.evaluate.tasks import Loaded
 
 ONE_PROCESS = "DISABLE_MULTIPROC"  # lm-eval's own switch

@@ -15,9 +15,9 @@ from lm_eval.models.huggingface import HFLM
 from torch import distributed
 
 from ckptgrow.errors import DataError
+from ckptgrow.evaluate.eval_settings import MAX_BATCH_SIZE, Settings
 from ckptgrow.evaluate.processes import Processes
-from ckptgrow.evaluate.progress import Advance, Start
-from ckptgrow.evaluate.settings import MAX_BATCH_SIZE, Settings
+from ckptgrow.evaluate.progress_bars import Advance, Start
 from ckptgrow.evaluate.subject import Subject
 
 Request = tuple[tuple[str, str] | None, list[int], list[int]]  # what stands there, its context's tokens, those to score

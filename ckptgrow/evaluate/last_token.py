@@ -15,13 +15,13 @@ import torch
 from ckptgrow.data.documents import Document, Place
 from ckptgrow.data.tokenizers import encoded
 from ckptgrow.errors import DataError
-from ckptgrow.evaluate.documents import Documents
+from ckptgrow.evaluate.eval_settings import Settings
 from ckptgrow.evaluate.evaluation import Evaluation
 from ckptgrow.evaluate.files import Text
 from ckptgrow.evaluate.processes import Processes
-from ckptgrow.evaluate.progress import Progress, silent
-from ckptgrow.evaluate.settings import Settings
+from ckptgrow.evaluate.progress_bars import Progress, silent
 from ckptgrow.evaluate.subject import Subject
+from ckptgrow.evaluate.task_documents import Documents
 
 TASK = "lambada_original"
 QUOTES = (("“", '"'), ("”", '"'), ("''", '"'), ("``", '"'))

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ckptgrow.data.tokenizers import BYTES, ByteTokenizer, Tokenizer, of_transformers
 from ckptgrow.errors import RequestError
 from ckptgrow.evaluate.tokenizer import find_tokenizer, load_tokenizer
-from ckptgrow.families.model import load_model
-from ckptgrow.families.sizes import sizes_of
-from ckptgrow.families.state import open_state
+from ckptgrow.state.model import load_model
+from ckptgrow.state.opening import open_state
+from ckptgrow.state.sizes import sizes_of
 
 DTYPES = {one: getattr(torch, one) for one in ("float32", "bfloat16", "float16", "float64")}
 CONTEXT_FIELDS = ("n_positions", "max_position_embeddings", "n_ctx")  # where configs say it; lm-eval's order

@@ -12,8 +12,8 @@ import yaml
 
 from ckptgrow.errors import CkptgrowError, DataError, RequestError, listing
 from ckptgrow.evaluate.definitions import Definitions, find_definitions
-from ckptgrow.evaluate.documents import READERS
 from ckptgrow.evaluate.quiet import quiet
+from ckptgrow.evaluate.task_documents import READERS
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _write_definition(target: Path, original: Path, task: str, data: Path | None
         changes["dataset_kwargs"] = {"task": task, "path": str(data.absolute())}
         changes |= {"training_split": None, "validation_split": None, "test_split": "test"}
         # YAML's own tag for functions, which the plain dumper does not know
-        function = "custom_dataset: !function ckptgrow.evaluate.documents.local_dataset\n"
+        function = "custom_dataset: !function ckptgrow.evaluate.task_documents.local_dataset\n"
     target.write_text(yaml.safe_dump(changes) + function, encoding="utf-8")
 
 

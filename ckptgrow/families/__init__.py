@@ -1,1 +1,1 @@
-"""Families of architectures as tables of data, and how a checkpoint's tensors are claimed by one."""
+"""Families of architectures as tables of data, and what a table may say."""

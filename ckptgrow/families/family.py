@@ -51,6 +51,9 @@ class Tie:
     embedding: str
     config: str = "tie_word_embeddings"
     default: bool = True
+    is_embedding_if_lacking: bool = (
+        False  # whether a head that no file holds is the embedding, whatever the config says
+    )
 
 
 @dataclass(frozen=True)

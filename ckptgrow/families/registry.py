@@ -5,33 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ckptgrow.errors import ConfigError
-from ckptgrow.families.bert import FAMILY as BERT
-from ckptgrow.families.bloom import FAMILY as BLOOM
 from ckptgrow.families.family import Family
-from ckptgrow.families.gemma import FAMILY as GEMMA
-from ckptgrow.families.gemma2 import FAMILY as GEMMA2
-from ckptgrow.families.gemma3_text import FAMILY as GEMMA3_TEXT
-from ckptgrow.families.gpt2 import FAMILY as GPT2
-from ckptgrow.families.gpt_neox import FAMILY as GPT_NEOX
-from ckptgrow.families.granite import FAMILY as GRANITE
-from ckptgrow.families.llama import FAMILY as LLAMA
-from ckptgrow.families.mistral import FAMILY as MISTRAL
-from ckptgrow.families.mixtral import FAMILY as MIXTRAL
-from ckptgrow.families.mpt import FAMILY as MPT
-from ckptgrow.families.olmo import FAMILY as OLMO
-from ckptgrow.families.olmo2 import FAMILY as OLMO2
-from ckptgrow.families.opt import FAMILY as OPT
-from ckptgrow.families.phi import FAMILY as PHI
-from ckptgrow.families.phi3 import FAMILY as PHI3
-from ckptgrow.families.qwen2 import FAMILY as QWEN2
-from ckptgrow.families.qwen3 import FAMILY as QWEN3
-from ckptgrow.families.qwen3_moe import FAMILY as QWEN3_MOE
-from ckptgrow.families.roberta import FAMILY as ROBERTA
-from ckptgrow.families.smollm3 import FAMILY as SMOLLM3
-from ckptgrow.families.stablelm import FAMILY as STABLELM
-from ckptgrow.families.starcoder2 import FAMILY as STARCODER2
-from ckptgrow.families.t5 import FAMILY as T5
-from ckptgrow.families.vit import FAMILY as VIT
+from ckptgrow.families.tables.bert import FAMILY as BERT
+from ckptgrow.families.tables.bloom import FAMILY as BLOOM
+from ckptgrow.families.tables.gemma import FAMILY as GEMMA
+from ckptgrow.families.tables.gemma2 import FAMILY as GEMMA2
+from ckptgrow.families.tables.gemma3_text import FAMILY as GEMMA3_TEXT
+from ckptgrow.families.tables.gpt2 import FAMILY as GPT2
+from ckptgrow.families.tables.gpt_neox import FAMILY as GPT_NEOX
+from ckptgrow.families.tables.granite import FAMILY as GRANITE
+from ckptgrow.families.tables.llama import FAMILY as LLAMA
+from ckptgrow.families.tables.mistral import FAMILY as MISTRAL
+from ckptgrow.families.tables.mixtral import FAMILY as MIXTRAL
+from ckptgrow.families.tables.mpt import FAMILY as MPT
+from ckptgrow.families.tables.olmo import FAMILY as OLMO
+from ckptgrow.families.tables.olmo2 import FAMILY as OLMO2
+from ckptgrow.families.tables.opt import FAMILY as OPT
+from ckptgrow.families.tables.phi import FAMILY as PHI
+from ckptgrow.families.tables.phi3 import FAMILY as PHI3
+from ckptgrow.families.tables.qwen2 import FAMILY as QWEN2
+from ckptgrow.families.tables.qwen3 import FAMILY as QWEN3
+from ckptgrow.families.tables.qwen3_moe import FAMILY as QWEN3_MOE
+from ckptgrow.families.tables.roberta import FAMILY as ROBERTA
+from ckptgrow.families.tables.smollm3 import FAMILY as SMOLLM3
+from ckptgrow.families.tables.stablelm import FAMILY as STABLELM
+from ckptgrow.families.tables.starcoder2 import FAMILY as STARCODER2
+from ckptgrow.families.tables.t5 import FAMILY as T5
+from ckptgrow.families.tables.vit import FAMILY as VIT
 
 TABLES = (
     GPT2,

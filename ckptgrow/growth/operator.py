@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ckptgrow.families.claim import Claimed
 from ckptgrow.spaces.gather import BlockWeights, TensorGrowth, tile
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layers import Layer, LayerKind
 from ckptgrow.spaces.layout import Layout
+from ckptgrow.state.claim import Claimed
 
 RESIDUAL = "residual"
 Separation = Literal[

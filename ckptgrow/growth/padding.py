@@ -18,12 +18,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.errors import RequestError
 from ckptgrow.families.family import Family, Padding
-from ckptgrow.families.sizes import is_tied, sizes_of, with_sizes
 from ckptgrow.growth.request import FreshMoments
 from ckptgrow.spaces.growth import Growth, identity, padded
+from ckptgrow.state.optimizer_state import OptimizerState
+from ckptgrow.state.sizes import is_tied, sizes_of, with_sizes
 
 UNITS = ("heads", "kv_heads", "ffn", "dense_ffn")  # drawn, and read by zeros
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ckptgrow.checkpoints.tensors import LazyTensor, Zeros
-from ckptgrow.families.claim import Claim, Claimed
-from ckptgrow.families.pieces import Pieces
-from ckptgrow.growth.filling import Padded
 from ckptgrow.growth.operator import Operator, is_zero_in
-from ckptgrow.growth.tensors import Dealt, Filled, Guard, Offset, Separated, gathered
+from ckptgrow.growth.tensors.fresh_entries import Padded
+from ckptgrow.growth.tensors.grown_tensors import Dealt, Filled, Guard, Offset, Separated, gathered
 from ckptgrow.spaces.gather import TensorGrowth
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.spaces.split import split_for
+from ckptgrow.state.claim import Claim, Claimed
+from ckptgrow.state.pieces import Pieces
+from ckptgrow.storage.tensors import LazyTensor, Zeros
 
 UNCHANGED = Layer(0, "old")
 

@@ -9,30 +9,37 @@ from typing import Any
 
 import torch
 
-from ckptgrow import __version__
-from ckptgrow.checkpoints.checkpoint import Checkpoint
-from ckptgrow.checkpoints.fingerprint import Fingerprint
-from ckptgrow.checkpoints.formats import check_output, write_checkpoint
-from ckptgrow.checkpoints.left_behind import check_left_behind
-from ckptgrow.checkpoints.optimizer import OptimizerState, without_record
-from ckptgrow.checkpoints.processes import processes
-from ckptgrow.checkpoints.progress import Progress
-from ckptgrow.checkpoints.tensors import num_elements
+from ckptgrow.distributed import processes
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.families.family import Family
-from ckptgrow.families.sizes import num_layers, sizes_of
-from ckptgrow.families.state import TrainingState, open_state
-from ckptgrow.growth.carried import check_carried, check_schedules, without_best
-from ckptgrow.growth.courses import course
-from ckptgrow.growth.moments import StepClock, grown_state
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.known_formats import check_output, write_checkpoint
+from ckptgrow.formats.left_behind import check_left_behind
+from ckptgrow.growth.carried_state import check_carried, check_schedules, without_best
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.padding import first_update_note
 from ckptgrow.growth.parameters import Descent, descents, grown_tensors, in_pieces
-from ckptgrow.growth.rates import Origin, with_rates
 from ckptgrow.growth.request import Grown, StateRequest
-from ckptgrow.growth.scales import WeightSizes
-from ckptgrow.growth.schedule import check_sets_alone, clock_at, grown_scheduler, moved, optimizer_of, with_schedule
-from ckptgrow.growth.tensors import Finite, Guard, unguarded
+from ckptgrow.growth.tensors.grown_tensors import Finite, Guard, unguarded
+from ckptgrow.growth.training.grown_moments import StepClock, grown_state
+from ckptgrow.growth.training.grown_schedulers import (
+    check_sets_alone,
+    clock_at,
+    grown_scheduler,
+    moved,
+    optimizer_of,
+    with_schedule,
+)
+from ckptgrow.growth.training.learning_rates import Origin, with_rates
+from ckptgrow.growth.training.step_functions import course
+from ckptgrow.growth.training.weight_sizes import WeightSizes
+from ckptgrow.progress import Progress
+from ckptgrow.state.opening import TrainingState, open_state
+from ckptgrow.state.optimizer_state import OptimizerState, without_record
+from ckptgrow.state.sizes import num_layers, sizes_of
+from ckptgrow.storage.fingerprint import Fingerprint
+from ckptgrow.storage.tensors import num_elements
+from ckptgrow.version import __version__
 
 LATEST_STEP = 10**7  # schedules are run up to it
 OperatorFor = Callable[[Family, Mapping[str, Any], str], Operator]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ckptgrow.checkpoints.huggingface import DEFAULT_SHARD_BYTES
-from ckptgrow.growth.rates import LrRule
+from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES
+from ckptgrow.growth.training.learning_rates import LrRule
 
 StepChoice = int | Literal["keep", "auto"]
 Part = Literal["optimizer", "schedule"]
@@ -23,7 +23,7 @@ class StateRequest:
     over which the learning rate rises again from there. `reset`: parts to leave out of the grown checkpoint.
     `fresh_moments`: second moments of entries that copy nothing, zero or the mean of their row or column; first ones
     are zero. `max_shard_bytes` bounds the files of a Hugging Face directory's weights. `schedule`: what the user says
-    of a LambdaLR's function (see `courses`).
+    of a LambdaLR's function (see `step_functions`).
     """
 
     lr_rule: LrRule = "keep"

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ckptgrow.planning.curves import Curve
+from ckptgrow.planning.figure_style import AXIS, BLUE, GRAY, ORANGE, RED, paper_axes, save, tick_losses
 from ckptgrow.planning.growth_point import GrowthPoint
-from ckptgrow.planning.paper import AXIS, BLUE, GRAY, ORANGE, RED, paper_axes, save, tick_losses
+from ckptgrow.planning.learning_curves import Curve
 
 BELOW = 0.26  # of the curves' height in log, for the saving
 Place = tuple[float, float]

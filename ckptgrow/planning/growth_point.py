@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ckptgrow.errors import DataError
-from ckptgrow.planning.curves import Curve
+from ckptgrow.planning.learning_curves import Curve
 from ckptgrow.planning.operators import OPTIMALITY, THRESHOLDS, OperatorName
 from ckptgrow.planning.uncertainty import Answer, Spread, spread
 

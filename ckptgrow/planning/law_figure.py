@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ckptgrow.planning.courses import course_alone, courses
+from ckptgrow.planning.expected_curves import course_alone, courses
+from ckptgrow.planning.figure_style import AXIS, BLUE, GRAY, GREEN, ORANGE, RED, paper_axes, save, tick_losses
 from ckptgrow.planning.law_plan import LawPlan, Stage
-from ckptgrow.planning.paper import AXIS, BLUE, GRAY, GREEN, ORANGE, RED, paper_axes, save, tick_losses
 
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from ckptgrow.errors import RequestError
 from ckptgrow.planning.laws import Law, cost, unit_cost
 from ckptgrow.planning.operators import Constants, Growth, constants
-from ckptgrow.planning.schedule import best_schedule
+from ckptgrow.planning.optimal_stages import best_schedule
 from ckptgrow.planning.staging import Problem, Schedule, check_feasible, growth_bounds
 
 MOST_SEQUENCES = 500  # of growths; each takes some hundredths of a second

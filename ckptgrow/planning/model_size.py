@@ -26,9 +26,9 @@ def model_size(value: str) -> float:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    from ckptgrow.checkpoints.checkpoint import Checkpoint
-    from ckptgrow.checkpoints.formats import read_checkpoint
-    from ckptgrow.families.architecture import architecture
+    from ckptgrow.formats.checkpoint import Checkpoint
+    from ckptgrow.formats.known_formats import read_checkpoint
+    from ckptgrow.state.architecture import architecture
 
     if not path.exists():
         raise RequestError(f"--params {path}: is neither a number nor a file, expected a config.json or a checkpoint")
@@ -41,8 +41,8 @@ def _config(path: Path) -> dict[str, Any]:
 def _without_embeddings(config: dict[str, Any], where: str) -> int:
     import torch
 
-    from ckptgrow.families.counting import num_without_embeddings
-    from ckptgrow.families.model import build_model
+    from ckptgrow.state.counting import num_without_embeddings
+    from ckptgrow.state.model import build_model
 
     with torch.device("meta"):
         return num_without_embeddings(build_model(config, torch.float32, where))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ckptgrow.planning.curves import Curve, smooth
+from ckptgrow.planning.learning_curves import Curve, smooth
 
 Vector = npt.NDArray[np.float64]
 RESAMPLES = 400

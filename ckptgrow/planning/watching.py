@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ckptgrow.errors import MissingDependencyError
-from ckptgrow.planning.curves import Curve
+from ckptgrow.planning.learning_curves import Curve
 from ckptgrow.planning.uncertainty import local_quadratic
 
 Vector = npt.NDArray[np.float64]

@@ -14,16 +14,16 @@ from typing import Any
 import lightning
 import torch
 
-from ckptgrow.checkpoints.checkpoint import Checkpoint
-from ckptgrow.checkpoints.left_behind import check_left_behind
-from ckptgrow.checkpoints.lightning import SCALER_KEYS
-from ckptgrow.checkpoints.loops import fresh_loops
-from ckptgrow.checkpoints.optimizer import OptimizerState
-from ckptgrow.checkpoints.tensors import LazyTensor, whole
-from ckptgrow.checkpoints.tree import map_leaves
 from ckptgrow.errors import RequestError, listing
-from ckptgrow.families.model import load_model
-from ckptgrow.families.state import TrainingState, understood
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.left_behind import check_left_behind
+from ckptgrow.formats.lightning import SCALER_KEYS
+from ckptgrow.formats.loops import fresh_loops
+from ckptgrow.state.model import load_model
+from ckptgrow.state.opening import TrainingState, understood
+from ckptgrow.state.optimizer_state import OptimizerState
+from ckptgrow.storage.tensors import LazyTensor, whole
+from ckptgrow.storage.tree import map_leaves
 from ckptgrow.train.groups import check_adamw
 
 MODULE = "model."  # what LanguageModel calls its model

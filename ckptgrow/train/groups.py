@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from ckptgrow.checkpoints.optimizer import OptimizerState, from_torch
-from ckptgrow.checkpoints.parts import by_number, checked_optimizers
-from ckptgrow.checkpoints.tensors import Held
-from ckptgrow.checkpoints.tree import map_leaves
 from ckptgrow.errors import OptimizerError, RequestError, listing
+from ckptgrow.formats.checked_parts import by_number, checked_optimizers
+from ckptgrow.state.optimizer_state import OptimizerState, from_torch
+from ckptgrow.storage.tensors import Held
+from ckptgrow.storage.tree import map_leaves
 
 Named = tuple[str, torch.nn.Parameter]
 ADAMW_RECORD = {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}

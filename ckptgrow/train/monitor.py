@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import torch
 
-from ckptgrow.train.gradients import GradientNorms
+from ckptgrow.train.gradient_norms import GradientNorms
 from ckptgrow.train.guards import FiniteLosses
 from ckptgrow.train.module import LanguageModel
 from ckptgrow.train.stopwatch import Stopwatch

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ckptgrow.errors import RequestError
-from ckptgrow.train.schedule import MOST_WARMUP
 from ckptgrow.train.settings import WHOLE_BATCH, TrainSettings
+from ckptgrow.train.warmup import MOST_WARMUP
 
 
 def check_lengths(settings: TrainSettings, given: Mapping[str, Any], start: int) -> None:

@@ -9,15 +9,15 @@ from typing import Any, cast
 
 import torch
 
-from ckptgrow import __version__
-from ckptgrow.checkpoints.checkpoint import Checkpoint
-from ckptgrow.checkpoints.formats import read_checkpoint
-from ckptgrow.checkpoints.lightning import Naming
-from ckptgrow.checkpoints.loops import with_step
 from ckptgrow.errors import RequestError
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.known_formats import read_checkpoint
+from ckptgrow.formats.lightning import Naming
+from ckptgrow.formats.loops import with_step
 from ckptgrow.train.adoption import MODULE, Adopted, adopted
 from ckptgrow.train.order import Place
 from ckptgrow.train.settings import RUN
+from ckptgrow.version import __version__
 
 POSITION, TOKENS = "position", "tokens_seen"
 GROWTH = "ckptgrow"

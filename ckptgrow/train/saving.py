@@ -13,8 +13,8 @@ import lightning
 import torch
 from lightning.pytorch.plugins import CheckpointIO
 
-from ckptgrow.checkpoints.atomic import appearing
 from ckptgrow.errors import CheckpointError, CkptgrowError
+from ckptgrow.storage.files.atomic import appearing
 from ckptgrow.train.stopwatch import Stopwatch
 
 LAST = "last.ckpt"

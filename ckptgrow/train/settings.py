@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ckptgrow.checkpoints.course import Kind, Schedule
 from ckptgrow.errors import RequestError
+from ckptgrow.state.train_schedule import Kind, Schedule
 from ckptgrow.train.order import Growing
-from ckptgrow.train.schedule import MOST_WARMUP, default_warmup
+from ckptgrow.train.warmup import MOST_WARMUP, default_warmup
 
 RUN, DATA = "run", "data"  # their places in a checkpoint's hyper-parameters
 WHOLE_BATCH = "whole_batch"  # beside what is carried: sequences a step over all devices

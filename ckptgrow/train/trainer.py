@@ -15,7 +15,7 @@ from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from torch.utils.data import DataLoader
 
 from ckptgrow.errors import MissingDependencyError
-from ckptgrow.train.gradients import GradientNorms
+from ckptgrow.train.gradient_norms import GradientNorms
 from ckptgrow.train.guards import FiniteLosses, Interrupted, Interruption
 from ckptgrow.train.metrics import MetricsFile
 from ckptgrow.train.module import LanguageModel
@@ -24,7 +24,7 @@ from ckptgrow.train.order import BatchOrder, collate
 from ckptgrow.train.saving import AtomicCheckpoints, Checkpoints
 from ckptgrow.train.settings import TrainSettings
 from ckptgrow.train.stopwatch import Stopwatch
-from ckptgrow.train.tokens import TokenFiles
+from ckptgrow.train.token_sequences import TokenFiles
 from ckptgrow.train.validation import SharedSequences
 
 CHECKPOINTS = "checkpoints"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.data import Dataset
 
-from ckptgrow.train.tokens import Sequences
+from ckptgrow.train.token_sequences import Sequences
 
 
 class SharedSequences(Dataset[tuple[torch.Tensor, float]]):

@@ -46,7 +46,7 @@ def hidden_asymmetry(model: PreTrainedModel, tokens: torch.Tensor, residual: Gro
 def _relative_difference(pair: Pair, tensor_of: Callable[[Link], torch.Tensor]) -> float:
     difference = total = 0.0
     for link in pair.links.values():
-        if link.has_copies and link.fresh is None:
+        if link.has_copies and not link.is_new_layer:
             tensor = tensor_of(link)
             difference += power(tensor - link.next_copy(tensor))
             total += power(tensor)

@@ -15,16 +15,17 @@ import numpy as np
 import torch
 
 from ckptgrow.errors import listing
-from ckptgrow.families.claim import Claimed
-from ckptgrow.families.model import load_model
-from ckptgrow.families.state import TrainingState
+from ckptgrow.state.claim import Claimed
+from ckptgrow.state.model import load_model
+from ckptgrow.state.opening import TrainingState
+from ckptgrow.storage.tensors import whole
 from ckptgrow.verification.carried import DIRECTORIES
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.pair import Link, Pair
-from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
+from ckptgrow.verification.precision import TOLERANCES, coarsest, rounding, smallest
 from ckptgrow.verification.samples import logits_of, sample_batches
 from ckptgrow.verification.trees import same_tensor
-from ckptgrow.verification.weights import WeightScale
+from ckptgrow.verification.weights import SUMS, WeightScale, roundings
 
 Scales = Mapping[str, WeightScale]
 
@@ -72,25 +73,33 @@ def _average_problem(pair: Pair, weight: Link, average: Link, scale: WeightScale
     """One averaged tensor against its weight."""
     old_weight, new_weight = pair.small_tensor(weight), pair.grown_tensor(weight)
     old, new = pair.small_tensor(average), pair.grown_tensor(average)
-    dtype = pair.grown.checkpoint.tensors[average.grown.name].dtype
     size = max(largest(old), largest(new_weight), 1e-30)
-    tolerance = STORED_TOLERANCES.get(dtype, 0.0)
-    if weight.fresh is not None and not bool(new_weight.any()):
+    stored, stored_weight = (
+        link.copied_part(whole(pair.grown.checkpoint.tensors[link.grown.name])) for link in (average, weight)
+    )
+    if weight.is_new_layer and not bool(new_weight.any()):
         if bool(new.any()):
             yield f"{average.grown.name} is not zero, expected it as the weight of a new layer that adds nothing"
         return
     factor = 1.0 if scale is None or scale.factor is None else scale.factor
-    summed = average.summed_inputs(new) - factor * average.rows_of(old)
-    error = largest(summed) / size
-    if not error <= tolerance * average.num_in_copies:
+    expected = factor * average.rows_of(old)
+    differences = (average.summed_inputs(new) - expected).abs()
+    if not roundings(average, stored, differences, expected, pair.num_growths) <= 1:
+        error = largest(differences) / size
         yield f"{average.grown.name} differs from the small average by {error:.1e} of its largest value"
         return
-    error = _separation_error(weight, factor * (old - old_weight), new - new_weight) / size
-    if not error <= tolerance * 2:
+    apart = _separation_errors(weight, factor * (old - old_weight), new - new_weight)
+    left = sum((_left_in(one, pair.num_growths) for one in (stored, stored_weight)), start=torch.zeros(()))
+    if not bool((apart <= left + SUMS * rounding(torch.float64) * size).all()):
         yield (
-            f"{average.grown.name}: its copies are told apart otherwise than the weight's, by {error:.1e} of its "
-            "largest value"
+            f"{average.grown.name}: its copies are told apart otherwise than the weight's, by "
+            f"{largest(apart) / size:.1e} of its largest value"
         )
+
+
+def _left_in(stored: torch.Tensor, num_growths: int) -> torch.Tensor:
+    """What storing entries once a growth may leave of each."""
+    return num_growths * (rounding(stored.dtype) * stored.double().abs() + smallest(stored.dtype))
 
 
 def _function_problems(pair: Pair) -> Iterator[str]:
@@ -110,17 +119,17 @@ def _logits(state: TrainingState, prefix: str, tokens: torch.Tensor) -> torch.Te
         return logits_of(load_model(state.checkpoint, claim, state.config, torch.float64), tokens)
 
 
-def _separation_error(link: Link, small: torch.Tensor, grown: torch.Tensor) -> float:
+def _separation_errors(link: Link, small: torch.Tensor, grown: torch.Tensor) -> torch.Tensor:
     """How far each entry of `grown` is from the nearest share of its source in `small`."""
     spread = link.spread(small)
     if not link.in_axes:
-        return largest(grown - spread)
+        return (grown - spread).abs()
     counts = {int(count) for axis in link.in_axes for count in np.unique(link.growths[axis].num_copies)}
     shares = sorted({1 / share for count in counts for share in range(1, count + 1) if count % share == 0} | {0.0})
     nearest = torch.full_like(grown, torch.inf)
     for share in shares:
         torch.minimum(nearest, (grown - share * spread).abs(), out=nearest)
-    return largest(nearest)
+    return nearest
 
 
 def _tied_problems(grown: TrainingState, small: TrainingState) -> Iterator[str]:
@@ -159,16 +168,17 @@ def _buffer_problems(pair: Pair) -> Iterator[str]:
 
 def _fresh_problems(pair: Pair, weights: Scales) -> Iterator[str]:
     """A layer that was made from an old one is that layer, but for what is zero in it."""
-    origin = {link.small.name: name for name, link in pair.links.items() if link.fresh is None}
+    origin = {link.small.name: name for name, link in pair.links.items() if not link.is_new_layer}
     for name, link in pair.links.items():
-        if link.fresh is None or link.small.name not in origin:
+        if not link.is_new_layer or link.small.name not in origin:
             continue
         found = pair.grown_tensor(link)
         if not bool(found.any()):
             continue
         small = link.rows_of(pair.small_tensor(link))
         factor = weights[origin[link.small.name]].factor or 0.0
-        error = largest(link.summed_inputs(found) - factor * small) / max(largest(small), 1e-30)
-        limit = STORED_TOLERANCES.get(pair.grown.checkpoint.tensors[name].dtype, 0.0)
-        if not error <= limit * link.num_in_copies:
+        differences = (link.summed_inputs(found) - factor * small).abs()
+        stored = link.copied_part(whole(pair.grown.checkpoint.tensors[name]))
+        if not roundings(link, stored, differences, factor * small, pair.num_growths) <= 1:
+            error = largest(differences) / max(largest(small), 1e-30)
             yield f"{name}: differs from the layer it was made from by {error:.1e} of its largest value"

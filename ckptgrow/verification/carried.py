@@ -14,13 +14,13 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from ckptgrow.checkpoints.checkpoint import Checkpoint
-from ckptgrow.checkpoints.directory import CONFIG, TRAINER_STATE, Files
-from ckptgrow.checkpoints.huggingface import SAFETENSORS
-from ckptgrow.checkpoints.lightning import GROWTH_KEY
-from ckptgrow.checkpoints.opaque import Opaque
-from ckptgrow.checkpoints.texts import LARGEST_LOG, read_json
 from ckptgrow.errors import listing
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.huggingface import SAFETENSORS
+from ckptgrow.formats.lightning import GROWTH_KEY
+from ckptgrow.formats.sidecar_files import CONFIG, TRAINER_STATE, Files
+from ckptgrow.storage.files.json_files import LARGEST_LOG, read_json
+from ckptgrow.storage.pickles.opaque import Opaque
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences
 

@@ -11,13 +11,12 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
-from ckptgrow.checkpoints.formats import read_checkpoint
 from ckptgrow.errors import RequestError, listing
-from ckptgrow.families.model import load_model
-from ckptgrow.families.sizes import num_layers
-from ckptgrow.families.state import TrainingState, open_state, understood
+from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.spaces.growth import Growth
-from ckptgrow.spaces.layers import Layer
+from ckptgrow.state.model import load_model
+from ckptgrow.state.opening import TrainingState, open_state, understood
+from ckptgrow.state.sizes import num_layers
 from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
 from ckptgrow.verification.configs import with_fixed_fields
 from ckptgrow.verification.contents import judge_contents, left_out
@@ -25,9 +24,9 @@ from ckptgrow.verification.factors import disagreements, measured_growths
 from ckptgrow.verification.function import compared
 from ckptgrow.verification.gradients import Gradients, GradientScale, gradient_problems, gradient_scales, idealise
 from ckptgrow.verification.history import Declared
-from ckptgrow.verification.layers import match_layers
+from ckptgrow.verification.layer_origins import matched_layers, recorded_layers
 from ckptgrow.verification.moments import has_state, moment_errors, stored_dtypes
-from ckptgrow.verification.pair import Link, Pair, growths_between
+from ckptgrow.verification.pair import Link, Origin, Pair, growths_between, growths_since
 from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
 from ckptgrow.verification.report import Asymmetry, Moments, Report, Structure, Trajectory
 from ckptgrow.verification.samples import gradients_of, long_sample, sample_batches
@@ -142,17 +141,18 @@ def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
     old, new = (num_layers(state.family, state.config, state.where) for state in (small, grown))
     if new < old:
         raise RequestError(f"{grown.where}: has {new} layers, expected at least {old}; give the small checkpoint first")
-    layers = match_layers(small, grown, growths, old, new)
+    layers = recorded_layers(growths_since(small, grown), old, new)
+    if layers is None:
+        layers = matched_layers(small, grown, growths, old, new)
     originals = {one.canonical: one for one in small.claim.parameters}
     links: dict[str, Link] = {}
     for one in grown.claim.parameters:
-        layer = layers[one.layer] if one.layer is not None else Layer(0, "old")
+        layer = layers[one.layer] if one.layer is not None else Origin(0, "old")
         canonical = one.pattern.replace("{layer}", str(layer.source))
         if canonical not in originals:
             raise RequestError(f"{grown.where}: has {one.name}, expected no such parameter as {small.where} has none")
         source = originals[canonical]
-        fresh = layer.kind if layer.kind.startswith("zero") else None
-        links[one.name] = Link.of(one, source, growths, fresh)
+        links[one.name] = Link.of(one, source, growths, layer.zeroed)
     lost = originals.keys() - {link.small.canonical for link in links.values()}
     if lost:
         raise RequestError(f"{grown.where}: has no parameter that comes from {listing(lost)} of {small.where}")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from ckptgrow.families.model import load_model
-from ckptgrow.families.state import TrainingState, open_state
+from ckptgrow.state.model import load_model
+from ckptgrow.state.opening import TrainingState, open_state
 from ckptgrow.verification.magnitude import largest
 from ckptgrow.verification.samples import logits_of, sample_batches
 

@@ -14,10 +14,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ckptgrow.families.architecture import config_errors
 from ckptgrow.families.family import Family
-from ckptgrow.families.sizes import sizes_of
-from ckptgrow.families.state import TrainingState
+from ckptgrow.state.architecture import config_errors
+from ckptgrow.state.opening import TrainingState
+from ckptgrow.state.sizes import sizes_of
 from ckptgrow.verification.history import UNITS
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences, text
@@ -185,11 +185,21 @@ def _derived_problems(pair: Pair, changed: set[str]) -> Iterator[str]:
     """What transformers makes of both configs differs in nothing else, and layers keep what it derives for them."""
     small, grown = _effective(pair.small), _effective(pair.grown)
     lists = _lists_of(pair, pair.small.config)
+    following = _following_sizes(pair)
     for name in sorted((small.keys() | grown.keys()) - changed - {*NEUTRAL}):
+        is_derived = name not in pair.small.config and name not in pair.grown.config
+        if is_derived and (small.get(name), grown.get(name)) in following:
+            continue
         yield from differences(grown.get(name), small.get(name), ("config as transformers completes it", name))
     for name in sorted(lists.keys() & grown.keys()):
         expected = [lists[name][layer.source] for layer in pair.layers]
         yield from differences(list(grown[name] or ()), expected, ("config as transformers completes it", name))
+
+
+def _following_sizes(pair: Pair) -> list[tuple[int, int]]:
+    """Old and new sizes of spaces; what a config derives from one follows it."""
+    old, new = (sizes_of(state.family, state.config, state.where) for state in (pair.small, pair.grown))
+    return [(old[space], new[space]) for space in old.keys() & new.keys()]
 
 
 def _effective(state: TrainingState) -> dict[str, Any]:

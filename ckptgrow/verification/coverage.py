@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ckptgrow.checkpoints.optimizer import OptimizerState
 from ckptgrow.errors import listing
+from ckptgrow.state.optimizer_state import OptimizerState
 from ckptgrow.verification.history import Declared
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences, same_value

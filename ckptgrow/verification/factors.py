@@ -23,9 +23,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ckptgrow.families.claim import Claimed
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layout import Axis, Layout, Role
+from ckptgrow.state.claim import Claimed
 
 HALVES = (-2, -1, 0, 1, 2)  # exponents of a ratio, in halves
 NEAR = 0.02  # relative: far above what rounding to bfloat16 leaves in a mean, far below any two factors' distance

@@ -55,7 +55,7 @@ def gradient_scales(
     return {
         name: _scale(link, weights[name].factor, growths, small, grown, scale_of_all)
         for name, link in pair.links.items()
-        if link.fresh is None
+        if not link.is_new_layer
     }
 
 
@@ -73,7 +73,7 @@ def idealise(model: PreTrainedModel, pair: Pair, weights: Mapping[str, WeightSca
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, link in pair.links.items():
-            if link.fresh is not None or link.is_padded or not link.has_copies:
+            if link.is_new_layer or link.is_padded or not link.has_copies:
                 continue
             factor = weights[name].factor
             ideal = link.spread(pair.small_tensor(link)) * (1.0 if factor is None else factor)

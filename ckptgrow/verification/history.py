@@ -14,9 +14,11 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, TypeGuard
 
-from ckptgrow.checkpoints.fingerprint import Fingerprint
 from ckptgrow.families.family import Family
-from ckptgrow.families.sizes import sizes_of
+from ckptgrow.spaces.layers import NEW_LAYERS, LayerKind
+from ckptgrow.state.sizes import sizes_of
+from ckptgrow.storage.fingerprint import Fingerprint
+from ckptgrow.verification.layer_origins import is_layer_map, is_zero_in
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences, text
 
@@ -39,7 +41,8 @@ def _is_step(value: Any) -> bool:
     return value is None or is_count(value)
 
 
-def _are_steps(value: Any) -> bool:
+def are_steps(value: Any) -> TypeGuard[list[int | None]]:
+    """Whether a value is what a record says of the step: before and after, None where there is none."""
     return isinstance(value, list) and len(value) == 2 and all(map(_is_step, value))
 
 
@@ -51,12 +54,6 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
-def _are_layers(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(one, list) and len(one) == 2 and is_count(one[0]) and one[1] in (*NEW, "old") for one in value
-    )
-
-
 def _are_sizes(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(one, str) and is_count(value[one]) for one in value)
 
@@ -65,10 +62,9 @@ def _choice(*choices: str) -> Check:
     return lambda value: value in choices
 
 
-NEW = ("zero-output", "zero-norm", "copy")
 OF_ALL: Mapping[str, Check] = {
     "lr_rule": _choice("keep", "mup"),
-    "step": _are_steps,
+    "step": are_steps,
     "rewarm": is_count,
     "reset": lambda value: isinstance(value, list) and all(one in PARTS for one in value),
     "drop": _are_names,
@@ -86,7 +82,7 @@ FIELDS: Mapping[str, Mapping[str, Check]] = {
         "seed": is_count,
         **OF_ALL,
     },
-    "depth": {"new": _choice(*NEW), "layers": _are_layers, **OF_ALL},
+    "depth": {"new": _choice(*NEW_LAYERS), "layers": is_layer_map, **OF_ALL},
 }
 OPTIONAL: Mapping[str, Check] = {
     "fresh_moments": _choice("zero", "mean"),
@@ -239,44 +235,35 @@ def _following(asked: set[str], family: Family) -> set[str]:
 
 
 def _layer_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
-    """The layer map of the records, one applied to the other, is the one that the weights show."""
-    layers = [(index, "old") for index in range(len({one.source for one in pair.layers}))]
+    """The layer maps of the records, one applied to the other, lead from the small model to the grown one, and what
+    they make as identities is one; the rest of the weights is judged by them.
+    """
+    num_layers = len({one.source for one in pair.layers})
     for record in found:
         if record["operator"] == "depth":
-            if any(source >= len(layers) for source, _ in record["layers"]):
+            if any(source >= num_layers for source, _ in record["layers"]):
                 yield f"the history's layers {text(record['layers'])} are more than there are"
                 return
-            if [source for source, kind in record["layers"] if kind == "old"] != list(range(len(layers))):
+            if [source for source, kind in record["layers"] if kind == "old"] != list(range(num_layers)):
                 yield f"the history's layers {text(record['layers'])} do not keep the old ones"
                 return
             kinds = {kind for _, kind in record["layers"]} - {"old"}
             if kinds - {record["new"]}:
                 yield f"the history's layers are {' and '.join(sorted(kinds))}, expected {record['new']} as it says"
-            layers = [(layers[one][0], layers[one][1] if kind == "old" else kind) for one, kind in record["layers"]]
-    depths = [record for record in found if record["operator"] == "depth"]
-    measured = [(one.source, one.kind) for one in pair.layers]
-    coarse = _coarser if len(depths) == 1 else lambda kind: kind == "old"  # a copy of an identity is one, too
-    if [(one, coarse(kind)) for one, kind in layers] != [(one, coarse(kind)) for one, kind in measured]:
-        yield f"the weights' layers are {text(measured)}, expected {text(layers)} by the history"
-    elif len(depths) == 1:
-        for index, (_, kind) in enumerate(layers):
+            num_layers = len(record["layers"])
+    if num_layers != len(pair.layers):
+        yield f"there are {len(pair.layers)} layers, expected {num_layers} by the history"
+        return
+    for index, layer in enumerate(pair.layers):
+        for kind in sorted(layer.zeroed):
             if not _is_identity(pair, index, kind):
                 yield f"layer {index} is not {kind}, expected it by the history"
 
 
-def _coarser(kind: str) -> str:
-    """Identities of both kinds are one here: where norms write the residual stream a layer can be both."""
-    return "identity" if kind.startswith("zero") else kind
-
-
-def _is_identity(pair: Pair, index: int, kind: str) -> bool:
+def _is_identity(pair: Pair, index: int, kind: LayerKind) -> bool:
     """Whether all that a kind of identity layers has zero is zero."""
-    links = [link for link in pair.links.values() if link.grown.layer == index]
-    demanded = {
-        "zero-output": [link for link in links if "residual" in link.grown.layout.written],
-        "zero-norm": [link for link in links if link.grown.layout.kind in ("gain", "bias")],
-    }
-    return not any(bool(pair.grown_tensor(link).any()) for link in demanded.get(kind, ()))
+    links = [link for link in pair.links.values() if link.grown.layer == index and is_zero_in(kind, link.grown)]
+    return not any(bool(pair.grown_tensor(link).any()) for link in links)
 
 
 def _source_problems(pair: Pair, first: Record) -> Iterator[str]:

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from ckptgrow.checkpoints.optimizer import OptimizerState
-from ckptgrow.checkpoints.tensors import LazyTensor, whole
+from ckptgrow.state.optimizer_state import OptimizerState
+from ckptgrow.storage.tensors import LazyTensor, whole
 from ckptgrow.verification.gradients import GradientScale
+from ckptgrow.verification.history import are_steps
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.optimizers import FACTORS, KEPT_AXES, POWERS, Measured, kind_of
-from ckptgrow.verification.pair import Link, Pair
+from ckptgrow.verification.pair import Link, Pair, growths_since
 from ckptgrow.verification.precision import STORED_TOLERANCES, coarsest, rounding, smallest
 from ckptgrow.verification.scales import Scales
 
@@ -84,7 +85,7 @@ class _Case:
     num_growths: int
 
     def step(self, old: float) -> float:
-        if self.link.fresh is not None:
+        if self.link.is_new_layer:
             return 0.0
         return old if self.limit is None else min(old, self.limit)
 
@@ -116,9 +117,9 @@ def _left_by(dtype: torch.dtype) -> float:
 
 def _roundings(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int, dtype: torch.dtype) -> float:
     """The largest error of an entry over what storing it may leave: relative to the entry itself, however small."""
-    if case.link.fresh is not None or case.gradient is None:
+    if case.link.is_new_layer or case.gradient is None:
         return largest(found) / STORED_TOLERANCES[dtype]
-    if case.link.is_padded and power and not _is_young(case, found, power):
+    if case.link.is_padded and power and not _is_young(case, found, power, dtype):
         return math.inf
     expected = _expected(case, old, power)
     allowed = case.num_growths * (_left_by(dtype) * expected.abs() + smallest(dtype))
@@ -133,25 +134,25 @@ def _expected(case: _Case, old: torch.Tensor, power: int) -> torch.Tensor:
     return scale.at(case.link) ** power * small
 
 
-def _is_young(case: _Case, found: torch.Tensor, power: int) -> bool:
+def _is_young(case: _Case, found: torch.Tensor, power: int, dtype: torch.dtype) -> bool:
     """Whether entries that have seen no gradient hold none: zeros, or what the record says of second moments, a mean
     of old ones.
     """
+    least = smallest(dtype)
     entries, copied = float(found.abs().sum()), case.link.copied_part(found)
     rest = entries - float(copied.abs().sum())
     if power == 2 and case.fresh_moments == "mean":
         expected = (found.numel() - copied.numel()) * float(copied.mean())
-        return float(found.min()) >= float(copied.min()) and abs(rest - expected) <= STORED_ROUNDING * entries
+        left = STORED_ROUNDING * entries + least * found.numel()
+        return float(found.min()) >= float(copied.min()) - least and abs(rest - expected) <= left
     return rest <= ROUNDING * entries
 
 
 def _of_updates(case: _Case, old: torch.Tensor, found: torch.Tensor) -> float:
     """Averages of updates scale as the learning rates do, and as the weight where those are in its units."""
-    if case.link.fresh is not None:
+    if case.link.is_new_layer:
         return largest(found)
-    key = (
-        "initial_lr" if case.old.get("initial_lr") else "lr"
-    )  # a schedule that was set to another step moves the other
+    key = "initial_lr" if case.old.get("initial_lr") else "lr"  # a schedule that was moved moves the other
     before, after = case.old.get(key), case.new.get(key)
     rate = after / before if before and after else 1.0
     size = case.scales.size if case.old.get("scale_parameter") else 1.0
@@ -167,19 +168,23 @@ def _product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
 def _of_factors(case: _Case, old: tuple[torch.Tensor, ...], new: tuple[torch.Tensor, ...], dtype: torch.dtype) -> float:
     """The largest error of an entry of the product over what storing its factors may leave."""
     found = _product(*new)
-    if case.link.fresh is not None or case.gradient is None:
+    if case.link.is_new_layer or case.gradient is None:
         return largest(found) / STORED_TOLERANCES[dtype]
-    if case.link.is_padded and not _is_young(case, found, 2):
+    if case.link.is_padded and not _is_young(case, found, 2, dtype):
         return math.inf
     expected = _expected(case, _product(*old), 2)
-    left = sum((_left(factor, dtype) for factor in (*new, new[0].mean(-2, keepdim=True))), start=torch.zeros(()))
-    allowed = FEW_FACTORS * case.num_growths * case.link.copied_part(left * found) + smallest(torch.float64)
+    left = case.link.copied_part(_left(new[0], new[1], found, dtype))
+    allowed = FEW_FACTORS * case.num_growths * left + smallest(torch.float64)
     return largest((case.link.copied_part(found) - expected) / allowed)
 
 
-def _left(factor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The relative error that storing a factor may leave: more where it is nearly zero."""
-    return _left_by(dtype) + smallest(dtype) / torch.where(factor == 0, math.inf, factor.abs())
+def _left(rows: torch.Tensor, columns: torch.Tensor, product: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What storing both factors may leave of their product rows · columns / mean: a rounding of each of the three, and
+    the smallest number of the dtype of each, which is more where they are nearly zero.
+    """
+    least, mean = smallest(dtype), rows.mean(-2, keepdim=True)
+    mean = torch.where(mean == 0, least, mean)
+    return 3 * _left_by(dtype) * product + least * (rows + columns + product + least) / mean
 
 
 def _unequal_means(rows: torch.Tensor, columns: torch.Tensor, dtype: torch.dtype) -> float:
@@ -197,9 +202,13 @@ def _factors(record: Mapping[str, Any], row: str, column: str) -> tuple[torch.Te
 
 
 def _step_limit(pair: Pair) -> int | None:
-    """The step that the schedule was set to, where growth moved it."""
+    """The earliest step that a growth set the schedule to, as the history has it, which is judged beside; else the
+    grown one's own where that is another.
+    """
     old, new = pair.small.checkpoint.global_step, pair.grown.checkpoint.global_step
-    return new if old != new else None
+    steps = [record.get("step") for record in growths_since(pair.small, pair.grown)]
+    set_to = [one[1] for one in steps if are_steps(one) and one[0] != one[1] and one[1] is not None]
+    return min([*set_to, *([new] if old != new and new is not None else [])], default=None)
 
 
 def _dtype_problems(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -219,7 +228,7 @@ def _number_problems(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]
         if key == "step":
             expected = case.step(before)
         elif key == "RMS":
-            expected = 0.0 if case.link.fresh else before * case.scales.size
+            expected = 0.0 if case.link.is_new_layer else before * case.scales.size
         else:
             steps = _float(old["step"]), case.step(_float(old["step"]))
             expected = before if steps[0] == steps[1] else _momentum_product(case.old, int(steps[1]))

@@ -10,14 +10,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from ckptgrow.checkpoints.tensors import whole
 from ckptgrow.errors import RequestError
-from ckptgrow.families.claim import Claimed
-from ckptgrow.families.sizes import sizes_of
-from ckptgrow.families.state import TrainingState
 from ckptgrow.spaces.growth import Growth, IntVector, copies, identity, padded, product
-from ckptgrow.spaces.layers import Layer
+from ckptgrow.spaces.layers import LayerKind
 from ckptgrow.spaces.selection import selected
+from ckptgrow.state.claim import Claimed
+from ckptgrow.state.opening import TrainingState
+from ckptgrow.state.sizes import sizes_of
+from ckptgrow.storage.tensors import whole
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The old layer that a grown layer is or was made from, as what, and the kinds of identities that its making, and
+    that of the layers between, set to zero.
+    """
+
+    source: int
+    kind: LayerKind
+    zeroed: frozenset[LayerKind] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,18 +39,25 @@ class Link:
     small: Claimed
     growths: tuple[Growth, ...]  # one a stored axis; only sources and copies are used, never write and read
     kept: tuple[IntVector | None, ...]  # along each axis the coordinates that do not copy nothing; None: all
-    fresh: str | None = None  # the kind of identity layer that it lies in
+    zeroed: frozenset[LayerKind] = frozenset()  # the kinds of identities that its layer was made as
     ratios: frozenset[float] = frozenset({1.0})  # of new to old sizes along the axes, one a class of copies
 
     @classmethod
-    def of(cls, grown: Claimed, small: Claimed, growths: Mapping[str, Growth], fresh: str | None = None) -> Link:
+    def of(
+        cls, grown: Claimed, small: Claimed, growths: Mapping[str, Growth], zeroed: frozenset[LayerKind] = frozenset()
+    ) -> Link:
         """The link by the growths of the spaces."""
         axes = [axis.growth(growths) for axis in grown.layout.axes]
         kept = tuple(np.flatnonzero(~axis.is_fresh) if axis.has_fresh else None for axis in axes)
         copied = tuple(identity(axis.num_old) if axis.has_fresh else axis for axis in axes)
         ratios = {float(ratio) for axis in copied for ratio in np.unique(1 / axis.read)}
         ratios |= {axis.num_new / axis.num_old for axis in axes if axis.has_fresh}
-        return cls(grown, small, copied, kept, fresh, frozenset(ratios))
+        return cls(grown, small, copied, kept, zeroed, frozenset(ratios))
+
+    @property
+    def is_new_layer(self) -> bool:
+        """Whether it lies in a layer that was made as an identity."""
+        return bool(self.zeroed)
 
     @property
     def is_padded(self) -> bool:
@@ -121,7 +139,7 @@ class Pair:
     grown: TrainingState
     links: Mapping[str, Link]
     growths: Mapping[str, Growth]
-    layers: tuple[Layer, ...]
+    layers: tuple[Origin, ...]
 
     @cached_property
     def is_padded(self) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from ckptgrow.checkpoints.tensors import LazyTensor, whole
+from ckptgrow.storage.tensors import LazyTensor, whole
 from ckptgrow.verification.history import Declared
 from ckptgrow.verification.optimizers import Ratio, kind_of
 from ckptgrow.verification.pair import Pair

@@ -17,9 +17,9 @@ import torch
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.swa_utils import SWALR
 
-from ckptgrow.checkpoints.course import Schedule
-from ckptgrow.checkpoints.optimizer import OptimizerState
-from ckptgrow.checkpoints.tensors import LazyTensor, whole
+from ckptgrow.state.optimizer_state import OptimizerState
+from ckptgrow.state.train_schedule import Schedule
+from ckptgrow.storage.tensors import LazyTensor, whole
 
 Raw = Mapping[str, Any]
 SET = ("lr", "betas", "momentum")  # options that a scheduler sets

@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from ckptgrow.errors import DataError
-from ckptgrow.families.sizes import sizes_of
-from ckptgrow.families.state import TrainingState
+from ckptgrow.state.opening import TrainingState
+from ckptgrow.state.sizes import sizes_of
 from ckptgrow.verification.precision import computing_in
 
 SEQUENCES = 2  # a batch

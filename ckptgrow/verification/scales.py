@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from ckptgrow.checkpoints.tensors import whole
+from ckptgrow.storage.tensors import whole
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.optimizers import Measured
 from ckptgrow.verification.pair import Link, Pair
@@ -20,7 +20,7 @@ class Scales:
 
     def __init__(self, pair: Pair, weights: Mapping[str, WeightScale], gradients: Mapping[str, GradientScale]) -> None:
         self._pair, self._weights, self._gradients = pair, weights, gradients
-        self._old_layers = {link.small.name: name for name, link in pair.links.items() if link.fresh is None}
+        self._old_layers = {link.small.name: name for name, link in pair.links.items() if not link.is_new_layer}
         self.of = cache(self._measured)
 
     def _measured(self, name: str) -> Measured:
@@ -45,7 +45,7 @@ class Scales:
             whole(state.checkpoint.tensors[name]).double()
             for state, name in ((self._pair.small, link.small.name), (self._pair.grown, origin.grown.name))
         )
-        return _root_mean_square(new) / _root_mean_square(old) if bool(old.any()) else 1.0
+        return _root_mean_square(new) / _root_mean_square(old) if bool(old.any()) and bool(new.any()) else 1.0
 
 
 def _root_mean_square(tensor: torch.Tensor) -> float:

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from ckptgrow.checkpoints.optimizer import OptimizerState
-from ckptgrow.checkpoints.tensors import Held, LazyTensor, whole
+from ckptgrow.state.optimizer_state import OptimizerState
+from ckptgrow.storage.tensors import Held, LazyTensor, whole
 from ckptgrow.verification.coverage import origins
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.replay import replayed

@@ -24,7 +24,8 @@ from ckptgrow.verification.weights import WeightScale
 
 ROUNDINGS = 4  # of stored weights
 ENTRIES = 2**22  # that are compared at a time
-LIKE = 0.1  # relative, of the strength of drawn terms over a whole model; of tiny ones it scatters by percents
+LIKE = 0.1  # relative, of the strength of drawn terms over a whole model
+SCATTER = 3.0  # standard deviations, in units of 1/√draws, of the strength of few
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ def _of_one(record: Mapping[str, Any], shown: str, found: list[_Shares]) -> Iter
             yield f"the history says how {how}, but the weights show {as_shown}"
     if separate == "noise" and isinstance(strength, float | int):
         squares = [one.strength[_base(one, how)] ** 2 * one.num_entries for one in found]
-        measured = math.sqrt(sum(squares) / sum(one.num_entries for one in found))
-        if not abs(measured - strength) <= LIKE * strength:
+        num_draws = sum(one.num_entries for one in found)
+        measured = math.sqrt(sum(squares) / num_draws)
+        if not abs(measured - strength) <= (LIKE + SCATTER / math.sqrt(num_draws)) * strength:
             yield f"the history says noise {strength:g}, but the weights have {measured:.2g}"
 
 
@@ -88,7 +90,7 @@ def _measured(pair: Pair, weights: Mapping[str, WeightScale]) -> Iterator[_Share
     for name, link in pair.links.items():
         factor = weights[name].factor if name in weights else None
         is_copied = any(int(link.growths[axis].num_copies.max()) > 1 for axis in link.in_axes)
-        is_plain = link.fresh is None and not link.grown.layout.offset
+        is_plain = not link.is_new_layer and not link.grown.layout.offset
         if factor and is_copied and is_plain and bool(pair.small_tensor(link).any()):  # zeros show no shares
             yield _shares(pair, link, factor, pair.grown.checkpoint.tensors[name].dtype)
 

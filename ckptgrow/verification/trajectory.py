@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup
-from ckptgrow.checkpoints.tensors import LazyTensor, whole
 from ckptgrow.errors import OptimizerError, listing
-from ckptgrow.families.state import TrainingState
+from ckptgrow.state.opening import TrainingState
+from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
+from ckptgrow.storage.tensors import LazyTensor, whole
 from ckptgrow.verification.optimizers import KINDS, kind_of
 from ckptgrow.verification.samples import logits_of, loss_of
 

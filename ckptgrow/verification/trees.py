@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import torch
 
-from ckptgrow.checkpoints.opaque import Opaque
-from ckptgrow.checkpoints.tensors import LazyTensor, chunks
-from ckptgrow.checkpoints.tree import path_text
+from ckptgrow.storage.pickles.opaque import Opaque
+from ckptgrow.storage.tensors import LazyTensor, chunks
+from ckptgrow.storage.tree import path_text
 
 Keys = tuple[object, ...]
 LONGEST = 60  # characters of a value in a message

@@ -15,12 +15,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
-from ckptgrow.checkpoints.tensors import whole
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.selection import selected
+from ckptgrow.storage.tensors import whole
 from ckptgrow.verification.factors import snapped, weight_factor
+from ckptgrow.verification.layer_origins import is_zero_in
 from ckptgrow.verification.magnitude import largest, power
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.precision import rounding, smallest
@@ -64,7 +66,7 @@ def _scale(pair: Pair, name: str) -> WeightScale:
     link = pair.links[name]
     small = link.rows_of(pair.small_tensor(link))
     grown = pair.grown_tensor(link)
-    if link.fresh is not None and not bool(grown.any()) and _may_be_zero(link):
+    if link.is_new_layer and not bool(grown.any()) and _may_be_zero(link):
         return WeightScale(None, 0.0, 0.0)
     summed = link.summed_inputs(grown)
     squares = power(small)
@@ -81,9 +83,7 @@ def _scale(pair: Pair, name: str) -> WeightScale:
 
 def _may_be_zero(link: Link) -> bool:
     """Whether a new layer of its kind is an identity by this tensor's being zero."""
-    if link.fresh == "zero-output":
-        return "residual" in link.grown.layout.written
-    return link.grown.layout.kind in ("gain", "bias")
+    return any(is_zero_in(kind, link.grown) for kind in link.zeroed)
 
 
 def _is_dealt(link: Link, stored: torch.Tensor, expected: torch.Tensor) -> bool:
@@ -105,18 +105,45 @@ def _is_dealt(link: Link, stored: torch.Tensor, expected: torch.Tensor) -> bool:
 
 def _roundings(pair: Pair, link: Link, differences: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference over what storing may leave at its place; infinity for NaN."""
+    stored = link.copied_part(whole(pair.grown.checkpoint.tensors[link.grown.name]))
+    return roundings(link, stored, differences, expected, pair.num_growths)
+
+
+def roundings(
+    link: Link, stored: torch.Tensor, differences: torch.Tensor, expected: torch.Tensor, num_growths: int
+) -> float:
+    """The largest of `differences`, those of sums of `stored` over copies from `expected`, over what storing may leave
+    at its place; infinity for NaN.
+    """
     worst = largest(differences)
     if worst == 0 or math.isinf(worst):
         return worst
-    stored = whole(pair.grown.checkpoint.tensors[link.grown.name])
-    terms = link.summed_inputs(link.copied_part(stored).double().abs())
+    terms = link.summed_inputs(stored.double().abs())
     # noise is a difference of draws as large as the largest entry, computed in float64
     size = largest(terms) + abs(link.grown.layout.offset)
     computed = SUMS * rounding(torch.float64) * (terms + expected.abs() + size)
-    exact = float((differences <= computed).double().mean())
-    allowed = computed
-    if exact < NEARLY_ALL or not _is_dealt(link, link.copied_part(stored), expected):
-        allowed = computed + pair.num_growths * rounding(stored.dtype) * terms + link.num_terms * smallest(stored.dtype)
-    elif stored.dtype in (torch.float16, torch.bfloat16, torch.float32):
-        allowed = computed + link.num_terms * smallest(stored.dtype)
+    if stored.dtype != torch.float64:
+        computed = computed + link.num_terms * smallest(stored.dtype)
+    once = computed + num_growths * rounding(stored.dtype) * terms + link.num_terms * smallest(stored.dtype)
+    rounded = _are_rounded(link).expand_as(differences)
+    is_exact = (differences <= computed)[~rounded]
+    exact = float(is_exact.double().mean()) if is_exact.numel() else 1.0
+    if exact < NEARLY_ALL or not _is_dealt(link, stored, expected):
+        allowed = once
+    else:
+        allowed = torch.where(rounded, once, computed)
     return largest(differences / torch.where(allowed > 0, allowed, torch.finfo(torch.float64).tiny))
+
+
+def _are_rounded(link: Link) -> torch.Tensor:
+    """Inputs whose even shares are no powers of two, broadcastable over the summed weight."""
+    exact = torch.ones([1] * len(link.growths), dtype=torch.bool)
+    for axis in link.in_axes:
+        growth = link.growths[axis]
+        mantissas, _ = np.frexp(growth.read)
+        is_power = np.ones(growth.num_old, dtype=bool)
+        is_power[growth.source[mantissas != 0.5]] = False
+        shape = [1] * len(link.growths)
+        shape[axis] = -1
+        exact = exact & torch.from_numpy(is_power).reshape(shape)
+    return ~exact

@@ -79,8 +79,8 @@ def _exact_storage(run: Run, operator: Operator, state: State, reading: Reading)
     """By a power of two, without noise, every entry is an old one times a power of two, or 0."""
     splits = has_separate() and operator.separation in ("default", "split")
     plain = operator.separation == "none" or splits
-    if operator.kind != "factor" or operator.factor == 3 or not plain or run.subject.model_type in GEMMA:
-        return
+    if operator.kind != "factor" or operator.factor == 3 or not plain or run.subject.model_type in (*GEMMA, "t5"):
+        return  # 1 + gain, and T5's factors of √2
     for name, tensor in state.model.state_dict().items():
         other = reading.tensors.get(name)
         if other is None or other.dtype != tensor.dtype:
@@ -137,10 +137,8 @@ def _as_without_separation(operator: Operator, found: dict[str, Any], directory:
     for name, record in expected.items():
         for key, value in record.items():
             same = torch.equal(torch.as_tensor(value), torch.as_tensor(found[name][key]))
-            by_size = run.recipe.kind in optimizers.BY_SIZE and key in (
-                "exp_avg",
-                "RMS",
-            )  # separated weights are larger
+            # separated weights are larger
+            by_size = key == "RMS" or (key == "exp_avg" and run.recipe.kind in optimizers.BY_SIZE)
             if not same and not by_size:
                 raise FindingError(f"{key} of {name} depends on the separation")
 

@@ -39,7 +39,7 @@ def tried(seed: int, directory: Path, told: dict[str, Any]) -> None:
     changes = told["changes"] = []
     missed = []
     for _ in range(CHANGES):
-        said = _changed(random, run.subject.model_type, directory)
+        said = _changed(random, run.subject.model_type, directory, is_padded=operator.kind == "pad")
         changes.append(said)
         if called("verify", source, directory / "changed").code == 0:
             missed.append(said)
@@ -61,12 +61,13 @@ def _extra(state: State, *, has_average: bool) -> dict[str, Any]:
     return extra
 
 
-def _changed(random: Random, model_type: str, directory: Path) -> str:
+def _changed(random: Random, model_type: str, directory: Path, *, is_padded: bool) -> str:
     """Writes a changed copy of the grown file; what is changed in it."""
+    small = torch.load(directory / "small", weights_only=True)
     while True:
         tree = copy.deepcopy(torch.load(directory / "grown", weights_only=True))
         tamper = random.choice(random.choice([tampers.ALL, carried.ALL]))
-        said = tamper(Target(tree, random, model_type))
+        said = tamper(Target(tree, random, model_type, small, is_padded))
         if said is not None:
             torch.save(tree, directory / "changed")
             return f"{tamper.__name__}: {said}"

@@ -22,6 +22,8 @@ class Target:
     tree: Tree
     random: Random
     model_type: str
+    small: Tree  # the file that was grown
+    is_padded: bool
 
     def weight(self, least: int = 1, most: int = 9, words: tuple[str, ...] = ()) -> tuple[str, torch.Tensor] | None:
         """A random weight; never of the keys' biases, which the function does not see."""
@@ -34,6 +36,10 @@ class Target:
             and not (tensor.dim() == 1 and any(word in name for word in OF_KEYS))
         ]
         return self.random.choice(known) if known else None
+
+    def entry(self, name: str, tensor: torch.Tensor) -> int | None:
+        """The flat place of a large entry of a weight, none that copies nothing; None where there is none."""
+        return large_entry(self.random, tensor, self.small["state_dict"][name].shape if self.is_padded else None)
 
     def optimizer(self) -> dict[str, Any] | None:
         """A random optimizer's state."""
@@ -61,9 +67,18 @@ class Target:
         return None if optimizer is None else self.random.choice(optimizer["param_groups"])
 
 
-def large_entry(random: Random, tensor: torch.Tensor) -> int:
-    """The flat place of an entry that is not small beside the largest."""
-    flat = tensor.double().abs().flatten()
+def large_entry(random: Random, tensor: torch.Tensor, old: torch.Size | None = None) -> int | None:
+    """The flat place of an entry that is not small beside the largest; None where all are zero. `old` bounds it to the
+    block of a shape: what entries that copy nothing were drawn as is nobody's concern.
+    """
+    sizes = tensor.double().abs()
+    if old is not None:
+        block = torch.zeros_like(sizes)
+        block[tuple(slice(0, size) for size in old)] = 1
+        sizes = sizes * block
+    flat = sizes.flatten()
+    if not bool(flat.any()):
+        return None
     return random.choice((flat > 0.3 * flat.max()).nonzero().flatten().tolist())
 
 
@@ -76,7 +91,8 @@ def weight_entry(target: Target) -> str | None:
     if (found := target.weight()) is None:
         return None
     name, tensor = found
-    at = large_entry(target.random, tensor)
+    if (at := target.entry(name, tensor)) is None:
+        return None
     _set(tensor, at, float(tensor.view(-1)[at]) * 1.05)
     return f"one entry of {name} × 1.05"
 
@@ -86,7 +102,8 @@ def weight_sign(target: Target) -> str | None:
     if (found := target.weight()) is None:
         return None
     name, tensor = found
-    at = large_entry(target.random, tensor)
+    if (at := target.entry(name, tensor)) is None:
+        return None
     _set(tensor, at, -float(tensor.view(-1)[at]))
     return f"the sign of one entry of {name}"
 
@@ -185,7 +202,8 @@ def moment_entry(target: Target) -> str | None:
     if (found := target.record()) is None:
         return None
     record, key = found
-    at = large_entry(target.random, record[key])
+    if (at := large_entry(target.random, record[key])) is None:
+        return None
     _set(record[key], at, 2 * float(record[key].view(-1)[at]))
     return f"one entry of {key} doubled"
 

@@ -9,7 +9,7 @@ PAGES_OF_TEN_TENSORS = 10 * 2**26 // 4096
 SCRIPT = """
 import resource, sys
 if "reuse" in sys.argv:
-    from ckptgrow.commands.allocation import reuse_memory
+    from ckptgrow.commands._memory import reuse_memory
     reuse_memory()
 import torch
 torch.ones(2**24)

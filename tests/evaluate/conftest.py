@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel
 
+from ckptgrow.evaluate.eval_settings import Settings
 from ckptgrow.evaluate.evaluation import Evaluation, evaluate
 from ckptgrow.evaluate.processes import launched
-from ckptgrow.evaluate.settings import Settings
 from ckptgrow.evaluate.subject import Subject
 from ckptgrow.evaluate.tasks import load_tasks
 from tests.helpers.evaluated import EVALUATED, Score, byte_model, opened

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from ckptgrow.cli import run
 from ckptgrow.errors import DataError, RequestError
 from ckptgrow.evaluate import blocks, tokens
+from ckptgrow.evaluate.eval_settings import Settings
 from ckptgrow.evaluate.evaluation import Evaluation
 from ckptgrow.evaluate.processes import launched
-from ckptgrow.evaluate.settings import Settings
 from ckptgrow.evaluate.subject import Subject
 from tests.helpers.evaluated import CONTEXT, WIKITEXT
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 import ckptgrow
 from ckptgrow.cli import run
-from ckptgrow.evaluate.comparison import paired_standard_error
+from ckptgrow.evaluate.score_comparison import paired_standard_error
 from tests.helpers.evaluated import LAMBADA, WIKITEXT, byte_model
 from tests.helpers.lightning_files import save_lightning
 

@@ -19,10 +19,10 @@ from transformers import PreTrainedModel
 
 import ckptgrow
 from ckptgrow.errors import DataError, RequestError
+from ckptgrow.evaluate.eval_settings import Settings
 from ckptgrow.evaluate.evaluation import evaluate
 from ckptgrow.evaluate.processes import launched
 from ckptgrow.evaluate.quiet import quiet
-from ckptgrow.evaluate.settings import Settings
 from ckptgrow.evaluate.subject import Subject
 from ckptgrow.evaluate.tasks import load_tasks
 from ckptgrow.evaluate.tokenizer import byte_tokenizer

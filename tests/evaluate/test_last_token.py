@@ -10,12 +10,12 @@ import torch
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from ckptgrow.errors import DataError
-from ckptgrow.evaluate.documents import passages as read
+from ckptgrow.evaluate.eval_settings import Settings
 from ckptgrow.evaluate.evaluation import Evaluation
 from ckptgrow.evaluate.last_token import Reading, last_token_accuracy
 from ckptgrow.evaluate.processes import launched
-from ckptgrow.evaluate.settings import Settings
 from ckptgrow.evaluate.subject import Subject
+from ckptgrow.evaluate.task_documents import passages as read
 from tests.helpers.evaluated import LAMBADA, opened, passages, word_tokenizer
 from tests.helpers.gpt2 import gpt2_config
 from tests.helpers.lightning_files import save_lightning

@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from ckptgrow.cli import run
 from ckptgrow.errors import DataError
-from ckptgrow.evaluate.documents import pages, passages
+from ckptgrow.evaluate.task_documents import pages, passages
 from tests.helpers.evaluated import LAMBADA, WIKITEXT
 
 

@@ -18,10 +18,10 @@ from ckptgrow.cli import run
 from ckptgrow.data.documents import Remarks
 from ckptgrow.data.preparation import prepare
 from ckptgrow.evaluate import tokens
+from ckptgrow.evaluate.eval_settings import Settings
 from ckptgrow.evaluate.evaluation import Evaluation, evaluate
 from ckptgrow.evaluate.processes import launched
 from ckptgrow.evaluate.quiet import quiet
-from ckptgrow.evaluate.settings import Settings
 from ckptgrow.evaluate.subject import Subject
 from ckptgrow.evaluate.tasks import load_tasks
 from tests.helpers.evaluated import LAMBADA, WIKITEXT, opened, passages, word_tokenizer

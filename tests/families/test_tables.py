@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 import ckptgrow
 from ckptgrow.cli import app
-from ckptgrow.families.claim import claim
 from ckptgrow.families.family import Family
 from ckptgrow.families.registry import FAMILIES
-from ckptgrow.families.sizes import holds
 from ckptgrow.spaces.layout import parse
+from ckptgrow.state.claim import claim
+from ckptgrow.state.sizes import holds
 from tests.families.contract import RESULTS, readme_with, table
 from tests.helpers.families import CASES, difference, loaded, perturbed
 from tests.helpers.lightning_files import save_lightning
@@ -43,7 +43,7 @@ def test_conditions_are_read_from_the_config(condition: str | None, expected: bo
 
 def test_every_family_has_a_case_in_the_contract_and_a_row_in_the_readme() -> None:
     assert {model_type for model_type, _ in CASES.values()} == set(FAMILIES)
-    section = README.read_text(encoding="utf-8").partition("## Families")[2].partition("\n### ")[0]
+    section = README.read_text(encoding="utf-8").partition("## Families")[2].partition("\n## ")[0]
     assert set(re.findall(r"`([a-z0-9_]+)`", section)) >= set(FAMILIES)
 
 

@@ -14,8 +14,8 @@ from transformers import AutoConfig
 import ckptgrow
 from ckptgrow.errors import RequestError
 from ckptgrow.families.registry import FAMILIES
-from ckptgrow.families.shrinking import shrunken_spaces
 from ckptgrow.growth.request import StateRequest
+from ckptgrow.growth.shrinking import shrunken_spaces
 from tests.helpers.families import (
     ALIBI,
     CASES,

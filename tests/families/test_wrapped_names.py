@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ckptgrow
-from ckptgrow.checkpoints.wrappers import bare_names, with_part
+from ckptgrow.state.wrappers import bare_names, with_part
 from tests.helpers.families import CASES, batches, perturbed, still, trained
 from tests.helpers.lightning_files import save_lightning
 

@@ -21,10 +21,10 @@ from torch.distributed.checkpoint.state_dict import (
 
 import ckptgrow
 from ckptgrow import Settings, StateRequest
-from ckptgrow.checkpoints.tensors import whole
 from ckptgrow.cli import run
 from ckptgrow.errors import CheckpointError
-from ckptgrow.families.state import open_state
+from ckptgrow.state.opening import open_state
+from ckptgrow.storage.tensors import whole
 from tests.helpers.distributed import tensors_of
 from tests.helpers.gpt2 import gpt2_config, language_loss, perturbed_gpt2, token_batches, train
 from tests.helpers.processes import completed, ranks, together

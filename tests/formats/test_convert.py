@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 import ckptgrow
 from ckptgrow.cli import run
 from ckptgrow.errors import RequestError
+from tests.helpers import families
 from tests.helpers.gpt2 import gpt2_config, largest_logit_difference, perturbed_gpt2, token_batches
-from tests.helpers.lightning_files import assert_same, state_of, trained_checkpoint
+from tests.helpers.lightning_files import assert_same, save_lightning, state_of, trained_checkpoint
 from tests.helpers.trainers import trainer
 
 
@@ -157,3 +158,16 @@ def test_unknown_targets_are_refused(tmp_path: Path) -> None:
     source = trained_checkpoint(tmp_path / "a.ckpt", perturbed_gpt2())
     with pytest.raises(RequestError, match="--to keras: expected"):
         ckptgrow.convert(source, tmp_path / "b", "keras")
+
+
+@pytest.mark.parametrize("says_tied", [True, False])
+def test_t5s_head_comes_back_whatever_its_config_says(tmp_path: Path, says_tied: bool) -> None:
+    """Transformers ties T5's head wherever a directory lacks it."""
+    model = families.perturbed("t5")
+    tree = {"config": {**model.config.to_dict(), "tie_word_embeddings": says_tied}}
+    source = save_lightning(tmp_path / "small.ckpt", model, hyper_parameters=tree)
+    ckptgrow.convert(source, tmp_path / "hf", to="huggingface")
+    ckptgrow.convert(tmp_path / "hf", tmp_path / "back.ckpt", to="lightning")
+    before, after = (torch.load(path, weights_only=True)["state_dict"] for path in (source, tmp_path / "back.ckpt"))
+    assert before.keys() == after.keys() and "model.lm_head.weight" in after
+    assert all(torch.equal(before[name], after[name]) for name in before)

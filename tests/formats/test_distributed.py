@@ -18,13 +18,13 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
 
 import ckptgrow
-from ckptgrow.checkpoints import formats
-from ckptgrow.checkpoints.dcp_writing import write
-from ckptgrow.checkpoints.processes import Processes
-from ckptgrow.checkpoints.tensors import Held, LazyTensor, whole
-from ckptgrow.checkpoints.tree import tensors_in
 from ckptgrow.cli import run
+from ckptgrow.distributed import Processes
 from ckptgrow.errors import CheckpointError, UnsafePickleError
+from ckptgrow.formats import known_formats
+from ckptgrow.storage.dcp_io.dcp_writing import write
+from ckptgrow.storage.tensors import Held, LazyTensor, whole
+from ckptgrow.storage.tree import tensors_in
 from tests.helpers.distributed import tensors_of
 from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
 from tests.helpers.lightning_files import assert_same, state_of, trained_checkpoint
@@ -104,7 +104,7 @@ def test_blocks_that_other_processes_wrote_are_put_together(tmp_path: Path) -> N
     """Rows and columns cut anywhere."""
     tensor = torch.randn(7, 5)
     write({"model": {"a": Held(tensor[:, 1:4])}, "n": 3}, tmp_path / "x", Processes(), lambda amount: None)
-    tree = formats.DistributedFormat().read(tmp_path / "x")
+    tree = known_formats.DistributedFormat().read(tmp_path / "x")
     lazy = tree.tensors["a"]
     assert isinstance(lazy, LazyTensor) and torch.equal(lazy.rows(2, 6), tensor[2:6, 1:4])
     assert torch.equal(whole(next(tensor for _, tensor in tensors_in(dict(tree.tensors)))), tensor[:, 1:4])
@@ -203,6 +203,6 @@ class Waiting(Processes):
 def test_torchrun_on_another_kind_says_what_to_do(
     lightning_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ckptgrow.checkpoints.formats.processes", lambda: Waiting(0, 2))
+    monkeypatch.setattr("ckptgrow.formats.known_formats.processes", lambda: Waiting(0, 2))
     assert run(["width", str(lightning_file), str(tmp_path / "out.ckpt")]) == 2
     assert "convert" in capsys.readouterr().err and not list(tmp_path.iterdir())

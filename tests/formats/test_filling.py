@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptgrow.checkpoints.filling import Outline, Place, fill
-from ckptgrow.checkpoints.progress import silent
-from ckptgrow.checkpoints.tensors import CHUNK_BYTES, Held, LazyTensor, Repeated, Zeros
 from ckptgrow.errors import CheckpointError
+from ckptgrow.progress import silent
+from ckptgrow.storage.files.tensor_writing import Outline, Place, fill
+from ckptgrow.storage.tensors import CHUNK_BYTES, Held, LazyTensor, Repeated, Zeros
 
 
 class Counted(Held):

@@ -173,7 +173,7 @@ def test_the_small_runs_best_checkpoint_is_cleared_and_the_rest_of_the_trainers_
 
 
 def test_a_run_with_partitions_beside_it_is_not_resumed_without_them(tmp_path: Path) -> None:
-    from ckptgrow.checkpoints.formats import read_checkpoint
+    from ckptgrow.formats.known_formats import read_checkpoint
     from ckptgrow.train.adoption import adopted
 
     saved(tmp_path / "small")

@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 import ckptgrow
 from ckptgrow import StateRequest
 from ckptgrow.cli import run
+from tests.helpers import families
 from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
 from tests.helpers.lightning_files import save_lightning
 from tests.helpers.state_requests import MUP
+
+SPELT_OTHERWISE = ("vit", "gpt_neox", "mixtral")  # in files
 
 
 def trained_in(num_groups: int) -> tuple[Any, dict[str, Any], list[str]]:
@@ -122,3 +126,24 @@ def test_names_that_do_not_fit_are_refused(tmp_path: Path, capsys: pytest.Captur
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and "expected" in error
     assert not (tmp_path / "grown.ckpt").exists()
+
+
+@pytest.mark.parametrize("case", SPELT_OTHERWISE)
+@pytest.mark.parametrize("is_keyed", [False, True])
+def test_names_of_the_module_are_matched_where_files_spell_them_otherwise(
+    tmp_path: Path, case: str, is_keyed: bool
+) -> None:
+    """An optimizer is told the names of `named_parameters`; `save_pretrained` writes others for some families."""
+    model = families.perturbed(case)
+    names = [name for name, _ in model.named_parameters()]
+    random.Random(case).shuffle(names)
+    parameters = dict(model.named_parameters())
+    optimizer = torch.optim.AdamW([(name, parameters[name]) for name in names], lr=1e-3)
+    families.trained(model, optimizer, families.batches(2))
+    model.save_pretrained(tmp_path / "small")
+    with safe_open(tmp_path / "small" / "model.safetensors", "pt") as file:
+        assert not {*names} <= {*file.keys()}
+    state = optimizer.state_dict()
+    torch.save(by_name(state, names, "") if is_keyed else state, tmp_path / "small" / "optimizer.pt")
+    ckptgrow.width(tmp_path / "small", tmp_path / "grown", noise=0)
+    assert ckptgrow.verify(tmp_path / "small", tmp_path / "grown").passed

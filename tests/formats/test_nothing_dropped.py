@@ -18,12 +18,12 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 import ckptgrow
 from ckptgrow import StateRequest
-from ckptgrow.checkpoints import filling
-from ckptgrow.checkpoints.dcp_pieces import Piece
-from ckptgrow.checkpoints.dcp_reading import _cover  # pyright: ignore[reportPrivateUsage]
 from ckptgrow.cli import run
 from ckptgrow.errors import CheckpointError, RequestError
-from ckptgrow.families.state import open_state
+from ckptgrow.state.opening import open_state
+from ckptgrow.storage.dcp_io.dcp_pieces import Piece
+from ckptgrow.storage.dcp_io.dcp_reading import _cover  # pyright: ignore[reportPrivateUsage]
+from ckptgrow.storage.files import tensor_writing
 from tests.helpers.distributed import tensors_of
 from tests.helpers.gpt2 import gpt2_config, perturbed_gpt2, token_batches, train
 from tests.helpers.lightning_files import save_lightning, trained_checkpoint
@@ -282,7 +282,7 @@ def test_blocks_must_cover_a_tensor_once(blocks: list[Any], covers: bool) -> Non
 
 
 def test_more_files_than_may_be_open_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filling, "MOST_FILES", 2)
+    monkeypatch.setattr(tensor_writing, "MOST_FILES", 2)
     perturbed_gpt2().save_pretrained(tmp_path / "small")
     ckptgrow.width(tmp_path / "small", tmp_path / "grown", noise=0, request=StateRequest(max_shard_bytes=9_000))
     assert len(list((tmp_path / "grown").glob("*.safetensors"))) > 4

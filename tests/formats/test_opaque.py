@@ -23,9 +23,9 @@ from transformers import AutoConfig
 
 import ckptgrow
 from ckptgrow import StateRequest
-from ckptgrow.checkpoints import archive
 from ckptgrow.cli import run
 from ckptgrow.errors import CheckpointError, UnsafePickleError
+from ckptgrow.storage.archives import archive
 from tests.helpers.families import perturbed
 from tests.helpers.gpt2 import perturbed_gpt2
 from tests.helpers.lightning_files import save_lightning, trained_checkpoint

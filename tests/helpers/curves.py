@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ckptgrow.planning.curves import Curve
+from ckptgrow.planning.learning_curves import Curve
 
 Vector = npt.NDArray[np.float64]
 SMALL, LARGE = (3.0, 500.0), (2.6, 1200.0)  # floor, scale

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Trainer, TrainingArguments
 
-from ckptgrow.checkpoints.optimizer import from_torch
-from ckptgrow.checkpoints.tensors import Held
 from ckptgrow.errors import OptimizerError
+from ckptgrow.state.optimizer_state import from_torch
+from ckptgrow.storage.tensors import Held
 from tests.helpers.gpt2 import perturbed_gpt2
 
 MODEL = perturbed_gpt2()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ckptgrow.cli import run
-from ckptgrow.planning.curves import curve
 from ckptgrow.planning.growth_point import growth_point
+from ckptgrow.planning.learning_curves import curve
 from tests.helpers.curves import made, step_at, write, write_made
 
 CURVES = Path(

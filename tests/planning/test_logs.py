@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ckptgrow.errors import CkptgrowError, DataError, RequestError
 from ckptgrow.planning.logs import Names, newest_log, read_log
 from ckptgrow.planning.model_size import model_size
-from ckptgrow.train.run import train
+from ckptgrow.train.training_run import train
 from tests.helpers.curves import write
 from tests.helpers.families import COMMON
 from tests.helpers.gpt2 import gpt2_config, perturbed_gpt2

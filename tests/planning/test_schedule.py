@@ -11,7 +11,7 @@ from ckptgrow.errors import RequestError
 from ckptgrow.planning.law_plan import Target, law_plan
 from ckptgrow.planning.laws import LAWS, Law, unit_cost
 from ckptgrow.planning.operators import growths
-from ckptgrow.planning.schedule import Coordinates, best_schedule, falls, falls_gradient, log_compute
+from ckptgrow.planning.optimal_stages import Coordinates, best_schedule, falls, falls_gradient, log_compute
 from ckptgrow.planning.staging import Problem, growth_bounds, stage_compute
 
 LARGE = 1e9

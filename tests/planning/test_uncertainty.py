@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ckptgrow.planning.curves import Curve
 from ckptgrow.planning.growth_point import growth_point
+from ckptgrow.planning.learning_curves import Curve
 from ckptgrow.planning.uncertainty import local_quadratic
 from tests.helpers.curves import LARGE, SIZES, SMALL, made, noisy, power_law
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import ckptgrow
-from ckptgrow.checkpoints.atomic import appearing, clear_leftovers
-from ckptgrow.checkpoints.tree import map_leaves, tensors_in
 from ckptgrow.cli import run
+from ckptgrow.storage.files.atomic import appearing, clear_leftovers
+from ckptgrow.storage.tree import map_leaves, tensors_in
 from tests.helpers.commands import refused
 from tests.helpers.gpt2 import perturbed_gpt2
 from tests.helpers.lightning_files import trained_checkpoint

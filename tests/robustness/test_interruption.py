@@ -100,7 +100,7 @@ def test_a_full_disk_gives_one_line_and_leaves_nothing(
     assert mounted(tmp_path)
     try:
         if not foreseen:
-            monkeypatch.setattr("ckptgrow.checkpoints.formats.check_space", lambda target, num_bytes: None)
+            monkeypatch.setattr("ckptgrow.formats.known_formats.check_space", lambda target, num_bytes: None)
         assert run(["width", str(source), str(tmp_path / "out.ckpt"), "--factor", "4"]) == 2
         error = capsys.readouterr().err
         assert len(error.strip().splitlines()) == 1

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 import ckptgrow
-from ckptgrow.checkpoints.atomic import appearing
 from ckptgrow.cli import Terminated, main, run
 from ckptgrow.errors import RequestError
+from ckptgrow.storage.files.atomic import appearing
 from tests.helpers.gpt2 import perturbed_gpt2
 from tests.helpers.lightning_files import save_lightning, trained_checkpoint
 
@@ -108,16 +108,16 @@ def test_what_a_killed_run_left_is_cleared_and_what_a_living_one_writes_is_not(s
 @pytest.fixture
 def slow_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every piece takes a while, so that signals meet the writing."""
-    from ckptgrow.checkpoints import filling
+    from ckptgrow.storage.files import tensor_writing
 
-    true = filling.chunks
+    true = tensor_writing.chunks
 
     def chunks(tensor: object) -> Iterator[tuple[int, int]]:
         for start, stop in true(tensor):  # type: ignore[arg-type]
             time.sleep(0.2)
             yield start, stop
 
-    monkeypatch.setattr(filling, "chunks", chunks)
+    monkeypatch.setattr(tensor_writing, "chunks", chunks)
     yield
 
 

@@ -16,14 +16,14 @@ from torch.optim import lr_scheduler, swa_utils
 from transformers import get_scheduler
 
 import ckptgrow
-from ckptgrow.checkpoints.course import Schedule
-from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup
-from ckptgrow.checkpoints.tensors import Held, LazyTensor, whole
 from ckptgrow.errors import CkptgrowError, RequestError
-from ckptgrow.growth.courses import NAMES, course
-from ckptgrow.growth.rates import LR_OPTIONS, Origin, times
 from ckptgrow.growth.request import StateRequest
-from ckptgrow.growth.schedule import clock_at, grown_scheduler, moved
+from ckptgrow.growth.training.grown_schedulers import clock_at, grown_scheduler, moved
+from ckptgrow.growth.training.learning_rates import LR_OPTIONS, Origin, times
+from ckptgrow.growth.training.step_functions import NAMES, course
+from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
+from ckptgrow.state.train_schedule import Schedule
+from ckptgrow.storage.tensors import Held, LazyTensor, whole
 from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
 from tests.helpers.lightning_files import save_lightning
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from ckptgrow.checkpoints.optimizer import OptimizerState, ParameterGroup
 from ckptgrow.errors import RequestError
-from ckptgrow.growth.courses import course
-from ckptgrow.growth.rates import Origin
-from ckptgrow.growth.schedule import grown_scheduler, moved
+from ckptgrow.growth.training.grown_schedulers import grown_scheduler, moved
+from ckptgrow.growth.training.learning_rates import Origin
+from ckptgrow.growth.training.step_functions import course
+from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
 
 Make = Callable[[torch.optim.Optimizer], Any]
 
@@ -246,7 +246,7 @@ def test_a_floor_for_all_groups_is_refused_where_each_would_need_its_own() -> No
 
 
 def test_tensor_learning_rates_are_scaled_and_moved_as_tensors() -> None:
-    from ckptgrow.checkpoints.tensors import Held, LazyTensor, whole
+    from ckptgrow.storage.tensors import Held, LazyTensor, whole
 
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=torch.tensor(0.1), capturable=True)
     scheduler = lr_scheduler.ExponentialLR(optimizer, 0.5)

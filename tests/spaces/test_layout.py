@@ -105,7 +105,7 @@ def test_layer_maps() -> None:
     assert keeps_order(listed([0, 0, 1], "copy"), 2) and not keeps_order(listed([1, 0], "copy"), 2)
 
 
-@pytest.mark.parametrize("module", ["spaces.growth", "spaces.layout", "spaces.layers", "errors", "checkpoints.tree"])
+@pytest.mark.parametrize("module", ["spaces.growth", "spaces.layout", "spaces.layers", "errors", "storage.tree"])
 def test_the_examples_in_docstrings_hold(module: str) -> None:
     results = doctest.testmod(importlib.import_module(f"ckptgrow.{module}"))
     assert results.attempted > 0 and results.failed == 0

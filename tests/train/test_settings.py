@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 import ckptgrow
 from ckptgrow import StateRequest
-from ckptgrow.checkpoints.course import KINDS
 from ckptgrow.cli import run as run_command
 from ckptgrow.data.preparation import prepare
 from ckptgrow.errors import RequestError
+from ckptgrow.planning.rates_by_size import lr_for_size, lr_of_gpt3
+from ckptgrow.state.train_schedule import KINDS
 from ckptgrow.train.order import Growing
-from ckptgrow.train.rates import lr_for_size, lr_of_gpt3
 from ckptgrow.train.remarks import remarks
 from ckptgrow.train.saving import checkpoints_in
 from ckptgrow.train.settings import TrainSettings, settings_for
-from ckptgrow.train.tokens import Sequences
+from ckptgrow.train.token_sequences import Sequences
 from ckptgrow.train.validation import SharedSequences
 from tests.helpers.lightning_files import load_model
 from tests.helpers.training_runs import config_file, losses, tiny_data, train_here

@@ -16,6 +16,7 @@ from ckptgrow import Settings, StateRequest
 from ckptgrow.errors import CkptgrowError
 from ckptgrow.verification.report import Report
 from tests.helpers.correct_growths import GROWTHS, SCHEDULES, Growth, scheduled_checkpoint
+from tests.helpers.families import saved
 
 
 def check(small: Path, grown: Path) -> Report:
@@ -130,6 +131,14 @@ def test_two_growths_verify_from_end_to_end(tmp_path: Path, chain: tuple[str, ..
     check(paths[0], paths[2])
 
 
+@pytest.mark.parametrize("steps", [(4, 8), (2, 6), (3, 3), (9, 2)], ids=str)
+def test_records_are_as_old_as_the_earliest_step_of_the_chain(tmp_path: Path, steps: tuple[int, int]) -> None:
+    paths = [saved(tmp_path / "0.ckpt", SCHEDULES["linear"]), tmp_path / "1.ckpt", tmp_path / "2.ckpt"]
+    for index, step in enumerate(steps):
+        ckptgrow.width(paths[index], paths[index + 1], request=StateRequest(step=step))
+    check(paths[0], paths[2])
+
+
 def test_averages_that_grow_pass_with_every_separation_and_with_pads(tmp_path: Path) -> None:
     small = scheduled_checkpoint(tmp_path / "small.ckpt", SCHEDULES["linear"])
     tree = torch.load(small, weights_only=True)
@@ -147,3 +156,54 @@ def test_averages_that_grow_pass_with_every_separation_and_with_pads(tmp_path: P
             state[at] = change(state[at])
             torch.save(tampered, tmp_path / "tampered.ckpt")
             assert not ckptgrow.verify(small, tmp_path / "tampered.ckpt").passed, name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_averages_in_low_precision_are_judged_entry_by_entry(tmp_path: Path, dtype: torch.dtype) -> None:
+    small = saved(tmp_path / "small.ckpt", SCHEDULES["none"])
+    tree = torch.load(small, weights_only=True)
+    averages = {f"ema.{name}": (0.9 * one + 0.01).to(dtype) for name, one in tree["state_dict"].items()}
+    averages["ema.model.lm_head.weight"] = averages["ema.model.transformer.wte.weight"]
+    tree["state_dict"] = {**tree["state_dict"], **averages, "ema.n_averaged": torch.tensor(7)}
+    torch.save(tree, small)
+    for name, grow in GROWTHS.items():
+        grow(small, tmp_path / f"{name}.ckpt", StateRequest())
+        check(small, tmp_path / f"{name}.ckpt")
+        for ending in ("h.0.ln_1.weight", "h.0.mlp.c_fc.weight"):
+            tampered = torch.load(tmp_path / f"{name}.ckpt", weights_only=True)
+            at = next(key for key in tampered["state_dict"] if key.startswith("ema.") and key.endswith(ending))
+            flat = tampered["state_dict"][at].view(-1)
+            sizes = flat.double().abs()
+            flat[int((sizes - sizes[sizes > 0].median()).abs().argmin())] *= 1.05
+            torch.save(tampered, tmp_path / "tampered.ckpt")
+            assert not ckptgrow.verify(small, tmp_path / "tampered.ckpt").passed, (name, ending)
+
+
+DEPTHS: dict[str, dict[str, Any]] = {
+    "alternate zero-output": {"factor": 2, "new": "zero-output"},
+    "append zero-norm": {"factor": 2, "place": "append", "new": "zero-norm"},
+    "append zero-output": {"factor": 2, "place": "append", "new": "zero-output"},
+    "copy": {"factor": 2, "new": "copy"},
+}
+
+
+@pytest.mark.parametrize("chain", list(itertools.product(DEPTHS, repeat=2)), ids=" then ".join)
+def test_layers_made_from_layers_that_were_made_are_told_by_the_records(tmp_path: Path, chain: tuple[str, ...]) -> None:
+    """Weights alone do not show which layer a copy of an identity was made from; they judge what the records say."""
+    paths = [saved(tmp_path / "0.ckpt", SCHEDULES["none"]), tmp_path / "1.ckpt", tmp_path / "2.ckpt"]
+    for index, growth in enumerate(chain):
+        ckptgrow.depth(paths[index], paths[index + 1], **DEPTHS[growth])
+    assert not structural(paths[0], paths[2])
+    tree = torch.load(paths[2], weights_only=True)
+    layers = tree["ckptgrow"]["history"][0]["layers"]
+    made = next(layer for layer in layers if layer[1] != "old")
+    made[0] = 1 - made[0]
+    torch.save(tree, tmp_path / "tampered.ckpt")
+    assert structural(paths[0], tmp_path / "tampered.ckpt")
+
+
+def structural(small: Path, grown: Path) -> list[str]:
+    """What is wrong but for the function, which copies change."""
+    report = ckptgrow.verify(small, grown, settings=Settings(batches=1))
+    wrong = [] if report.structure.passed else ["structure"]
+    return [*report.structure.problems, *wrong, *(report.moments.problems if report.moments else [])]

@@ -7,30 +7,30 @@ import ast
 from tests.helpers.paths import PACKAGE
 
 SHARED = {
-    # formats: what lies where, and how it is read
-    "ckptgrow.checkpoints.checkpoint": {"Checkpoint"},
-    "ckptgrow.checkpoints.course": {"Schedule"},  # the function whose fields a state keeps
-    "ckptgrow.checkpoints.directory": {"CONFIG", "TRAINER_STATE", "Files"},
-    "ckptgrow.checkpoints.fingerprint": {"Fingerprint"},
-    "ckptgrow.checkpoints.formats": {"read_checkpoint"},
-    "ckptgrow.checkpoints.huggingface": {"SAFETENSORS"},
-    "ckptgrow.checkpoints.lightning": {"GROWTH_KEY"},
-    "ckptgrow.checkpoints.opaque": {"Opaque"},
-    "ckptgrow.checkpoints.optimizer": {"OptimizerState", "ParameterGroup"},
-    "ckptgrow.checkpoints.tensors": {"Held", "LazyTensor", "chunks", "whole"},
-    "ckptgrow.checkpoints.texts": {"LARGEST_LOG", "read_json"},
-    "ckptgrow.checkpoints.tree": {"path_text"},
-    # families: names, layouts, sizes, transformers' own models
-    "ckptgrow.families.architecture": {"config_errors"},
-    "ckptgrow.families.claim": {"Claimed"},
+    # storage and formats: what lies where, and how it is read
+    "ckptgrow.storage.files.json_files": {"LARGEST_LOG", "read_json"},
+    "ckptgrow.storage.fingerprint": {"Fingerprint"},
+    "ckptgrow.storage.pickles.opaque": {"Opaque"},
+    "ckptgrow.storage.tensors": {"Held", "LazyTensor", "chunks", "whole"},
+    "ckptgrow.storage.tree": {"path_text"},
+    "ckptgrow.formats.checkpoint": {"Checkpoint"},
+    "ckptgrow.formats.huggingface": {"SAFETENSORS"},
+    "ckptgrow.formats.known_formats": {"read_checkpoint"},
+    "ckptgrow.formats.lightning": {"GROWTH_KEY"},
+    "ckptgrow.formats.sidecar_files": {"CONFIG", "TRAINER_STATE", "Files"},
+    # state and families: names, layouts, sizes, transformers' own models
+    "ckptgrow.state.architecture": {"config_errors"},
+    "ckptgrow.state.claim": {"Claimed"},
+    "ckptgrow.state.model": {"load_model"},
+    "ckptgrow.state.opening": {"TrainingState", "open_state", "understood"},
+    "ckptgrow.state.optimizer_state": {"OptimizerState", "ParameterGroup"},
+    "ckptgrow.state.sizes": {"num_layers", "sizes_of"},
+    "ckptgrow.state.train_schedule": {"Schedule"},  # the function whose fields a state keeps
     "ckptgrow.families.family": {"Family"},
-    "ckptgrow.families.model": {"load_model"},
-    "ckptgrow.families.sizes": {"num_layers", "sizes_of"},
-    "ckptgrow.families.state": {"TrainingState", "open_state", "understood"},
     # spaces: which coordinate copies which; no write, no read, no gather, no draw
     "ckptgrow.spaces.growth": {"Growth", "IntVector", "copies", "identity", "padded", "product"},
     "ckptgrow.spaces.layout": {"Axis", "Layout", "Role"},
-    "ckptgrow.spaces.layers": {"Layer", "LayerKind"},
+    "ckptgrow.spaces.layers": {"NEW_LAYERS", "LayerKind"},
     "ckptgrow.spaces.selection": {"selected"},
     "ckptgrow.errors": {"DataError", "OptimizerError", "RequestError", "listing"},
 }

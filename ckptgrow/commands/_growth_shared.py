@@ -1,0 +1,84 @@
+"""What `width` and `depth` have in common: the request, the progress bar, the sentence, the JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from ckptgrow.commands._screen import Advance, Screen
+from ckptgrow.commands._values import chosen
+from ckptgrow.errors import RequestError
+
+if TYPE_CHECKING:
+    from ckptgrow.growth.request import Grown, Part, StepChoice
+
+TRAPPED = (
+    "the grown model is trapped: its copies get equal gradients and stay equal for ever, so it computes nothing the "
+    "small one could not. Train with dropout, or grow with --separate split (changes no output)"
+)
+LR_RULES = ("keep", "mup")
+RESETTABLE = ("optimizer", "schedule")
+
+
+def step_choice(value: str) -> StepChoice:
+    """`keep`, `auto`, or a number of steps from 0."""
+    if value in ("keep", "auto"):
+        return cast("StepChoice", value)
+    try:
+        step = int(value)
+    except ValueError as error:
+        raise RequestError(f"--step {value}: expected keep, auto or a whole number") from error
+    if step < 0:
+        raise RequestError(f"--step {value}: expected a step from 0 on")
+    return step
+
+
+def reset_parts(value: str) -> tuple[Part, ...]:
+    """Parts by commas; raises RequestError for unknown ones."""
+    parts = tuple(part.strip() for part in value.split(",") if part.strip())
+    for part in parts:
+        chosen("--reset", part, RESETTABLE)
+    return cast("tuple[Part, ...]", parts)
+
+
+def show(
+    run: Callable[[Callable[[int], Advance]], Grown],
+    source: Path,
+    screen: Screen,
+    verb: str,
+    measured: Callable[[Grown], list[str]] = lambda done: [],
+) -> None:
+    """Runs a growth under a progress bar and tells what it did, and what `measured` finds of the result."""
+    with screen.progress_later(f"{verb} {source.name}") as progress:
+        done = run(progress)
+    done = replace(done, notes=(*done.notes, *measured(done)))
+    screen.say(_sentence(done, source))
+    for note in done.notes:
+        screen.say(f"note: {note}")
+    if done.trapped:
+        screen.warn(TRAPPED)
+    screen.result(_as_json(done))
+
+
+def _sentence(done: Grown, source: Path) -> str:
+    changes = ", ".join(
+        f"{name} {done.old[name]} → {size}" for name, size in done.new.items() if done.old.get(name) != size
+    )
+    old, new = done.num_parameters
+    step = "" if done.step[0] == done.step[1] else f", step {done.step[0]} → {done.step[1]}"
+    return f"{source} → {done.out}: {changes}; {old:,} → {new:,} parameters; lr rule {done.lr_rule}{step}."
+
+
+def _as_json(done: Grown) -> Mapping[str, object]:
+    return {
+        "out": str(done.out),
+        "old": done.old,
+        "new": done.new,
+        "num_parameters": list(done.num_parameters),
+        "trapped": done.trapped,
+        "lr_rule": done.lr_rule,
+        "step": list(done.step),
+        "notes": list(done.notes),
+    }

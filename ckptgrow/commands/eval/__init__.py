@@ -1,0 +1,1 @@
+"""`ckptgrow eval lambada|wikitext|run|perplexity|compare`, one file a command."""

@@ -1,0 +1,174 @@
+"""What the commands under `eval` have in common: running checkpoints one after the other, tables."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ckptgrow.commands._screen import Screen
+from ckptgrow.errors import RequestError
+
+if TYPE_CHECKING:
+    from ckptgrow.evaluate.eval_settings import BatchSize, Settings
+    from ckptgrow.evaluate.evaluation import Evaluation
+    from ckptgrow.evaluate.processes import Processes
+    from ckptgrow.evaluate.progress_bars import Progress
+    from ckptgrow.evaluate.subject import Subject
+    from ckptgrow.evaluate.tasks import Loaded
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The options that all these commands take."""
+
+    tokenizer: str | None
+    batch_size: str
+    device: str
+    dtype: str
+    limit: float | None
+    samples: Path | None
+    config: Path | None
+    force: bool
+    bootstrap_iters: int | None = None
+    num_fewshot: int | None = None
+
+    def settings(self) -> Settings:
+        """Raises RequestError where a value is out of range."""
+        from ckptgrow.evaluate.eval_settings import Settings
+
+        if self.limit is not None and not (0 < self.limit < 1 or self.limit == int(self.limit) >= 1):
+            raise RequestError(f"--limit {self.limit:g}: expected a whole number from 1 on, or a share below 1")
+        settings = Settings(_batch_size(self.batch_size), self.limit, num_fewshot=self.num_fewshot)
+        return settings if self.bootstrap_iters is None else replace(settings, bootstrap_iters=self.bootstrap_iters)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One command at work: its processes, options and screen."""
+
+    processes: Processes
+    choices: Choices
+    settings: Settings
+    screen: Screen
+    begun: float  # seconds, by time.monotonic
+
+    @property
+    def progress(self) -> Progress:
+        """The bar, which the first process shows for all."""
+        from ckptgrow.evaluate.progress_bars import silent
+
+        if not self.processes.is_first:
+            return silent
+        return lambda description: self.screen.progress_later(description, unit="answers")
+
+    def open(self, checkpoint: Path, *data: Path) -> Subject:
+        """The checkpoint as a model, with its tokenizer, which a meta.json beside `data` may name."""
+        from ckptgrow.evaluate.subject import open_subject
+
+        with self.screen.stages() as stage:
+            stage(f"loading {checkpoint.name}")
+            return open_subject(
+                checkpoint,
+                tokenizer=self.choices.tokenizer,
+                dtype=self.choices.dtype,
+                device=self.processes.device,
+                config=self.choices.config,
+                others=data,
+            )
+
+    def load(self, names: str, local: Mapping[str, Path], include: Sequence[Path] = ()) -> Loaded:
+        """lm-eval's tasks of these names, by commas."""
+        from ckptgrow.evaluate.dependency import require_harness
+
+        require_harness()
+        from ckptgrow.evaluate.tasks import load_tasks
+
+        wanted = [name.strip() for name in names.split(",") if name.strip()]
+        if not wanted:
+            raise RequestError("--tasks: names none, expected some of lm-eval's tasks, by commas")
+        with self.screen.stages() as stage:
+            stage("loading tasks")
+            return load_tasks(wanted, local, include)
+
+    def run(self, checkpoint: Path, loaded: Loaded) -> Evaluation | None:
+        """lm-eval's results for one checkpoint."""
+        from ckptgrow.evaluate.evaluation import evaluate
+
+        return evaluate(self.open(checkpoint), loaded, self.settings, self.processes, self.progress)
+
+    def show(self, evaluation: Evaluation | None) -> None:
+        """The table, samples and JSON of one evaluation, by the first process; on stderr what it took."""
+        if evaluation is None:
+            return
+        self.write_samples([evaluation])
+        self.screen.table(f"{evaluation.checkpoint} ({evaluation.tokenizer})", COLUMNS, list(_rows(evaluation)))
+        self.tell(evaluation.notes)
+        num, seconds = sum(evaluation.num_samples.values()), time.monotonic() - self.begun
+        typer.echo(
+            f"{evaluation.checkpoint}: {num:,} documents in {seconds:.1f} s, {self.choices.dtype} on "
+            f"{self.processes.device}",
+            err=True,
+        )
+        self.screen.result(evaluation.to_json())
+
+    def tell(self, notes: Sequence[str]) -> None:
+        """What is worth knowing of the data."""
+        for note in notes:
+            self.screen.say(f"note: {note}")
+
+    def write_samples(self, evaluations: Sequence[Evaluation]) -> None:
+        """Writes the answers where the user asked for them."""
+        from ckptgrow.evaluate.evaluation import write_samples
+
+        if self.choices.samples is not None:
+            write_samples(evaluations, self.choices.samples)
+
+
+COLUMNS = ("task", "metric", "value", "standard error", "documents")
+
+
+@contextmanager
+def session(choices: Choices, as_json: bool, *checkpoints: Path) -> Generator[Session]:
+    """A command's session, once what can be checked beforehand is checked."""
+    from ckptgrow.evaluate.evaluation import check_samples
+    from ckptgrow.evaluate.processes import launched
+
+    settings = choices.settings()
+    for checkpoint in checkpoints:
+        check_samples(choices.samples, checkpoint, force=choices.force)
+    with launched(choices.device) as processes:
+        yield Session(processes, choices, settings, Screen(as_json), time.monotonic())
+
+
+def metric_name(key: str) -> str:
+    """lm-eval's "metric,filter" for people: the filter `none` goes without saying."""
+    return key.removesuffix(",none").replace(",", ", ")
+
+
+def _rows(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
+    for task, scores in evaluation.results.items():
+        for key, value in scores.items():
+            if "," not in key or "_stderr," in key:
+                continue
+            error = scores.get(key.replace(",", "_stderr,", 1))
+            known = error if isinstance(error, float) and not math.isnan(error) else None
+            yield task, metric_name(key), value, known, evaluation.num_samples.get(task)
+
+
+def _batch_size(value: str) -> BatchSize:
+    if value == "auto":
+        return "auto"
+    try:
+        size = int(value)
+    except ValueError as error:
+        raise RequestError(f"--batch-size {value}: expected auto or a whole number") from error
+    if size < 1:
+        raise RequestError(f"--batch-size {value}: expected a whole number from 1 on")
+    return size

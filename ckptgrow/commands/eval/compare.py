@@ -1,0 +1,82 @@
+"""`ckptgrow eval compare`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ckptgrow.commands._options import ConfigOption
+from ckptgrow.commands._screen import JsonOption
+from ckptgrow.commands.eval import _eval_options as options
+from ckptgrow.commands.eval._eval_options import local_files
+from ckptgrow.commands.eval._eval_session import Choices, Session, metric_name, session
+
+if TYPE_CHECKING:
+    from ckptgrow.evaluate.score_comparison import Comparison
+
+
+def compare(
+    small: Annotated[Path, typer.Argument(metavar="SMALL", help="What the others are compared with.")],
+    grown: Annotated[list[Path], typer.Argument(metavar="GROWN...", help="The others.")],
+    tasks: options.TasksOption,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(min=0, help="Exit 1 where a score differs relatively by more than that.", show_default=False),
+    ] = None,
+    data: options.TaskDataOption = None,
+    include_path: options.IncludeOption = None,
+    num_fewshot: options.FewshotOption = None,
+    tokenizer: options.TokenizerOption = None,
+    batch_size: options.BatchSizeOption = "auto",
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "float32",
+    limit: options.LimitOption = None,
+    samples: options.SamplesOption = None,
+    bootstrap_iters: options.BootstrapOption = None,
+    config: ConfigOption = None,
+    force: options.ForceOption = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Several checkpoints side by side.
+
+    With differences from SMALL and their standard errors, paired by document. Right after growth every score must be
+    equal. All are read with SMALL's tokenizer; --config is SMALL's.
+    """
+    choices = Choices(tokenizer, batch_size, device, dtype, limit, samples, config, force, bootstrap_iters, num_fewshot)
+    with session(choices, as_json, small, *grown) as work:
+        from ckptgrow.evaluate.score_comparison import compare as compare_evaluations
+        from ckptgrow.evaluate.tokenizer import find_tokenizer
+
+        loaded = work.load(tasks, local_files(data), include_path or ())
+        shared = replace(choices, tokenizer=find_tokenizer(small, tokenizer))
+        works = [replace(work, choices=shared)] + [replace(work, choices=replace(shared, config=None))] * len(grown)
+        evaluations = [one.run(path, loaded) for one, path in zip(works, (small, *grown), strict=True)]
+        done = [one for one in evaluations if one is not None]
+        if not done:
+            return 0
+        comparison = compare_evaluations(done, loaded)
+        work.write_samples(done)
+        _show(comparison, work)
+        return 1 if tolerance is not None and comparison.exceeding(tolerance) else 0
+
+
+def _show(comparison: Comparison, work: Session) -> None:
+    names = [one.checkpoint.name for one in comparison.evaluations]
+    labels = names if len(set(names)) == len(names) else [str(one.checkpoint) for one in comparison.evaluations]
+    columns = ["task", "metric", labels[0]]
+    for label in labels[1:]:
+        columns += [label, "difference", "± paired"]
+    rows: list[list[object]] = []
+    for row in comparison.rows:
+        cells: list[object] = [row.task, metric_name(row.metric), row.values[0]]
+        for value, difference, error in zip(row.values[1:], row.differences, row.standard_errors, strict=True):
+            cells += [value, difference, error]
+        rows.append(cells)
+    work.screen.table("", columns, rows)
+    work.tell(tuple(dict.fromkeys(note for one in comparison.evaluations for note in one.notes)))
+    largest = max((row.largest_relative for row in comparison.rows), default=0.0)
+    work.screen.say(f"largest relative difference: {largest:.1e}" if largest else "all scores are equal")
+    work.screen.result(comparison.to_json())

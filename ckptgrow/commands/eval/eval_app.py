@@ -1,0 +1,20 @@
+"""`ckptgrow eval lambada|wikitext|run|perplexity|compare`."""
+
+from __future__ import annotations
+
+import typer
+
+from ckptgrow.commands.eval.compare import compare
+from ckptgrow.commands.eval.lambada import lambada
+from ckptgrow.commands.eval.perplexity import perplexity
+from ckptgrow.commands.eval.run import run
+from ckptgrow.commands.eval.wikitext import wikitext
+
+eval_app = typer.Typer(
+    help="Evaluate checkpoints of any kind through lm-eval, or as the staged-training paper did.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+for command in (lambada, wikitext, run, perplexity, compare):
+    eval_app.command()(command)

@@ -1,0 +1,79 @@
+"""`ckptgrow eval lambada`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ckptgrow.commands._options import ConfigOption
+from ckptgrow.commands._screen import JsonOption
+from ckptgrow.commands._values import chosen
+from ckptgrow.commands.eval import _eval_options as options
+from ckptgrow.commands.eval._eval_options import MEASURES, only_original
+from ckptgrow.commands.eval._eval_session import Choices, Session, session
+
+if TYPE_CHECKING:
+    from ckptgrow.evaluate.task_documents import Documents
+
+
+def lambada(
+    checkpoint: options.CheckpointArgument,
+    data: options.DataOption = None,
+    measure: options.MeasureOption = "lm-eval",
+    ignore_fragments: Annotated[
+        bool, typer.Option("--ignore-fragments", help="original: only passages whose last token is a whole word.")
+    ] = False,
+    preprocess: Annotated[
+        bool, typer.Option("--preprocess", help='original: typographic and doubled quotes become ".')
+    ] = False,
+    leading_newline: Annotated[
+        bool, typer.Option("--leading-newline", help="original: a line end before each passage.")
+    ] = False,
+    tokenizer: options.TokenizerOption = None,
+    batch_size: options.BatchSizeOption = "auto",
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = "float32",
+    limit: options.LimitOption = None,
+    samples: options.SamplesOption = None,
+    bootstrap_iters: options.BootstrapOption = None,
+    config: ConfigOption = None,
+    force: options.ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """LAMBADA: the last word of each passage.
+
+    Perplexity and greedy accuracy, by lm-eval's lambada_openai. --data takes JSON lines or parquet with `text`, or
+    plain text with a passage a line. The original's measure is the accuracy of the last token.
+    """
+    chosen("--measure", measure, MEASURES)
+    switches = {
+        "--ignore-fragments": ignore_fragments,
+        "--preprocess": preprocess,
+        "--leading-newline": leading_newline,
+    }
+    only_original(measure, {name for name, on in switches.items() if on})
+    choices = Choices(tokenizer, batch_size, device, dtype, limit, samples, config, force, bootstrap_iters)
+    with session(choices, as_json, checkpoint) as work:
+        if measure == "lm-eval":
+            loaded = work.load("lambada_openai", {} if data is None else {"lambada_openai": data})
+            work.show(work.run(checkpoint, loaded))
+            return
+        from ckptgrow.evaluate.last_token import Reading, last_token_accuracy
+
+        documents = _passages(work, data)
+        reading = Reading(preprocess, leading_newline, ignore_fragments)
+        subject = work.open(checkpoint)
+        work.show(last_token_accuracy(subject, documents, reading, work.settings, work.processes, work.progress))
+
+
+def _passages(work: Session, data: Path | None) -> Documents:
+    from ckptgrow.evaluate.files import Text
+    from ckptgrow.evaluate.task_documents import Documents, passages
+
+    if data is not None:
+        return passages(data)
+    task = work.load("lambada_openai", {}).tasks["lambada_openai"]
+    texts = tuple(Text(number, text) for number, text in enumerate(task.eval_docs["text"], start=1))
+    return Documents("lambada_openai", "text", texts)

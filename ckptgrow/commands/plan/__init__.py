@@ -1,0 +1,1 @@
+"""`ckptgrow plan curves|law|fit|watch`, one file a command."""

@@ -1,0 +1,61 @@
+"""What the commands that read learning curves have in common: options of a log, and what was left out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ckptgrow.commands._screen import Screen
+from ckptgrow.commands._values import chosen
+
+if TYPE_CHECKING:
+    from ckptgrow.planning.learning_curves import Curve
+    from ckptgrow.planning.spikes import Rule
+
+SPIKES = ("robust", "paper", "none")
+
+LossOption = Annotated[str | None, typer.Option(help="The loss's column or tag.", show_default=False)]
+StepColumnOption = Annotated[
+    str | None, typer.Option("--step-column", help="The column of optimizer steps in a CSV.", show_default=False)
+]
+SpikesOption = Annotated[
+    str,
+    typer.Option(
+        help="Which evaluations are left out: robust, those beyond 5 deviations (and 1 %) of a running median; paper, "
+        "those more than 1 % above the last one kept, for smooth curves; none."
+    ),
+]
+
+
+def spike_rule(value: str) -> Rule:
+    """The rule of that name; raises RequestError for others."""
+    return chosen("--spikes", value, SPIKES)
+
+
+def say_left_out(curves: Iterable[Curve], screen: Screen) -> None:
+    """A sentence for each curve that lacks rows of its log, and a warning where noise was taken for spikes."""
+    for curve in curves:
+        if curve.cleaning.sentence:
+            screen.say(f"{curve.where}: {curve.cleaning.sentence}")
+        if curve.cleaning.is_doubtful:
+            screen.warn(
+                f"{curve.where}: {curve.cleaning.spikes:,} of {curve.cleaning.rows:,} evaluations are spikes by this "
+                "rule, which is noise rather, and what is left is biased; pass --spikes robust or none, or evaluate "
+                "on more tokens"
+            )
+
+
+def left_out(curve: Curve) -> dict[str, object]:
+    """The same for JSON."""
+    found = curve.cleaning
+    return {
+        "log": curve.where,
+        "rule": found.rule,
+        "evaluations": found.rows,
+        "spikes": found.spikes,
+        "replaced": found.replaced,
+        "cut": found.cut,
+        "at_step_zero": found.at_zero,
+    }

@@ -1,0 +1,148 @@
+"""`ckptgrow plan curves`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ckptgrow.commands._screen import JsonOption, Screen
+from ckptgrow.commands._values import chosen
+from ckptgrow.commands.plan._curve_logs import (
+    LossOption,
+    SpikesOption,
+    StepColumnOption,
+    left_out,
+    say_left_out,
+    spike_rule,
+)
+from ckptgrow.errors import RequestError
+
+if TYPE_CHECKING:
+    from ckptgrow.planning.growth_point import GrowthPoint
+    from ckptgrow.planning.learning_curves import Curve
+
+OPERATORS = ("width", "depth", "both")
+
+
+def curves(
+    small: Annotated[Path, typer.Argument(metavar="SMALL", help="The small model's log.", show_default=False)],
+    large: Annotated[Path, typer.Argument(metavar="LARGE", help="The large model's log.", show_default=False)],
+    operator: Annotated[str, typer.Option(help="width, depth or both.", show_default=False)],
+    params: Annotated[
+        tuple[str, str],
+        typer.Option(
+            help="Parameters without embeddings of SMALL and LARGE: numbers, config.json files or checkpoints.",
+            metavar="SMALL_N LARGE_N",
+        ),
+    ],
+    tokens_per_step: Annotated[float, typer.Option(help="Tokens an optimizer step.", show_default=False)],
+    threshold: Annotated[
+        float | None, typer.Option(help="Slope d log L / d log C to grow at [default: the paper's for the operator].")
+    ] = None,
+    loss: LossOption = None,
+    step_column: StepColumnOption = None,
+    spikes: SpikesOption = "robust",
+    plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png).", show_default=False)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Growth points, the step constant and the compute saved, from two learning curves.
+
+    Logs: TensorBoard's CSV export, Lightning's metrics.csv, event files, or a run's directory.
+    """
+    chosen("--operator", operator, OPERATORS)
+    rule = spike_rule(spikes)
+    if tokens_per_step <= 0:
+        raise RequestError(f"--tokens-per-step {tokens_per_step:g}: expected a number above zero")
+    from ckptgrow.planning.figure_style import check_ending
+    from ckptgrow.planning.growth_point import growth_point
+    from ckptgrow.planning.learning_curves import curve
+    from ckptgrow.planning.logs import Names
+    from ckptgrow.planning.model_size import model_size
+
+    if plot is not None:
+        check_ending(plot)
+
+    sizes = [model_size(one) for one in params]
+    if sizes[0] >= sizes[1]:
+        raise RequestError(
+            f"--params {' '.join(params)}: {sizes[0]:,.0f} parameters, then {sizes[1]:,.0f}, expected the small "
+            "model's first, then a larger one's"
+        )
+    small_curve, large_curve = (
+        curve(path, size, tokens_per_step, Names(loss, step_column), rule)
+        for path, size in zip((small, large), sizes, strict=True)
+    )
+    point = growth_point(small_curve, large_curve, operator, threshold)  # pyright: ignore[reportArgumentType]
+    screen = Screen(as_json)
+    _say(point, screen)
+    say_left_out((small_curve, large_curve), screen)
+    screen.picture(lambda width: _picture(small_curve, large_curve, point, width))
+    if plot is not None:
+        from ckptgrow.planning.figure import draw
+
+        draw(plot, small_curve, large_curve, point)
+        screen.say(f"plot: {plot}")
+    screen.result({**_as_json(point), "left_out": [left_out(small_curve), left_out(large_curve)]})
+
+
+def _say(point: GrowthPoint, screen: Screen) -> None:
+    spread = point.spread
+    screen.say(
+        f"Train the small model to step {point.step_before:,} (loss {point.loss_at_growth:.4f}), grow its "
+        f"{'width and depth' if point.operator == 'both' else point.operator}, and go on from step "
+        f"{point.step_target:,} to {point.step_optimality:,}: that saves {point.saving:.1%} of the compute of the "
+        f"large model alone; ρ = {point.rho:.3f}."
+    )
+    screen.say(
+        f"90 % of resamples, over noise and windows: saves {spread.saving[0]:.1%} to {spread.saving[1]:.1%}; grown at "
+        f"step {spread.step_before[0]:,.0f} to {spread.step_before[1]:,.0f}; optimal at "
+        f"{spread.step_optimality[0]:,.0f} to {spread.step_optimality[1]:,.0f}."
+    )
+    if spread.share_without > 0:
+        screen.warn(f"in {spread.share_without:.0%} of resamples a slope never rises past its threshold; train longer")
+    if not point.is_distinguishable:
+        screen.warn("the saving cannot be told from zero with these curves; evaluate more often or longer")
+
+
+def _picture(small: Curve, large: Curve, point: GrowthPoint, width: int) -> list[list[tuple[str, str]]]:
+    from ckptgrow.planning.terminal import Line, Mark, picture
+
+    places = ((small, point.step_before, "●"), (large, point.step_target, "▶"), (large, point.step_optimality, "◆"))
+    marks: list[Mark] = []
+    for curve, step, text in places:
+        index = int(curve.steps.searchsorted(step))
+        marks.append(Mark(float(curve.compute[index]), float(curve.losses[index]), text, "red"))
+    lines = [
+        Line(large.compute, large.losses, "bright_black"),
+        Line(small.compute, small.losses, "blue"),
+    ]
+    rows = picture(lines, marks, width=width, top=1.5 * float(large.losses.min()))
+    legend = [
+        ("       ", ""),
+        ("small", "blue"),
+        (", ", ""),
+        ("large", "bright_black"),
+        ("; ● grow ▶ go on ◆ optimal", "red"),
+    ]
+    return [*rows, legend]
+
+
+def _as_json(point: GrowthPoint) -> dict[str, object]:
+    spread = point.spread
+    return {
+        "operator": point.operator,
+        "threshold": point.threshold,
+        "saving": point.saving,
+        "saving_interval": list(spread.saving),
+        "step_before": point.step_before,
+        "step_before_interval": list(spread.step_before),
+        "step_target": point.step_target,
+        "step_optimality": point.step_optimality,
+        "step_optimality_interval": list(spread.step_optimality),
+        "share_without_point": spread.share_without,
+        "rho": point.rho,
+        "loss_at_growth": point.loss_at_growth,
+        "is_distinguishable": point.is_distinguishable,
+    }

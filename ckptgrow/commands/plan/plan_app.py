@@ -1,0 +1,19 @@
+"""`ckptgrow plan curves|law|fit|watch`."""
+
+from __future__ import annotations
+
+import typer
+
+from ckptgrow.commands.plan.curves import curves
+from ckptgrow.commands.plan.fit import fit
+from ckptgrow.commands.plan.law import law
+from ckptgrow.commands.plan.watch import watch
+
+plan = typer.Typer(
+    help="Plan a staged training: when to grow, from where to go on, what it saves.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+for command in (curves, law, fit, watch):
+    plan.command()(command)

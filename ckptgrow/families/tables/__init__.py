@@ -1,0 +1,1 @@
+"""One family a file: a `Family` and its source, data only."""

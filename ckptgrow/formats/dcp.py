@@ -1,0 +1,131 @@
+"""torch's distributed checkpoints: a directory with `.metadata` and `*.distcp`, as FSDP in Lightning, torchtitan and
+`torch.distributed.checkpoint.state_dict` write them.
+
+The model lies under `model` (or `state_dict`, or at the top), optimizers under `optimizer`, `optim` or `optimizer_0`
+and so on, their parameters by name. Lightning adds `meta.pt`: the rest of its checkpoint. A
+`config.json` may lie beside it; other files in the directory are copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from ckptgrow.distributed import processes
+from ckptgrow.errors import CheckpointError, listing
+from ckptgrow.formats.checked_parts import by_name, by_number
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.flat_optimizers import flattened, is_flat, nested
+from ckptgrow.formats.lightning import LightningFormat, from_tree
+from ckptgrow.formats.sidecar_files import CONFIG, others_in
+from ckptgrow.progress import Advance
+from ckptgrow.storage.archives import archive, archive_writing
+from ckptgrow.storage.files.json_files import read_json, write_json
+from ckptgrow.storage.tensors import LazyTensor
+
+METADATA, META = ".metadata", "meta.pt"
+MODEL_KEYS = ("model", "state_dict")
+OPTIMIZER_KEYS = ("optimizer", "optim")
+SCHEDULER_KEYS = ("lr_scheduler", "scheduler")
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Under which keys the parts lie: the model (at the top where it has none), optimizers, those of them that are
+    flat, schedulers, and what is none of these. `has_config` tells whether a config lies beside them.
+    """
+
+    model: str | None = "model"
+    optimizers: tuple[str, ...] = ()
+    flat: tuple[str, ...] = ()
+    schedulers: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    has_config: bool = False
+
+    @classmethod
+    def of(cls, tree: Mapping[str, Any], *, has_config: bool) -> Keys:
+        """Finds the parts of a state."""
+        model = next((key for key in MODEL_KEYS if isinstance(tree.get(key), dict)), None)
+        optimizers = tuple(key for key in tree if key in OPTIMIZER_KEYS or key.startswith("optimizer_"))
+        flat = tuple(key for key in optimizers if is_flat(tree[key]))
+        schedulers = tuple(key for key in SCHEDULER_KEYS if "last_epoch" in _dict(tree.get(key)))
+        known = {model, *optimizers, *schedulers}
+        others = (key for key, one in tree.items() if key not in known and (model or not isinstance(one, LazyTensor)))
+        return cls(model, optimizers, flat, schedulers, tuple(others), has_config)
+
+
+@dataclass(frozen=True)
+class DistributedFormat:
+    """See the module's head."""
+
+    kind: str = "dcp"
+
+    def recognises(self, path: Path) -> bool:
+        """A directory with `.metadata`."""
+        return path.is_dir() and (path / METADATA).is_file()
+
+    def read(self, path: Path) -> Checkpoint:
+        """Reads a directory; raises CheckpointError where it is damaged or holds no model."""
+        from ckptgrow.storage.dcp_io import dcp_reading  # torch's part of it takes a second to import
+
+        tree = dcp_reading.read(path / METADATA)
+        meta = archive.read(path / META) if (path / META).is_file() else {}
+        keys = Keys.of(tree, has_config=(path / CONFIG).is_file())
+        tensors = tree[keys.model] if keys.model else {k: v for k, v in tree.items() if isinstance(v, LazyTensor)}
+        if not tensors or not all(isinstance(value, LazyTensor) for value in tensors.values()):
+            raise CheckpointError(f"{path}: holds {listing(tree)}, expected a model's tensors under 'model'")
+        optimizers = [nested(tree[key], str(path)) if key in keys.flat else tree[key] for key in keys.optimizers]
+        parts: dict[str, Any] = {
+            "state_dict": tensors,
+            "optimizer_states": [by_number(one, str(path)) for one in optimizers],
+            **({"lr_schedulers": [tree[key] for key in keys.schedulers]} if keys.schedulers else {}),
+        }
+        checkpoint = from_tree({**meta, **parts}, path, self.kind)
+        config = checkpoint.config
+        if config is None and keys.has_config:
+            config = read_json(path / CONFIG)
+        data = {file.name for file in path.glob("*.distcp")}
+        carried, left_behind = others_in(path, {METADATA, META, CONFIG, *data})
+        return replace(
+            checkpoint,
+            config=config,
+            rest={**checkpoint.rest, **{key: tree[key] for key in keys.others}},
+            carried=carried,
+            layout=keys,
+            left_behind=left_behind,
+        )
+
+    def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
+        """Writes a directory through `torch.distributed.checkpoint`; all processes of torchrun write their share."""
+        from ckptgrow.storage.dcp_io import dcp_writing
+
+        together = processes()
+        fresh = Keys(optimizers=tuple(f"optimizer_{number}" for number in range(len(checkpoint.optimizers))))
+        keys = checkpoint.layout if isinstance(checkpoint.layout, Keys) else fresh
+        others = {key: value for key, value in checkpoint.rest.items() if key in keys.others}
+        dcp_writing.write({**_parts(checkpoint, keys), **others}, path, together, advance)
+        if together.rank == 0:
+            checkpoint.carried.copy_to(path)
+            rest = {key: value for key, value in checkpoint.rest.items() if key not in keys.others}
+            tree = LightningFormat().tree(replace(checkpoint, tensors={}, optimizers=(), rest=rest))
+            meta = {key: value for key, value in tree.items() if key not in ("state_dict", "optimizer_states")}
+            archive_writing.write(meta, path / META, advance, checkpoint.source)
+            if keys.has_config and checkpoint.config is not None:
+                write_json(path / CONFIG, checkpoint.config, sort_keys=True)
+
+
+def _parts(checkpoint: Checkpoint, keys: Keys) -> dict[str, Any]:
+    """A checkpoint's parts under their keys."""
+    tensors = dict(checkpoint.tensors)
+    optimizers = dict(zip(keys.optimizers, map(by_name, checkpoint.optimizers), strict=False))
+    return {
+        **({keys.model: tensors} if keys.model else tensors),
+        **{key: flattened(one) if key in keys.flat else one for key, one in optimizers.items()},
+        **dict(zip(keys.schedulers, map(dict, checkpoint.schedulers), strict=False)),
+    }
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return cast(dict[str, Any], value) if isinstance(value, dict) else {}

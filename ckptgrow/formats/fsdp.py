@@ -1,0 +1,81 @@
+"""What accelerate, and so the Trainer, writes under FSDP with SHARDED_STATE_DICT: a directory whose weights and
+optimizers are torch distributed checkpoints in directories of their own, beside the files of any other checkpoint.
+
+Source: accelerate, `utils/fsdp_utils.py` (`save_fsdp_model`, `save_fsdp_optimizer`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ckptgrow.distributed import processes
+from ckptgrow.errors import CheckpointError, listing
+from ckptgrow.formats.checked_parts import by_name, by_number, checked_optimizers
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.dcp import METADATA
+from ckptgrow.formats.sidecar_files import (
+    Files,
+    files_of,
+    named_files,
+    part_files,
+    read_beside,
+    write_beside,
+    write_growth,
+)
+from ckptgrow.progress import Advance
+from ckptgrow.storage.files.tensor_writing import fill
+from ckptgrow.storage.tensors import LazyTensor
+
+MODEL, OPTIMIZERS = "pytorch_model_fsdp_0", re.compile(r"optimizer_(\d+)")
+MODEL_KEY, OPTIMIZER_KEY = "model", "optimizer"
+
+
+@dataclass(frozen=True)
+class ShardedFormat:
+    """See the module's head."""
+
+    kind: str = "fsdp"
+
+    def recognises(self, path: Path) -> bool:
+        """A directory with the model's own."""
+        return (path / MODEL / METADATA).is_file()
+
+    def read(self, path: Path) -> Checkpoint:
+        """Reads a directory; raises CheckpointError where a part is missing or damaged."""
+        found = [match for one in path.iterdir() if one.is_dir() and (match := OPTIMIZERS.fullmatch(one.name))]
+        optimizers = tuple(match[0] for match in sorted(found, key=lambda match: int(match[1])))
+        states = [by_number(_part(path / name, OPTIMIZER_KEY), str(path / name)) for name in optimizers]
+        tensors = _part(path / MODEL, MODEL_KEY)
+        strangers = [name for name, value in tensors.items() if not isinstance(value, LazyTensor)]
+        if strangers:
+            raise CheckpointError(f"{path / MODEL}: {listing(strangers)} is no tensor, expected a state dict")
+        files = Files(optimizers=optimizers, schedulers=part_files(path, "scheduler"))
+        beside = read_beside(path, self.kind, {MODEL, *optimizers}, files)
+        return replace(beside, tensors=tensors, optimizers=checked_optimizers(states, str(path)))
+
+    def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
+        """Writes a directory; all processes of torchrun write their share of the weights and moments."""
+        from ckptgrow.storage.dcp_io import dcp_writing
+
+        together = processes()
+        if together.rank == 0:
+            path.mkdir()
+        together.wait()
+        dcp_writing.write({MODEL_KEY: dict(checkpoint.tensors)}, path / MODEL, together, advance)
+        for state, part in named_files(files_of(checkpoint).optimizers, "optimizer_0", checkpoint.optimizers, path):
+            dcp_writing.write({OPTIMIZER_KEY: by_name(state)}, part, together, advance)
+        if together.rank == 0:
+            fill(write_beside(checkpoint, path), advance)
+            write_growth(checkpoint, path)
+
+
+def _part(path: Path, key: str) -> dict[str, Any]:
+    from ckptgrow.storage.dcp_io import dcp_reading  # torch's part of it takes a second to import
+
+    tree = dcp_reading.read(path / METADATA)
+    if not isinstance(tree.get(key), dict):
+        raise CheckpointError(f"{path}: holds {listing(tree)}, expected a state under {key!r}")
+    return tree[key]

@@ -1,0 +1,150 @@
+"""Hugging Face directories, their weights and optimizers in files.
+
+A model (`config.json` and its weights); a Trainer's checkpoint, which adds `optimizer.pt`, `scheduler.pt`,
+`trainer_state.json` and more; what accelerate's `save_state` writes (`optimizer.bin`, `scheduler.bin`,
+`random_states_0.pkl`, no config), under FSDP with FULL_STATE_DICT also `pytorch_model_fsdp.bin`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from ckptgrow.errors import CheckpointError, listing
+from ckptgrow.formats.checked_parts import by_name, by_number, checked_optimizers, has_names
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.sidecar_files import (
+    OF_ONE_PROCESS,
+    TRAINER_STATE,
+    Files,
+    files_of,
+    named_files,
+    part_files,
+    read_beside,
+    read_state,
+    read_tensors,
+    write_beside,
+    write_growth,
+)
+from ckptgrow.progress import Advance
+from ckptgrow.storage.archives import archive_writing
+from ckptgrow.storage.files.safetensor_files import INDEX_SUFFIX, outlines, read_file, read_index, read_shards
+from ckptgrow.storage.files.tensor_writing import fill
+from ckptgrow.storage.tensors import LazyTensor, num_bytes
+
+SAFETENSORS, TORCH, FULL_STATE = "model.safetensors", "pytorch_model.bin", "pytorch_model_fsdp.bin"
+DEFAULT_SHARD_BYTES = 5 * 10**9
+
+
+@dataclass(frozen=True)
+class HuggingFaceFormat:
+    """See the module's head; `max_shard_bytes` bounds the files of weights that are written."""
+
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES
+    kind: str = "huggingface"
+
+    def recognises(self, path: Path) -> bool:
+        """A directory with weights, or one process's part of them, which reading refuses."""
+        return path.is_dir() and bool(
+            _weight_files(path) or any(OF_ONE_PROCESS.fullmatch(one.name) for one in path.iterdir())
+        )
+
+    def read(self, path: Path) -> Checkpoint:
+        """Reads a directory; raises CheckpointError where a file is missing or malformed."""
+        tensors, weight_files, metadata = _weights(path)
+        optimizers = part_files(path, "optimizer")
+        raws = checked_optimizers([read_state(path / name) for name in optimizers], str(path))
+        states = [by_number(raw, str(path / name)) for raw, name in zip(raws, optimizers, strict=True)]
+        has_full_state = FULL_STATE in weight_files
+        weights = ((FULL_STATE,) if has_full_state else ()) + (
+            (SAFETENSORS,) if len(weight_files) > has_full_state else ()
+        )
+        is_accelerates = has_full_state or any(name.endswith(".bin") for name in optimizers)
+        other_kind = "accelerate" if is_accelerates else self.kind
+        kind = "trainer" if (path / TRAINER_STATE).exists() else other_kind
+        files = Files(weights, optimizers, part_files(path, "scheduler"), metadata, any(map(has_names, raws)))
+        beside = read_beside(path, kind, {*weight_files, *optimizers}, files)
+        return replace(beside, tensors=tensors, optimizers=tuple(states))
+
+    def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
+        """Writes a directory: grown config and weights, optimizers and schedulers where there are, the rest copied."""
+        path.mkdir()
+        files = files_of(checkpoint)
+        parts = write_beside(checkpoint, path)
+        states = [by_name(one) for one in checkpoint.optimizers] if files.named else checkpoint.optimizers
+        parts += [archive_writing.outline(*one) for one in named_files(files.optimizers, "optimizer.pt", states, path)]
+        if FULL_STATE in files.weights:
+            parts.append(archive_writing.outline(dict(checkpoint.tensors), path / FULL_STATE))
+        if files.weights != (FULL_STATE,):
+            metadata = {"format": "pt", **files.metadata}
+            parts += outlines(path, "model", once(checkpoint.tensors), self.max_shard_bytes, metadata)
+        fill(parts, advance)
+        write_growth(checkpoint, path)
+
+
+def _weight_files(path: Path) -> list[str]:
+    """The files that lead to the weights, those that are read first."""
+    candidates = (FULL_STATE, SAFETENSORS, SAFETENSORS + INDEX_SUFFIX, TORCH, TORCH + INDEX_SUFFIX)
+    return [name for name in candidates if (path / name).is_file()]
+
+
+def _weights(path: Path) -> tuple[dict[str, LazyTensor], set[str], dict[str, str]]:
+    """The tensors, the names of the files that hold them, and the files' metadata.
+
+    Beside an FSDP run's full state, which it resumes from, the same weights may lie in safetensors.
+    """
+    found = _weight_files(path)
+    if not found:
+        return {}, set(), {}
+    if found[0] != FULL_STATE:
+        return _weights_from(path, found[0])
+    tensors = read_tensors(path / FULL_STATE)
+    beside = [name for name in found if name in (SAFETENSORS, SAFETENSORS + INDEX_SUFFIX)]
+    if not beside:
+        return tensors, {FULL_STATE}, {}
+    copies, names, metadata = _weights_from(path, beside[0])
+    odd = [name for name, one in copies.items() if _form(tensors.get(name)) != _form(one)]
+    if odd:
+        raise CheckpointError(
+            f"{path}: {FULL_STATE} and {beside[0]} disagree on {listing(odd)}, expected the same weights; remove the "
+            "one that is not meant"
+        )
+    return tensors, {FULL_STATE, *names}, metadata
+
+
+def _form(tensor: LazyTensor | None) -> tuple[object, ...]:
+    return (tensor.shape, tensor.dtype) if tensor is not None else ()
+
+
+def _weights_from(path: Path, name: str) -> tuple[dict[str, LazyTensor], set[str], dict[str, str]]:
+    """The same from one file, or from the shards of its index."""
+    if name == SAFETENSORS:
+        tensors, metadata = read_file(path / name)
+        return tensors, {name}, metadata
+    if name == SAFETENSORS + INDEX_SUFFIX:
+        tensors, metadata = read_index(path / name)
+        shards = {cast(Any, tensor).path.name for tensor in tensors.values()}
+        return tensors, {name, *shards}, metadata
+    if name == TORCH:
+        return read_tensors(path / name), {name}, {}
+    found = read_shards(path / name, read_tensors)
+    return found, {name, *(cast(Any, tensor).path.name for tensor in found.values())}, {}
+
+
+def num_bytes_again(checkpoint: Checkpoint) -> int:
+    """What a second file of the same weights takes."""
+    twice = {FULL_STATE, SAFETENSORS} <= {*files_of(checkpoint).weights}
+    return sum(num_bytes(tensor) for tensor in once(checkpoint.tensors).values()) if twice else 0
+
+
+def once(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Tied tensors under their first name alone, as save_pretrained writes them."""
+    seen: set[int] = set()
+    distinct: dict[str, LazyTensor] = {}
+    for name, tensor in tensors.items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            distinct[name] = tensor
+    return distinct

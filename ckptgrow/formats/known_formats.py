@@ -1,0 +1,107 @@
+"""Which formats there are, and which one a path holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ckptgrow.distributed import processes
+from ckptgrow.errors import CheckpointError, RequestError
+from ckptgrow.formats.checkpoint import Checkpoint, Format
+from ckptgrow.formats.dcp import DistributedFormat
+from ckptgrow.formats.fsdp import ShardedFormat
+from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat, num_bytes_again
+from ckptgrow.formats.lightning import LightningFormat
+from ckptgrow.progress import Progress
+from ckptgrow.storage.archives.archive import DAMAGES
+from ckptgrow.storage.files.atomic import appearing, check_space, check_target, clear_leftovers
+from ckptgrow.storage.tensors import num_bytes
+from ckptgrow.storage.tree import tensors_in
+
+FORMATS: tuple[Format, ...] = (DistributedFormat(), ShardedFormat(), HuggingFaceFormat(), LightningFormat())
+HEADROOM, OF_A_TENSOR = 1.02, 2500  # alignment beside the tensors' bytes; bytes of a name, an archive's directory
+SHARED = ("dcp", "fsdp")  # kinds that several processes can write together
+
+
+def format_of(path: Path) -> Format:
+    """The format that recognises a path.
+
+    Raises CheckpointError where there is nothing, or nothing known.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or directory, expected a checkpoint")
+    for one in FORMATS:
+        if one.recognises(path):
+            return one
+    raise CheckpointError(f"{path}: is no checkpoint of a known kind ({', '.join(one.kind for one in FORMATS)})")
+
+
+def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:
+    """The format that writes a kind; `max_shard_bytes` bounds the files of a directory's weights."""
+    writers: Mapping[str, Format] = {
+        "lightning": LightningFormat(),
+        "dcp": DistributedFormat(),
+        "fsdp": ShardedFormat(),
+        **dict.fromkeys(("huggingface", "trainer", "accelerate"), HuggingFaceFormat(max_shard_bytes)),
+    }
+    return writers[kind]
+
+
+def check_output(source: Path, target: Path, *, force: bool) -> None:
+    """Raises RequestError where writing a checkpoint to `target` would touch its source, or replace something without
+    `force`, or something that is no checkpoint with it.
+    """
+    check_target(source, target, force=force)
+    there, here = target.resolve(), source.resolve()
+    if there in here.parents or here in there.parents:
+        raise RequestError(f"{target}: one of input and output lies inside the other, expected a path beside {source}")
+    if target.is_dir() and any(target.iterdir()) and not any(one.recognises(target) for one in FORMATS):
+        raise RequestError(f"{target}: is a directory with something else than a checkpoint; choose another path")
+
+
+def write_checkpoint(
+    checkpoint: Checkpoint,
+    target: Path,
+    progress: Progress,
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    *,
+    force: bool,
+) -> None:
+    """Writes a checkpoint as its kind; it appears whole or not at all. All processes of torchrun must call this.
+
+    Raises RequestError where the disk has too little room, the kind cannot be written by several processes, or, without
+    `force`, something has come to be at `target` meanwhile.
+    """
+    together = processes()
+    if together.count > 1 and checkpoint.kind not in SHARED:
+        raise RequestError(
+            f"{checkpoint.path}: {together.count} processes share the writing of {' and '.join(SHARED)} checkpoints "
+            "alone; convert it first (ckptgrow convert --to dcp), or run one process"
+        )
+    tensors = [tensor for _, tensor in tensors_in([checkpoint.tensors, checkpoint.optimizers, checkpoint.rest])]
+    total = sum(num_bytes(tensor) for tensor in {id(tensor): tensor for tensor in tensors}.values())
+    total += num_bytes_again(checkpoint)
+    if together.rank == 0 and clear_leftovers(target):
+        force = True  # what is back was on its way to be replaced
+    together.wait()
+    check_space(target, int(total * HEADROOM) + len(tensors) * OF_A_TENSOR + checkpoint.carried.num_bytes)
+    advance = progress(total)
+    try:
+        with appearing(target, together, force=force) as partial:
+            writer_of(checkpoint.kind, max_shard_bytes).write(checkpoint, partial, advance)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise RequestError(
+            f"{target}: could not be written ({error.strerror}); make room or choose another disk"
+        ) from error
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint at a path, whatever its format; its tensors stay on disk until their rows are asked for."""
+    found = format_of(path)
+    try:
+        return found.read(path)
+    except DAMAGES as error:  # a file may be malformed in more ways than there are checks
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"{path}: malformed, expected {found.kind} ({type(error).__name__}: {reason})") from error

@@ -1,0 +1,157 @@
+"""Lightning's `.ckpt`: a torch archive with `state_dict`, optimizers, schedulers, loops and hyper-parameters.
+
+Lightning 2.x counts in `loops`; 1.3 (the staged-training paper's) has only `global_step` and `epoch`.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from ckptgrow.errors import CheckpointError, listing
+from ckptgrow.formats.checked_parts import (
+    by_name,
+    by_number,
+    checked_optimizers,
+    checked_schedulers,
+    checked_step,
+    has_names,
+)
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.loops import data_position, with_step
+from ckptgrow.formats.pickled_configs import config_in, with_fields
+from ckptgrow.progress import Advance
+from ckptgrow.storage.archives import archive, archive_writing
+from ckptgrow.storage.pickles.opaque import Opaque
+from ckptgrow.storage.tensors import LazyTensor
+
+GROWTH_KEY = "ckptgrow"
+UNDERSTOOD = ("state_dict", "optimizer_states", "lr_schedulers", GROWTH_KEY)
+SCALER_KEYS = ("MixedPrecision", "MixedPrecisionPlugin", "NativeMixedPrecisionPlugin", "native_amp_scaling_state")
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Which optimizers of the file, in order, had their parameters by name, as consolidated FSDP runs have them."""
+
+    by_name: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
+class LightningFormat:
+    """See the module's head."""
+
+    kind: str = "lightning"
+
+    def recognises(self, path: Path) -> bool:
+        """Any file: the archive itself says the rest."""
+        return path.is_file()
+
+    def read(self, path: Path) -> Checkpoint:
+        """Reads a `.ckpt`; raises CheckpointError where the archive holds no `state_dict`."""
+        return from_tree(archive.read(path), path, self.kind)
+
+    def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
+        """Writes a `.ckpt` with the order and the other keys of the one that was read."""
+        archive_writing.write(self.tree(checkpoint), path, advance, checkpoint.source)
+
+    def tree(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """What a `.ckpt` holds, its tensors lazy."""
+        tree = dict(checkpoint.rest)
+        tree["state_dict"] = OrderedDict(checkpoint.tensors)
+        for key, states in (("optimizer_states", _as_read(checkpoint)), ("lr_schedulers", checkpoint.schedulers)):
+            if states or key in tree:
+                tree[key] = [dict(one) for one in states]
+        if checkpoint.global_step != tree.get("global_step"):  # moved: else all counters stay as they are
+            tree["global_step"] = checkpoint.global_step
+            if checkpoint.global_step is not None and "loops" in tree:
+                tree["loops"] = with_step(tree["loops"], checkpoint.global_step)
+        if checkpoint.scaler is not None and not any(tree.get(key) for key in SCALER_KEYS):
+            tree[SCALER_KEYS[0]] = dict(checkpoint.scaler)
+        tree[GROWTH_KEY] = dict(checkpoint.growth)
+        if isinstance(tree.get("hyper_parameters"), Opaque):  # nothing can be put into it from outside
+            tree[GROWTH_KEY]["config"] = dict(checkpoint.config or {})
+        else:
+            tree["hyper_parameters"] = _with_config(tree.get("hyper_parameters"), checkpoint.config)
+        return tree
+
+
+def _as_read(checkpoint: Checkpoint) -> list[Mapping[str, Any]]:
+    """The optimizers, by name where the file had them so."""
+    naming = checkpoint.layout if isinstance(checkpoint.layout, Naming) else Naming()
+    states = checkpoint.optimizers
+    if len(naming.by_name) != len(states):
+        return list(states)
+    return [by_name(one) if named else one for one, named in zip(states, naming.by_name, strict=True)]
+
+
+def from_tree(tree: Any, path: Path, kind: str) -> Checkpoint:
+    """A checkpoint from the tree of a `.ckpt`; raises CheckpointError where it holds no `state_dict` of tensors."""
+    if not isinstance(tree, dict) or not isinstance(tree.get("state_dict"), dict):
+        found = listing(tree) if isinstance(tree, dict) else type(tree).__name__
+        raise CheckpointError(f"{path}: holds {found}, expected a Lightning checkpoint with 'state_dict'")
+    tree = cast(dict[str, Any], tree)
+    stray = [name for name, value in tree["state_dict"].items() if not isinstance(value, LazyTensor)]
+    if stray:
+        raise CheckpointError(f"{path}: state_dict has values that are no tensors: {listing(stray)}")
+    arguments = plain_arguments(tree.get("hyper_parameters"))
+    growth = tree.get(GROWTH_KEY) or {}
+    scaler = next((tree[key] for key in SCALER_KEYS if tree.get(key)), None)
+    optimizers = checked_optimizers(tree.get("optimizer_states"), str(path))
+    return Checkpoint(
+        path=path,
+        kind=kind,
+        tensors=tree["state_dict"],
+        config=_config(arguments) or growth.get("config"),
+        original_arguments=_original_arguments(arguments),
+        optimizers=tuple(by_number(one, f"{path}: optimizer {index}") for index, one in enumerate(optimizers)),
+        schedulers=checked_schedulers(tree.get("lr_schedulers"), str(path)),
+        global_step=checked_step(tree.get("global_step"), str(path)),
+        epoch=tree.get("epoch"),
+        precision="16-mixed" if scaler else None,
+        growth=growth,
+        rest={key: None if key in UNDERSTOOD else value for key, value in tree.items()},
+        layout=Naming(tuple(map(has_names, optimizers))),
+        data_position=data_position(tree),
+        scaler=scaler,
+    )
+
+
+def plain_arguments(arguments: Any) -> dict[str, Any]:
+    """Hyper-parameters as a dict, however they were kept."""
+    if isinstance(arguments, Namespace):
+        return dict(vars(arguments))
+    return dict(arguments) if isinstance(arguments, dict) else {}
+
+
+def _config(arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A transformers config among the hyper-parameters: a mapping with `model_type`, or an object of transformers'."""
+    config = arguments.get("config")
+    if isinstance(config, Opaque):
+        return config_in(config)
+    if isinstance(config, Namespace):
+        config = vars(config)
+    return dict(config) if isinstance(config, dict) and "model_type" in config else None
+
+
+def _original_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The staged-training script's arguments, at the top or under `args`."""
+    nested = plain_arguments(arguments.get("args"))
+    for candidate in (arguments, nested):
+        if "seqlen" in candidate and ("size" in candidate or "layers" in candidate):
+            return candidate
+    return None
+
+
+def _with_config(arguments: Any, config: Mapping[str, Any] | None) -> Any:
+    if config is None:
+        return {} if arguments is None else arguments
+    old = plain_arguments(arguments).get("config")
+    new = with_fields(old, config) if isinstance(old, Opaque) and config_in(old) is not None else dict(config)
+    if isinstance(arguments, Namespace):
+        return Namespace(**{**vars(arguments), "config": new})
+    return {**(arguments or {}), "config": new}

@@ -1,0 +1,66 @@
+"""Transformers' config objects in pickles, read from their own state without transformers' classes.
+
+The state is what `vars(config)` was. `model_type` is the class's own, not in the state: it is looked up by the class's
+name among those that transformers lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+
+from ckptgrow.storage.pickles.opaque import Opaque
+
+ROOT, ENDING = "transformers.models.", "Config"
+
+
+def config_in(node: Any) -> dict[str, Any] | None:
+    """The fields of a pickled config as config.json has them, None of anything else."""
+    if not isinstance(node, Opaque) or not isinstance(node.state, dict):
+        return None
+    module, name = type(node).named
+    if not module.startswith(ROOT) or not name.endswith(ENDING):
+        return None
+    state = cast(dict[str, Any], node.state)
+    model_type = state.get("model_type") or _model_type(name)
+    if model_type is None:
+        return None
+    public = {key: _plain(value) for key, value in state.items() if not str(key).startswith("_") and _is_plain(value)}
+    return {**public, "model_type": model_type}
+
+
+def with_fields(node: Opaque, config: Mapping[str, Any]) -> Opaque:
+    """The same object with the fields in which `config` differs."""
+    before = config_in(node) or {}
+    changed = {key: value for key, value in config.items() if key not in before or before[key] != value}
+    made: Any = type(node).__new__(type(node), *node.args)
+    made.is_call, made.listed, made.entries = node.is_call, node.listed, node.entries
+    made.state = {**cast(dict[str, Any], node.state), **changed}
+    return made
+
+
+def _model_type(class_name: str) -> str | None:
+    from transformers import CONFIG_MAPPING
+
+    bare = class_name.removesuffix(ENDING).lower()
+    return next((one for one in CONFIG_MAPPING if one.replace("_", "").replace("-", "") == bare), None)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, cast(dict[Any, Any], value).values()))
+    if isinstance(value, list | tuple | set):
+        return all(map(_is_plain, cast(list[Any], value)))
+    return value is None or isinstance(value, str | int | float | torch.dtype)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in cast(dict[Any, Any], value).items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(one) for one in cast(list[Any], value)]
+    return value

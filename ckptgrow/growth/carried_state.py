@@ -1,0 +1,119 @@
+"""What goes along as it is: it must hold nothing that would have had to grow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ckptgrow.errors import CheckpointError, RequestError, listing
+from ckptgrow.formats.carried_files import Carried
+from ckptgrow.formats.sidecar_files import TRAINER_STATE
+from ckptgrow.growth.parameters import Descent
+from ckptgrow.state.opening import TrainingState
+from ckptgrow.storage.files.json_files import LARGEST_LOG, read_json
+from ckptgrow.storage.pickles.numpy_values import ArrayForm
+from ckptgrow.storage.tensors import LazyTensor
+from ckptgrow.storage.tree import arrays_in, dicts_in, path_text, tensors_in
+
+Shape = tuple[int, ...]
+BEST = ("best_metric", "best_model_checkpoint", "best_global_step")  # as transformers' TrainerState calls them
+
+
+def check_carried(old: TrainingState, lineage: Sequence[Descent]) -> list[str]:
+    """What is carried along must hold nothing that would have had to grow; returns the files that could, unseen.
+
+    Raises CheckpointError that names what does.
+    """
+    growing = [
+        old.checkpoint.tensors[one.old.name]
+        for one in lineage
+        if one.old.layer is not None or not one.growth.is_identity
+    ]
+    copies = _Copies.of(growing)
+    held = {**old.checkpoint.rest, **old.checkpoint.carried.held}
+    forms = [(keys, _form(tensor)) for keys, tensor in tensors_in(held)]
+    suspects = {path_text(keys) for keys, form in [*forms, *arrays_in(held)] if copies.may_include(form)}
+    if suspects:
+        raise CheckpointError(
+            f"{old.checkpoint.path}: {listing(suspects)} holds tensors as large as parameters and no rule says how "
+            f"they grow; leave them out with --drop {listing({text.partition('[')[0] for text in suspects})}"
+        )
+    carried, itemsize = old.checkpoint.carried, min((tensor.dtype.itemsize for tensor in growing), default=1)
+    least = copies.smallest_matrix * itemsize
+    return [name for name in carried.closed if 0 < least <= (carried.directory / name).stat().st_size]
+
+
+@dataclass(frozen=True)
+class _Copies:
+    """What a copy of the growing weights may look like: a float tensor of a weight's shape, or as large as a matrix; an
+    integer one (8-bit averages) of a matrix's shape, or bytes as many as a matrix has entries, flat or two in each.
+    """
+
+    shapes: frozenset[Shape]
+
+    @classmethod
+    def of(cls, growing: Sequence[LazyTensor]) -> _Copies:
+        return cls(frozenset(tensor.shape for tensor in growing if len(tensor.shape) > 0))
+
+    @property
+    def matrices(self) -> set[int]:
+        """How many entries each matrix has."""
+        return {math.prod(shape) for shape in self.shapes if len(shape) > 1}
+
+    @property
+    def smallest_matrix(self) -> int:
+        return min(self.matrices, default=0)
+
+    def may_include(self, form: ArrayForm) -> bool:
+        if not form.shape:
+            return False
+        is_large = form.num_elements >= self.smallest_matrix
+        if form.kind == "f":
+            return form.shape in self.shapes or is_large
+        if form.kind not in ("i", "u"):
+            return False
+        sizes = {count for size in self.matrices for count in (size, size // 2)}
+        is_bytes = form.itemsize == 1 and form.num_elements in sizes
+        return (len(form.shape) > 1 and form.shape in self.shapes) or is_bytes
+
+
+def _form(tensor: LazyTensor) -> ArrayForm:
+    is_float = tensor.dtype.is_floating_point or tensor.dtype.is_complex
+    kind = "f" if is_float else "b" if tensor.dtype == torch.bool else "i"
+    return ArrayForm(tensor.shape, kind, tensor.dtype.itemsize)
+
+
+def without_best(carried: Carried) -> tuple[Carried, list[str]]:
+    """A Trainer's state without its best checkpoint, which is the small model's, and what the user should know of it.
+
+    A resumed run with `load_best_model_at_end` would load it at its end, into a model of another size.
+    """
+    if TRAINER_STATE not in carried.files:
+        return carried, []
+    state = read_json(carried.directory / TRAINER_STATE, LARGEST_LOG)
+    told = [key for key in BEST if state.get(key) is not None]
+    if not told:
+        return carried, []
+    cleared = {key: None if key in told else value for key, value in state.items()}
+    note = f"{', '.join(told)} of {TRAINER_STATE} are the small run's: cleared, the grown run finds its own"
+    return replace(carried, changed={**carried.changed, TRAINER_STATE: cleared}), [note]
+
+
+def check_schedules(old: TrainingState) -> None:
+    """Schedules in places that no rule knows would go on with the old learning rates.
+
+    Raises RequestError that names them.
+    """
+    found = [
+        path_text(keys)
+        for keys, one in dicts_in({**old.checkpoint.rest, **old.checkpoint.carried.held})
+        if {"last_epoch", "base_lrs"} <= one.keys()
+    ]
+    if found:
+        raise RequestError(
+            f"{old.checkpoint.path}: {listing(found)} is a schedule where no rule knows of one, so its rates would "
+            f"stay; use --lr-rule keep and --step keep, or --drop {listing({text.partition('[')[0] for text in found})}"
+        )

@@ -1,0 +1,94 @@
+"""Growing depth: new layers between or after the old ones, as exact identities or as copies.
+
+Source: Shen et al., "Staged Training for Transformer Language Models", arXiv 2203.06211, section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ckptgrow.errors import RequestError, listing
+from ckptgrow.families.family import Family
+from ckptgrow.growth.operator import Operator
+from ckptgrow.growth.pipeline import grow
+from ckptgrow.growth.request import Grown, StateRequest
+from ckptgrow.progress import Progress, silent
+from ckptgrow.spaces.growth import identity
+from ckptgrow.spaces.layers import Layer, NewLayer, Place, keeps_order, listed, stretched
+from ckptgrow.state.layer_kinds import with_layers
+from ckptgrow.state.sizes import MOST_LAYERS, holds, num_layers, sizes_of
+
+RHO = 1.412  # steps before over steps after growth in depth (Shen et al., table 3)
+
+
+def depth(
+    source: str | Path,
+    target: str | Path,
+    *,
+    factor: int | None = None,
+    layers: Sequence[int] | None = None,
+    place: Place = "alternate",
+    new: NewLayer = "zero-output",
+    request: StateRequest | None = None,
+    progress: Progress = silent,
+) -> Grown:
+    """Adds layers: `factor` times as many (2 where no list is given), or as `layers` lists them.
+
+    `layers` names an old layer for every new one: its first mention is that layer, a later one a new layer made from
+    it. With "zero-output" and "zero-norm" new layers are exact identities with zero moments at step 0; with "copy" they
+    are copies with their moments, and the function changes.
+
+    Raises RequestError for layers that cannot be, CkptgrowError for what is wrong with the source.
+    """
+    if factor is not None and layers is not None:
+        raise RequestError(f"--factor {factor} and --layers exclude each other; choose one")
+    if layers is None and factor is None:
+        factor = 2
+    if factor is not None and factor < 2:
+        raise RequestError(f"--factor {factor}: expected a whole number of at least 2")
+
+    def operator(family: Family, config: Mapping[str, Any], where: str) -> Operator:
+        old = num_layers(family, config, where)
+        if old * (factor or 1) > MOST_LAYERS:
+            raise RequestError(f"--factor {factor}: expected at most {MOST_LAYERS} layers of {old}")
+        _refuse(family, config, new, where)
+        mapped = stretched(old, factor, place, new) if factor else _explicit(layers or (), old, new)
+        return Operator(
+            growths={space: identity(size) for space, size in sizes_of(family, config, where).items()},
+            layers=mapped,
+            config=with_layers(family, config, [one.source for one in mapped], where),
+            trapped=False,
+            record={"operator": "depth", "new": new, "layers": [[one.source, one.kind] for one in mapped]},
+        )
+
+    return grow(Path(source), Path(target), operator, request or StateRequest(), RHO, progress)
+
+
+def _explicit(layers: Sequence[int], num_old: int, new: NewLayer) -> tuple[Layer, ...]:
+    outside = [layer for layer in layers if not 0 <= layer < num_old]
+    if outside:
+        raise RequestError(f"--layers {listing(outside)}: no such layer, expected 0 to {num_old - 1}")
+    mapped = listed(layers, new)
+    if not keeps_order(mapped, num_old):
+        raise RequestError(
+            f"--layers {','.join(map(str, layers))}: expected every old layer 0 to {num_old - 1} to come up, first "
+            "mentions in order"
+        )
+    if len(mapped) == num_old:
+        raise RequestError(f"--layers {','.join(map(str, layers))}: adds no layer, expected more than {num_old}")
+    return mapped
+
+
+def _refuse(family: Family, config: Mapping[str, Any], new: NewLayer, where: str) -> None:
+    if new != "copy" and not family.depth_is_exact:
+        raise RequestError(
+            f"{where}: {family.model_type} normalises after each block, so no layer of kind {new} is an identity; "
+            "--new copy stacks layers, which changes the function"
+        )
+    for refusal in family.refusals:
+        if refusal.operator in ("depth", new) and holds(refusal.when, config):
+            raise RequestError(
+                f"{where}: {family.model_type} cannot grow in {refusal.operator} exactly: {refusal.reason}"
+            )

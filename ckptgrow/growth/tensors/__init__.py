@@ -1,0 +1,1 @@
+"""Grown tensors, made from rows of the old ones when the writer asks for them."""

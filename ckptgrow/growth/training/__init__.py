@@ -1,0 +1,1 @@
+"""What grows beside the weights: moments, learning rates, schedulers."""

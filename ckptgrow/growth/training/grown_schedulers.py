@@ -1,0 +1,181 @@
+"""Schedulers after growth: one entry a new parameter group, and the schedule's clock at another step.
+
+Two clocks are kept apart: the schedule step (learning rate, bias correction), which may be moved, and the data
+position, which never is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ckptgrow.errors import RequestError, listing
+from ckptgrow.growth.training.learning_rates import Origin, times
+from ckptgrow.growth.training.scheduler_run import WAYS_OUT, Functions, opened, replayed
+from ckptgrow.growth.training.scheduler_table import clock_of, follows_loss, is_known, leaves
+from ckptgrow.growth.training.step_functions import EXAMPLE, LAMBDA, Course
+from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
+from ckptgrow.storage.tensors import Held, LazyTensor, whole
+
+Raw = Mapping[str, Any]
+
+SCALED_LISTS = ("base_lrs", "_last_lr", "max_lrs", "min_lrs", "_init_lrs")
+CARRIED_LISTS = ("lr_lambdas", "base_momentums", "max_momentums")
+SKIPPED_STEPS, SKIPPED_SHARE = 2, 0.02  # steps without an update (overflows in float16), where schedules may not tick
+OF_THE_SCRIPT = (
+    "the schedule's function is in your script: its clock is set, the first step still uses the old learning rate"
+)
+OF_THE_LOSS = "the schedule follows the loss (ReduceLROnPlateau, GreedyLR), so its learning rate was left as it is"
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A scheduler's grown state, each group's options at its step where they could be computed, and what a user should
+    know.
+    """
+
+    state: dict[str, Any]
+    options: tuple[Mapping[str, Any], ...] | None
+    note: str = ""
+
+    def groups(self, optimizer: OptimizerState) -> tuple[ParameterGroup, ...]:
+        """The optimizer's groups at the schedule's step; a learning rate that was a tensor stays one."""
+        if self.options is None:
+            return optimizer.groups
+        return tuple(
+            group.with_options(**{key: _like(group.options[key], value) for key, value in options.items()})
+            for group, options in zip(optimizer.groups, self.options, strict=True)
+        )
+
+
+def optimizer_of(index: int, schedulers: Sequence[Raw], optimizers: Sequence[OptimizerState]) -> int | None:
+    """Whose learning rates a scheduler sets: the only optimizer's, that at its own place where there are as many, else
+    the one whose groups have its base learning rates; None where that is no single one.
+    """
+    if len(optimizers) == 1:
+        return 0
+    if len(schedulers) == len(optimizers):
+        return index
+    bases = [_float(value) for value in schedulers[index].get("base_lrs", [])]
+    fitting = [
+        place
+        for place, optimizer in enumerate(optimizers)
+        if bases == [_float(group.options.get("initial_lr", -1.0)) for group in optimizer.groups]
+    ]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def check_sets_alone(
+    index: int, place: int, schedulers: Sequence[Raw], optimizers: Sequence[OptimizerState], where: str
+) -> None:
+    """Raises RequestError where another scheduler sets the same rates: which of them had the last word is unknown."""
+    others = [one for one in range(len(schedulers)) if one != index]
+    if any(optimizer_of(other, schedulers, optimizers) == place for other in others):
+        raise RequestError(
+            f"{where}: is one of {len(schedulers)} that set the rates of optimizer {place}, expected a single one to "
+            f"be moved; {WAYS_OUT}"
+        )
+
+
+def grown_scheduler(raw: Raw, origins: Sequence[Origin], num_groups: int, where: str) -> dict[str, Any]:
+    """A scheduler's state with one entry a new group, from one with an entry for each of `num_groups` old ones.
+
+    Raises RequestError where groups would need different values of a setting that the scheduler has but once, and where
+    it has entries for another number of groups.
+    """
+    ratios = {origin.ratio for origin in origins}
+    if ratios != {1.0} and not is_known(raw) and not follows_loss(raw):
+        keys = listing(sorted(raw.keys() - {"last_epoch", "base_lrs"}))
+        raise RequestError(
+            f"{where}: no rule for a schedule of {keys}, which may set rates of its own, expected one of torch's; use "
+            "--lr-rule keep or --reset schedule"
+        )
+    if raw.get("eta_min") and ratios != {1.0}:
+        raise RequestError(
+            f"{where}: eta_min {raw['eta_min']} is one for all groups, but --lr-rule mup scales each; expected "
+            "eta_min 0; use --lr-rule keep"
+        )
+    grown = dict(raw)
+    for key in (*SCALED_LISTS, *CARRIED_LISTS):
+        values = raw.get(key)
+        if isinstance(values, list):
+            if len(values) != num_groups:
+                raise RequestError(
+                    f"{where}: {key} has {len(values)} entries, expected one for each of the optimizer's {num_groups} "
+                    "groups; begin it anew with --reset schedule"
+                )
+            grown[key] = [
+                times(values[origin.group], origin.ratio) if key in SCALED_LISTS else values[origin.group]
+                for origin in origins
+            ]
+    if isinstance(raw.get("_schedulers"), list):
+        grown["_schedulers"] = [grown_scheduler(inner, origins, num_groups, where) for inner in raw["_schedulers"]]
+    return grown
+
+
+def moved(
+    raw: Raw, step: int, optimizer: OptimizerState, where: str = "scheduler 0", named: Course | None = None
+) -> Scheduled:
+    """A scheduler with its clock at `step`.
+
+    Torch's own scheduler is built again from its state and run from its start, so that recursive ones (linear, cosine,
+    exponential) go on from the right learning rate. At the step of the checkpoint it must have the checkpoint's rates:
+    else they come from something that the state does not say. What follows the loss has no clock that a step could set:
+    it stays.
+
+    Raises RequestError for a step beyond the schedule's end, and for what cannot be computed from the state.
+    """
+    if follows_loss(raw):
+        return Scheduled(dict(raw), None, OF_THE_LOSS)
+    if not is_known(raw):
+        keys = listing(sorted(raw.keys() - {"last_epoch", "base_lrs"}))
+        raise RequestError(
+            f"{where}: no rule for a schedule of {keys}, so its rate at step {step} is unknown; {WAYS_OUT}"
+        )
+    raw = opened(raw)
+    peak = max((float(base) for leaf in leaves(raw) for base in leaf.get("base_lrs", ())), default=0.0)
+    functions = Functions(named.function(peak) if named else None)
+    is_hidden = functions.is_hidden(raw, step)
+    if is_hidden and (named is None or named.name != LAMBDA):
+        raise RequestError(
+            f"{where}: its function is in your script (LambdaLR, MultiplicativeLR or a scale_fn), so its rate at step "
+            f"{step} is unknown; expected one that --schedule names, as {EXAMPLE}, or {LAMBDA} for a LambdaLR of your "
+            f"own; else {WAYS_OUT}"
+        )
+    state, options = replayed(raw, step, optimizer, functions, where)
+    return Scheduled(state, None, OF_THE_SCRIPT) if is_hidden else Scheduled(state, options)
+
+
+def clock_at(raw: Raw, steps: tuple[int, int], where: str) -> int:
+    """A scheduler's clock where the run's is moved, `steps` being the run's old and new one: it may tick at every step,
+    or a fixed number of times a step or steps (epochs; once a process under accelerate).
+
+    Raises RequestError where that gives no whole number.
+    """
+    old, new = steps
+    clock = clock_of(raw)
+    if clock is None or abs(clock - old) <= max(SKIPPED_STEPS, SKIPPED_SHARE * old):
+        return new
+    if not old or new * clock % old:
+        raise RequestError(
+            f"{where}: its clock is at {clock} where the run is at step {old}, so at step {new} it is at no whole "
+            f"number, expected a --step that is a multiple of {old // math.gcd(clock, old)}; choose one, or {WAYS_OUT}"
+        )
+    return new * clock // old
+
+
+def with_schedule(state: OptimizerState, scheduled: Scheduled) -> OptimizerState:
+    """The optimizer with its groups at the schedule's step."""
+    return replace(state, groups=scheduled.groups(state))
+
+
+def _like(old: Any, new: Any) -> Any:
+    return Held(torch.full_like(whole(old), new)) if isinstance(old, LazyTensor) else new
+
+
+def _float(value: Any) -> float:
+    return 0.0 if value is None else float(whole(value)) if isinstance(value, LazyTensor) else float(value)

@@ -1,0 +1,205 @@
+"""Learning rates after growth.
+
+`keep` leaves every group as it is: effective matrices then move faster. `mup` keeps the trajectory: in the subspace in
+which the copies agree, the grown model's updates are the old ones. With n the number of copies, f the write and b the
+read of a tensor's output and input spaces, an entry's update must change by u = f_out / (n_in · f_in), and its gradient
+changes by s = b_out · f_in. What an optimizer makes of s decides:
+
+    normalised       the update has no size of the gradient (Adam, NAdam, RAdam after its first steps, Adamax, Adagrad,
+                     RMSprop, Lion's sign):           lr'/lr = u            eps'/eps = s
+    gradient         the update is the gradient (SGD, momentum):
+                                                      lr'/lr = u / s = n_out · f_out² / (n_in · f_in²)
+    orthogonal       the update U·Vᵀ has entries 1/√(n_out · n_in) as large (Muon, on hidden matrices 1):
+                                                      lr'/lr = u · √(n_out · n_in) · a/a'    with a its factor by shape
+                                                      eps'/eps = s · √(n_out · n_in)         of the Frobenius norm
+    Adafactor        the update is normalised, and may be as large as the weight, whose root mean square changes by r:
+                                                      lr'/lr = u / r        ε₂'/ε₂ = r       ε₁ with the gradient
+    decoupled decay                                   wd'/wd = lr/lr'
+    coupled decay    wd · W is added to g, so it must change by s where W changes by u: wd'/wd = s / u. Linear in
+                     SGD, so exact for any weights; else only where all of W changes by u (`tile`, no separation).
+
+Averages of updates (Adafactor's β₁) carry their learning rate with them and are scaled along.
+
+Source: derived here from equal function and equal update; the width scaling is that of Yang & Hu et al., "Tensor
+Programs V", arXiv 2203.03466. Muon's factors by shape: Liu et al., "Muon is Scalable", arXiv 2502.16982.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from ckptgrow.errors import OptimizerError
+from ckptgrow.growth.parameters import Descent
+from ckptgrow.growth.tensors.grown_tensors import Scaled
+from ckptgrow.growth.training.optimizer_table import Row, is_coupled, row_of
+from ckptgrow.growth.training.sides import Sides
+from ckptgrow.growth.training.weight_sizes import WeightSizes
+from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
+from ckptgrow.storage.tensors import Held, LazyTensor, whole
+
+LrRule = Literal["keep", "mup"]
+LR_OPTIONS = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
+SAME = 1e-6  # of root mean squares in float32 weights
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """New over old options; `eps` has one entry for every number in that option, which may be a tuple."""
+
+    lr: float
+    eps: tuple[float, ...]
+    weight_decay: float
+    gradient: float  # of the gradient itself, for options in its units
+    rounding: float = 0.0  # what torch's Adafactor takes for an ε₁ that is None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a group of the grown optimizer comes from: the old group, and its lr's ratio."""
+
+    group: int
+    ratio: float
+
+
+def with_rates(
+    state: OptimizerState, lineage: Sequence[Descent], sizes: WeightSizes, rule: LrRule, where: str
+) -> tuple[OptimizerState, tuple[Origin, ...]]:
+    """The grown optimizer's groups under a rule, and each group's origin (for the schedulers).
+
+    Raises OptimizerError for an optimizer, RequestError for a growth, for which `mup` has no rule.
+    """
+    if rule == "keep":
+        return state, tuple(Origin(index, 1.0) for index in range(len(state.groups)))
+    descent_of = {one.name: one for one in lineage}
+    groups: list[ParameterGroup] = []
+    origins: list[Origin] = []
+    records = dict(state.state)
+    for index, group in enumerate(state.groups):
+        row = row_of(state, group, where)
+        parts: dict[Ratio, list[str]] = {}
+        for name in group.names:
+            ratio = _ratio(row, group.options, descent_of[name], sizes, where)
+            if "beta2_decay" in group.options:
+                _check_bound(group.options, records.get(name, {}), ratio.lr, f"{where}: {name}")
+            parts.setdefault(ratio, []).append(name)
+            if name in records and "update" in row.entries.values():
+                records[name] = _with_updates(row, records[name], ratio.lr)
+        for ratio, names in parts.items():
+            options = _scaled_options(group.options, ratio, row)
+            groups.append(ParameterGroup(options, tuple(names), has_param_names=True))
+            origins.append(Origin(index, ratio.lr))
+    return OptimizerState(tuple(groups), records, state.other), tuple(origins)
+
+
+def _ratio(row: Row, options: Mapping[str, Any], one: Descent, sizes: WeightSizes, where: str) -> Ratio:
+    if row.lr == "none":
+        raise OptimizerError(
+            f"{where}: no lr rule known for {row.name}, expected a named one such as AdamW; use --lr-rule keep"
+        )
+    sides = Sides.of(one.name, one.growth)
+    update, gradient = sides.update, sides.gradient
+    coupled = gradient / update
+    if row.lr == "gradient":
+        return Ratio(update / gradient, (), coupled, gradient)
+    if row.lr == "adafactor":
+        return _adafactor(options, one, sides, sizes, where)
+    if row.lr == "orthogonal":
+        if len(one.growth.axes) != 2:
+            raise OptimizerError(
+                f"{where}: {one.name} of {row.name} has {len(one.growth.axes)} axes, expected a matrix; use "
+                "--lr-rule keep"
+            )
+        spread = math.sqrt(sides.copies_out * sides.copies_in)
+        lr = update * spread / _shape_factor(options.get("adjust_lr_fn"), one)
+        return Ratio(lr, (gradient * spread,), 1 / lr, gradient)
+    if not is_coupled(row, options) or not options.get("weight_decay"):
+        return Ratio(update, (gradient,), 1 / update, gradient)
+    if abs(sizes.ratio(one) - update) > SAME * update:
+        raise OptimizerError(
+            f"{where}: {row.name} with weight decay in the gradient has no exact lr rule unless all copies are equal, "
+            "expected --how tile --separate none, decoupled decay, or none; use --lr-rule keep"
+        )
+    return Ratio(update, (gradient,), coupled, gradient)
+
+
+def _adafactor(options: Mapping[str, Any], one: Descent, sides: Sides, sizes: WeightSizes, where: str) -> Ratio:
+    """Torch's always scales updates by the weight; ε₁ bounds g² of matrices and |g| of vectors there."""
+    is_torch = "beta2_decay" in options
+    is_scaled = bool(is_torch or options.get("scale_parameter"))
+    if is_scaled and one.old.layout.offset and sides.update != 1:
+        raise OptimizerError(
+            f"{where}: {one.name} is stored without its 1, so its size does not grow with its updates and no learning "
+            "rate of Adafactor's keeps its trajectory, expected scale_parameter=False; use --lr-rule keep"
+        )
+    size = sizes.ratio(one) if is_scaled else 1.0
+    lr = sides.update / size
+    if abs(lr - 1) <= SAME:  # all of the weight changed by that much, but for its rounding
+        lr, size = 1.0, sides.update
+    if options.get("relative_step") and lr != 1:
+        raise OptimizerError(
+            f"{where}: Adafactor with relative_step has no learning rate that could change by {lr:.3g}, as "
+            f"{one.name} demands, expected scale_parameter and --how tile --separate none; use --lr-rule keep"
+        )
+    is_vector = is_torch and len(one.growth.axes) < 2
+    bound = sides.gradient if is_vector else sides.gradient**2
+    decay = 1 / sides.update if not is_torch else 1 / lr
+    return Ratio(lr, (bound, size), decay, sides.gradient, torch.finfo(sizes.old[one.old.name].dtype).eps)
+
+
+def _check_bound(options: Mapping[str, Any], record: Mapping[str, Any], ratio: float, where: str) -> None:
+    """Torch's Adafactor takes no learning rate above 1/√step; raises OptimizerError where that hides a ratio."""
+    given = options["lr"], record.get("step", 0.0)
+    rate, step = (float(whole(one)) if isinstance(one, LazyTensor) else float(one) for one in given)
+    if ratio != 1 and max(rate, rate * ratio) > (step + 1) ** -0.5:
+        raise OptimizerError(
+            f"{where}: its learning rate {rate:.3g} is bounded by 1/√step from step {step:.0f} on, so one {ratio:.3g} "
+            "times as large has no such effect, expected a smaller one or --how tile without separation; use "
+            "--lr-rule keep"
+        )
+
+
+def _shape_factor(kind: str | None, one: Descent) -> float:
+    """Muon's own factor on the learning rate, new over old."""
+    new = tuple(axis.growth.num_new for axis in one.growth.axes)
+    return _adjusted(kind, new) / _adjusted(kind, one.growth.old_shape)
+
+
+def _adjusted(kind: str | None, shape: Sequence[int]) -> float:
+    rows, columns = shape[:2]
+    return math.sqrt(max(rows, columns)) if kind == "match_rms_adamw" else math.sqrt(max(1.0, rows / columns))
+
+
+def _with_updates(row: Row, record: Mapping[str, Any], ratio: float) -> dict[str, Any]:
+    return {
+        key: Scaled(value, ratio) if row.entries[key] == "update" and isinstance(value, LazyTensor) else value
+        for key, value in record.items()
+    }
+
+
+def _scaled_options(options: Mapping[str, Any], ratio: Ratio, row: Row) -> dict[str, Any]:
+    scaled = {key: times(value, ratio.lr) if key in LR_OPTIONS else value for key, value in options.items()}
+    eps = scaled.get("eps")
+    if isinstance(eps, tuple | list):
+        given = [
+            ratio.rounding if one is None and factor != 1 else one for one, factor in zip(eps, ratio.eps, strict=True)
+        ]
+        scaled["eps"] = type(eps)(times(one, factor) for one, factor in zip(given, ratio.eps, strict=True))
+    elif eps is not None:
+        scaled["eps"] = times(eps, ratio.eps[0])
+    if scaled.get("weight_decay"):
+        scaled["weight_decay"] = times(scaled["weight_decay"], ratio.weight_decay)
+    for option, power in row.also_scaled.items():
+        scaled[option] = times(scaled[option], ratio.gradient**power)
+    return scaled
+
+
+def times(value: Any, factor: float) -> Any:
+    """A learning rate may be a number, a tensor (capturable optimizers), or None (Adafactor sets its own)."""
+    if isinstance(value, LazyTensor):
+        return Held(torch.mul(whole(value), factor))
+    return None if value is None else value * factor

@@ -1,0 +1,55 @@
+"""A tensor's growth in five numbers: only where each is one number is there one learning rate for the tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ckptgrow.errors import RequestError
+from ckptgrow.spaces.gather import TensorGrowth
+from ckptgrow.spaces.growth import FloatVector, Growth, IntVector
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Writes, reads and copies of the output and the input side (see `learning_rates`)."""
+
+    write_out: float
+    read_out: float
+    copies_out: float
+    write_in: float
+    copies_in: float
+
+    @property
+    def update(self) -> float:
+        """By what an entry's update must change for the same trajectory."""
+        return self.write_out / (self.copies_in * self.write_in)
+
+    @property
+    def gradient(self) -> float:
+        """By what an entry's gradient changes."""
+        return self.read_out * self.write_in
+
+    @classmethod
+    def of(cls, name: str, growth: TensorGrowth) -> Sides:
+        """Raises RequestError where copies are uneven."""
+
+        def one(role: str, vectors: Callable[[Growth], FloatVector | IntVector]) -> float:
+            values = [np.unique(vectors(axis.growth)) for axis in growth.axes if axis.role == role]
+            if any(len(distinct) > 1 for distinct in values):
+                raise RequestError(
+                    f"--lr-rule mup: {name} grows by uneven copies, so no single lr keeps its trajectory, expected a "
+                    "whole multiple of the old size; use --lr-rule keep"
+                )
+            return math.prod(float(distinct[0]) for distinct in values)
+
+        return cls(
+            one("out", lambda space: space.write),
+            one("out", lambda space: space.read),
+            one("out", lambda space: space.num_copies),
+            one("in", lambda space: space.write),
+            one("in", lambda space: space.num_copies),
+        )

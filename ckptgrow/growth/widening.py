@@ -1,0 +1,209 @@
+"""Growing width: the hidden size, heads and feed-forward units, each old coordinate several times.
+
+Source: Shen et al., "Staged Training for Transformer Language Models", arXiv 2203.06211, section 3.1; uneven copies:
+Chen, Goodfellow, Shlens, "Net2Net", arXiv 1511.05641.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from ckptgrow.errors import RequestError
+from ckptgrow.families.family import Family
+from ckptgrow.growth.operator import Operator, Separation
+from ckptgrow.growth.padding import padded_growths
+from ckptgrow.growth.pipeline import grow
+from ckptgrow.growth.request import Grown, StateRequest
+from ckptgrow.growth.shrinking import shrunken_spaces
+from ckptgrow.progress import Progress, silent
+from ckptgrow.spaces.gather import BlockWeights, diagonal, tile
+from ckptgrow.spaces.growth import Growth, copies, identity, product, shrunken_copies
+from ckptgrow.spaces.layers import Layer
+from ckptgrow.state.architecture import check_accepted
+from ckptgrow.state.sizes import LARGEST_SIZE, holds, num_layers, sizes_of, with_sizes
+
+How = Literal["diagonal", "tile", "pad"]
+BLOCK_WEIGHTS: Mapping[How, BlockWeights] = {"diagonal": diagonal, "tile": tile, "pad": tile}
+GROWING = ("heads", "kv_heads", "ffn", "dense_ffn")  # besides the residual stream's spaces
+RHO = 1.776  # steps before over steps after growth in width (Shen et al., table 3)
+NOISE = 0.25  # where noise is asked for without its strength; more makes the loss jump after growth
+MOST_NOISE = 64.0
+
+
+def width(
+    source: str | Path,
+    target: str | Path,
+    *,
+    factor: int | None = None,
+    ffn: int | None = None,
+    heads: int | None = None,
+    kv_heads: int | None = None,
+    hidden: int | None = None,
+    how: How = "diagonal",
+    separate: Separation | None = None,
+    noise: float | Literal["auto"] = "auto",
+    seed: int = 0,
+    request: StateRequest | None = None,
+    progress: Progress = silent,
+) -> Grown:
+    """Grows a checkpoint's width: everything by a whole `factor` (2 where no size is given), or single spaces.
+
+    The function stays the same; moments become those that the grown model would have gathered (exactly, without
+    separation). `separate` says what tells the copies apart: "split" (the default) deals every old weight out to one
+    of the copies that it reads, which is exact in every dtype; "noise" adds terms that the function cannot see but its
+    rounding can, of strength `noise` in units of each matrix's root mean square; "none" leaves the copies equal, with
+    `how` their blocks. A number for `noise` chooses between the latter two by itself. With `how` "pad" new coordinates
+    copy nothing, so that `hidden` may have any size (see `padding`).
+
+    Raises RequestError for sizes that cannot be, CkptgrowError for what is wrong with the source.
+    """
+    asked = (("residual", hidden), ("ffn", ffn), ("heads", heads), ("kv_heads", kv_heads))
+    sizes = {space: size for space, size in asked if size is not None}
+    _check(factor, sizes, how, request or StateRequest())
+    separation, sigma = _separation(how, separate, noise)
+    if factor is not None and sizes:
+        raise RequestError(f"--factor {factor} and single sizes ({', '.join(sizes)}) exclude each other; choose one")
+    if factor is None and not sizes:
+        factor = 2
+    if factor is not None and factor < 2:
+        raise RequestError(f"--factor {factor}: expected a whole number of at least 2")
+
+    def operator(family: Family, config: Mapping[str, Any], where: str) -> Operator:
+        _check_size(sizes_of(family, config, where)["residual"] * (factor or 1), *sizes.values())
+        growths, new_config = _grown(family, config, factor, sizes, how, where)
+        has_dropout = any(config.get(field) for field in family.dropout)
+        return Operator(
+            growths=growths,
+            layers=[Layer(index, "old") for index in range(num_layers(family, config, where))],
+            config=new_config,
+            trapped=separation == "none" and not has_dropout and how != "pad",
+            block_weights=BLOCK_WEIGHTS[how],
+            separate=separation,
+            noise=sigma,
+            seed=seed,
+            record={
+                "operator": "width",
+                "factor": factor,
+                **sizes,
+                "how": how,
+                "separate": separation,
+                "noise": sigma,
+                "seed": seed,
+            },
+        )
+
+    return grow(Path(source), Path(target), operator, request or StateRequest(), RHO, progress)
+
+
+def _check_size(*new: int) -> None:
+    if max(new) > LARGEST_SIZE:
+        raise RequestError(f"a size of {max(new)} is beyond any model, expected at most {LARGEST_SIZE}")
+
+
+def _separation(how: How, separate: Separation | None, noise: float | Literal["auto"]) -> tuple[Separation, float]:
+    """What tells the copies apart, and the strength of the noise; raises RequestError for what contradicts itself."""
+    if noise != "auto" and not 0 <= noise <= MOST_NOISE:
+        raise RequestError(
+            f"--noise {noise}: expected auto, or 0 to {MOST_NOISE:g} (times each matrix's root mean square)"
+        )
+    if how == "pad":
+        if noise not in ("auto", 0) or separate not in (None, "none"):
+            asked = f"--noise {noise}" if separate is None else f"--separate {separate}"
+            raise RequestError(f"{asked}: --how pad makes no copies that it could tell apart; leave it out")
+        return "none", 0.0
+    asked_for: Separation = separate or ("split" if noise == "auto" else "noise" if noise else "none")
+    if noise != "auto" and (noise > 0) != (asked_for == "noise"):
+        raise RequestError(f"--separate {asked_for} and --noise {noise:g} contradict each other; choose one")
+    return asked_for, (NOISE if noise == "auto" else float(noise)) if asked_for == "noise" else 0.0
+
+
+def _check(factor: int | None, sizes: Mapping[str, int], how: How, request: StateRequest) -> None:
+    """Raises RequestError for what contradicts itself."""
+    if "residual" in sizes and how != "pad":
+        raise RequestError(
+            f"--hidden {sizes['residual']}: copies come whole, expected --factor K, or --how pad with it"
+        )
+    if how != "pad":
+        if request.fresh_moments != "zero":
+            raise RequestError(f"--fresh-moments {request.fresh_moments}: copies have exact moments; give --how pad")
+        return
+    if factor is not None or not sizes:
+        raise RequestError("--how pad: expected sizes (--hidden, --heads, --kv-heads, --ffn) and no --factor")
+    if request.lr_rule == "mup":
+        raise RequestError("--lr-rule mup: new coordinates copy nothing, so no old lr changes; use --lr-rule keep")
+
+
+def _grown(
+    family: Family, config: Mapping[str, Any], factor: int | None, sizes: Mapping[str, int], how: How, where: str
+) -> tuple[dict[str, Growth], dict[str, Any]]:
+    """How every space grows, and the grown config."""
+    if how == "pad":
+        for space in sizes:
+            _refuse(family, config, "hidden" if space == "residual" else space, where)
+        growths, changed = padded_growths(family, config, sizes, where)
+    else:
+        growths = _multiplied(family, config, factor, where) if factor else _resized(family, config, sizes, where)
+        changed = with_sizes(family, config, {space: one.num_new for space, one in growths.items()}, where)
+    if factor is None:
+        check_accepted(changed, where)  # some families want hidden to be a multiple of heads all the same
+    return growths, changed
+
+
+def _multiplied(family: Family, config: Mapping[str, Any], factor: int, where: str) -> dict[str, Growth]:
+    _refuse(family, config, "width", where)
+    shrunken = shrunken_spaces(family, config, where)
+    growths: dict[str, Growth] = {}
+    for space, size in sizes_of(family, config, where).items():
+        if space in shrunken:
+            growths[space] = shrunken_copies(size, factor * size, shrunken[space])
+        elif space in family.residual or space in GROWING:
+            growths[space] = copies(size, factor * size)
+        else:
+            growths[space] = identity(size)
+    return growths
+
+
+def _resized(family: Family, config: Mapping[str, Any], sizes: Mapping[str, int], where: str) -> dict[str, Growth]:
+    old = sizes_of(family, config, where)
+    for space, size in sizes.items():
+        _refuse(family, config, space, where)
+        if space not in old:
+            raise RequestError(f"--{space.replace('_', '-')}: {family.model_type} has no such size of its own")
+        if size < old[space]:
+            raise RequestError(f"--{space.replace('_', '-')} {size}: expected at least the old size, {old[space]}")
+    if all(size == old[space] for space, size in sizes.items()):
+        asked = " ".join(f"--{space.replace('_', '-')} {size}" for space, size in sizes.items())
+        raise RequestError(f"{asked}: the model has this size already, expected a larger one")
+    growths = {space: copies(size, sizes.get(space, size)) for space, size in old.items()}
+    return {**growths, **_heads(old, sizes)} if {"heads", "kv_heads"} & set(sizes) else growths
+
+
+def _heads(old: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, Growth]:
+    """Copies of heads under which every query head still reads its own key head.
+
+    Query head (group j, member m) copies (source_kv[j], source_member[m]); its readers are split over the copies of
+    both. A group may not shrink: its members would be dealt out among copies of their key head, whose gradients would
+    then be different parts of the old one.
+    """
+    if "kv_heads" not in old:
+        return {}
+    heads, kv_heads = old["heads"], old["kv_heads"]
+    new_heads = sizes.get("heads", heads)
+    new_kv_heads = sizes.get("kv_heads", new_heads if heads == kv_heads else kv_heads)
+    members, new_members = heads // kv_heads, new_heads // new_kv_heads
+    if new_heads % new_kv_heads or new_members < members:
+        raise RequestError(
+            f"--heads {new_heads} --kv-heads {new_kv_heads}: {heads} heads share {kv_heads} key heads, expected a "
+            f"multiple of {new_kv_heads} heads, at least {members * new_kv_heads}; a key head whose queries are "
+            "divided among its copies has no exact moments"
+        )
+    groups = copies(kv_heads, new_kv_heads)
+    return {"heads": product([groups, copies(members, new_members)]), "kv_heads": groups}
+
+
+def _refuse(family: Family, config: Mapping[str, Any], operator: str, where: str) -> None:
+    for refusal in family.refusals:
+        if refusal.operator == operator and holds(refusal.when, config):
+            raise RequestError(f"{where}: {family.model_type} cannot grow in {operator} exactly: {refusal.reason}")

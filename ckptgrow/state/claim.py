@@ -1,0 +1,289 @@
+"""Every tensor of a checkpoint is claimed by exactly one entry of its family's table, or named in an error.
+
+Names may stand under any prefix (`model.`, `module.`, none), with or without the backbone's own (`transformer.`), and
+inside wrappers (`_orig_mod`); a second whole set under another prefix (an exponential moving average of the weights) is
+a second instance.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from ckptgrow.errors import ClaimError, ConfigError, listing
+from ckptgrow.families.family import Family, Head, Layers
+from ckptgrow.spaces.growth import identity
+from ckptgrow.spaces.layout import Layout, parse
+from ckptgrow.state.layer_kinds import dense_layers
+from ckptgrow.state.sizes import Config, holds, is_tied, num_layers, sizes_of, stack_layers
+from ckptgrow.state.wrappers import bare_names, with_part
+
+Shape = tuple[int, ...]
+OWN_CLASSES: Mapping[Head, tuple[str, ...]] = {  # how transformers ends the names of classes with the tables' heads
+    "causal": ("LMHeadModel", "ForCausalLM"),
+    "masked": ("ForMaskedLM", "ForPreTraining"),
+    "seq2seq": ("ForConditionalGeneration",),
+    "image": ("ForImageClassification",),
+}
+COUNTERS = ("n_averaged",)  # torch's AveragedModel counts in it
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """One tensor and what the table says of it."""
+
+    name: str  # in the checkpoint
+    bare: str  # the same without wrappers
+    template: str  # the name with `{layer}` left open
+    pattern: str  # the table's name
+    layer: int | None
+    prefix: str  # what stands before the table's name in the bare one
+    layout: Layout
+    is_buffer: bool
+
+    @property
+    def canonical(self) -> str:
+        """The name inside the module with its head."""
+        return self.pattern if self.layer is None else self.pattern.replace("{layer}", str(self.layer))
+
+    def name_in(self, layer: int) -> str:
+        """The same tensor's name in another layer."""
+        return self.template.replace("{layer}", str(layer))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """All tensors of a checkpoint, claimed, in its order; `tied` maps a head's name to its embedding's."""
+
+    family: Family
+    tensors: tuple[Claimed, ...]
+    tied: Mapping[str, str]
+
+    @property
+    def model(self) -> tuple[Claimed, ...]:
+        """The tensors of the model itself: the first instance."""
+        return tuple(one for one in self.tensors if one.prefix == self.tensors[0].prefix)
+
+    @property
+    def parameters(self) -> tuple[Claimed, ...]:
+        """What training changes: the model's parameters; of a tied pair the embedding alone."""
+        return tuple(one for one in self.model if not one.is_buffer and one.name not in self.tied)
+
+    def in_module_order(self) -> Claim:
+        """The same, its tensors in the order of the family's module: the table's, layer by layer."""
+        place = _places(self.family)
+        ordered = sorted(self.tensors, key=lambda one: (one.prefix, *place(one)))
+        return Claim(self.family, tuple(ordered), self.tied)
+
+
+def _places(family: Family) -> Callable[[Claimed], tuple[int, int, int, int]]:
+    """A tensor's place among the module's parameters: its block of the table (one stack of layers is one block), its
+    layer, its submodule – a bias follows its weight – and its row.
+    """
+    stacks = {parameter.name.partition("{layer}")[0] for parameter in family.parameters if "{layer}" in parameter.name}
+    others = (other for other, _ in (*family.same, *family.same_if_tied))
+    names = [*dict.fromkeys([*(one.name for one in family.parameters), *others]), *family.buffers, *COUNTERS]
+    row = {name: index for index, name in enumerate(names)}
+    first_row: dict[str, int] = {}
+    for name in names:
+        for key in (_block(name, stacks), name.rpartition(".")[0]):
+            first_row.setdefault(key, row[name])
+
+    def place(one: Claimed) -> tuple[int, int, int, int]:
+        block, submodule = _block(one.pattern, stacks), one.pattern.rpartition(".")[0]
+        return first_row[block], one.layer or 0, first_row[submodule], row[one.pattern]
+
+    return place
+
+
+def _block(pattern: str, stacks: Collection[str]) -> str:
+    """The stack of layers that a tensor lies in – in one layer alone, as T5's relative positions do – or its module."""
+    return next((stack for stack in stacks if pattern.startswith(stack)), pattern.rpartition(".")[0])
+
+
+@dataclass(frozen=True)
+class _Entry:
+    pattern: str
+    layout: str
+    is_buffer: bool
+    regex: re.Pattern[str]
+    layers: frozenset[int]  # the numbers that its layer may have
+
+
+def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: str) -> Claim:
+    """Claims every tensor of a checkpoint.
+
+    Raises ClaimError for tensors that no entry claims and entries that no tensor meets, ConfigError for shapes that
+    contradict the config; each names the tensor.
+    """
+    entries = _entries(family, config, where)
+    depth = num_layers(family, config, where)
+    found = {name: _match(name, bare, entries) for name, bare in bare_names(shapes).items()}
+    instances: dict[str, list[Claimed]] = defaultdict(list)
+    for one in found.values():
+        if one is not None:
+            instances[one.prefix].append(one)
+    largest = max(instances, key=lambda prefix: len(instances[prefix]), default=None)
+    if largest is None:
+        raise ClaimError(f"{where}: none of its {len(shapes)} tensors belongs to {family.model_type}, expected a model")
+    incomplete = {
+        prefix: missing for prefix, ones in instances.items() if (missing := _missing(family, config, ones, where))
+    }
+    parts = incomplete.keys() - {largest}
+    stray = [name for name, one in found.items() if one is None or (one.prefix in parts and not one.is_buffer)]
+    if stray:
+        raise ClaimError(
+            f"{where}: the {family.model_type} table ({depth} layers) claims no tensor named {listing(stray)}; "
+            "correct the config, or leave them out with --drop NAME"
+        )
+    if largest in incomplete:
+        raise ClaimError(f"{where}: tensor {largest}{listing(incomplete[largest])} is missing, expected by the config")
+    claimed = tuple(one for one in found.values() if one is not None)
+    _check_once(claimed, where)
+    _check_shapes(family, config, claimed, shapes, where)
+    return Claim(family, claimed, _tied_heads(family, config, claimed))
+
+
+def unclaimed_names(family: Family, config: Config, shapes: Mapping[str, Shape], where: str) -> list[str]:
+    """The tensors that no entry of the table claims, sorted."""
+    entries = _entries(family, config, where)
+    return sorted(name for name, bare in bare_names(shapes).items() if _match(name, bare, entries) is None)
+
+
+def _entries(family: Family, config: Config, where: str) -> list[_Entry]:
+    existing = [one for one in family.parameters if holds(one.when, config)]
+    parameters: list[tuple[str, str, Layers]] = [(one.name, one.layout, one.layers) for one in existing]
+    buffers: list[tuple[str, str, Layers]] = [(name, "fixed", "all") for name in (*family.buffers, *COUNTERS)]
+    layouts = {one.name: one.layout for one in existing}
+    others: list[tuple[str, str, Layers]] = [
+        (other, layouts[name], "all") for other, name in twins(family, config).items() if other not in layouts
+    ]
+    return [
+        _Entry(
+            name,
+            layout,
+            layout == "fixed",
+            name_regex(spelling, family.base_prefix),
+            _layers_with(family, config, name, layers, where),
+        )
+        for name, layout, layers in parameters + others + buffers
+        for spelling in _spellings(name, family)
+    ]
+
+
+def _layers_with(family: Family, config: Config, name: str, layers: Layers, where: str) -> frozenset[int]:
+    """The layers that have a parameter of the table."""
+    num = stack_layers(family, config, name, where)
+    dense = dense_layers(family, config, num)
+    everywhere = frozenset(range(num))
+    return {"all": everywhere, "dense": dense, "sparse": everywhere - dense}[layers]
+
+
+def _spellings(name: str, family: Family) -> list[str]:
+    """The name in the module, and in files that say it otherwise."""
+    return [name, *(name.replace(part, other) for part, other in family.also if part in name)]
+
+
+def name_regex(pattern: str, base_prefix: str) -> re.Pattern[str]:
+    """What a table's name may look like in a file: under any prefix, with or without the backbone's own."""
+    inner = pattern.removeprefix(base_prefix)
+    base = f"(?P<base>{re.escape(base_prefix)})?" if inner != pattern else "(?P<base>)"
+    body = re.escape(inner)
+    for number in ("layer", "expert"):
+        body = body.replace(re.escape(f"{{{number}}}"), rf"(?P<{number}>0|[1-9]\d*)")
+    return re.compile(rf"(?P<prefix>(?:[^.]+\.)*?){base}{body}")
+
+
+def _match(name: str, bare: str, entries: Sequence[_Entry]) -> Claimed | None:
+    for entry in entries:
+        match = entry.regex.fullmatch(bare)
+        if match is None:
+            continue
+        layer = match.groupdict().get("layer")
+        if layer is not None and int(layer) not in entry.layers:
+            continue
+        return Claimed(
+            name,
+            bare,
+            name if layer is None else with_part(name, bare, match.start("layer"), "{layer}"),
+            entry.pattern,
+            None if layer is None else int(layer),
+            match["prefix"],
+            parse(entry.layout),
+            entry.is_buffer,
+        )
+    return None
+
+
+def _is_of_another_task(family: Family, config: Config) -> bool:
+    """Whether the config names classes, none of which has the table's head: then the backbone may stand alone."""
+    classes = config.get("architectures")
+    if not isinstance(classes, list) or not classes:
+        return False
+    return not any(str(one).endswith(OWN_CLASSES[family.head]) for one in cast(list[object], classes))
+
+
+def _missing(family: Family, config: Config, ones: Sequence[Claimed], where: str) -> list[str]:
+    present = {one.canonical for one in ones}
+    has_base = any(one.bare.startswith(one.prefix + family.base_prefix) for one in ones)
+    may_lack = {family.tie.head} if family.tie and (is_tied(family, config) or not has_base) else set[str]()
+    heads = {one.name for one in family.parameters if not one.name.startswith(family.base_prefix)}
+    if _is_of_another_task(family, config) and not heads & present:
+        may_lack |= heads
+    return [
+        name
+        for parameter in family.parameters
+        if holds(parameter.when, config) and parameter.name not in may_lack
+        for name in _in_layers(parameter.name, _layers_with(family, config, parameter.name, parameter.layers, where))
+        if name not in present
+    ]
+
+
+def _in_layers(pattern: str, layers: Collection[int]) -> list[str]:
+    if "{layer}" not in pattern:
+        return [pattern]
+    return [pattern.replace("{layer}", str(layer)) for layer in sorted(layers)]
+
+
+def _check_once(claimed: Sequence[Claimed], where: str) -> None:
+    """Raises ClaimError where one parameter stands under two names."""
+    first: dict[tuple[str, str], str] = {}
+    for one in claimed:
+        other = first.setdefault((one.prefix, one.canonical), one.name)
+        if other != one.name:
+            raise ClaimError(
+                f"{where}: {other} and {one.name} name one parameter, expected one of them; leave out the one that is "
+                "not meant with --drop NAME"
+            )
+
+
+def _check_shapes(
+    family: Family, config: Config, claimed: Sequence[Claimed], shapes: Mapping[str, Shape], where: str
+) -> None:
+    spaces = {space: identity(size) for space, size in sizes_of(family, config, where).items()}
+    layouts = {one.layout for one in claimed if one.layout.kind != "fixed"}
+    shapes_by = {layout: tuple(axis.growth(spaces).num_old for axis in layout.axes) for layout in layouts}
+    for one in claimed:
+        expected = shapes_by.get(one.layout, shapes[one.name])
+        if shapes[one.name] != expected:
+            raise ConfigError(
+                f"{where}: tensor {one.name} has shape {list(shapes[one.name])}, expected {list(expected)} "
+                f"({one.layout.text}) by the config; pass the right one with --config FILE"
+            )
+
+
+def twins(family: Family, config: Config) -> dict[str, str]:
+    """Which parameters of the module are one: another name, and the table's."""
+    tied = {**dict(family.same), **dict(family.same_if_tied if is_tied(family, config) else ())}
+    if family.tie is not None and is_tied(family, config):
+        tied[family.tie.head] = family.tie.embedding
+    return tied
+
+
+def _tied_heads(family: Family, config: Config, claimed: Sequence[Claimed]) -> dict[str, str]:
+    tied = twins(family, config)
+    names = {(one.prefix, one.canonical): one.name for one in claimed}
+    return {one.name: names[one.prefix, tied[one.canonical]] for one in claimed if one.canonical in tied}

@@ -1,0 +1,128 @@
+"""A checkpoint, understood: its family and config known, every tensor claimed, every optimizer's parameters named."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ckptgrow.errors import OptimizerError, RequestError, listing
+from ckptgrow.families.family import Family
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.known_formats import read_checkpoint
+from ckptgrow.formats.lightning import SCALER_KEYS
+from ckptgrow.formats.sidecar_files import SCALER, TRAINER_STATE
+from ckptgrow.state.architecture import architecture
+from ckptgrow.state.claim import Claim
+from ckptgrow.state.optimizer_state import OptimizerState, from_torch
+from ckptgrow.state.pieces import Pieces, pieces_in
+from ckptgrow.state.twins import claim_tensors
+from ckptgrow.storage.tensors import LazyTensor
+
+PARTS = {"global_step", "epoch", "loops", TRAINER_STATE}  # a state without them is another one
+SCALERS = (*SCALER_KEYS, SCALER)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """See the module's head. `checkpoint.tensors` are as the module has them, `stored` as the file has them."""
+
+    checkpoint: Checkpoint
+    family: Family
+    config: dict[str, Any]
+    claim: Claim
+    optimizers: tuple[OptimizerState, ...]
+    stored: Mapping[str, LazyTensor]
+    pieces: Pieces
+
+    @property
+    def where(self) -> str:
+        """The checkpoint's place, for messages."""
+        return str(self.checkpoint.path)
+
+
+def open_state(
+    path: Path,
+    *,
+    config: Path | None = None,
+    drop: Sequence[str] = (),
+    param_order: Path | None = None,
+    reset: Collection[str] = (),
+) -> TrainingState:
+    """Reads a checkpoint of any format and understands it; tensors stay on disk.
+
+    `config` is a transformers config.json where the checkpoint has none; `drop` names tensors or keys to leave out;
+    `param_order` is a file with the optimizer's parameter names, one a line; `reset` names parts (`optimizer`,
+    `schedule`) to leave out, which then need not be understood.
+    Raises a CkptgrowError that names what does not fit.
+    """
+    return understood(read_checkpoint(path), config=config, drop=drop, param_order=param_order, reset=reset)
+
+
+def understood(
+    checkpoint: Checkpoint,
+    *,
+    config: Path | None = None,
+    drop: Sequence[str] = (),
+    param_order: Path | None = None,
+    reset: Collection[str] = (),
+) -> TrainingState:
+    """The same of a checkpoint that was read."""
+    path = checkpoint.path
+    if "schedule" in reset:
+        checkpoint = replace(checkpoint, schedulers=())
+    if "optimizer" in reset:
+        checkpoint = replace(checkpoint, optimizers=())
+    family, fields = architecture(checkpoint, config)
+    checkpoint = _without(checkpoint, drop)
+    stored = checkpoint.tensors
+    pieces = pieces_in(family, stored)
+    checkpoint = replace(checkpoint, tensors=pieces.joined(stored))
+    fields, claimed = claim_tensors(family, fields, checkpoint.tensors, str(path))
+    ordered = claimed.in_module_order() if checkpoint.order == "module" else claimed
+    states = named_optimizers(checkpoint, ordered, _names_in(param_order))
+    return TrainingState(checkpoint, family, fields, ordered, states, stored, pieces)
+
+
+def named_optimizers(
+    checkpoint: Checkpoint, claim: Claim, order: Sequence[str] | None = None
+) -> tuple[OptimizerState, ...]:
+    """A checkpoint's optimizers, their parameters named as it names them, by the order of a claim or the user's own.
+
+    Raises OptimizerError where they do not fit the model.
+    """
+    shapes = {one.name: checkpoint.tensors[one.name].shape for one in claim.parameters}
+    in_module = {one.canonical: one.name for one in claim.parameters}
+    return from_torch(checkpoint.optimizers, shapes, str(checkpoint.path), order, in_module)
+
+
+def _without(checkpoint: Checkpoint, drop: Sequence[str]) -> Checkpoint:
+    keys = {key for key, value in checkpoint.rest.items() if value is not None}
+    known = {*checkpoint.tensors, *keys, *checkpoint.carried.files, *checkpoint.left_behind} - PARTS
+    unknown = [name for name in drop if name not in known]
+    if unknown:
+        raise RequestError(
+            f"--drop {listing(unknown)}: no tensor, key or file of {checkpoint.path} that can be left out; the "
+            "optimizer and the schedule go by --reset"
+        )
+    rest = {key: value for key, value in checkpoint.rest.items() if key not in drop}
+    return replace(
+        checkpoint,
+        tensors={name: tensor for name, tensor in checkpoint.tensors.items() if name not in drop},
+        rest=rest,
+        carried=checkpoint.carried.without(drop),
+        left_behind=tuple(name for name in checkpoint.left_behind if name not in drop),
+        scaler=None if {*drop} & {*SCALERS} else checkpoint.scaler,
+    )
+
+
+def _names_in(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    if not path.is_file():
+        raise OptimizerError(f"{path}: is no file, expected one parameter name a line")
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        raise OptimizerError(f"{path}: is no text, expected one parameter name a line") from error

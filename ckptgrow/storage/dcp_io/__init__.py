@@ -1,0 +1,1 @@
+"""The files of torch's distributed checkpoints: metadata, pieces, reading, writing."""

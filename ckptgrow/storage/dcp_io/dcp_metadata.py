@@ -1,0 +1,117 @@
+"""The `.metadata` of torch's distributed checkpoints: unpickled with nothing but its own classes made.
+
+Other classes, which savers of the user's may leave in it, are inert stand-ins (see `opaque`): nothing here needs them.
+`torch.distributed.checkpoint` itself would unpickle it without any restriction.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import pickle
+import re
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.distributed.checkpoint import filesystem, metadata
+from torch.distributed.checkpoint.metadata import Metadata
+
+from ckptgrow.errors import CheckpointError, UnsafePickleError
+from ckptgrow.storage.pickles.opaque import Named, Opaque
+from ckptgrow.storage.pickles.opaque_pickles import PYTHON_UNPICKLER, is_refused, refuse_instruction
+
+_CLASS = re.compile(r"_?[A-Z]\w*")
+LARGEST_METADATA = 512 * 2**20  # bytes
+_RECORDS: tuple[Any, ...] = (
+    metadata.Metadata,
+    metadata.TensorStorageMetadata,
+    metadata.BytesStorageMetadata,
+    metadata.ChunkStorageMetadata,
+    metadata.TensorProperties,
+    metadata.MetadataIndex,
+    metadata.StorageMeta,
+    vars(filesystem)["_StorageInfo"],
+)
+_CALLED: tuple[Any, ...] = (
+    torch.Size,
+    vars(metadata)["_MEM_FORMAT_ENCODING"],
+    torch.serialization._get_layout,  # pyright: ignore[reportPrivateUsage]
+    pathlib.PosixPath,
+    pathlib.PurePosixPath,
+)
+
+
+def read_metadata(path: Path) -> Metadata:
+    """The metadata of a distributed checkpoint, from its file.
+
+    Raises UnsafePickleError where it names anything but metadata's classes, CheckpointError where it is damaged.
+    """
+    if not path.is_file() or path.stat().st_size > LARGEST_METADATA:
+        raise CheckpointError(f"{path}: is no plain file of at most {LARGEST_METADATA} bytes; copy it again")
+    try:
+        with path.open("rb") as file:
+            found = _Reader(file).load()
+    except CheckpointError as error:
+        raise UnsafePickleError(f"{path}: {error}") from error
+    except Exception as error:  # a damaged pickle may fail in any way; nothing but records was built
+        raise CheckpointError(
+            f"{path}: damaged, expected the metadata of a distributed checkpoint ({type(error).__name__}: {error})"
+        ) from error
+    if not isinstance(found, Metadata) or not isinstance(found.storage_data, dict):
+        raise CheckpointError(f"{path}: is no metadata of a distributed checkpoint; copy it again")
+    return found
+
+
+def _allowed() -> dict[str, Any]:
+    dtypes = {str(one): one for one in vars(torch).values() if isinstance(one, torch.dtype)}
+    return dtypes | {f"{one.__module__}.{one.__qualname__}": one for one in (*_RECORDS, *_CALLED)}
+
+
+def _find_class(reader: Any, module: str, name: str) -> Any:
+    allowed = _allowed()
+    if f"{module}.{name}" in allowed:
+        return allowed[f"{module}.{name}"]
+    is_of_distributed = module.startswith("torch.distributed.") and _CLASS.fullmatch(name)
+    if is_refused(module, name) and not is_of_distributed:
+        raise CheckpointError(f"names code that ckptgrow does not run ({module}.{name}), expected metadata's classes")
+    return Named(name, (Opaque,), {"named": (module, name)})
+
+
+def _load_reduce(reader: Any) -> None:
+    arguments = reader.stack.pop()
+    called = reader.stack[-1]
+    if not isinstance(called, Named) and called not in _CALLED:
+        raise pickle.UnpicklingError(f"calls {called!r}")
+    reader.stack[-1] = called(*arguments)
+
+
+def _load_newobj(reader: Any) -> None:
+    arguments = reader.stack.pop()
+    made = reader.stack.pop()
+    if not isinstance(made, Named) and made not in (*_RECORDS, torch.Size):
+        raise pickle.UnpicklingError(f"makes {made!r}")
+    reader.append(cast(Any, made).__new__(made, *arguments))
+
+
+def _load_build(reader: Any) -> None:
+    state = reader.stack.pop()
+    made = reader.stack[-1]
+    if isinstance(made, Opaque):
+        made.state = state
+    elif type(made) not in _RECORDS:
+        raise pickle.UnpicklingError(f"changes {type(made)!r}")
+    elif isinstance(made, metadata.TensorProperties):
+        made.__setstate__(state)
+    else:
+        vars(made).update(state)
+
+
+_REFUSED = (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4)
+_INSTRUCTIONS = {
+    **PYTHON_UNPICKLER.dispatch,
+    **{code[0]: refuse_instruction for code in _REFUSED},
+    pickle.REDUCE[0]: _load_reduce,
+    pickle.NEWOBJ[0]: _load_newobj,
+    pickle.BUILD[0]: _load_build,
+}
+_Reader: Any = type("Reader", (PYTHON_UNPICKLER,), {"dispatch": _INSTRUCTIONS, "find_class": _find_class})

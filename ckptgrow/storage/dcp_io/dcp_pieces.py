@@ -1,0 +1,145 @@
+"""Tensors and objects inside the `.distcp` files of torch's distributed checkpoints, each a little torch archive."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+
+from ckptgrow.errors import CheckpointError
+from ckptgrow.storage.archives.archive import DAMAGES, check_sums, entry_sizes
+from ckptgrow.storage.pickles.opaque_pickles import unpickler_of
+from ckptgrow.storage.tensors import Held, Stored
+
+LARGEST_OBJECT = 256 * 2**20  # bytes
+
+
+class Slice(io.RawIOBase):
+    """Bytes [offset, offset + length) of a file, as a file of its own."""
+
+    def __init__(self, path: Path, offset: int, length: int) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._offset, self._length, self._position = offset, length, 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """Bytes from the slice's start."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """See io.IOBase.seek."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """See io.RawIOBase.readinto."""
+        view = memoryview(buffer)[: max(0, self._length - self._position)]
+        self._file.seek(self._offset + self._position)
+        got = self._file.readinto(view)
+        self._position += got
+        return got
+
+    def close(self) -> None:
+        """Closes the file too."""
+        self._file.close()
+        super().close()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A block of a tensor: where it begins, its shape, and where its archive lies."""
+
+    start: tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    path: Path
+    offset: int
+    length: int
+
+    @cached_property
+    def stored(self) -> Stored:
+        """The block's data in the file; raises CheckpointError where the archive holds another tensor."""
+        try:
+            with self._archive() as file:
+                entry_sizes(file, f"{self.path}, byte {self.offset}")
+                file.seek(0)
+                meta = torch.load(file, map_location="meta", weights_only=True)
+            start: int = meta.untyped_storage()._checkpoint_offset
+            offset = self.offset + start + int(meta.storage_offset()) * meta.dtype.itemsize
+            stored = Stored(self.path, offset, tuple(meta.shape), meta.dtype, tuple(meta.stride()))
+        except DAMAGES as error:
+            raise CheckpointError(f"{self.path}: damaged at byte {self.offset} ({type(error).__name__})") from error
+        inside = self.offset <= offset and offset + stored.span * meta.dtype.itemsize <= self.offset + self.length
+        if stored.shape != self.shape or stored.dtype != self.dtype or not inside:
+            raise CheckpointError(
+                f"{self.path}: holds a block of shape {list(stored.shape)} at byte {self.offset}, expected "
+                f"{list(self.shape)} by the metadata"
+            )
+        return stored
+
+    def check_sum(self) -> None:
+        """Reads the block; raises CheckpointError where its checksum is not the recorded one."""
+        with self._archive() as file:
+            check_sums(file, f"{self.path}, byte {self.offset}")
+
+    def _archive(self) -> BinaryIO:
+        return cast(BinaryIO, io.BufferedReader(Slice(self.path, self.offset, self.length)))
+
+
+@dataclass(frozen=True, eq=False)
+class Pieced:
+    """A tensor in blocks, which cover it."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    pieces: Sequence[Piece]
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See LazyTensor."""
+        if not self.shape:
+            return self.pieces[0].stored.rows(0, 1)
+        result = torch.empty((stop - start, *self.shape[1:]), dtype=self.dtype)
+        for piece in self.pieces:
+            first, last = max(start, piece.start[0]), min(stop, piece.start[0] + piece.shape[0])
+            if first >= last:
+                continue
+            block = result[first - start : last - start]
+            for axis in range(1, len(self.shape)):
+                block = block.narrow(axis, piece.start[axis], piece.shape[axis])
+            block.copy_(piece.stored.rows(first - piece.start[0], last - piece.start[0]))
+        return result
+
+
+def read_object(path: Path, offset: int, length: int) -> Any:
+    """A value that is no tensor; raises CheckpointError where it is damaged or names code."""
+    if length > LARGEST_OBJECT:
+        raise CheckpointError(f"{path}: holds an object of {length} bytes, expected at most {LARGEST_OBJECT}")
+    try:
+        with Slice(path, offset, length) as file:
+            data = io.BytesIO(file.read())
+        entry_sizes(data, f"{path}, byte {offset}")
+        data.seek(0)
+        try:
+            return torch.load(data, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:  # classes of others: stand-ins, or refused there
+            data.seek(0)
+            module = types.SimpleNamespace(__name__=__name__, Unpickler=unpickler_of(Held))
+            return torch.load(data, map_location="cpu", weights_only=False, pickle_module=module)
+    except DAMAGES as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(f"{path}: the object at byte {offset} is damaged or names code ({reason})") from error

@@ -1,0 +1,147 @@
+"""Outputs appear whole or not at all: written beside the target, flushed, renamed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ckptgrow.distributed import Processes
+from ckptgrow.errors import RequestError
+
+PARTIAL = ".partial"
+
+
+def check_target(source: Path, target: Path, *, force: bool) -> None:
+    """Raises RequestError where writing `target` would overwrite the source, or something else without `force`."""
+    if target.exists() and source.exists() and target.samefile(source):
+        raise RequestError(f"{target}: is the input itself, expected another path")
+    if target.exists() and not force:
+        raise RequestError(f"{target}: exists already; choose another path, or pass --force to replace it")
+    if not target.parent.is_dir():
+        raise RequestError(f"{target.parent}: no such directory, expected one to write {target.name} into")
+
+
+def check_space(target: Path, num_bytes: int) -> None:
+    """Raises RequestError where the disk has not `num_bytes` free."""
+    free = shutil.disk_usage(target.parent).free
+    if free < num_bytes:
+        raise RequestError(
+            f"{target.parent}: has {free / 2**30:.2f} GiB free, expected {num_bytes / 2**30:.2f} GiB for "
+            f"{target.name}; make room or choose another disk"
+        )
+
+
+@contextmanager
+def appearing(target: Path, together: Processes | None = None, *, force: bool = True) -> Generator[Path]:
+    """A path beside `target` to write to; it becomes `target` when the block ends well, and goes away otherwise.
+
+    Processes that write together get the same path, and the first of them does the rest. What earlier runs left beside
+    `target` because they were killed is removed first. Without `force`, raises RequestError where something has come
+    to be at `target` meanwhile: of several that write there, the first to end keeps it.
+    """
+    together = together or Processes()
+    partial = together.agree_on(target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}"))
+    if together.rank == 0:
+        clear_leftovers(target)
+    together.wait()
+    try:
+        yield partial
+        together.wait()
+        if together.rank == 0:
+            (_put_in_place if force else _put_in_free_place)(partial, target)
+        together.wait()
+    finally:
+        if together.rank == 0:
+            _remove(partial)
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    """A directory cannot be renamed onto another one: the old one steps aside first: none is ever half there."""
+    if target.is_dir() and not target.is_symlink():
+        aside = target.with_name(f".{target.name}.{os.getpid()}.replaced{PARTIAL}")
+        try:
+            target.rename(aside)
+            partial.rename(target)
+        except BaseException:
+            if not target.exists():
+                aside.rename(target)
+            raise
+        _flush_directory(target.parent)
+        _remove(aside)
+    else:
+        partial.replace(target)
+        _flush_directory(target.parent)
+
+
+def _put_in_free_place(partial: Path, target: Path) -> None:
+    """Neither step replaces what is there: a directory is renamed over an empty one at most, and links are never."""
+    try:
+        if partial.is_dir():
+            partial.rename(target)
+        else:
+            _link(partial, target)
+    except OSError as error:
+        if not target.exists():
+            raise
+        raise RequestError(
+            f"{target}: exists now, written by another process while this one was at work; choose another path, or "
+            "pass --force to replace it"
+        ) from error
+    _flush_directory(target.parent)
+
+
+def _link(partial: Path, target: Path) -> None:
+    try:
+        os.link(partial, target)
+    except OSError:
+        if target.exists():
+            raise
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL))  # a file system without hard links: claimed, then replaced
+        partial.replace(target)
+
+
+def clear_leftovers(target: Path) -> bool:
+    """Removes what runs that no longer exist wrote for the same target; an old target that one of them had moved aside
+    takes its place again. Returns whether one did.
+    """
+    is_back = False
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)(\.replaced)?{re.escape(PARTIAL)}")
+    for one in target.parent.iterdir():
+        match = pattern.fullmatch(one.name)
+        if match is None or _is_running(int(match[1])):
+            continue
+        if match[2] and not target.exists():
+            one.rename(target)
+            is_back = True
+        else:
+            _remove(one)
+    return is_back
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,157 @@
+"""Writing lazy tensors to their places in files, a few megabytes at a time, by a few threads.
+
+Reading, scaling, checksums and writing all release Python's lock, so that threads keep the cores and the disk busy;
+memory is bounded by the chunks that they hold, and the page cache by what is on its way to the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from zlib_ng import zlib_ng
+
+from ckptgrow.errors import CheckpointError
+from ckptgrow.progress import Advance
+from ckptgrow.storage.tensors import LazyTensor, Repeated, Zeros, bytes_of, chunks, num_bytes
+
+NUM_THREADS = 3
+MOST_FILES = 64  # open at a time
+NUM_CHUNKS_BEHIND = 64  # on their way to the disk before the first of them is let go
+_NOTHING = memoryview(bytes(2**20))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tensor and where its data begins in a file, in bytes."""
+
+    tensor: LazyTensor
+    offset: int
+
+
+Mend = Callable[[BinaryIO, Sequence[int]], None]
+"""Told an open file and the CRC-32 of its tensors' data; writes what had to wait for these."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A file at `path` that is whole but for the data of `places`, where it reads as zeros, as a hole does."""
+
+    path: Path
+    places: Sequence[Place]
+    mend: Mend = lambda file, checksums: None
+
+
+def fill(outlines: Sequence[Outline], advance: Advance) -> None:
+    """Writes the data of all tensors of all files, mends the files and flushes them to the disk; `advance` is told the
+    bytes of every piece.
+
+    Files are filled together, so that the disk does not wait between them. Raises CheckpointError where a tensor's
+    rows are not as many bytes as its shape says.
+    """
+    for first in range(0, len(outlines), MOST_FILES):
+        _fill_together(outlines[first : first + MOST_FILES], advance)
+
+
+def _fill_together(outlines: Sequence[Outline], advance: Advance) -> None:
+    with ExitStack() as opened:
+        files = [opened.enter_context(outline.path.open("r+b")) for outline in outlines]
+        pairs = list(zip(files, outlines, strict=True))
+        checksums = iter(_filled([(file.fileno(), place) for file, one in pairs for place in one.places], advance))
+        for file, outline in pairs:
+            outline.mend(file, [next(checksums) for _ in outline.places])
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _filled(places: Sequence[tuple[int, Place]], advance: Advance) -> list[int]:
+    """The CRC-32 of every tensor's data, when it is written."""
+    writer = _Writer(advance)
+    largest_first = sorted(places, key=lambda one: -num_bytes(one[1].tensor))
+    with ThreadPoolExecutor(NUM_THREADS) as threads:
+        running = {id(one): threads.submit(writer.write, *one) for one in largest_first}
+        try:
+            for one in wait(running.values(), return_when=FIRST_EXCEPTION).done:
+                one.result()  # raises what a thread raised
+            return [running[id(one)].result() for one in places]
+        except BaseException:
+            writer.stopped = True
+            for one in running.values():
+                one.cancel()
+            raise
+
+
+class _Writer:
+    """What the threads share."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self._lock = threading.Lock()
+        self._written: deque[tuple[int, int, int]] = deque()
+        self.stopped = False
+
+    def write(self, descriptor: int, place: Place) -> int:
+        """Writes one tensor and returns its CRC-32."""
+        tensor = place.tensor
+        if isinstance(tensor, Zeros):
+            return self._leave_hole(num_bytes(tensor))
+        if isinstance(tensor, Repeated):
+            return self._write_rows(descriptor, place.offset, tensor.old, tensor.times)
+        return self._write_rows(descriptor, place.offset, tensor, 1)
+
+    def _write_rows(self, descriptor: int, offset: int, tensor: LazyTensor, times: int) -> int:
+        """Makes a tensor's rows once and writes them `times` times over."""
+        checksum, written, length = 0, 0, num_bytes(tensor)
+        for start, stop in chunks(tensor):
+            if self.stopped:
+                return 0
+            data = bytes_of(tensor.rows(start, stop))
+            checksum = zlib_ng.crc32(data, checksum)
+            for copy in range(times):
+                self._write_at(descriptor, data, offset + copy * length + written)
+            written += len(data)
+            self._tell(times * len(data))
+        if written != length:
+            raise CheckpointError(f"wrote {written} bytes of a tensor, expected {length}")
+        total = checksum
+        for _ in range(times - 1):
+            total = zlib_ng.crc32_combine(total, checksum, length)
+        return total
+
+    def _write_at(self, descriptor: int, data: memoryview, position: int) -> None:
+        written = 0
+        while written < len(data):
+            written += os.pwrite(descriptor, data[written:], position + written)
+        if hasattr(os, "posix_fadvise"):
+            self._send_to_disk(descriptor, position, len(data))
+
+    def _send_to_disk(self, descriptor: int, position: int, length: int) -> None:
+        """Starts a chunk's way to the disk, which the kernel would put off until the flush, and lets go an older one.
+
+        The first advice finds the pages dirty and only begins to write them; the second finds them clean and frees
+        them, so that the next chunks go into pages just used instead of new ones, the costlier part of a write.
+        """
+        os.posix_fadvise(descriptor, position, length, os.POSIX_FADV_DONTNEED)
+        self._written.append((descriptor, position, length))
+        if len(self._written) > NUM_CHUNKS_BEHIND:
+            os.posix_fadvise(*self._written.popleft(), os.POSIX_FADV_DONTNEED)
+
+    def _leave_hole(self, length: int) -> int:
+        checksum, left = 0, length
+        while left:
+            piece = _NOTHING[:left]
+            checksum = zlib_ng.crc32(piece, checksum)
+            left -= len(piece)
+        self._tell(length)
+        return checksum
+
+    def _tell(self, amount: int) -> None:
+        with self._lock:
+            self._advance(amount)

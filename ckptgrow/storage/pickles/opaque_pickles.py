@@ -1,0 +1,244 @@
+"""Pickles with objects of the user's classes, carried as they are without importing or running anything.
+
+Reading puts an inert stand-in where the pickle names a class: it remembers the name, the arguments and the state.
+Writing puts the same name, arguments and state back, so that the owner's program finds its object again.
+
+What is allowed while reading: torch's functions that rebuild tensors, plain containers, and stand-ins. Names from the
+standard library and torch are refused but for a few plain classes, so a pickle that wants to call `eval` goes no
+further.
+
+Source: Python's pickle protocol (PEP 307) and `pickletools`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import pathlib
+import pickle
+import re
+import sys
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # pickles of protocol 2 use Python 2's names
+from argparse import Namespace
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+
+from ckptgrow.storage.pickles.numpy_values import PickledFloat, PickledInt, number_in
+from ckptgrow.storage.pickles.opaque import ABSENT, Named, Opaque
+from ckptgrow.storage.tensors import LazyTensor
+
+# Plain data that training scripts put beside their tensors; building them runs no code of the file.
+PLAIN_CLASSES: list[Any] = [Namespace, datetime.timedelta, pathlib.PosixPath, pathlib.PurePosixPath]
+# Plain values, containers and classes of the libraries that every script has, carried as stand-ins: none of them is
+# called while reading, and calling them where the file belongs only builds values.
+HARMLESS_LIBRARY: Mapping[str, frozenset[str]] = {
+    module: frozenset(names.split())
+    for module, names in {
+        "builtins": "object dict list tuple set frozenset str bytes int float bool complex slice range "
+        "Ellipsis NotImplemented",
+        "collections": "defaultdict deque UserDict UserList ChainMap",
+        "copyreg": "_reconstructor",
+        "datetime": "datetime date time timezone",
+        "decimal": "Decimal",
+        "enum": "Enum IntEnum",
+        "fractions": "Fraction",
+        "functools": "partial",
+        "operator": "itemgetter",
+        "pathlib": "WindowsPath PureWindowsPath",
+        "random": "Random",
+        "re": "_compile",
+        "types": "SimpleNamespace MappingProxyType",
+        "typing": "Any Union Optional List Dict Tuple",
+        "uuid": "UUID",
+        "torch.torch_version": "TorchVersion",
+        "numpy": "dtype ndarray record bool_ bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 "
+        "float16 float32 float64",
+        "numpy._core.multiarray": "_reconstruct scalar",
+        "numpy.core.multiarray": "_reconstruct scalar",
+        "numpy._core.numeric": "_frombuffer",
+        "numpy.core.numeric": "_frombuffer",
+        "numpy.rec": "recarray",
+        "numpy.ma": "MaskedArray",
+        "numpy.ma.core": "_mareconstruct MaskedArray",
+        "numpy.random._pickle": "__bit_generator_ctor __generator_ctor __randomstate_ctor",
+        "numpy.random._pcg64": "PCG64 PCG64DXSM",
+        "numpy.random._mt19937": "MT19937",
+        "numpy.random._philox": "Philox",
+        "numpy.random._sfc64": "SFC64",
+        "numpy.random.bit_generator": "SeedSequence __pyx_unpickle_SeedSequence",
+    }.items()
+}
+# Classes of modules, losses, optimizers and schedules; functions that activations are; configs and enumerations.
+HARMLESS_CLASSES = re.compile(
+    r"torch\.nn\.modules\.\w+\.[A-Z]\w*|torch\.optim\.(\w+\.)?[A-Z]\w*|torch\.optim\.lr_scheduler\.[A-Z]\w*"
+    r"|torch\.nn\.functional\.[a-z]\w*|numpy\.dtypes\.[A-Z]\w*DType"
+    r"|transformers\.(models\.\w+\.configuration_\w+|configuration_utils|generation\.configuration_utils)\.[A-Z]\w*Config"
+    r"|transformers\.(trainer_utils|training_args|utils\.generic)\.[A-Z]\w*(Strategy|Type|Names)"
+)
+OWN_ROOTS = ("torch", "ckptgrow", "transformers", "numpy")  # refused like the standard library
+# The pure Python ones: every instruction of theirs can be replaced.
+PYTHON_UNPICKLER: Any = vars(pickle)["_Unpickler"]
+PYTHON_PICKLER: Any = vars(pickle)["_Pickler"]
+
+
+def is_refused(module: str, name: str) -> bool:
+    """Whether a name belongs to programs that everyone has, and so could be called for harm."""
+    module, name = NAME_MAPPING.get((module, name), (module, name))
+    module = IMPORT_MAPPING.get(module, module)
+    root = module.partition(".")[0]
+    is_everyones = root in sys.stdlib_module_names or root in OWN_ROOTS
+    is_harmless = name in HARMLESS_LIBRARY.get(module, ()) or HARMLESS_CLASSES.fullmatch(f"{module}.{name}")
+    return is_everyones and not is_harmless
+
+
+def unpickler_of(located: Callable[[torch.Tensor], LazyTensor]) -> Any:
+    """An unpickler class for `torch.load(pickle_module=…)` that makes lazy tensors and stand-ins.
+
+    It raises UnpicklingError where the pickle wants anything else.
+    """
+    allowed = _allowed(located)
+    callable_ids = {id(function) for function in allowed.values()}
+    stand_ins: dict[tuple[str, str], Named] = {}
+
+    def find_class(reader: Any, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full in allowed:
+            return allowed[full]
+        if is_refused(module, name):
+            raise pickle.UnpicklingError(f"names {full}")
+        return stand_ins.setdefault((module, name), Named(name, (Opaque,), {"named": (module, name)}))
+
+    def load_reduce(reader: Any) -> None:
+        arguments = reader.stack.pop()
+        function = reader.stack[-1]
+        if not isinstance(function, Named) and id(function) not in callable_ids:
+            raise pickle.UnpicklingError(f"calls {function!r}")
+        reader.stack[-1] = number_in(function(*arguments))
+
+    refused = (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.ADDITEMS)
+    instructions = {
+        **PYTHON_UNPICKLER.dispatch,
+        **{code[0]: refuse_instruction for code in (*refused, pickle.STACK_GLOBAL)},
+        pickle.REDUCE[0]: load_reduce,
+        pickle.NEWOBJ[0]: _load_newobj,
+        pickle.BUILD[0]: _load_build,
+        pickle.APPEND[0]: _load_append,
+        pickle.APPENDS[0]: _load_appends,
+        pickle.SETITEM[0]: _load_setitem,
+        pickle.SETITEMS[0]: _load_setitems,
+    }
+    return type("Reader", (PYTHON_UNPICKLER,), {"dispatch": instructions, "find_class": find_class})
+
+
+def pickler_of(hollow: Callable[[LazyTensor], torch.Tensor]) -> Any:
+    """A pickler class for `torch.save(pickle_module=…)`: lazy tensors as `hollow` makes them, stand-ins as they were.
+
+    It imports no module of a stand-in.
+    """
+
+    def reducer_override(writer: Any, value: Any) -> Any:
+        if isinstance(value, Opaque):
+            return value.as_pickled()
+        if isinstance(value, PickledFloat | PickledInt):
+            return value.pickled.as_pickled()
+        # the class is asked first: torch's storages warn when they are asked for attributes
+        if hasattr(type(value), "rows") and isinstance(value, LazyTensor):
+            return hollow(value).__reduce_ex__(2)
+        return NotImplemented
+
+    def save_global(writer: Any, value: Any, name: str | None = None) -> None:
+        if not isinstance(value, Named):
+            PYTHON_PICKLER.save_global(writer, value, name)
+            return
+        module, named = value.named
+        writer.write(pickle.GLOBAL + module.encode() + b"\n" + named.encode() + b"\n")
+        writer.memoize(value)
+
+    members = {"reducer_override": reducer_override, "save_global": save_global}
+    return type("Writer", (PYTHON_PICKLER,), members)
+
+
+def refuse_instruction(reader: Any) -> None:
+    """For instructions that no torch.save writes."""
+    raise pickle.UnpicklingError("uses an old or rare pickle instruction")
+
+
+def _load_newobj(reader: Any) -> None:
+    arguments = reader.stack.pop()
+    made: Any = reader.stack.pop()
+    if not isinstance(made, Named) and made not in (OrderedDict, Counter, Namespace):
+        raise pickle.UnpicklingError(f"makes {made!r}")
+    reader.append(cast(Any, made).__new__(made, *arguments))
+
+
+def _load_build(reader: Any) -> None:
+    state = reader.stack.pop()
+    made = reader.stack[-1]
+    if isinstance(made, Opaque) and made.state is ABSENT:
+        made.state = state
+    elif isinstance(made, Namespace | OrderedDict) and isinstance(state, dict):
+        vars(cast(Any, made)).update({str(key): value for key, value in cast(dict[Any, Any], state).items()})
+    else:
+        raise pickle.UnpicklingError(f"changes {type(made)!r}")
+
+
+def _fillable(target: Any, *kinds: type) -> Any:
+    if type(target) not in kinds and not isinstance(target, Opaque):
+        raise pickle.UnpicklingError(f"puts items into {type(target)!r}")
+    return target
+
+
+def _load_append(reader: Any) -> None:
+    item = reader.stack.pop()
+    _fillable(reader.stack[-1], list).append(item)
+
+
+def _load_appends(reader: Any) -> None:
+    items = reader.pop_mark()
+    _fillable(reader.stack[-1], list).extend(items)
+
+
+def _load_setitem(reader: Any) -> None:
+    value, key = reader.stack.pop(), reader.stack.pop()
+    _fillable(reader.stack[-1], dict, OrderedDict, Counter)[key] = value
+
+
+def _load_setitems(reader: Any) -> None:
+    items = reader.pop_mark()
+    target = _fillable(reader.stack[-1], dict, OrderedDict, Counter)
+    for index in range(0, len(items), 2):
+        target[items[index]] = items[index + 1]
+
+
+def _allowed(located: Callable[[torch.Tensor], LazyTensor]) -> Mapping[str, Any]:
+    """What pickles may name and call, by full name."""
+
+    def tensor(*args: Any) -> LazyTensor:
+        return located(torch._utils._rebuild_tensor_v2(*args[:6]))  # pyright: ignore
+
+    def parameter(data: LazyTensor, *others: Any) -> LazyTensor:
+        return data
+
+    dtypes = {str(one): one for one in vars(torch).values() if isinstance(one, torch.dtype)}
+    return {
+        **dtypes,
+        **{f"{one.__module__}.{one.__qualname__}": one for one in PLAIN_CLASSES},
+        "torch._utils._rebuild_tensor_v2": tensor,
+        "torch._utils._rebuild_parameter": parameter,
+        "torch.Size": torch.Size,
+        "torch.device": torch.device,
+        "torch.serialization._get_layout": torch.serialization._get_layout,  # pyright: ignore
+        "collections.OrderedDict": OrderedDict,
+        "collections.Counter": Counter,
+        "builtins.set": set,
+        "builtins.complex": complex,
+        "__builtin__.set": set,
+        "_codecs.encode": _encoded,
+    }
+
+
+def _encoded(text: str, encoding: str = "latin1") -> bytes:
+    """How protocol 2 writes bytes."""
+    return str(text).encode("latin1" if encoding != "utf-8" else encoding)

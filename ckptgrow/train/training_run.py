@@ -1,0 +1,222 @@
+"""One training run: settings, model and data put together, and what it ends with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from ckptgrow.errors import ConfigError, DataError, RequestError
+from ckptgrow.formats.known_formats import read_checkpoint
+from ckptgrow.planning.rates_by_size import lr_for_size
+from ckptgrow.state.counting import num_without_embeddings
+from ckptgrow.state.model import build_model
+from ckptgrow.train.adoption import adopted
+from ckptgrow.train.launching import processes_of
+from ckptgrow.train.metrics import METRICS
+from ckptgrow.train.module import SCALED_PRECISION, LanguageModel
+from ckptgrow.train.monitor import Report
+from ckptgrow.train.occupied import occupied
+from ckptgrow.train.remarks import check_lengths, remarks
+from ckptgrow.train.resuming import Resumed, resumed_from
+from ckptgrow.train.settings import DATA, RUN, TrainSettings, settings_for
+from ckptgrow.train.token_sequences import TokenFiles
+from ckptgrow.train.trainer import CHECKPOINTS, Training
+
+OPTIMIZER_OPTIONS = {"weight_decay": "--weight-decay", "betas": "--adam-beta1, --adam-beta2", "eps": "--adam-epsilon"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Where a run ended; losses in nats. `interrupted_by` is the signal that ended it, None where nothing did."""
+
+    out: Path
+    checkpoint: Path
+    global_step: int
+    tokens_seen: int
+    loss: float | None
+    val_loss: float | None
+    lr: float
+    interrupted_by: int | None
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one of its run that speaks and writes; launchers tell by environment variables."""
+    return getattr(rank_zero_only, "rank", 0) in (0, None)
+
+
+def train(given: Mapping[str, Any], report: Report | None = None, tell: Callable[[str], None] | None = None) -> Trained:
+    """Trains with the fields of `TrainSettings` that are given; a run that goes on (`resume`) takes the others from its
+    checkpoint. `report` hears of every step, `tell` once of what the run does that its user may not
+    expect. An interrupted run returns too, saved after the step that it was in.
+
+    Raises RequestError, ConfigError, DataError or CheckpointError for what cannot be, before anything is written;
+    DataError for a loss that is no number, CheckpointError for a disk that is full.
+    """
+    devices, nodes = processes_of(os.environ, given.get("devices"), given.get("num_nodes"))
+    given = {**given, "devices": devices, "num_nodes": nodes}
+    with occupied(Path(given["out"])) if is_main_process() else nullcontext():
+        return _train(given, report, tell)
+
+
+def _train(given: Mapping[str, Any], report: Report | None, tell: Callable[[str], None] | None) -> Trained:
+    resumed, config = _resumed(given)
+    stored = {} if resumed is None else resumed.arguments.get(RUN, {})
+    settings = settings_for(given, stored)
+    if resumed is not None:
+        _check_optimizer_options(given, resumed)
+        settings = replace(settings, config=_agreed_config(settings, config))
+        if settings.lr is None and resumed.lr:
+            settings = replace(settings, lr=resumed.lr)
+    elif settings.init_from is not None:
+        found = adopted(read_checkpoint(settings.init_from), settings.config, None, with_optimizer=False)
+        settings = replace(settings, config=_agreed_config(settings, found.state.config))
+    files = TokenFiles.open(settings.data)
+    _check(settings, files, resumed)
+    check_lengths(settings, given, 0 if resumed is None else resumed.step)
+    if tell is not None and is_main_process():
+        for sentence in remarks(settings, given, stored, None if resumed is None else resumed.growth.get("rewarm")):
+            tell(sentence)
+    lightning.seed_everything(settings.seed, verbose=False)
+    model = _model(settings, resumed).train()
+    lr = settings.lr if settings.lr is not None else lr_for_size(num_without_embeddings(model))
+    if settings.compile:
+        model.compile()
+    module = LanguageModel(model, settings, lr, _identity(files), resumed)
+    training = Training(settings, files, module, report)
+    interrupted_by = training.fit()
+    monitor = training.monitor
+    return Trained(
+        settings.out,
+        training.checkpoints.last,
+        training.trainer.global_step,
+        module.tokens_seen,
+        monitor.loss,
+        monitor.val_loss,
+        lr,
+        interrupted_by,
+    )
+
+
+def _model(settings: TrainSettings, resumed: Resumed | None) -> torch.nn.Module:
+    """The model, with the weights of another trainer's checkpoint where the run begins with these."""
+    if resumed is not None and resumed.adopted is not None:
+        return resumed.adopted.model()
+    if settings.init_from is not None:
+        return adopted(read_checkpoint(settings.init_from), settings.config, None, with_optimizer=False).model()
+    return build_model(settings.config, torch.float32, str(settings.resume or "--config"))
+
+
+def _resumed(given: Mapping[str, Any]) -> tuple[Resumed | None, Mapping[str, Any] | None]:
+    path = given.get("resume")
+    if path is not None:
+        if given.get("init_from") is not None:
+            raise RequestError("--init-from: begins a new run, expected it without --resume")
+        return resumed_from(path, given)
+    asked = [f"--{name.replace('_', '-')}" for name in ("reset", "step", "rewarm", "param_order") if given.get(name)]
+    if asked:
+        raise RequestError(f"{asked[0]}: is for a run that goes on, expected --resume CKPT beside it")
+    return None, None
+
+
+def _check_optimizer_options(given: Mapping[str, Any], resumed: Resumed) -> None:
+    asked = [option for name, option in OPTIMIZER_OPTIONS.items() if name in given]
+    if asked and resumed.optimizer is not None:
+        raise RequestError(
+            f"{asked[0]}: the groups of {resumed.path} have their own, expected none; leave it out, or add "
+            "--reset optimizer"
+        )
+
+
+def _agreed_config(settings: TrainSettings, stored: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not settings.config:
+        if not stored:
+            raise ConfigError(
+                f"{settings.resume}: has no config, expected hyper_parameters['config']; pass --config FILE"
+            )
+        return dict(stored)
+    known = dict(stored or {})
+    different = [key for key, value in settings.config.items() if key in known and known[key] != value]
+    if different:
+        name = sorted(different)[0]
+        raise ConfigError(
+            f"--config: {name} is {settings.config[name]!r}, expected {known[name]!r} as in "
+            f"{settings.resume or settings.init_from}; leave "
+            "--config out to go on with the checkpoint's"
+        )
+    return {**known, **settings.config}
+
+
+def _identity(files: TokenFiles) -> dict[str, Any]:
+    """What a run that goes on must find again for its place in the data to mean the same."""
+    return {"vocab_size": files.vocab_size, "sha256": files.sha256.get("train", "")}
+
+
+def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) -> None:
+    _check_machine(settings)
+    meta = files.directory / "meta.json"
+    vocabulary = settings.config.get("vocab_size")
+    if isinstance(vocabulary, int) and files.vocab_size > vocabulary:
+        raise DataError(
+            f"{meta}: has a vocabulary of {files.vocab_size}, expected at most the model's {vocabulary}; prepare the "
+            "data with the model's tokenizer"
+        )
+    positions = settings.config.get("n_positions") or settings.config.get("max_position_embeddings")
+    if isinstance(positions, int) and settings.seqlen > positions:
+        raise RequestError(f"--seqlen {settings.seqlen}: expected at most the model's {positions} positions")
+    files.sequences("train", settings.seqlen)
+    if files.num_tokens["val"]:
+        files.sequences("val", settings.seqlen)
+    if resumed is not None:
+        _check_same_data(files, resumed, settings)
+        if resumed.step >= settings.train_steps:
+            raise RequestError(
+                f"--train-steps {settings.train_steps}: {resumed.path} is at step {resumed.step}, expected more than "
+                "that; raise --train-steps"
+            )
+    elif (settings.out / METRICS).exists() or (settings.out / CHECKPOINTS).exists():
+        raise RequestError(
+            f"{settings.out}: holds a run already, expected none; choose another, or --resume from its checkpoints"
+        )
+
+
+def _check_same_data(files: TokenFiles, resumed: Resumed, settings: TrainSettings) -> None:
+    stored = resumed.arguments.get(DATA) or {}
+    meta = files.directory / "meta.json"
+    if stored.get("vocab_size", files.vocab_size) != files.vocab_size:
+        raise DataError(
+            f"{meta}: has a vocabulary of {files.vocab_size}, expected {stored['vocab_size']}, with which "
+            f"{resumed.path} was trained"
+        )
+    if "data" not in settings.reset and stored.get("sha256", files.sha256["train"]) != files.sha256["train"]:
+        raise DataError(
+            f"{meta}: is of other training data than {resumed.path} was trained on, expected the same for its place in "
+            "them to mean anything; pass --reset data to begin these at their beginning"
+        )
+    if "data" not in settings.reset and resumed.place.position:
+        old = resumed.arguments.get(RUN, {})
+        for name in ("seqlen", "seed"):
+            if old.get(name, getattr(settings, name)) != getattr(settings, name):
+                raise RequestError(
+                    f"--{name} {getattr(settings, name)}: {resumed.path} has seen its data in sequences of "
+                    f"{old['seqlen']} in the order of seed {old['seed']}, expected the same; pass --reset data to "
+                    "begin them anew"
+                )
+
+
+def _check_machine(settings: TrainSettings) -> None:
+    available = torch.cuda.device_count()
+    on_cuda = settings.accelerator == "cuda" or (settings.accelerator == "auto" and available > 0)
+    if on_cuda and settings.devices > available:
+        raise RequestError(f"--devices {settings.devices}: this machine has {available} GPUs, expected at most that")
+    if not on_cuda and settings.precision == SCALED_PRECISION:
+        raise RequestError(f"--precision {SCALED_PRECISION}: needs a CUDA GPU, expected bf16-mixed or 32 on a CPU")
+    if not on_cuda and settings.strategy == "fsdp":
+        raise RequestError("--strategy fsdp: needs CUDA GPUs, expected ddp or auto on a CPU")

@@ -1,0 +1,153 @@
+"""Which old layer each layer of the grown model is: as the records say, whom the weights then judge, or where no record
+can be right, as the weights alone show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeGuard, get_args
+
+import torch
+
+from ckptgrow.spaces.growth import Growth
+from ckptgrow.spaces.layers import LayerKind
+from ckptgrow.spaces.selection import selected
+from ckptgrow.state.claim import Claimed
+from ckptgrow.state.opening import TrainingState
+from ckptgrow.verification.pair import Link, Origin, applied
+
+Identity = Literal["zero-output", "zero-norm"]  # the kinds of new layers that change nothing
+IDENTITIES: tuple[Identity, ...] = get_args(Identity)
+SAME = 1e-3  # relative difference of fingerprints; layers that differ at all differ by far more
+Fingerprints = Mapping[str, tuple[float, ...]]
+
+
+def recorded_layers(records: Sequence[Any], num_old: int, num_new: int) -> tuple[Origin, ...] | None:
+    """The layer maps of the records, one applied to the other; None where they are none of such models."""
+    layers = tuple(Origin(index, "old") for index in range(num_old))
+    for record in records:
+        if not isinstance(record, Mapping) or "layers" not in record:
+            continue
+        listed = record["layers"]
+        if not is_layer_map(listed) or [source for source, kind in listed if kind == "old"] != [*range(len(layers))]:
+            return None
+        if any(source >= len(layers) for source, _ in listed):
+            return None
+        layers = tuple(_made(layers[source], kind) for source, kind in listed)
+    return layers if len(layers) == num_new else None
+
+
+def _made(origin: Origin, kind: LayerKind) -> Origin:
+    """What a layer is that is made from one that was made itself."""
+    if kind == "old" or (kind == "copy" and origin.zeroed):
+        return origin
+    return Origin(
+        origin.source, kind, origin.zeroed if kind == "copy" else origin.zeroed | frozenset[LayerKind]([kind])
+    )
+
+
+def is_layer_map(value: Any) -> TypeGuard[list[tuple[int, LayerKind]]]:
+    """Whether a value has the form of a layer map: pairs of a layer's number and a kind."""
+    return isinstance(value, list) and all(
+        isinstance(one, list) and len(one) == 2 and _is_number(one[0]) and one[1] in get_args(LayerKind)
+        for one in value
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def is_zero_in(kind: LayerKind, parameter: Claimed) -> bool:
+    """Whether a new layer of a kind is an identity by this parameter's being zero."""
+    if kind == "zero-output":
+        return "residual" in parameter.layout.written
+    return kind == "zero-norm" and parameter.layout.kind in ("gain", "bias")
+
+
+def matched_layers(
+    small: TrainingState, grown: TrainingState, growths: Mapping[str, Growth], num_old: int, num_new: int
+) -> tuple[Origin, ...]:
+    """A layer map from small to grown: an old layer where (most of) its weights recur in order, an identity where all
+    that writes the residual stream or every gain is zero, a copy otherwise.
+    """
+    if num_old == num_new:
+        return tuple(Origin(index, "old") for index in range(num_old))
+    old = _stack(small, growths, num_old, projected=False)
+    new = _stack(grown, growths, num_new, projected=True)
+    layers: list[Origin] = []
+    next_old = 0
+    for index in range(num_new):
+        must_be_old = num_new - index <= num_old - next_old
+        layer = _judge(new[index], old, next_old, grown, index, must_be_old=must_be_old)
+        layers.append(layer)
+        next_old += layer.kind == "old"
+    return tuple(layers)
+
+
+def _judge(
+    layer: Fingerprints,
+    old: Sequence[Fingerprints],
+    next_old: int,
+    grown: TrainingState,
+    index: int,
+    *,
+    must_be_old: bool,
+) -> Origin:
+    likeness = [_likeness(layer, candidate) for candidate in old]
+    if next_old < len(old) and (likeness[next_old] == 1 or must_be_old):
+        return Origin(next_old, "old")
+    source = max(range(len(old)), key=lambda candidate: (likeness[candidate], candidate == next_old - 1))
+    kind = _identity_kind(grown, layer, index)
+    if kind is not None:
+        return Origin(source, kind, frozenset({kind}))
+    if next_old in (source, 0):
+        return Origin(next_old, "old")
+    if likeness[source] == 1 or next_old >= len(old):
+        return Origin(source, "copy")
+    return Origin(next_old, "old") if likeness[next_old] >= likeness[source] else Origin(source, "copy")
+
+
+def _likeness(one: Fingerprints, other: Fingerprints) -> float:
+    same = sum(pattern in one and _close(one[pattern], other[pattern]) for pattern in other)
+    return same / max(1, len(other))
+
+
+def _close(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return all(abs(a - b) <= SAME * max(abs(a), abs(b), 1e-30) for a, b in zip(one, other, strict=True))
+
+
+def _identity_kind(grown: TrainingState, layer: Fingerprints, index: int) -> LayerKind | None:
+    members = [one for one in grown.claim.parameters if one.layer == index]
+    zero = {one.pattern for one in members if not any(layer[one.pattern])}
+    for kind in IDENTITIES:
+        if zero >= {one.pattern for one in members if is_zero_in(kind, one)}:
+            return kind
+    return None
+
+
+def _stack(
+    state: TrainingState, growths: Mapping[str, Growth], num_layers: int, *, projected: bool
+) -> tuple[Fingerprints, ...]:
+    layers: list[dict[str, tuple[float, ...]]] = [{} for _ in range(num_layers)]
+    for one in state.claim.parameters:
+        if one.layer is not None:
+            tensor = applied(state, one)
+            layers[one.layer][one.pattern] = _fingerprint(_projected(one, tensor, growths) if projected else tensor)
+    return tuple(layers)
+
+
+def _projected(one: Claimed, tensor: torch.Tensor, growths: Mapping[str, Growth]) -> torch.Tensor:
+    """The grown weight in the small shape: summed over input copies, the first of each output's copies."""
+    link = Link.of(one, one, growths)
+    tensor = link.summed_inputs(link.copied_part(tensor))
+    for axis, growth in enumerate(link.growths):
+        if axis not in link.in_axes:
+            tensor = selected(tensor, axis, (growth.copy == 0).nonzero()[0])
+    return tensor
+
+
+def _fingerprint(tensor: torch.Tensor) -> tuple[float, ...]:
+    flat = tensor.reshape(-1)
+    ramp = torch.linspace(0.5, 1.5, len(flat), dtype=torch.float64)
+    return float(flat.square().sum()), float((flat.square() * ramp).sum()), float((flat.square() * ramp**2).sum())
