@@ -246,7 +246,7 @@ def test_a_floor_for_all_groups_is_refused_where_each_would_need_its_own() -> No
 
 
 def test_tensor_learning_rates_are_scaled_and_moved_as_tensors() -> None:
-    from ckptgrow.storage.tensors import Held, LazyTensor, whole
+    from ckptgrow.storage.tensors import Held, is_lazy, whole
 
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=torch.tensor(0.1), capturable=True)
     scheduler = lr_scheduler.ExponentialLR(optimizer, 0.5)
@@ -261,5 +261,5 @@ def test_tensor_learning_rates_are_scaled_and_moved_as_tensors() -> None:
     options = {"lr": Held(torch.tensor(0.1)), "initial_lr": Held(torch.tensor(0.1)), "betas": (0.9, 0.999)}
     scheduled = moved(state, 2, OptimizerState((ParameterGroup(options, ("a",)),), {}))
     (group,) = scheduled.groups(OptimizerState((ParameterGroup(options, ("a",)),), {}))
-    assert isinstance(group.options["lr"], LazyTensor)
+    assert is_lazy(group.options["lr"])
     assert float(whole(group.options["lr"])) == pytest.approx(0.025)
