@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from ckptgrow.growth.request import Grown, StateRequest
     from ckptgrow.growth.widening import width
     from ckptgrow.inspection import Inspection, inspect
-    from ckptgrow.verification.comparison import Settings, verify
-    from ckptgrow.verification.report import Report
+    from ckptgrow.verification.comparison import VerifySettings, verify
+    from ckptgrow.verification.report import VerifyReport
 
 __all__ = [
     "Converted",
     "Grown",
     "Inspection",
-    "Report",
-    "Settings",
     "StateRequest",
+    "VerifyReport",
+    "VerifySettings",
     "convert",
     "depth",
     "inspect",
@@ -47,13 +47,15 @@ _HOMES = {
     "width": "ckptgrow.growth.widening",
     "Inspection": "ckptgrow.inspection",
     "inspect": "ckptgrow.inspection",
-    "Report": "ckptgrow.verification.report",
-    "Settings": "ckptgrow.verification.comparison",
+    "VerifyReport": "ckptgrow.verification.report",
+    "VerifySettings": "ckptgrow.verification.comparison",
     "verify": "ckptgrow.verification.comparison",
 }
+_OLD_NAMES = {"Settings": "VerifySettings", "Report": "VerifyReport"}  # of 0.1, which stay until 0.3
 
 
 def __getattr__(name: str) -> object:
+    name = _OLD_NAMES.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module 'ckptgrow' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

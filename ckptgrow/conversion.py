@@ -130,7 +130,7 @@ def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
 
 def _for_lightning(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoint, list[str]]:
     old, claimed = state.checkpoint, state.claim
-    names = {one.name: prefix + one.bare.removeprefix(one.prefix) for one in claimed.model}
+    names = {one.name: prefix + one.module_name(one.layer).removeprefix(one.prefix) for one in claimed.model}
     tensors: dict[str, LazyTensor] = {names[one.name]: old.tensors[one.name] for one in claimed.model}
     tensors |= _twins(state, tensors, names)
     left_out = [*old.carried.files, *old.left_behind, *(one.name for one in claimed.tensors if one.name not in names)]
@@ -182,7 +182,7 @@ def _twins(state: TrainingState, tensors: Mapping[str, LazyTensor], names: Mappi
 
 
 def _has_backbone_prefix(one: Claimed) -> bool:
-    return one.bare == one.prefix + one.canonical
+    return one.inner == one.pattern
 
 
 def _renamed(
@@ -197,4 +197,4 @@ def _renamed(
         ParameterGroup(group.options, tuple(names[name] for name in group.names), group.has_param_names or needs_names)
         for group in optimizer.groups
     )
-    return OptimizerState(groups, {names[name]: record for name, record in optimizer.state.items()}, optimizer.other)
+    return replace(optimizer, groups=groups, state={names[name]: record for name, record in optimizer.state.items()})

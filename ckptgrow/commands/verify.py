@@ -12,7 +12,7 @@ from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import chosen
 
 if TYPE_CHECKING:
-    from ckptgrow.verification.report import Report
+    from ckptgrow.verification.report import VerifyReport
 
 
 def verify(
@@ -38,11 +38,11 @@ def verify(
     chosen("--dtype", dtype, ("float64", "float32", "bfloat16"))
     chosen("--device", device, ("cpu", "cuda"))
     reuse_memory()
-    from ckptgrow.verification.comparison import Settings
+    from ckptgrow.verification.comparison import VerifySettings
     from ckptgrow.verification.comparison import verify as verify_pair
 
     screen = Screen(as_json)
-    settings = Settings(tokens, batches, steps, dtype, device)  # pyright: ignore[reportArgumentType]  chosen above
+    settings = VerifySettings(tokens, batches, steps, dtype, device)  # pyright: ignore[reportArgumentType]  chosen above
     with screen.stages() as stage:
         report = verify_pair(small, grown, config=config, settings=settings, stage=stage)
     _show(report, screen)
@@ -50,7 +50,7 @@ def verify(
     return 0 if report.passed else 1
 
 
-def _show(report: Report, screen: Screen) -> None:
+def _show(report: VerifyReport, screen: Screen) -> None:
     rows: list[tuple[object, ...]] = [
         (
             "structure",

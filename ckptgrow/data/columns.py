@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ckptgrow.data.compression import opened
-from ckptgrow.data.documents import NULL_LEFT_OUT, Document, Place, Remarks, decoded, document
+from ckptgrow.data.documents import NULL_LEFT_OUT, Document, DocumentPlace, Remarks, decoded, document
 from ckptgrow.errors import DataError, MissingDependencyError, listing
 
 ROWS_AT_ONCE = 1024
@@ -39,14 +39,14 @@ def from_parquet(path: Path, fields: Sequence[str], remarks: Remarks) -> Iterato
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=[field]):
                 for value in batch.column(0):
                     number += 1
-                    found = _row(value, field, Place(path, "row", number), remarks)
+                    found = _row(value, field, DocumentPlace(path, "row", number), remarks)
                     if found:
                         yield found
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: is no whole parquet file ({_first_line(error)}); copy it again") from error
 
 
-def _row(value: Any, field: str, place: Place, remarks: Remarks) -> Document | None:
+def _row(value: Any, field: str, place: DocumentPlace, remarks: Remarks) -> Document | None:
     try:
         text = value.as_py()
     except UnicodeDecodeError as error:
@@ -72,7 +72,7 @@ def from_tfrecord(path: Path, fields: Sequence[str]) -> Iterator[Document]:
     messages: Any = example_pb2
     with opened(path) as file:
         for number, record in enumerate(_records(file, path), start=1):
-            place = Place(path, "record", number)
+            place = DocumentPlace(path, "record", number)
             example = messages.Example()
             try:
                 example.ParseFromString(record)

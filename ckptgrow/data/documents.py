@@ -16,7 +16,7 @@ LINE_ENDS = "\r\n"
 COUNT_BYTES = 2**24
 
 
-class Place(NamedTuple):
+class DocumentPlace(NamedTuple):
     """Where a document begins; its words are for messages alone, so that the line is counted only for them."""
 
     path: Path
@@ -35,7 +35,7 @@ class Document(NamedTuple):
     """One document, without line ends at its end, and not empty."""
 
     text: str
-    place: Place
+    place: DocumentPlace
 
 
 @dataclass
@@ -61,7 +61,7 @@ MARK_LEFT_OUT = "a byte order mark at the beginning is left out"
 NULL_LEFT_OUT = "has null instead of text; left out"
 
 
-def document(text: str, place: Place) -> Document | None:
+def document(text: str, place: DocumentPlace) -> Document | None:
     """A document of this text; None where it is empty. Raises DataError for text that is not Unicode."""
     text = text.rstrip(LINE_ENDS)
     if not text or text.isspace():

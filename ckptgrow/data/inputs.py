@@ -17,7 +17,7 @@ Kind = Literal["text", "jsonl", "parquet", "tfrecord"]
 
 
 @dataclass(frozen=True)
-class Piece:
+class InputPiece:
     """Part of an input file: bytes [start, stop) cut at line ends, or all of it where `stop` is None."""
 
     path: Path
@@ -47,15 +47,15 @@ def expand(inputs: Sequence[str]) -> list[Path]:
     return sorted(found)
 
 
-def pieces(paths: Sequence[Path], documents: Documents) -> list[Piece]:
+def pieces(paths: Sequence[Path], documents: Documents) -> list[InputPiece]:
     """The work, in order: large uncompressed files of lines are cut."""
-    work: list[Piece] = []
+    work: list[InputPiece] = []
     for path in paths:
         size = path.stat().st_size
         if kind_of(path) in ("text", "jsonl") and not is_compressed(path) and documents == "lines":
-            work += [Piece(path, start, min(start + PIECE_BYTES, size)) for start in range(0, size, PIECE_BYTES)]
+            work += [InputPiece(path, start, min(start + PIECE_BYTES, size)) for start in range(0, size, PIECE_BYTES)]
         else:
-            work.append(Piece(path))
+            work.append(InputPiece(path))
     return work
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from ckptgrow.data import tokenizers
 from ckptgrow.data.documents import Document, Remarks
-from ckptgrow.data.inputs import Documents, Piece, expand, pieces
+from ckptgrow.data.inputs import Documents, InputPiece, expand, pieces
 from ckptgrow.data.reading import documents_in
 from ckptgrow.errors import CkptgrowError, DataError, RequestError
 
@@ -130,11 +130,11 @@ def _dtype(tokenizer: tokenizers.Tokenizer) -> np.dtype[Any]:
     return np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
 
 
-def _size(piece: Piece) -> int:
+def _size(piece: InputPiece) -> int:
     return (piece.path.stat().st_size if piece.stop is None else piece.stop) - piece.start
 
 
-def _parts_directory(out: Path, recipe: Recipe, work: Sequence[Piece]) -> Path:
+def _parts_directory(out: Path, recipe: Recipe, work: Sequence[InputPiece]) -> Path:
     """Finished pieces of an interrupted run are kept as long as inputs and settings are the same."""
     described = [(str(one.path), one.start, one.stop, one.path.stat().st_mtime_ns) for one in work]
     key = hashlib.sha256(json.dumps([asdict(recipe), described]).encode()).hexdigest()[:16]
@@ -146,7 +146,7 @@ def _parts_directory(out: Path, recipe: Recipe, work: Sequence[Piece]) -> Path:
 
 
 def _tokenized(
-    work: Sequence[Piece],
+    work: Sequence[InputPiece],
     parts: Path,
     recipe: Recipe,
     tokenizer: tokenizers.Tokenizer,
@@ -178,7 +178,7 @@ def _begin(tokenizer: tokenizers.Tokenizer) -> None:
     _worker["tokenizer"] = tokenizer
 
 
-def _tokenize(task: tuple[int, Piece, Path, Recipe]) -> tuple[int, dict[str, Any]]:
+def _tokenize(task: tuple[int, InputPiece, Path, Recipe]) -> tuple[int, dict[str, Any]]:
     """One piece into a file a split; its counts, written last, mark it as done."""
     number, piece, parts, recipe = task
     marker = parts / f"{number}.json"

@@ -13,12 +13,12 @@ from ckptgrow.data.documents import (
     MARK_LEFT_OUT,
     NULL_LEFT_OUT,
     Document,
-    Place,
+    DocumentPlace,
     Remarks,
     decoded,
     document,
 )
-from ckptgrow.data.inputs import Documents, Piece, kind_of
+from ckptgrow.data.inputs import Documents, InputPiece, kind_of
 from ckptgrow.errors import DataError, listing
 
 JSON_NAMES: dict[type, str] = {
@@ -30,7 +30,9 @@ JSON_NAMES: dict[type, str] = {
 }
 
 
-def documents_in(piece: Piece, fields: Sequence[str], documents: Documents, remarks: Remarks) -> Iterator[Document]:
+def documents_in(
+    piece: InputPiece, fields: Sequence[str], documents: Documents, remarks: Remarks
+) -> Iterator[Document]:
     """The documents of a piece; empty ones and nulls are left out, and of the latter `remarks` hears.
 
     `fields` are names under which records may hold their text; the first that a record has counts. Raises DataError
@@ -84,7 +86,7 @@ def _in_words(value: object) -> str:
     return "null" if value is None else JSON_NAMES.get(type(value), "text")
 
 
-def _whole(piece: Piece, remarks: Remarks) -> Document | None:
+def _whole(piece: InputPiece, remarks: Remarks) -> Document | None:
     with opened(piece.path) as file:
         content = file.read()
     if content.startswith(codecs.BOM_UTF8):
@@ -95,13 +97,12 @@ def _whole(piece: Piece, remarks: Remarks) -> Document | None:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         byte = error.start - content.rfind(b"\n", 0, error.start) - 1
-        raise DataError(
-            f"{Place(piece.path, number=line)}: is not UTF-8 (byte {byte}), expected UTF-8 text; convert the file"
-        ) from error
-    return document(text, Place(piece.path, ""))
+        place = DocumentPlace(piece.path, number=line)
+        raise DataError(f"{place}: is not UTF-8 (byte {byte}), expected UTF-8 text; convert the file") from error
+    return document(text, DocumentPlace(piece.path, ""))
 
 
-def _lines(piece: Piece, remarks: Remarks) -> Iterator[tuple[bytes, Place]]:
+def _lines(piece: InputPiece, remarks: Remarks) -> Iterator[tuple[bytes, DocumentPlace]]:
     """Lines that begin inside the piece, with their place; a byte order mark at the file's head is left out."""
     with opened(piece.path) as file:
         if piece.start:
@@ -113,7 +114,7 @@ def _lines(piece: Piece, remarks: Remarks) -> Iterator[tuple[bytes, Place]]:
                 return
             if position == 0 and line.startswith(codecs.BOM_UTF8):
                 remarks.add(MARK_LEFT_OUT, piece.path)
-                yield line.removeprefix(codecs.BOM_UTF8), Place(piece.path)
+                yield line.removeprefix(codecs.BOM_UTF8), DocumentPlace(piece.path)
             else:
-                yield line, Place(piece.path, number=number, before=before)
+                yield line, DocumentPlace(piece.path, number=number, before=before)
             position += len(line)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from ckptgrow.errors import DataError, RequestError
-from ckptgrow.evaluate.eval_settings import Settings
+from ckptgrow.evaluate.eval_settings import EvalSettings
 from ckptgrow.evaluate.evaluation import Evaluation
-from ckptgrow.evaluate.processes import Processes
+from ckptgrow.evaluate.processes import EvalProcesses
 from ckptgrow.evaluate.progress_bars import Progress, silent
 from ckptgrow.evaluate.subject import Subject
 from ckptgrow.evaluate.tokens import Tokens
@@ -74,8 +74,8 @@ def block_loss(
     task: str,
     subject: Subject,
     blocks: Blocks,
-    settings: Settings,
-    processes: Processes,
+    settings: EvalSettings,
+    processes: EvalProcesses,
     progress: Progress = silent,
 ) -> Evaluation | None:
     """Mean cross-entropy in nats a predicted token, and its exponential; None in all processes but the first.

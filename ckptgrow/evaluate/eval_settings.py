@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from ckptgrow.evaluate.processes import Processes
+from ckptgrow.evaluate.processes import EvalProcesses
 from ckptgrow.evaluate.subject import Subject
 
 BOOTSTRAP_ITERS = 100_000  # lm-eval's own default
@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvalSettings:
     """See the module's head; the defaults are lm-eval's, except for the batch size."""
 
     batch_size: BatchSize = "auto"
@@ -41,6 +41,6 @@ class Settings:
         bytes_of_one = 4 * subject.num_embeddings * (subject.max_length or DEFAULT_LENGTH)
         return max(1, min(MAX_BATCH_SIZE, LOGITS_AT_ONCE // bytes_of_one))
 
-    def harness_batch(self, subject: Subject, processes: Processes) -> BatchSize:
+    def harness_batch(self, subject: Subject, processes: EvalProcesses) -> BatchSize:
         """The batch size for lm-eval, which tries what memory holds; a CPU's process would be killed by that."""
         return self.batch_of(subject) if processes.device.type == "cpu" else self.batch_size

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from ckptgrow.errors import RequestError, listing
-from ckptgrow.evaluate.eval_settings import Settings
-from ckptgrow.evaluate.processes import Processes
+from ckptgrow.evaluate.eval_settings import EvalSettings
+from ckptgrow.evaluate.processes import EvalProcesses
 from ckptgrow.evaluate.progress_bars import Progress, silent
 from ckptgrow.evaluate.quiet import quiet
 from ckptgrow.evaluate.subject import Subject
@@ -43,7 +43,7 @@ class Evaluation:
 
 
 def evaluate(
-    subject: Subject, loaded: Loaded, settings: Settings, processes: Processes, progress: Progress = silent
+    subject: Subject, loaded: Loaded, settings: EvalSettings, processes: EvalProcesses, progress: Progress = silent
 ) -> Evaluation | None:
     """lm-eval's results for a checkpoint on tasks, to the last digit those of the same weights in its own `HFLM`.
 
@@ -98,7 +98,7 @@ def check_samples(path: Path | None, checkpoint: Path, *, force: bool) -> None:
         check_target(checkpoint, path, force=force)
 
 
-def _check(loaded: Loaded, settings: Settings, processes: Processes) -> None:
+def _check(loaded: Loaded, settings: EvalSettings, processes: EvalProcesses) -> None:
     for name, task in loaded.tasks.items():
         length = len(task.eval_docs)
         wanted = len(settings.limited(range(length)))

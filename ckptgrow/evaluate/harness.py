@@ -20,7 +20,7 @@ import lm_eval
 import numpy as np
 import torch
 
-from ckptgrow.evaluate.eval_settings import Settings
+from ckptgrow.evaluate.eval_settings import EvalSettings
 from ckptgrow.evaluate.tasks import Loaded
 
 ONE_PROCESS = "DISABLE_MULTIPROC"  # lm-eval's own switch
@@ -28,7 +28,7 @@ FEW_DRAWS = 5 * 10**7  # documents times resamples: some ten seconds, as much as
 PYTHON_SEED, NUMPY_SEED, TORCH_SEED, FEWSHOT_SEED = 0, 1234, 1234, 1234  # simple_evaluate's defaults
 
 
-def scores(model: Any, loaded: Loaded, settings: Settings) -> Any:
+def scores(model: Any, loaded: Loaded, settings: EvalSettings) -> Any:
     """lm-eval's results for a model of its own kind on tasks; None in all processes but the first."""
     random.seed(PYTHON_SEED)
     np.random.seed(NUMPY_SEED)

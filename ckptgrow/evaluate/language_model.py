@@ -15,8 +15,8 @@ from lm_eval.models.huggingface import HFLM
 from torch import distributed
 
 from ckptgrow.errors import DataError
-from ckptgrow.evaluate.eval_settings import MAX_BATCH_SIZE, Settings
-from ckptgrow.evaluate.processes import Processes
+from ckptgrow.evaluate.eval_settings import MAX_BATCH_SIZE, EvalSettings
+from ckptgrow.evaluate.processes import EvalProcesses
 from ckptgrow.evaluate.progress_bars import Advance, Start
 from ckptgrow.evaluate.subject import Subject
 
@@ -26,7 +26,7 @@ Request = tuple[tuple[str, str] | None, list[int], list[int]]  # what stands the
 class CheckpointLM(HFLM):
     """`HFLM` on a model that is loaded already, with the distribution that it then leaves to its caller."""
 
-    def __init__(self, subject: Subject, settings: Settings, processes: Processes, start: Start) -> None:
+    def __init__(self, subject: Subject, settings: EvalSettings, processes: EvalProcesses, start: Start) -> None:
         self._processes = processes
         self._start = start
         self._where, self._num_embeddings = subject.path, subject.num_embeddings

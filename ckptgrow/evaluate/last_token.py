@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-from ckptgrow.data.documents import Document, Place
+from ckptgrow.data.documents import Document, DocumentPlace
 from ckptgrow.data.tokenizers import encoded
 from ckptgrow.errors import DataError
-from ckptgrow.evaluate.eval_settings import Settings
+from ckptgrow.evaluate.eval_settings import EvalSettings
 from ckptgrow.evaluate.evaluation import Evaluation
 from ckptgrow.evaluate.files import Text
-from ckptgrow.evaluate.processes import Processes
+from ckptgrow.evaluate.processes import EvalProcesses
 from ckptgrow.evaluate.progress_bars import Progress, silent
 from ckptgrow.evaluate.subject import Subject
 from ckptgrow.evaluate.task_documents import Documents
@@ -48,8 +48,8 @@ def last_token_accuracy(
     subject: Subject,
     documents: Documents,
     reading: Reading,
-    settings: Settings,
-    processes: Processes,
+    settings: EvalSettings,
+    processes: EvalProcesses,
     progress: Progress = silent,
 ) -> Evaluation | None:
     """The share of passages whose last token has the largest logit; None in all processes but the first.
@@ -84,7 +84,7 @@ def _encoded(text: Text, where: str, reading: Reading, subject: Subject) -> _Pas
     if reading.plain_quotes:
         for old, new in QUOTES:
             passage = passage.replace(old, new)
-    whole = Document(("\n" if reading.leading_newline else "") + passage, Place(Path(where), number=text.line))
+    whole = Document(("\n" if reading.leading_newline else "") + passage, DocumentPlace(Path(where), number=text.line))
     tokens: list[int] = encoded(subject.encoder, [whole])[0].tolist()
     if len(tokens) < 2:
         raise DataError(f"{where}: line {text.line}: is a single token, expected one before it that it follows from")

@@ -17,7 +17,7 @@ DEVICES = "auto, cpu, cuda or cuda:N"
 
 
 @dataclass(frozen=True)
-class Processes:
+class EvalProcesses:
     """Which process this is, of how many, and the device that it computes on."""
 
     rank: int
@@ -43,7 +43,7 @@ class Processes:
 
 
 @contextmanager
-def launched(device: str) -> Generator[Processes]:
+def launched(device: str) -> Generator[EvalProcesses]:
     """The processes that the launcher's environment names (RANK, WORLD_SIZE, LOCAL_RANK), joined while the block runs.
 
     Raises RequestError for a device that is not here.
@@ -53,11 +53,11 @@ def launched(device: str) -> Generator[Processes]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if world_size == 1:
-        yield Processes(0, 1, chosen)
+        yield EvalProcesses(0, 1, chosen)
         return
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield Processes(rank, world_size, chosen)
+        yield EvalProcesses(rank, world_size, chosen)
     finally:
         distributed.destroy_process_group()
 

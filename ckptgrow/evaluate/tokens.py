@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ckptgrow.data.documents import Document, Place, Remarks
-from ckptgrow.data.inputs import Piece
+from ckptgrow.data.documents import Document, DocumentPlace, Remarks
+from ckptgrow.data.inputs import InputPiece
 from ckptgrow.data.reading import documents_in
 from ckptgrow.data.tokenizers import encoded, separator_of
 from ckptgrow.errors import DataError, RequestError
@@ -73,10 +73,10 @@ def text_tokens(path: Path, subject: Subject, remarks: Remarks | None = None) ->
     """
     tokenizer = subject.encoder
     if is_plain(path):
-        whole = Document("\n".join([one.text for one in read_plain(path)] + [""]), Place(path, ""))
+        whole = Document("\n".join([one.text for one in read_plain(path)] + [""]), DocumentPlace(path, ""))
         return encoded(tokenizer, [whole])[0]
     end = separator_of(tokenizer, subject.tokenizer_name)
-    documents = documents_in(Piece(path), ("text", "page"), "files", Remarks() if remarks is None else remarks)
+    documents = documents_in(InputPiece(path), ("text", "page"), "files", Remarks() if remarks is None else remarks)
     ids: list[Any] = []
     while batch := list(islice(documents, BATCH)):
         ids += [np.append(one, end) for one in encoded(tokenizer, batch)]
@@ -125,5 +125,5 @@ def end_token(subject: Subject) -> int:
 
 
 def _encoded(texts: Sequence[Text], where: Path, subject: Subject) -> list[list[int]]:
-    rows = [Document(one.text, Place(where, number=one.line)) for one in texts]
+    rows = [Document(one.text, DocumentPlace(where, number=one.line)) for one in texts]
     return [ids.tolist() for ids in encoded(subject.encoder, rows)]

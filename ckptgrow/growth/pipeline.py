@@ -91,7 +91,7 @@ def grow(
         old.checkpoint,
         tensors=in_pieces(tensors, lineage, old.pieces, fingerprint.tensors, operator, str(source), guard),
         config=operator.config,
-        optimizers=tuple(state.to_torch() for state in states),
+        optimizers=tuple(state.to_torch(_names_in_module(old.checkpoint, lineage)) for state in states),
         schedulers=tuple(schedulers),
         carried=carried,
         global_step=step,
@@ -171,6 +171,13 @@ def _grown_training(
             "by ckptgrow.train (see the README); other scripts do not see it"
         )
     return states, schedulers, notes
+
+
+def _names_in_module(old: Checkpoint, lineage: Sequence[Descent]) -> dict[str, str]:
+    """The module's names of grown tensors that a directory may call otherwise."""
+    if old.order == "file":
+        return {}
+    return {one.name: one.old.module_name(None if one.old.layer is None else one.index) for one in lineage}
 
 
 def _new_step(old: int | None, request: StateRequest, rho: float) -> int | None:

@@ -16,7 +16,7 @@ HIGHEST = 2.0  # curves begin at this multiple of the final loss
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
+class ExpectedCurve:
     """Compute in FLOPs since the plan began, losses in nats; vectors of the same length."""
 
     params: float
@@ -24,9 +24,9 @@ class Course:
     losses: Vector
 
 
-def courses(plan: LawPlan) -> tuple[Course, ...]:
+def courses(plan: LawPlan) -> tuple[ExpectedCurve, ...]:
     """One for each stage."""
-    found: list[Course] = []
+    found: list[ExpectedCurve] = []
     spent = 0.0
     for stage in plan.stages:
         begin = HIGHEST * plan.stages[-1].loss if stage.loss_before is None else stage.loss_before
@@ -35,14 +35,14 @@ def courses(plan: LawPlan) -> tuple[Course, ...]:
     return tuple(found)
 
 
-def course_alone(plan: LawPlan) -> Course:
+def course_alone(plan: LawPlan) -> ExpectedCurve:
     """Of one model from scratch."""
     last = plan.stages[-1]
     return _course(plan, plan.alone.sizes[-1], (HIGHEST * last.loss, last.loss), None, 0.0)
 
 
-def _course(plan: LawPlan, size: float, ends: tuple[float, float], before: float | None, spent: float) -> Course:
+def _course(plan: LawPlan, size: float, ends: tuple[float, float], before: float | None, spent: float) -> ExpectedCurve:
     losses = np.geomspace(*ends, POINTS)
     skipped = 0.0 if before is None else float(plan.law.data(size, before))
     per_unit = 6.0 * size * float(cost(plan.law, ends[1], plan.unit))
-    return Course(size, spent + per_unit * (plan.law.data(size, losses) - skipped), losses)
+    return ExpectedCurve(size, spent + per_unit * (plan.law.data(size, losses) - skipped), losses)

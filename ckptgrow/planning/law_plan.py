@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 from ckptgrow.errors import RequestError
 from ckptgrow.planning.laws import Law, cost, unit_cost
-from ckptgrow.planning.operators import Constants, Growth, constants
+from ckptgrow.planning.operators import Constants, GrowthStep, constants
 from ckptgrow.planning.optimal_stages import best_schedule
-from ckptgrow.planning.staging import Problem, Schedule, check_feasible, growth_bounds
+from ckptgrow.planning.staging import Problem, StagedLosses, check_feasible, growth_bounds
 
 MOST_SEQUENCES = 500  # of growths; each takes some hundredths of a second
 
@@ -21,7 +21,7 @@ class Stage:
     """One model: N without embeddings, losses in nats, batch in tokens, steps of that batch, compute in FLOPs."""
 
     params: float
-    growth: Growth | None  # how it comes from the stage before; None for the first, and for growths of any ratio
+    growth: GrowthStep | None  # how it comes from the stage before; None for the first, and for growths of any ratio
     loss_before: float | None
     loss: float
     batch_tokens: float
@@ -54,7 +54,7 @@ class LawPlan:
     stages: tuple[Stage, ...]
     constants: tuple[Constants, ...]
     compute: float
-    alone: Schedule
+    alone: StagedLosses
     compute_same_size: float
 
     @property
@@ -87,7 +87,7 @@ class Target:
     params: float | None
     loss: float | None
     num_stages: int
-    growths: tuple[Growth, ...]
+    growths: tuple[GrowthStep, ...]
     any_ratio: tuple[float, float] | None = None
 
 
@@ -116,7 +116,9 @@ def _target_loss(law: Law, target: Target) -> float:
     return float(law.efficient_loss(target.params))
 
 
-def _best(law: Law, target: Target, loss: float, unit: float | None) -> tuple[Schedule, Sequence[Growth | None]]:
+def _best(
+    law: Law, target: Target, loss: float, unit: float | None
+) -> tuple[StagedLosses, Sequence[GrowthStep | None]]:
     steps = target.num_stages - 1
     if target.any_ratio is not None:
         low, high = (math.log(one) for one in target.any_ratio)
@@ -127,7 +129,7 @@ def _best(law: Law, target: Target, loss: float, unit: float | None) -> tuple[Sc
             f"{len(target.growths) ** steps:,} sequences, expected at most {MOST_SEQUENCES}; name fewer --operators or "
             "a smaller --max-factor"
         )
-    found: list[tuple[Schedule, Sequence[Growth | None]]] = [
+    found: list[tuple[StagedLosses, Sequence[GrowthStep | None]]] = [
         (best_schedule(Problem(law, loss, target.params, growth_bounds([one.ratio for one in each]), unit)), each)
         for each in itertools.product(target.growths, repeat=steps)
     ]
@@ -136,8 +138,8 @@ def _best(law: Law, target: Target, loss: float, unit: float | None) -> tuple[Sc
 
 def _stages(
     law: Law,
-    schedule: Schedule,
-    sequence: Sequence[Growth | None],
+    schedule: StagedLosses,
+    sequence: Sequence[GrowthStep | None],
     batch: float | None,
     learning_rate: Callable[[float], float],
 ) -> tuple[Stage, ...]:

@@ -28,7 +28,7 @@ OPTIMALITY = -0.052
 
 
 @dataclass(frozen=True)
-class Growth:
+class GrowthStep:
     """An operator and its whole factor: of the hidden size, of the layers, or of each."""
 
     operator: OperatorName
@@ -47,24 +47,24 @@ class Constants:
     The share is of the compute with which the large model alone reaches the loss that it is best for.
     """
 
-    growth: Growth
+    growth: GrowthStep
     tau: float
     rho: float
     loss: float
     saving: float
 
 
-def growths(operators: Iterable[OperatorName], max_factor: int) -> tuple[Growth, ...]:
+def growths(operators: Iterable[OperatorName], max_factor: int) -> tuple[GrowthStep, ...]:
     """Every operator with every whole factor; of those with the same ratio the first."""
-    choices: dict[int, Growth] = {}
+    choices: dict[int, GrowthStep] = {}
     for operator in operators:
         for factor in range(2, max_factor + 1):
-            one = Growth(operator, factor)
+            one = GrowthStep(operator, factor)
             choices.setdefault(one.ratio, one)
     return tuple(choices[ratio] for ratio in sorted(choices))
 
 
-def constants(law: Law, growth: Growth, large: float, unit: float | None) -> Constants:
+def constants(law: Law, growth: GrowthStep, large: float, unit: float | None) -> Constants:
     """τ and ρ of a growth to `large` parameters; `unit` as `laws.unit_cost` gives it."""
     small = large / growth.ratio
     limit = float(law.limit(small))
@@ -88,7 +88,7 @@ def constants(law: Law, growth: Growth, large: float, unit: float | None) -> Con
     )
 
 
-def rho_at(law: Law, growth: Growth, large: float, loss: float) -> float:
+def rho_at(law: Law, growth: GrowthStep, large: float, loss: float) -> float:
     """Steps of the small model over steps of the large one at the same loss."""
     return float(law.data(large / growth.ratio, loss) / law.data(large, loss))
 

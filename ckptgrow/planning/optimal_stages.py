@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ckptgrow.errors import MissingDependencyError, RequestError
-from ckptgrow.planning.staging import Problem, Schedule, check_feasible, compute_gradient, stage_compute
+from ckptgrow.planning.staging import Problem, StagedLosses, check_feasible, compute_gradient, stage_compute
 
 Vector = npt.NDArray[np.float64]
 STARTS = (
@@ -96,7 +96,7 @@ def falls_gradient(coordinates: Coordinates, x: Vector) -> npt.NDArray[np.float6
     return np.array(rows).reshape(num - 1, coordinates.num)
 
 
-def best_schedule(problem: Problem) -> Schedule:
+def best_schedule(problem: Problem) -> StagedLosses:
     """The schedule with the least compute, the best of several searches (SLSQP).
 
     Raises RequestError where the target cannot be reached.
@@ -139,10 +139,10 @@ def _search(coordinates: Coordinates, start: Vector) -> Vector | None:
     return x if np.isfinite(value) and lowest >= -1e-9 * coordinates.problem.loss else None
 
 
-def _schedule(problem: Problem, found: tuple[Vector, Vector]) -> Schedule:
+def _schedule(problem: Problem, found: tuple[Vector, Vector]) -> StagedLosses:
     log_sizes, losses = found
     compute = stage_compute(problem, log_sizes, losses)
-    return Schedule(
+    return StagedLosses(
         _numbers(np.exp(log_sizes)), _numbers(losses), _numbers(np.maximum(compute, 0.0))
     )  # a stage without steps: rounding
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ckptgrow.errors import MissingDependencyError
 from ckptgrow.planning.executed import Executed, executed
 from ckptgrow.planning.law_plan import LawPlan, Stage
-from ckptgrow.planning.operators import Growth
+from ckptgrow.planning.operators import GrowthStep
 from ckptgrow.planning.shapes import Shape, shapes
 
 VERSION = 1
@@ -77,7 +77,7 @@ def _vocabulary(data: Path) -> int:
         return GPT2_VOCABULARY
 
 
-def _growths(plan: LawPlan) -> list[Growth]:
+def _growths(plan: LawPlan) -> list[GrowthStep]:
     found = [one.growth for one in plan.stages[1:]]
     known = [one for one in found if one is not None]
     if len(known) < len(found):
@@ -120,7 +120,7 @@ def _stage(
 
 
 def _commands(
-    number: int, growth: Growth | None, run: Executed, settings: RunSettings, config: Path, *, is_last: bool
+    number: int, growth: GrowthStep | None, run: Executed, settings: RunSettings, config: Path, *, is_last: bool
 ) -> Sequence[Sequence[str]]:
     sizes = ["--batch-size", str(run.micro), "--grad-accum", str(run.accumulation), "--seqlen", str(run.seqlen)]
     # a stage that will be grown stays at its peak; the last one ends with a decay
@@ -133,7 +133,7 @@ def _commands(
     return [*_growing(growth, number, run, grown), [*train, "--resume", grown, *common]]
 
 
-def _growing(growth: Growth, number: int, run: Executed, grown: str) -> list[list[str]]:
+def _growing(growth: GrowthStep, number: int, run: Executed, grown: str) -> list[list[str]]:
     """Width before depth; the last growth moves the schedule."""
     trained = f"stage-{number - 1}/checkpoints/last.ckpt"
     schedule = ["--step", str(run.restart_step), "--rewarm", str(run.rewarm)]

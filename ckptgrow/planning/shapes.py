@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ckptgrow.planning.operators import Growth
+from ckptgrow.planning.operators import GrowthStep
 
 ASPECT = 64  # hidden units a layer: GPT-2's base and large in the staged-training paper
 LARGEST_DEPTH = 256
@@ -25,7 +25,7 @@ class Shape:
         """Without embeddings, biases and norms (Kaplan et al., arXiv 2001.08361, table 1)."""
         return 12 * self.layers * self.hidden**2
 
-    def grown(self, growth: Growth) -> Shape:
+    def grown(self, growth: GrowthStep) -> Shape:
         """The shape that an operator makes of it."""
         deep = growth.factor if growth.operator in ("depth", "both") else 1
         wide = growth.factor if growth.operator in ("width", "both") else 1
@@ -43,7 +43,7 @@ class Shape:
         return {"model_type": "gpt2", **sizes}
 
 
-def shapes(params: float, growths: Sequence[Growth]) -> tuple[Shape, ...]:
+def shapes(params: float, growths: Sequence[GrowthStep]) -> tuple[Shape, ...]:
     """The shapes of all stages, the first with about so many parameters, such that the last is about as wide as
     `ASPECT` times its layers.
     """

@@ -43,7 +43,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class StagedLosses:
     """Parameters and the loss at the end of each stage; compute in FLOPs."""
 
     sizes: tuple[float, ...]

@@ -43,6 +43,11 @@ class Claimed:
     prefix: str  # what stands before the table's name in the bare one
     layout: Layout
     is_buffer: bool
+    inner: str  # the table's name, without the backbone's own prefix where the file lacks it
+
+    def module_name(self, layer: int | None) -> str:
+        """What the module that was saved calls it, in a layer, behind the prefix of the file."""
+        return self.prefix + (self.inner if layer is None else self.inner.replace("{layer}", str(layer)))
 
     @property
     def canonical(self) -> str:
@@ -111,6 +116,7 @@ class _Entry:
     is_buffer: bool
     regex: re.Pattern[str]
     layers: frozenset[int]  # the numbers that its layer may have
+    base_prefix: str
 
 
 def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: str) -> Claim:
@@ -168,6 +174,7 @@ def _entries(family: Family, config: Config, where: str) -> list[_Entry]:
             layout == "fixed",
             name_regex(spelling, family.base_prefix),
             _layers_with(family, config, name, layers, where),
+            family.base_prefix,
         )
         for name, layout, layers in parameters + others + buffers
         for spelling in _spellings(name, family)
@@ -214,6 +221,7 @@ def _match(name: str, bare: str, entries: Sequence[_Entry]) -> Claimed | None:
             match["prefix"],
             parse(entry.layout),
             entry.is_buffer,
+            entry.pattern if match["base"] else entry.pattern.removeprefix(entry.base_prefix),
         )
     return None
 

@@ -93,7 +93,7 @@ def named_optimizers(
     Raises OptimizerError where they do not fit the model.
     """
     shapes = {one.name: checkpoint.tensors[one.name].shape for one in claim.parameters}
-    in_module = {one.canonical: one.name for one in claim.parameters}
+    in_module = {one.module_name(one.layer): one.name for one in claim.parameters}
     return from_torch(checkpoint.optimizers, shapes, str(checkpoint.path), order, in_module)
 
 

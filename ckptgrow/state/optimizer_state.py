@@ -14,6 +14,7 @@ from typing import Any
 
 from ckptgrow.errors import OptimizerError, listing
 from ckptgrow.state.matching import Record, Shape, Slot, by_names, by_order, misfits
+from ckptgrow.state.wrappers import bare_names
 
 # bitsandbytes' states: values and their maps (also wrapped, as its newer versions write them)
 QUANTISED = re.compile(r"state[12]|qmap[12]|absmax[12]|max[12]|new_max[12]|__bnb_optimizer_quant_state__")
@@ -39,6 +40,7 @@ class OptimizerState:
     groups: tuple[ParameterGroup, ...]
     state: Mapping[str, Record]
     other: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    is_told_as_filed: bool = False  # its groups say the names of the file's tensors, which may not be the module's
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,14 +57,17 @@ class OptimizerState:
         """Each parameter's group."""
         return {name: group for group in self.groups for name in group.names}
 
-    def to_torch(self) -> dict[str, Any]:
-        """The form of `torch.optim.Optimizer.state_dict()`."""
+    def to_torch(self, in_module: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+        """The form of `torch.optim.Optimizer.state_dict()`; `in_module` tells the module's names, as torch writes them,
+        of parameters that the file calls otherwise.
+        """
         number = {name: position for position, name in enumerate(self.names)}
         groups: list[dict[str, Any]] = []
         for group in self.groups:
             entry = {**group.options, "params": [number[name] for name in group.names]}
             if group.has_param_names:
-                entry["param_names"] = list(group.names)
+                told = {} if self.is_told_as_filed else in_module
+                entry["param_names"] = [told.get(name, name) for name in group.names]
             groups.append(entry)
         records = {number[name]: dict(record) for name, record in self.state.items()}
         return {**self.other, "state": dict(sorted(records.items())), "param_groups": groups}
@@ -96,6 +101,9 @@ def from_torch(
     for raw in raws:
         numbers = [number for group in raw["param_groups"] for number in group["params"]]
         found.append(_with_names(raw, dict(zip(numbers, remaining, strict=False))))
+    told = {name for raw in raws for group in raw["param_groups"] for name in group.get("param_names") or ()}
+    if told and not {*bare_names(told).values()} & (in_module.keys() - shapes.keys()):
+        return tuple(replace(state, is_told_as_filed=True) for state in found)
     return tuple(found)
 
 

@@ -100,4 +100,4 @@ def _claimed(name: str, bare: str, match: re.Match[str], part: Parameter) -> Cla
     template = with_part(name, bare, match.start("layer"), "{layer}")
     pattern = part.name.replace("{expert}", match["expert"])
     layer, layout = int(match["layer"]), parse(part.layout)
-    return Claimed(name, bare, template, pattern, layer, match["prefix"], layout, is_buffer=False)
+    return Claimed(name, bare, template, pattern, layer, match["prefix"], layout, False, pattern)

@@ -10,7 +10,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from ckptgrow.train.groups import new_groups, parameter_groups
-from ckptgrow.train.order import Place, key_of
+from ckptgrow.train.order import DataPosition, key_of
 from ckptgrow.train.resuming import GROWTH, POSITION, TOKENS, Resumed
 from ckptgrow.train.settings import DATA, RUN, TrainSettings
 from ckptgrow.train.validation import sequence_losses
@@ -40,15 +40,15 @@ class LanguageModel(lightning.LightningModule):
         self.resumed = resumed
         self.growth: dict[str, Any] = {} if resumed is None else resumed.growth
         self._schedule = settings.schedule_after(self.growth.get("rewarm"))
-        place = Place() if resumed is None else resumed.place
+        place = DataPosition() if resumed is None else resumed.place
         self.position, self.tokens_seen = place.position, place.tokens
         self.micro_loss: torch.Tensor | None = None
         self._validated: torch.Tensor | None = None
 
     @property
-    def place(self) -> Place:
+    def place(self) -> DataPosition:
         """How far the run is in its data."""
-        return Place(self.position, self.tokens_seen)
+        return DataPosition(self.position, self.tokens_seen)
 
     @property
     def in_place_of_the_file(self) -> Callable[[], dict[str, Any]] | None:

@@ -47,7 +47,7 @@ class Growing:
 
 
 @dataclass(frozen=True)
-class Place:
+class DataPosition:
     """How far a run is in its data: sequences and tokens that all devices have seen."""
 
     position: int = 0
@@ -68,7 +68,7 @@ class BatchOrder(Sampler[list[Item]]):
         seed: int,
         *,
         grad_accum: int = 1,
-        start: Place = Place(),
+        start: DataPosition = DataPosition(),
         rank: int = 0,
         num_devices: int = 1,
         growing: Growing = Growing(),

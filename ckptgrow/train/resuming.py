@@ -15,7 +15,7 @@ from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.formats.lightning import Naming
 from ckptgrow.formats.loops import with_step
 from ckptgrow.train.adoption import MODULE, Adopted, adopted
-from ckptgrow.train.order import Place
+from ckptgrow.train.order import DataPosition
 from ckptgrow.train.settings import RUN
 from ckptgrow.version import __version__
 
@@ -38,7 +38,7 @@ class Resumed:
     path: Path
     arguments: Mapping[str, Any]
     optimizer: Mapping[str, Any] | None
-    place: Place
+    place: DataPosition
     growth: dict[str, Any] = field(default_factory=dict[str, Any])
     lr: float = 1.0
     step: int = 0
@@ -95,7 +95,7 @@ def resumed_from(path: Path, given: Mapping[str, Any]) -> tuple[Resumed, Mapping
     stored_step = int(tree.get("global_step") or 0)
     start = _start(stored_step, given)
     has_groups = bool(tree.get("optimizer_states")) and "optimizer" not in reset
-    place = Place() if "data" in reset else Place(int(tree.get(POSITION, 0)), int(tree.get(TOKENS, 0)))
+    place = DataPosition() if "data" in reset else DataPosition(int(tree.get(POSITION, 0)), int(tree.get(TOKENS, 0)))
     resumed = Resumed(
         path=path,
         arguments=arguments,
@@ -142,7 +142,7 @@ def _resumed_elsewhere(read: Checkpoint, given: Mapping[str, Any]) -> tuple[Resu
         path=read.path,
         arguments={},
         optimizer=None if found.optimizer is None else {"optimizer_states": [found.optimizer]},
-        place=Place(),
+        place=DataPosition(),
         growth=_growth(dict(read.growth), stored_step, start, given.get("rewarm", 0)),
         lr=max(found.base_lrs, default=0.0),
         step=start,

@@ -26,9 +26,9 @@ from ckptgrow.verification.gradients import Gradients, GradientScale, gradient_p
 from ckptgrow.verification.history import Declared
 from ckptgrow.verification.layer_origins import matched_layers, recorded_layers
 from ckptgrow.verification.moments import has_state, moment_errors, stored_dtypes
-from ckptgrow.verification.pair import Link, Origin, Pair, growths_between, growths_since
+from ckptgrow.verification.pair import LayerOrigin, Link, Pair, growths_between, growths_since
 from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
-from ckptgrow.verification.report import Asymmetry, Moments, Report, Structure, Trajectory
+from ckptgrow.verification.report import Asymmetry, Moments, Structure, Trajectory, VerifyReport
 from ckptgrow.verification.samples import gradients_of, long_sample, sample_batches
 from ckptgrow.verification.scales import Scales
 from ckptgrow.verification.trajectory import losses, step_rounding
@@ -46,7 +46,7 @@ GRADIENT_BATCHES = 2  # one factor a tensor is measured: more tokens would not m
 
 
 @dataclass(frozen=True)
-class Settings:
+class VerifySettings:
     """How to compare: `batches` of 2 sequences each, `steps` optimizer steps, in `dtype` on `device`."""
 
     tokens: Path | None = None
@@ -65,9 +65,9 @@ def verify(
     grown: str | Path,
     *,
     config: Path | None = None,
-    settings: Settings = Settings(),
+    settings: VerifySettings = VerifySettings(),
     stage: Stage = silent,
-) -> Report:
+) -> VerifyReport:
     """Compares a grown checkpoint with the small one: structure, function, gradients, moments, trajectory, asymmetry.
 
     Nothing is taken from the growth's rules: weights are compared up to a measured factor, gradients are autograd's in
@@ -114,8 +114,10 @@ def verify(
     if settings.steps:
         stage(f"training both for {settings.steps} steps")
         trajectory = _trajectory(pair, batches, settings, structure, dtype)
-    report = Report(structure, function, moments, trajectory, asymmetry, [])
-    return Report(structure, function, moments, trajectory, asymmetry, [*sentences(report, pair), *left_out(declared)])
+    report = VerifyReport(structure, function, moments, trajectory, asymmetry, [])
+    return VerifyReport(
+        structure, function, moments, trajectory, asymmetry, [*sentences(report, pair), *left_out(declared)]
+    )
 
 
 def _opened(small: Path, grown: Path, config: Path | None) -> tuple[Pair, Declared]:
@@ -147,7 +149,7 @@ def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
     originals = {one.canonical: one for one in small.claim.parameters}
     links: dict[str, Link] = {}
     for one in grown.claim.parameters:
-        layer = layers[one.layer] if one.layer is not None else Origin(0, "old")
+        layer = layers[one.layer] if one.layer is not None else LayerOrigin(0, "old")
         canonical = one.pattern.replace("{layer}", str(layer.source))
         if canonical not in originals:
             raise RequestError(f"{grown.where}: has {one.name}, expected no such parameter as {small.where} has none")
@@ -228,7 +230,7 @@ def _structure(
 
 
 def _trajectory(
-    pair: Pair, batches: Sequence[torch.Tensor], settings: Settings, structure: Structure, dtype: torch.dtype
+    pair: Pair, batches: Sequence[torch.Tensor], settings: VerifySettings, structure: Structure, dtype: torch.dtype
 ) -> Trajectory | None:
     if not has_state(pair.small.optimizers) or not has_state(pair.grown.optimizers):
         return None

@@ -14,7 +14,7 @@ from ckptgrow.spaces.layers import LayerKind
 from ckptgrow.spaces.selection import selected
 from ckptgrow.state.claim import Claimed
 from ckptgrow.state.opening import TrainingState
-from ckptgrow.verification.pair import Link, Origin, applied
+from ckptgrow.verification.pair import LayerOrigin, Link, applied
 
 Identity = Literal["zero-output", "zero-norm"]  # the kinds of new layers that change nothing
 IDENTITIES: tuple[Identity, ...] = get_args(Identity)
@@ -22,9 +22,9 @@ SAME = 1e-3  # relative difference of fingerprints; layers that differ at all di
 Fingerprints = Mapping[str, tuple[float, ...]]
 
 
-def recorded_layers(records: Sequence[Any], num_old: int, num_new: int) -> tuple[Origin, ...] | None:
+def recorded_layers(records: Sequence[Any], num_old: int, num_new: int) -> tuple[LayerOrigin, ...] | None:
     """The layer maps of the records, one applied to the other; None where they are none of such models."""
-    layers = tuple(Origin(index, "old") for index in range(num_old))
+    layers = tuple(LayerOrigin(index, "old") for index in range(num_old))
     for record in records:
         if not isinstance(record, Mapping) or "layers" not in record:
             continue
@@ -37,11 +37,11 @@ def recorded_layers(records: Sequence[Any], num_old: int, num_new: int) -> tuple
     return layers if len(layers) == num_new else None
 
 
-def _made(origin: Origin, kind: LayerKind) -> Origin:
+def _made(origin: LayerOrigin, kind: LayerKind) -> LayerOrigin:
     """What a layer is that is made from one that was made itself."""
     if kind == "old" or (kind == "copy" and origin.zeroed):
         return origin
-    return Origin(
+    return LayerOrigin(
         origin.source, kind, origin.zeroed if kind == "copy" else origin.zeroed | frozenset[LayerKind]([kind])
     )
 
@@ -67,15 +67,15 @@ def is_zero_in(kind: LayerKind, parameter: Claimed) -> bool:
 
 def matched_layers(
     small: TrainingState, grown: TrainingState, growths: Mapping[str, Growth], num_old: int, num_new: int
-) -> tuple[Origin, ...]:
+) -> tuple[LayerOrigin, ...]:
     """A layer map from small to grown: an old layer where (most of) its weights recur in order, an identity where all
     that writes the residual stream or every gain is zero, a copy otherwise.
     """
     if num_old == num_new:
-        return tuple(Origin(index, "old") for index in range(num_old))
+        return tuple(LayerOrigin(index, "old") for index in range(num_old))
     old = _stack(small, growths, num_old, projected=False)
     new = _stack(grown, growths, num_new, projected=True)
-    layers: list[Origin] = []
+    layers: list[LayerOrigin] = []
     next_old = 0
     for index in range(num_new):
         must_be_old = num_new - index <= num_old - next_old
@@ -93,19 +93,19 @@ def _judge(
     index: int,
     *,
     must_be_old: bool,
-) -> Origin:
+) -> LayerOrigin:
     likeness = [_likeness(layer, candidate) for candidate in old]
     if next_old < len(old) and (likeness[next_old] == 1 or must_be_old):
-        return Origin(next_old, "old")
+        return LayerOrigin(next_old, "old")
     source = max(range(len(old)), key=lambda candidate: (likeness[candidate], candidate == next_old - 1))
     kind = _identity_kind(grown, layer, index)
     if kind is not None:
-        return Origin(source, kind, frozenset({kind}))
+        return LayerOrigin(source, kind, frozenset({kind}))
     if next_old in (source, 0):
-        return Origin(next_old, "old")
+        return LayerOrigin(next_old, "old")
     if likeness[source] == 1 or next_old >= len(old):
-        return Origin(source, "copy")
-    return Origin(next_old, "old") if likeness[next_old] >= likeness[source] else Origin(source, "copy")
+        return LayerOrigin(source, "copy")
+    return LayerOrigin(next_old, "old") if likeness[next_old] >= likeness[source] else LayerOrigin(source, "copy")
 
 
 def _likeness(one: Fingerprints, other: Fingerprints) -> float:

@@ -21,7 +21,7 @@ from ckptgrow.storage.tensors import whole
 
 
 @dataclass(frozen=True)
-class Origin:
+class LayerOrigin:
     """The old layer that a grown layer is or was made from, as what, and the kinds of identities that its making, and
     that of the layers between, set to zero.
     """
@@ -139,7 +139,7 @@ class Pair:
     grown: TrainingState
     links: Mapping[str, Link]
     growths: Mapping[str, Growth]
-    layers: tuple[Origin, ...]
+    layers: tuple[LayerOrigin, ...]
 
     @cached_property
     def is_padded(self) -> bool:

@@ -72,7 +72,7 @@ class Asymmetry:
 
 
 @dataclass(frozen=True)
-class Report:
+class VerifyReport:
     """All of it; `sentences` say in words what a user should know."""
 
     structure: Structure

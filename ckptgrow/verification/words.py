@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from ckptgrow.verification.gradients import INEXACT
 from ckptgrow.verification.pair import Pair
-from ckptgrow.verification.report import Report
+from ckptgrow.verification.report import VerifyReport
 
 
-def sentences(report: Report, pair: Pair) -> list[str]:
+def sentences(report: VerifyReport, pair: Pair) -> list[str]:
     """Everything that a user should know, the reasons for a failure first."""
     parts = (_structure(report), _function(report, pair), _moments(report), _trajectory(report), _asymmetry(report))
     return [*(sentence for part in parts for sentence in part), *_padding(report, pair)]
 
 
-def _padding(report: Report, pair: Pair) -> list[str]:
+def _padding(report: VerifyReport, pair: Pair) -> list[str]:
     moments = report.moments
     padding = pair.grown.family.padding
     if moments is None or not pair.is_padded or padding is None or padding.norm != "layer":
@@ -26,7 +26,7 @@ def _padding(report: Report, pair: Pair) -> list[str]:
     ]
 
 
-def _structure(report: Report) -> list[str]:
+def _structure(report: VerifyReport) -> list[str]:
     structure = report.structure
     found = list(structure.problems)
     if structure.has_wrong_weights:
@@ -38,7 +38,7 @@ def _structure(report: Report) -> list[str]:
     return found
 
 
-def _function(report: Report, pair: Pair) -> list[str]:
+def _function(report: VerifyReport, pair: Pair) -> list[str]:
     function = report.function
     if function.passed:
         return []
@@ -51,7 +51,7 @@ def _function(report: Report, pair: Pair) -> list[str]:
     return found
 
 
-def _moments(report: Report) -> list[str]:
+def _moments(report: VerifyReport) -> list[str]:
     moments = report.moments
     if moments is None:
         return ["there is no optimizer state to judge"]
@@ -65,7 +65,7 @@ def _moments(report: Report) -> list[str]:
     return found
 
 
-def _trajectory(report: Report) -> list[str]:
+def _trajectory(report: VerifyReport) -> list[str]:
     trajectory = report.trajectory
     if trajectory is None:
         return []
@@ -79,7 +79,7 @@ def _trajectory(report: Report) -> list[str]:
     ]
 
 
-def _asymmetry(report: Report) -> list[str]:
+def _asymmetry(report: VerifyReport) -> list[str]:
     if report.asymmetry is None or not report.asymmetry.trapped:
         return []
     return [

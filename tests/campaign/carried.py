@@ -193,6 +193,8 @@ def average(target: Target) -> str | None:
     tensor = target.tree["state_dict"][name]
     match target.random.choice(["scaled", "lost", "random"]):
         case "scaled":
+            if not bool(tensor.any()):
+                return None
             tensor.mul_(1.1)
         case "lost":
             for one in known:

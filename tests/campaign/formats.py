@@ -16,7 +16,7 @@ from tests.campaign.files import FORMATS, STEPLESS, Reading, read, save
 from tests.campaign.operators import Operator
 from tests.campaign.outcome import FindingError
 from tests.campaign.precision import EXACT, difference
-from tests.campaign.resumption import is_renamed, records, resumed
+from tests.campaign.resumption import records, resumed
 from tests.campaign.runs import Run
 
 WORDS = {"lightning": "lightning", "huggingface": "huggingface", "trainer": "huggingface", "dcp": "dcp"}
@@ -54,8 +54,7 @@ def _same(run: Run, operator: Operator, forms: tuple[str, str], one: Reading, ot
             raise FindingError("the function depends on the format")
         return
     _same_tensors(one.tensors, other.tensors)
-    renamed = any(is_renamed(form, operator.rule, run.subject.model_type) for form in forms)
-    if one.optimizers and other.optimizers and not renamed:
+    if one.optimizers and other.optimizers:
         found = records(resumed(one, run.recipe), one)
         _same_records(found, records(resumed(other, run.recipe), other))
 

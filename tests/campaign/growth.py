@@ -16,7 +16,7 @@ from tests.campaign.files import FORMATS, STEPLESS, Reading, State, read, save
 from tests.campaign.operators import Operator
 from tests.campaign.outcome import FindingError
 from tests.campaign.precision import EXACT, difference, digits, shaken, unit
-from tests.campaign.resumption import is_renamed, records, resumed
+from tests.campaign.resumption import records, resumed
 from tests.campaign.runs import Run, scheduled
 from tests.campaign.subjects import EXPERTS, GEMMA, RMS_NORM, batches, widened
 
@@ -43,7 +43,7 @@ def tried(seed: int, directory: Path, told: dict[str, Any]) -> None:
     small = widened(copy.deepcopy(state.model))
     _function(run, operator, ending, small, reading)
     _exact_storage(run, operator, state, reading)
-    if form != "huggingface" and not is_renamed(form, operator.rule, run.subject.model_type):
+    if form != "huggingface":
         _optimizer(run, operator, state, reading, directory, form)
     if second is not None and second.kind == "depth" and operator.kind == "depth":
         second = None  # its list would name layers of the small model

@@ -11,13 +11,6 @@ from tests.campaign.files import PREFIX, Reading
 from tests.campaign.optimizers import KINDS, Recipe, build
 from tests.campaign.outcome import FindingError
 
-RENAMED = ("gpt_neox", "mixtral", "qwen3_moe", "vit")
-
-
-def is_renamed(form: str, rule: str, family: str) -> bool:
-    """Whether groups name parameters as the directory's file does, not as transformers' modules do."""
-    return form == "trainer" and rule == "mup" and family in RENAMED
-
 
 def resumed(reading: Reading, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """The real optimizers with the stored state. Raises FindingError where torch refuses it or a group is another."""

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 import ckptgrow
 from ckptgrow import Settings, StateRequest
 from ckptgrow.verification.comparison import DtypeName
-from ckptgrow.verification.report import Report
+from ckptgrow.verification.report import VerifyReport
 from tests.helpers.gpt2 import POSITIONS, VOCABULARY, token_batches, train
 from tests.helpers.lightning_files import save_lightning
 
@@ -107,7 +107,7 @@ def record(tree: Tree, ending: str) -> dict[str, torch.Tensor]:
     return next(state["state"][at] for name, at in named if name.endswith(ending))
 
 
-def verified(small: Path, grown: Path, steps: int = 0, dtype: DtypeName = "float64") -> Report:
+def verified(small: Path, grown: Path, steps: int = 0, dtype: DtypeName = "float64") -> VerifyReport:
     return ckptgrow.verify(small, grown, settings=Settings(batches=1, steps=steps, dtype=dtype))
 
 

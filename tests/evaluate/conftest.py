@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel
 
-from ckptgrow.evaluate.eval_settings import Settings
+from ckptgrow.evaluate.eval_settings import EvalSettings
 from ckptgrow.evaluate.evaluation import Evaluation, evaluate
 from ckptgrow.evaluate.processes import launched
 from ckptgrow.evaluate.subject import Subject
@@ -49,7 +49,7 @@ def score() -> Score:
     """lm-eval's results for a subject on local files, with few resamples."""
 
     def run(one: Subject, local: dict[str, Path], **settings: object) -> Evaluation:
-        chosen = Settings(**{"batch_size": 4, "bootstrap_iters": 50, **settings})  # type: ignore[arg-type]
+        chosen = EvalSettings(**{"batch_size": 4, "bootstrap_iters": 50, **settings})  # type: ignore[arg-type]
         with launched("cpu") as processes:
             done = evaluate(one, load_tasks(list(local), local), chosen, processes)
         assert done is not None

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ckptgrow.cli import run
 from ckptgrow.errors import DataError, RequestError
 from ckptgrow.evaluate import blocks, tokens
-from ckptgrow.evaluate.eval_settings import Settings
+from ckptgrow.evaluate.eval_settings import EvalSettings
 from ckptgrow.evaluate.evaluation import Evaluation
 from ckptgrow.evaluate.processes import launched
 from ckptgrow.evaluate.subject import Subject
@@ -32,7 +32,7 @@ def loss_of(model: PreTrainedModel, block: list[int]) -> float:
 
 def measured(subject: Subject, cut: blocks.Blocks, **settings: object) -> Evaluation:
     with launched("cpu") as processes:
-        chosen = Settings(**{"batch_size": 5, **settings})  # type: ignore[arg-type]
+        chosen = EvalSettings(**{"batch_size": 5, **settings})  # type: ignore[arg-type]
         done = blocks.block_loss("text", subject, cut, chosen, processes)
     assert done is not None
     return done

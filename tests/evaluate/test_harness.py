@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 import ckptgrow
 from ckptgrow.errors import DataError, RequestError
-from ckptgrow.evaluate.eval_settings import Settings
+from ckptgrow.evaluate.eval_settings import EvalSettings
 from ckptgrow.evaluate.evaluation import evaluate
 from ckptgrow.evaluate.processes import launched
 from ckptgrow.evaluate.quiet import quiet
@@ -190,7 +190,7 @@ def test_more_processes_than_documents_is_refused(subject: Subject, monkeypatch:
 
     loaded = load_tasks(["lambada_openai"], {"lambada_openai": LAMBADA})
     with pytest.raises(RequestError, match="40 documents for 41 processes"):
-        evaluate(subject, loaded, Settings(batch_size=4), Processes(0, 41, torch.device("cpu")))
+        evaluate(subject, loaded, EvalSettings(batch_size=4), Processes(0, 41, torch.device("cpu")))
 
 
 def test_the_score_does_not_depend_on_the_progress_bar(checkpoint: Path, score: Score) -> None:
@@ -208,7 +208,7 @@ def test_the_score_does_not_depend_on_the_progress_bar(checkpoint: Path, score: 
 
     with launched("cpu") as processes:
         loaded = load_tasks(list(TASKS), TASKS)
-        done = evaluate(opened(checkpoint), loaded, Settings(batch_size=4, bootstrap_iters=50), processes, bar)
+        done = evaluate(opened(checkpoint), loaded, EvalSettings(batch_size=4, bootstrap_iters=50), processes, bar)
     assert done is not None and done.results == score(opened(checkpoint), TASKS).results
     totals = [total for _, total, _ in seen if total is not None]
     windows = sum(-(-len(sample["target"].encode()) // CONTEXT) for sample in done.samples["wikitext"])

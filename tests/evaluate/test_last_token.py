@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from ckptgrow.errors import DataError
-from ckptgrow.evaluate.eval_settings import Settings
+from ckptgrow.evaluate.eval_settings import EvalSettings
 from ckptgrow.evaluate.evaluation import Evaluation
 from ckptgrow.evaluate.last_token import Reading, last_token_accuracy
 from ckptgrow.evaluate.processes import launched
@@ -43,7 +43,7 @@ def worded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, GPT2LMHea
 
 def measured(subject: Subject, data: Path = LAMBADA, reading: Reading | None = None, **settings: object) -> Evaluation:
     with launched("cpu") as processes:
-        chosen = Settings(**{"batch_size": 4, **settings})  # type: ignore[arg-type]
+        chosen = EvalSettings(**{"batch_size": 4, **settings})  # type: ignore[arg-type]
         done = last_token_accuracy(subject, read(data), reading or Reading(), chosen, processes)
     assert done is not None
     return done

@@ -18,7 +18,7 @@ from ckptgrow.cli import run
 from ckptgrow.data.documents import Remarks
 from ckptgrow.data.preparation import prepare
 from ckptgrow.evaluate import tokens
-from ckptgrow.evaluate.eval_settings import Settings
+from ckptgrow.evaluate.eval_settings import EvalSettings
 from ckptgrow.evaluate.evaluation import Evaluation, evaluate
 from ckptgrow.evaluate.processes import launched
 from ckptgrow.evaluate.quiet import quiet
@@ -91,7 +91,7 @@ def test_scores_stay_those_of_simple_evaluate(added: tuple[Subject, Path]) -> No
     """It is what users compare with; the same tasks, seeds and model through lm-eval's own front."""
     subject, home = added
     local = {"lambada_openai": LAMBADA, "wikitext": WIKITEXT}
-    settings = Settings(batch_size=4, bootstrap_iters=20, limit=6)
+    settings = EvalSettings(batch_size=4, bootstrap_iters=20, limit=6)
     with launched("cpu") as processes:
         found = evaluate(subject, load_tasks(list(local), local), settings, processes)
     assert isinstance(found, Evaluation)

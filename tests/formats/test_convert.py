@@ -171,3 +171,15 @@ def test_t5s_head_comes_back_whatever_its_config_says(tmp_path: Path, says_tied:
     before, after = (torch.load(path, weights_only=True)["state_dict"] for path in (source, tmp_path / "back.ckpt"))
     assert before.keys() == after.keys() and "model.lm_head.weight" in after
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("case", families.FIRST)
+def test_a_directory_becomes_a_file_with_the_modules_own_names(tmp_path: Path, case: str) -> None:
+    """`save_pretrained` writes some families under names that no module has."""
+    model = families.perturbed(case)
+    model.save_pretrained(tmp_path / "hf")
+    ckptgrow.convert(tmp_path / "hf", tmp_path / "out.ckpt", to="lightning")
+    tensors = torch.load(tmp_path / "out.ckpt", weights_only=True)["state_dict"]
+    expected = model.state_dict()
+    assert tensors.keys() == {f"model.{name}" for name in expected}
+    assert all(torch.equal(tensors[f"model.{name}"], one) for name, one in expected.items())

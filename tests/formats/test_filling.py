@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ckptgrow.errors import CheckpointError
 from ckptgrow.progress import silent
-from ckptgrow.storage.files.tensor_writing import Outline, Place, fill
+from ckptgrow.storage.files.tensor_writing import Extent, Outline, fill
 from ckptgrow.storage.tensors import CHUNK_BYTES, Held, LazyTensor, Repeated, Zeros
 
 
@@ -58,9 +58,9 @@ def test_several_files_are_filled_with_right_checksums_and_repeated_rows_are_mad
     outlines: list[Outline] = []
     for name, entries in tensors.items():
         (tmp_path / name).write_bytes(b"head" + bytes(sum(len(data) for _, data in entries)) + b"tail")
-        places, offset = list[Place](), 4
+        places, offset = list[Extent](), 4
         for tensor, data in entries:
-            places.append(Place(tensor, offset))
+            places.append(Extent(tensor, offset))
             offset += len(data)
         outlines.append(
             Outline(tmp_path / name, places, lambda _, found, name=name: checksums.update({name: list(found)}))
@@ -78,4 +78,4 @@ def test_several_files_are_filled_with_right_checksums_and_repeated_rows_are_mad
 def test_rows_that_are_missing_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(8))
     with pytest.raises(CheckpointError, match="wrote 4 bytes of a tensor, expected 8"):
-        fill([Outline(tmp_path / "file", [Place(Cut(torch.ones(2)), 0)])], silent(8))
+        fill([Outline(tmp_path / "file", [Extent(Cut(torch.ones(2)), 0)])], silent(8))

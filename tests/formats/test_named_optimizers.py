@@ -13,6 +13,7 @@ from safetensors import safe_open
 import ckptgrow
 from ckptgrow import StateRequest
 from ckptgrow.cli import run
+from ckptgrow.state.opening import open_state
 from tests.helpers import families
 from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
 from tests.helpers.lightning_files import save_lightning
@@ -145,5 +146,29 @@ def test_names_of_the_module_are_matched_where_files_spell_them_otherwise(
         assert not {*names} <= {*file.keys()}
     state = optimizer.state_dict()
     torch.save(by_name(state, names, "") if is_keyed else state, tmp_path / "small" / "optimizer.pt")
-    ckptgrow.width(tmp_path / "small", tmp_path / "grown", noise=0)
+    ckptgrow.width(tmp_path / "small", tmp_path / "grown", noise=0, request=MUP)
+    assert ckptgrow.verify(tmp_path / "small", tmp_path / "grown").passed
+    groups = torch.load(tmp_path / "grown" / "optimizer.pt", weights_only=True)["param_groups"]
+    told = [name for group in groups for name in group["params" if is_keyed else "param_names"]]
+    assert len(groups) > 1 and sorted(told) == sorted(names)
+
+
+@pytest.mark.parametrize("case", SPELT_OTHERWISE)
+@pytest.mark.parametrize("spelt_as", ["nothing", "filed"])
+def test_groups_that_growth_makes_say_the_modules_names_or_those_that_were_told(
+    tmp_path: Path, case: str, spelt_as: str
+) -> None:
+    model = families.perturbed(case)
+    optimizer = families.adamw(model.parameters())
+    families.trained(model, optimizer, families.batches(2))
+    model.save_pretrained(tmp_path / "small")
+    state, filed = optimizer.state_dict(), {name: name for name, _ in model.named_parameters()}
+    if spelt_as == "filed":
+        own = open_state(tmp_path / "small").claim.parameters
+        filed = {one.module_name(one.layer): one.name for one in own}
+        state["param_groups"][0]["param_names"] = [filed[name] for name, _ in model.named_parameters()]
+    torch.save(state, tmp_path / "small" / "optimizer.pt")
+    ckptgrow.width(tmp_path / "small", tmp_path / "grown", noise=0, request=MUP)
+    groups = torch.load(tmp_path / "grown" / "optimizer.pt", weights_only=True)["param_groups"]
+    assert sorted(name for group in groups for name in group["param_names"]) == sorted(filed.values())
     assert ckptgrow.verify(tmp_path / "small", tmp_path / "grown").passed

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ckptgrow.cli import app, run
 from ckptgrow.planning.executed import batches
-from ckptgrow.planning.operators import Growth
+from ckptgrow.planning.operators import GrowthStep
 from ckptgrow.planning.shapes import shapes
 from ckptgrow.planning.terminal import Line, Mark, picture
 from tests.helpers.commands import as_json
@@ -102,7 +102,7 @@ def test_the_first_models_vocabulary_is_that_of_the_data(tmp_path: Path) -> None
 
 
 def test_shapes_grow_as_operators_do_and_end_as_wide_as_usual() -> None:
-    growths = [Growth("width", 2), Growth("both", 2)]
+    growths = [GrowthStep("width", 2), GrowthStep("both", 2)]
     first, second, third = shapes(1e6, growths)
     assert first.params == pytest.approx(1e6, rel=0.05)
     assert (second.hidden, second.heads, second.layers) == (2 * first.hidden, 2 * first.heads, first.layers)

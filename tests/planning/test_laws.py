@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 
 from ckptgrow.planning import laws
 from ckptgrow.planning.laws import LAWS, Law, unit_cost
-from ckptgrow.planning.operators import Growth, OperatorName, constants, growths, rho_at
+from ckptgrow.planning.operators import GrowthStep, OperatorName, constants, growths, rho_at
 
 SMALL = 1e-30  # a complex step has no cancellation, so it may be as small as this
 
@@ -67,7 +67,7 @@ def test_the_slope_at_the_efficient_loss_is_the_papers_optimality() -> None:
 @pytest.mark.parametrize("large", [1e8, 1e10])
 def test_rho_at_the_notebooks_threshold_is_the_notebooks(operator: OperatorName, rho: float, large: float) -> None:
     """Both of its simulated figures come out at −0.0475, for any size."""
-    law, growth = LAWS["staged-training"], Growth(operator, 2)
+    law, growth = LAWS["staged-training"], GrowthStep(operator, 2)
     small = large / growth.ratio
     limit = float(law.limit(small))
     above = brentq(lambda one: laws.slope(law, small, limit + math.exp(one), None) + 0.0475, -20.0, 0.5)
@@ -80,14 +80,14 @@ def test_rho_at_the_notebooks_threshold_is_the_notebooks(operator: OperatorName,
 def test_thresholds_from_the_law_are_near_those_found_by_hand(
     operator: OperatorName, notebook: float, away: float
 ) -> None:
-    found = [constants(LAWS["staged-training"], Growth(operator, 2), large, None) for large in (1e8, 1e10)]
+    found = [constants(LAWS["staged-training"], GrowthStep(operator, 2), large, None) for large in (1e8, 1e10)]
     assert found[0].tau == pytest.approx(found[1].tau, rel=1e-6)  # whatever the size
     assert found[0].tau == pytest.approx(notebook, abs=away) and found[0].tau < notebook
 
 
 @pytest.mark.parametrize("operator", ["depth", "width", "both"])
 def test_the_threshold_saves_most(operator: OperatorName) -> None:
-    law, growth, large = LAWS["kaplan"], Growth(operator, 2), 1e9
+    law, growth, large = LAWS["kaplan"], GrowthStep(operator, 2), 1e9
     found = constants(law, growth, large, None)
     limit = float(law.limit(large / growth.ratio))
     losses = limit + np.geomspace(1e-3, 2.0, 20_001)

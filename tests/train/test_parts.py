@@ -18,7 +18,7 @@ from ckptgrow.planning.rates_by_size import lr_for_size
 from ckptgrow.state.train_schedule import Schedule
 from ckptgrow.train import order, parameter_groups
 from ckptgrow.train.noise_scale import NoiseScale
-from ckptgrow.train.order import BatchOrder, Growing, Place, permuted
+from ckptgrow.train.order import BatchOrder, DataPosition, Growing, permuted
 from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
 from tests.helpers.lightning_files import load_model, trained_checkpoint
 from tests.helpers.paths import README
@@ -60,7 +60,7 @@ def test_an_order_looks_random() -> None:
 def test_an_order_crosses_blocks_and_goes_on_from_any_position(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = list(islice(BatchOrder(17, 8, 3, seed=2), 30))
     monkeypatch.setattr(order, "BLOCK", 5)
-    start = Place(whole[11][-1][2], 0)
+    start = DataPosition(whole[11][-1][2], 0)
     assert list(islice(BatchOrder(17, 8, 3, seed=2, start=start), 18)) == whole[12:]
 
 

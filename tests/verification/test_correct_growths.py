@@ -14,12 +14,11 @@ from torch.optim import lr_scheduler as schedulers
 import ckptgrow
 from ckptgrow import Settings, StateRequest
 from ckptgrow.errors import CkptgrowError
-from ckptgrow.verification.report import Report
+from ckptgrow.verification.report import VerifyReport
 from tests.helpers.correct_growths import GROWTHS, SCHEDULES, Growth, scheduled_checkpoint
-from tests.helpers.families import saved
 
 
-def check(small: Path, grown: Path) -> Report:
+def check(small: Path, grown: Path) -> VerifyReport:
     report = ckptgrow.verify(small, grown, settings=Settings(batches=1))
     assert report.passed, report.sentences
     return report
@@ -133,7 +132,7 @@ def test_two_growths_verify_from_end_to_end(tmp_path: Path, chain: tuple[str, ..
 
 @pytest.mark.parametrize("steps", [(4, 8), (2, 6), (3, 3), (9, 2)], ids=str)
 def test_records_are_as_old_as_the_earliest_step_of_the_chain(tmp_path: Path, steps: tuple[int, int]) -> None:
-    paths = [saved(tmp_path / "0.ckpt", SCHEDULES["linear"]), tmp_path / "1.ckpt", tmp_path / "2.ckpt"]
+    paths = [scheduled_checkpoint(tmp_path / "0.ckpt", SCHEDULES["linear"]), tmp_path / "1.ckpt", tmp_path / "2.ckpt"]
     for index, step in enumerate(steps):
         ckptgrow.width(paths[index], paths[index + 1], request=StateRequest(step=step))
     check(paths[0], paths[2])
@@ -160,7 +159,7 @@ def test_averages_that_grow_pass_with_every_separation_and_with_pads(tmp_path: P
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_averages_in_low_precision_are_judged_entry_by_entry(tmp_path: Path, dtype: torch.dtype) -> None:
-    small = saved(tmp_path / "small.ckpt", SCHEDULES["none"])
+    small = scheduled_checkpoint(tmp_path / "small.ckpt", SCHEDULES["none"])
     tree = torch.load(small, weights_only=True)
     averages = {f"ema.{name}": (0.9 * one + 0.01).to(dtype) for name, one in tree["state_dict"].items()}
     averages["ema.model.lm_head.weight"] = averages["ema.model.transformer.wte.weight"]
@@ -190,7 +189,7 @@ DEPTHS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("chain", list(itertools.product(DEPTHS, repeat=2)), ids=" then ".join)
 def test_layers_made_from_layers_that_were_made_are_told_by_the_records(tmp_path: Path, chain: tuple[str, ...]) -> None:
     """Weights alone do not show which layer a copy of an identity was made from; they judge what the records say."""
-    paths = [saved(tmp_path / "0.ckpt", SCHEDULES["none"]), tmp_path / "1.ckpt", tmp_path / "2.ckpt"]
+    paths = [scheduled_checkpoint(tmp_path / "0.ckpt", SCHEDULES["none"]), tmp_path / "1.ckpt", tmp_path / "2.ckpt"]
     for index, growth in enumerate(chain):
         ckptgrow.depth(paths[index], paths[index + 1], **DEPTHS[growth])
     assert not structural(paths[0], paths[2])

@@ -16,9 +16,9 @@ from ckptgrow.commands._screen import Screen
 from ckptgrow.errors import RequestError
 
 if TYPE_CHECKING:
-    from ckptgrow.evaluate.eval_settings import BatchSize, Settings
+    from ckptgrow.evaluate.eval_settings import BatchSize, EvalSettings
     from ckptgrow.evaluate.evaluation import Evaluation
-    from ckptgrow.evaluate.processes import Processes
+    from ckptgrow.evaluate.processes import EvalProcesses
     from ckptgrow.evaluate.progress_bars import Progress
     from ckptgrow.evaluate.subject import Subject
     from ckptgrow.evaluate.tasks import Loaded
@@ -39,13 +39,13 @@ class Choices:
     bootstrap_iters: int | None = None
     num_fewshot: int | None = None
 
-    def settings(self) -> Settings:
+    def settings(self) -> EvalSettings:
         """Raises RequestError where a value is out of range."""
-        from ckptgrow.evaluate.eval_settings import Settings
+        from ckptgrow.evaluate.eval_settings import EvalSettings
 
         if self.limit is not None and not (0 < self.limit < 1 or self.limit == int(self.limit) >= 1):
             raise RequestError(f"--limit {self.limit:g}: expected a whole number from 1 on, or a share below 1")
-        settings = Settings(_batch_size(self.batch_size), self.limit, num_fewshot=self.num_fewshot)
+        settings = EvalSettings(_batch_size(self.batch_size), self.limit, num_fewshot=self.num_fewshot)
         return settings if self.bootstrap_iters is None else replace(settings, bootstrap_iters=self.bootstrap_iters)
 
 
@@ -53,9 +53,9 @@ class Choices:
 class Session:
     """One command at work: its processes, options and screen."""
 
-    processes: Processes
+    processes: EvalProcesses
     choices: Choices
-    settings: Settings
+    settings: EvalSettings
     screen: Screen
     begun: float  # seconds, by time.monotonic
 

@@ -12,7 +12,7 @@ factors that the optimizer builds in the grown model; where copies are uneven, t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -97,7 +97,7 @@ def grown_state(
                 place = f"{where}: {{}} of {one.old.name}"
                 context = _Context(one, record, group.options, clock, sizes, guarded, fresh_moments, place)
                 records[one.name] = {key: _grown_entry(entries, key, value, context) for key, value in record.items()}
-    return OptimizerState(tuple(groups), records, state.other)
+    return replace(state, groups=tuple(groups), state=records)
 
 
 def _guarded(guard: Guard, place: str, tensor: LazyTensor, key: str) -> LazyTensor:

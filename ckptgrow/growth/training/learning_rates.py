@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -93,7 +93,7 @@ def with_rates(
             options = _scaled_options(group.options, ratio, row)
             groups.append(ParameterGroup(options, tuple(names), has_param_names=True))
             origins.append(Origin(index, ratio.lr))
-    return OptimizerState(tuple(groups), records, state.other), tuple(origins)
+    return replace(state, groups=tuple(groups), state=records), tuple(origins)
 
 
 def _ratio(row: Row, options: Mapping[str, Any], one: Descent, sizes: WeightSizes, where: str) -> Ratio:

@@ -21,7 +21,7 @@ from zlib_ng import zlib_ng
 from ckptgrow.errors import CheckpointError
 from ckptgrow.progress import Advance
 from ckptgrow.storage.archives.archive import data_offset
-from ckptgrow.storage.files.tensor_writing import Outline, Place, fill
+from ckptgrow.storage.files.tensor_writing import Extent, Outline, fill
 from ckptgrow.storage.fingerprint import Fingerprint
 from ckptgrow.storage.pickles.opaque_pickles import pickler_of
 from ckptgrow.storage.tensors import LazyTensor, num_bytes
@@ -53,7 +53,7 @@ def outline(tree: Any, path: Path, source: Fingerprint | None = None) -> Outline
             by_offset |= _put_fingerprint(file, path, source)
         _mend_checksums(file, path, by_offset)
 
-    places = [Place(tensor, offset) for tensor, offset in zip(hollows.tensors.values(), offsets, strict=True)]
+    places = [Extent(tensor, offset) for tensor, offset in zip(hollows.tensors.values(), offsets, strict=True)]
     return Outline(path, places, mend)
 
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from ckptgrow.errors import CheckpointError
 from ckptgrow.storage.files.json_files import read_json, write_json
-from ckptgrow.storage.files.tensor_writing import Outline, Place
+from ckptgrow.storage.files.tensor_writing import Extent, Outline
 from ckptgrow.storage.tensors import LazyTensor, Stored, num_bytes
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -133,7 +133,7 @@ def outline(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         file.truncate(start + offset)
-    return Outline(path, [Place(tensors[name], start + header[name]["data_offsets"][0]) for name in order])
+    return Outline(path, [Extent(tensors[name], start + header[name]["data_offsets"][0]) for name in order])
 
 
 def _sharded(tensors: Mapping[str, LazyTensor], max_bytes: int) -> Sequence[dict[str, LazyTensor]]:

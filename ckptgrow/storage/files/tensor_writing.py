@@ -29,7 +29,7 @@ _NOTHING = memoryview(bytes(2**20))
 
 
 @dataclass(frozen=True)
-class Place:
+class Extent:
     """A tensor and where its data begins in a file, in bytes."""
 
     tensor: LazyTensor
@@ -45,7 +45,7 @@ class Outline:
     """A file at `path` that is whole but for the data of `places`, where it reads as zeros, as a hole does."""
 
     path: Path
-    places: Sequence[Place]
+    places: Sequence[Extent]
     mend: Mend = lambda file, checksums: None
 
 
@@ -71,7 +71,7 @@ def _fill_together(outlines: Sequence[Outline], advance: Advance) -> None:
             os.fsync(file.fileno())
 
 
-def _filled(places: Sequence[tuple[int, Place]], advance: Advance) -> list[int]:
+def _filled(places: Sequence[tuple[int, Extent]], advance: Advance) -> list[int]:
     """The CRC-32 of every tensor's data, when it is written."""
     writer = _Writer(advance)
     if sum(num_bytes(place.tensor) for _, place in places) <= CHUNK_BYTES:  # threads would cost more than they save
@@ -99,7 +99,7 @@ class _Writer:
         self._written: deque[tuple[int, int, int]] = deque()
         self.stopped = False
 
-    def write(self, descriptor: int, place: Place) -> int:
+    def write(self, descriptor: int, place: Extent) -> int:
         """Writes one tensor and returns its CRC-32."""
         tensor = place.tensor
         if isinstance(tensor, Zeros):
