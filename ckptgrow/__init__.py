@@ -18,7 +18,7 @@ from ckptgrow.version import __version__ as __version__
 if TYPE_CHECKING:
     from ckptgrow.conversion import Converted, convert
     from ckptgrow.growth.deepening import depth
-    from ckptgrow.growth.request import Grown, StateRequest
+    from ckptgrow.growth.request import GrowthResult, StateRequest
     from ckptgrow.growth.widening import width
     from ckptgrow.inspection import Inspection, inspect
     from ckptgrow.verification.comparison import VerifySettings, verify
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Converted",
-    "Grown",
+    "GrowthResult",
     "Inspection",
     "StateRequest",
     "VerifyReport",
@@ -42,7 +42,7 @@ _HOMES = {
     "Converted": "ckptgrow.conversion",
     "convert": "ckptgrow.conversion",
     "depth": "ckptgrow.growth.deepening",
-    "Grown": "ckptgrow.growth.request",
+    "GrowthResult": "ckptgrow.growth.request",
     "StateRequest": "ckptgrow.growth.request",
     "width": "ckptgrow.growth.widening",
     "Inspection": "ckptgrow.inspection",
@@ -51,7 +51,11 @@ _HOMES = {
     "VerifySettings": "ckptgrow.verification.comparison",
     "verify": "ckptgrow.verification.comparison",
 }
-_OLD_NAMES = {"Settings": "VerifySettings", "Report": "VerifyReport"}  # of 0.1, which stay until 0.3
+_OLD_NAMES = {
+    "Grown": "GrowthResult",
+    "Settings": "VerifySettings",
+    "Report": "VerifyReport",
+}  # of 0.1, which stay until 0.3
 
 
 def __getattr__(name: str) -> object:

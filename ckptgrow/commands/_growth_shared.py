@@ -12,7 +12,7 @@ from ckptgrow.commands._values import chosen
 from ckptgrow.errors import RequestError
 
 if TYPE_CHECKING:
-    from ckptgrow.growth.request import Grown, Part, StepChoice
+    from ckptgrow.growth.request import GrowthResult, Part, StepChoice
 
 TRAPPED = (
     "the grown model is trapped: its copies get equal gradients and stay equal for ever, so it computes nothing the "
@@ -44,11 +44,11 @@ def reset_parts(value: str) -> tuple[Part, ...]:
 
 
 def show(
-    run: Callable[[Callable[[int], Advance]], Grown],
+    run: Callable[[Callable[[int], Advance]], GrowthResult],
     source: Path,
     screen: Screen,
     verb: str,
-    measured: Callable[[Grown], list[str]] = lambda done: [],
+    measured: Callable[[GrowthResult], list[str]] = lambda done: [],
 ) -> None:
     """Runs a growth under a progress bar and tells what it did, and what `measured` finds of the result."""
     with screen.progress_later(f"{verb} {source.name}") as progress:
@@ -62,7 +62,7 @@ def show(
     screen.result(_as_json(done))
 
 
-def _sentence(done: Grown, source: Path) -> str:
+def _sentence(done: GrowthResult, source: Path) -> str:
     changes = ", ".join(
         f"{name} {done.old[name]} → {size}" for name, size in done.new.items() if done.old.get(name) != size
     )
@@ -71,7 +71,7 @@ def _sentence(done: Grown, source: Path) -> str:
     return f"{source} → {done.out}: {changes}; {old:,} → {new:,} parameters; lr rule {done.lr_rule}{step}."
 
 
-def _as_json(done: Grown) -> Mapping[str, object]:
+def _as_json(done: GrowthResult) -> Mapping[str, object]:
     return {
         "out": str(done.out),
         "old": done.old,

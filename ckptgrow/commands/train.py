@@ -147,13 +147,13 @@ def train(
     if adam_beta1 is not None or adam_beta2 is not None:
         given["betas"] = (0.9 if adam_beta1 is None else adam_beta1, 0.98 if adam_beta2 is None else adam_beta2)
     try:
-        from ckptgrow.train.order import Growing
+        from ckptgrow.train.order import GrowingBatches
         from ckptgrow.train.training_run import is_main_process
         from ckptgrow.train.training_run import train as run_training
     except ImportError as error:
         raise MissingDependencyError("train needs `pip install 'ckptgrow[train]'`") from error
     if warmup_bsz or warmup_seq:
-        given["growing"] = Growing(warmup_bsz, warmup_seq)
+        given["growing"] = GrowingBatches(warmup_bsz, warmup_seq)
     if config is not None or size is not None:
         given["config"] = _config(config) if config is not None else _preset(str(size), seqlen or 512)
     screen = Screen(as_json)

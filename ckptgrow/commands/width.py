@@ -15,7 +15,7 @@ from ckptgrow.commands._values import byte_size, chosen, whole_number
 from ckptgrow.errors import RequestError
 
 if TYPE_CHECKING:
-    from ckptgrow.growth.request import Grown
+    from ckptgrow.growth.request import GrowthResult
 
 FRESH_MOMENTS = ("zero", "mean")
 SEPARATIONS = ("split", "noise", "none")
@@ -115,7 +115,7 @@ def width(
     )
 
 
-def _conditioning(done: Grown, source: Path, config: Path | None) -> list[str]:
+def _conditioning(done: GrowthResult, source: Path, config: Path | None) -> list[str]:
     """How well the function is conditioned: by construction, or with noise measured in the real models."""
     if done.record["separate"] == "split":
         return ["the copies are told apart by dealing weights out: nothing is rounded, in bfloat16 as in any precision"]

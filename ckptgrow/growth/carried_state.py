@@ -11,7 +11,7 @@ import torch
 from ckptgrow.errors import CheckpointError, RequestError, listing
 from ckptgrow.formats.carried_files import Carried
 from ckptgrow.formats.sidecar_files import TRAINER_STATE
-from ckptgrow.growth.parameters import Descent
+from ckptgrow.growth.lineage import Descent
 from ckptgrow.state.opening import TrainingState
 from ckptgrow.storage.files.json_files import LARGEST_LOG, read_json
 from ckptgrow.storage.pickles.numpy_values import ArrayForm

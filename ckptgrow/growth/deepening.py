@@ -13,7 +13,7 @@ from ckptgrow.errors import RequestError, listing
 from ckptgrow.families.family import Family
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.pipeline import grow
-from ckptgrow.growth.request import Grown, StateRequest
+from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.progress import Progress, silent
 from ckptgrow.spaces.growth import identity
 from ckptgrow.spaces.layers import Layer, NewLayer, Place, keeps_order, listed, stretched
@@ -33,7 +33,7 @@ def depth(
     new: NewLayer = "zero-output",
     request: StateRequest | None = None,
     progress: Progress = silent,
-) -> Grown:
+) -> GrowthResult:
     """Adds layers: `factor` times as many (2 where no list is given), or as `layers` lists them.
 
     `layers` names an old layer for every new one: its first mention is that layer, a later one a new layer made from
@@ -60,10 +60,11 @@ def depth(
             layers=mapped,
             config=with_layers(family, config, [one.source for one in mapped], where),
             trapped=False,
+            rho=RHO,
             record={"operator": "depth", "new": new, "layers": [[one.source, one.kind] for one in mapped]},
         )
 
-    return grow(Path(source), Path(target), operator, request or StateRequest(), RHO, progress)
+    return grow(Path(source), Path(target), operator, request or StateRequest(), progress)
 
 
 def _explicit(layers: Sequence[int], num_old: int, new: NewLayer) -> tuple[Layer, ...]:

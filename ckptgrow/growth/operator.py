@@ -26,6 +26,7 @@ class Operator:
     layers: Sequence[Layer]
     config: Mapping[str, Any]
     trapped: bool
+    rho: float  # steps before over steps after, at equal loss, for a step that is set automatically
     block_weights: BlockWeights = tile
     separate: Separation = "none"
     noise: float = 0.0  # in units of each matrix's root mean square

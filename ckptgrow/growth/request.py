@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES
-from ckptgrow.growth.training.learning_rates import LrRule
 
 StepChoice = int | Literal["keep", "auto"]
+LrRule = Literal["keep", "mup"]
 Part = Literal["optimizer", "schedule"]
 FreshMoments = Literal["zero", "mean"]
 
@@ -41,7 +41,7 @@ class StateRequest:
 
 
 @dataclass(frozen=True)
-class Grown:
+class GrowthResult:
     """What a growth did; `notes` are sentences that a user should read."""
 
     out: Path

@@ -7,6 +7,7 @@ Chen, Goodfellow, Shlens, "Net2Net", arXiv 1511.05641.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from ckptgrow.families.family import Family
 from ckptgrow.growth.operator import Operator, Separation
 from ckptgrow.growth.padding import padded_growths
 from ckptgrow.growth.pipeline import grow
-from ckptgrow.growth.request import Grown, StateRequest
+from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.growth.shrinking import shrunken_spaces
 from ckptgrow.progress import Progress, silent
 from ckptgrow.spaces.gather import BlockWeights, diagonal, tile
@@ -47,7 +48,7 @@ def width(
     seed: int = 0,
     request: StateRequest | None = None,
     progress: Progress = silent,
-) -> Grown:
+) -> GrowthResult:
     """Grows a checkpoint's width: everything by a whole `factor` (2 where no size is given), or single spaces.
 
     The function stays the same; moments become those that the grown model would have gathered (exactly, without
@@ -63,38 +64,51 @@ def width(
     sizes = {space: size for space, size in asked if size is not None}
     _check(factor, sizes, how, request or StateRequest())
     separation, sigma = _separation(how, separate, noise)
-    if factor is not None and sizes:
-        raise RequestError(f"--factor {factor} and single sizes ({', '.join(sizes)}) exclude each other; choose one")
-    if factor is None and not sizes:
-        factor = 2
-    if factor is not None and factor < 2:
-        raise RequestError(f"--factor {factor}: expected a whole number of at least 2")
+    plan = _Plan(factor if sizes else factor or 2, sizes, how, separation, sigma, seed)
+    return grow(Path(source), Path(target), plan.operator, request or StateRequest(), progress)
 
-    def operator(family: Family, config: Mapping[str, Any], where: str) -> Operator:
-        _check_size(sizes_of(family, config, where)["residual"] * (factor or 1), *sizes.values())
-        growths, new_config = _grown(family, config, factor, sizes, how, where)
+
+@dataclass(frozen=True)
+class _Plan:
+    """A growth in width: by a factor, or to the sizes of some spaces."""
+
+    factor: int | None
+    sizes: Mapping[str, int]
+    how: How
+    separate: Separation
+    noise: float
+    seed: int
+
+    def operator(self, family: Family, config: Mapping[str, Any], where: str) -> Operator:
+        """What it does to a model of a family; raises RequestError for sizes that this one cannot have."""
+        _check_size(sizes_of(family, config, where)["residual"] * (self.factor or 1), *self.sizes.values())
+        if self.how == "pad":
+            growths, new_config = _padded(family, config, self.sizes, where)
+        else:
+            growths, new_config = _copied(family, config, self.factor or self.sizes, where)
+        if self.factor is None:
+            check_accepted(new_config, where)  # some families want hidden to be a multiple of heads all the same
         has_dropout = any(config.get(field) for field in family.dropout)
         return Operator(
             growths=growths,
             layers=[Layer(index, "old") for index in range(num_layers(family, config, where))],
             config=new_config,
-            trapped=separation == "none" and not has_dropout and how != "pad",
-            block_weights=BLOCK_WEIGHTS[how],
-            separate=separation,
-            noise=sigma,
-            seed=seed,
+            trapped=self.separate == "none" and not has_dropout and self.how != "pad",
+            rho=RHO,
+            block_weights=BLOCK_WEIGHTS[self.how],
+            separate=self.separate,
+            noise=self.noise,
+            seed=self.seed,
             record={
                 "operator": "width",
-                "factor": factor,
-                **sizes,
-                "how": how,
-                "separate": separation,
-                "noise": sigma,
-                "seed": seed,
+                "factor": self.factor,
+                **self.sizes,
+                "how": self.how,
+                "separate": self.separate,
+                "noise": self.noise,
+                "seed": self.seed,
             },
         )
-
-    return grow(Path(source), Path(target), operator, request or StateRequest(), RHO, progress)
 
 
 def _check_size(*new: int) -> None:
@@ -121,6 +135,10 @@ def _separation(how: How, separate: Separation | None, noise: float | Literal["a
 
 def _check(factor: int | None, sizes: Mapping[str, int], how: How, request: StateRequest) -> None:
     """Raises RequestError for what contradicts itself."""
+    if factor is not None and sizes:
+        raise RequestError(f"--factor {factor} and single sizes ({', '.join(sizes)}) exclude each other; choose one")
+    if factor is not None and factor < 2:
+        raise RequestError(f"--factor {factor}: expected a whole number of at least 2")
     if "residual" in sizes and how != "pad":
         raise RequestError(
             f"--hidden {sizes['residual']}: copies come whole, expected --factor K, or --how pad with it"
@@ -135,20 +153,22 @@ def _check(factor: int | None, sizes: Mapping[str, int], how: How, request: Stat
         raise RequestError("--lr-rule mup: new coordinates copy nothing, so no old lr changes; use --lr-rule keep")
 
 
-def _grown(
-    family: Family, config: Mapping[str, Any], factor: int | None, sizes: Mapping[str, int], how: How, where: str
+def _padded(
+    family: Family, config: Mapping[str, Any], sizes: Mapping[str, int], where: str
 ) -> tuple[dict[str, Growth], dict[str, Any]]:
-    """How every space grows, and the grown config."""
-    if how == "pad":
-        for space in sizes:
-            _refuse(family, config, "hidden" if space == "residual" else space, where)
-        growths, changed = padded_growths(family, config, sizes, where)
-    else:
-        growths = _multiplied(family, config, factor, where) if factor else _resized(family, config, sizes, where)
-        changed = with_sizes(family, config, {space: one.num_new for space, one in growths.items()}, where)
-    if factor is None:
-        check_accepted(changed, where)  # some families want hidden to be a multiple of heads all the same
-    return growths, changed
+    """How every space grows by coordinates that copy nothing, and the grown config."""
+    for space in sizes:
+        _refuse(family, config, "hidden" if space == "residual" else space, where)
+    return padded_growths(family, config, sizes, where)
+
+
+def _copied(
+    family: Family, config: Mapping[str, Any], asked: int | Mapping[str, int], where: str
+) -> tuple[dict[str, Growth], dict[str, Any]]:
+    """How every space grows by copies, for a factor or for sizes, and the grown config."""
+    by_factor = isinstance(asked, int)
+    growths = _multiplied(family, config, asked, where) if by_factor else _resized(family, config, asked, where)
+    return growths, with_sizes(family, config, {space: one.num_new for space, one in growths.items()}, where)
 
 
 def _multiplied(family: Family, config: Mapping[str, Any], factor: int, where: str) -> dict[str, Growth]:

@@ -25,7 +25,7 @@ _WORD = 2**64 - 1
 
 
 @dataclass(frozen=True)
-class Growing:
+class GrowingBatches:
     """Batch size and sequence length that grow linearly over the first tokens; 0 tokens for never."""
 
     batch_tokens: int = 0
@@ -71,7 +71,7 @@ class BatchOrder(Sampler[list[Item]]):
         start: DataPosition = DataPosition(),
         rank: int = 0,
         num_devices: int = 1,
-        growing: Growing = Growing(),
+        growing: GrowingBatches = GrowingBatches(),
     ) -> None:
         self.num_sequences, self.length, self.batch_size, self.seed = num_sequences, length, batch_size, seed
         self.grad_accum, self.start = grad_accum, start

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ckptgrow.errors import RequestError
 from ckptgrow.state.train_schedule import Kind, Schedule
-from ckptgrow.train.order import Growing
+from ckptgrow.train.order import GrowingBatches
 from ckptgrow.train.warmup import MOST_WARMUP, default_warmup
 
 RUN, DATA = "run", "data"  # their places in a checkpoint's hyper-parameters
@@ -60,7 +60,7 @@ class TrainSettings:
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     grad_clip: float = 0.0
-    growing: Growing = field(default_factory=Growing)
+    growing: GrowingBatches = field(default_factory=GrowingBatches)
     seed: int = 3
     devices: int = 1
     num_nodes: int = 1
@@ -114,7 +114,7 @@ def settings_for(given: Mapping[str, Any], stored: Mapping[str, Any]) -> TrainSe
     known = {one.name for one in fields(TrainSettings)}
     values = {name: value for name, value in stored.items() if name in CARRIED}
     if isinstance(values.get("growing"), dict):
-        values["growing"] = Growing(**values["growing"])
+        values["growing"] = GrowingBatches(**values["growing"])
     if "betas" in values:
         values["betas"] = tuple(values["betas"])
     found = TrainSettings(**{**values, **{name: value for name, value in given.items() if name in known}})

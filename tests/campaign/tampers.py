@@ -126,6 +126,8 @@ def weight_noise(target: Target) -> str | None:
     if (found := target.weight(2)) is None:
         return None
     name, tensor = found
+    if not bool(tensor.any()):
+        return None
     noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(target.random.randrange(99)))
     tensor.add_((noise * 0.03 * float(tensor.abs().max())).to(tensor.dtype))
     return f"noise on {name}"

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import ckptgrow
+from ckptgrow import StateRequest
 from ckptgrow.errors import RequestError
 from tests.helpers.gpt2 import logits, perturbed_gpt2, token_batches, train
 from tests.helpers.lightning_files import load_model, save_lightning, trained_checkpoint
@@ -114,3 +116,23 @@ def test_attention_scaled_by_the_layers_index_cannot_grow_in_depth(tmp_path: Pat
     source = save_lightning(tmp_path / "small.ckpt", perturbed_gpt2(scale_attn_by_inverse_layer_idx=True))
     with pytest.raises(RequestError, match="layer's index"):
         ckptgrow.depth(source, tmp_path / "grown.ckpt")
+
+
+@pytest.mark.parametrize("new", ["copy", "zero-output"])
+@pytest.mark.parametrize("allow_nonfinite", [False, True])
+def test_a_layer_made_from_another_shares_no_memory_with_it(tmp_path: Path, new: Any, allow_nonfinite: bool) -> None:
+    """What is one object is stored once: a directory would lack it, and loaded moments would be changed twice."""
+    model = perturbed_gpt2()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    train(model, optimizer, token_batches(2))
+    request = StateRequest(allow_nonfinite=allow_nonfinite)
+    file = save_lightning(tmp_path / "small.ckpt", model, [optimizer])
+    ckptgrow.depth(file, tmp_path / "grown.ckpt", new=new, request=request)
+    tree = torch.load(tmp_path / "grown.ckpt", weights_only=True)
+    tensors = [one for name, one in tree["state_dict"].items() if not name.endswith("lm_head.weight")]
+    tensors += [one for record in tree["optimizer_states"][0]["state"].values() for one in record.values()]
+    assert len({one.data_ptr() for one in tensors}) == len(tensors)
+    model.save_pretrained(tmp_path / "small")
+    ckptgrow.depth(tmp_path / "small", tmp_path / "grown", new=new, request=request)
+    stored = load_file(tmp_path / "grown" / "model.safetensors")
+    assert len(stored) == len([name for name in tree["state_dict"] if not name.endswith("lm_head.weight")])

@@ -18,7 +18,7 @@ from ckptgrow.planning.rates_by_size import lr_for_size
 from ckptgrow.state.train_schedule import Schedule
 from ckptgrow.train import order, parameter_groups
 from ckptgrow.train.noise_scale import NoiseScale
-from ckptgrow.train.order import BatchOrder, DataPosition, Growing, permuted
+from ckptgrow.train.order import BatchOrder, DataPosition, GrowingBatches, permuted
 from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
 from tests.helpers.lightning_files import load_model, trained_checkpoint
 from tests.helpers.paths import README
@@ -65,7 +65,7 @@ def test_an_order_crosses_blocks_and_goes_on_from_any_position(monkeypatch: pyte
 
 
 def test_batches_and_sequences_grow_from_64_with_the_tokens_seen() -> None:
-    growing = Growing(batch_tokens=400_000, sequence_tokens=300_000)
+    growing = GrowingBatches(batch_tokens=400_000, sequence_tokens=300_000)
     batches = BatchOrder(10**6, 512, 64, seed=0, grad_accum=2, num_devices=2, growing=growing)
     found = list(islice(batches, 120))
     sizes, lengths = [2 * len(batch) for batch in found], [batch[0][1] for batch in found]  # over two devices

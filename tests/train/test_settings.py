@@ -17,7 +17,7 @@ from ckptgrow.data.preparation import prepare
 from ckptgrow.errors import RequestError
 from ckptgrow.planning.rates_by_size import lr_for_size, lr_of_gpt3
 from ckptgrow.state.train_schedule import KINDS
-from ckptgrow.train.order import Growing
+from ckptgrow.train.order import GrowingBatches
 from ckptgrow.train.remarks import remarks
 from ckptgrow.train.saving import checkpoints_in
 from ckptgrow.train.settings import TrainSettings, settings_for
@@ -160,7 +160,9 @@ def test_a_run_that_goes_on_with_another_accumulation_sees_the_same_data(
 
 
 def test_sizes_that_never_stop_growing_are_told() -> None:
-    settings = TrainSettings(**WHERE, train_steps=10, warmup_steps=1, growing=Growing(10 * 32 * 512 + 1, 10 * 32 * 512))
+    settings = TrainSettings(
+        **WHERE, train_steps=10, warmup_steps=1, growing=GrowingBatches(10 * 32 * 512 + 1, 10 * 32 * 512)
+    )
     (said,) = remarks(settings, {"warmup_steps": 1}, {"warmup_steps": 1}, None)
     assert said.startswith("batch size: grows over 163,841 tokens, and the run has 163,840 at most")
 

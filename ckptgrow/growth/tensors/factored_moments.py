@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from ckptgrow.growth.tensors.fresh_entries import Averaged
-from ckptgrow.growth.tensors.grown_tensors import Grown
+from ckptgrow.growth.tensors.grown_tensors import Gathered
 from ckptgrow.spaces.gather import Gather, GrownAxis, TensorGrowth
 from ckptgrow.spaces.growth import identity
 from ckptgrow.storage.tensors import Held, LazyTensor, whole
@@ -60,7 +60,7 @@ class GrownFactor:
         return self._grown(whole(self.old).double() * share, self.gather).to(self.dtype)
 
     def _grown(self, tensor: torch.Tensor, gather: Gather) -> torch.Tensor:
-        grown = Averaged(Held(tensor), gather) if self.filled else Grown(Held(tensor), gather)
+        grown = Averaged(Held(tensor), gather) if self.filled else Gathered(Held(tensor), gather)
         return whole(grown)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import torch
 
@@ -16,21 +15,29 @@ from ckptgrow.spaces.split import Split
 from ckptgrow.storage.tensors import LazyTensor, Repeated, chunks, num_elements
 
 
-class Guard(Protocol):
-    """What stands between the old tensors and the growth."""
+@dataclass(frozen=True, eq=False)
+class Own:
+    """An old tensor's rows as a tensor of its own: what is one object is one tensor in a file, as tied weights are."""
 
-    def __call__(self, old: LazyTensor, where: str) -> LazyTensor:
-        """The tensor that growth may read; `where` is its place for messages."""
-        ...
+    old: LazyTensor
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See LazyTensor."""
+        return self.old.shape
 
-def unguarded(old: LazyTensor, where: str) -> LazyTensor:
-    """No check at all."""
-    return old
+    @property
+    def dtype(self) -> torch.dtype:
+        """See LazyTensor."""
+        return self.old.dtype
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See LazyTensor."""
+        return self.old.rows(start, stop)
 
 
 @dataclass(frozen=True, eq=False)
-class Grown:
+class Gathered:
     """A tensor's growth by one gather."""
 
     old: LazyTensor
@@ -54,8 +61,8 @@ class Grown:
 def gathered(old: LazyTensor, gather: Gather) -> LazyTensor:
     """A tensor's growth by one gather, its rows made once where they repeat."""
     if gather.num_repeats == 1:
-        return Grown(old, gather)
-    return Repeated(Grown(old, gather.once), gather.num_repeats)
+        return Gathered(old, gather)
+    return Repeated(Gathered(old, gather.once), gather.num_repeats)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,20 +11,19 @@ factors that the optimizer builds in the grown model; where copies are uneven, t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from ckptgrow.errors import OptimizerError
-from ckptgrow.growth.parameters import Descent
-from ckptgrow.growth.request import FreshMoments
+from ckptgrow.growth.growing import Growing
+from ckptgrow.growth.lineage import Descent
 from ckptgrow.growth.tensors.factored_moments import grown_factor
 from ckptgrow.growth.tensors.fresh_entries import Averaged
-from ckptgrow.growth.tensors.grown_tensors import Guard, Scaled, gathered
+from ckptgrow.growth.tensors.grown_tensors import Own, Scaled, gathered
 from ckptgrow.growth.training.optimizer_table import Entry, row_of
 from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.spaces.gather import Gather, TensorGrowth
@@ -35,98 +34,87 @@ LARGEST_STEP = 2.0**53  # the last whole number that a float64 counts up to
 
 
 @dataclass(frozen=True)
-class StepClock:
-    """The optimizer's own clock (bias correction) after growth: set back to `limit` where that is earlier."""
-
-    limit: int | None
-
-    def new(self, step: float) -> float:
-        """A parameter's step in the grown state; it never pretends to have seen more gradients than it has."""
-        return step if self.limit is None else min(step, self.limit)
-
-
-@dataclass(frozen=True)
 class _Context:
     """What the growth of one parameter's record depends on."""
 
-    one: Descent
+    descent: Descent
     record: Mapping[str, Any]
     options: Mapping[str, Any]
-    clock: StepClock
+    growing: Growing
     sizes: WeightSizes
-    guard: Callable[[LazyTensor, str], LazyTensor]
-    fresh_moments: FreshMoments
     where: str  # with {} for the entry
 
     @property
-    def is_fresh(self) -> bool:
-        return self.one.layer.kind in ("zero-output", "zero-norm")
+    def fills(self) -> bool:
+        """Whether second moments of entries that copy nothing are means of old ones."""
+        return self.descent.growth.has_fresh and self.growing.request.fresh_moments == "mean"
 
-    def partner(self, key: str) -> LazyTensor:
-        return self.guard(self.record[key], key)
+    def step(self, old: float) -> float:
+        """The parameter's own clock (bias correction) in the grown state; it never pretends to have seen more gradients
+        than it has.
+        """
+        if self.descent.is_in_new_layer:
+            return 0
+        limit = self.growing.step
+        return min(old, limit) if self.growing.moves and limit is not None else old
 
 
-def grown_state(
-    state: OptimizerState,
-    lineage: Sequence[Descent],
-    sizes: WeightSizes,
-    clock: StepClock,
-    where: str,
-    guard: Guard,
-    fresh_moments: FreshMoments,
-) -> OptimizerState:
+def grown_state(state: OptimizerState, growing: Growing, sizes: WeightSizes, where: str) -> OptimizerState:
     """The grown optimizer state: the same groups, their parameters in the grown model's order.
 
     Raises OptimizerError for an optimizer, or an entry of a record, that no row of the table knows.
     """
-    children: dict[str, list[Descent]] = {}
-    for one in lineage:
-        children.setdefault(one.old.name, []).append(one)
-    position = {one.name: index for index, one in enumerate(lineage)}
-    old_position = {one.old.name: index for index, one in reversed(list(enumerate(lineage)))}
+    order = _Order.of(growing.lineage)
     groups: list[ParameterGroup] = []
     records: dict[str, dict[str, Any]] = {}
     for old_group in state.groups:
         entries = row_of(state, old_group, where).entries
-        group = _grown_group(old_group, children, position, old_position)
+        group = order.grown(old_group)
         groups.append(group)
-        for one in (lineage[position[name]] for name in group.names):
-            record = state.state.get(one.old.name)
+        for descent in (growing.descent_of[name] for name in group.names):
+            record = state.state.get(descent.old.name)
             if record is not None:
-                guarded = partial(_guarded, guard, f"{where}: {{}} of {one.old.name}")
-                place = f"{where}: {{}} of {one.old.name}"
-                context = _Context(one, record, group.options, clock, sizes, guarded, fresh_moments, place)
-                records[one.name] = {key: _grown_entry(entries, key, value, context) for key, value in record.items()}
+                place = f"{where}: {{}} of {descent.old.name}"
+                context = _Context(descent, record, group.options, growing, sizes, place)
+                records[descent.name] = {key: _grown_entry(entries, key, context) for key in record}
     return replace(state, groups=tuple(groups), state=records)
 
 
-def _guarded(guard: Guard, place: str, tensor: LazyTensor, key: str) -> LazyTensor:
-    return guard(tensor, place.format(key))
+@dataclass(frozen=True)
+class _Order:
+    """The grown model's parameters by the old ones' names, and both models' orders."""
+
+    children: Mapping[str, Sequence[str]]
+    old: Mapping[str, int]
+    new: Mapping[str, int]
+
+    @classmethod
+    def of(cls, lineage: Sequence[Descent]) -> _Order:
+        children: dict[str, list[str]] = {}
+        for descent in lineage:
+            children.setdefault(descent.old.name, []).append(descent.name)
+        old = {descent.old.name: index for index, descent in reversed(list(enumerate(lineage)))}
+        return cls(children, old, {descent.name: index for index, descent in enumerate(lineage)})
+
+    def grown(self, group: ParameterGroup) -> ParameterGroup:
+        """Groups in model order stay so; others keep their order, new layers' parameters following their source's."""
+        names = [child for name in group.names for child in self.children[name]]
+        if list(group.names) == sorted(group.names, key=self.old.__getitem__):
+            names.sort(key=self.new.__getitem__)
+        return replace(group, names=tuple(names))
 
 
-def _grown_group(
-    group: ParameterGroup,
-    children: Mapping[str, Sequence[Descent]],
-    position: Mapping[str, int],
-    old_position: Mapping[str, int],
-) -> ParameterGroup:
-    """Groups in model order stay so; others keep their order, new layers' parameters following their source's."""
-    names = [child.name for name in group.names for child in children[name]]
-    if list(group.names) == sorted(group.names, key=old_position.__getitem__):
-        names.sort(key=position.__getitem__)
-    return ParameterGroup(group.options, tuple(names), group.has_param_names)
-
-
-def _grown_entry(entries: Mapping[str, Entry], key: str, value: Any, context: _Context) -> Any:
-    entry, growth = entries[key], context.one.growth
+def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> Any:
+    entry, value, growth = entries[key], context.record[key], context.descent.growth
     if entry == "step":
         if not 0 <= _float(value) < LARGEST_STEP:
             raise OptimizerError(f"{context.where.format(key)} is {_float(value)}, expected a count of steps")
-        return _number(value, 0 if context.is_fresh else context.clock.new(_float(value)))
+        return _number(value, context.step(_float(value)))
     if entry == "momentum product":
         return _number(value, _momentum_product(value, context))
     if entry == "weight size":
-        return _number(value, 0 if context.is_fresh else _float(value) * context.sizes.ratio(context.one))
+        ratio = 0.0 if context.descent.is_in_new_layer else context.sizes.ratio(context.descent)
+        return _number(value, _float(value) * ratio)
     if value is None:
         return None  # a momentum that has seen no gradient
     if not is_lazy(value) or not value.dtype.is_floating_point:
@@ -134,19 +122,17 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, value: Any, context: _C
             f"{context.where.format(key)} is {str(value)[:40]}, expected a tensor of floating-point numbers; leave the "
             "optimizer out with --reset optimizer"
         )
-    if context.is_fresh:
+    if context.descent.is_in_new_layer:
         shape = value.shape if growth.is_identity else growth.gradient.shape
         return Zeros(shape, value.dtype)
-    guarded = context.guard(value, key)
     if growth.is_identity:
-        return guarded
-    filled = growth.has_fresh and context.fresh_moments == "mean"
+        return Own(value)
     if entry in ("row", "column"):
         other = next(name for name, kind in entries.items() if kind in ("row", "column") and name != key)
-        return grown_factor(entry, guarded, context.partner(other), growth, filled=filled)
-    if filled and entry == "square":
-        return Averaged(guarded, growth.square)
-    grown = gathered(guarded, _gather(entry, growth))
+        return grown_factor(entry, value, context.record[other], growth, filled=context.fills)
+    if context.fills and entry == "square":
+        return Averaged(value, growth.square)
+    grown = gathered(value, _gather(entry, growth))
     return Scaled(grown, _update_ratio(context)) if entry == "update" else grown
 
 
@@ -164,13 +150,13 @@ def _gather(entry: Literal["gradient", "square", "magnitude", "direction", "upda
 
 def _update_ratio(context: _Context) -> float:
     """How much larger an unchanged learning rate's updates are: Adafactor's may scale with the weight."""
-    return context.sizes.ratio(context.one) if context.options.get("scale_parameter") else 1.0
+    return context.sizes.ratio(context.descent) if context.options.get("scale_parameter") else 1.0
 
 
 def _momentum_product(value: Any, context: _Context) -> float:
     """NAdam's Π μ_t, μ_t = β₁ (1 − ½ · 0.96^(t ψ)), at the step that the record is set to."""
     old_step = _float(context.record["step"])
-    step = 0 if context.is_fresh else context.clock.new(old_step)
+    step = context.step(old_step)
     if step == old_step:
         return _float(value)
     beta, decay = _float(context.options["betas"][0]), _float(context.options["momentum_decay"])

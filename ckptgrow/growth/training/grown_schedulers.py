@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -166,11 +166,6 @@ def clock_at(raw: Raw, steps: tuple[int, int], where: str) -> int:
             f"number, expected a --step that is a multiple of {old // math.gcd(clock, old)}; choose one, or {WAYS_OUT}"
         )
     return new * clock // old
-
-
-def with_schedule(state: OptimizerState, scheduled: Scheduled) -> OptimizerState:
-    """The optimizer with its groups at the schedule's step."""
-    return replace(state, groups=scheduled.groups(state))
 
 
 def _like(old: Any, new: Any) -> Any:

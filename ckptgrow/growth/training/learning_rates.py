@@ -29,12 +29,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from ckptgrow.errors import OptimizerError
-from ckptgrow.growth.parameters import Descent
+from ckptgrow.growth.growing import Growing
+from ckptgrow.growth.lineage import Descent
 from ckptgrow.growth.tensors.grown_tensors import Scaled
 from ckptgrow.growth.training.optimizer_table import Row, is_coupled, row_of
 from ckptgrow.growth.training.sides import Sides
@@ -42,7 +43,6 @@ from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
 from ckptgrow.storage.tensors import Held, is_lazy, whole
 
-LrRule = Literal["keep", "mup"]
 LR_OPTIONS = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
 SAME = 1e-6  # of root mean squares in float32 weights
 
@@ -67,15 +67,14 @@ class Origin:
 
 
 def with_rates(
-    state: OptimizerState, lineage: Sequence[Descent], sizes: WeightSizes, rule: LrRule, where: str
+    state: OptimizerState, growing: Growing, sizes: WeightSizes, where: str
 ) -> tuple[OptimizerState, tuple[Origin, ...]]:
-    """The grown optimizer's groups under a rule, and each group's origin (for the schedulers).
+    """The grown optimizer's groups under the asked rule, and each group's origin (for the schedulers).
 
     Raises OptimizerError for an optimizer, RequestError for a growth, for which `mup` has no rule.
     """
-    if rule == "keep":
+    if growing.request.lr_rule == "keep":
         return state, tuple(Origin(index, 1.0) for index in range(len(state.groups)))
-    descent_of = {one.name: one for one in lineage}
     groups: list[ParameterGroup] = []
     origins: list[Origin] = []
     records = dict(state.state)
@@ -83,7 +82,7 @@ def with_rates(
         row = row_of(state, group, where)
         parts: dict[Ratio, list[str]] = {}
         for name in group.names:
-            ratio = _ratio(row, group.options, descent_of[name], sizes, where)
+            ratio = _ratio(row, group.options, growing.descent_of[name], sizes, where)
             if "beta2_decay" in group.options:
                 _check_bound(group.options, records.get(name, {}), ratio.lr, f"{where}: {name}")
             parts.setdefault(ratio, []).append(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ckptgrow.growth.parameters import Descent
+from ckptgrow.growth.lineage import Descent
 from ckptgrow.growth.tensors.grown_tensors import root_mean_square
 from ckptgrow.storage.tensors import LazyTensor
 

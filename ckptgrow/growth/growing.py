@@ -1,0 +1,106 @@
+"""A checkpoint while it grows: what every part of growth needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ckptgrow.errors import RequestError
+from ckptgrow.families.family import Family
+from ckptgrow.growth.lineage import Descent, descents
+from ckptgrow.growth.operator import Operator
+from ckptgrow.growth.request import StateRequest
+from ckptgrow.growth.tensors.grown_tensors import Finite
+from ckptgrow.state.opening import TrainingState, open_state
+from ckptgrow.state.optimizer_state import OptimizerState
+from ckptgrow.storage.fingerprint import Fingerprint
+from ckptgrow.storage.tensors import LazyTensor, is_lazy
+
+LATEST_STEP = 10**7  # schedules are run up to it
+OperatorFor = Callable[[Family, Mapping[str, Any], str], Operator]
+
+
+@dataclass(frozen=True, eq=False)
+class Growing:
+    """The checkpoint as it was, its records checked for numbers that are none where they are read; the operator; what
+    the user asks besides; the schedule step to go on from; every new tensor with the old one that it comes from.
+
+    `fingerprint` hashes the old tensors as they go by.
+    """
+
+    old: TrainingState
+    operator: Operator
+    request: StateRequest
+    step: int | None
+    lineage: tuple[Descent, ...]
+    fingerprint: Fingerprint
+
+    @property
+    def where(self) -> str:
+        """The old checkpoint's place, for messages."""
+        return self.old.where
+
+    @property
+    def moves(self) -> bool:
+        """Whether the schedule goes on from another step."""
+        return self.step != self.old.checkpoint.global_step
+
+    @cached_property
+    def tensors(self) -> Mapping[str, LazyTensor]:
+        """The old file's tensors as growth may read them: hashed, and weights refused where they are not finite."""
+        hashed = self.fingerprint.tensors
+        if self.request.allow_nonfinite:
+            return hashed
+        buffers = {one.name for one in self.old.claim.tensors if one.is_buffer}
+        checked = {id(one): Finite(one, f"{self.where}: tensor {name}") for name, one in reversed(list(hashed.items()))}
+        return {name: one if name in buffers else checked[id(one)] for name, one in hashed.items()}
+
+    @cached_property
+    def descent_of(self) -> Mapping[str, Descent]:
+        """Every new tensor's descent, by its name."""
+        return {one.name: one for one in self.lineage}
+
+
+def opened(source: Path, operator_for: OperatorFor, request: StateRequest) -> Growing:
+    """Reads and understands a checkpoint that is to grow, and all that is asked of it.
+
+    Raises a CkptgrowError for what does not fit, in the checkpoint or in the request.
+    """
+    old = open_state(
+        source, config=request.config, drop=request.drop, param_order=request.param_order, reset=request.reset
+    )
+    operator = operator_for(old.family, old.config, str(source))
+    if not request.allow_nonfinite:
+        states = enumerate(old.optimizers)
+        old = replace(old, optimizers=tuple(_checked(one, f"{source}: optimizer {index}") for index, one in states))
+    step = _new_step(old.checkpoint.global_step, request, operator.rho)
+    return Growing(old, operator, request, step, descents(old.claim, operator), Fingerprint(old.stored))
+
+
+def _checked(state: OptimizerState, where: str) -> OptimizerState:
+    """An optimizer whose records' tensors are refused where they are not finite."""
+    return replace(
+        state,
+        state={
+            name: {
+                key: Finite(value, f"{where}: {key} of {name}")
+                if is_lazy(value) and value.shape and value.dtype.is_floating_point
+                else value
+                for key, value in record.items()
+            }
+            for name, record in state.state.items()
+        },
+    )
+
+
+def _new_step(old: int | None, request: StateRequest, rho: float) -> int | None:
+    if request.step == "keep":
+        return old
+    if old is None:
+        raise RequestError(f"--step {request.step}: the checkpoint has no global step to move")
+    if request.step != "auto" and request.step > LATEST_STEP:
+        raise RequestError(f"--step {request.step}: expected a step up to {LATEST_STEP}")
+    return round(old / rho) if request.step == "auto" else request.step

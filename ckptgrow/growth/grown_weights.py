@@ -1,0 +1,89 @@
+"""The grown model's weights: how each is made, as the module has them and as the file keeps them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ckptgrow.growth.growing import Growing
+from ckptgrow.growth.lineage import Descent
+from ckptgrow.growth.operator import Operator
+from ckptgrow.growth.tensors.fresh_entries import Padded
+from ckptgrow.growth.tensors.grown_tensors import Dealt, Filled, Offset, Own, Separated, gathered
+from ckptgrow.spaces.split import split_for
+from ckptgrow.storage.tensors import LazyTensor, Zeros
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Grown tensors by name: `in_module` has whole what `in_file` may hold in pieces; tied ones are the same object."""
+
+    in_module: dict[str, LazyTensor]
+    in_file: dict[str, LazyTensor]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a weight is made from: the old tensor, the one whose size noise is measured by, and whose random draws it
+    gets: the whole parameter's, of which a piece has the rows from `first_row` on.
+    """
+
+    old: LazyTensor
+    measure: LazyTensor
+    name: str
+    first_row: int = 0
+
+
+def grown_weights(growing: Growing) -> Weights:
+    """The grown model's tensors, made when the writer asks for their rows."""
+    in_module = _in_module(growing)
+    return Weights(in_module, _in_file(growing, in_module))
+
+
+def _in_module(growing: Growing) -> dict[str, LazyTensor]:
+    """The grown model's state dict; a tied head is its embedding's very tensor."""
+    claim, tensors = growing.old.claim, growing.old.pieces.joined(growing.tensors)
+    grown: dict[str, LazyTensor] = {}
+    measures = {one.canonical: tensors[one.name] for one in reversed(claim.tensors)}  # the model's own, the first
+    for one in growing.lineage:
+        if one.old.name in claim.tied:
+            continue
+        old, name = tensors[one.old.name], one.old.canonical
+        made = Own(old) if one.old.is_buffer else _weight(one, growing.operator, _Source(old, measures[name], name))
+        grown[one.name] = made
+    return {one.name: grown[claim.tied.get(one.old.name, one.name)] for one in growing.lineage}
+
+
+def _in_file(growing: Growing, in_module: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """The grown tensors as the file keeps them: what it holds in pieces grows piece by piece."""
+    operator = growing.operator
+    written: dict[str, LazyTensor] = {}
+    for one in growing.lineage:
+        parts = growing.old.pieces.of(one.old.name)
+        if not parts:
+            written[one.name] = in_module[one.name]
+        first_row = 0
+        for part in parts:
+            old = growing.tensors[part.name]
+            piece = Descent(part.name_in(one.index), part, operator.tensor_growth(part), one.layer, one.index)
+            written[piece.name] = _weight(piece, operator, _Source(old, old, one.old.canonical, first_row))
+            first_row += piece.growth.axes[0].growth.num_new
+    return written
+
+
+def _weight(one: Descent, operator: Operator, source: _Source) -> LazyTensor:
+    old, gather = source.old, one.growth.weight(operator.block_weights)
+    if one.is_zero:
+        value = -one.old.layout.offset
+        return Filled(gather.shape, old.dtype, value) if value else Zeros(gather.shape, old.dtype)
+    if one.growth.is_identity:
+        return Own(old)
+    if one.growth.has_fresh:
+        return Padded(old, one.growth, operator.seed, one.old.canonical)
+    if one.old.layout.offset:
+        return Offset(old, gather, one.old.layout.offset)
+    if operator.separate == "split":
+        split = split_for(one.growth, seed=operator.seed, name=source.name, first_row=source.first_row)
+        return gathered(old, gather) if split is None else Dealt(old, split)
+    if operator.separate == "none":
+        return gathered(old, gather)
+    return Separated(old, one.growth, gather, operator.noise, operator.seed, one.old.canonical, source.measure)

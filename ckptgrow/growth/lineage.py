@@ -1,0 +1,83 @@
+"""Who comes from whom: every new tensor in the grown model's order, with the old one that it is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ckptgrow.growth.operator import Operator, is_zero_in
+from ckptgrow.spaces.gather import TensorGrowth
+from ckptgrow.spaces.layers import Layer
+from ckptgrow.state.claim import Claim, Claimed
+
+UNCHANGED = Layer(0, "old")
+
+
+@dataclass(frozen=True)
+class Descent:
+    """One new tensor: its name, the old tensor that it comes from, how that grows, what its layer is and its number."""
+
+    name: str
+    old: Claimed
+    growth: TensorGrowth
+    layer: Layer
+    index: int = 0
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether the new tensor is zero because its layer is an identity."""
+        return is_zero_in(self.layer.kind, self.old)
+
+    @property
+    def is_in_new_layer(self) -> bool:
+        """Whether its layer is an identity, which has seen no gradient yet."""
+        return self.layer.kind in ("zero-output", "zero-norm")
+
+    @property
+    def module_name(self) -> str:
+        """What the module calls it, behind the prefix of the file."""
+        return self.old.module_name(None if self.old.layer is None else self.index)
+
+
+def descents(claim: Claim, operator: Operator) -> tuple[Descent, ...]:
+    """All new tensors in model order: layers in the new stack's order, the rest where it was."""
+    return tuple(
+        Descent(name, old, operator.tensor_growth(old), layer, index)
+        for name, old, layer, index in _ordered(claim.tensors, operator)
+    )
+
+
+def _ordered(tensors: Sequence[Claimed], operator: Operator) -> Iterator[tuple[str, Claimed, Layer, int]]:
+    stacks: dict[str, dict[int, list[Claimed]]] = {}
+    inset = _inset(tensors)
+    for one in tensors:
+        place = inset.get(one.name, one)
+        if place.layer is not None:
+            stacks.setdefault(_stack(place), {}).setdefault(place.layer, []).append(one)
+    for one in tensors:
+        if one.name in inset:
+            continue
+        if one.layer is None:
+            yield one.name, one, UNCHANGED, 0
+        elif (stack := stacks.pop(_stack(one), None)) is not None:
+            for index, layer in enumerate(operator.layers):
+                for member in stack.get(layer.source, ()):  # stacks may differ in depth
+                    if member.layer is not None:
+                        yield member.name_in(index), member, layer, index
+                    elif layer.kind == "old":
+                        yield member.name, member, UNCHANGED, index
+
+
+def _inset(tensors: Sequence[Claimed]) -> dict[str, Claimed]:
+    """Tensors of one layer alone (T5's relative positions), by their neighbour: their place is among its tensors."""
+    neighbours = zip(tensors, tensors[1:], tensors[2:], strict=False)
+    return {
+        one.name: before
+        for before, one, after in neighbours
+        if one.layer is None and before.layer is not None and before.layer == after.layer
+        if _stack(before) == _stack(after)
+    }
+
+
+def _stack(one: Claimed) -> str:
+    return one.prefix + one.pattern.partition("{layer}")[0]
