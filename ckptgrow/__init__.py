@@ -17,6 +17,17 @@ from ckptgrow.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from ckptgrow.conversion import Converted, convert
+    from ckptgrow.errors import (
+        CheckpointError,
+        CkptgrowError,
+        ClaimError,
+        ConfigError,
+        DataError,
+        MissingDependencyError,
+        OptimizerError,
+        RequestError,
+        UnsafePickleError,
+    )
     from ckptgrow.growth.deepening import depth
     from ckptgrow.growth.request import GrowthResult, StateRequest
     from ckptgrow.growth.widening import width
@@ -25,10 +36,19 @@ if TYPE_CHECKING:
     from ckptgrow.verification.report import VerifyReport
 
 __all__ = [
+    "CheckpointError",
+    "CkptgrowError",
+    "ClaimError",
+    "ConfigError",
     "Converted",
+    "DataError",
     "GrowthResult",
     "Inspection",
+    "MissingDependencyError",
+    "OptimizerError",
+    "RequestError",
     "StateRequest",
+    "UnsafePickleError",
     "VerifyReport",
     "VerifySettings",
     "convert",
@@ -39,6 +59,15 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CheckpointError": "ckptgrow.errors",
+    "CkptgrowError": "ckptgrow.errors",
+    "ClaimError": "ckptgrow.errors",
+    "ConfigError": "ckptgrow.errors",
+    "DataError": "ckptgrow.errors",
+    "MissingDependencyError": "ckptgrow.errors",
+    "OptimizerError": "ckptgrow.errors",
+    "RequestError": "ckptgrow.errors",
+    "UnsafePickleError": "ckptgrow.errors",
     "Converted": "ckptgrow.conversion",
     "convert": "ckptgrow.conversion",
     "depth": "ckptgrow.growth.deepening",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import typer
 
+from ckptgrow.commands._spelling import spelled
+from ckptgrow.commands._values import not_among
 from ckptgrow.commands.convert import convert
 from ckptgrow.commands.data import data
 from ckptgrow.commands.depth import depth
@@ -20,7 +23,7 @@ from ckptgrow.commands.plan.plan_app import plan
 from ckptgrow.commands.train import train
 from ckptgrow.commands.verify import verify
 from ckptgrow.commands.width import width
-from ckptgrow.errors import CkptgrowError
+from ckptgrow.errors import CkptgrowError, RequestError
 
 EXIT_DONE, EXIT_DIFFERENT, EXIT_WRONG = 0, 1, 2
 
@@ -77,7 +80,9 @@ def _refused(error: BaseException) -> int:
         case typer.Exit():
             return error.exit_code
         case CkptgrowError():
-            return _refuse(str(error))
+            return _refuse(spelled(error.message))
+        case typer.BadParameter() if (wrong := _wrong_choice(error)) is not None:
+            return _refuse(wrong.message)
         case typer.exceptions.TyperException():
             return _refuse(f"{' '.join(error.format_message().split())} (see ckptgrow --help)")
         case BrokenPipeError():
@@ -94,6 +99,15 @@ def _refused(error: BaseException) -> int:
                 f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; the input is malformed, or "
                 f"this is a fault of ckptgrow: run it again with {TRACEBACK}=1 and report what it shows"
             )
+
+
+def _wrong_choice(error: typer.BadParameter) -> RequestError | None:
+    """Typer's error of a value that is none of a few, in the words of all other refusals."""
+    found = re.search(r"""(['"])(.*)\1 is not one of ('.*')\.$""", error.message)
+    if found is None or error.param is None:
+        return None
+    option = next((name for name in error.param.opts if name.startswith("--")), error.param.opts[0])
+    return not_among(option, found[2], [word.strip("'") for word in found[3].split(", ")])
 
 
 def _signal_behind(error: BaseException | None) -> int | None:

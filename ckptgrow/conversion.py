@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ckptgrow.choices import Target, words_of
 from ckptgrow.distributed import processes
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.carried_files import Carried
@@ -21,7 +22,6 @@ from ckptgrow.state.opening import TrainingState, open_state
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
 from ckptgrow.storage.tensors import LazyTensor, num_elements
 
-TARGETS = ("lightning", "huggingface", "dcp")
 LIKE_LIGHTNING = ("lightning", "dcp")  # both hold Lightning's keys
 PREFIX = "model."  # what a LightningModule calls its model, most often
 LIGHTNING_VERSION = "2.5.0"  # whose layout of `loops` is written; later ones read it
@@ -40,7 +40,7 @@ class Converted:
 def convert(
     source: str | Path,
     target: str | Path,
-    to: str,
+    to: Target,
     *,
     config: Path | None = None,
     drop: Sequence[str] = (),
@@ -55,8 +55,8 @@ def convert(
     `prefix` is put before the model's names in Lightning's kinds. Raises RequestError for an unknown kind,
     CkptgrowError for what is wrong with the source.
     """
-    if to not in TARGETS:
-        raise RequestError(f"--to {to}: expected {', '.join(TARGETS)}")
+    if to not in words_of(Target):
+        raise RequestError(f"⟦to {to}⟧: expected {', '.join(words_of(Target))}")
     check_output(Path(source), Path(target), force=force)
     processes().wait()  # all have looked before one writes
     state = open_state(Path(source), config=config, drop=drop, param_order=param_order)

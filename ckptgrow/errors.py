@@ -9,18 +9,73 @@ CkptgrowError
 ├── ConfigError         an architecture's config is missing or contradicts the tensors
 ├── DataError           training, evaluation or curve data that cannot be used
 └── MissingDependencyError   an extra of the package is not installed
+
+Messages name options by their Python names between ⟦ and ⟧, a value behind the name: "use ⟦how pad⟧". Who calls from
+Python reads `use how="pad"`; the commands write `use --how pad` (`commands._spelling`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+
+OPTION = re.compile(r"⟦([a-z0-9_]+)(?: ([^⟧]*))?⟧")
+SWITCHES = ("force", "allow_nonfinite")  # given or not, without a value
+SEVERAL = ("reset", "drop", "layers")  # of which there may be several values
+_BARE = re.compile(r"[A-Z]+|-?[\d.]+(?:e[+-]?\d+)?")  # what stands for a value, as N; numbers
+
+
+class Message(str):
+    """A sentence that may name options: as text in Python's words, and `marked` for those who write them otherwise.
+
+    >>> print(Message("use ⟦how pad⟧, or ⟦reset optimizer⟧"))
+    use how="pad", or reset=("optimizer",)
+    """
+
+    marked: str
+
+    def __new__(cls, marked: str) -> Message:
+        """From a text with marks, or from another message."""
+        text = marked.marked if isinstance(marked, Message) else marked
+        made = super().__new__(cls, with_options(text, _in_python))
+        made.marked = text
+        return made
+
+
+def with_options(marked: str, spell: Callable[[str, str | None], str]) -> str:
+    """A text with its options spelled: `spell` gets a name and the value, if there is one."""
+    return OPTION.sub(lambda found: spell(found[1], found[2]), marked)
+
+
+def _in_python(name: str, value: str | None) -> str:
+    if value is None:
+        return f"{name}=True" if name in SWITCHES else name
+    if name not in SEVERAL:
+        return f"{name}={_quoted(value)}"
+    values = [_quoted(one.strip()) for one in value.split(",")]
+    return f"{name}=({', '.join(values)}{',' * (len(values) == 1)})"
+
+
+def _quoted(value: str) -> str:
+    return value if _BARE.fullmatch(value) else f'"{value}"'
 
 
 class CkptgrowError(Exception):
-    """Base of all errors that a user can cause and mend; commands turn them into one line and exit 2."""
+    """Base of all errors that a user can cause and mend; commands turn them into one line and exit 2.
+
+    `option`: the Python name of the option that is wrong, where it is one.
+    """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        marked = message.marked if isinstance(message, Message) else message
+        self.message = Message(" ".join(marked.split()))
+        super().__init__(self.message)
+
+    @property
+    def option(self) -> str | None:
+        """The option that the message begins with."""
+        found = OPTION.match(self.message.marked)
+        return found and found[1]
 
 
 class RequestError(CkptgrowError):

@@ -17,6 +17,7 @@ from ckptgrow.formats.left_behind import state_in
 from ckptgrow.state.architecture import architecture
 from ckptgrow.state.claim import Claim, unclaimed_names
 from ckptgrow.state.opening import named_optimizers
+from ckptgrow.state.optimizer_kinds import name_of
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup, without_record
 from ckptgrow.state.pieces import pieces_in
 from ckptgrow.state.sizes import num_layers, sizes_of
@@ -26,17 +27,6 @@ from ckptgrow.storage.dcp_io.dcp_pieces import Pieced
 from ckptgrow.storage.fingerprint import Fingerprint
 from ckptgrow.storage.tensors import LazyTensor, num_elements
 from ckptgrow.storage.tree import tensors_in
-
-# Options that only one optimizer has.
-TELLING = (
-    ("momentum_decay", "NAdam"),
-    ("lr_decay", "Adagrad"),
-    ("alpha", "RMSprop"),
-    ("ns_coefficients", "Muon"),
-    ("beta2_decay", "Adafactor"),
-    ("decay_rate", "Adafactor"),
-    ("dampening", "SGD"),
-)
 
 
 @dataclass(frozen=True)
@@ -122,7 +112,7 @@ def _architecture(
     try:
         return architecture(checkpoint, config)
     except ConfigError as error:
-        problems.append(str(error))
+        problems.append(error.message)
         return None, dict(checkpoint.config) if checkpoint.config else None
 
 
@@ -137,7 +127,7 @@ def _claimed(
         fields, claimed = claim_tensors(family, fields, checkpoint.tensors, str(checkpoint.path))
         return fields, claimed.in_module_order() if checkpoint.order == "module" else claimed, []
     except (ClaimError, ConfigError) as error:
-        problems.append(str(error))
+        problems.append(error.message)
         return fields, None, unclaimed_names(family, fields, shapes, str(checkpoint.path))
 
 
@@ -166,8 +156,8 @@ def _optimizer(checkpoint: Checkpoint, claimed: Claim | None, problems: list[str
     try:
         states = named_optimizers(checkpoint, claimed)
     except OptimizerError as error:
-        problems.append(str(error))
-        return {**_told(_numbered(checkpoint), None), "unmatched": str(error)}
+        problems.append(error.message)
+        return {**_told(_numbered(checkpoint), None), "unmatched": error.message}
     return _told(states, without_record(states, [one.name for one in claimed.parameters]))
 
 
@@ -207,18 +197,9 @@ def _told(states: Sequence[OptimizerState], unrecorded: list[str] | None) -> dic
 
 
 def _optimizer_name(state: OptimizerState) -> str:
-    options = state.groups[0].options if state.groups else {}
-    name = next((name for option, name in TELLING if option in options), None)
-    if name is not None or "betas" not in options:
-        return name or "unknown"
-    if "eps" not in options:
-        return "Lion"
-    if "exp_inf" in state.state_keys:
-        return "Adamax"
-    if "amsgrad" not in options and "decoupled_weight_decay" in options:
-        return "RAdam"
-    name = "Adam" if options.get("decoupled_weight_decay") is False else "AdamW"
-    return f"{name} (amsgrad)" if options.get("amsgrad") else name
+    has_amsgrad = bool(state.groups) and state.groups[0].options.get("amsgrad")
+    name = name_of(state) or "unknown"
+    return f"{name} (amsgrad)" if has_amsgrad else name
 
 
 def _is_plain(value: object) -> bool:

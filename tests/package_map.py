@@ -28,7 +28,7 @@ ROWS = (
     ("families", "formats"),
     ("storage", "data"),
     ("spaces", "distributed"),
-    ("errors", "progress", "version"),
+    ("choices", "errors", "progress", "version"),
 )
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
 

@@ -7,25 +7,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from ckptgrow.choices import Part, StepWord, words_of
 from ckptgrow.commands._screen import Advance, Screen
-from ckptgrow.commands._values import chosen
+from ckptgrow.commands._spelling import spelled
+from ckptgrow.commands._values import chosen_by_commas
 from ckptgrow.errors import RequestError
 
 if TYPE_CHECKING:
-    from ckptgrow.growth.request import GrowthResult, Part, StepChoice
+    from ckptgrow.growth.request import GrowthResult, StepChoice
 
 TRAPPED = (
     "the grown model is trapped: its copies get equal gradients and stay equal for ever, so it computes nothing the "
     "small one could not. Train with dropout, or grow with --separate split (changes no output)"
 )
-LR_RULES = ("keep", "mup")
-RESETTABLE = ("optimizer", "schedule")
 
 
 def step_choice(value: str) -> StepChoice:
     """`keep`, `auto`, or a number of steps from 0."""
-    if value in ("keep", "auto"):
-        return cast("StepChoice", value)
+    if value in words_of(StepWord):
+        return cast("StepWord", value)
     try:
         step = int(value)
     except ValueError as error:
@@ -37,10 +37,7 @@ def step_choice(value: str) -> StepChoice:
 
 def reset_parts(value: str) -> tuple[Part, ...]:
     """Parts by commas; raises RequestError for unknown ones."""
-    parts = tuple(part.strip() for part in value.split(",") if part.strip())
-    for part in parts:
-        chosen("--reset", part, RESETTABLE)
-    return cast("tuple[Part, ...]", parts)
+    return cast("tuple[Part, ...]", chosen_by_commas("--reset", value, words_of(Part)))
 
 
 def show(
@@ -53,7 +50,7 @@ def show(
     """Runs a growth under a progress bar and tells what it did, and what `measured` finds of the result."""
     with screen.progress_later(f"{verb} {source.name}") as progress:
         done = run(progress)
-    done = replace(done, notes=(*done.notes, *measured(done)))
+    done = replace(done, notes=tuple(map(spelled, (*done.notes, *measured(done)))))
     screen.say(_sentence(done, source))
     for note in done.notes:
         screen.say(f"note: {note}")

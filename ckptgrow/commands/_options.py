@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from ckptgrow.choices import LrRule
+
 InArgument = Annotated[Path, typer.Argument(metavar="IN", help="The checkpoint to grow.", show_default=False)]
 OutArgument = Annotated[
     Path, typer.Argument(metavar="OUT", help="Where to write; of the same kind.", show_default=False)
 ]
 LrRuleOption = Annotated[
-    str, typer.Option(help="Learning rates: 'keep' as they are, or 'mup' so that the trajectory is kept.")
+    LrRule, typer.Option(help="Learning rates: 'keep' as they are, or 'mup' so that the trajectory is kept.")
 ]
 StepOption = Annotated[
     str,

@@ -1,18 +1,25 @@
-"""Values of options out of their words: one of a few, a whole number, a size in bytes."""
+"""Values of options out of their words: some of a few, a whole number, a size in bytes."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Sequence
 
 from ckptgrow.errors import RequestError
 
 
-def chosen(option: str, value: str, choices: tuple[str, ...]) -> Any:
-    """A value out of a few; raises RequestError that names them."""
-    if value not in choices:
-        raise RequestError(f"{option} {value}: expected {' or '.join(choices)}")
-    return value
+def chosen_by_commas(option: str, value: str, choices: tuple[str, ...]) -> tuple[str, ...]:
+    """Words out of a few, by commas; raises RequestError that names them."""
+    words = tuple(word.strip() for word in value.split(",") if word.strip())
+    for word in words:
+        if word not in choices:
+            raise not_among(option, word, choices)
+    return words
+
+
+def not_among(option: str, value: str, choices: Sequence[str]) -> RequestError:
+    """The error of a value that is nsome of a few."""
+    return RequestError(f"{option} {value}: expected {' or '.join(choices)}")
 
 
 def whole_number(option: str, value: str) -> int:

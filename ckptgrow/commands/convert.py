@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ckptgrow.choices import Target
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import byte_size
@@ -15,7 +16,7 @@ from ckptgrow.commands._values import byte_size
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="The checkpoint to convert.", show_default=False)],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write.", show_default=False)],
-    to: Annotated[str, typer.Option(help="'lightning', 'huggingface' or 'dcp' (torch's distributed checkpoints).")],
+    to: Annotated[Target, typer.Option(help="The other kind; 'dcp' are torch's distributed checkpoints.")],
     prefix: Annotated[
         str, typer.Option(help="What the model's names begin with inside a LightningModule (for lightning and dcp).")
     ] = "model.",

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ckptgrow.choices import Documents, SpecialTokens
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.commands._values import chosen
 from ckptgrow.errors import RequestError
 
 
@@ -27,9 +27,11 @@ def data(
     field: Annotated[
         str, typer.Option(help="The field of JSON lines, parquet or TFRecord that holds the text.")
     ] = "text",
-    documents: Annotated[str, typer.Option(help="In text files a document is one of 'lines' or 'files'.")] = "lines",
+    documents: Annotated[
+        Documents, typer.Option(help="What a document of a text file is: one of its lines, or all of it.")
+    ] = "lines",
     special_tokens: Annotated[
-        str,
+        SpecialTokens,
         typer.Option(help="What a special token spelled in the text, as <|endoftext|>, is: 'text', or 'parse' it."),
     ] = "text",
     workers: Annotated[int, typer.Option(min=1, help="Processes that tokenize.")] = 1,
@@ -50,8 +52,8 @@ def data(
             train_tokenizer=train_tokenizer,
             val_fraction=val_fraction,
             field=field,
-            documents=chosen("--documents", documents, ("lines", "files")),
-            special_tokens=chosen("--special-tokens", special_tokens, ("text", "parse")),
+            documents=documents,
+            special_tokens=special_tokens,
             workers=workers,
             force=force,
             progress=progress,

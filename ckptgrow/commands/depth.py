@@ -7,14 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from ckptgrow.choices import DoublingLayers, NewLayer, Place
 from ckptgrow.commands import _options as options
-from ckptgrow.commands._growth_shared import LR_RULES, reset_parts, show, step_choice
+from ckptgrow.commands._growth_shared import reset_parts, show, step_choice
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.commands._values import byte_size, chosen, whole_number
+from ckptgrow.commands._values import byte_size, whole_number
 from ckptgrow.errors import RequestError
 
 # The original script's names, with the behaviour that the paper describes.
-DOUBLING_LAYERS = {
+DOUBLING_LAYERS: Mapping[DoublingLayers, tuple[Place, NewLayer]] = {
     "alternate_id": ("alternate", "zero-norm"),
     "append_id": ("append", "zero-norm"),
     "alternate_copy": ("alternate", "copy"),
@@ -34,19 +35,19 @@ def depth(
         typer.Option(help="The old layer behind each new one, as 0,1,1,2; a second mention makes a new layer."),
     ] = None,
     place: Annotated[
-        str | None,
+        Place | None,
         typer.Option(help="New layers 'alternate' with the old, or 'append' after them [default: alternate]."),
     ] = None,
     new: Annotated[
-        str | None,
+        NewLayer | None,
         typer.Option(
             help="New layers: 'zero-output' or 'zero-norm' (exact identities), or 'copy' (stacking) [default: "
             "zero-output]."
         ),
     ] = None,
     doubling_layers: Annotated[
-        str | None,
-        typer.Option(help=f"The staged-training script's names for place and kind: {', '.join(DOUBLING_LAYERS)}."),
+        DoublingLayers | None,
+        typer.Option(help="The staged-training script's names for place and kind."),
     ] = None,
     lr_rule: options.LrRuleOption = "keep",
     step: options.StepOption = "keep",
@@ -67,32 +68,30 @@ def depth(
     """
     from ckptgrow.growth.deepening import depth as grow_depth
     from ckptgrow.growth.request import StateRequest
-    from ckptgrow.spaces.layers import NEW_LAYERS, PLACES
 
     if doubling_layers is not None:
-        chosen("--doubling-layers", doubling_layers, tuple(DOUBLING_LAYERS))
         _alone(f"--doubling-layers {doubling_layers}", {"--place": place, "--new": new, "--layers": layers})
         place, new = DOUBLING_LAYERS[doubling_layers]
     elif layers is not None:
         _alone("--layers", {"--place": place})
     request = StateRequest(
-        chosen("--lr-rule", lr_rule, LR_RULES),
-        step_choice(step),
-        rewarm,
-        reset_parts(reset),
-        config,
-        param_order,
-        tuple(drop or ()),
-        allow_nonfinite,
-        force,
-        byte_size("--max-shard-size", max_shard_size),
+        lr_rule=lr_rule,
+        step=step_choice(step),
+        rewarm=rewarm,
+        reset=reset_parts(reset),
+        config=config,
+        param_order=param_order,
+        drop=tuple(drop or ()),
+        allow_nonfinite=allow_nonfinite,
+        force=force,
+        max_shard_bytes=byte_size("--max-shard-size", max_shard_size),
         schedule=schedule,
     )
     values: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),
         "layers": None if layers is None else _layer_list(layers),
-        "place": chosen("--place", place or "alternate", PLACES),
-        "new": chosen("--new", new or "zero-output", NEW_LAYERS),
+        "place": place or "alternate",
+        "new": new or "zero-output",
     }
     show(
         lambda progress: grow_depth(source, target, **values, request=request, progress=progress),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._screen import JsonOption, Screen
+from ckptgrow.commands._spelling import spelled_in
 from ckptgrow.errors import RequestError, listing
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ def inspect(
     from ckptgrow.inspection import inspect as inspect_checkpoint
 
     found = inspect_checkpoint(checkpoint, config=config, check=check)
+    found = replace(found, problems=spelled_in(found.problems), optimizer=spelled_in(found.optimizer))
     screen.table("", (str(checkpoint), ""), _rows(found))
     if found.sha256 is not None:
         screen.say(f"checked: sha256 of its tensors {found.sha256}")

@@ -8,21 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ckptgrow.choices import Accelerator, Logger, Precision, ResetPart, ScheduleKind, Strategy, words_of
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.commands._values import chosen
+from ckptgrow.commands._values import chosen_by_commas
 from ckptgrow.errors import CkptgrowError, ConfigError, MissingDependencyError, RequestError
 
 if TYPE_CHECKING:
     from ckptgrow.train.monitor import Progress
     from ckptgrow.train.training_run import Trained
 
-PRECISIONS = ("32", "16-mixed", "bf16-mixed", "bf16-true", "64")
-STRATEGIES = ("auto", "ddp", "fsdp")
-SCHEDULES = ("linear", "cosine", "wsd", "constant")
-LOGGERS = ("csv", "tensorboard", "wandb")
 EXIT_WRONG = 2
-RESETTABLE = ("optimizer", "schedule", "data")
 
 
 def train(
@@ -65,7 +61,7 @@ def train(
         ),
     ] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="After warm-up: linear, cosine, wsd (stable, then decay) or constant.")
+        ScheduleKind | None, typer.Option(help="After warm-up: linear, cosine, wsd (stable, then decay) or constant.")
     ] = None,
     warmup_steps: Annotated[
         int | None, typer.Option(min=0, help="Steps of linear warm-up [default: 1000, at most a third of all].")
@@ -84,9 +80,9 @@ def train(
         int | None, typer.Option(min=1, help="Processes or GPUs on each node [default: the launcher's, else 1].")
     ] = None,
     nodes: Annotated[int | None, typer.Option(min=1, help="Nodes [default: the launcher's, else 1].")] = None,
-    strategy: Annotated[str, typer.Option(help="auto, ddp or fsdp.")] = "auto",
-    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="32, 16-mixed, bf16-mixed, bf16-true or 64.")] = "32",
+    strategy: Annotated[Strategy, typer.Option(help="How processes share the work.")] = "auto",
+    accelerator: Annotated[Accelerator, typer.Option(help="What the model runs on.")] = "auto",
+    precision: Annotated[Precision, typer.Option(help="What the model computes in.")] = "32",
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")] = False,
     num_workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
@@ -97,7 +93,7 @@ def train(
     ] = 50,
     val_sequences: Annotated[int | None, typer.Option(min=1, help="The same in sequences.", show_default=False)] = None,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between logged values.")] = 10,
-    logger: Annotated[str, typer.Option(help="csv, or tensorboard or wandb beside it.")] = "csv",
+    logger: Annotated[Logger, typer.Option(help="csv, or tensorboard or wandb beside it.")] = "csv",
     as_json: JsonOption = False,
 ) -> None:
     """Train a causal language model on CPU, one GPU or many, or go on from a checkpoint, grown ones too.
@@ -112,14 +108,14 @@ def train(
         "resume": resume,
         "init_from": init_from,
         "param_order": param_order,
-        "reset": tuple(chosen("--reset", part.strip(), RESETTABLE) for part in reset.split(",") if part.strip()),
+        "reset": chosen_by_commas("--reset", reset, words_of(ResetPart)),
         "step": step,
         "rewarm": rewarm or 0,
         "devices": devices,
         "num_nodes": nodes,
-        "strategy": chosen("--strategy", strategy, STRATEGIES),
-        "accelerator": chosen("--accelerator", accelerator, ("auto", "cpu", "cuda")),
-        "precision": chosen("--precision", precision, PRECISIONS),
+        "strategy": strategy,
+        "accelerator": accelerator,
+        "precision": precision,
         "compile": compile_model,
         "num_workers": num_workers,
         "save_every": save_every,
@@ -128,14 +124,14 @@ def train(
         "val_batches": val_batches,
         "val_sequences": val_sequences,
         "log_every": log_every,
-        "logger": chosen("--logger", logger, LOGGERS),
+        "logger": logger,
     }
     optional = {
         "train_steps": train_steps,
         "batch_size": batch_size,
         "grad_accum": grad_accum,
         "seqlen": seqlen,
-        "schedule": None if schedule is None else chosen("--schedule", schedule, SCHEDULES),
+        "schedule": schedule,
         "warmup_steps": warmup_steps,
         "weight_decay": weight_decay,
         "eps": adam_epsilon,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ckptgrow.choices import VerifyDevice, VerifyDtype
 from ckptgrow.commands._memory import reuse_memory
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.commands._values import chosen
 
 if TYPE_CHECKING:
     from ckptgrow.verification.report import VerifyReport
@@ -23,8 +23,8 @@ def verify(
     ] = None,
     batches: Annotated[int, typer.Option(min=1, help="Batches of 2 sequences of up to 256 tokens.")] = 4,
     steps: Annotated[int, typer.Option(min=0, help="Optimizer steps in both, losses side by side; 0 for none.")] = 0,
-    dtype: Annotated[str, typer.Option(help="float64, float32 or bfloat16: what both models compute in.")] = "float64",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[VerifyDtype, typer.Option(help="What both models compute in.")] = "float64",
+    device: Annotated[VerifyDevice, typer.Option(help="Where both models run.")] = "cpu",
     config: Annotated[
         Path | None, typer.Option(help="SMALL's transformers config.json, where it has none.", show_default=False)
     ] = None,
@@ -35,14 +35,12 @@ def verify(
     Compares structure, function, gradients and moments, the losses over some optimizer steps, and how far the copies
     differ, against transformers' own models and autograd.
     """
-    chosen("--dtype", dtype, ("float64", "float32", "bfloat16"))
-    chosen("--device", device, ("cpu", "cuda"))
     reuse_memory()
     from ckptgrow.verification.comparison import VerifySettings
     from ckptgrow.verification.comparison import verify as verify_pair
 
     screen = Screen(as_json)
-    settings = VerifySettings(tokens, batches, steps, dtype, device)  # pyright: ignore[reportArgumentType]  chosen above
+    settings = VerifySettings(tokens=tokens, batches=batches, steps=steps, dtype=dtype, device=device)
     with screen.stages() as stage:
         report = verify_pair(small, grown, config=config, settings=settings, stage=stage)
     _show(report, screen)

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ckptgrow.choices import FreshMoments, How, Separation
 from ckptgrow.commands import _options as options
-from ckptgrow.commands._growth_shared import LR_RULES, reset_parts, show, step_choice
+from ckptgrow.commands._growth_shared import reset_parts, show, step_choice
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.commands._values import byte_size, chosen, whole_number
+from ckptgrow.commands._values import byte_size, whole_number
 from ckptgrow.errors import RequestError
 
 if TYPE_CHECKING:
     from ckptgrow.growth.request import GrowthResult
 
-FRESH_MOMENTS = ("zero", "mean")
-SEPARATIONS = ("split", "noise", "none")
 MOST_PARAMETERS = 10**9  # of models that are run to see how noise is conditioned
 
 
@@ -33,14 +32,14 @@ def width(
     kv_heads: Annotated[int | None, typer.Option(min=1, help="Key and value heads, with --heads.")] = None,
     hidden: Annotated[int | None, typer.Option(min=1, help="Any hidden size, with --how pad.")] = None,
     how: Annotated[
-        str,
+        How,
         typer.Option(
             help="Blocks of grown matrices: 'diagonal' (the paper's) or 'tile'; 'pad' adds new coordinates instead of "
             "copies."
         ),
     ] = "diagonal",
     separate: Annotated[
-        str | None,
+        Separation | None,
         typer.Option(
             help="What tells the copies apart: 'split' deals each weight out to one copy (exact in every dtype), "
             "'noise' adds terms that cancel up to rounding, 'none' leaves the copies equal [default: split]."
@@ -55,7 +54,7 @@ def width(
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the split or the noise.")] = 0,
     fresh_moments: Annotated[
-        str,
+        FreshMoments,
         typer.Option(
             help="With --how pad, the second moments of new entries: 'zero', or the 'mean' of their row or column."
         ),
@@ -78,21 +77,20 @@ def width(
     Multiplies the hidden size, heads, key/value heads and feed-forward units; the function stays the same.
     """
     from ckptgrow.growth.request import StateRequest
-    from ckptgrow.growth.widening import BLOCK_WEIGHTS
     from ckptgrow.growth.widening import width as grow_width
 
     request = StateRequest(
-        chosen("--lr-rule", lr_rule, LR_RULES),
-        step_choice(step),
-        rewarm,
-        reset_parts(reset),
-        config,
-        param_order,
-        tuple(drop or ()),
-        allow_nonfinite,
-        force,
-        byte_size("--max-shard-size", max_shard_size),
-        chosen("--fresh-moments", fresh_moments, FRESH_MOMENTS),
+        lr_rule=lr_rule,
+        step=step_choice(step),
+        rewarm=rewarm,
+        reset=reset_parts(reset),
+        config=config,
+        param_order=param_order,
+        drop=tuple(drop or ()),
+        allow_nonfinite=allow_nonfinite,
+        force=force,
+        max_shard_bytes=byte_size("--max-shard-size", max_shard_size),
+        fresh_moments=fresh_moments,
         schedule=schedule,
     )
     values: dict[str, Any] = {
@@ -101,8 +99,8 @@ def width(
         "heads": heads,
         "kv_heads": kv_heads,
         "hidden": hidden,
-        "how": chosen("--how", how, tuple(BLOCK_WEIGHTS)),
-        "separate": None if separate is None else chosen("--separate", separate, SEPARATIONS),
+        "how": how,
+        "separate": separate,
         "noise": _noise(noise),
         "seed": seed,
     }

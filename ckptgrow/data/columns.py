@@ -34,7 +34,7 @@ def from_parquet(path: Path, fields: Sequence[str], remarks: Remarks) -> Iterato
             if field is None:
                 raise DataError(
                     f"{path}: has no column {' or '.join(map(repr, fields))}, only {listing(names)}; name the right "
-                    "one with --field"
+                    "one with ⟦field⟧"
                 )
             for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=[field]):
                 for value in batch.column(0):
@@ -55,7 +55,7 @@ def _row(value: Any, field: str, place: DocumentPlace, remarks: Remarks) -> Docu
         remarks.add(NULL_LEFT_OUT, place)
         return None
     if not isinstance(text, str):
-        raise DataError(f"{place}: has {type(text).__name__} in column {field!r}, expected text; name it with --field")
+        raise DataError(f"{place}: has {type(text).__name__} in column {field!r}, expected text; name it with ⟦field⟧")
     return document(text, place)
 
 
@@ -83,7 +83,7 @@ def from_tfrecord(path: Path, fields: Sequence[str]) -> Iterator[Document]:
             if field is None:
                 raise DataError(
                     f"{place}: has no feature {' or '.join(map(repr, fields))}, only {listing(features)}; name the "
-                    "right one with --field"
+                    "right one with ⟦field⟧"
                 )
             values = features[field].bytes_list.value
             if len(values) != 1:

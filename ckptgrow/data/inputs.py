@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ckptgrow.choices import Documents
 from ckptgrow.data.compression import COMPRESSIONS, is_compressed
 from ckptgrow.errors import DataError
 
-Documents = Literal["lines", "files"]
 PIECE_BYTES = 64 * 2**20  # of an uncompressed file: what one worker takes at a time
 Kind = Literal["text", "jsonl", "parquet", "tfrecord"]
 

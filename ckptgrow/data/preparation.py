@@ -88,11 +88,11 @@ def prepare(
     anything behind.
     """
     if not 0 <= val_fraction < 1:
-        raise RequestError(f"--val-fraction {val_fraction}: expected at least 0 and less than 1")
+        raise RequestError(f"⟦val_fraction {val_fraction}⟧: expected at least 0 and less than 1")
     if workers < 1:
-        raise RequestError(f"--workers {workers}: expected at least 1")
+        raise RequestError(f"⟦workers {workers}⟧: expected at least 1")
     if (out / META).exists() and not force:
-        raise RequestError(f"{out}: holds prepared data already; choose another directory, or pass --force")
+        raise RequestError(f"{out}: holds prepared data already; choose another directory, or pass ⟦force⟧")
     if out.exists() and not out.is_dir():
         raise RequestError(f"{out}: is a file, expected the directory to write to, after all inputs")
     work = pieces(expand(inputs), documents)

@@ -71,7 +71,7 @@ def json_text(line: str, fields: Sequence[str], place: object, remarks: Remarks)
     if field is None:
         raise DataError(
             f"{place}: has no field {' or '.join(map(repr, fields))}, only {listing(cast(dict[str, Any], record))}; "
-            "name the right one with --field"
+            "name the right one with ⟦field⟧"
         )
     text = record[field]
     if text is None:

@@ -13,18 +13,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptgrow.choices import SpecialTokens
 from ckptgrow.data.documents import Document
 from ckptgrow.errors import DataError
 
 BYTES = "bytes"
 END_OF_TEXT = "<|endoftext|>"
 Ids = NDArray[np.integer[Any]]
-SpecialTokens = Literal["text", "parse"]
 SPECIAL_TOKENS: tuple[SpecialTokens, ...] = ("text", "parse")
 
 
@@ -159,7 +159,7 @@ def encoded(tokenizer: Tokenizer, documents: Sequence[Document]) -> list[Ids]:
             if forged.size:
                 raise DataError(
                     f"{place}: gives the token {forged[0]}, which begins or ends documents, expected none in a text; "
-                    "remove it, or let it end documents with --special-tokens parse"
+                    "remove it, or let it end documents with ⟦special_tokens parse⟧"
                 )
         if ids.size and ids.max() >= tokenizer.vocab_size:
             raise DataError(
@@ -172,7 +172,7 @@ def encoded(tokenizer: Tokenizer, documents: Sequence[Document]) -> list[Ids]:
 def separator_of(tokenizer: Tokenizer, name: str) -> int:
     """The id that ends documents; raises DataError where the tokenizer has none."""
     if tokenizer.separator is None:
-        raise DataError(f"--tokenizer {name}: has no eos, sep or bos token, expected one that can end documents")
+        raise DataError(f"⟦tokenizer {name}⟧: has no eos, sep or bos token, expected one that can end documents")
     return tokenizer.separator
 
 
@@ -189,7 +189,7 @@ def load(name: str, special_tokens: SpecialTokens = "text") -> Tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0][:120]
-        raise DataError(f"--tokenizer {name}: cannot be loaded ({reason}); give a directory, or bytes") from error
+        raise DataError(f"⟦tokenizer {name}⟧: cannot be loaded ({reason}); give a directory, or bytes") from error
     return of_transformers(tokenizer, special_tokens)
 
 

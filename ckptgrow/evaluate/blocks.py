@@ -108,7 +108,7 @@ def checked_block_size(block_size: int | None, subject: Subject, extra: int = 0)
     if block_size is None:
         return longest or 1024  # the script's default
     if longest is not None and block_size > longest + extra:
-        raise RequestError(f"--block-size {block_size}: the model has {longest} positions, expected at most as many")
+        raise RequestError(f"⟦block_size {block_size}⟧: the model has {longest} positions, expected at most as many")
     return block_size
 
 

@@ -52,7 +52,7 @@ class Definitions:
         if not found:
             near = difflib.get_close_matches(name, [*self.tasks, *self.groups, *self.tags], n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else "see lm-eval's list of tasks"
-            raise RequestError(f"--tasks {name}: lm-eval has no such task, group or tag; {hint}")
+            raise RequestError(f"⟦tasks {name}⟧: lm-eval has no such task, group or tag; {hint}")
         return found
 
     def knows(self, name: str) -> bool:
@@ -74,7 +74,7 @@ def find_definitions(extra: Sequence[Path] = ()) -> Definitions:
     files = list(_harness_files())
     for root in extra:
         if not root.is_dir():
-            raise RequestError(f"--include-path {root}: no such directory, expected one with task definitions")
+            raise RequestError(f"⟦include_path {root}⟧: no such directory, expected one with task definitions")
         files = _read_all(root) + files
     known = {file.path: file for file in files}
     tags: dict[str, set[str]] = defaultdict(set)

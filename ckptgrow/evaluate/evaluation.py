@@ -59,7 +59,7 @@ def evaluate(
             output = scores(model, loaded, settings)
         except torch.OutOfMemoryError as error:
             raise RequestError(
-                f"{subject.path}: out of memory with --batch-size {settings.batch_size}; pass a smaller one"
+                f"{subject.path}: out of memory with ⟦batch_size {settings.batch_size}⟧; pass a smaller one"
             ) from error
         except (AssertionError, IndexError, KeyError, NotImplementedError, TypeError, ValueError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -68,15 +68,15 @@ def _device(name: str, local_rank: int) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise RequestError(f"--device {name}: expected {DEVICES}") from error
+        raise RequestError(f"⟦device {name}⟧: expected {DEVICES}") from error
     if device.type not in ("cpu", "cuda"):
-        raise RequestError(f"--device {name}: expected {DEVICES}")
+        raise RequestError(f"⟦device {name}⟧: expected {DEVICES}")
     if device.type == "cpu":
         return device
     index = device.index if ":" in name else local_rank
     if index >= torch.cuda.device_count():
         raise RequestError(
-            f"--device {name}: expected CUDA device {index}, found {torch.cuda.device_count()} of them; "
-            "use --device cpu, or launch fewer processes"
+            f"⟦device {name}⟧: expected CUDA device {index}, found {torch.cuda.device_count()} of them; "
+            "use ⟦device cpu⟧, or launch fewer processes"
         )
     return torch.device("cuda", index)

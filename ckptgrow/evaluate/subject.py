@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ckptgrow.choices import EvalDtype, words_of
 from ckptgrow.data.tokenizers import BYTES, ByteTokenizer, Tokenizer, of_transformers
 from ckptgrow.errors import RequestError
 from ckptgrow.evaluate.tokenizer import find_tokenizer, load_tokenizer
@@ -18,7 +19,7 @@ from ckptgrow.state.model import load_model
 from ckptgrow.state.opening import open_state
 from ckptgrow.state.sizes import sizes_of
 
-DTYPES = {one: getattr(torch, one) for one in ("float32", "bfloat16", "float16", "float64")}
+DTYPES = {name: getattr(torch, name) for name in words_of(EvalDtype)}
 CONTEXT_FIELDS = ("n_positions", "max_position_embeddings", "n_ctx")  # where configs say it; lm-eval's order
 
 
@@ -63,7 +64,7 @@ def open_subject(
     Raises a CkptgrowError that names what does not fit.
     """
     if dtype not in DTYPES:
-        raise RequestError(f"--dtype {dtype}: expected {', '.join(DTYPES)}")
+        raise RequestError(f"⟦dtype {dtype}⟧: expected {', '.join(DTYPES)}")
     state = open_state(path, config=config)
     name = find_tokenizer(path, tokenizer, others)
     num_embeddings = sizes_of(state.family, state.config, state.where)["vocab"]

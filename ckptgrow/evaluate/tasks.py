@@ -35,7 +35,7 @@ def load_tasks(names: Sequence[str], local: Mapping[str, Path] | None = None, in
     local = local or {}
     unreadable = [name for name in local if name not in READERS]
     if unreadable:
-        raise RequestError(f"--data {listing(unreadable)}: local files are read for {listing(READERS)}")
+        raise RequestError(f"⟦data {listing(unreadable)}⟧: local files are read for {listing(READERS)}")
     definitions = find_definitions(include)
     wanted = sorted({meant for name in names for meant in definitions.meaning(name)})
     documents = [READERS[task](path) for task, path in local.items()]
@@ -44,7 +44,7 @@ def load_tasks(names: Sequence[str], local: Mapping[str, Path] | None = None, in
         manager, built = _build(wanted, definitions, local, Path(scratch))
     idle = sorted(set(local) - set(built["tasks"]))
     if idle:
-        raise RequestError(f"--data {listing(idle)}: is not among the tasks {listing(built['tasks'])}")
+        raise RequestError(f"⟦data {listing(idle)}⟧: is not among the tasks {listing(built['tasks'])}")
     return Loaded(manager, built["tasks"], built.get("groups", {}), notes)
 
 
@@ -77,11 +77,11 @@ def _build(
         raise
     except OSError as error:
         raise DataError(
-            f"--tasks {listing(wanted)}: the data is neither in the cache nor to be downloaded ({_first_line(error)}); "
-            f"download it where there is a network, or pass a local file with --data ({listing(READERS)})"
+            f"⟦tasks {listing(wanted)}⟧: the data is neither in the cache nor to be downloaded ({_first_line(error)}); "
+            f"download it where there is a network, or pass a local file with ⟦data⟧ ({listing(READERS)})"
         ) from error
     except (AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
-        raise RequestError(f"--tasks {listing(wanted)}: lm-eval cannot load them ({_first_line(error)})") from error
+        raise RequestError(f"⟦tasks {listing(wanted)}⟧: lm-eval cannot load them ({_first_line(error)})") from error
 
 
 def _write_definition(target: Path, original: Path, task: str, data: Path | None) -> None:

@@ -51,7 +51,7 @@ def find_tokenizer(checkpoint: Path, asked: str | None, others: Sequence[Path] =
             return named
     raise RequestError(
         f"{checkpoint}: nothing says its tokenizer (no tokenizer.json beside it, no meta.json of its data); "
-        "pass --tokenizer NAME, DIR or bytes"
+        "pass ⟦tokenizer NAME⟧, DIR or bytes"
     )
 
 
@@ -63,7 +63,7 @@ def load_tokenizer(name: str, where: str, num_embeddings: int) -> PreTrainedToke
     tokenizer = byte_tokenizer() if name == BYTES else _from_files(name)
     if tokenizer.vocab_size > num_embeddings:
         raise RequestError(
-            f"{where}: --tokenizer {name} has {tokenizer.vocab_size} tokens, expected at most the model's "
+            f"{where}: ⟦tokenizer {name}⟧ has {tokenizer.vocab_size} tokens, expected at most the model's "
             f"{num_embeddings}; pass the one that the model was trained with"
         )
     return tokenizer
@@ -98,6 +98,6 @@ def _from_files(name: str) -> PreTrainedTokenizerBase:
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RequestError(
-            f"--tokenizer {name}: cannot be loaded ({reason}), expected a tokenizer's directory, a name on the hub or "
+            f"⟦tokenizer {name}⟧: cannot be loaded ({reason}), expected a tokenizer's directory, a name on the hub or "
             "in its cache, or bytes"
         ) from error

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from ckptgrow.choices import HubData
 from ckptgrow.data.documents import Document, DocumentPlace, Remarks
 from ckptgrow.data.inputs import InputPiece
 from ckptgrow.data.reading import documents_in
@@ -22,7 +23,7 @@ from ckptgrow.evaluate.tokenizer import read_meta
 MEMORY_MAPPED = ".bin"
 BATCH = 512  # documents encoded at once
 # The data sets of the paper's tables: name on the hub, its configuration, the rows that are its test part.
-HUB = {
+HUB: Mapping[HubData, tuple[str, str | None]] = {
     "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
     "wikitext103": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
     "openwebtext": ("Skylion007/openwebtext", None),
@@ -94,12 +95,12 @@ def file_rows(path: Path, subject: Subject) -> list[list[int]]:
     return _encoded(texts, path, subject)
 
 
-def hub_rows(name: str, subject: Subject) -> list[list[int]]:
+def hub_rows(name: HubData, subject: Subject) -> list[list[int]]:
     """The rows of a data set's test part, from the hub or its cache; raises DataError where there is neither."""
     import datasets
 
     if name not in HUB:
-        raise RequestError(f"--dataset {name}: expected {', '.join(HUB)}")
+        raise RequestError(f"⟦dataset {name}⟧: expected {', '.join(HUB)}")
     repository, configuration = HUB[name]
     try:
         with quiet():
@@ -110,8 +111,8 @@ def hub_rows(name: str, subject: Subject) -> list[list[int]]:
                 rows = datasets.load_dataset(repository, configuration, split="test")
     except (ConnectionError, OSError, ValueError) as error:
         raise DataError(
-            f"--dataset {name}: {repository} is neither in the cache nor to be downloaded "
-            f"({str(error).splitlines()[0]}); download it where there is a network, or pass a file with --data"
+            f"⟦dataset {name}⟧: {repository} is neither in the cache nor to be downloaded "
+            f"({str(error).splitlines()[0]}); download it where there is a network, or pass a file with ⟦data⟧"
         ) from error
     return _encoded([Text(number, text) for number, text in enumerate(rows["text"], start=1)], Path(name), subject)
 
@@ -120,7 +121,7 @@ def end_token(subject: Subject) -> int:
     """The id that ends documents; raises RequestError where the tokenizer has none."""
     end = subject.tokenizer.eos_token_id
     if not isinstance(end, int):
-        raise RequestError(f"--tokenizer {subject.tokenizer_name}: has no end-of-text token, expected one")
+        raise RequestError(f"⟦tokenizer {subject.tokenizer_name}⟧: has no end-of-text token, expected one")
     return end
 
 

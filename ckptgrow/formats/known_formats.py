@@ -76,7 +76,7 @@ def write_checkpoint(
     if together.count > 1 and checkpoint.kind not in SHARED:
         raise RequestError(
             f"{checkpoint.path}: {together.count} processes share the writing of {' and '.join(SHARED)} checkpoints "
-            "alone; convert it first (ckptgrow convert --to dcp), or run one process"
+            "alone; convert it first (ckptgrow convert ⟦to dcp⟧), or run one process"
         )
     tensors = [tensor for _, tensor in tensors_in([checkpoint.tensors, checkpoint.optimizers, checkpoint.rest])]
     total = sum(num_bytes(tensor) for tensor in {id(tensor): tensor for tensor in tensors}.values())

@@ -46,7 +46,7 @@ def check_left_behind(checkpoint: Checkpoint, *, is_reset: bool) -> list[str]:
     if found and not is_reset:
         raise RequestError(
             f"{checkpoint.path}: {listing(found)} holds training state that no rule reads, expected an optimizer that "
-            "torch saved whole; save it so, or go on without it: --reset optimizer"
+            "torch saved whole; save it so, or go on without it: ⟦reset optimizer⟧"
         )
     return found
 

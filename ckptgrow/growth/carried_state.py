@@ -39,7 +39,7 @@ def check_carried(old: TrainingState, lineage: Sequence[Descent]) -> list[str]:
     if suspects:
         raise CheckpointError(
             f"{old.checkpoint.path}: {listing(suspects)} holds tensors as large as parameters and no rule says how "
-            f"they grow; leave them out with --drop {listing({text.partition('[')[0] for text in suspects})}"
+            f"they grow; leave them out with ⟦drop {listing({text.partition('[')[0] for text in suspects})}⟧"
         )
     carried, itemsize = old.checkpoint.carried, min((tensor.dtype.itemsize for tensor in growing), default=1)
     least = copies.smallest_matrix * itemsize
@@ -115,5 +115,5 @@ def check_schedules(old: TrainingState) -> None:
     if found:
         raise RequestError(
             f"{old.checkpoint.path}: {listing(found)} is a schedule where no rule knows of one, so its rates would "
-            f"stay; use --lr-rule keep and --step keep, or --drop {listing({text.partition('[')[0] for text in found})}"
+            f"stay; use ⟦lr_rule keep⟧ and ⟦step keep⟧, or ⟦drop {listing({text.partition('[')[0] for text in found})}⟧"
         )

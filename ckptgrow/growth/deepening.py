@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ckptgrow.choices import NewLayer, Place
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.families.family import Family
 from ckptgrow.growth.operator import Operator
@@ -16,7 +17,7 @@ from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.progress import Progress, silent
 from ckptgrow.spaces.growth import identity
-from ckptgrow.spaces.layers import Layer, NewLayer, Place, keeps_order, listed, stretched
+from ckptgrow.spaces.layers import Layer, keeps_order, listed, stretched
 from ckptgrow.state.layer_kinds import with_layers
 from ckptgrow.state.sizes import MOST_LAYERS, holds, num_layers, sizes_of
 
@@ -43,16 +44,16 @@ def depth(
     Raises RequestError for layers that cannot be, CkptgrowError for what is wrong with the source.
     """
     if factor is not None and layers is not None:
-        raise RequestError(f"--factor {factor} and --layers exclude each other; choose one")
+        raise RequestError(f"⟦factor {factor}⟧ and ⟦layers⟧ exclude each other; choose one")
     if layers is None and factor is None:
         factor = 2
     if factor is not None and factor < 2:
-        raise RequestError(f"--factor {factor}: expected a whole number of at least 2")
+        raise RequestError(f"⟦factor {factor}⟧: expected a whole number of at least 2")
 
     def operator(family: Family, config: Mapping[str, Any], where: str) -> Operator:
         old = num_layers(family, config, where)
         if old * (factor or 1) > MOST_LAYERS:
-            raise RequestError(f"--factor {factor}: expected at most {MOST_LAYERS} layers of {old}")
+            raise RequestError(f"⟦factor {factor}⟧: expected at most {MOST_LAYERS} layers of {old}")
         _refuse(family, config, new, where)
         mapped = stretched(old, factor, place, new) if factor else _explicit(layers or (), old, new)
         return Operator(
@@ -70,15 +71,15 @@ def depth(
 def _explicit(layers: Sequence[int], num_old: int, new: NewLayer) -> tuple[Layer, ...]:
     outside = [layer for layer in layers if not 0 <= layer < num_old]
     if outside:
-        raise RequestError(f"--layers {listing(outside)}: no such layer, expected 0 to {num_old - 1}")
+        raise RequestError(f"⟦layers {listing(outside)}⟧: no such layer, expected 0 to {num_old - 1}")
     mapped = listed(layers, new)
     if not keeps_order(mapped, num_old):
         raise RequestError(
-            f"--layers {','.join(map(str, layers))}: expected every old layer 0 to {num_old - 1} to come up, first "
+            f"⟦layers {','.join(map(str, layers))}⟧: expected every old layer 0 to {num_old - 1} to come up, first "
             "mentions in order"
         )
     if len(mapped) == num_old:
-        raise RequestError(f"--layers {','.join(map(str, layers))}: adds no layer, expected more than {num_old}")
+        raise RequestError(f"⟦layers {','.join(map(str, layers))}⟧: adds no layer, expected more than {num_old}")
     return mapped
 
 
@@ -86,7 +87,7 @@ def _refuse(family: Family, config: Mapping[str, Any], new: NewLayer, where: str
     if new != "copy" and not family.depth_is_exact:
         raise RequestError(
             f"{where}: {family.model_type} normalises after each block, so no layer of kind {new} is an identity; "
-            "--new copy stacks layers, which changes the function"
+            "⟦new copy⟧ stacks layers, which changes the function"
         )
     for refusal in family.refusals:
         if refusal.operator in ("depth", new) and holds(refusal.when, config):

@@ -100,7 +100,7 @@ def _new_step(old: int | None, request: StateRequest, rho: float) -> int | None:
     if request.step == "keep":
         return old
     if old is None:
-        raise RequestError(f"--step {request.step}: the checkpoint has no global step to move")
+        raise RequestError(f"⟦step {request.step}⟧: the checkpoint has no global step to move")
     if request.step != "auto" and request.step > LATEST_STEP:
-        raise RequestError(f"--step {request.step}: expected a step up to {LATEST_STEP}")
+        raise RequestError(f"⟦step {request.step}⟧: expected a step up to {LATEST_STEP}")
     return round(old / rho) if request.step == "auto" else request.step

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from ckptgrow.choices import Separation
 from ckptgrow.spaces.gather import BlockWeights, TensorGrowth, tile
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layers import Layer, LayerKind
@@ -13,9 +14,6 @@ from ckptgrow.spaces.layout import Layout
 from ckptgrow.state.claim import Claimed
 
 RESIDUAL = "residual"
-Separation = Literal[
-    "split", "noise", "none"
-]  # what tells the copies of a space apart (`spaces.split`, `spaces.noise`)
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Operator:
     trapped: bool
     rho: float  # steps before over steps after, at equal loss, for a step that is set automatically
     block_weights: BlockWeights = tile
-    separate: Separation = "none"
+    separate: Separation = "none"  # what tells the copies of a space apart (`spaces.split`, `spaces.noise`)
     noise: float = 0.0  # in units of each matrix's root mean square
     seed: int = 0
     record: Mapping[str, Any] = field(default_factory=dict[str, Any])

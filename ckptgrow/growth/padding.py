@@ -18,9 +18,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ckptgrow.choices import FreshMoments
 from ckptgrow.errors import RequestError
 from ckptgrow.families.family import Family, Padding
-from ckptgrow.growth.request import FreshMoments
 from ckptgrow.spaces.growth import Growth, identity, padded
 from ckptgrow.state.optimizer_state import OptimizerState
 from ckptgrow.state.sizes import is_tied, sizes_of, with_sizes
@@ -38,15 +38,15 @@ def padded_growths(
     old = sizes_of(family, config, where)
     new = {**old, **_units(family, config, old, sizes, where)}
     hidden = sizes.get("residual", old["residual"])
-    for space in family.residual:
-        new[space] = hidden
+    if hidden != old["residual"]:
+        new |= dict.fromkeys(family.residual, hidden)
     for space in sizes:
         if space not in old:
-            raise RequestError(f"--{_option(space)}: {family.model_type} has no such size of its own")
+            raise RequestError(f"⟦{_option(space)}⟧: {family.model_type} has no such size of its own")
         if new[space] < old[space]:
-            raise RequestError(f"--{_option(space)} {new[space]}: expected at least the old size, {old[space]}")
+            raise RequestError(f"⟦{_option(space)} {new[space]}⟧: expected at least the old size, {old[space]}")
     if new == old:
-        raise RequestError(f"--{_option(next(iter(sizes)))}: the model has this size already, expected a larger one")
+        raise RequestError(f"⟦{_option(next(iter(sizes)))}⟧: the model has this size already, expected a larger one")
     changed = with_sizes(family, config, new, where)
     growths = {space: identity(size) for space, size in old.items()}
     growths |= {
@@ -78,7 +78,7 @@ def first_update_note(states: Sequence[OptimizerState], fresh_moments: FreshMome
         return []
     moments = "zero moments" if fresh_moments == "zero" else "zero first and mean second moments"
     note = f"new entries of old tensors start with {moments}: their first updates are about {max(sizes):.2g} lr"
-    return [note + ("; --rewarm N makes them smaller" if max(sizes) > 1 else "")]
+    return [note + ("; ⟦rewarm N⟧ makes them smaller" if max(sizes) > 1 else "")]
 
 
 def _residual(
@@ -110,7 +110,7 @@ def _units(
     if family.sizes["head"].config is None and hidden != old["residual"]:
         if hidden % old["head"]:
             raise RequestError(
-                f"--hidden {hidden}: {family.model_type} has heads of {old['head']} each and no field for that, "
+                f"⟦hidden {hidden}⟧: {family.model_type} has heads of {old['head']} each and no field for that, "
                 f"expected a multiple of {old['head']}"
             )
         units.setdefault("heads", hidden // old["head"])
@@ -118,7 +118,7 @@ def _units(
         proportional, rest = divmod(old["kv_heads"] * units["heads"], old["heads"])
         if rest or units.get("kv_heads", proportional) != proportional:
             raise RequestError(
-                f"--heads {units['heads']}: {old['heads']} heads share {old['kv_heads']} key heads, expected both in "
+                f"⟦heads {units['heads']}⟧: {old['heads']} heads share {old['kv_heads']} key heads, expected both in "
                 "that proportion"
             )
         units["kv_heads"] = proportional
@@ -135,10 +135,10 @@ def _padding_of(family: Family, where: str) -> Padding:
     if family.padding is None:
         raise RequestError(
             f"{where}: {family.model_type} cannot grow by fresh coordinates exactly: its table says of no norm and ε "
-            "that could make up for them; --factor K multiplies the hidden size"
+            "that could make up for them; ⟦factor K⟧ multiplies the hidden size"
         )
     return family.padding
 
 
 def _option(space: str) -> str:
-    return "hidden" if space == "residual" else space.replace("_", "-")
+    return "hidden" if space == "residual" else space

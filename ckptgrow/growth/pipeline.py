@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ckptgrow.distributed import processes
-from ckptgrow.errors import listing
+from ckptgrow.errors import Message, listing
 from ckptgrow.families.family import Family
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.known_formats import check_output, write_checkpoint
@@ -84,7 +84,7 @@ def _kept_notes(growing: Growing) -> list[str]:
         notes.append(f"the optimizer has no record of {listing(unrecorded)}: frozen, or lost?")
     if unread:
         notes.append(
-            f"carried as bytes, for they cannot be looked into: {listing(unread)}; leave out with --drop what holds "
+            f"carried as bytes, for they cannot be looked into: {listing(unread)}; leave out with ⟦drop⟧ what holds "
             "copies of the weights"
         )
     return notes
@@ -139,7 +139,7 @@ def _result(growing: Growing, target: Path, weights: Weights, record: dict[str, 
         trapped=growing.operator.trapped,
         lr_rule=growing.request.lr_rule,
         step=(old.checkpoint.global_step, growing.step),
-        notes=tuple(notes),
+        notes=tuple(map(Message, notes)),
         record={**record, **sha256},
     )
 

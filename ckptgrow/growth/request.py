@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from ckptgrow.choices import FreshMoments, LrRule, Part, StepWord
 from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES
 
-StepChoice = int | Literal["keep", "auto"]
-LrRule = Literal["keep", "mup"]
-Part = Literal["optimizer", "schedule"]
-FreshMoments = Literal["zero", "mean"]
+StepChoice = int | StepWord
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StateRequest:
     """How the training state is carried over.
 
@@ -40,7 +38,7 @@ class StateRequest:
     schedule: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GrowthResult:
     """What a growth did; `notes` are sentences that a user should read."""
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ckptgrow.choices import How, Separation
 from ckptgrow.errors import RequestError
 from ckptgrow.families.family import Family
-from ckptgrow.growth.operator import Operator, Separation
+from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.padding import padded_growths
 from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.request import GrowthResult, StateRequest
@@ -25,7 +26,6 @@ from ckptgrow.spaces.layers import Layer
 from ckptgrow.state.architecture import check_accepted
 from ckptgrow.state.sizes import LARGEST_SIZE, holds, num_layers, sizes_of, with_sizes
 
-How = Literal["diagonal", "tile", "pad"]
 BLOCK_WEIGHTS: Mapping[How, BlockWeights] = {"diagonal": diagonal, "tile": tile, "pad": tile}
 GROWING = ("heads", "kv_heads", "ffn", "dense_ffn")  # besides the residual stream's spaces
 RHO = 1.776  # steps before over steps after growth in width (Shen et al., table 3)
@@ -120,37 +120,37 @@ def _separation(how: How, separate: Separation | None, noise: float | Literal["a
     """What tells the copies apart, and the strength of the noise; raises RequestError for what contradicts itself."""
     if noise != "auto" and not 0 <= noise <= MOST_NOISE:
         raise RequestError(
-            f"--noise {noise}: expected auto, or 0 to {MOST_NOISE:g} (times each matrix's root mean square)"
+            f"⟦noise {noise}⟧: expected auto, or 0 to {MOST_NOISE:g} (times each matrix's root mean square)"
         )
     if how == "pad":
         if noise not in ("auto", 0) or separate not in (None, "none"):
-            asked = f"--noise {noise}" if separate is None else f"--separate {separate}"
-            raise RequestError(f"{asked}: --how pad makes no copies that it could tell apart; leave it out")
+            asked = f"⟦noise {noise}⟧" if separate is None else f"⟦separate {separate}⟧"
+            raise RequestError(f"{asked}: ⟦how pad⟧ makes no copies that it could tell apart; leave it out")
         return "none", 0.0
     asked_for: Separation = separate or ("split" if noise == "auto" else "noise" if noise else "none")
     if noise != "auto" and (noise > 0) != (asked_for == "noise"):
-        raise RequestError(f"--separate {asked_for} and --noise {noise:g} contradict each other; choose one")
+        raise RequestError(f"⟦separate {asked_for}⟧ and ⟦noise {noise:g}⟧ contradict each other; choose one")
     return asked_for, (NOISE if noise == "auto" else float(noise)) if asked_for == "noise" else 0.0
 
 
 def _check(factor: int | None, sizes: Mapping[str, int], how: How, request: StateRequest) -> None:
     """Raises RequestError for what contradicts itself."""
     if factor is not None and sizes:
-        raise RequestError(f"--factor {factor} and single sizes ({', '.join(sizes)}) exclude each other; choose one")
+        raise RequestError(f"⟦factor {factor}⟧ and single sizes ({', '.join(sizes)}) exclude each other; choose one")
     if factor is not None and factor < 2:
-        raise RequestError(f"--factor {factor}: expected a whole number of at least 2")
+        raise RequestError(f"⟦factor {factor}⟧: expected a whole number of at least 2")
     if "residual" in sizes and how != "pad":
         raise RequestError(
-            f"--hidden {sizes['residual']}: copies come whole, expected --factor K, or --how pad with it"
+            f"⟦hidden {sizes['residual']}⟧: copies come whole, expected ⟦factor K⟧, or ⟦how pad⟧ with it"
         )
     if how != "pad":
         if request.fresh_moments != "zero":
-            raise RequestError(f"--fresh-moments {request.fresh_moments}: copies have exact moments; give --how pad")
+            raise RequestError(f"⟦fresh_moments {request.fresh_moments}⟧: copies have exact moments; give ⟦how pad⟧")
         return
     if factor is not None or not sizes:
-        raise RequestError("--how pad: expected sizes (--hidden, --heads, --kv-heads, --ffn) and no --factor")
+        raise RequestError("⟦how pad⟧: expected sizes (⟦hidden⟧, ⟦heads⟧, ⟦kv_heads⟧, ⟦ffn⟧) and no ⟦factor⟧")
     if request.lr_rule == "mup":
-        raise RequestError("--lr-rule mup: new coordinates copy nothing, so no old lr changes; use --lr-rule keep")
+        raise RequestError("⟦lr_rule mup⟧: new coordinates copy nothing, so no old lr changes; use ⟦lr_rule keep⟧")
 
 
 def _padded(
@@ -190,11 +190,11 @@ def _resized(family: Family, config: Mapping[str, Any], sizes: Mapping[str, int]
     for space, size in sizes.items():
         _refuse(family, config, space, where)
         if space not in old:
-            raise RequestError(f"--{space.replace('_', '-')}: {family.model_type} has no such size of its own")
+            raise RequestError(f"⟦{space}⟧: {family.model_type} has no such size of its own")
         if size < old[space]:
-            raise RequestError(f"--{space.replace('_', '-')} {size}: expected at least the old size, {old[space]}")
+            raise RequestError(f"⟦{space} {size}⟧: expected at least the old size, {old[space]}")
     if all(size == old[space] for space, size in sizes.items()):
-        asked = " ".join(f"--{space.replace('_', '-')} {size}" for space, size in sizes.items())
+        asked = " ".join(f"⟦{space} {size}⟧" for space, size in sizes.items())
         raise RequestError(f"{asked}: the model has this size already, expected a larger one")
     growths = {space: copies(size, sizes.get(space, size)) for space, size in old.items()}
     return {**growths, **_heads(old, sizes)} if {"heads", "kv_heads"} & set(sizes) else growths
@@ -215,7 +215,7 @@ def _heads(old: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, Growth
     members, new_members = heads // kv_heads, new_heads // new_kv_heads
     if new_heads % new_kv_heads or new_members < members:
         raise RequestError(
-            f"--heads {new_heads} --kv-heads {new_kv_heads}: {heads} heads share {kv_heads} key heads, expected a "
+            f"⟦heads {new_heads}⟧ ⟦kv_heads {new_kv_heads}⟧: {heads} heads share {kv_heads} key heads, expected a "
             f"multiple of {new_kv_heads} heads, at least {members * new_kv_heads}; a key head whose queries are "
             "divided among its copies has no exact moments"
         )

@@ -57,17 +57,17 @@ def executed(number: int, stage: Stage, seqlen: int, warmup: int, rewarm: int) -
     if abs(tokens / stage.batch_tokens - 1) > FARTHEST:
         raise RequestError(
             f"{where}: {stage.batch_tokens:,.0f} tokens a step are no whole number of sequences of {seqlen}, expected "
-            f"a batch within {FARTHEST:.0%} of one; pass a shorter --seqlen or another --batch"
+            f"a batch within {FARTHEST:.0%} of one; pass a shorter ⟦seqlen⟧ or another ⟦batch⟧"
         )
     restart, steps = round(stage.restart_step * stage.batch_tokens / tokens), round(stage.tokens / tokens)
     if steps < 1:
         raise RequestError(
-            f"{where}: has no steps, expected some to train; ask for a lower --target-loss or fewer --stages"
+            f"{where}: has no steps, expected some to train; ask for a lower ⟦target_loss⟧ or fewer ⟦stages⟧"
         )
     if stage.growth is None and warmup > steps:
-        raise RequestError(f"--warmup-steps {warmup}: {where} has {steps} steps, expected at most that")
+        raise RequestError(f"⟦warmup_steps {warmup}⟧: {where} has {steps} steps, expected at most that")
     if stage.growth is not None and rewarm > steps:
-        raise RequestError(f"--rewarm {rewarm}: {where} has {steps} steps, expected at most that")
+        raise RequestError(f"⟦rewarm {rewarm}⟧: {where} has {steps} steps, expected at most that")
     is_grown = stage.growth is not None
     return Executed(
         micro,

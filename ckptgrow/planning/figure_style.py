@@ -21,7 +21,7 @@ def paper_axes() -> tuple[Any, Any]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingDependencyError("--plot needs `pip install 'ckptgrow[plan]'`") from error
+        raise MissingDependencyError("⟦plot⟧ needs `pip install 'ckptgrow[plan]'`") from error
     figure = Figure(figsize=SIZE, layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
@@ -46,7 +46,7 @@ def tick_losses(axes: Any, low: float, high: float) -> None:
 def check_ending(path: Path) -> None:
     """Raises RequestError for a name that is no picture's."""
     if path.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise RequestError(f"--plot {path}: expected a name that ends in .png, .pdf or .svg")
+        raise RequestError(f"⟦plot {path}⟧: expected a name that ends in .png, .pdf or .svg")
 
 
 def save(figure: Any, path: Path) -> None:

@@ -9,18 +9,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ckptgrow.choices import LawForm
 from ckptgrow.errors import DataError, MissingDependencyError
 from ckptgrow.planning.laws import LAWS, Law
 
 Vector = npt.NDArray[np.float64]
-Form = Literal["kaplan", "hoffmann"]
 HUBER = 1e-3  # of log L: residuals beyond it count linearly
-NAMES: dict[Form, tuple[str, ...]] = {
+NAMES: dict[LawForm, tuple[str, ...]] = {
     "kaplan": ("size_scale", "size_exponent", "data_scale", "data_exponent"),
     "hoffmann": ("size_scale", "size_exponent", "data_scale", "data_exponent", "floor"),
 }
@@ -47,7 +47,7 @@ class Fit:
     num_points: int
 
 
-def fit(points: Points, form: Form, name: str) -> Fit:
+def fit(points: Points, form: LawForm, name: str) -> Fit:
     """Fits a law of the form; Kaplan's takes its B_crit as given to turn steps into S_min.
 
     Raises DataError where the curves are of too few sizes to tell the constants apart.
@@ -69,7 +69,7 @@ def fit(points: Points, form: Form, name: str) -> Fit:
     return Fit(law, errors, float(np.sqrt(np.mean(residuals**2))), len(x))
 
 
-def _law(name: str, form: Form, values: Sequence[float]) -> Law:
+def _law(name: str, form: LawForm, values: Sequence[float]) -> Law:
     size_scale, size_exponent, data_scale, data_exponent = values[:4]
     if form == "hoffmann":
         return Law(name, values[4], size_scale, size_exponent, data_scale, data_exponent, "tokens")
@@ -77,14 +77,14 @@ def _law(name: str, form: Form, values: Sequence[float]) -> Law:
     return Law(name, 0.0, size_scale, size_exponent, data_scale, data_exponent, "steps", *batch)
 
 
-def _data(points: Points, form: Form) -> Vector:
+def _data(points: Points, form: LawForm) -> Vector:
     if form == "hoffmann":
         return points.steps * points.tokens_per_step
     critical = LAWS["kaplan"].critical_batch(points.losses)
     return np.asarray(points.steps / (1 + critical / points.tokens_per_step), dtype=np.float64)
 
 
-def _residuals(theta: Vector, x: Vector, y: Vector, log_losses: Vector, form: Form) -> tuple[Vector, Vector]:
+def _residuals(theta: Vector, x: Vector, y: Vector, log_losses: Vector, form: LawForm) -> tuple[Vector, Vector]:
     """Log L(θ) − log L, shape (points,), and its Jacobian, (points, constants).
 
     θ = (log a', α, log b', β[, log E]), with a' and b' for sizes and data in units of their means.
@@ -97,7 +97,7 @@ def _residuals(theta: Vector, x: Vector, y: Vector, log_losses: Vector, form: Fo
     return np.log(loss) - log_losses, np.stack(columns, axis=1) / loss[:, None]
 
 
-def _best(x: Vector, y: Vector, log_losses: Vector, form: Form) -> Vector:
+def _best(x: Vector, y: Vector, log_losses: Vector, form: LawForm) -> Vector:
     try:
         from scipy.optimize import least_squares
     except ImportError as error:
@@ -123,13 +123,13 @@ def _best(x: Vector, y: Vector, log_losses: Vector, form: Form) -> Vector:
     return np.asarray(min(found, key=lambda one: one.cost).x, dtype=np.float64)
 
 
-def _bounds(form: Form) -> tuple[list[float], list[float]]:
+def _bounds(form: LawForm) -> tuple[list[float], list[float]]:
     low, high = [-20.0, 1e-4, -40.0, 1e-4, -8.0], [8.0, 5.0, 8.0, 5.0, 3.0]
     num = len(NAMES[form])
     return low[:num], high[:num]
 
 
-def _natural(theta: Vector, units: tuple[float, float], form: Form) -> tuple[Vector, Vector]:
+def _natural(theta: Vector, units: tuple[float, float], form: LawForm) -> tuple[Vector, Vector]:
     """The constants for sizes in parameters and data in steps or tokens, and their Jacobian by θ."""
     a = np.exp(theta[0] + theta[1] * np.log(units[0]))
     b = np.exp(theta[2] + theta[3] * np.log(units[1]))
@@ -144,7 +144,7 @@ def _natural(theta: Vector, units: tuple[float, float], form: Form) -> tuple[Vec
     return np.array(values), jacobian
 
 
-def _covariance(theta: Vector, x: Vector, y: Vector, log_losses: Vector, form: Form) -> Vector:
+def _covariance(theta: Vector, x: Vector, y: Vector, log_losses: Vector, form: LawForm) -> Vector:
     """White's, of an estimator with weights; it takes evaluations as independent of each other."""
     residuals, jacobian = _residuals(theta, x, y, log_losses, form)
     inside = np.abs(residuals) <= HUBER

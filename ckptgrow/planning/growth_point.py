@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ckptgrow.choices import OperatorName
 from ckptgrow.errors import DataError
 from ckptgrow.planning.learning_curves import Curve
-from ckptgrow.planning.operators import OPTIMALITY, THRESHOLDS, OperatorName
+from ckptgrow.planning.operators import OPTIMALITY, THRESHOLDS
 from ckptgrow.planning.uncertainty import Answer, Spread, spread
 
 MOST_WITHOUT = 0.1  # share of resamples in which a plan that can be trusted may find no point

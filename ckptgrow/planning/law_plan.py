@@ -112,7 +112,7 @@ def _target_loss(law: Law, target: Target) -> float:
     if target.loss is not None:
         return target.loss
     if target.params is None:
-        raise RequestError("plan law: expected --target-params N, --target-loss L or both")
+        raise RequestError("plan law: expected ⟦target_params N⟧, ⟦target_loss⟧ L or both")
     return float(law.efficient_loss(target.params))
 
 
@@ -125,9 +125,9 @@ def _best(
         return best_schedule(Problem(law, loss, target.params, ((low, high),) * steps, unit)), [None] * steps
     if len(target.growths) ** steps > MOST_SEQUENCES:
         raise RequestError(
-            f"--stages {target.num_stages}: {len(target.growths)} growths at each of {steps} places are "
-            f"{len(target.growths) ** steps:,} sequences, expected at most {MOST_SEQUENCES}; name fewer --operators or "
-            "a smaller --max-factor"
+            f"⟦stages {target.num_stages}⟧: {len(target.growths)} growths at each of {steps} places are "
+            f"{len(target.growths) ** steps:,} sequences, expected at most {MOST_SEQUENCES}; name fewer ⟦operators⟧ or "
+            "a smaller ⟦max_factor⟧"
         )
     found: list[tuple[StagedLosses, Sequence[GrowthStep | None]]] = [
         (best_schedule(Problem(law, loss, target.params, growth_bounds([one.ratio for one in each]), unit)), each)

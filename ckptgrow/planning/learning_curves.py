@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ckptgrow.choices import SpikeRule
 from ckptgrow.errors import DataError
 from ckptgrow.planning.logs import USUAL, Log, Names, read_log
-from ckptgrow.planning.spikes import RULES, Rule
+from ckptgrow.planning.spikes import RULES
 
 Vector = npt.NDArray[np.float64]
 WINDOW = 5  # evaluations that the slope's smoothing averages
@@ -27,7 +28,7 @@ class Cleaning:
     that were cut short by a crash, and what was logged at step 0 or before.
     """
 
-    rule: Rule = "none"
+    rule: SpikeRule = "none"
     rows: int = 0
     spikes: int = 0
     replaced: int = 0
@@ -99,7 +100,7 @@ def smooth(values: Vector, window: int) -> Vector:
 
 
 def curve(
-    path: Path, num_parameters: float, tokens_per_step: float, names: Names = USUAL, rule: Rule = "robust"
+    path: Path, num_parameters: float, tokens_per_step: float, names: Names = USUAL, rule: SpikeRule = "robust"
 ) -> Curve:
     """A curve from a log, without spikes; N are parameters outside embeddings.
 
@@ -108,7 +109,7 @@ def curve(
     return curve_of(read_log(path, names), num_parameters, tokens_per_step, rule)
 
 
-def curve_of(log: Log, num_parameters: float, tokens_per_step: float, rule: Rule = "robust") -> Curve:
+def curve_of(log: Log, num_parameters: float, tokens_per_step: float, rule: SpikeRule = "robust") -> Curve:
     """The same from a log that has been read."""
     steps, losses = _checked(log)
     at_zero = len(log.steps) - len(steps)

@@ -96,7 +96,7 @@ def _log(path: Path, rows: Sequence[Row], cut: int = 0) -> Log:
 def _step_name(path: Path, columns: Sequence[str], names: Names) -> str:
     if names.step is not None:
         return _column(path, columns, (names.step,), "a step")
-    return _column(path, columns, STEP_NAMES, "a step; name it with --step-column", shown=("Step", "step"))
+    return _column(path, columns, STEP_NAMES, "a step; name it with ⟦step_column⟧", shown=("Step", "step"))
 
 
 def _loss_name(path: Path, columns: Sequence[str], names: Names) -> str:
@@ -105,7 +105,7 @@ def _loss_name(path: Path, columns: Sequence[str], names: Names) -> str:
     exported = [one for one in columns if " - " in one and one.rsplit(" - ", 1)[1] in choices]
     if len(exported) == 1 and not set(choices) & set(columns):
         return exported[0]
-    return _column(path, columns, choices, "a loss; name it with --loss")
+    return _column(path, columns, choices, "a loss; name it with ⟦loss⟧")
 
 
 def _column(

@@ -21,7 +21,7 @@ def model_size(value: str) -> float:
     except ValueError:
         return float(_without_embeddings(_config(Path(value)), value))
     if not 0 < number < math.inf:
-        raise RequestError(f"--params {value}: expected a number above zero")
+        raise RequestError(f"⟦params {value}⟧: expected a number above zero")
     return number
 
 
@@ -31,7 +31,7 @@ def _config(path: Path) -> dict[str, Any]:
     from ckptgrow.state.architecture import architecture
 
     if not path.exists():
-        raise RequestError(f"--params {path}: is neither a number nor a file, expected a config.json or a checkpoint")
+        raise RequestError(f"⟦params {path}⟧: is neither a number nor a file, expected a config.json or a checkpoint")
     if path.suffix == ".json":
         nothing = Checkpoint(path=path, kind="config", tensors={}, config=None)
         return architecture(nothing, path)[1]

@@ -13,14 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from ckptgrow.choices import OperatorName
 from ckptgrow.errors import MissingDependencyError
 from ckptgrow.planning.laws import Law, compute_to, slope
 
-OperatorName = Literal["width", "depth", "both"]
 POWERS: Mapping[OperatorName, int] = {"depth": 1, "width": 2, "both": 3}  # of the factor, in 12 · layers · hidden²
 # Found by hand on simulated curves and confirmed on real ones, by the source
 THRESHOLDS: Mapping[OperatorName, float] = {"depth": -0.0575, "width": -0.0475, "both": -0.03}

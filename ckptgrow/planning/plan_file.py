@@ -39,7 +39,7 @@ def plan_file(path: Path, plan: LawPlan, settings: RunSettings) -> tuple[Path, P
     try:
         import yaml
     except ImportError as error:
-        raise MissingDependencyError("--out needs `pip install 'ckptgrow[plan]'`") from error
+        raise MissingDependencyError("⟦out⟧ needs `pip install 'ckptgrow[plan]'`") from error
     growths = _growths(plan)
     models = shapes(plan.stages[0].params, growths)
     config = path.with_name(path.stem + ".config.json")

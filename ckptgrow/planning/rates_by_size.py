@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import numpy as np
 
+from ckptgrow.choices import RateRule
 from ckptgrow.errors import RequestError
 
-LrRule = Literal["log10", "natural", "gpt3"]
 LARGEST_FITTED = 1.5e9  # parameters without embeddings of the largest model in Kaplan et al.'s study (section 1)
 # Layers, width and peak rate of the eight models of Brown et al., arXiv 2005.14165, table 2.1
 GPT3 = (
@@ -55,7 +54,7 @@ def lr_of_gpt3(num_parameters: float) -> float:
     return float(np.exp(np.interp(np.log(max(num_parameters, 1.0)), np.log(sizes), rates)))
 
 
-RULES: Mapping[LrRule, Callable[[float], float]] = {
+RULES: Mapping[RateRule, Callable[[float], float]] = {
     "log10": lr_for_size,
     "natural": lr_of_kaplan,
     "gpt3": lr_of_gpt3,

@@ -12,14 +12,14 @@ deviation; the code of Shen et al., arXiv 2203.06211, for the paper's rule.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from ckptgrow.choices import SpikeRule
+
 Vector = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-Rule = Literal["robust", "paper", "none"]
 
 SMALLEST = 0.01  # of the loss: what lies nearer to its neighbours is no spike, however smooth they are
 REACH = 10  # evaluations on either side of the running median: a spike is shorter than that
@@ -71,7 +71,7 @@ def all_kept(losses: Vector) -> Mask:
     return np.ones(len(losses), dtype=bool)
 
 
-RULES: Mapping[Rule, Callable[[Vector], Mask]] = {
+RULES: Mapping[SpikeRule, Callable[[Vector], Mask]] = {
     "robust": kept_by_neighbours,
     "paper": kept_by_paper,
     "none": all_kept,

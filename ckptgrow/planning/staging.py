@@ -83,13 +83,13 @@ def check_feasible(problem: Problem) -> None:
     law, least = problem.law, problem.law.smallest_size(problem.loss)
     if not np.isfinite(least):
         raise RequestError(
-            f"--target-loss {problem.loss:g}: no model reaches it by the law {law.name}, expected more than "
+            f"⟦target_loss {problem.loss:g}⟧: no model reaches it by the law {law.name}, expected more than "
             f"{law.floor:g}"
         )
     if problem.size is not None and problem.size <= least:
         best = float(law.limit(problem.size))
         raise RequestError(
-            f"--target-loss {problem.loss:g}: {problem.size:.4g} parameters come to {best:.4g} at best by the law "
+            f"⟦target_loss {problem.loss:g}⟧: {problem.size:.4g} parameters come to {best:.4g} at best by the law "
             f"{law.name}, expected more than {least:.4g} parameters or a higher loss"
         )
 

@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-NewLayer = Literal["zero-output", "zero-norm", "copy"]
+from ckptgrow.choices import NewLayer, Place
+
 LayerKind = Literal["old", "zero-output", "zero-norm", "copy"]
-Place = Literal["alternate", "append"]
 
 NEW_LAYERS: tuple[NewLayer, ...] = get_args(NewLayer)
-PLACES: tuple[Place, ...] = get_args(Place)
 
 
 @dataclass(frozen=True)

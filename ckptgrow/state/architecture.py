@@ -34,7 +34,7 @@ def architecture(checkpoint: Checkpoint, config_file: Path | None = None) -> tup
     else:
         raise ConfigError(
             f"{where}: says nothing of its architecture (config.json, hyper_parameters['config'], or the original's "
-            "size and seqlen); pass a transformers config with --config FILE"
+            "size and seqlen); pass a transformers config with ⟦config FILE⟧"
         )
     family = family_of(config, where)
     return family, _completed(family, config, where)
@@ -66,7 +66,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     try:
         return read_json(file)
     except CheckpointError as error:
-        raise ConfigError(f"{error} (a transformers config.json)") from error
+        raise ConfigError(f"{error.message.marked} (a transformers config.json)") from error
 
 
 def original_config(arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def original_config(arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
     if size not in GPT2.original_sizes:
         raise ConfigError(
             f"{where}: its arguments name size {size!r}, expected one of {', '.join(sorted(GPT2.original_sizes))}; "
-            "pass a transformers config with --config FILE"
+            "pass a transformers config with ⟦config FILE⟧"
         )
     sizes = dict(GPT2.original_sizes[str(size)])
     if arguments.get("layers") is not None:

@@ -143,7 +143,7 @@ def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: st
     if stray:
         raise ClaimError(
             f"{where}: the {family.model_type} table ({depth} layers) claims no tensor named {listing(stray)}; "
-            "correct the config, or leave them out with --drop NAME"
+            "correct the config, or leave them out with ⟦drop NAME⟧"
         )
     if largest in incomplete:
         raise ClaimError(f"{where}: tensor {largest}{listing(incomplete[largest])} is missing, expected by the config")
@@ -264,7 +264,7 @@ def _check_once(claimed: Sequence[Claimed], where: str) -> None:
         if other != one.name:
             raise ClaimError(
                 f"{where}: {other} and {one.name} name one parameter, expected one of them; leave out the one that is "
-                "not meant with --drop NAME"
+                "not meant with ⟦drop NAME⟧"
             )
 
 
@@ -279,7 +279,7 @@ def _check_shapes(
         if shapes[one.name] != expected:
             raise ConfigError(
                 f"{where}: tensor {one.name} has shape {list(shapes[one.name])}, expected {list(expected)} "
-                f"({one.layout.text}) by the config; pass the right one with --config FILE"
+                f"({one.layout.text}) by the config; pass the right one with ⟦config FILE⟧"
             )
 
 

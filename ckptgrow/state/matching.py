@@ -28,7 +28,7 @@ FACTORED: Mapping[str, Callable[[Shape], Shape]] = {
     "exp_avg_sq_col": lambda shape: (*shape[:-2], *shape[-1:]),
 }
 MOST_STATES = 5_000  # of the search below; so many come up only where parameters cannot be told apart
-WAY_OUT = "list the names in the optimizer's order in a file and pass --param-order FILE"
+WAY_OUT = "list the names in the optimizer's order in a file and pass ⟦param_order FILE⟧"
 _UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)|\.ln_")  # as transformers' Trainer
 
 

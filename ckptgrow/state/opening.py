@@ -103,8 +103,8 @@ def _without(checkpoint: Checkpoint, drop: Sequence[str]) -> Checkpoint:
     unknown = [name for name in drop if name not in known]
     if unknown:
         raise RequestError(
-            f"--drop {listing(unknown)}: no tensor, key or file of {checkpoint.path} that can be left out; the "
-            "optimizer and the schedule go by --reset"
+            f"⟦drop {listing(unknown)}⟧: no tensor, key or file of {checkpoint.path} that can be left out; the "
+            "optimizer and the schedule go by ⟦reset⟧"
         )
     rest = {key: value for key, value in checkpoint.rest.items() if key not in drop}
     return replace(

@@ -127,7 +127,7 @@ def _slots(index: int, raw: Mapping[str, Any], where: str) -> list[Slot]:
         raise OptimizerError(
             f"{where}: holds 8-bit states ({listing(quantised)}), expected floating-point ones; turn them into those "
             "of a 32-bit optimizer first (bitsandbytes.functional.dequantize_blockwise; state1 is exp_avg, state2 "
-            "exp_avg_sq), or leave the optimizer out with --reset optimizer"
+            "exp_avg_sq), or leave the optimizer out with ⟦reset optimizer⟧"
         )
     return [
         Slot(index, position, state.get(number, {}))
@@ -145,7 +145,7 @@ def _named(
     in_module: Mapping[str, str],
 ) -> list[str]:
     if order is not None:
-        return by_names(order, slots, shapes, f"{where} (--param-order)", in_module)
+        return by_names(order, slots, shapes, f"{where} (⟦param_order⟧)", in_module)
     names_of = [group.get("param_names") for raw in raws for group in raw["param_groups"]]
     told = [name for names in names_of for name in names or ()]
     place_of = {place: index for index, place in enumerate(_places(raws))}

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
 
-Kind = Literal["linear", "cosine", "wsd", "constant"]
-KINDS: tuple[Kind, ...] = ("linear", "cosine", "wsd", "constant")
+from ckptgrow.choices import ScheduleKind
+
 DECAY_SHARE = 0.2  # of the steps: the last phase of warm-up, stable, decay (Hu et al., arXiv 2404.06395)
 
 
@@ -22,7 +21,7 @@ class Schedule:
     From `rewarm_start` on, the factor is multiplied by (step − rewarm_start + 1) / rewarm_steps until that is 1.
     """
 
-    kind: Kind
+    kind: ScheduleKind
     warmup: int
     total: int
     rewarm_start: int = 0

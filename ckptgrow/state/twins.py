@@ -35,7 +35,7 @@ def claim_tensors(
         name = next(one for one in differing if one not in heads or not set(heads) <= set(differing))
         raise ClaimError(
             f"{where}: {name} differs from {claimed.tied[name]}, expected one tensor under both names, as "
-            f"{family.model_type} has it; leave out the one that is not meant with --drop NAME"
+            f"{family.model_type} has it; leave out the one that is not meant with ⟦drop NAME⟧"
         )
     untied = {**config, family.tie.config: False}
     return untied, claim(family, untied, shapes, where)

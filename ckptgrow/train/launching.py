@@ -25,11 +25,11 @@ def processes_of(environment: Mapping[str, str], devices: int | None, nodes: int
         return devices or 1, nodes or 1
     launcher, count, num_nodes = started
     on_each = count // num_nodes
-    for option, asked, found in (("--devices", devices, on_each), ("--nodes", nodes, num_nodes)):
+    for option, asked, found in (("devices", devices, on_each), ("nodes", nodes, num_nodes)):
         if asked is not None and asked != found:
             raise RequestError(
-                f"{option} {asked}: {launcher} started {on_each} processes on each of {num_nodes} nodes, expected "
-                f"{option} {found}; leave it out"
+                f"⟦{option} {asked}⟧: {launcher} started {on_each} processes on each of {num_nodes} nodes, expected "
+                f"⟦{option} {found}⟧; leave it out"
             )
     return on_each, num_nodes
 
@@ -45,7 +45,7 @@ def _started(environment: Mapping[str, str]) -> tuple[str, int, int] | None:
     if mpi is not None:
         raise RequestError(
             f"{environment[mpi]} processes were started by mpirun ({mpi}), each of which would train alone; use "
-            "torchrun, or one process with --devices N"
+            "torchrun, or one process with ⟦devices N⟧"
         )
     return None
 

@@ -60,7 +60,7 @@ def _locked(directory: Path) -> int:
             os.close(descriptor)
             raise RequestError(
                 f"{directory}: {holder or 'another process'} trains here, expected one process a run; wait for it, or "
-                "choose another --out"
+                "choose another ⟦out⟧"
             ) from error
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
             os.truncate(descriptor, 0)

@@ -18,12 +18,12 @@ def check_lengths(settings: TrainSettings, given: Mapping[str, Any], start: int)
     total = settings.train_steps
     if given.get("warmup_steps") is not None and settings.warmup_steps > total:
         raise RequestError(
-            f"--warmup-steps {settings.warmup_steps}: the run has {total} steps, expected at most that; the learning "
+            f"⟦warmup_steps {settings.warmup_steps}⟧: the run has {total} steps, expected at most that; the learning "
             "rate would never rise to its peak"
         )
     if settings.rewarm and start + settings.rewarm > total:
         raise RequestError(
-            f"--rewarm {settings.rewarm}: the run has {total - start} steps from step {start} on, expected at most "
+            f"⟦rewarm {settings.rewarm}⟧: the run has {total - start} steps from step {start} on, expected at most "
             "that; the learning rate would never rise to its peak"
         )
 

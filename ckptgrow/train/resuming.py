@@ -128,12 +128,12 @@ def _resumed_elsewhere(read: Checkpoint, given: Mapping[str, Any]) -> tuple[Resu
     if read.schedulers and "schedule" not in reset and "schedule" not in given:
         raise RequestError(
             f"{read.path}: has a schedule of another trainer's, which `ckptgrow train` does not follow; say which one "
-            "to go on with at its step (--schedule, --warmup-steps, --train-steps), or begin anew: --reset schedule"
+            "to go on with at its step (⟦schedule⟧, ⟦warmup_steps⟧, ⟦train_steps⟧), or begin anew: ⟦reset schedule⟧"
         )
     if given.get("strategy") == "fsdp":
         raise RequestError(
-            f"{read.path}: is of another trainer, expected one of `ckptgrow train` with --strategy fsdp; go on for a "
-            "step with --strategy ddp or auto first"
+            f"{read.path}: is of another trainer, expected one of `ckptgrow train` with ⟦strategy fsdp⟧; go on for a "
+            "step with ⟦strategy ddp⟧ or auto first"
         )
     found = adopted(read, given.get("config"), given.get("param_order"), with_optimizer="optimizer" not in reset)
     stored_step = read.global_step or 0

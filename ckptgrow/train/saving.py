@@ -45,7 +45,7 @@ class AtomicCheckpoints(CheckpointIO):
             free = shutil.disk_usage(target.parent).free / 2**30
             self.failure = CheckpointError(
                 f"{target}: could not be written ({str(error).splitlines()[0][:120]}; {free:.2f} GiB free), expected "
-                "room for a checkpoint; those that were written before are whole: make room and --resume from the last"
+                "room for a checkpoint; those that were written before are whole: make room and ⟦resume⟧ from the last"
             )
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from ckptgrow.choices import Accelerator, Logger, Precision, ResetPart, ScheduleKind, Strategy
 from ckptgrow.errors import RequestError
-from ckptgrow.state.train_schedule import Kind, Schedule
+from ckptgrow.state.train_schedule import Schedule
 from ckptgrow.train.order import GrowingBatches
 from ckptgrow.train.warmup import MOST_WARMUP, default_warmup
 
@@ -32,8 +33,6 @@ CARRIED = (
     "growing",
 )
 
-ResetPart = Literal["optimizer", "schedule", "data"]
-
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -54,7 +53,7 @@ class TrainSettings:
     grad_accum: int = 1
     seqlen: int = 512
     lr: float | None = None  # None: by size
-    schedule: Kind = "linear"
+    schedule: ScheduleKind = "linear"
     warmup_steps: int = MOST_WARMUP  # `settings_for` shortens it to the run
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
@@ -64,9 +63,9 @@ class TrainSettings:
     seed: int = 3
     devices: int = 1
     num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "32"
-    accelerator: str = "auto"
+    strategy: Strategy = "auto"
+    precision: Precision = "32"
+    accelerator: Accelerator = "auto"
     compile: bool = False
     num_workers: int = 0
     save_every: int = 1000
@@ -75,7 +74,7 @@ class TrainSettings:
     val_batches: int = 50
     val_sequences: int | None = None  # None: by val_batches
     log_every: int = 10
-    logger: str = "csv"
+    logger: Logger = "csv"
 
     @property
     def num_devices(self) -> int:
@@ -131,8 +130,8 @@ def _with_batch(settings: TrainSettings, whole: int) -> TrainSettings:
     num = settings.num_devices
     if whole % num:
         raise RequestError(
-            f"--devices {settings.devices}: {num} devices cannot share the {whole} sequences a step of "
-            f"{settings.resume} evenly, expected a divisor of these; for another batch give --batch-size"
+            f"⟦devices {settings.devices}⟧: {num} devices cannot share the {whole} sequences a step of "
+            f"{settings.resume} evenly, expected a divisor of these; for another batch give ⟦batch_size⟧"
         )
     micro = max(one for one in range(1, settings.batch_size + 1) if whole // num % one == 0)
     return replace(settings, batch_size=micro, grad_accum=whole // num // micro)

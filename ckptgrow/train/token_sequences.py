@@ -60,7 +60,7 @@ class TokenFiles:
         if num < length + 1:
             raise DataError(
                 f"{path}: has {num} tokens, expected at least {length + 1} for one sequence; prepare more data, or "
-                "lower --seqlen"
+                "lower ⟦seqlen⟧"
             )
         return Sequences(path, self.dtype, length)
 

@@ -151,6 +151,6 @@ def _loggers(settings: TrainSettings, tokens: int) -> list[loggers.Logger]:
             found.append(loggers.WandbLogger(save_dir=settings.out))
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"--logger {settings.logger}: needs {settings.logger}, expected it installed; pip install {settings.logger}"
+            f"⟦logger {settings.logger}⟧: needs {settings.logger}, expected it installed; pip install {settings.logger}"
         ) from error
     return found

@@ -30,7 +30,7 @@ from ckptgrow.train.settings import DATA, RUN, TrainSettings, settings_for
 from ckptgrow.train.token_sequences import TokenFiles
 from ckptgrow.train.trainer import CHECKPOINTS, Training
 
-OPTIMIZER_OPTIONS = {"weight_decay": "--weight-decay", "betas": "--adam-beta1, --adam-beta2", "eps": "--adam-epsilon"}
+OPTIMIZER_OPTIONS = {"weight_decay": "⟦weight_decay⟧", "betas": "⟦adam_beta1⟧, ⟦adam_beta2⟧", "eps": "⟦adam_epsilon⟧"}
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,11 @@ def _resumed(given: Mapping[str, Any]) -> tuple[Resumed | None, Mapping[str, Any
     path = given.get("resume")
     if path is not None:
         if given.get("init_from") is not None:
-            raise RequestError("--init-from: begins a new run, expected it without --resume")
+            raise RequestError("⟦init_from⟧: begins a new run, expected it without ⟦resume⟧")
         return resumed_from(path, given)
-    asked = [f"--{name.replace('_', '-')}" for name in ("reset", "step", "rewarm", "param_order") if given.get(name)]
+    asked = [f"⟦{name}⟧" for name in ("reset", "step", "rewarm", "param_order") if given.get(name)]
     if asked:
-        raise RequestError(f"{asked[0]}: is for a run that goes on, expected --resume CKPT beside it")
+        raise RequestError(f"{asked[0]}: is for a run that goes on, expected ⟦resume CKPT⟧ beside it")
     return None, None
 
 
@@ -131,7 +131,7 @@ def _check_optimizer_options(given: Mapping[str, Any], resumed: Resumed) -> None
     if asked and resumed.optimizer is not None:
         raise RequestError(
             f"{asked[0]}: the groups of {resumed.path} have their own, expected none; leave it out, or add "
-            "--reset optimizer"
+            "⟦reset optimizer⟧"
         )
 
 
@@ -139,7 +139,7 @@ def _agreed_config(settings: TrainSettings, stored: Mapping[str, Any] | None) ->
     if not settings.config:
         if not stored:
             raise ConfigError(
-                f"{settings.resume}: has no config, expected hyper_parameters['config']; pass --config FILE"
+                f"{settings.resume}: has no config, expected hyper_parameters['config']; pass ⟦config FILE⟧"
             )
         return dict(stored)
     known = dict(stored or {})
@@ -147,9 +147,9 @@ def _agreed_config(settings: TrainSettings, stored: Mapping[str, Any] | None) ->
     if different:
         name = sorted(different)[0]
         raise ConfigError(
-            f"--config: {name} is {settings.config[name]!r}, expected {known[name]!r} as in "
+            f"⟦config⟧: {name} is {settings.config[name]!r}, expected {known[name]!r} as in "
             f"{settings.resume or settings.init_from}; leave "
-            "--config out to go on with the checkpoint's"
+            "⟦config⟧ out to go on with the checkpoint's"
         )
     return {**known, **settings.config}
 
@@ -170,7 +170,7 @@ def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) 
         )
     positions = settings.config.get("n_positions") or settings.config.get("max_position_embeddings")
     if isinstance(positions, int) and settings.seqlen > positions:
-        raise RequestError(f"--seqlen {settings.seqlen}: expected at most the model's {positions} positions")
+        raise RequestError(f"⟦seqlen {settings.seqlen}⟧: expected at most the model's {positions} positions")
     files.sequences("train", settings.seqlen)
     if files.num_tokens["val"]:
         files.sequences("val", settings.seqlen)
@@ -178,12 +178,12 @@ def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) 
         _check_same_data(files, resumed, settings)
         if resumed.step >= settings.train_steps:
             raise RequestError(
-                f"--train-steps {settings.train_steps}: {resumed.path} is at step {resumed.step}, expected more than "
-                "that; raise --train-steps"
+                f"⟦train_steps {settings.train_steps}⟧: {resumed.path} is at step {resumed.step}, expected more than "
+                "that; raise ⟦train_steps⟧"
             )
     elif (settings.out / METRICS).exists() or (settings.out / CHECKPOINTS).exists():
         raise RequestError(
-            f"{settings.out}: holds a run already, expected none; choose another, or --resume from its checkpoints"
+            f"{settings.out}: holds a run already, expected none; choose another, or ⟦resume⟧ from its checkpoints"
         )
 
 
@@ -198,15 +198,15 @@ def _check_same_data(files: TokenFiles, resumed: Resumed, settings: TrainSetting
     if "data" not in settings.reset and stored.get("sha256", files.sha256["train"]) != files.sha256["train"]:
         raise DataError(
             f"{meta}: is of other training data than {resumed.path} was trained on, expected the same for its place in "
-            "them to mean anything; pass --reset data to begin these at their beginning"
+            "them to mean anything; pass ⟦reset data⟧ to begin these at their beginning"
         )
     if "data" not in settings.reset and resumed.place.position:
         old = resumed.arguments.get(RUN, {})
         for name in ("seqlen", "seed"):
             if old.get(name, getattr(settings, name)) != getattr(settings, name):
                 raise RequestError(
-                    f"--{name} {getattr(settings, name)}: {resumed.path} has seen its data in sequences of "
-                    f"{old['seqlen']} in the order of seed {old['seed']}, expected the same; pass --reset data to "
+                    f"⟦{name} {getattr(settings, name)}⟧: {resumed.path} has seen its data in sequences of "
+                    f"{old['seqlen']} in the order of seed {old['seed']}, expected the same; pass ⟦reset data⟧ to "
                     "begin them anew"
                 )
 
@@ -215,8 +215,8 @@ def _check_machine(settings: TrainSettings) -> None:
     available = torch.cuda.device_count()
     on_cuda = settings.accelerator == "cuda" or (settings.accelerator == "auto" and available > 0)
     if on_cuda and settings.devices > available:
-        raise RequestError(f"--devices {settings.devices}: this machine has {available} GPUs, expected at most that")
+        raise RequestError(f"⟦devices {settings.devices}⟧: this machine has {available} GPUs, expected at most that")
     if not on_cuda and settings.precision == SCALED_PRECISION:
-        raise RequestError(f"--precision {SCALED_PRECISION}: needs a CUDA GPU, expected bf16-mixed or 32 on a CPU")
+        raise RequestError(f"⟦precision {SCALED_PRECISION}⟧: needs a CUDA GPU, expected bf16-mixed or 32 on a CPU")
     if not on_cuda and settings.strategy == "fsdp":
-        raise RequestError("--strategy fsdp: needs CUDA GPUs, expected ddp or auto on a CPU")
+        raise RequestError("⟦strategy fsdp⟧: needs CUDA GPUs, expected ddp or auto on a CPU")

@@ -6,21 +6,22 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
 
+from ckptgrow.choices import VerifyDevice, VerifyDtype
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.spaces.growth import Growth
+from ckptgrow.spaces.layout import Layout, parse
 from ckptgrow.state.model import load_model
 from ckptgrow.state.opening import TrainingState, open_state, understood
-from ckptgrow.state.sizes import num_layers
+from ckptgrow.state.sizes import is_tied, num_layers
 from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
 from ckptgrow.verification.configs import with_fixed_fields
 from ckptgrow.verification.contents import judge_contents, left_out
-from ckptgrow.verification.factors import disagreements, measured_growths
+from ckptgrow.verification.factors import disagreements, measured_growths, with_tied_head
 from ckptgrow.verification.function import compared
 from ckptgrow.verification.gradients import Gradients, GradientScale, gradient_problems, gradient_scales, idealise
 from ckptgrow.verification.history import Declared
@@ -35,8 +36,7 @@ from ckptgrow.verification.trajectory import losses, step_rounding
 from ckptgrow.verification.weights import WeightScale, completed, weight_scales
 from ckptgrow.verification.words import sentences
 
-DtypeName = Literal["float64", "float32", "bfloat16"]
-DTYPES: Mapping[str, torch.dtype] = {
+DTYPES: Mapping[VerifyDtype, torch.dtype] = {
     "float64": torch.float64,
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -52,8 +52,8 @@ class VerifySettings:
     tokens: Path | None = None
     batches: int = 4
     steps: int = 0
-    dtype: DtypeName = "float64"
-    device: str = "cpu"
+    dtype: VerifyDtype = "float64"
+    device: VerifyDevice = "cpu"
 
 
 def silent(stage: str) -> None:
@@ -167,7 +167,7 @@ def _models(pair: Pair, dtype: torch.dtype, device: str) -> tuple[PreTrainedMode
 
 def _model(state: TrainingState, dtype: torch.dtype, device: str) -> PreTrainedModel:
     if device != "cpu" and not torch.cuda.is_available():
-        raise RequestError(f"--device {device}: no such device on this machine, expected cpu")
+        raise RequestError(f"⟦device {device}⟧: no such device on this machine, expected cpu")
     return load_model(state.checkpoint, state.claim, state.config, dtype, device)
 
 
@@ -199,10 +199,24 @@ def _moments(
 
 def _agreed(pair: Pair, weights: Mapping[str, WeightScale]) -> tuple[list[str], dict[str, Growth]]:
     """The tensors whose factors no one scale for every space explains, and what most agree that the spaces are."""
-    factors = {name: scale.factor for name, scale in weights.items()}
-    claimed = {name: link.grown for name, link in pair.links.items()}
-    apart = disagreements(factors, claimed, pair.growths)
-    return apart, measured_growths(factors, claimed, pair.growths)
+    factors, layouts = with_tied_head(
+        {name: scale.factor for name, scale in weights.items()},
+        {name: link.grown.layout for name, link in pair.links.items()},
+        pair.growths,
+        _tie(pair.grown),
+    )
+    apart = disagreements(factors, layouts, pair.growths, pair.grown.family.residual)
+    return apart, measured_growths(factors, layouts, pair.growths)
+
+
+def _tie(state: TrainingState) -> tuple[str, Layout] | None:
+    """The embedding that is the head too, and how the head lies."""
+    tie = state.family.tie
+    if tie is None or not is_tied(state.family, state.config):
+        return None
+    embedding = next((one.name for one in state.claim.parameters if one.canonical == tie.embedding), None)
+    head = next((one for one in state.family.parameters if one.name == tie.head), None)
+    return (embedding, parse(head.layout)) if embedding and head else None
 
 
 def _structure(
@@ -212,9 +226,7 @@ def _structure(
     tolerance = STORED_TOLERANCES[coarsest(_weight_dtypes(pair))]
     rates, problems = judge_contents(pair, weights, measured, declared)
     if apart:
-        problems.insert(
-            0, f"{apart[0]} has factor {weights[apart[0]].factor:g}, which no one scale for every space explains"
-        )
+        problems.insert(0, f"{apart[0]} has a factor that no one scale for every space explains")
     error = weights[worst].error
     return Structure(
         passed=weights[worst].roundings <= 1 and not problems,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +25,6 @@ import torch
 
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layout import Axis, Layout, Role
-from ckptgrow.state.claim import Claimed
 
 HALVES = (-2, -1, 0, 1, 2)  # exponents of a ratio, in halves
 NEAR = 0.02  # relative: far above what rounding to bfloat16 leaves in a mean, far below any two factors' distance
@@ -41,33 +40,58 @@ def snapped(value: float, ratios: Iterable[float]) -> float:
     return math.copysign(nearest, value) if abs(nearest - abs(value)) <= NEAR * nearest else value
 
 
+Factors = Mapping[str, float | None]  # of weights, by the grown name; None where the small weight is zero
+Layouts = Mapping[str, Layout]  # the same parameters'
+
+
+def with_tied_head(
+    factors: Factors, layouts: Layouts, growths: Mapping[str, Growth], tie: tuple[str, Layout] | None
+) -> tuple[Factors, Layouts]:
+    """The same with a head that is the embedding's very tensor (`tie`: the embedding's name, the head's layout): as the
+    head it reads what the embedding wrote, so its factor is the embedding's, summed over the copies that it reads.
+    """
+    factor = factors.get(tie[0]) if tie else None
+    if not factor or tie is None:
+        return factors, layouts
+    axes = [axis.growth(growths) for axis in tie[1].axes if axis.role == "in"]
+    if any(_even_copies(axis) == 1 and not axis.is_identity and not axis.has_fresh for axis in axes):
+        return factors, layouts
+    name = f"{tie[0]} as the head"
+    summed = factor * math.prod(_even_copies(axis) for axis in axes)
+    return {**factors, name: summed}, {**layouts, name: tie[1]}
+
+
 def disagreements(
-    factors: Mapping[str, float | None],
-    tensors: Mapping[str, Claimed],
-    growths: Mapping[str, Growth],
+    factors: Factors, layouts: Layouts, growths: Mapping[str, Growth], normed: Collection[str]
 ) -> list[str]:
     """The tensors whose weight's factor no one write for every space explains; the worst first, none where all agree.
 
-    `factors` and `tensors` are by the grown name; a factor is None where the small weight is zero. Coordinates that
-    copy nothing make the old ones larger through a norm across them: all gains make up for that by one more factor.
+    Coordinates that copy nothing make the old ones larger through a norm across them: over n' for n in the `normed`
+    spaces, whose gains make up for it by √(n/n'); of other norms the factor is not known, but one.
     """
     known = [name for name, factor in factors.items() if factor]
     spaces = sorted(space for space, growth in growths.items() if not growth.is_identity)
     if not known or not spaces:
         return [name for name in known if abs((factors[name] or 0.0) - 1) > SAME]
-    matrix = np.array([_equation(tensors[name].layout.axes, spaces) for name in known])
-    if any(growths[space].has_fresh for space in spaces):
-        matrix = np.hstack([matrix, [_of_norms(tensors[name].layout, spaces) for name in known]])
     logarithms = np.array([math.log(abs(factors[name] or 1.0)) for name in known])
-    solution = _most_agreed(matrix, logarithms)
-    residuals = np.abs(matrix @ solution - logarithms)
+    logarithms -= [_norms_logarithm(layouts[name], growths, normed) for name in known]
+    others = [space for space in spaces if growths[space].has_fresh and space not in normed]
+    equations = [_equation(layouts[name].axes, spaces) + _of_norms(layouts[name], others) for name in known]
+    matrix = np.array(equations)
+    residuals = np.abs(matrix @ _most_agreed(matrix, logarithms) - logarithms)
     order = np.argsort(-residuals)
     return [known[index] for index in order if residuals[index] > SAME]
 
 
-def measured_growths(
-    factors: Mapping[str, float | None], tensors: Mapping[str, Claimed], growths: Mapping[str, Growth]
-) -> dict[str, Growth]:
+def _norms_logarithm(layout: Layout, growths: Mapping[str, Growth], normed: Collection[str]) -> float:
+    """The logarithm of what a gain makes up for."""
+    if layout.kind != "gain":
+        return 0.0
+    fresh = [growths[space] for space in layout.written if space in normed and growths[space].has_fresh]
+    return sum(math.log(growth.num_old / growth.num_new) / 2 for growth in fresh)
+
+
+def measured_growths(factors: Factors, layouts: Layouts, growths: Mapping[str, Growth]) -> dict[str, Growth]:
     """The growth of every space, with what its copies are written and read as: the power of their number on which the
     tensors agree most. Uneven copies, and spaces with coordinates that copy nothing, are written as they were.
     """
@@ -76,7 +100,7 @@ def measured_growths(
     spaces = [space for space, count in counts.items() if count > 1]
     if not known or not spaces:
         return dict(growths)
-    matrix = np.array([_equation(tensors[name].layout.axes, spaces) for name in known])
+    matrix = np.array([_equation(layouts[name].axes, spaces) for name in known])
     solution = _most_agreed(matrix, np.array([math.log(abs(factors[name] or 1.0)) for name in known]))
     found = dict(growths)
     for space, logarithm in zip(spaces, solution.tolist(), strict=True):

@@ -14,7 +14,7 @@ from ckptgrow.storage.tensors import is_lazy, whole
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.history import are_steps
 from ckptgrow.verification.magnitude import largest, relative
-from ckptgrow.verification.optimizers import FACTORS, KEPT_AXES, POWERS, Measured, kind_of
+from ckptgrow.verification.optimizers import FACTORS, KEPT_AXES, POWERS, Measured, step_rule
 from ckptgrow.verification.pair import Link, Pair, growths_since
 from ckptgrow.verification.precision import STORED_TOLERANCES, coarsest, rounding, smallest
 from ckptgrow.verification.scales import Scales
@@ -92,13 +92,13 @@ class _Case:
 
 def _errors(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, float]:
     """The error of every entry that is a tensor, over what its dtype leaves; two factors are one, their product."""
-    kind = kind_of(case.old)
-    powers = {**POWERS, **(kind.powers if kind else {})}
+    rule = step_rule(case.old, old)
+    powers = {**POWERS, **(rule.powers if rule else {})}
     found: dict[str, float] = {}
     for key in old:
         if key in powers and is_lazy(new[key]):
             before, after = whole(old[key]).double(), whole(new[key]).double()
-            if kind and key in kind.updates:
+            if rule and key in rule.updates:
                 found[key] = _of_updates(case, before, after) / STORED_TOLERANCES[new[key].dtype]
             else:
                 found[key] = _roundings(case, before, after, powers[key], new[key].dtype)
@@ -122,7 +122,7 @@ def _roundings(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int, 
     if case.link.is_padded and power and not _is_young(case, found, power, dtype):
         return math.inf
     expected = _expected(case, old, power)
-    allowed = case.num_growths * (_left_by(dtype) * expected.abs() + smallest(dtype))
+    allowed = case.num_growths * (_left_by(dtype) * expected.abs() + FEW / 2 * smallest(dtype))
     return largest((case.link.copied_part(found) - expected) / allowed)
 
 

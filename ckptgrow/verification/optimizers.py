@@ -14,13 +14,14 @@ mean square and n that of its number of entries:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers.optimization import Adafactor as AdafactorOfTransformers
 
+from ckptgrow.state.optimizer_kinds import recognised
 from ckptgrow.verification.lion import Lion
 
 Ratio = float | tuple[float | None, ...] | None
@@ -62,13 +63,10 @@ class Measured:
 
 
 @dataclass(frozen=True, eq=False)
-class Kind:
-    """One optimizer, known by options that a group has; `powers` differ from the common ones; `updates` are averages of
-    updates.
-    """
+class StepRule:
+    """One optimizer's rule, by its name; `powers` differ from the common ones; `updates` are averages of updates."""
 
     name: str
-    options: frozenset[str]
     build: Callable[[Any], torch.optim.Optimizer] | None
     ratios: Callable[[Measured, Mapping[str, Any]], Ratios] | None
     powers: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -77,9 +75,10 @@ class Kind:
     step_rounding: float = 0.0  # of the losses, where steps are computed in less than the weights' dtype
 
 
-def kind_of(options: Mapping[str, Any]) -> Kind | None:
-    """The first kind whose options a group has."""
-    return next((kind for kind in KINDS if kind.options <= set(options)), None)
+def step_rule(options: Mapping[str, Any], record: Collection[str]) -> StepRule | None:
+    """The rule of the optimizer that a parameter's group and its record are of."""
+    kind = recognised(options, record)
+    return next((rule for rule in RULES if kind is not None and rule.name == kind.name), None)
 
 
 def _rates(ratio: float | None, decay: float | None) -> dict[str, Ratio]:
@@ -134,26 +133,30 @@ def _adam(groups: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups) if is_coupled else torch.optim.AdamW(groups)
 
 
-def _kind(name: str, options: str, build: Any, ratios: Any, **rest: Any) -> Kind:
-    return Kind(name, frozenset(options.split()), build, ratios, **rest)
-
-
 ROUNDED = 1e-6  # where the size of stored weights enters
 
-KINDS: tuple[Kind, ...] = (
-    _kind("NAdam", "betas momentum_decay", torch.optim.NAdam, _coupled),
-    _kind("Adam", "betas eps amsgrad", _adam, _without_size),
-    _kind("Adam", "betas eps correct_bias", _adam, _without_size),
-    _kind("RAdam", "betas eps decoupled_weight_decay", torch.optim.RAdam, _coupled),
-    _kind("Adamax", "betas eps capturable", torch.optim.Adamax, _coupled),
-    _kind("Adam's averages", "betas eps", None, None),
-    _kind("Lion", "betas", Lion, _without_size),
-    _kind("Adagrad", "lr_decay", torch.optim.Adagrad, _coupled),
-    _kind("RMSprop", "alpha centered", torch.optim.RMSprop, _coupled, powers={"momentum_buffer": 0}),
-    _kind("Muon", "momentum ns_steps", torch.optim.Muon, _of_matrices, step_rounding=2e-3),
-    _kind("SGD", "momentum dampening", torch.optim.SGD, _of_gradients),
-    _kind("Adafactor", "beta2_decay", torch.optim.Adafactor, _of_weights, tolerance=ROUNDED),
-    _kind(
-        "Adafactor", "decay_rate", AdafactorOfTransformers, _of_weights_or_not, updates=("exp_avg",), tolerance=ROUNDED
+RULES: tuple[StepRule, ...] = (
+    StepRule("NAdam", torch.optim.NAdam, _coupled),
+    StepRule("Adam", _adam, _without_size),
+    StepRule("AdamW", _adam, _without_size),
+    StepRule("AdamW of transformers", _adam, _without_size),
+    StepRule("DeepSpeedCPUAdam", _adam, _without_size),
+    StepRule("RAdam", torch.optim.RAdam, _coupled),
+    StepRule("Adamax", torch.optim.Adamax, _coupled),
+    StepRule("LAMB", None, None),
+    StepRule("FusedAdam", None, None),
+    StepRule("an optimizer with Adam's averages", None, None),
+    StepRule("Lion", Lion, _without_size),
+    StepRule("Adagrad", torch.optim.Adagrad, _coupled),
+    StepRule("RMSprop", torch.optim.RMSprop, _coupled, powers={"momentum_buffer": 0}),
+    StepRule("Muon", torch.optim.Muon, _of_matrices, step_rounding=2e-3),
+    StepRule("SGD", torch.optim.SGD, _of_gradients),
+    StepRule("Adafactor", torch.optim.Adafactor, _of_weights, tolerance=ROUNDED),
+    StepRule(
+        "Adafactor of transformers",
+        AdafactorOfTransformers,
+        _of_weights_or_not,
+        updates=("exp_avg",),
+        tolerance=ROUNDED,
     ),
 )

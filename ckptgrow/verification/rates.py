@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 from ckptgrow.storage.tensors import is_lazy, whole
 from ckptgrow.verification.history import Declared
-from ckptgrow.verification.optimizers import Ratio, kind_of
+from ckptgrow.verification.optimizers import Measured, Ratio, StepRule, step_rule
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.replay import SET
 from ckptgrow.verification.scales import Scales
@@ -63,8 +63,10 @@ def _problems(pair: Pair, scales: Scales, moved: Moved, share: float) -> Iterato
                 if source is None:
                     continue  # no group of the small one holds it, which the coverage tells
                 old = moved.options_of(place, source, small.groups[source].options)
+                record = small.state.get(pair.links[name].small.name, {})
                 is_moved = moved.is_moved and place in moved.options
-                for option, problem in _of_parameter(old, group.options, _judged(scales, name, old, share), is_moved):
+                judged = _judged(scales.of(name), step_rule(old, record), old, share)
+                for option, problem in _of_parameter(old, group.options, judged, is_moved):
                     if f"{index} {option}" not in seen:
                         seen.add(f"{index} {option}")
                         yield f"{option} of group {index} ({name}) {problem}"
@@ -81,11 +83,10 @@ class _Judged:
     epsilon: float
 
 
-def _judged(scales: Scales, name: str, old: Mapping[str, Any], share: float) -> _Judged:
-    kind, measured = kind_of(old), scales.of(name)
-    ratios = kind.ratios(measured, old) if share and kind and kind.ratios else {}
+def _judged(measured: Measured, rule: StepRule | None, old: Mapping[str, Any], share: float) -> _Judged:
+    ratios = rule.ratios(measured, old) if share and rule and rule.ratios else {}
     powers = {option: _power(ratio, share) for option, ratio in ratios.items()}
-    return _Judged(powers, kind.tolerance if kind else 0.0, measured.rounding)
+    return _Judged(powers, rule.tolerance if rule else 0.0, measured.rounding)
 
 
 def _power(ratio: Ratio, share: float) -> Ratio:

@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 
 from ckptgrow.errors import OptimizerError, listing
 from ckptgrow.state.opening import TrainingState
+from ckptgrow.state.optimizer_kinds import keys_in
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
 from ckptgrow.storage.tensors import is_lazy, whole
-from ckptgrow.verification.optimizers import KINDS, kind_of
+from ckptgrow.verification.optimizers import RULES, StepRule, step_rule
 from ckptgrow.verification.samples import logits_of, loss_of
 
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
@@ -42,8 +43,12 @@ def losses(
 
 def step_rounding(state: TrainingState) -> float:
     """By how much losses may differ because of how the optimizers compute their steps."""
-    kinds = [kind_of(group.options) for one in state.optimizers for group in one.groups]
-    return max((kind.step_rounding for kind in kinds if kind), default=0.0)
+    rules = (rule for stored in state.optimizers for rule in _rules(stored))
+    return max((rule.step_rounding for rule in rules if rule), default=0.0)
+
+
+def _rules(stored: OptimizerState) -> set[StepRule | None]:
+    return {step_rule(group.options, keys_in(stored, group)) for group in stored.groups}
 
 
 def _optimizer(model: PreTrainedModel, state: TrainingState, stored: OptimizerState) -> torch.optim.Optimizer:
@@ -52,14 +57,14 @@ def _optimizer(model: PreTrainedModel, state: TrainingState, stored: OptimizerSt
     groups = [
         {"params": [parameters[canonical[name]] for name in group.names], **_options(group)} for group in stored.groups
     ]
-    kinds = {kind_of(group.options) for group in stored.groups}
-    kind = kinds.pop() if len(kinds) == 1 else None
-    if kind is None or kind.build is None:
-        known = listing({one.name for one in KINDS if one.build}, limit=len(KINDS))
+    rules = _rules(stored)
+    rule = rules.pop() if len(rules) == 1 else None
+    if rule is None or rule.build is None:
+        known = listing({one.name for one in RULES if one.build}, limit=len(RULES))
         raise OptimizerError(
-            f"{state.where}: no optimizer known for these groups, expected one of {known}; leave --steps out"
+            f"{state.where}: no optimizer known for these groups, expected one of {known}; leave ⟦steps⟧ out"
         )
-    optimizer = kind.build(groups)
+    optimizer = rule.build(groups)
     for name, record in stored.state.items():
         parameter = parameters[canonical[name]]
         optimizer.state[parameter] = {key: _value(value, parameter) for key, value in record.items()}

@@ -162,7 +162,7 @@ def test_unknown_keys_are_carried_and_those_with_parameter_sized_tensors_refused
 
     averages = {"EMA": {"shadow": dict(model.state_dict())}}
     source = save_lightning(tmp_path / "averaged.ckpt", model, callbacks=averages)
-    with pytest.raises(CheckpointError, match=r"callbacks\['EMA'\].*--drop callbacks"):
+    with pytest.raises(CheckpointError, match=r"""callbacks\['EMA'\].*drop=\("callbacks"""):
         ckptgrow.width(source, tmp_path / "no.ckpt")
     ckptgrow.width(source, tmp_path / "dropped.ckpt", request=StateRequest(drop=("callbacks",)))
     assert "callbacks" not in torch.load(tmp_path / "dropped.ckpt", weights_only=True)

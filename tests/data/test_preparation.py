@@ -158,8 +158,8 @@ def test_requests_that_cannot_be(tmp_path: Path) -> None:
     source = text(tmp_path / "a.txt")
     with pytest.raises(DataError, match="no such file"):
         prepare([str(tmp_path / "none.txt")], tmp_path / "out")
-    with pytest.raises(RequestError, match="--val-fraction"):
+    with pytest.raises(RequestError, match="val_fraction"):
         prepare([str(source)], tmp_path / "out", val_fraction=1.0)
     prepare([str(source)], tmp_path / "out")
-    with pytest.raises(RequestError, match="--force"):
+    with pytest.raises(RequestError, match="force=True"):
         prepare([str(source)], tmp_path / "out")

@@ -74,7 +74,7 @@ def test_the_context_can_be_filled_to_its_end(subject: Subject) -> None:
     size = blocks.checked_block_size(None, subject)
     assert size == CONTEXT
     measured(subject, blocks.every_token(np.arange(200) % 256, size))
-    with pytest.raises(RequestError, match="--block-size 65: the model has 64 positions"):
+    with pytest.raises(RequestError, match="block_size=65: the model has 64 positions"):
         blocks.checked_block_size(65, subject)
 
 

@@ -50,9 +50,9 @@ def test_unknown_names_are_refused_with_the_nearest(checkpoint: Path, capsys: py
 
 
 def test_a_local_file_needs_a_task_that_reads_it() -> None:
-    with pytest.raises(RequestError, match="--data arc_easy: local files are read for"):
+    with pytest.raises(RequestError, match='data="arc_easy": local files are read for'):
         load_tasks(["arc_easy"], {"arc_easy": LAMBADA})
-    with pytest.raises(RequestError, match="--data lambada_standard: is not among the tasks lambada_openai"):
+    with pytest.raises(RequestError, match='data="lambada_standard": is not among the tasks lambada_openai'):
         load_tasks(["lambada_openai"], {"lambada_openai": LAMBADA, "lambada_standard": LAMBADA})
 
 

@@ -132,7 +132,7 @@ def test_new_layers_with_zero_norms_are_identities_too(tmp_path: Path, case: str
 @pytest.mark.parametrize("case", NO_ZERO_NORM)
 def test_zero_norms_that_leave_no_identity_are_refused(tmp_path: Path, case: str) -> None:
     source = still_run(tmp_path / "small.ckpt", case)
-    with pytest.raises(RequestError, match="use --new zero-output"):
+    with pytest.raises(RequestError, match='use new="zero-output"'):
         ckptgrow.depth(source, tmp_path / "grown.ckpt", new="zero-norm")
 
 

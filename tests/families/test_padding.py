@@ -186,13 +186,13 @@ def test_tampering_with_a_padded_model_is_caught_and_named(tmp_path: Path, tampe
     [
         ({"hidden": 16, "how": "pad"}, StateRequest(), "has this size already"),
         ({"hidden": 12, "how": "pad"}, StateRequest(), "at least the old size, 16"),
-        ({"hidden": 24}, StateRequest(), "--how pad with it"),
+        ({"hidden": 24}, StateRequest(), 'how="pad" with it'),
         ({"how": "pad"}, StateRequest(), "expected sizes"),
-        ({"factor": 2, "how": "pad"}, StateRequest(), "no --factor"),
+        ({"factor": 2, "how": "pad"}, StateRequest(), "no factor"),
         ({"hidden": 24, "how": "pad", "noise": 1.0}, StateRequest(), "no copies that it could tell apart"),
-        ({"hidden": 24, "how": "pad"}, StateRequest(lr_rule="mup"), "use --lr-rule keep"),
+        ({"hidden": 24, "how": "pad"}, StateRequest(lr_rule="mup"), 'use lr_rule="keep"'),
         ({"heads": 5, "how": "pad"}, StateRequest(), "expected both in that proportion"),
-        ({"factor": 2}, StateRequest(fresh_moments="mean"), "give --how pad"),
+        ({"factor": 2}, StateRequest(fresh_moments="mean"), 'give how="pad"'),
     ],
 )
 def test_contradictory_sizes_are_refused(
@@ -210,3 +210,12 @@ def test_t5_without_scaled_outputs_takes_no_other_hidden_size(tmp_path: Path) ->
     source = saved(tmp_path / "small.ckpt", small, still)
     with pytest.raises(RequestError, match="without scaled outputs"):
         ckptgrow.width(source, tmp_path / "grown.ckpt", hidden=24, how="pad")
+
+
+def test_new_units_leave_every_other_size(tmp_path: Path) -> None:
+    """OPT's embeddings are narrower than its hidden size, and stay so."""
+    source = saved(tmp_path / "small.ckpt", perturbed("opt projected"), still)
+    ckptgrow.width(source, tmp_path / "grown.ckpt", ffn=26, how="pad")
+    grown, _ = loaded(tmp_path / "grown.ckpt")
+    assert (grown.config.ffn_dim, grown.config.word_embed_proj_dim) == (26, 8)
+    assert ckptgrow.verify(source, tmp_path / "grown.ckpt").passed

@@ -95,7 +95,7 @@ def test_new_layers_are_identities(tmp_path: Path, case: str, place: str) -> Non
 def test_blocks_with_a_norm_behind_them_are_copied_or_refused(tmp_path: Path, case: str) -> None:
     source = still_run(tmp_path / "small.ckpt", case)
     for new in ("zero-output", "zero-norm"):
-        with pytest.raises(RequestError, match=r"normalises after each block; --new copy|norms have no gain"):
+        with pytest.raises(RequestError, match=r'normalises after each block; new="copy"|norms have no gain'):
             ckptgrow.depth(source, tmp_path / "grown.ckpt", new=new)
     ckptgrow.depth(source, tmp_path / "grown.ckpt", new="copy")
     assert loaded(tmp_path / "grown.ckpt")[0].config.num_hidden_layers == 4

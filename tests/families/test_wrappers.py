@@ -65,7 +65,7 @@ def test_heads_of_other_tasks_are_refused_by_name_and_may_be_dropped(tmp_path: P
     wrapper(wrapper.config_class(**size, **extra)).save_pretrained(tmp_path / "small")
     with pytest.raises(ClaimError, match=heads) as raised:
         ckptgrow.width(tmp_path / "small", tmp_path / "grown")
-    assert "--drop" in str(raised.value) and not (tmp_path / "grown").exists()
+    assert "drop" in str(raised.value) and not (tmp_path / "grown").exists()
     named = re.findall(r"[\w.]+\.(?:weight|bias)", str(raised.value))
     ckptgrow.width(tmp_path / "small", tmp_path / "grown", request=StateRequest(drop=tuple(named)))
     _, report = wrapper.from_pretrained(tmp_path / "grown", output_loading_info=True)

@@ -156,7 +156,7 @@ def test_weights_in_old_files_stay_behind_and_it_is_said(tmp_path: Path) -> None
 
 def test_unknown_targets_are_refused(tmp_path: Path) -> None:
     source = trained_checkpoint(tmp_path / "a.ckpt", perturbed_gpt2())
-    with pytest.raises(RequestError, match="--to keras: expected"):
+    with pytest.raises(RequestError, match='to="keras": expected'):
         ckptgrow.convert(source, tmp_path / "b", "keras")
 
 

@@ -135,7 +135,7 @@ def test_a_trainers_schedule_moves_and_its_place_in_the_data_stays(
     tmp_path: Path, trained: tuple[Path, dict[int, dict[str, float]]]
 ) -> None:
     source, _ = trained
-    with pytest.raises(RequestError, match=r"function is in your script.*--schedule"):
+    with pytest.raises(RequestError, match=r"function is in your script.*schedule"):
         ckptgrow.width(source, tmp_path / "grown", noise=0, request=StateRequest(step=4))
     total = json.loads((source / "trainer_state.json").read_text())["max_steps"]
     request = StateRequest(step=4, schedule=f"linear:warmup=3,total={total}")

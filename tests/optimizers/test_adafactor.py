@@ -100,7 +100,7 @@ def test_under_mup_tiled_weights_keep_the_trajectory_or_are_refused(tmp_path: Pa
     growth: dict[str, Any] = {"noise": 0, "how": "tile", "factor": 2, "request": {"lr_rule": "mup"}}
     tied = CASES[case][1].get("tie_word_embeddings") or CASES[case][0] != "gemma"
     if CASES[case][0] in UNDECAYED and tied:
-        with pytest.raises(OptimizerError, match=r"stored without its 1.*--lr-rule keep"):
+        with pytest.raises(OptimizerError, match=r'stored without its 1.*lr_rule="keep"'):
             grown_pair(tmp_path, case, kind, 1e-2, **growth)
         return
     small, optimizer, _, target = grown_pair(tmp_path, case, kind, 1e-2, **growth)
@@ -181,7 +181,7 @@ def test_factors_stand_for_what_adams_second_moment_would_be(
 
 def test_a_bound_that_hides_the_ratio_of_learning_rates_is_refused(tmp_path: Path) -> None:
     mup: dict[str, Any] = {"request": {"lr_rule": "mup"}, "noise": 0}
-    with pytest.raises(OptimizerError, match=r"bounded by 1/√step.*--lr-rule keep"):
+    with pytest.raises(OptimizerError, match=r'bounded by 1/√step.*lr_rule="keep"'):
         grown_pair(tmp_path, "llama", "torch", 0.6, how="diagonal", **mup)
     grown_pair(tmp_path, "llama", "torch", 0.6, how="tile", **mup)
 

@@ -106,7 +106,7 @@ def test_two_optimizers_that_shapes_cannot_tell_apart_are_refused_until_an_order
     for one in optimizers:
         one.step()
     save_lightning(source, model, optimizers)
-    with pytest.raises(OptimizerError, match=r"more than one order.*--param-order FILE"):
+    with pytest.raises(OptimizerError, match=r"more than one order.*param_order=FILE"):
         ckptgrow.width(source, tmp_path / "grown.ckpt", noise=0)
     order = tmp_path / "order.txt"
     order.write_text("\n".join(name for half in halves for name, _ in half))
@@ -123,6 +123,6 @@ def test_muon_over_what_is_no_matrix_has_no_rule(tmp_path: Path) -> None:
     (group,) = tree["optimizer_states"][0]["param_groups"]
     group.update(ns_coefficients=(3.4445, -4.775, 2.0315), ns_steps=5, eps=1e-7, adjust_lr_fn=None)
     torch.save(tree, source)
-    with pytest.raises(OptimizerError, match=r"has 1 axes, expected a matrix; use --lr-rule keep"):
+    with pytest.raises(OptimizerError, match=r'has 1 axes, expected a matrix; use lr_rule="keep"'):
         ckptgrow.width(source, tmp_path / "grown.ckpt", noise=0, request=MUP)
     ckptgrow.width(source, tmp_path / "grown.ckpt", noise=0)

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ckptgrow.choices import LawForm
 from ckptgrow.cli import run
 from ckptgrow.errors import DataError
-from ckptgrow.planning.fitting import NAMES, Form, fit, gather
+from ckptgrow.planning.fitting import NAMES, fit, gather
 from ckptgrow.planning.law_files import read_law
 from ckptgrow.planning.laws import LAWS
 from tests.helpers.curves import Vector, write
@@ -18,7 +19,7 @@ from tests.helpers.curves import Vector, write
 SIZES, TOKENS = (1e7, 4e7, 1.6e8), 5e5
 
 
-def losses_of(form: Form, size: float, steps: Vector) -> Vector:
+def losses_of(form: LawForm, size: float, steps: Vector) -> Vector:
     """The papers' equations written out; Kaplan's loss at a fixed batch is where both of its sides agree."""
     if form == "hoffmann":
         return 1.69 + 406.4 / size**0.34 + 410.7 / (steps * TOKENS) ** 0.28
@@ -29,7 +30,7 @@ def losses_of(form: Form, size: float, steps: Vector) -> Vector:
     return losses
 
 
-def curves(form: Form, noise: float = 0.0, seed: int = 0) -> list[tuple[float, Vector, Vector]]:
+def curves(form: LawForm, noise: float = 0.0, seed: int = 0) -> list[tuple[float, Vector, Vector]]:
     generator = np.random.default_rng(seed)
     steps = np.linspace(2_000.0, 60_000.0, 60)
     return [
@@ -38,7 +39,7 @@ def curves(form: Form, noise: float = 0.0, seed: int = 0) -> list[tuple[float, V
 
 
 @pytest.mark.parametrize("form", ["kaplan", "hoffmann"])
-def test_exact_curves_give_their_constants_back(form: Form) -> None:
+def test_exact_curves_give_their_constants_back(form: LawForm) -> None:
     found = fit(gather(curves(form), TOKENS), form, "made")
     for name in NAMES[form]:
         assert getattr(found.law, name) == pytest.approx(getattr(LAWS[form], name), rel=2e-3), name

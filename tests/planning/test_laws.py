@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
+from ckptgrow.choices import OperatorName
 from ckptgrow.planning import laws
 from ckptgrow.planning.laws import LAWS, Law, unit_cost
-from ckptgrow.planning.operators import GrowthStep, OperatorName, constants, growths, rho_at
+from ckptgrow.planning.operators import GrowthStep, constants, growths, rho_at
 
 SMALL = 1e-30  # a complex step has no cancellation, so it may be as small as this
 

@@ -168,9 +168,9 @@ def test_optimizer_steps_come_before_a_loggers_calls_and_any_column_can_be_named
     with pytest.raises(DataError, match="expected iteration as a step"):
         read_log(log, Names(step="iteration"))
     two = exported(tmp_path / "two.csv", {"Step": calls, "a - val_loss": calls, "b - val_loss": calls})
-    with pytest.raises(DataError, match=r"a - val_loss, b - val_loss, expected .* name it with --loss"):
+    with pytest.raises(DataError, match=r"a - val_loss, b - val_loss, expected .* name it with loss"):
         read_log(two)
-    with pytest.raises(DataError, match="name it with --step-column"):
+    with pytest.raises(DataError, match="name it with step_column"):
         read_log(exported(tmp_path / "none.csv", {"it": calls, "val_loss": calls}))
 
 
@@ -253,7 +253,7 @@ def test_a_model_has_one_size_tied_or_not_for_plans_and_for_training(tmp_path: P
 
 @pytest.mark.parametrize("value", ["-1", "nan", "nowhere/config.json"])
 def test_sizes_that_are_none_are_named(value: str) -> None:
-    with pytest.raises(RequestError, match="--params"):
+    with pytest.raises(RequestError, match="params"):
         model_size(value)
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 import ckptgrow
 from ckptgrow import StateRequest
+from ckptgrow.choices import ScheduleKind, words_of
 from ckptgrow.cli import run as run_command
 from ckptgrow.data.preparation import prepare
 from ckptgrow.errors import RequestError
 from ckptgrow.planning.rates_by_size import lr_for_size, lr_of_gpt3
-from ckptgrow.state.train_schedule import KINDS
 from ckptgrow.train.order import GrowingBatches
 from ckptgrow.train.remarks import remarks
 from ckptgrow.train.saving import checkpoints_in
@@ -85,7 +85,7 @@ def test_the_validation_set_is_the_same_whatever_the_batch_is(
     assert found == pytest.approx([found[0]] * 4, rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", words_of(ScheduleKind))
 @pytest.mark.parametrize("steps", [1, 2, 3, 20, 900, 3000, 100_000])
 def test_every_run_rises_to_its_peak_unless_something_else_is_asked_for(kind: str, steps: int) -> None:
     settings = settings_for({**WHERE, "train_steps": steps, "schedule": kind}, {})

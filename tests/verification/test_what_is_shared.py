@@ -1,4 +1,6 @@
-"""Verification shares reading with growth, and no rule: all that it imports from the rest of the package is listed."""
+"""Verification shares with growth how files are read and what things are called, and no rule: all that it imports from
+the rest of the package is listed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import ast
 from tests.helpers.paths import PACKAGE
 
 SHARED = {
+    "ckptgrow.choices": {"VerifyDevice", "VerifyDtype"},
     # storage and formats: what lies where, and how it is read
     "ckptgrow.storage.files.json_files": {"LARGEST_LOG", "read_json"},
     "ckptgrow.storage.fingerprint": {"Fingerprint"},
@@ -23,13 +26,14 @@ SHARED = {
     "ckptgrow.state.claim": {"Claimed"},
     "ckptgrow.state.model": {"load_model"},
     "ckptgrow.state.opening": {"TrainingState", "open_state", "understood"},
+    "ckptgrow.state.optimizer_kinds": {"keys_in", "recognised"},  # which optimizer it is; what follows is not shared
     "ckptgrow.state.optimizer_state": {"OptimizerState", "ParameterGroup"},
-    "ckptgrow.state.sizes": {"num_layers", "sizes_of"},
+    "ckptgrow.state.sizes": {"is_tied", "num_layers", "sizes_of"},
     "ckptgrow.state.train_schedule": {"Schedule"},  # the function whose fields a state keeps
     "ckptgrow.families.family": {"Family"},
     # spaces: which coordinate copies which; no write, no read, no gather, no draw
     "ckptgrow.spaces.growth": {"Growth", "IntVector", "copies", "identity", "padded", "product"},
-    "ckptgrow.spaces.layout": {"Axis", "Layout", "Role"},
+    "ckptgrow.spaces.layout": {"Axis", "Layout", "Role", "parse"},
     "ckptgrow.spaces.layers": {"NEW_LAYERS", "LayerKind"},
     "ckptgrow.spaces.selection": {"selected"},
     "ckptgrow.errors": {"DataError", "OptimizerError", "RequestError", "listing"},

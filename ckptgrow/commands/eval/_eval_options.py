@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ckptgrow.choices import EvalDtype, Measure
 from ckptgrow.errors import RequestError
 
 CheckpointArgument = Annotated[Path, typer.Argument(metavar="CKPT", help="The checkpoint.", show_default=False)]
@@ -24,7 +25,7 @@ BatchSizeOption = Annotated[
     str, typer.Option(help="Sequences at a time; 'auto': what a GPU's memory holds, or 256 MiB of logits on a CPU.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:N.")]
-DtypeOption = Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64: what the model computes in.")]
+DtypeOption = Annotated[EvalDtype, typer.Option(help="What the model computes in.")]
 LimitOption = Annotated[
     float | None,
     typer.Option(
@@ -62,10 +63,9 @@ BlockSizeOption = Annotated[
     int | None, typer.Option(min=2, help="Tokens in a block; by default the model's context.", show_default=False)
 ]
 MeasureOption = Annotated[
-    str, typer.Option(help="'lm-eval': its task; 'original': what the staged-training script computes.")
+    Measure, typer.Option(help="'lm-eval': its task; 'original': what the staged-training script computes.")
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace the file of --samples if it exists.")]
-MEASURES = ("lm-eval", "original")
 
 
 def local_files(entries: Sequence[str] | None) -> dict[str, Path]:
@@ -79,7 +79,7 @@ def local_files(entries: Sequence[str] | None) -> dict[str, Path]:
     return files
 
 
-def only_original(measure: str, given: set[str]) -> None:
+def only_original(measure: Measure, given: set[str]) -> None:
     """Raises RequestError where options of the original measure are given to another one."""
     if measure == "lm-eval" and given:
         raise RequestError(f"{', '.join(sorted(given))}: only with --measure original")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ckptgrow.choices import EvalDtype
 from ckptgrow.commands._screen import Screen
 from ckptgrow.errors import RequestError
 
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
     from ckptgrow.evaluate.tasks import Loaded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Choices:
     """The options that all these commands take."""
 
     tokenizer: str | None
     batch_size: str
     device: str
-    dtype: str
+    dtype: EvalDtype
     limit: float | None
     samples: Path | None
     config: Path | None

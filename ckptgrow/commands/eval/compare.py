@@ -45,7 +45,18 @@ def compare(
     With differences from SMALL and their standard errors, paired by document. Right after growth every score must be
     equal. All are read with SMALL's tokenizer; --config is SMALL's.
     """
-    choices = Choices(tokenizer, batch_size, device, dtype, limit, samples, config, force, bootstrap_iters, num_fewshot)
+    choices = Choices(
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        limit=limit,
+        samples=samples,
+        config=config,
+        force=force,
+        bootstrap_iters=bootstrap_iters,
+        num_fewshot=num_fewshot,
+    )
     with session(choices, as_json, small, *grown) as work:
         from ckptgrow.evaluate.score_comparison import compare as compare_evaluations
         from ckptgrow.evaluate.tokenizer import find_tokenizer

@@ -9,9 +9,8 @@ import typer
 
 from ckptgrow.commands._options import ConfigOption
 from ckptgrow.commands._screen import JsonOption
-from ckptgrow.commands._values import chosen
 from ckptgrow.commands.eval import _eval_options as options
-from ckptgrow.commands.eval._eval_options import MEASURES, only_original
+from ckptgrow.commands.eval._eval_options import only_original
 from ckptgrow.commands.eval._eval_session import Choices, Session, session
 
 if TYPE_CHECKING:
@@ -47,14 +46,23 @@ def lambada(
     Perplexity and greedy accuracy, by lm-eval's lambada_openai. --data takes JSON lines or parquet with `text`, or
     plain text with a passage a line. The original's measure is the accuracy of the last token.
     """
-    chosen("--measure", measure, MEASURES)
     switches = {
         "--ignore-fragments": ignore_fragments,
         "--preprocess": preprocess,
         "--leading-newline": leading_newline,
     }
     only_original(measure, {name for name, on in switches.items() if on})
-    choices = Choices(tokenizer, batch_size, device, dtype, limit, samples, config, force, bootstrap_iters)
+    choices = Choices(
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        limit=limit,
+        samples=samples,
+        config=config,
+        force=force,
+        bootstrap_iters=bootstrap_iters,
+    )
     with session(choices, as_json, checkpoint) as work:
         if measure == "lm-eval":
             loaded = work.load("lambada_openai", {} if data is None else {"lambada_openai": data})

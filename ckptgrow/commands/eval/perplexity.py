@@ -35,7 +35,16 @@ def perplexity(
     The loss is in nats a token; every token but the first is predicted once, from at most a block before it.
     JSON lines and parquet give the tokens that `ckptgrow data` makes of them; plain text is one document.
     """
-    choices = Choices(tokenizer, batch_size, device, dtype, limit, samples, config, force)
+    choices = Choices(
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        limit=limit,
+        samples=samples,
+        config=config,
+        force=force,
+    )
     with session(choices, as_json, checkpoint) as work:
         from ckptgrow.data.documents import Remarks
         from ckptgrow.evaluate import blocks

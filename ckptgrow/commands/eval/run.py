@@ -27,7 +27,18 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Any of lm-eval's tasks."""
-    choices = Choices(tokenizer, batch_size, device, dtype, limit, samples, config, force, bootstrap_iters, num_fewshot)
+    choices = Choices(
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        limit=limit,
+        samples=samples,
+        config=config,
+        force=force,
+        bootstrap_iters=bootstrap_iters,
+        num_fewshot=num_fewshot,
+    )
     with session(choices, as_json, checkpoint) as work:
         loaded = work.load(tasks, local_files(data), include_path or ())
         work.show(work.run(checkpoint, loaded))

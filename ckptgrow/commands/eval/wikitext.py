@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from ckptgrow.choices import HubData
 from ckptgrow.commands._options import ConfigOption
 from ckptgrow.commands._screen import JsonOption
-from ckptgrow.commands._values import chosen
 from ckptgrow.commands.eval import _eval_options as options
-from ckptgrow.commands.eval._eval_options import MEASURES, only_original
+from ckptgrow.commands.eval._eval_options import only_original
 from ckptgrow.commands.eval._eval_session import Choices, Session, session
 from ckptgrow.errors import RequestError
 
@@ -21,9 +21,9 @@ def wikitext(
     data: options.DataOption = None,
     measure: options.MeasureOption = "lm-eval",
     dataset: Annotated[
-        str | None,
+        HubData | None,
         typer.Option(
-            help="original: wikitext2, wikitext103 or openwebtext from the hub [default: wikitext2].",
+            help="original: what to take from the hub [default: wikitext2].",
             show_default=False,
         ),
     ] = None,
@@ -44,12 +44,20 @@ def wikitext(
     or JSON lines or parquet with `page` (whole ones) or `text` (lines). The original's measure is the loss by token
     in blocks of --block-size (of a memory-mapped .bin too: there between a begin and an end token).
     """
-    chosen("--measure", measure, MEASURES)
     given = {"--dataset": dataset, "--block-size": block_size}
     only_original(measure, {name for name, value in given.items() if value is not None})
     if dataset is not None and data is not None:
         raise RequestError("--dataset and --data exclude each other; choose one")
-    choices = Choices(tokenizer, batch_size, device, dtype, limit, samples, config, force)
+    choices = Choices(
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        limit=limit,
+        samples=samples,
+        config=config,
+        force=force,
+    )
     with session(choices, as_json, checkpoint) as work:
         if measure == "lm-eval":
             work.show(work.run(checkpoint, work.load("wikitext", {} if data is None else {"wikitext": data})))
@@ -57,7 +65,9 @@ def wikitext(
             _original_loss(work, checkpoint, data, dataset or "wikitext2", block_size)
 
 
-def _original_loss(work: Session, checkpoint: Path, data: Path | None, dataset: str, block_size: int | None) -> None:
+def _original_loss(
+    work: Session, checkpoint: Path, data: Path | None, dataset: HubData, block_size: int | None
+) -> None:
     from ckptgrow.evaluate import blocks, tokens
 
     subject = work.open(checkpoint, *(() if data is None else (data,)))

@@ -7,31 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ckptgrow.choices import SpikeRule
 from ckptgrow.commands._screen import Screen
-from ckptgrow.commands._values import chosen
 
 if TYPE_CHECKING:
     from ckptgrow.planning.learning_curves import Curve
-    from ckptgrow.planning.spikes import Rule
-
-SPIKES = ("robust", "paper", "none")
 
 LossOption = Annotated[str | None, typer.Option(help="The loss's column or tag.", show_default=False)]
 StepColumnOption = Annotated[
     str | None, typer.Option("--step-column", help="The column of optimizer steps in a CSV.", show_default=False)
 ]
 SpikesOption = Annotated[
-    str,
+    SpikeRule,
     typer.Option(
         help="Which evaluations are left out: robust, those beyond 5 deviations (and 1 %) of a running median; paper, "
         "those more than 1 % above the last one kept, for smooth curves; none."
     ),
 ]
-
-
-def spike_rule(value: str) -> Rule:
-    """The rule of that name; raises RequestError for others."""
-    return chosen("--spikes", value, SPIKES)
 
 
 def say_left_out(curves: Iterable[Curve], screen: Screen) -> None:

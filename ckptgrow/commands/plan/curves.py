@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ckptgrow.choices import OperatorName
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.commands._values import chosen
 from ckptgrow.commands.plan._curve_logs import (
     LossOption,
     SpikesOption,
     StepColumnOption,
     left_out,
     say_left_out,
-    spike_rule,
 )
 from ckptgrow.errors import RequestError
 
@@ -23,13 +22,11 @@ if TYPE_CHECKING:
     from ckptgrow.planning.growth_point import GrowthPoint
     from ckptgrow.planning.learning_curves import Curve
 
-OPERATORS = ("width", "depth", "both")
-
 
 def curves(
     small: Annotated[Path, typer.Argument(metavar="SMALL", help="The small model's log.", show_default=False)],
     large: Annotated[Path, typer.Argument(metavar="LARGE", help="The large model's log.", show_default=False)],
-    operator: Annotated[str, typer.Option(help="width, depth or both.", show_default=False)],
+    operator: Annotated[OperatorName, typer.Option(help="The growth that is planned.", show_default=False)],
     params: Annotated[
         tuple[str, str],
         typer.Option(
@@ -51,8 +48,6 @@ def curves(
 
     Logs: TensorBoard's CSV export, Lightning's metrics.csv, event files, or a run's directory.
     """
-    chosen("--operator", operator, OPERATORS)
-    rule = spike_rule(spikes)
     if tokens_per_step <= 0:
         raise RequestError(f"--tokens-per-step {tokens_per_step:g}: expected a number above zero")
     from ckptgrow.planning.figure_style import check_ending
@@ -71,10 +66,10 @@ def curves(
             "model's first, then a larger one's"
         )
     small_curve, large_curve = (
-        curve(path, size, tokens_per_step, Names(loss, step_column), rule)
+        curve(path, size, tokens_per_step, Names(loss, step_column), spikes)
         for path, size in zip((small, large), sizes, strict=True)
     )
-    point = growth_point(small_curve, large_curve, operator, threshold)  # pyright: ignore[reportArgumentType]
+    point = growth_point(small_curve, large_curve, operator, threshold)
     screen = Screen(as_json)
     _say(point, screen)
     say_left_out((small_curve, large_curve), screen)

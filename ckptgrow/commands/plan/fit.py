@@ -7,19 +7,16 @@ from typing import Annotated
 
 import typer
 
+from ckptgrow.choices import LawForm
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.commands._values import chosen
 from ckptgrow.commands.plan._curve_logs import (
     LossOption,
     SpikesOption,
     StepColumnOption,
     left_out,
     say_left_out,
-    spike_rule,
 )
 from ckptgrow.errors import RequestError
-
-FORMS = ("kaplan", "hoffmann")
 
 
 def fit(
@@ -30,7 +27,8 @@ def fit(
     ],
     tokens_per_step: Annotated[float, typer.Option(help="Tokens an optimizer step.", show_default=False)],
     form: Annotated[
-        str, typer.Option(help="kaplan: (N, steps), with its critical batch size; hoffmann: (N, tokens), with a floor.")
+        LawForm,
+        typer.Option(help="kaplan: (N, steps), with its critical batch size; hoffmann: (N, tokens), with a floor."),
     ] = "kaplan",
     from_step: Annotated[int, typer.Option(min=0, help="Leave out evaluations before it, as those of warm-up.")] = 0,
     loss: LossOption = None,
@@ -43,8 +41,6 @@ def fit(
 
     Robust least squares on log L (Huber's loss); standard errors take evaluations as independent of each other.
     """
-    chosen("--form", form, FORMS)
-    rule = spike_rule(spikes)
     if len(params) != len(curves):
         raise RequestError(f"--params: {len(params)} given for {len(curves)} curves, expected one for each")
     if tokens_per_step <= 0:
@@ -58,7 +54,7 @@ def fit(
 
     sizes = [model_size(one) for one in params]
     found = [
-        curve(path, size, tokens_per_step, Names(loss, step_column), rule).after(from_step)
+        curve(path, size, tokens_per_step, Names(loss, step_column), spikes).after(from_step)
         for path, size in zip(curves, sizes, strict=True)
     ]
     name = "fitted" if out is None else out.stem

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from ckptgrow.choices import OperatorName, RateRule, words_of
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.commands._values import chosen
+from ckptgrow.commands._values import chosen_by_commas
 from ckptgrow.commands.plan._law_report import as_tree, say
 from ckptgrow.errors import RequestError
 
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
     from ckptgrow.planning.law_plan import LawPlan, Target
     from ckptgrow.planning.laws import Law
 
-OPERATORS = ("width", "depth", "both")
 ANY = "any"
-LR_RULES = ("log10", "natural", "gpt3")
 TOKENS_PER_STEP = 512 * 1024  # the staged-training paper's, for laws without a critical batch size
 LARGEST_FACTOR, LARGEST_RATIO = 2.0, 8.0  # defaults: of an operator, and of parameters with --operators any
 
@@ -123,13 +122,13 @@ def _target(params: float | None, loss: float | None, stages: int, operators: st
         if not 1 < largest < math.inf:
             raise RequestError(f"--max-factor {largest:g}: expected a number above 1")
         return Target(params, loss, stages, growths(("depth", "width", "both"), 2), (1.0, largest))
-    names = [chosen("--operators", one.strip(), (*OPERATORS, ANY)) for one in operators.split(",") if one.strip()]
+    names = chosen_by_commas("--operators", operators, (*words_of(OperatorName), ANY))
     largest = LARGEST_FACTOR if max_factor is None else max_factor
     if not names or ANY in names:
         raise RequestError(f"--operators {operators}: expected width, depth and both by commas, or any alone")
     if not 2 <= largest < math.inf:
         raise RequestError(f"--max-factor {largest:g}: expected at least 2; operators have whole factors")
-    return Target(params, loss, stages, growths(names, int(largest)))
+    return Target(params, loss, stages, growths(cast("tuple[OperatorName, ...]", names), int(largest)))
 
 
 def _batch(value: str | None, law: Law) -> float | None:
@@ -152,12 +151,12 @@ def _batch(value: str | None, law: Law) -> float | None:
 
 def _number(rule: str | None) -> float | None:
     """The rate, where the rule is one."""
-    if rule is None or rule in LR_RULES:
+    if rule is None or rule in words_of(RateRule):
         return None
     try:
         rate = float(rule)
     except ValueError as error:
-        raise RequestError(f"--lr-rule {rule}: expected {' or '.join(LR_RULES)}, or a number") from error
+        raise RequestError(f"--lr-rule {rule}: expected {' or '.join(words_of(RateRule))}, or a number") from error
     if not 0 < rate < math.inf:
         raise RequestError(f"--lr-rule {rule}: expected a number above zero")
     return rate
@@ -174,7 +173,7 @@ def _with_rates(plan: LawPlan, rule: str | None, number: float | None, screen: S
     try:
         found = plan.with_rates(RULES[name])  # pyright: ignore[reportArgumentType]
     except RequestError as error:
-        raise RequestError(f"--lr-rule {name}: {error}") from error
+        raise RequestError(f"--lr-rule {name}: {error.message.marked}") from error
     if rule is None and name != "log10":
         screen.warn(
             f"learning rates are those of GPT-3's models (--lr-rule gpt3): the formula of smaller ones was found on up "

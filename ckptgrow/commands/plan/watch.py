@@ -7,28 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ckptgrow.choices import OperatorName
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.commands._values import chosen
 from ckptgrow.commands.plan._curve_logs import (
     LossOption,
     SpikesOption,
     StepColumnOption,
     left_out,
     say_left_out,
-    spike_rule,
 )
 
 if TYPE_CHECKING:
     from ckptgrow.planning.watching import Watch
 
-OPERATORS = ("width", "depth", "both")
-
 
 def watch(
     run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run's directory, or its log.", show_default=False)],
-    operator: Annotated[
-        str, typer.Option(help="The growth that is planned: width, depth or both.", show_default=False)
-    ],
+    operator: Annotated[OperatorName, typer.Option(help="The growth that is planned.", show_default=False)],
     threshold: Annotated[
         float | None, typer.Option(help="Slope d log L / d log C to grow at [default: the paper's for the operator].")
     ] = None,
@@ -41,16 +36,14 @@ def watch(
 
     Reads the newest metrics.csv or event files in the directory or below.
     """
-    chosen("--operator", operator, OPERATORS)
-    rule = spike_rule(spikes)
     from ckptgrow.planning.learning_curves import curve_of
     from ckptgrow.planning.logs import Names, newest_log
     from ckptgrow.planning.operators import THRESHOLDS
     from ckptgrow.planning.watching import watch as watch_curve
 
-    tau = THRESHOLDS[operator] if threshold is None else threshold  # pyright: ignore[reportArgumentType]
+    tau = THRESHOLDS[operator] if threshold is None else threshold
     log = newest_log(run, Names(loss, step_column))
-    curve = curve_of(log, 1.0, 1.0, rule)  # slopes are the same in any unit of compute
+    curve = curve_of(log, 1.0, 1.0, spikes)  # slopes are the same in any unit of compute
     found = watch_curve(curve, tau)
     screen = Screen(as_json)
     low, high = found.slope_interval

@@ -65,6 +65,6 @@ FAMILY = Family(
     residual=("residual", "branch", "transformed", "final"),
     depth_is_exact=False,
     refusals=(
-        Refusal("hidden", "a norm stands after each block, so no new coordinate can stay the mean; use --factor K"),
+        Refusal("hidden", "a norm stands after each block, so no new coordinate can stay the mean; use ⟦factor K⟧"),
     ),
 )

@@ -41,6 +41,6 @@ FAMILY = Family(
     shrunken_tied=ROOT_SCALED_TIED,
     layer_lists=("layer_types",),
     refusals=(
-        Refusal("hidden", "norms over each head share the ε that would change; --factor K multiplies the hidden size"),
+        Refusal("hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"),
     ),
 )

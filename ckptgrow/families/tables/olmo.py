@@ -23,9 +23,9 @@ FAMILY = Family(
     refusals=(
         Refusal(
             "hidden",
-            "its norms have no gain that could make up for new coordinates; --factor K multiplies the hidden size",
+            "its norms have no gain that could make up for new coordinates; ⟦factor K⟧ multiplies the hidden size",
         ),
-        Refusal("zero-norm", "its norms have no gain that could be zero; use --new zero-output"),
+        Refusal("zero-norm", "its norms have no gain that could be zero; use ⟦new zero-output⟧"),
         Refusal(
             "width",
             "its head is tied to the embedding and its final norm has no gain that could make up for the copies",

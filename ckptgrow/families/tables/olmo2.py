@@ -36,7 +36,7 @@ FAMILY = Family(
     residual=("residual", "normed", "final", "branch"),
     refusals=(
         Refusal(
-            "hidden", "norms over all queries share the ε that would change; --factor K multiplies the hidden size"
+            "hidden", "norms over all queries share the ε that would change; ⟦factor K⟧ multiplies the hidden size"
         ),
         Refusal("heads", "a norm runs over all heads, so uneven copies weigh differently in it"),
         Refusal("kv_heads", "a norm runs over all heads, so uneven copies weigh differently in it"),

@@ -70,8 +70,8 @@ FAMILY = Family(
     residual=("residual", "normed", "final", "embedded", "projected"),
     shrunken_tied={"final": 1.0, "projected": 1.0},
     refusals=(
-        Refusal("hidden", "its config has no field for the norms' ε; --factor K multiplies the hidden size"),
-        Refusal("zero-norm", "its norms have no gain that could be zero; use --new zero-output", when="not " + AFFINE),
+        Refusal("hidden", "its config has no field for the norms' ε; ⟦factor K⟧ multiplies the hidden size"),
+        Refusal("zero-norm", "its norms have no gain that could be zero; use ⟦new zero-output⟧", when="not " + AFFINE),
         *(
             Refusal("width", NO_GAIN, when=f"tie_word_embeddings and {UNPROJECTED} and {lacking}")
             for lacking in (f"not {AFFINE}", "not do_layer_norm_before", "_remove_final_layer_norm")
@@ -79,7 +79,7 @@ FAMILY = Family(
         *(
             Refusal(
                 new,
-                "it normalises after each block; --new copy stacks layers, which changes the function",
+                "it normalises after each block; ⟦new copy⟧ stacks layers, which changes the function",
                 when="not do_layer_norm_before",
             )
             for new in ("zero-output", "zero-norm")

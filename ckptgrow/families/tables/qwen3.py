@@ -26,6 +26,6 @@ FAMILY = Family(
     dropout=("attention_dropout",),
     layer_lists=("layer_types",),
     refusals=(
-        Refusal("hidden", "norms over each head share the ε that would change; --factor K multiplies the hidden size"),
+        Refusal("hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"),
     ),
 )

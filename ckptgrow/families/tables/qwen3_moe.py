@@ -58,6 +58,6 @@ FAMILY = Family(
     sparse=Sparse(dense="mlp_only_layers", step="decoder_sparse_step"),
     aliases={"num_experts": "num_local_experts"},
     refusals=(
-        Refusal("hidden", "norms over each head share the ε that would change; --factor K multiplies the hidden size"),
+        Refusal("hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"),
     ),
 )

@@ -66,6 +66,6 @@ FAMILY = Family(
     unused_positions=2,
     depth_is_exact=False,
     refusals=(
-        Refusal("hidden", "a norm stands after each block, so no new coordinate can stay the mean; use --factor K"),
+        Refusal("hidden", "a norm stands after each block, so no new coordinate can stay the mean; use ⟦factor K⟧"),
     ),
 )

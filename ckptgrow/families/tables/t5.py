@@ -75,7 +75,7 @@ FAMILY = Family(
     shrunken_tied={"final": 0.5, "scaled": 1.0},
     made={"scaled": "final"},
     refusals=(
-        Refusal("zero-norm", "a decoder layer reads the encoder past its own norm; use --new zero-output"),
+        Refusal("zero-norm", "a decoder layer reads the encoder past its own norm; use ⟦new zero-output⟧"),
         *(
             Refusal(
                 operator,

@@ -213,7 +213,7 @@ class Finite:
         if not math.isfinite(rows.sum().item()) and not bool(torch.isfinite(rows).all()):
             raise CheckpointError(
                 f"{self.where}: holds NaN or infinity, expected finite numbers; grow an earlier checkpoint, or pass "
-                "--allow-nonfinite"
+                "⟦allow_nonfinite⟧"
             )
         return rows
 

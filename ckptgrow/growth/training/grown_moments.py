@@ -24,9 +24,10 @@ from ckptgrow.growth.lineage import Descent
 from ckptgrow.growth.tensors.factored_moments import grown_factor
 from ckptgrow.growth.tensors.fresh_entries import Averaged
 from ckptgrow.growth.tensors.grown_tensors import Own, Scaled, gathered
-from ckptgrow.growth.training.optimizer_table import Entry, row_of
+from ckptgrow.growth.training.optimizer_table import row_of
 from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.spaces.gather import Gather, TensorGrowth
+from ckptgrow.state.optimizer_kinds import Entry
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
 from ckptgrow.storage.tensors import Held, LazyTensor, Zeros, is_lazy, whole
 
@@ -120,7 +121,7 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
     if not is_lazy(value) or not value.dtype.is_floating_point:
         raise OptimizerError(
             f"{context.where.format(key)} is {str(value)[:40]}, expected a tensor of floating-point numbers; leave the "
-            "optimizer out with --reset optimizer"
+            "optimizer out with ⟦reset optimizer⟧"
         )
     if context.descent.is_in_new_layer:
         shape = value.shape if growth.is_identity else growth.gradient.shape

@@ -92,12 +92,12 @@ def grown_scheduler(raw: Raw, origins: Sequence[Origin], num_groups: int, where:
         keys = listing(sorted(raw.keys() - {"last_epoch", "base_lrs"}))
         raise RequestError(
             f"{where}: no rule for a schedule of {keys}, which may set rates of its own, expected one of torch's; use "
-            "--lr-rule keep or --reset schedule"
+            "⟦lr_rule keep⟧ or ⟦reset schedule⟧"
         )
     if raw.get("eta_min") and ratios != {1.0}:
         raise RequestError(
-            f"{where}: eta_min {raw['eta_min']} is one for all groups, but --lr-rule mup scales each; expected "
-            "eta_min 0; use --lr-rule keep"
+            f"{where}: eta_min {raw['eta_min']} is one for all groups, but ⟦lr_rule mup⟧ scales each; expected "
+            "eta_min 0; use ⟦lr_rule keep⟧"
         )
     grown = dict(raw)
     for key in (*SCALED_LISTS, *CARRIED_LISTS):
@@ -106,7 +106,7 @@ def grown_scheduler(raw: Raw, origins: Sequence[Origin], num_groups: int, where:
             if len(values) != num_groups:
                 raise RequestError(
                     f"{where}: {key} has {len(values)} entries, expected one for each of the optimizer's {num_groups} "
-                    "groups; begin it anew with --reset schedule"
+                    "groups; begin it anew with ⟦reset schedule⟧"
                 )
             grown[key] = [
                 times(values[origin.group], origin.ratio) if key in SCALED_LISTS else values[origin.group]
@@ -143,7 +143,7 @@ def moved(
     if is_hidden and (named is None or named.name != LAMBDA):
         raise RequestError(
             f"{where}: its function is in your script (LambdaLR, MultiplicativeLR or a scale_fn), so its rate at step "
-            f"{step} is unknown; expected one that --schedule names, as {EXAMPLE}, or {LAMBDA} for a LambdaLR of your "
+            f"{step} is unknown; expected one that ⟦schedule⟧ names, as {EXAMPLE}, or {LAMBDA} for a LambdaLR of your "
             f"own; else {WAYS_OUT}"
         )
     state, options = replayed(raw, step, optimizer, functions, where)
@@ -163,7 +163,7 @@ def clock_at(raw: Raw, steps: tuple[int, int], where: str) -> int:
     if not old or new * clock % old:
         raise RequestError(
             f"{where}: its clock is at {clock} where the run is at step {old}, so at step {new} it is at no whole "
-            f"number, expected a --step that is a multiple of {old // math.gcd(clock, old)}; choose one, or {WAYS_OUT}"
+            f"number, expected a ⟦step⟧ that is a multiple of {old // math.gcd(clock, old)}; choose one, or {WAYS_OUT}"
         )
     return new * clock // old
 

@@ -45,7 +45,7 @@ def grown_training(growing: Growing, weights: Weights) -> GrownTraining:
     named = course(request.schedule)
     if named is not None and not growing.moves:
         raise RequestError(
-            f"--schedule {request.schedule}: says what moves with the step, expected with --step; leave it out"
+            f"⟦schedule {request.schedule}⟧: says what moves with the step, expected with ⟦step⟧; leave it out"
         )
     training, sizes = GrownTraining(), WeightSizes(old.checkpoint.tensors, weights.in_module)
     if not old.optimizers:
@@ -72,7 +72,7 @@ def _grown_scheduler(
         if training.optimizers and (growing.moves or growing.request.lr_rule == "mup"):
             raise RequestError(
                 f"{where}: could set the rates of any of {len(training.optimizers)} optimizers, expected one a "
-                "scheduler; use --lr-rule keep and --step keep, or --reset schedule"
+                "scheduler; use ⟦lr_rule keep⟧ and ⟦step keep⟧, or ⟦reset schedule⟧"
             )
         return dict(raw)
     grown = grown_scheduler(raw, training.origins[place], len(old.optimizers[place].groups), where)
@@ -92,7 +92,7 @@ def _notes(growing: Growing) -> list[str]:
     if growing.request.lr_rule == "mup" and growing.old.checkpoint.kind == "trainer":
         notes.append(
             "the optimizer has one group a learning rate now, where the Trainer makes two: give it one with these "
-            "groups (see the README), or use --lr-rule keep"
+            "groups (see the README), or use ⟦lr_rule keep⟧"
         )
     if growing.request.rewarm:
         notes.append(

@@ -98,7 +98,7 @@ def with_rates(
 def _ratio(row: Row, options: Mapping[str, Any], one: Descent, sizes: WeightSizes, where: str) -> Ratio:
     if row.lr == "none":
         raise OptimizerError(
-            f"{where}: no lr rule known for {row.name}, expected a named one such as AdamW; use --lr-rule keep"
+            f"{where}: no lr rule known for {row.name}, expected a named one such as AdamW; use ⟦lr_rule keep⟧"
         )
     sides = Sides.of(one.name, one.growth)
     update, gradient = sides.update, sides.gradient
@@ -111,7 +111,7 @@ def _ratio(row: Row, options: Mapping[str, Any], one: Descent, sizes: WeightSize
         if len(one.growth.axes) != 2:
             raise OptimizerError(
                 f"{where}: {one.name} of {row.name} has {len(one.growth.axes)} axes, expected a matrix; use "
-                "--lr-rule keep"
+                "⟦lr_rule keep⟧"
             )
         spread = math.sqrt(sides.copies_out * sides.copies_in)
         lr = update * spread / _shape_factor(options.get("adjust_lr_fn"), one)
@@ -121,7 +121,7 @@ def _ratio(row: Row, options: Mapping[str, Any], one: Descent, sizes: WeightSize
     if abs(sizes.ratio(one) - update) > SAME * update:
         raise OptimizerError(
             f"{where}: {row.name} with weight decay in the gradient has no exact lr rule unless all copies are equal, "
-            "expected --how tile --separate none, decoupled decay, or none; use --lr-rule keep"
+            "expected ⟦how tile⟧ ⟦separate none⟧, decoupled decay, or none; use ⟦lr_rule keep⟧"
         )
     return Ratio(update, (gradient,), coupled, gradient)
 
@@ -133,7 +133,7 @@ def _adafactor(options: Mapping[str, Any], one: Descent, sides: Sides, sizes: We
     if is_scaled and one.old.layout.offset and sides.update != 1:
         raise OptimizerError(
             f"{where}: {one.name} is stored without its 1, so its size does not grow with its updates and no learning "
-            "rate of Adafactor's keeps its trajectory, expected scale_parameter=False; use --lr-rule keep"
+            "rate of Adafactor's keeps its trajectory, expected scale_parameter=False; use ⟦lr_rule keep⟧"
         )
     size = sizes.ratio(one) if is_scaled else 1.0
     lr = sides.update / size
@@ -142,7 +142,7 @@ def _adafactor(options: Mapping[str, Any], one: Descent, sides: Sides, sizes: We
     if options.get("relative_step") and lr != 1:
         raise OptimizerError(
             f"{where}: Adafactor with relative_step has no learning rate that could change by {lr:.3g}, as "
-            f"{one.name} demands, expected scale_parameter and --how tile --separate none; use --lr-rule keep"
+            f"{one.name} demands, expected scale_parameter and ⟦how tile⟧ ⟦separate none⟧; use ⟦lr_rule keep⟧"
         )
     is_vector = is_torch and len(one.growth.axes) < 2
     bound = sides.gradient if is_vector else sides.gradient**2
@@ -157,8 +157,8 @@ def _check_bound(options: Mapping[str, Any], record: Mapping[str, Any], ratio: f
     if ratio != 1 and max(rate, rate * ratio) > (step + 1) ** -0.5:
         raise OptimizerError(
             f"{where}: its learning rate {rate:.3g} is bounded by 1/√step from step {step:.0f} on, so one {ratio:.3g} "
-            "times as large has no such effect, expected a smaller one or --how tile without separation; use "
-            "--lr-rule keep"
+            "times as large has no such effect, expected a smaller one or ⟦how tile⟧ without separation; use "
+            "⟦lr_rule keep⟧"
         )
 
 

@@ -22,7 +22,7 @@ Raw = Mapping[str, Any]
 
 MOVED_OPTIONS = ("lr", "betas", "momentum")
 EXACT, ROUNDED = 1e-6, 1e-4  # relative, of rates run again in float64, and in a float32 tensor
-WAYS_OUT = "use --step keep or --reset schedule"
+WAYS_OUT = "use ⟦step keep⟧ or ⟦reset schedule⟧"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def replayed(
         try:
             scheduler.step() if now else None
         except ValueError as error:
-            raise RequestError(f"--step {step}: beyond the schedule's end ({error}); choose an earlier step") from error
+            raise RequestError(f"⟦step {step}⟧: beyond the schedule's end ({error}); choose an earlier step") from error
         if now == own and not functions.is_hidden(raw, own):
             _check_rates(raw, simulated, where)
         if now == step:

@@ -41,8 +41,8 @@ class Sides:
             values = [np.unique(vectors(axis.growth)) for axis in growth.axes if axis.role == role]
             if any(len(distinct) > 1 for distinct in values):
                 raise RequestError(
-                    f"--lr-rule mup: {name} grows by uneven copies, so no single lr keeps its trajectory, expected a "
-                    "whole multiple of the old size; use --lr-rule keep"
+                    f"⟦lr_rule mup⟧: {name} grows by uneven copies, so no single lr keeps its trajectory, expected a "
+                    "whole multiple of the old size; use ⟦lr_rule keep⟧"
                 )
             return math.prod(float(distinct[0]) for distinct in values)
 

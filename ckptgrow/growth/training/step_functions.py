@@ -31,7 +31,7 @@ NAMES = (
     "cosine_warmup_with_min_lr",
     "warmup_stable_decay",
 )
-EXAMPLE = "--schedule cosine:warmup=100,total=5000"
+EXAMPLE = "⟦schedule cosine:warmup=100,total=5000⟧"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Course:
                 {key: int(value) if key.endswith("steps") else value for key, value in options.items()},
             )
         except (TypeError, ValueError) as error:
-            raise RequestError(f"--schedule {self.name}: {error}; expected its options as in {EXAMPLE}") from error
+            raise RequestError(f"⟦schedule {self.name}⟧: {error}; expected its options as in {EXAMPLE}") from error
         assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
         return scheduler.lr_lambdas[0]
 
@@ -73,14 +73,14 @@ def course(text: str) -> Course | None:
         return None
     name, _, rest = text.partition(":")
     if name != LAMBDA and name not in NAMES:
-        raise RequestError(f"--schedule {text}: expected {listing((LAMBDA, *NAMES), limit=20)}, as {EXAMPLE}")
+        raise RequestError(f"⟦schedule {text}⟧: expected {listing((LAMBDA, *NAMES), limit=20)}, as {EXAMPLE}")
     options: dict[str, float] = {}
     for part in rest.split(",") if rest else ():
         key, _, value = part.partition("=")
         try:
             options[key.strip()] = float(value)
         except ValueError as error:
-            raise RequestError(f"--schedule {text}: {part} is no key=number, expected {EXAMPLE}") from error
+            raise RequestError(f"⟦schedule {text}⟧: {part} is no key=number, expected {EXAMPLE}") from error
     return Course(name, options)
 
 

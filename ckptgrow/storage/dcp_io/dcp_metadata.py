@@ -52,7 +52,7 @@ def read_metadata(path: Path) -> Metadata:
         with path.open("rb") as file:
             found = _Reader(file).load()
     except CheckpointError as error:
-        raise UnsafePickleError(f"{path}: {error}") from error
+        raise UnsafePickleError(f"{path}: {error.message.marked}") from error
     except Exception as error:  # a damaged pickle may fail in any way; nothing but records was built
         raise CheckpointError(
             f"{path}: damaged, expected the metadata of a distributed checkpoint ({type(error).__name__}: {error})"

@@ -20,7 +20,7 @@ def check_target(source: Path, target: Path, *, force: bool) -> None:
     if target.exists() and source.exists() and target.samefile(source):
         raise RequestError(f"{target}: is the input itself, expected another path")
     if target.exists() and not force:
-        raise RequestError(f"{target}: exists already; choose another path, or pass --force to replace it")
+        raise RequestError(f"{target}: exists already; choose another path, or pass ⟦force⟧ to replace it")
     if not target.parent.is_dir():
         raise RequestError(f"{target.parent}: no such directory, expected one to write {target.name} into")
 
@@ -89,7 +89,7 @@ def _put_in_free_place(partial: Path, target: Path) -> None:
             raise
         raise RequestError(
             f"{target}: exists now, written by another process while this one was at work; choose another path, or "
-            "pass --force to replace it"
+            "pass ⟦force⟧ to replace it"
         ) from error
     _flush_directory(target.parent)
 

@@ -1,0 +1,235 @@
+"""What is compared, and at which sizes: a new recipe is one row here, a new size one `Piece`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from benchmarks.savings.shapes import Shape
+
+STEP_UNIT = 100  # a run's steps are a multiple of it, so that validations, checkpoints and logs fall on whole steps
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way to grow: its name, command lines of `ckptgrow` without IN and OUT, and what the grown run does.
+
+    In the commands `{hidden}`, `{ffn}` and `{heads}` are the large model's. `rewarm` is the length of the rate's rise
+    after growth, as a share of the large model's steps.
+    """
+
+    name: str
+    commands: tuple[str, ...]
+    rewarm: float = 0.0
+
+
+PAD = "width --how pad --hidden {hidden} --heads {heads} --kv-heads {heads} --ffn {ffn}"
+
+WIDTH = (
+    Recipe("none", ("width --separate none",)),
+    Recipe("split", ("width --separate split",)),
+    Recipe("split, mup", ("width --separate split --lr-rule mup",)),
+    Recipe("split, re-warmed", ("width --separate split",), rewarm=0.03),
+    Recipe("split, tile", ("width --how tile --separate split",)),
+    Recipe("split, new moments", ("width --separate split --reset optimizer",)),
+    Recipe("noise 0.25", ("width --separate noise",)),
+    Recipe("noise 1", ("width --noise 1",)),
+    Recipe("pad", (PAD,)),
+)
+DEPTH = (
+    Recipe("zero-output", ("depth --new zero-output",)),
+    Recipe("zero-output, appended", ("depth --new zero-output --place append",)),
+    Recipe("zero-output, re-warmed", ("depth --new zero-output",), rewarm=0.03),
+    Recipe("copy", ("depth --new copy",)),
+    Recipe("copy, appended", ("depth --new copy --place append",)),
+)
+
+
+def _named(recipes: tuple[Recipe, ...], *names: str) -> tuple[Recipe, ...]:
+    return tuple(recipe for recipe in recipes if recipe.name in names)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A small model, a large one, a text and a budget: one table of the report.
+
+    `steps`: of the large model from scratch at the first of `batches` (sequences a step); this is the budget, and
+    every other run has as many FLOPs, embeddings included. The large model is tuned over `rates` × `batches` ×
+    `schedules` with the first seed; the `extended` best then run with every seed, and at half and twice the budget.
+    The small one is tuned over `small_rates`. Every recipe is grown at each of `points` (shares of the budget that the
+    small model had) with each of `multipliers` of its rate, for each seed.
+    """
+
+    name: str
+    operator: str
+    text: str  # a key of `TEXTS`
+    small: Shape
+    large: Shape
+    length: int
+    steps: int
+    batches: tuple[int, ...]
+    rates: tuple[float, ...]
+    schedules: tuple[str, ...]
+    small_rates: tuple[float, ...]
+    recipes: tuple[Recipe, ...]
+    points: tuple[float, ...] = (0.5,)
+    multipliers: tuple[float, ...] = (1.0,)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    extended: int = 1
+    validated: int = 512  # sequences, the same ones in every run
+    options: tuple[str, ...] = ("--accelerator=cpu",)
+
+
+@dataclass(frozen=True)
+class Text:
+    """Python sources of installed packages (all of them where none is named), as bytes or by a BPE trained on them."""
+
+    packages: tuple[str, ...]
+    vocabulary: int = 256
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether a token is a byte."""
+        return self.vocabulary == 256
+
+
+TEXTS: Mapping[str, Text] = {
+    "tiny": Text(("ckptgrow",)),
+    "bytes": Text(("torch", "transformers")),
+    "bpe": Text(("torch", "transformers"), 2048),
+    "all-bpe": Text((), 16384),
+}
+
+TINY = Piece(
+    name="tiny",
+    operator="width",
+    text="tiny",
+    small=Shape(1, 8, 16, 1),
+    large=Shape(1, 16, 32, 2),
+    length=16,
+    steps=100,
+    batches=(4,),
+    rates=(1e-2,),
+    schedules=("wsd",),
+    small_rates=(1e-2,),
+    recipes=_named(WIDTH, "split"),
+    seeds=(0, 1),
+    validated=8,
+)
+QUICK = Piece(
+    name="quick",
+    operator="width",
+    text="bytes",
+    small=Shape(2, 16, 44, 2),
+    large=Shape(2, 32, 88, 4),
+    length=128,
+    steps=1500,
+    batches=(16,),
+    rates=(3e-3, 6e-3, 1.2e-2),
+    schedules=("wsd", "cosine"),
+    small_rates=(6e-3, 1.2e-2, 2.4e-2),
+    recipes=_named(WIDTH, "none", "split", "split, mup", "noise 0.25", "pad"),
+    points=(0.6,),
+    multipliers=(1.0, 0.5),
+    validated=256,
+)
+QUICK_DEPTH = replace(
+    QUICK,
+    name="quick-depth",
+    operator="depth",
+    small=Shape(1, 24, 64, 2),
+    large=Shape(2, 24, 64, 2),
+    steps=2200,
+    rates=(6e-3, 1.2e-2, 2.4e-2),
+    recipes=DEPTH,
+    multipliers=(1.0,),
+)
+EARLY = replace(  # grown long before the small model's slope has flattened: what a recipe costs at once shows
+    QUICK,
+    name="early",
+    small=Shape(2, 24, 64, 2),
+    large=Shape(2, 48, 128, 4),
+    steps=800,
+    rates=(2e-3, 4e-3, 8e-3),
+    small_rates=(6e-3, 1.2e-2),
+    recipes=_named(WIDTH, "none", "split", "split, mup", "noise 0.25", "noise 1", "pad"),
+    points=(0.5,),
+    multipliers=(1.0,),
+)
+CPU_WIDTH = Piece(
+    name="cpu-width",
+    operator="width",
+    text="bytes",
+    small=Shape(4, 28, 76, 2),
+    large=Shape(4, 56, 152, 4),
+    length=128,
+    steps=5000,
+    batches=(16, 32),
+    rates=(1.5e-3, 3e-3, 6e-3, 1.2e-2),
+    schedules=("wsd", "cosine"),
+    small_rates=(6e-3, 1.2e-2, 2.4e-2),
+    recipes=WIDTH,
+)
+CPU_WHEN = replace(
+    CPU_WIDTH,
+    name="cpu-width-when",
+    recipes=_named(WIDTH, "none", "split", "pad"),
+    points=(0.25, 0.7),
+)
+CPU_RATES = replace(
+    CPU_WIDTH,
+    name="cpu-width-rates",
+    recipes=_named(WIDTH, "split", "pad"),
+    multipliers=(0.5, 2.0),
+)
+CPU_DEPTH = replace(
+    CPU_WIDTH,
+    name="cpu-depth",
+    operator="depth",
+    small=Shape(2, 56, 152, 4),
+    recipes=DEPTH,
+)
+CPU_BPE = replace(
+    CPU_WIDTH,
+    name="cpu-bpe",
+    text="bpe",
+    steps=2500,
+    recipes=_named(WIDTH, "none", "split", "pad"),
+)
+GPU = ("--accelerator=cuda", "--precision=bf16-mixed", "--compile", "--num-workers=2")
+GPU_SMALL = Piece(
+    name="gpu-40m",
+    operator="width",
+    text="all-bpe",
+    small=Shape(12, 256, 704, 4),
+    large=Shape(12, 512, 1408, 8),
+    length=512,
+    steps=6000,
+    batches=(128, 256),
+    rates=(5e-4, 1e-3, 2e-3, 4e-3),
+    schedules=("wsd", "cosine"),
+    small_rates=(1e-3, 2e-3, 4e-3),
+    recipes=WIDTH,
+    points=(0.25, 0.5, 0.7),
+    validated=1024,
+    options=GPU,
+)
+GPU_LARGE = replace(
+    GPU_SMALL,
+    name="gpu-124m",
+    small=Shape(14, 384, 1024, 6),
+    large=Shape(14, 768, 2048, 12),
+    steps=12000,
+    rates=(2.5e-4, 5e-4, 1e-3, 2e-3),
+    small_rates=(5e-4, 1e-3, 2e-3),
+    points=(0.5,),
+)
+
+TIERS: Mapping[str, tuple[Piece, ...]] = {
+    "tiny": (TINY,),
+    "quick": (QUICK,),
+    "quick-depth": (QUICK_DEPTH,),
+    "early": (EARLY,),
+    "cpu": (CPU_WIDTH, CPU_WHEN, CPU_RATES, CPU_DEPTH, CPU_BPE),
+    "gpu": (GPU_SMALL, GPU_LARGE),
+}

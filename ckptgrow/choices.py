@@ -1,0 +1,58 @@
+"""Every choice out of a few words, once: for the types of the library, and for what commands take and show.
+
+Imports nothing heavy, so that `--help` shows them at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+# growth
+How = Literal["diagonal", "tile", "pad"]  # blocks of grown matrices; "pad" copies nothing
+Separation = Literal["split", "noise", "none"]  # what tells the copies of a space apart
+FreshMoments = Literal["zero", "mean"]  # second moments of entries that copy nothing
+Place = Literal["alternate", "append"]  # of new layers
+NewLayer = Literal["zero-output", "zero-norm", "copy"]
+DoublingLayers = Literal["alternate_id", "append_id", "alternate_copy", "append_copy"]  # the staged-training script's
+LrRule = Literal["keep", "mup"]
+StepWord = Literal["keep", "auto"]
+Part = Literal["optimizer", "schedule"]  # of a checkpoint, that may be left out
+
+# verification
+VerifyDtype = Literal["float64", "float32", "bfloat16"]
+VerifyDevice = Literal["cpu", "cuda"]
+
+# conversion
+Target = Literal["lightning", "huggingface", "dcp"]
+
+# data
+Documents = Literal["lines", "files"]  # what a document of a text file is
+SpecialTokens = Literal["text", "parse"]  # what a special token spelled in the text is
+
+# training
+ScheduleKind = Literal["linear", "cosine", "wsd", "constant"]
+Strategy = Literal["auto", "ddp", "fsdp"]
+Accelerator = Literal["auto", "cpu", "cuda"]
+Precision = Literal["32", "16-mixed", "bf16-mixed", "bf16-true", "64"]
+Logger = Literal["csv", "tensorboard", "wandb"]
+ResetPart = Literal["optimizer", "schedule", "data"]  # of a run
+
+# evaluation
+EvalDtype = Literal["float32", "bfloat16", "float16", "float64"]
+Measure = Literal["lm-eval", "original"]
+HubData = Literal["wikitext2", "wikitext103", "openwebtext"]
+
+# planning
+OperatorName = Literal["width", "depth", "both"]
+SpikeRule = Literal["robust", "paper", "none"]
+LawForm = Literal["kaplan", "hoffmann"]
+RateRule = Literal["log10", "natural", "gpt3"]
+
+
+def words_of(choice: Any) -> tuple[str, ...]:
+    """The words of one of the choices above.
+
+    >>> words_of(LrRule)
+    ('keep', 'mup')
+    """
+    return get_args(choice)
