@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import subprocess
@@ -12,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from ckptgrow.cli import app, run
-from tests.builders import perturbed_gpt2, trained_checkpoint
-
-ROOT = Path(__file__).parents[1]
+from tests.helpers.commands import as_json
+from tests.helpers.gpt2 import perturbed_gpt2
+from tests.helpers.lightning_files import trained_checkpoint
+from tests.helpers.paths import ROOT
 
 
 def command_lines() -> list[list[str]]:
@@ -46,11 +46,6 @@ def test_help_answers_without_loading_torch(line: list[str]) -> None:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained_checkpoint(tmp_path_factory.mktemp("cli") / "small.ckpt", perturbed_gpt2())
-
-
-def as_json(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, object]:
-    assert run([*arguments, "--json"]) == code
-    return json.loads(capsys.readouterr().out)
 
 
 def test_json_has_the_keys_of_the_contract(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

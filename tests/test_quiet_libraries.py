@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel
 
-from tests.builders import save_lightning
-from tests.evaluate.subjects import GPT2, LAMBADA, ROOT, WIKITEXT, byte_model, word_tokenizer
+from tests.helpers.evaluated import GPT2, LAMBADA, WIKITEXT, byte_model, word_tokenizer
+from tests.helpers.lightning_files import save_lightning
+from tests.helpers.paths import ROOT
 
 LINES = [f"document {number} on the quick brown fox" for number in range(40)]
 

@@ -14,7 +14,8 @@ from ckptgrow import errors
 from ckptgrow.cli import run
 from ckptgrow.commands._spelling import spelled, spelled_in
 from ckptgrow.errors import CkptgrowError, Message, RequestError
-from tests.builders import perturbed_gpt2, save_lightning
+from tests.helpers.gpt2 import perturbed_gpt2
+from tests.helpers.lightning_files import save_lightning
 
 PACKAGE = Path(ckptgrow.__file__).parent
 

@@ -41,7 +41,7 @@ def parameter_groups(model: torch.nn.Module, checkpoint: Mapping[str, Any], opti
     """
     where = "the checkpoint"
     raws = checkpoint.get("optimizer_states", [checkpoint])
-    lazy = checked_optimizers(map_leaves(list(raws), torch.Tensor, Held), where)
+    lazy = checked_optimizers(map_leaves(list(raws), torch.is_tensor, Held), where)
     parameters = dict(model.named_parameters())
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     states = from_torch([by_number(raw, where) for raw in lazy], shapes, where)

@@ -16,7 +16,7 @@ from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layout import Layout, parse
 from ckptgrow.state.model import load_model
-from ckptgrow.state.opening import TrainingState, open_state
+from ckptgrow.state.opening import TrainingState, open_state, understood
 from ckptgrow.state.sizes import is_tied, num_layers
 from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
 from ckptgrow.verification.configs import with_fixed_fields
@@ -125,9 +125,8 @@ def _opened(small: Path, grown: Path, config: Path | None) -> tuple[Pair, Declar
     new, checkpoint = open_state(grown), read_checkpoint(small)
     declared = Declared.of(new.checkpoint.history[len(checkpoint.history) :])
     known = {*checkpoint.tensors, *checkpoint.rest, *checkpoint.carried.files, *checkpoint.left_behind}
-    old = open_state(
-        small, config=config, drop=[name for name in declared.dropped if name in known], reset=declared.reset
-    )
+    dropped = [name for name in declared.dropped if name in known]
+    old = understood(checkpoint, config=config, drop=dropped, reset=declared.reset)
     return open_pair(old, new), declared
 
 

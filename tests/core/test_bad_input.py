@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import pytest
 import torch
 
 from ckptgrow.cli import run
-from tests.builders import perturbed_gpt2, save_lightning, token_batches, train
-
-Edit = Callable[[dict[str, Any]], None]
+from tests.helpers.commands import refused
+from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
+from tests.helpers.lightning_files import Edit, edited, save_lightning
 
 
 @pytest.fixture(scope="module")
@@ -28,25 +27,6 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def source(good: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(good, tmp_path / "small.ckpt"))
-
-
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], *words: str) -> None:
-    """Exit 2, one line on stderr with all the words, nothing on stdout."""
-    code = run(arguments)
-    output = capsys.readouterr()
-    assert code == 2, output
-    assert output.out == ""
-    lines = output.err.strip().splitlines()
-    assert len(lines) == 1, output.err
-    for word in words:
-        assert word in lines[0], lines[0]
-
-
-def edited(source: Path, edit: Edit) -> Path:
-    tree = torch.load(source, weights_only=True)
-    edit(tree)
-    torch.save(tree, source)
-    return source
 
 
 def only(path: Path) -> bool:

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 import ckptgrow
 from ckptgrow import StateRequest
 from ckptgrow.errors import RequestError
-from tests.builders import load_model, logits, perturbed_gpt2, save_lightning, token_batches, train, trained_checkpoint
+from tests.helpers.gpt2 import logits, perturbed_gpt2, token_batches, train
+from tests.helpers.lightning_files import load_model, save_lightning, trained_checkpoint
 
 LAYER = "model.transformer.h.{}."
 

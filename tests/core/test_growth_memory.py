@@ -11,7 +11,8 @@ import ckptgrow
 from ckptgrow.spaces.gather import TensorGrowth
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layout import Layout
-from tests.builders import perturbed_gpt2, trained_checkpoint
+from tests.helpers.gpt2 import perturbed_gpt2
+from tests.helpers.lightning_files import trained_checkpoint
 
 
 def test_layers_share_their_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

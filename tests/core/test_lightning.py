@@ -15,9 +15,10 @@ import torch
 import ckptgrow
 from ckptgrow import StateRequest
 from ckptgrow.errors import CheckpointError
-from tests.builders import perturbed_gpt2, save_lightning, token_batches, train
+from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
+from tests.helpers.lightning_files import save_lightning
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 FIXTURE = ROOT / "fixtures" / "gpt2-tiny.ckpt"
 
 

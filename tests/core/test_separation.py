@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import ckptgrow
 from ckptgrow.cli import run
-from tests.builders import save_lightning
-from tests.families.models import CASES, batches, difference, loaded, outputs, perturbed, saved, still
+from tests.helpers.families import CASES, batches, difference, loaded, outputs, perturbed, still_run
+from tests.helpers.lightning_files import save_lightning
 
 ALIBI = ("bloom", "mpt")  # refused: their slopes depend on the number of heads; "olmo tied" has no final gain
 QUICK = ("gpt2", "llama", "gemma2", "mixtral", "t5")
@@ -61,7 +61,7 @@ def error(model: PreTrainedModel, exact: PreTrainedModel) -> float:
 @pytest.mark.parametrize("case", WIDER)
 def test_the_default_keeps_the_function_of_every_family(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
+    source = still_run(tmp_path / "small.ckpt", case)
     assert not ckptgrow.width(source, tmp_path / "grown.ckpt").trapped
     grown, _ = loaded(tmp_path / "grown.ckpt")
     assert difference(small, grown)[0] <= 1e-12
@@ -70,7 +70,7 @@ def test_the_default_keeps_the_function_of_every_family(tmp_path: Path, case: st
 
 @pytest.mark.parametrize("case", WIDER)
 def test_the_copies_of_every_matrix_between_copies_get_different_gradients(tmp_path: Path, case: str) -> None:
-    source = saved(tmp_path / "small.ckpt", perturbed(case), still)
+    source = still_run(tmp_path / "small.ckpt", case)
     ckptgrow.width(source, tmp_path / "grown.ckpt")
     grown, _ = loaded(tmp_path / "grown.ckpt")
     tokens = batches(1)[0]

@@ -13,7 +13,8 @@ import torch
 import ckptgrow
 from ckptgrow import Settings, StateRequest
 from ckptgrow.errors import RequestError
-from tests.builders import perturbed_gpt2, save_lightning, token_batches, train
+from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
+from tests.helpers.lightning_files import save_lightning
 
 Tree = dict[str, Any]
 

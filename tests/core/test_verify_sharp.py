@@ -15,7 +15,8 @@ import ckptgrow
 from ckptgrow import Settings, StateRequest
 from ckptgrow.choices import VerifyDtype
 from ckptgrow.verification.report import VerifyReport
-from tests.builders import POSITIONS, VOCABULARY, save_lightning, token_batches, train
+from tests.helpers.gpt2 import POSITIONS, VOCABULARY, token_batches, train
+from tests.helpers.lightning_files import save_lightning
 
 Tree = dict[str, Any]
 SIZES: dict[str, Any] = {

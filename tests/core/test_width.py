@@ -10,18 +10,10 @@ import torch
 
 import ckptgrow
 from ckptgrow.growth.request import StateRequest
-from tests.builders import (
-    language_loss,
-    largest_logit_difference,
-    load_model,
-    perturbed_gpt2,
-    save_lightning,
-    token_batches,
-    train,
-    trained_checkpoint,
-)
-
-MUP = StateRequest(lr_rule="mup")
+from tests.helpers.gpt2 import language_loss, largest_logit_difference, perturbed_gpt2, token_batches, train
+from tests.helpers.lightning_files import load_model, save_lightning, trained_checkpoint
+from tests.helpers.optimizers import resumed, stored
+from tests.helpers.state_requests import MUP
 
 
 def blocks(tensor: torch.Tensor, factor: int, old_shape: torch.Size) -> list[torch.Tensor]:
@@ -81,25 +73,11 @@ def test_under_mup_the_grown_run_has_the_small_runs_losses(tmp_path: Path, optim
     source = trained_checkpoint(tmp_path / "small.ckpt", small, build)
     ckptgrow.width(source, tmp_path / "grown.ckpt", factor=3, how=how, noise=0, request=MUP)
     batches = token_batches(50, seed=3)
-    small_losses = train(small, resumed(small, source, build), batches)
+    small_losses = train(small, resumed(small, stored(source)[0], build), batches)
     grown, _ = load_model(tmp_path / "grown.ckpt")
-    grown_losses = train(grown, resumed(grown, tmp_path / "grown.ckpt", build), batches)
+    grown_losses = train(grown, resumed(grown, stored(tmp_path / "grown.ckpt")[0], build), batches)
     assert small_losses[-1] < small_losses[0]
     assert max(abs(one - other) for one, other in zip(small_losses, grown_losses, strict=True)) <= 1e-10
-
-
-def resumed(model: Any, path: Path, build: Any) -> torch.optim.Optimizer:
-    """An optimizer with the groups of a checkpoint, loaded the way any script would."""
-    state = torch.load(path, weights_only=True)["optimizer_states"][0]
-    parameters = dict(model.named_parameters())
-    groups = [
-        {"params": [parameters[name.removeprefix("model.")] for name in group["param_names"]]}
-        for group in state["param_groups"]
-        if "param_names" in group
-    ]
-    optimizer = build(groups or model.parameters())
-    optimizer.load_state_dict(state)
-    return optimizer
 
 
 def test_mup_groups_are_one_a_learning_rate_epsilon_and_decay_with_matching_schedulers(tmp_path: Path) -> None:

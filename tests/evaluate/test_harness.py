@@ -26,13 +26,14 @@ from ckptgrow.evaluate.quiet import quiet
 from ckptgrow.evaluate.subject import Subject
 from ckptgrow.evaluate.tasks import load_tasks
 from ckptgrow.evaluate.tokenizer import byte_tokenizer
-from tests.evaluate.conftest import Score, opened
-from tests.evaluate.subjects import (
+from tests.helpers.evaluated import (
     CONTEXT,
     LAMBADA,
     PREFIX,
     WIKITEXT,
+    Score,
     continuation_score,
+    opened,
     passages,
     text_score,
 )

@@ -14,8 +14,7 @@ from transformers import AutoConfig, PreTrainedModel
 import ckptgrow
 from ckptgrow.errors import ClaimError
 from ckptgrow.families.registry import FAMILIES
-from tests.builders import save_lightning
-from tests.families.models import (
+from tests.helpers.families import (
     ALIBI,
     CASES,
     FIRST,
@@ -28,6 +27,7 @@ from tests.families.models import (
     still,
     trained,
 )
+from tests.helpers.lightning_files import save_lightning
 
 EXACT = 1e-12  # of the largest logit, a few hundred roundings of float64
 HEADED = [case for case in FIRST if FAMILIES[CASES[case][0]].tie is not None]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import ckptgrow
 from ckptgrow.state.wrappers import bare_names, with_part
-from tests.builders import save_lightning
-from tests.families.models import CASES, batches, perturbed, still, trained
+from tests.helpers.families import CASES, batches, perturbed, still, trained
+from tests.helpers.lightning_files import save_lightning
 
 WORDS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "module")
 PLACES: dict[str, Callable[[str, str], str]] = {

@@ -26,8 +26,10 @@ from ckptgrow import StateRequest
 from ckptgrow.cli import run
 from ckptgrow.errors import CheckpointError, UnsafePickleError
 from ckptgrow.storage.archives import archive
-from tests.builders import perturbed_gpt2, save_lightning, trained_checkpoint
-from tests.families.models import perturbed
+from tests.helpers.families import perturbed
+from tests.helpers.gpt2 import perturbed_gpt2
+from tests.helpers.lightning_files import save_lightning, trained_checkpoint
+from tests.helpers.processes import completed
 
 PROJECT = '''
 import collections, enum, pathlib
@@ -99,7 +101,10 @@ assert tree["hyper_parameters"]["extra"].content == [1, (2, "x")]
 
 
 def in_project(directory: Path, program: str, *arguments: str) -> None:
-    subprocess.run([sys.executable, "-c", program, *arguments], cwd=directory, check=True)
+    (directory / "program.py").write_text(program)
+    (done,) = completed("program", arguments, directory=directory)
+    assert done.returncode == 0, done.stderr
+    (directory / "program.py").unlink()
 
 
 @pytest.fixture

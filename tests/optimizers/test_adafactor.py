@@ -12,8 +12,8 @@ from transformers.optimization import Adafactor as HfAdafactor
 import ckptgrow
 from ckptgrow.errors import OptimizerError
 from ckptgrow.growth.request import StateRequest
-from tests.builders import save_lightning
-from tests.families.models import ALIBI, CASES, FIRST, UNDECAYED, WIDER, batches, loaded, perturbed, trained
+from tests.helpers.families import ALIBI, CASES, FIRST, UNDECAYED, WIDER, batches, loaded, perturbed, trained
+from tests.helpers.lightning_files import save_lightning
 
 # Where gradients are nothing but rounding (key biases under softmax), ε decides: small beside others, large beside it.
 KINDS: dict[str, Any] = {

@@ -14,8 +14,9 @@ from ckptgrow.growth.training.optimizer_table import ROWS, row_of
 from ckptgrow.state.opening import open_state
 from ckptgrow.state.optimizer_kinds import KINDS, keys_in
 from ckptgrow.verification.optimizers import RULES, step_rule
-from tests.builders import save_lightning, token_batches, train
-from tests.optimizers.runs import CASES, tiny_gpt2
+from tests.helpers.gpt2 import token_batches, train
+from tests.helpers.lightning_files import save_lightning
+from tests.helpers.optimizers import CASES, tiny_gpt2
 
 ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01}
 APEX = {**ADAM, "bias_correction": True}

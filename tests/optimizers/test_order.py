@@ -15,7 +15,7 @@ from transformers import Trainer, TrainingArguments
 from ckptgrow.errors import OptimizerError
 from ckptgrow.state.optimizer_state import from_torch
 from ckptgrow.storage.tensors import Held
-from tests.builders import perturbed_gpt2
+from tests.helpers.gpt2 import perturbed_gpt2
 
 MODEL = perturbed_gpt2()
 NAMES = {parameter: name for name, parameter in MODEL.named_parameters()}

@@ -13,17 +13,10 @@ from transformers.optimization import Adafactor as HfAdafactor
 import ckptgrow
 from ckptgrow.errors import CkptgrowError, OptimizerError
 from ckptgrow.growth.request import StateRequest
-from tests.builders import (
-    largest_logit_difference,
-    load_model,
-    perturbed_gpt2,
-    save_lightning,
-    token_batches,
-    train,
-)
-from tests.optimizers.runs import ALL, CASES, resumed, stored, tiny_gpt2
-
-MUP = StateRequest(lr_rule="mup")
+from tests.helpers.gpt2 import largest_logit_difference, perturbed_gpt2, token_batches, train
+from tests.helpers.lightning_files import Edit, edited, load_model, save_lightning
+from tests.helpers.optimizers import ALL, CASES, resumed, stored, tiny_gpt2
+from tests.helpers.state_requests import MUP
 
 
 def checkpoint(tmp_path: Path, build: Any, num_steps: int = 4, **model: Any) -> tuple[Any, Any, Path]:
@@ -33,16 +26,18 @@ def checkpoint(tmp_path: Path, build: Any, num_steps: int = 4, **model: Any) -> 
     return small, optimizer, save_lightning(tmp_path / "small.ckpt", small, [optimizer], global_step=num_steps)
 
 
-def edited(path: Path, change: Any) -> Path:
-    tree = torch.load(path, weights_only=True)
-    change(tree["optimizer_states"][0])
-    torch.save(tree, path)
-    return path
+def without(option: str) -> Edit:
+    return lambda tree: [group.pop(option) for group in tree["optimizer_states"][0]["param_groups"]]
 
 
 def test_unknown_entries_are_refused_by_name(tmp_path: Path) -> None:
     _, _, source = checkpoint(tmp_path, torch.optim.AdamW)
-    edited(source, lambda state: state["state"][4].update(exp_avg_diff=torch.zeros(6, 18, dtype=torch.float64)))
+    edited(
+        source,
+        lambda tree: tree["optimizer_states"][0]["state"][4].update(
+            exp_avg_diff=torch.zeros(6, 18, dtype=torch.float64)
+        ),
+    )
     with pytest.raises(OptimizerError, match=r'exp_avg_diff.*reset=\("optimizer"'):
         ckptgrow.width(source, tmp_path / "grown.ckpt")
     assert not (tmp_path / "grown.ckpt").exists()
@@ -75,9 +70,9 @@ def test_mup_says_where_it_has_no_exact_rule(tmp_path: Path, name: str, how: Any
 
     _, _, source = checkpoint(tmp_path, build)
     if name == "averages":
-        edited(source, lambda state: [group.pop("amsgrad") for group in state["param_groups"]])
-        edited(source, lambda state: [group.pop("capturable") for group in state["param_groups"]])
-        edited(source, lambda state: [group.pop("decoupled_weight_decay") for group in state["param_groups"]])
+        edited(source, without("amsgrad"))
+        edited(source, without("capturable"))
+        edited(source, without("decoupled_weight_decay"))
     with pytest.raises(CkptgrowError, match=message):
         ckptgrow.width(source, tmp_path / "grown.ckpt", how=how, noise=0, request=MUP)
     ckptgrow.width(source, tmp_path / "grown.ckpt", how=how, noise=0)
@@ -121,7 +116,8 @@ def test_factors_of_uneven_copies_have_the_grown_product_and_both_the_same_mean(
 def test_old_transformers_adamw_with_int_steps_grows_and_keeps_them_ints(tmp_path: Path) -> None:
     _, _, source = checkpoint(tmp_path, lambda parameters: torch.optim.AdamW(parameters, lr=1e-3))
 
-    def as_transformers_wrote(state: Any) -> None:
+    def as_transformers_wrote(tree: Any) -> None:
+        (state,) = tree["optimizer_states"]
         for record in state["state"].values():
             record["step"] = int(record["step"])
         keys = ("lr", "betas", "eps", "weight_decay", "params")
@@ -139,8 +135,8 @@ def test_old_transformers_adamw_with_int_steps_grows_and_keeps_them_ints(tmp_pat
 def test_tensor_learning_rates_stay_tensors(tmp_path: Path) -> None:
     _, _, source = checkpoint(tmp_path, lambda parameters: torch.optim.AdamW(parameters, lr=1e-3))
 
-    def as_capturable(state: Any) -> None:
-        for group in state["param_groups"]:
+    def as_capturable(tree: Any) -> None:
+        for group in tree["optimizer_states"][0]["param_groups"]:
             group.update(lr=torch.tensor(1e-3, dtype=torch.float64), capturable=True)
 
     edited(source, as_capturable)
@@ -189,7 +185,7 @@ def test_a_moved_step_takes_the_product_of_momenta_along(tmp_path: Path) -> None
 
 def test_entries_of_no_parameters_shape_are_named_too(tmp_path: Path) -> None:
     _, _, source = checkpoint(tmp_path, torch.optim.AdamW)
-    edited(source, lambda state: state["state"][4].update(preconditioner=torch.zeros(5, 5)))
+    edited(source, lambda tree: tree["optimizer_states"][0]["state"][4].update(preconditioner=torch.zeros(5, 5)))
     with pytest.raises(OptimizerError, match="preconditioner have no parameter's shape"):
         ckptgrow.width(source, tmp_path / "grown.ckpt")
 

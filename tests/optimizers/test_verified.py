@@ -10,9 +10,10 @@ import torch
 
 import ckptgrow
 from ckptgrow.growth.request import StateRequest
-from tests.builders import save_lightning, token_batches, train
-from tests.optimizers.runs import ALL, CASES, tiny_gpt2
-from tests.optimizers.test_two_optimizers import Both, split
+from tests.helpers.gpt2 import token_batches, train
+from tests.helpers.lightning_files import save_lightning
+from tests.helpers.optimizers import ALL, CASES, tiny_gpt2
+from tests.helpers.two_optimizers import Both, split
 
 STEPS = ckptgrow.Settings(batches=2, steps=5)
 

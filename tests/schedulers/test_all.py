@@ -23,8 +23,9 @@ from ckptgrow.growth.training.learning_rates import LR_OPTIONS, Origin, times
 from ckptgrow.growth.training.step_functions import NAMES, course
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
 from ckptgrow.state.train_schedule import Schedule
-from ckptgrow.storage.tensors import Held, LazyTensor, whole
-from tests.builders import perturbed_gpt2, save_lightning, token_batches, train
+from ckptgrow.storage.tensors import Held, is_lazy, whole
+from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
+from tests.helpers.lightning_files import save_lightning
 
 # a sequence within one steps when it is built
 pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
@@ -133,7 +134,7 @@ def out_of_file(value: Any) -> Any:
         return [out_of_file(one) for one in value]
     if isinstance(value, dict):
         return {key: out_of_file(one) for key, one in value.items()}
-    return whole(value).clone() if isinstance(value, LazyTensor) else value
+    return whole(value).clone() if is_lazy(value) else value
 
 
 def state_of(optimizer: torch.optim.Optimizer) -> OptimizerState:

@@ -104,7 +104,7 @@ def named(optimizer: torch.optim.Optimizer) -> OptimizerState:
     return OptimizerState(groups, {})
 
 
-def loaded(make: Make, state: Any, groups: Any, kind: Any) -> tuple[torch.optim.Optimizer, Any]:
+def resumed_with(make: Make, state: Any, groups: Any, kind: Any) -> tuple[torch.optim.Optimizer, Any]:
     """An optimizer and a scheduler of that class as a script would resume them."""
     optimizer = optimizer_with(kind=kind, ratios=(1.0,) * len(groups))
     scheduler = make(optimizer)
@@ -126,7 +126,7 @@ def test_a_moved_schedule_goes_on_as_one_that_ran_there(name: str, kind: Any, be
     declared = course("lambda") if "Lambda" in name else None
     scheduled = moved(scheduler.state_dict(), step, named(first), named=declared)
     groups = [group.options for group in scheduled.groups(named(first))]
-    optimizer, resumed = loaded(make, scheduled.state, groups, kind)
+    optimizer, resumed = resumed_with(make, scheduled.state, groups, kind)
 
     expected_optimizer = optimizer_with(kind=kind)
     expected_scheduler = make(expected_optimizer)
@@ -167,7 +167,7 @@ def test_groups_that_mup_splits_follow_the_old_rates_by_their_ratios(name: str) 
             return lr_scheduler.OneCycleLR(optimizer, [0.1] * 3, total_steps=60)
         return lr_scheduler.CyclicLR(optimizer, 0.01, 0.1, 7) if name == "CyclicLR" else make(optimizer)
 
-    optimizer, resumed = loaded(for_three, grown, groups, torch.optim.Adam)
+    optimizer, resumed = resumed_with(for_three, grown, groups, torch.optim.Adam)
     found, expected = run(optimizer, resumed, 10), run(old, scheduler, 10)
     for one, other in zip(found, expected, strict=True):
         for (rate, momentum), origin in zip(one, origins, strict=True):
@@ -182,7 +182,8 @@ def test_groups_that_mup_splits_follow_the_old_rates_by_their_ratios(name: str) 
 def test_schedules_survive_growth_of_a_file(name: str, tmp_path: Path) -> None:
     import ckptgrow
     from ckptgrow.growth.request import StateRequest
-    from tests.builders import perturbed_gpt2, save_lightning, token_batches, train
+    from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
+    from tests.helpers.lightning_files import save_lightning
 
     model = perturbed_gpt2()
     optimizer = torch.optim.AdamW(
@@ -245,7 +246,7 @@ def test_a_floor_for_all_groups_is_refused_where_each_would_need_its_own() -> No
 
 
 def test_tensor_learning_rates_are_scaled_and_moved_as_tensors() -> None:
-    from ckptgrow.storage.tensors import Held, LazyTensor, whole
+    from ckptgrow.storage.tensors import Held, is_lazy, whole
 
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=torch.tensor(0.1), capturable=True)
     scheduler = lr_scheduler.ExponentialLR(optimizer, 0.5)
@@ -260,5 +261,5 @@ def test_tensor_learning_rates_are_scaled_and_moved_as_tensors() -> None:
     options = {"lr": Held(torch.tensor(0.1)), "initial_lr": Held(torch.tensor(0.1)), "betas": (0.9, 0.999)}
     scheduled = moved(state, 2, OptimizerState((ParameterGroup(options, ("a",)),), {}))
     (group,) = scheduled.groups(OptimizerState((ParameterGroup(options, ("a",)),), {}))
-    assert isinstance(group.options["lr"], LazyTensor)
+    assert is_lazy(group.options["lr"])
     assert float(whole(group.options["lr"])) == pytest.approx(0.025)

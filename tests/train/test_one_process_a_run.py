@@ -14,16 +14,7 @@ import pytest
 from ckptgrow.errors import RequestError
 from ckptgrow.train.launching import processes_of
 from ckptgrow.train.occupied import LOCK, occupied
-from tests.train.runs import (
-    TINY,
-    config_file,
-    environment,
-    kill_at,
-    losses,
-    start_at,
-    tiny_data,
-    train_here,
-)
+from tests.helpers.training_runs import TINY, config_file, environment, kill_at, losses, start_at, tiny_data, train_here
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3"}
 SRUN = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "0"}

@@ -14,7 +14,8 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
 import ckptgrow
 from ckptgrow.cli import run
-from tests.builders import perturbed_gpt2, token_batches, train, trained_checkpoint
+from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
+from tests.helpers.lightning_files import trained_checkpoint
 
 KINDS = ("lightning", "huggingface", "dcp", "accelerate", "fsdp")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -14,10 +15,13 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from ckptgrow.evaluate.evaluation import Evaluation
+from ckptgrow.evaluate.processes import launched
+from ckptgrow.evaluate.subject import Subject, open_subject
 from ckptgrow.families.registry import FAMILIES
-from tests.builders import gpt2_config
+from tests.helpers.gpt2 import gpt2_config
+from tests.helpers.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 LAMBADA, WIKITEXT = ROOT / "fixtures" / "lambada.jsonl", ROOT / "fixtures" / "wikitext.txt"
 CONTEXT = 64
 STEPS, LEARNED = 60, 8  # of training; bytes at the end of a passage
@@ -96,3 +100,11 @@ def word_tokenizer(directory: Path) -> Path:
     backend.train([str(LAMBADA), str(WIKITEXT)], trainer)
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>").save_pretrained(directory)
     return directory
+
+
+Score = Callable[..., Evaluation]
+
+
+def opened(path: Path, dtype: str = "float32", tokenizer: str | None = "bytes") -> Subject:
+    with launched("cpu") as processes:
+        return open_subject(path, tokenizer=tokenizer, dtype=dtype, device=processes.device)

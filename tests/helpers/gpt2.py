@@ -1,16 +1,14 @@
-"""Tiny real models and training states in Lightning's layout, written by torch itself."""
+"""Tiny real GPT-2s, far from their initialisation, and their training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 VOCABULARY, POSITIONS = 31, 16
-OptimizerFor = Callable[[Iterable[Any]], torch.optim.Optimizer]
 
 
 def gpt2_config(**changes: Any) -> GPT2Config:
@@ -61,55 +59,6 @@ def train(model: PreTrainedModel, optimizer: torch.optim.Optimizer, batches: Seq
         optimizer.step()
         losses.append(float(loss.detach()))
     return losses
-
-
-def save_lightning(
-    path: Path,
-    model: PreTrainedModel,
-    optimizers: Sequence[torch.optim.Optimizer] = (),
-    schedulers: Sequence[Any] = (),
-    global_step: int = 5,
-    **extra: Any,
-) -> Path:
-    """A `.ckpt` with Lightning 2.x's keys."""
-    tree: dict[str, Any] = {
-        "epoch": 0,
-        "global_step": global_step,
-        "pytorch-lightning_version": "2.6.6",
-        "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
-        "loops": {"fit_loop": {"epoch_loop.batch_progress": {"total": {"completed": global_step}}}},
-        "callbacks": {},
-        "optimizer_states": [one.state_dict() for one in optimizers],
-        "lr_schedulers": [one.state_dict() for one in schedulers],
-        "hparams_name": "kwargs",
-        "hyper_parameters": {"config": model.config.to_dict()},
-        **extra,
-    }
-    torch.save(tree, path)
-    return path
-
-
-def trained_checkpoint(
-    path: Path,
-    model: PreTrainedModel,
-    optimizer_for: OptimizerFor = lambda parameters: torch.optim.AdamW(parameters, lr=0.0),
-    num_steps: int = 5,
-    **extra: Any,
-) -> Path:
-    """Trains the model (in place) for some steps and saves everything."""
-    optimizer = optimizer_for(model.parameters())
-    train(model, optimizer, token_batches(num_steps))
-    return save_lightning(path, model, [optimizer], global_step=num_steps, **extra)
-
-
-def load_model(path: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The model of a `.ckpt` through transformers and torch alone, and the whole file."""
-    tree = torch.load(path, weights_only=True)
-    config = dict(tree["hyper_parameters"]["config"])
-    dtype = next(iter(tree["state_dict"].values())).dtype
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).to(dtype).eval()
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tree["state_dict"].items()})
-    return model, tree
 
 
 def logits(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """A real FSDP training in two processes, saved and loaded by accelerate's own functions; run by `test_accelerate`.
 
-    torchrun --nproc-per-node 2 -m tests.formats.fsdp_run save|load VERSION STATE_DICT_TYPE DIRECTORY WIDTH
+    torchrun --nproc-per-node 2 -m tests.helpers.fsdp_run save|load VERSION STATE_DICT_TYPE DIRECTORY WIDTH
 
 `save` trains a few steps, saves into DIRECTORY, and goes on; `load` begins from what lies there, in a model of WIDTH
 times the size, its parameters in the groups that DIRECTORY.groups.json lists. Either writes the losses that it went on
@@ -23,7 +23,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
-from tests.builders import perturbed_gpt2, token_batches, train
+from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
 
 NUM_STEPS = 4
 

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,8 @@ import torch
 
 from ckptgrow.cli import run as run_command
 from ckptgrow.data.preparation import prepare
+from tests.helpers.processes import LIMIT, Started, completed
 
-LIMIT = 240.0  # seconds: far more than a tiny run takes on a busy machine
 CONFIG = {
     "model_type": "gpt2",
     "vocab_size": 256,
@@ -56,10 +55,6 @@ def config_file(directory: Path) -> Path:
     return path
 
 
-def command(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "ckptgrow", "train", *TINY, *arguments]
-
-
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
@@ -70,22 +65,14 @@ def train_here(arguments: Sequence[str], expected: int = 0) -> None:
 
 
 def train_in_process(arguments: Sequence[str], expected: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command(arguments), capture_output=True, text=True, env=environment(), timeout=LIMIT, check=False
-    )
+    (done,) = completed("ckptgrow", ["train", *TINY, *arguments])
     assert done.returncode == expected, done.stderr[-3000:]
     return done
 
 
-def start_at(arguments: Sequence[str], path: Path) -> subprocess.Popen[bytes]:
-    """A run, in a process group of its own, that has written a file."""
-    process = subprocess.Popen(
-        command(arguments),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment(),
-        start_new_session=True,
-    )
+def start_at(arguments: Sequence[str], path: Path) -> Started:
+    """A run that has written a file."""
+    process = Started("ckptgrow", ["train", *TINY, *arguments])
     limit = time.monotonic() + LIMIT
     while not path.exists() and process.poll() is None:
         assert time.monotonic() < limit
@@ -97,7 +84,7 @@ def kill_at(arguments: Sequence[str], path: Path) -> None:
     """Kills a run and all its processes as soon as it has written a file."""
     process = start_at(arguments, path)
     os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait(timeout=LIMIT) == -signal.SIGKILL
+    assert process.wait() == -signal.SIGKILL
 
 
 def rows(out: Path) -> list[dict[str, str]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -12,23 +14,14 @@ from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
-from tests.builders import save_lightning
+from tests.helpers.lightning_files import HEADS, load_model, save_lightning
 
 VOCABULARY, LENGTH = 40, 12
 Optimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
-HEADS: Mapping[str, Any] = {
-    "bert": AutoModelForMaskedLM,
-    "roberta": AutoModelForMaskedLM,
-    "vit": AutoModelForImageClassification,
-    "t5": AutoModelForSeq2SeqLM,
-}
 OWN_NAMES = ("gpt2", "t5", "mpt")
 COMMON: Mapping[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -267,27 +260,22 @@ def saved(path: Path, model: PreTrainedModel, build: Optimizer) -> Path:
     return save_lightning(path, model, [optimizer])
 
 
+def still_run(path: Path, case: str) -> Path:
+    """What `saved` writes of `perturbed(case)` under `still`, which is the same file in every test."""
+    path.write_bytes(_still_run(case))
+    return path
+
+
+@cache
+def _still_run(case: str) -> bytes:
+    with TemporaryDirectory() as directory:
+        return saved(Path(directory, "small.ckpt"), perturbed(case), still).read_bytes()
+
+
 def loaded(path: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The model of a checkpoint through transformers and torch alone, and the whole file."""
-    tree = torch.load(path, weights_only=True)
-    config = AutoConfig.for_model(**tree["hyper_parameters"]["config"])
-    model = built(config)
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in tree["state_dict"].items()})
-    return model, tree
-
-
-def resumed(model: PreTrainedModel, tree: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """An optimizer with the groups of a checkpoint, loaded the way any script would."""
-    state = tree["optimizer_states"][0]
-    parameters = dict(model.named_parameters())
-    groups = [
-        {"params": [parameters[name.removeprefix("model.")] for name in group["param_names"]]}
-        for group in state["param_groups"]
-        if "param_names" in group
-    ]
-    optimizer = adamw(groups or model.parameters())
-    optimizer.load_state_dict(state)
-    return optimizer
+    """The model of a checkpoint in float64, through transformers and torch alone, and the whole file."""
+    model, tree = load_model(path)
+    return _widened(model), tree
 
 
 def difference(one: PreTrainedModel, other: PreTrainedModel) -> tuple[float, float]:

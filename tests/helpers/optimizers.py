@@ -13,8 +13,8 @@ from torch import optim
 from transformers import PreTrainedModel
 from transformers.optimization import Adafactor as HfAdafactor
 
-from tests.builders import perturbed_gpt2
-from tests.optimizers.lion import Lion
+from tests.helpers.gpt2 import perturbed_gpt2
+from tests.helpers.lion import Lion
 
 Build = Callable[..., torch.optim.Optimizer]
 
@@ -107,8 +107,9 @@ def regrouped(model: torch.nn.Module, state: Mapping[str, Any]) -> list[dict[str
     return groups
 
 
-def resumed(model: torch.nn.Module, state: Mapping[str, Any], build: Build, lr: float) -> torch.optim.Optimizer:
-    optimizer = build(regrouped(model, state), lr)
+def resumed(model: torch.nn.Module, state: Mapping[str, Any], build: Build, *lr: float) -> torch.optim.Optimizer:
+    """An optimizer with the groups of a stored one, loaded the way any script would."""
+    optimizer = build(regrouped(model, state), *lr)
     optimizer.load_state_dict(dict(state))
     return optimizer
 
