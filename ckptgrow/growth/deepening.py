@@ -6,6 +6,7 @@ Source: Shen et al., "Staged Training for Transformer Language Models", arXiv 22
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.progress import Progress, silent
 from ckptgrow.spaces.growth import identity
-from ckptgrow.spaces.layers import Layer, keeps_order, listed, stretched
+from ckptgrow.spaces.layers import Layer, interspersed, keeps_order, listed, stretched
 from ckptgrow.state.layer_kinds import with_layers
 from ckptgrow.state.sizes import MOST_LAYERS, holds, num_layers, sizes_of
 
@@ -30,12 +31,14 @@ def depth(
     *,
     factor: int | None = None,
     layers: Sequence[int] | None = None,
+    every: int | None = None,
     place: Place = "alternate",
     new: NewLayer = "zero-output",
     request: StateRequest | None = None,
     progress: Progress = silent,
 ) -> GrowthResult:
-    """Adds layers: `factor` times as many (2 where no list is given), or as `layers` lists them.
+    """Adds layers: `factor` times as many (2 where nothing else is said), one behind `every` so many old ones, or as
+    `layers` lists them.
 
     `layers` names an old layer for every new one: its first mention is that layer, a later one a new layer made from
     it. With "zero-output" and "zero-norm" new layers are exact identities with zero moments at step 0; with "copy" they
@@ -43,29 +46,60 @@ def depth(
 
     Raises RequestError for layers that cannot be, CkptgrowError for what is wrong with the source.
     """
-    if factor is not None and layers is not None:
-        raise RequestError(f"⟦factor {factor}⟧ and ⟦layers⟧ exclude each other; choose one")
-    if layers is None and factor is None:
-        factor = 2
-    if factor is not None and factor < 2:
-        raise RequestError(f"⟦factor {factor}⟧: expected a whole number of at least 2")
+    asked = _Asked(factor, layers, every, place, new)
+    asked.check()
+    return grow(Path(source), Path(target), asked.operator, request or StateRequest(), progress)
 
-    def operator(family: Family, config: Mapping[str, Any], where: str) -> Operator:
-        old = num_layers(family, config, where)
-        if old * (factor or 1) > MOST_LAYERS:
-            raise RequestError(f"⟦factor {factor}⟧: expected at most {MOST_LAYERS} layers of {old}")
-        _refuse(family, config, new, where)
-        mapped = stretched(old, factor, place, new) if factor else _explicit(layers or (), old, new)
+
+@dataclass(frozen=True)
+class _Asked:
+    """Which layers come where, and what new ones are."""
+
+    factor: int | None
+    layers: Sequence[int] | None
+    every: int | None
+    place: Place
+    new: NewLayer
+
+    def check(self) -> None:
+        """Raises RequestError for what contradicts itself."""
+        said = {
+            f"factor {self.factor}": self.factor is not None,
+            "layers": self.layers is not None,
+            f"every {self.every}": self.every is not None,
+        }
+        given = [name for name, is_given in said.items() if is_given]
+        if len(given) > 1:
+            raise RequestError(f"⟦{given[0]}⟧ and ⟦{given[1]}⟧ exclude each other; choose one")
+        if self.factor is not None and self.factor < 2:
+            raise RequestError(f"⟦factor {self.factor}⟧: expected a whole number of at least 2")
+        if self.every is not None and self.every < 1:
+            raise RequestError(f"⟦every {self.every}⟧: expected a whole number of at least 1")
+
+    def operator(self, family: Family, config: Mapping[str, Any], where: str) -> Operator:
+        """What it does to a model of a family; raises RequestError for layers that this one cannot have."""
+        _refuse(family, config, self.new, where)
+        mapped = self._mapped(num_layers(family, config, where))
         return Operator(
             growths={space: identity(size) for space, size in sizes_of(family, config, where).items()},
             layers=mapped,
             config=with_layers(family, config, [one.source for one in mapped], where),
             trapped=False,
             rho=RHO,
-            record={"operator": "depth", "new": new, "layers": [[one.source, one.kind] for one in mapped]},
+            record={"operator": "depth", "new": self.new, "layers": [[one.source, one.kind] for one in mapped]},
         )
 
-    return grow(Path(source), Path(target), operator, request or StateRequest(), progress)
+    def _mapped(self, num_old: int) -> tuple[Layer, ...]:
+        if self.layers is not None:
+            return _explicit(self.layers, num_old, self.new)
+        if self.every is not None:
+            if self.every > num_old:
+                raise RequestError(f"⟦every {self.every}⟧: adds no layer to {num_old}, expected at most {num_old}")
+            return interspersed(num_old, self.every, self.new)
+        factor = self.factor or 2
+        if num_old * factor > MOST_LAYERS:
+            raise RequestError(f"⟦factor {factor}⟧: expected at most {MOST_LAYERS} layers of {num_old}")
+        return stretched(num_old, factor, self.place, self.new)
 
 
 def _explicit(layers: Sequence[int], num_old: int, new: NewLayer) -> tuple[Layer, ...]:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 import ckptgrow
 from ckptgrow import StateRequest
+from ckptgrow.cli import run
 from ckptgrow.errors import RequestError
 from tests.helpers.gpt2 import logits, perturbed_gpt2, token_batches, train
 from tests.helpers.lightning_files import load_model, save_lightning, trained_checkpoint
@@ -136,3 +137,56 @@ def test_a_layer_made_from_another_shares_no_memory_with_it(tmp_path: Path, new:
     ckptgrow.depth(tmp_path / "small", tmp_path / "grown", new=new, request=request)
     stored = load_file(tmp_path / "grown" / "model.safetensors")
     assert len(stored) == len([name for name in tree["state_dict"] if not name.endswith("lm_head.weight")])
+
+
+PLACED: dict[str, tuple[list[str], list[int]]] = {
+    "middle": (["--place", "middle"], [0, 1, 1, 1, 1, 2]),
+    "middle, thrice": (["--place", "middle", "--factor", "3"], [0, 1, 1, 1, 1, 1, 1, 1, 2]),
+    "every second": (["--every", "2"], [0, 1, 1, 2]),
+    "every": (["--every", "1"], [0, 0, 1, 1, 2, 2]),
+    "ranges": (["--layers", "0-1, 1-2"], [0, 1, 1, 2]),
+    "ranges and layers": (["--layers", "0-2,0,1-1"], [0, 1, 2, 0, 1]),
+}
+
+
+@pytest.mark.parametrize("place", PLACED)
+@pytest.mark.parametrize("new", ["zero-output", "zero-norm", "copy"])
+def test_layers_come_where_they_are_asked_for(tmp_path: Path, place: str, new: str) -> None:
+    words, sources = PLACED[place]
+    small = perturbed_gpt2(n_layer=3)
+    source = trained_checkpoint(tmp_path / "small.ckpt", small)
+    assert run(["depth", str(source), str(tmp_path / "grown.ckpt"), *words, "--new", new]) == 0
+    grown, tree = load_model(tmp_path / "grown.ckpt")
+    old = torch.load(source, weights_only=True)
+    assert [source for source, _ in tree["ckptgrow"]["history"][-1]["layers"]] == sources
+    for index, layer in enumerate(sources):
+        read = "attn.c_attn.weight"  # no kind of new layer zeroes it
+        assert torch.equal(tensors_of_layer(tree, index)[read], tensors_of_layer(old, layer)[read])
+    if new != "copy":
+        assert torch.equal(logits(small, token_batches(1)[0]), logits(grown, token_batches(1)[0]))
+        assert run(["verify", str(source), str(tmp_path / "grown.ckpt")]) == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--every", "0"],
+        ["--every", "4"],
+        ["--every", "2", "--factor", "2"],
+        ["--every", "2", "--layers", "0,1,1"],
+        ["--every", "2", "--place", "middle"],
+        ["--layers", "2-0"],
+        ["--layers", "0-1-2"],
+        ["--layers", "0-99999999999"],
+        ["--place", "centre"],
+    ],
+    ids=" ".join,
+)
+def test_places_that_cannot_be_are_one_line_and_nothing_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    source = trained_checkpoint(tmp_path / "small.ckpt", perturbed_gpt2(n_layer=3))
+    assert run(["depth", str(source), str(tmp_path / "grown.ckpt"), *words]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and words[0] in error
+    assert list(tmp_path.iterdir()) == [source]
