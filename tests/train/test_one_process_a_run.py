@@ -47,7 +47,7 @@ def test_devices_are_the_launchers_where_there_is_one(
 
 @pytest.mark.parametrize(
     ("variables", "devices", "words"),
-    [(TORCHRUN, 1, "--devices 1: torchrun"), (SRUN, 4, "--devices 4: srun"), ({"PMI_SIZE": "2"}, None, "mpirun")],
+    [(TORCHRUN, 1, "devices=1: torchrun"), (SRUN, 4, "devices=4: srun"), ({"PMI_SIZE": "2"}, None, "mpirun")],
 )
 def test_what_contradicts_the_launcher_is_refused(variables: dict[str, str], devices: int | None, words: str) -> None:
     with pytest.raises(RequestError, match=words):
