@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import ckptgrow
 from ckptgrow.cli import app, run
 from tests.helpers.commands import as_json
 from tests.helpers.gpt2 import perturbed_gpt2
@@ -140,3 +141,21 @@ def test_the_end_of_a_damaged_file_is_no_interruption(
     monkeypatch.setattr("ckptgrow.data.preparation.prepare", ended)
     assert run(["data", "a.txt", "out"]) == 2
     assert "EOFError: Ran out of input" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["plan"], ["eval"]], ids=" ".join)
+def test_a_bare_command_shows_its_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(words) == 0
+    bare = capsys.readouterr()
+    assert run([*words, "--help"]) == 0
+    assert bare.out == capsys.readouterr().out and not bare.err
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"ckptgrow {ckptgrow.__version__}\n"
+
+
+def test_what_is_wrong_with_a_command_names_its_own_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "law", "--no-such-option"]) == 2
+    assert "(see ckptgrow plan law --help)" in capsys.readouterr().err
