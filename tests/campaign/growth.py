@@ -220,18 +220,15 @@ def _keeps_losses(run: Run, operator: Operator) -> bool:
 
 def _same_losses(run: Run, operator: Operator, state: State, reading: Reading, opts: list[Any]) -> None:
     """`mup`: ten more real steps of both, schedulers included, have the same losses."""
-    schedulers = scheduled(run.schedule, opts)
+    schedulers = scheduled(run.schedule, opts) if reading.schedulers else []  # making one sets the rates
+    small_schedulers = list(state.schedulers) if reading.schedulers else []  # a format may have no place for them
     for one, optimizer, stored in zip(schedulers, opts, reading.schedulers, strict=False):
         rates = [group["lr"] for group in resumed(reading, run.recipe)[opts.index(optimizer)].param_groups]
         one.load_state_dict(dict(stored))
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-    if schedulers and len(reading.schedulers) != len(schedulers):
-        if reading.schedulers:
-            raise FindingError(f"{len(reading.schedulers)} schedulers are stored, {len(schedulers)} were")
-        schedulers, small_schedulers = [], []  # a format that has no place for them
-    else:
-        small_schedulers = list(state.schedulers)
+    if len(reading.schedulers) != len(schedulers):
+        raise FindingError(f"{len(reading.schedulers)} schedulers are stored, {len(schedulers)} were")
     samples = batches(10, seed=3)
     expected = optimizers.train(state.model, state.optimizers, samples, small_schedulers)
     found = optimizers.train(reading.model, opts, samples, schedulers)
