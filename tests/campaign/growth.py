@@ -40,7 +40,7 @@ def tried(seed: int, directory: Path, told: dict[str, Any]) -> None:
     source = save(directory / "small", state, form)
     ending = grown(operator.command, source, directory / "grown", operator.options)
     reading = read(directory / "grown", form)
-    small = widened(copy.deepcopy(state.model))
+    small, wide = widened(copy.deepcopy(state.model)), copy.deepcopy(reading.model)  # the others are trained on
     _function(run, operator, ending, small, reading)
     _exact_storage(run, operator, state, reading)
     if form != "huggingface":
@@ -52,7 +52,7 @@ def tried(seed: int, directory: Path, told: dict[str, Any]) -> None:
     if second is not None:
         told["second"] = asdict(second)
         ending = grown(second.command, directory / "grown", directory / "again", second.options)
-        _function(run, second, ending, reading.model, read(directory / "again", form))
+        _function(run, second, ending, wide, read(directory / "again", form))
 
 
 def _function(run: Run, operator: Operator, ending: Ending, small: Any, reading: Reading) -> None:
