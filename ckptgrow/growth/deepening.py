@@ -5,21 +5,22 @@ Source: Shen et al., "Staged Training for Transformer Language Models", arXiv 22
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ckptgrow.choices import NewLayer, Place
 from ckptgrow.errors import RequestError, listing
-from ckptgrow.families.family import Family
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.pipeline import grow
+from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.progress import Progress, silent
 from ckptgrow.spaces.growth import identity
 from ckptgrow.spaces.layers import Layer, keeps_order, listed, stretched
-from ckptgrow.state.layer_kinds import with_layers
-from ckptgrow.state.sizes import MOST_LAYERS, holds, num_layers, sizes_of
+from ckptgrow.state.architecture import Architecture
+from ckptgrow.state.grown_config import with_layers
+from ckptgrow.state.sizes import MOST_LAYERS
 
 RHO = 1.412  # steps before over steps after growth in depth (Shen et al., table 3)
 
@@ -50,47 +51,55 @@ def depth(
     if factor is not None and factor < 2:
         raise RequestError(f"⟦factor {factor}⟧: expected a whole number of at least 2")
 
-    def operator(family: Family, config: Mapping[str, Any], where: str) -> Operator:
-        old = num_layers(family, config, where)
-        if old * (factor or 1) > MOST_LAYERS:
-            raise RequestError(f"⟦factor {factor}⟧: expected at most {MOST_LAYERS} layers of {old}")
-        _refuse(family, config, new, where)
-        mapped = stretched(old, factor, place, new) if factor else _explicit(layers or (), old, new)
+    plan = _Plan(factor, layers or (), place, new)
+    return grow(Path(source), Path(target), plan.operator, request or StateRequest(), progress)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A growth in depth: by a factor, or to a list of layers."""
+
+    factor: int | None
+    layers: Sequence[int]
+    place: Place
+    new: NewLayer
+
+    def operator(self, old: Architecture) -> Operator:
+        """What it does to a model; raises RequestError for layers that this one cannot have."""
+        if old.num_layers * (self.factor or 1) > MOST_LAYERS:
+            raise RequestError(f"⟦factor {self.factor}⟧: expected at most {MOST_LAYERS} layers of {old.num_layers}")
+        self._check_exact(old)
+        mapped = self._mapped(old.num_layers)
         return Operator(
-            growths={space: identity(size) for space, size in sizes_of(family, config, where).items()},
+            growths={space: identity(size) for space, size in old.sizes.items()},
             layers=mapped,
-            config=with_layers(family, config, [one.source for one in mapped], where),
+            config=with_layers(old, [one.source for one in mapped]),
             trapped=False,
             rho=RHO,
-            record={"operator": "depth", "new": new, "layers": [[one.source, one.kind] for one in mapped]},
+            record={"operator": "depth", "new": self.new, "layers": [[one.source, one.kind] for one in mapped]},
         )
 
-    return grow(Path(source), Path(target), operator, request or StateRequest(), progress)
-
-
-def _explicit(layers: Sequence[int], num_old: int, new: NewLayer) -> tuple[Layer, ...]:
-    outside = [layer for layer in layers if not 0 <= layer < num_old]
-    if outside:
-        raise RequestError(f"⟦layers {listing(outside)}⟧: no such layer, expected 0 to {num_old - 1}")
-    mapped = listed(layers, new)
-    if not keeps_order(mapped, num_old):
-        raise RequestError(
-            f"⟦layers {','.join(map(str, layers))}⟧: expected every old layer 0 to {num_old - 1} to come up, first "
-            "mentions in order"
-        )
-    if len(mapped) == num_old:
-        raise RequestError(f"⟦layers {','.join(map(str, layers))}⟧: adds no layer, expected more than {num_old}")
-    return mapped
-
-
-def _refuse(family: Family, config: Mapping[str, Any], new: NewLayer, where: str) -> None:
-    if new != "copy" and not family.depth_is_exact:
-        raise RequestError(
-            f"{where}: {family.model_type} normalises after each block, so no layer of kind {new} is an identity; "
-            "⟦new copy⟧ stacks layers, which changes the function"
-        )
-    for refusal in family.refusals:
-        if refusal.operator in ("depth", new) and holds(refusal.when, config):
+    def _check_exact(self, old: Architecture) -> None:
+        if self.new != "copy" and not old.family.depth_is_exact:
             raise RequestError(
-                f"{where}: {family.model_type} cannot grow in {refusal.operator} exactly: {refusal.reason}"
+                f"{old.where}: {old.family.model_type} normalises after each block, so no layer of kind {self.new} is "
+                "an identity; ⟦new copy⟧ stacks layers, which changes the function"
             )
+        check_exact(old, "depth", self.new)
+
+    def _mapped(self, num_old: int) -> tuple[Layer, ...]:
+        return stretched(num_old, self.factor, self.place, self.new) if self.factor else self._listed(num_old)
+
+    def _listed(self, num_old: int) -> tuple[Layer, ...]:
+        asked = f"⟦layers {','.join(map(str, self.layers))}⟧"
+        outside = [layer for layer in self.layers if not 0 <= layer < num_old]
+        if outside:
+            raise RequestError(f"⟦layers {listing(outside)}⟧: no such layer, expected 0 to {num_old - 1}")
+        mapped = listed(self.layers, self.new)
+        if not keeps_order(mapped, num_old):
+            raise RequestError(
+                f"{asked}: expected every old layer 0 to {num_old - 1} to come up, first mentions in order"
+            )
+        if len(mapped) == num_old:
+            raise RequestError(f"{asked}: adds no layer, expected more than {num_old}")
+        return mapped
