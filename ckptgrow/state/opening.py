@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.errors import OptimizerError, RequestError, listing
+from ckptgrow.errors import OptimizerError, RequestError, at, listing
 from ckptgrow.families.family import Family
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.known_formats import read_checkpoint
@@ -103,7 +103,8 @@ def named_optimizers(
     """
     shapes = {one.name: checkpoint.tensors[one.name].shape for one in claim.parameters}
     in_module = {one.module_name(one.layer): one.name for one in claim.parameters}
-    return from_torch(checkpoint.optimizers, shapes, str(checkpoint.path), order, in_module)
+    with at(checkpoint.path):
+        return from_torch(checkpoint.optimizers, shapes, order, in_module)
 
 
 def _without(checkpoint: Checkpoint, drop: Sequence[str]) -> Checkpoint:

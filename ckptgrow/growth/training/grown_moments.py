@@ -43,7 +43,6 @@ class _Context:
     options: Mapping[str, Any]
     growing: Growing
     sizes: WeightSizes
-    where: str  # with {} for the entry
 
     @property
     def fills(self) -> bool:
@@ -60,7 +59,7 @@ class _Context:
         return min(old, limit) if self.growing.moves and limit is not None else old
 
 
-def grown_state(state: OptimizerState, growing: Growing, sizes: WeightSizes, where: str) -> OptimizerState:
+def grown_state(state: OptimizerState, growing: Growing, sizes: WeightSizes) -> OptimizerState:
     """The grown optimizer state: the same groups, their parameters in the grown model's order.
 
     Raises OptimizerError for an optimizer, or an entry of a record, that no row of the table knows.
@@ -69,14 +68,13 @@ def grown_state(state: OptimizerState, growing: Growing, sizes: WeightSizes, whe
     groups: list[ParameterGroup] = []
     records: dict[str, dict[str, Any]] = {}
     for old_group in state.groups:
-        entries = row_of(state, old_group, where).entries
+        entries = row_of(state, old_group).entries
         group = order.grown(old_group)
         groups.append(group)
         for descent in (growing.descent_of[name] for name in group.names):
             record = state.state.get(descent.old.name)
             if record is not None:
-                place = f"{where}: {{}} of {descent.old.name}"
-                context = _Context(descent, record, group.options, growing, sizes, place)
+                context = _Context(descent, record, group.options, growing, sizes)
                 records[descent.name] = {key: _grown_entry(entries, key, context) for key in record}
     return replace(state, groups=tuple(groups), state=records)
 
@@ -109,7 +107,7 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
     entry, value, growth = entries[key], context.record[key], context.descent.growth
     if entry == "step":
         if not 0 <= _float(value) < LARGEST_STEP:
-            raise OptimizerError(f"{context.where.format(key)} is {_float(value)}, expected a count of steps")
+            raise OptimizerError(f"{key} of {context.descent.old.name} is {_float(value)}, expected a count of steps")
         return _number(value, context.step(_float(value)))
     if entry == "momentum product":
         return _number(value, _momentum_product(value, context))
@@ -120,8 +118,8 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
         return None  # a momentum that has seen no gradient
     if not isinstance(value, LazyTensor) or not value.dtype.is_floating_point:
         raise OptimizerError(
-            f"{context.where.format(key)} is {str(value)[:40]}, expected a tensor of floating-point numbers; leave the "
-            "optimizer out with ⟦reset optimizer⟧"
+            f"{key} of {context.descent.old.name} is {str(value)[:40]}, expected a tensor of floating-point numbers; "
+            "leave the optimizer out with ⟦reset optimizer⟧"
         )
     if context.descent.is_in_new_layer:
         shape = value.shape if growth.is_identity else growth.gradient.shape

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ckptgrow.errors import RequestError
+from ckptgrow.errors import OptimizerError, RequestError, at
 from ckptgrow.growth.carried_state import check_schedules
 from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.grown_weights import Weights
@@ -54,9 +54,10 @@ def grown_training(growing: Growing, weights: Weights) -> GrownTraining:
     named = _course(growing)
     sizes = WeightSizes(old.checkpoint.tensors, weights.in_module)
     optimizers = [_grown_optimizer(growing, sizes, index) for index in range(len(old.optimizers))]
-    schedulers = [
-        _grown_scheduler(growing, optimizers, index, named) for index in range(len(old.checkpoint.schedulers))
-    ]
+    schedulers: list[Scheduled] = []
+    for index in range(len(old.checkpoint.schedulers)):
+        with at(f"{growing.where}: scheduler {index}", RequestError):
+            schedulers.append(_grown_scheduler(growing, optimizers, index, named))
     return GrownTraining(
         tuple(one.new for one in optimizers),
         tuple(one.state for one in schedulers),
@@ -74,30 +75,30 @@ def _course(growing: Growing) -> Course | None:
 
 
 def _grown_optimizer(growing: Growing, sizes: WeightSizes, index: int) -> _Optimizer:
-    old, where = growing.old.optimizers[index], f"{growing.where}: optimizer {index}"
-    new, origins = with_rates(grown_state(old, growing, sizes, where), growing, sizes, where)
+    old = growing.old.optimizers[index]
+    with at(f"{growing.where}: optimizer {index}", OptimizerError):
+        new, origins = with_rates(grown_state(old, growing, sizes), growing, sizes)
     return _Optimizer(old, new, origins)
 
 
 def _grown_scheduler(growing: Growing, optimizers: Sequence[_Optimizer], index: int, named: Course | None) -> Scheduled:
     """One scheduler's state; where the step moves, its optimizer's groups get their options there."""
     old, raws = growing.old, growing.old.checkpoint.schedulers
-    raw, where = raws[index], f"{growing.where}: scheduler {index}"
     place = optimizer_of(index, raws, old.optimizers)
     if place is None:
         if optimizers and growing.changes_rates:
             raise RequestError(
-                f"{where}: could set the rates of any of {len(optimizers)} optimizers, expected one a scheduler; use "
+                f"could set the rates of any of {len(optimizers)} optimizers, expected one a scheduler; use "
                 "⟦lr_rule keep⟧ and ⟦step keep⟧, or ⟦reset schedule⟧"
             )
-        return Scheduled(dict(raw), None)
+        return Scheduled(dict(raws[index]), None)
     optimizer = optimizers[place]
-    grown = grown_scheduler(raw, optimizer.origins, len(optimizer.old.groups), where)
+    grown = grown_scheduler(raws[index], optimizer.origins, len(optimizer.old.groups))
     if not growing.moves or growing.step is None:
         return Scheduled(grown, None)
-    check_sets_alone(index, place, raws, old.optimizers, where)
-    clock = clock_at(raw, (old.checkpoint.global_step or 0, growing.step), where)
-    scheduled = moved(grown, clock, optimizer.new, where, named)
+    check_sets_alone(index, place, raws, old.optimizers)
+    clock = clock_at(raws[index], (old.checkpoint.global_step or 0, growing.step))
+    scheduled = moved(grown, clock, optimizer.new, named)
     optimizer.new = replace(optimizer.new, groups=scheduled.groups(optimizer.new))
     return scheduled
 
