@@ -11,7 +11,7 @@ from ckptgrow.errors import RequestError
 from ckptgrow.growth.lineage import Descent, descents
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.request import StateRequest
-from ckptgrow.growth.tensors.grown_tensors import Finite
+from ckptgrow.growth.tensors.grown_tensors import checked_finite
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.opening import TrainingState, open_state
 from ckptgrow.state.optimizer_state import OptimizerState
@@ -59,7 +59,9 @@ class Growing:
         if self.request.allow_nonfinite:
             return hashed
         buffers = {one.name for one in self.old.claim.tensors if one.is_buffer}
-        checked = {id(one): Finite(one, f"{self.where}: tensor {name}") for name, one in reversed(list(hashed.items()))}
+        checked = {
+            id(one): checked_finite(one, f"{self.where}: tensor {name}") for name, one in reversed(list(hashed.items()))
+        }
         return {name: one if name in buffers else checked[id(one)] for name, one in hashed.items()}
 
     @cached_property
@@ -95,7 +97,7 @@ def _checked(state: OptimizerState, where: str) -> OptimizerState:
         state,
         state={
             name: {
-                key: Finite(value, f"{where}: {key} of {name}")
+                key: checked_finite(value, f"{where}: {key} of {name}")
                 if isinstance(value, LazyTensor) and value.shape and value.dtype.is_floating_point
                 else value
                 for key, value in record.items()

@@ -22,8 +22,8 @@ from ckptgrow.errors import OptimizerError
 from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.lineage import Descent
 from ckptgrow.growth.tensors.factored_moments import grown_factor
-from ckptgrow.growth.tensors.fresh_entries import Averaged
-from ckptgrow.growth.tensors.grown_tensors import Own, Scaled, gathered
+from ckptgrow.growth.tensors.fresh_entries import averaged
+from ckptgrow.growth.tensors.grown_tensors import gathered, own, scaled
 from ckptgrow.growth.training.optimizer_table import row_of
 from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.spaces.gather import Gather, TensorGrowth
@@ -125,14 +125,14 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
         shape = value.shape if growth.is_identity else growth.gradient.shape
         return Zeros(shape, value.dtype)
     if growth.is_identity:
-        return Own(value)
+        return own(value)
     if entry in ("row", "column"):
         other = next(name for name, kind in entries.items() if kind in ("row", "column") and name != key)
         return grown_factor(entry, value, context.record[other], growth, filled=context.fills)
     if context.fills and entry == "square":
-        return Averaged(value, growth.square)
+        return averaged(value, growth.square)
     grown = gathered(value, _gather(entry, growth))
-    return Scaled(grown, _update_ratio(context)) if entry == "update" else grown
+    return scaled(grown, _update_ratio(context)) if entry == "update" else grown
 
 
 def _gather(entry: Literal["gradient", "square", "magnitude", "direction", "update"], growth: TensorGrowth) -> Gather:

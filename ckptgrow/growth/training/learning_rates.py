@@ -36,7 +36,7 @@ import torch
 from ckptgrow.errors import OptimizerError, at
 from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.lineage import Descent
-from ckptgrow.growth.tensors.grown_tensors import Scaled
+from ckptgrow.growth.tensors.grown_tensors import scaled
 from ckptgrow.growth.training.optimizer_table import Row, is_coupled, row_of
 from ckptgrow.growth.training.sides import Sides
 from ckptgrow.growth.training.weight_sizes import WeightSizes
@@ -173,7 +173,7 @@ def _adjusted(kind: str | None, shape: Sequence[int]) -> float:
 
 def _with_updates(row: Row, record: Mapping[str, Any], ratio: float) -> dict[str, Any]:
     return {
-        key: Scaled(value, ratio) if row.entries[key] == "update" and isinstance(value, LazyTensor) else value
+        key: scaled(value, ratio) if row.entries[key] == "update" and isinstance(value, LazyTensor) else value
         for key, value in record.items()
     }
 
