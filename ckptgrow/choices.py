@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 How = Literal["diagonal", "tile", "pad"]  # blocks of grown matrices; "pad" copies nothing
 Separation = Literal["split", "noise", "none"]  # what tells the copies of a space apart
 FreshMoments = Literal["zero", "mean"]  # second moments of entries that copy nothing
-Place = Literal["alternate", "append"]  # of new layers
+Place = Literal["alternate", "append", "middle"]  # of new layers
 NewLayer = Literal["zero-output", "zero-norm", "copy"]
 DoublingLayers = Literal["alternate_id", "append_id", "alternate_copy", "append_copy"]  # the staged-training script's
 LrRule = Literal["keep", "mup"]

@@ -9,9 +9,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from ckptgrow.commands._screen import help_if_bare
 from ckptgrow.commands._spelling import spelled
 from ckptgrow.commands._values import not_among
 from ckptgrow.commands.convert import convert
@@ -24,6 +26,7 @@ from ckptgrow.commands.train import train
 from ckptgrow.commands.verify import verify
 from ckptgrow.commands.width import width
 from ckptgrow.errors import CkptgrowError, RequestError
+from ckptgrow.version import __version__
 
 EXIT_DONE, EXIT_DIFFERENT, EXIT_WRONG = 0, 1, 2
 
@@ -32,12 +35,28 @@ LONGEST_LINE = 2000  # characters
 
 app = typer.Typer(
     name="ckptgrow",
-    help="Grow transformer training checkpoints in width and depth, moments included, and prove it.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"ckptgrow {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _begin(
+    context: typer.Context,
+    version: Annotated[  # told before anything else is looked at
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version and exit.")
+    ] = False,
+) -> None:
+    """Grow transformer training checkpoints in width and depth, moments included, and prove it."""
+    help_if_bare(context)
+
 
 for command in (width, depth, verify, inspect, convert, data, train):
     app.command()(command)
@@ -84,7 +103,9 @@ def _refused(error: BaseException) -> int:
         case typer.BadParameter() if (wrong := _wrong_choice(error)) is not None:
             return _refuse(wrong.message)
         case typer.exceptions.TyperException():
-            return _refuse(f"{' '.join(error.format_message().split())} (see ckptgrow --help)")
+            context = getattr(error, "ctx", None)
+            path = "ckptgrow" if context is None else context.command_path
+            return _refuse(f"{' '.join(error.format_message().split())} (see {path} --help)")
         case BrokenPipeError():
             # `ckptgrow inspect X | head`: the reader has had enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

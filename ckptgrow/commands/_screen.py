@@ -165,3 +165,9 @@ def _finite(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_finite(entry) for entry in value]
     return value
+
+
+def help_if_bare(context: typer.Context) -> None:
+    """Shows the help where a command with others below it stands alone."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -32,11 +33,20 @@ def depth(
     ] = None,
     layers: Annotated[
         str | None,
-        typer.Option(help="The old layer behind each new one, as 0,1,1,2; a second mention makes a new layer."),
+        typer.Option(
+            help="The old layer behind each new one, as 0,1,1,2 or 0-7,4-11; a second mention makes a new layer."
+        ),
+    ] = None,
+    every: Annotated[
+        str | None,
+        typer.Option(help="One new layer behind every N-th old one, made from it.", metavar="N"),
     ] = None,
     place: Annotated[
         Place | None,
-        typer.Option(help="New layers 'alternate' with the old, or 'append' after them [default: alternate]."),
+        typer.Option(
+            help="Where: new layers 'alternate' with the old, 'append' after them, or in the 'middle', made from the "
+            "middle third [default: alternate]."
+        ),
     ] = None,
     new: Annotated[
         NewLayer | None,
@@ -70,10 +80,13 @@ def depth(
     from ckptgrow.growth.request import StateRequest
 
     if doubling_layers is not None:
-        _alone(f"--doubling-layers {doubling_layers}", {"--place": place, "--new": new, "--layers": layers})
+        _alone(
+            f"--doubling-layers {doubling_layers}",
+            {"--place": place, "--new": new, "--layers": layers, "--every": every},
+        )
         place, new = DOUBLING_LAYERS[doubling_layers]
-    elif layers is not None:
-        _alone("--layers", {"--place": place})
+    elif layers is not None or every is not None:
+        _alone("--every" if layers is None else "--layers", {"--place": place})
     request = StateRequest(
         lr_rule=lr_rule,
         step=step_choice(step),
@@ -90,6 +103,7 @@ def depth(
     values: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),
         "layers": None if layers is None else _layer_list(layers),
+        "every": None if every is None else whole_number("--every", every),
         "place": place or "alternate",
         "new": new or "zero-output",
     }
@@ -109,7 +123,16 @@ def _alone(option: str, others: Mapping[str, str | None]) -> None:
 
 
 def _layer_list(value: str) -> list[int]:
-    try:
-        return [int(entry) for entry in value.split(",")]
-    except ValueError as error:
-        raise RequestError(f"--layers {value}: expected old layers by commas, as 0,1,1,2") from error
+    """Layers and ranges of them, both ends included."""
+    from ckptgrow.state.sizes import MOST_LAYERS
+
+    found: list[int] = []
+    for entry in value.split(","):
+        match = re.fullmatch(r"\s*(-?\d+)(?:-(\d+))?\s*", entry)
+        if match is None:
+            raise RequestError(f"--layers {value}: expected old layers by commas, as 0,1,1,2 or 0-7,4-11")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last - first > MOST_LAYERS:
+            raise RequestError(f"--layers {value}: {entry.strip()} is no range of layers, expected one as 4-11")
+        found += range(first, last + 1)
+    return found

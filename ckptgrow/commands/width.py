@@ -13,7 +13,7 @@ from ckptgrow.commands import _options as options
 from ckptgrow.commands._growth_shared import reset_parts, show, step_choice
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import byte_size, whole_number
-from ckptgrow.errors import RequestError
+from ckptgrow.errors import CkptgrowError, RequestError
 
 if TYPE_CHECKING:
     from ckptgrow.growth.request import GrowthResult
@@ -124,7 +124,10 @@ def _conditioning(done: GrowthResult, source: Path, config: Path | None) -> list
         return [f"noise {noise:g} multiplies rounding; not measured here, for the model is large: see verify"]
     from ckptgrow.verification.conditioning import conditioning
 
-    return [one.sentence(noise) for one in conditioning(source, done.out, config=config)]
+    try:
+        return [one.sentence(noise) for one in conditioning(source, done.out, config=config)]
+    except CkptgrowError as error:  # it has grown all the same
+        return [f"how noise {noise:g} multiplies rounding could not be measured ({error})"]
 
 
 def _noise(value: str) -> float | str:

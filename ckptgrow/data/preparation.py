@@ -91,10 +91,7 @@ def prepare(
         raise RequestError(f"⟦val_fraction {val_fraction}⟧: expected at least 0 and less than 1")
     if workers < 1:
         raise RequestError(f"⟦workers {workers}⟧: expected at least 1")
-    if (out / META).exists() and not force:
-        raise RequestError(f"{out}: holds prepared data already; choose another directory, or pass ⟦force⟧")
-    if out.exists() and not out.is_dir():
-        raise RequestError(f"{out}: is a file, expected the directory to write to, after all inputs")
+    _check_free(out, force=force)
     work = pieces(expand(inputs), documents)
     missing = [one for one in (out, *out.parents) if not one.exists()]
     out.mkdir(parents=True, exist_ok=True)
@@ -118,6 +115,13 @@ def prepare(
         raise
     _clear(out)
     return result
+
+
+def _check_free(out: Path, *, force: bool) -> None:
+    if (out / META).exists() and not force:
+        raise RequestError(f"{out}: holds prepared data already; choose another directory, or pass ⟦force⟧")
+    if out.exists() and not out.is_dir():
+        raise RequestError(f"{out}: is a file, expected the directory to write to, after all inputs")
 
 
 def _clear(out: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from ckptgrow.errors import CheckpointError, at, listing
-from ckptgrow.storage.tensors import LazyTensor
+from ckptgrow.storage.tensors import is_lazy
 
 
 def checked_optimizers(value: Any) -> tuple[dict[str, Any], ...]:
@@ -60,11 +60,11 @@ def _is_option(value: Any) -> bool:
     """A number that can be; tensors, None and transformers' pairs of ε are told elsewhere."""
     if isinstance(value, list | tuple):
         return all(map(_is_option, cast(list[Any], value)))
-    return value is None or isinstance(value, LazyTensor) or (_is_number(value) and 0 <= value < math.inf)
+    return value is None or is_lazy(value) or (_is_number(value) and 0 <= value < math.inf)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, LazyTensor) or (isinstance(value, int | float) and not isinstance(value, bool))
+    return is_lazy(value) or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def numbered(raws: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:

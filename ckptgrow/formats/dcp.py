@@ -23,7 +23,7 @@ from ckptgrow.formats.sidecar_files import CONFIG, others_in
 from ckptgrow.progress import Advance
 from ckptgrow.storage.archives import archive, archive_writing
 from ckptgrow.storage.files.json_files import read_json, write_json
-from ckptgrow.storage.tensors import LazyTensor
+from ckptgrow.storage.tensors import is_lazy
 
 METADATA, META = ".metadata", "meta.pt"
 MODEL_KEYS = ("model", "state_dict")
@@ -52,7 +52,7 @@ class Keys:
         flat = tuple(key for key in optimizers if is_flat(tree[key]))
         schedulers = tuple(key for key in SCHEDULER_KEYS if "last_epoch" in _dict(tree.get(key)))
         known = {model, *optimizers, *schedulers}
-        others = (key for key, one in tree.items() if key not in known and (model or not isinstance(one, LazyTensor)))
+        others = (key for key, one in tree.items() if key not in known and (model or not is_lazy(one)))
         return cls(model, optimizers, flat, schedulers, tuple(others), has_config)
 
 
@@ -73,8 +73,8 @@ class DistributedFormat:
         tree = dcp_reading.read(path / METADATA)
         meta = archive.read(path / META) if (path / META).is_file() else {}
         keys = Keys.of(tree, has_config=(path / CONFIG).is_file())
-        tensors = tree[keys.model] if keys.model else {k: v for k, v in tree.items() if isinstance(v, LazyTensor)}
-        if not tensors or not all(isinstance(value, LazyTensor) for value in tensors.values()):
+        tensors = tree[keys.model] if keys.model else {k: v for k, v in tree.items() if is_lazy(v)}
+        if not tensors or not all(is_lazy(value) for value in tensors.values()):
             raise CheckpointError(f"{path}: holds {listing(tree)}, expected a model's tensors under 'model'")
         with at(path):
             optimizers = [nested(tree[key]) if key in keys.flat else tree[key] for key in keys.optimizers]

@@ -27,7 +27,7 @@ from ckptgrow.formats.sidecar_files import (
 )
 from ckptgrow.progress import Advance
 from ckptgrow.storage.files.tensor_writing import fill
-from ckptgrow.storage.tensors import LazyTensor
+from ckptgrow.storage.tensors import is_lazy
 
 MODEL, OPTIMIZERS = "pytorch_model_fsdp_0", re.compile(r"optimizer_(\d+)")
 MODEL_KEY, OPTIMIZER_KEY = "model", "optimizer"
@@ -49,7 +49,7 @@ class ShardedFormat:
         optimizers = tuple(match[0] for match in sorted(found, key=lambda match: int(match[1])))
         states = numbered({str(path / name): _part(path / name, OPTIMIZER_KEY) for name in optimizers})
         tensors = _part(path / MODEL, MODEL_KEY)
-        strangers = [name for name, value in tensors.items() if not isinstance(value, LazyTensor)]
+        strangers = [name for name, value in tensors.items() if not is_lazy(value)]
         if strangers:
             raise CheckpointError(f"{path / MODEL}: {listing(strangers)} is no tensor, expected a state dict")
         files = Files(optimizers=optimizers, schedulers=part_files(path, "scheduler"))

@@ -27,7 +27,7 @@ from ckptgrow.formats.pickled_configs import config_in, with_fields
 from ckptgrow.progress import Advance
 from ckptgrow.storage.archives import archive, archive_writing
 from ckptgrow.storage.pickles.opaque import Opaque
-from ckptgrow.storage.tensors import LazyTensor
+from ckptgrow.storage.tensors import is_lazy
 
 GROWTH_KEY = "ckptgrow"
 UNDERSTOOD = ("state_dict", "optimizer_states", "lr_schedulers", GROWTH_KEY)
@@ -95,7 +95,7 @@ def from_tree(tree: Any, path: Path, kind: str) -> Checkpoint:
         found = listing(tree) if isinstance(tree, dict) else type(tree).__name__
         raise CheckpointError(f"{path}: holds {found}, expected a Lightning checkpoint with 'state_dict'")
     tree = cast(dict[str, Any], tree)
-    stray = [name for name, value in tree["state_dict"].items() if not isinstance(value, LazyTensor)]
+    stray = [name for name, value in tree["state_dict"].items() if not is_lazy(value)]
     if stray:
         raise CheckpointError(f"{path}: state_dict has values that are no tensors: {listing(stray)}")
     arguments = plain_arguments(tree.get("hyper_parameters"))

@@ -23,7 +23,7 @@ from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.storage.archives import archive, archive_writing
 from ckptgrow.storage.files.json_files import LARGEST_LOG, read_json, write_json, write_text
 from ckptgrow.storage.files.tensor_writing import Outline
-from ckptgrow.storage.tensors import LazyTensor
+from ckptgrow.storage.tensors import LazyTensor, is_lazy
 
 CONFIG, TRAINER_STATE, GROWTH, SCALER = "config.json", "trainer_state.json", "ckptgrow.json", "scaler.pt"
 UNDERSTOOD = (CONFIG, GROWTH)
@@ -169,7 +169,7 @@ def read_state(path: Path) -> dict[str, Any]:
 def read_tensors(path: Path) -> dict[str, LazyTensor]:
     """A state dict of tensors alone; raises CheckpointError where it is none."""
     tree = archive.read(path)
-    if not isinstance(tree, dict) or not all(isinstance(value, LazyTensor) for value in tree.values()):
+    if not isinstance(tree, dict) or not all(is_lazy(value) for value in tree.values()):
         raise CheckpointError(f"{path}: expected a state dict, names with tensors alone")
     return {str(name): tensor for name, tensor in tree.items()}
 

@@ -17,7 +17,7 @@ from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.progress import Progress, silent
 from ckptgrow.spaces.growth import identity
-from ckptgrow.spaces.layers import Layer, keeps_order, listed, stretched
+from ckptgrow.spaces.layers import Layer, interspersed, keeps_order, listed, stretched
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_layers
 from ckptgrow.state.sizes import MOST_LAYERS
@@ -31,12 +31,14 @@ def depth(
     *,
     factor: int | None = None,
     layers: Sequence[int] | None = None,
+    every: int | None = None,
     place: Place = "alternate",
     new: NewLayer = "zero-output",
     request: StateRequest | None = None,
     progress: Progress = silent,
 ) -> GrowthResult:
-    """Adds layers: `factor` times as many (2 where no list is given), or as `layers` lists them.
+    """Adds layers: `factor` times as many (2 where nothing else is said), one behind `every` so many old ones, or as
+    `layers` lists them.
 
     `layers` names an old layer for every new one: its first mention is that layer, a later one a new layer made from
     it. With "zero-output" and "zero-norm" new layers are exact identities with zero moments at step 0; with "copy" they
@@ -44,30 +46,38 @@ def depth(
 
     Raises RequestError for layers that cannot be, CkptgrowError for what is wrong with the source.
     """
-    if factor is not None and layers is not None:
-        raise RequestError(f"⟦factor {factor}⟧ and ⟦layers⟧ exclude each other; choose one")
-    if layers is None and factor is None:
-        factor = 2
-    if factor is not None and factor < 2:
-        raise RequestError(f"⟦factor {factor}⟧: expected a whole number of at least 2")
-
-    plan = _Plan(factor, layers or (), place, new)
-    return grow(Path(source), Path(target), plan.operator, request or StateRequest(), progress)
+    asked = _Asked(factor, layers, every, place, new)
+    asked.check()
+    return grow(Path(source), Path(target), asked.operator, request or StateRequest(), progress)
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """A growth in depth: by a factor, or to a list of layers."""
+class _Asked:
+    """Which layers come where, and what new ones are."""
 
     factor: int | None
-    layers: Sequence[int]
+    layers: Sequence[int] | None
+    every: int | None
     place: Place
     new: NewLayer
 
+    def check(self) -> None:
+        """Raises RequestError for what contradicts itself."""
+        said = {
+            f"factor {self.factor}": self.factor is not None,
+            "layers": self.layers is not None,
+            f"every {self.every}": self.every is not None,
+        }
+        given = [name for name, is_given in said.items() if is_given]
+        if len(given) > 1:
+            raise RequestError(f"⟦{given[0]}⟧ and ⟦{given[1]}⟧ exclude each other; choose one")
+        if self.factor is not None and self.factor < 2:
+            raise RequestError(f"⟦factor {self.factor}⟧: expected a whole number of at least 2")
+        if self.every is not None and self.every < 1:
+            raise RequestError(f"⟦every {self.every}⟧: expected a whole number of at least 1")
+
     def operator(self, old: Architecture) -> Operator:
         """What it does to a model; raises RequestError for layers that this one cannot have."""
-        if old.num_layers * (self.factor or 1) > MOST_LAYERS:
-            raise RequestError(f"⟦factor {self.factor}⟧: expected at most {MOST_LAYERS} layers of {old.num_layers}")
         self._check_exact(old)
         mapped = self._mapped(old.num_layers)
         return Operator(
@@ -88,18 +98,28 @@ class _Plan:
         check_exact(old, "depth", self.new)
 
     def _mapped(self, num_old: int) -> tuple[Layer, ...]:
-        return stretched(num_old, self.factor, self.place, self.new) if self.factor else self._listed(num_old)
+        if self.layers is not None:
+            return _explicit(self.layers, num_old, self.new)
+        if self.every is not None:
+            if self.every > num_old:
+                raise RequestError(f"⟦every {self.every}⟧: adds no layer to {num_old}, expected at most {num_old}")
+            return interspersed(num_old, self.every, self.new)
+        factor = self.factor or 2
+        if num_old * factor > MOST_LAYERS:
+            raise RequestError(f"⟦factor {factor}⟧: expected at most {MOST_LAYERS} layers of {num_old}")
+        return stretched(num_old, factor, self.place, self.new)
 
-    def _listed(self, num_old: int) -> tuple[Layer, ...]:
-        asked = f"⟦layers {','.join(map(str, self.layers))}⟧"
-        outside = [layer for layer in self.layers if not 0 <= layer < num_old]
-        if outside:
-            raise RequestError(f"⟦layers {listing(outside)}⟧: no such layer, expected 0 to {num_old - 1}")
-        mapped = listed(self.layers, self.new)
-        if not keeps_order(mapped, num_old):
-            raise RequestError(
-                f"{asked}: expected every old layer 0 to {num_old - 1} to come up, first mentions in order"
-            )
-        if len(mapped) == num_old:
-            raise RequestError(f"{asked}: adds no layer, expected more than {num_old}")
-        return mapped
+
+def _explicit(layers: Sequence[int], num_old: int, new: NewLayer) -> tuple[Layer, ...]:
+    outside = [layer for layer in layers if not 0 <= layer < num_old]
+    if outside:
+        raise RequestError(f"⟦layers {listing(outside)}⟧: no such layer, expected 0 to {num_old - 1}")
+    mapped = listed(layers, new)
+    if not keeps_order(mapped, num_old):
+        raise RequestError(
+            f"⟦layers {','.join(map(str, layers))}⟧: expected every old layer 0 to {num_old - 1} to come up, first "
+            "mentions in order"
+        )
+    if len(mapped) == num_old:
+        raise RequestError(f"⟦layers {','.join(map(str, layers))}⟧: adds no layer, expected more than {num_old}")
+    return mapped

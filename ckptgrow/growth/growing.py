@@ -16,7 +16,7 @@ from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.opening import TrainingState, open_state
 from ckptgrow.state.optimizer_state import OptimizerState
 from ckptgrow.storage.fingerprint import Fingerprint
-from ckptgrow.storage.tensors import LazyTensor
+from ckptgrow.storage.tensors import LazyTensor, is_lazy
 
 LATEST_STEP = 10**7  # schedules are run up to it
 OperatorFor = Callable[[Architecture], Operator]
@@ -98,7 +98,7 @@ def _checked(state: OptimizerState, where: str) -> OptimizerState:
         state={
             name: {
                 key: checked_finite(value, f"{where}: {key} of {name}")
-                if isinstance(value, LazyTensor) and value.shape and value.dtype.is_floating_point
+                if is_lazy(value) and value.shape and value.dtype.is_floating_point
                 else value
                 for key, value in record.items()
             }

@@ -31,14 +31,9 @@ def draw(path: Path, small: Curve, large: Curve, point: GrowthPoint) -> None:
         "", target, before, arrowprops={"arrowstyle": "-|>", "color": RED, "lw": 1.2, "shrinkA": 3, "shrinkB": 3}
     )
     _saved_compute(axes, optimal, saved, bottom, point)
+    operator = "width and depth" if point.operator == "both" else point.operator
     names = (
-        (
-            before,
-            "o",
-            f"grow {'width and depth' if point.operator == 'both' else point.operator},\nstep {point.step_before:,}",
-            (-6, -8),
-            "right",
-        ),
+        (before, "o", f"grow {operator},\nstep {point.step_before:,}", (-6, -8), "right"),
         (target, "s", f"same loss,\nstep {point.step_target:,}", (7, 6), "left"),
         (optimal, "D", f"optimal,\nstep {point.step_optimality:,}", (7, 5), "left"),
     )

@@ -32,18 +32,36 @@ class Layer:
 def stretched(num_old: int, factor: int, place: Place, new: NewLayer) -> tuple[Layer, ...]:
     """`factor` times as many layers.
 
-    alternate: old 0, new, old 1, new, …; append: all old ones, then the new ones.
+    alternate: old 0, new, old 1, new, …; append: all old ones, then the new ones; middle: the new ones behind the
+    middle third, made from its layers in turn.
 
     >>> [layer.source for layer in stretched(2, 2, "alternate", "copy")]
     [0, 0, 1, 1]
     >>> [layer.kind for layer in stretched(2, 2, "append", "zero-output")]
     ['old', 'old', 'zero-output', 'zero-output']
+    >>> [layer.source for layer in stretched(6, 2, "middle", "copy")]
+    [0, 1, 2, 3, 2, 3, 2, 3, 2, 3, 4, 5]
+
+    Source of the middle third: arXiv 2609.19107, which copies a trained core.
     """
     if place == "alternate":
-        sources = [layer for layer in range(num_old) for _ in range(factor)]
-    else:
-        sources = [layer for _ in range(factor) for layer in range(num_old)]
-    return listed(sources, new)
+        return listed([layer for layer in range(num_old) for _ in range(factor)], new)
+    if place == "append":
+        return listed([layer for _ in range(factor) for layer in range(num_old)], new)
+    third = -(-num_old // 3)
+    start = (num_old - third) // 2
+    made = [start + number % third for number in range((factor - 1) * num_old)]
+    return listed([*range(start + third), *made, *range(start + third, num_old)], new)
+
+
+def interspersed(num_old: int, every: int, new: NewLayer) -> tuple[Layer, ...]:
+    """The old layers, behind every `every`-th of them a new one made from it.
+
+    >>> [layer.source for layer in interspersed(5, 2, "zero-output")]
+    [0, 1, 1, 2, 3, 3, 4]
+    """
+    sources = ([layer] * (2 if (layer + 1) % every == 0 else 1) for layer in range(num_old))
+    return listed([layer for pair in sources for layer in pair], new)
 
 
 def listed(sources: Sequence[int], new: NewLayer) -> tuple[Layer, ...]:

@@ -10,7 +10,14 @@
     "1+gain normed"                 a gain stored without its 1, as in Gemma
     "fixed"                         a tensor that no growth touches
 
-Storage order is reading order; the arrow gives the direction of the data.
+Storage order is reading order; the arrow gives the direction of the data. As a grammar:
+
+    layout = "fixed" | [axes ":"] body
+    body   = axes ("<-" | "->") axes | ("gain" | "1+gain") axis | axis
+    axes   = axis axis…
+    axis   = factor | "(" part ("+" part)… ")"
+    part   = factor factor…
+    factor = the name of a space | a number from 1 on
 """
 
 from __future__ import annotations
@@ -19,16 +26,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Literal, NoReturn
 
 from ckptgrow.spaces.growth import Growth, concatenation, identity, product
 
 Role = Literal["out", "in", "batch"]
 Kind = Literal["matrix", "bias", "gain", "fixed"]
 Factor = str | int
+Parts = tuple[tuple[Factor, ...], ...]
 
 _GAINS = {"gain": 0.0, "1+gain": 1.0}
-_AXIS = re.compile(r"\([^()]*\)|[^\s()]+")
+_RESERVED = {"fixed", *_GAINS}
+_TOKEN = re.compile(r"<-|->|1\+gain\b|\w+|\S", re.ASCII)
+_FACTOR = re.compile(r"[1-9][0-9]*|[A-Za-z_]\w*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class Axis:
     """One stored axis: its role and its parts, each a product of spaces and numbers."""
 
     role: Role
-    parts: tuple[tuple[Factor, ...], ...]
+    parts: Parts
 
     @property
     def spaces(self) -> frozenset[str]:
@@ -80,30 +90,93 @@ def parse(text: str) -> Layout:
     >>> [axis.role for axis in parse("residual -> ffn").axes]
     ['in', 'out']
 
-    Raises ValueError on text that is no layout.
+    Raises ValueError on text that is no layout; the message names the character, counted from 1.
+
+    >>> parse("(heads head <- normed")
+    Traceback (most recent call last):
+    ValueError: layout '(heads head <- normed': found '<' at character 13, expected a factor, '+' or ')'
     """
     if text == "fixed":
         return Layout(text, "fixed", ())
-    batch, colon, body = text.rpartition(":")
-    axes = _axes(batch, "batch") if colon else ()
-    if "<-" in body:
-        left, _, right = body.partition("<-")
-        return Layout(text, "matrix", axes + _axes(left, "out") + _axes(right, "in"))
-    if "->" in body:
-        left, _, right = body.partition("->")
-        return Layout(text, "matrix", axes + _axes(left, "in") + _axes(right, "out"))
-    word, _, rest = body.strip().partition(" ")
-    if word in _GAINS:
-        return Layout(text, "gain", axes + _axes(rest, "out"), _GAINS[word])
-    return Layout(text, "bias", axes + _axes(body, "out"))
+    tokens = _Tokens(text)
+    batch: list[Parts] = []
+    gain, first = _written(tokens)
+    if not gain and tokens.taken(":"):
+        batch, (gain, first) = first, _written(tokens)
+    arrow = "" if gain else tokens.taken("<-", "->")
+    second = _axes(tokens) if arrow else []
+    if tokens.left or not (arrow or len(first) == 1):
+        tokens.refuse("an axis or the end" if arrow else "the end" if gain else "an axis, '<-' or '->'")
+    return Layout(
+        text,
+        "matrix" if arrow else "gain" if gain else "bias",
+        (
+            *(Axis("batch", axis) for axis in batch),
+            *(Axis("in" if arrow == "->" else "out", axis) for axis in first),
+            *(Axis("in" if arrow == "<-" else "out", axis) for axis in second),
+        ),
+        _GAINS.get(gain, 0.0),
+    )
 
 
-def _axes(text: str, role: Role) -> tuple[Axis, ...]:
-    tokens: list[str] = _AXIS.findall(text)
-    if not tokens:
-        raise ValueError(f"layout side {text!r} names no axis")
-    return tuple(Axis(role, _parts(token.strip("()"))) for token in tokens)
+class _Tokens:
+    """A layout's tokens, taken from left to right."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.left = list(_TOKEN.finditer(text))
+
+    @property
+    def next(self) -> str:
+        """The next token; at the end ""."""
+        return self.left[0][0] if self.left else ""
+
+    def taken(self, *tokens: str) -> str:
+        """The next token, taken, if it is one of these; otherwise "", and nothing is taken."""
+        return self.left.pop(0)[0] if self.next in tokens else ""
+
+    def refuse(self, expected: str) -> NoReturn:
+        """Raises the error that names the character at which the text stops being a layout."""
+        found = f"{self.next[0]!r} at character {self.left[0].start() + 1}" if self.left else "the end"
+        raise ValueError(f"layout {self.text!r}: found {found}, expected {expected}")
 
 
-def _parts(text: str) -> tuple[tuple[Factor, ...], ...]:
-    return tuple(tuple(int(word) if word.isdigit() else word for word in part.split()) for part in text.split("+"))
+def _written(tokens: _Tokens) -> tuple[str, list[Parts]]:
+    gain = tokens.taken(*_GAINS)
+    return gain, [_axis(tokens)] if gain else _axes(tokens)
+
+
+def _axes(tokens: _Tokens) -> list[Parts]:
+    axes = [_axis(tokens)]
+    while tokens.next == "(" or _is_factor(tokens.next):
+        axes.append(_axis(tokens))
+    return axes
+
+
+def _axis(tokens: _Tokens) -> Parts:
+    if not tokens.taken("("):
+        return ((_factor(tokens, "an axis"),),)
+    parts = [_part(tokens)]
+    while tokens.taken("+"):
+        parts.append(_part(tokens))
+    if not tokens.taken(")"):
+        tokens.refuse("a factor, '+' or ')'")
+    return tuple(parts)
+
+
+def _part(tokens: _Tokens) -> tuple[Factor, ...]:
+    factors = [_factor(tokens, "a factor")]
+    while _is_factor(tokens.next):
+        factors.append(_factor(tokens, "a factor"))
+    return tuple(factors)
+
+
+def _factor(tokens: _Tokens, expected: str) -> Factor:
+    if not _is_factor(tokens.next):
+        tokens.refuse(expected)
+    word = tokens.taken(tokens.next)
+    return int(word) if word.isdigit() else word
+
+
+def _is_factor(token: str) -> bool:
+    return bool(_FACTOR.fullmatch(token)) and token not in _RESERVED

@@ -15,7 +15,7 @@ from typing import Any
 
 from ckptgrow.errors import OptimizerError, listing
 from ckptgrow.state.wrappers import bare_names
-from ckptgrow.storage.tensors import LazyTensor
+from ckptgrow.storage.tensors import is_lazy
 
 Shape = tuple[int, ...]
 Record = Mapping[str, Any]
@@ -50,7 +50,7 @@ def misfits(record: Record, shape: Shape) -> dict[str, Shape]:
     expected = {
         key: FACTORED[key](shape) if key in FACTORED and len(shape) > 1 else shape
         for key, value in record.items()
-        if isinstance(value, LazyTensor) and value.shape
+        if is_lazy(value) and value.shape
     }
     return {key: wanted for key, wanted in expected.items() if record[key].shape != wanted}
 

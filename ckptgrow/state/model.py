@@ -22,7 +22,7 @@ from ckptgrow.families.family import Head
 from ckptgrow.families.registry import family_of
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.state.architecture import config_errors
-from ckptgrow.state.claim import Claim, twins
+from ckptgrow.state.claim import Claim
 from ckptgrow.state.sizes import is_tied
 from ckptgrow.storage.tensors import whole
 
@@ -74,9 +74,9 @@ def load_model(
     _parted(model, claim, config)
     state = {one.canonical: whole(checkpoint.tensors[one.name]).to(dtype) for one in claim.model if not one.is_buffer}
     missing = model.load_state_dict(state, strict=False).missing_keys
-    tied = {name for pair in twins(claim.family, config).items() for name in pair}
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    lacking = [name for name in missing if name in parameters and name not in tied]
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    filled = {id(parameters[name]) for name in state if name in parameters}  # a tied one under any of its names
+    lacking = [name for name in missing if name in parameters and id(parameters[name]) not in filled]
     if lacking:
         raise ClaimError(f"{checkpoint.path}: the model's {listing(lacking)} get no weight, expected one for each")
     return _moved(model, device)

@@ -71,18 +71,22 @@ def open_state(
     `schedule`) to leave out, which then need not be understood.
     Raises a CkptgrowError that names what does not fit.
     """
-    checkpoint = read_checkpoint(path)
+    return understood(read_checkpoint(path), config=config, drop=drop, param_order=param_order, reset=reset)
+
+
+def understood(
+    checkpoint: Checkpoint,
+    *,
+    config: Path | None = None,
+    drop: Sequence[str] = (),
+    param_order: Path | None = None,
+    reset: Collection[str] = (),
+) -> TrainingState:
+    """The same of a checkpoint that was read."""
     if "schedule" in reset:
         checkpoint = replace(checkpoint, schedulers=())
     if "optimizer" in reset:
         checkpoint = replace(checkpoint, optimizers=())
-    return understood(checkpoint, config=config, drop=drop, param_order=param_order)
-
-
-def understood(
-    checkpoint: Checkpoint, *, config: Path | None = None, drop: Sequence[str] = (), param_order: Path | None = None
-) -> TrainingState:
-    """The same of a checkpoint that was read."""
     architecture = architecture_of(checkpoint, config)
     checkpoint = _without(checkpoint, drop)
     stored = checkpoint.tensors

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from ckptgrow.errors import CheckpointError
 CHUNK_BYTES = 2 * 2**20  # as much of a tensor as is in memory at once
 
 
-@runtime_checkable
 class LazyTensor(Protocol):
     """A tensor by shape and dtype, whose rows (along axis 0; a scalar is one row) are made when asked for."""
 
@@ -48,6 +47,16 @@ class Made:
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """See LazyTensor."""
         return self.make(start, stop)
+
+
+def is_lazy(value: object) -> TypeGuard[LazyTensor]:
+    """Whether a value of a tree is a lazy tensor: nothing else in one has rows. The class alone is asked, for torch's
+    storages warn when they are asked for attributes.
+
+    `isinstance` with a protocol that has properties looks all its members up for each value: 17 µs in Python 3.10 and
+    3.11, of which a checkpoint of a hundred tensors needs thousands.
+    """
+    return hasattr(type(value), "rows")
 
 
 def num_elements(tensor: LazyTensor) -> int:

@@ -5,26 +5,25 @@ from __future__ import annotations
 from argparse import Namespace
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 
 from ckptgrow.storage.pickles.numpy_values import ArrayForm, array_in
 from ckptgrow.storage.pickles.opaque import Opaque
-from ckptgrow.storage.tensors import LazyTensor
+from ckptgrow.storage.tensors import LazyTensor, is_lazy
 
-Leaf = TypeVar("Leaf")
 Keys = tuple[object, ...]
 
 
-def map_leaves(tree: Any, kind: type[Leaf], change: Callable[[Leaf], object]) -> Any:
-    """The same tree with every leaf of a kind replaced by `change(leaf)`; containers are new, their types the same, and
+def map_leaves(tree: Any, is_leaf: Callable[[object], bool], change: Callable[[Any], object]) -> Any:
+    """The same tree with every such leaf replaced by `change(leaf)`; containers are new, their types the same, and
     what was in several places is so again.
     """
     done: dict[int, Any] = {}
 
     def mapped(node: Any) -> Any:
-        if isinstance(node, kind):
+        if is_leaf(node):
             return change(node)
         if not isinstance(node, dict | list | tuple | set | frozenset | Namespace):
             return node
@@ -49,7 +48,7 @@ def map_leaves(tree: Any, kind: type[Leaf], change: Callable[[Leaf], object]) ->
 def tensors_in(tree: Any) -> Iterator[tuple[Keys, LazyTensor]]:
     """Every tensor of a tree with keys that lead to it, in order; containers in several places are looked into once."""
     for path, node in _nodes(tree, (), set()):
-        if isinstance(node, LazyTensor) and not isinstance(node, type):
+        if is_lazy(node):
             yield path, node
 
 

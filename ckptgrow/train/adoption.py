@@ -22,7 +22,7 @@ from ckptgrow.formats.loops import fresh_loops
 from ckptgrow.state.model import load_model
 from ckptgrow.state.opening import TrainingState, understood
 from ckptgrow.state.optimizer_state import OptimizerState
-from ckptgrow.storage.tensors import LazyTensor, whole
+from ckptgrow.storage.tensors import LazyTensor, is_lazy, whole
 from ckptgrow.storage.tree import map_leaves
 from ckptgrow.train.groups import check_adamw
 
@@ -83,7 +83,7 @@ def adopted(
     check_adamw(state.optimizers, str(checkpoint.path))
     _check_covered(state)
     names = {one.name: one.canonical for one in state.claim.model}
-    return Adopted(state, map_leaves(_renamed(state.optimizers[0], names).to_torch(), LazyTensor, _value))
+    return Adopted(state, map_leaves(_renamed(state.optimizers[0], names).to_torch(), is_lazy, _value))
 
 
 def _check_covered(state: TrainingState) -> None:

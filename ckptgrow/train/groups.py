@@ -43,7 +43,7 @@ def parameter_groups(model: torch.nn.Module, checkpoint: Mapping[str, Any], opti
     parameters = dict(model.named_parameters())
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     with at("the checkpoint"):
-        lazy = checked_optimizers(map_leaves(list(raws), torch.Tensor, Held))
+        lazy = checked_optimizers(map_leaves(list(raws), torch.is_tensor, Held))
         states = from_torch([by_number(raw) for raw in lazy], shapes)
     used = {name for state in states for name in state.names}
     missing = {name for name, parameter in parameters.items() if parameter.requires_grad} - used

@@ -16,7 +16,7 @@ from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layout import Layout, parse
 from ckptgrow.state.model import load_model
-from ckptgrow.state.opening import TrainingState, open_state
+from ckptgrow.state.opening import TrainingState, open_state, understood
 from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
 from ckptgrow.verification.configs import with_fixed_fields
 from ckptgrow.verification.contents import judge_contents, left_out
@@ -28,7 +28,7 @@ from ckptgrow.verification.layer_origins import matched_layers, recorded_layers
 from ckptgrow.verification.moments import has_state, moment_errors, stored_dtypes
 from ckptgrow.verification.pair import LayerOrigin, Link, Pair, growths_between, growths_since
 from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
-from ckptgrow.verification.report import Asymmetry, Moments, Structure, Trajectory, VerifyReport
+from ckptgrow.verification.report import Asymmetry, Function, Moments, Structure, Trajectory, VerifyReport
 from ckptgrow.verification.samples import gradients_of, long_sample, sample_batches
 from ckptgrow.verification.scales import Scales
 from ckptgrow.verification.trajectory import losses, step_rounding
@@ -78,12 +78,46 @@ def verify(
     stage("reading both checkpoints")
     pair, declared = _opened(Path(small), Path(grown), config)
     pair = replace(pair, grown=pair.grown.with_config(with_fixed_fields(pair)))
-    dtype = DTYPES[settings.dtype]
     stage("comparing weights")
     weights = weight_scales(pair)
     apart, growths = _agreed(pair, weights)
     weights = completed(weights, pair, growths)
     batches = sample_batches(pair.small, settings.batches, settings.tokens)
+    run = _run(pair, weights, growths, batches, settings, stage)
+    stage("comparing moments")
+    measured = Scales(pair, weights, run.scales)
+    moments = _moments(pair, run, measured, settings) if has_state(pair.small.optimizers) else None
+    structure = _structure(pair, weights, measured, declared, apart)
+    trajectory = None
+    if settings.steps:
+        stage(f"training both for {settings.steps} steps")
+        trajectory = _trajectory(pair, batches, settings, structure)
+    report = VerifyReport(structure, run.function, moments, trajectory, run.asymmetry, [])
+    return replace(report, sentences=[*sentences(report, pair), *left_out(declared)])
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What both models did: logits, the factors between their gradients, how far the copies differ, and how far the
+    gradients are from the copied ones as the models are.
+    """
+
+    function: Function
+    scales: Mapping[str, GradientScale]
+    asymmetry: Asymmetry | None
+    true_difference: float
+
+
+def _run(
+    pair: Pair,
+    weights: Mapping[str, WeightScale],
+    growths: Mapping[str, Growth],
+    batches: Sequence[torch.Tensor],
+    settings: VerifySettings,
+    stage: Stage,
+) -> _Run:
+    """Builds both models and compares what they compute; they are gone afterwards."""
+    dtype = DTYPES[settings.dtype]
     long = long_sample((pair.small, pair.grown), settings.tokens)
     stage("building both models")
     models = _models(pair, dtype, settings.device)
@@ -100,23 +134,7 @@ def verify(
         idealise(models[1], pair, weights)
         ideal_gradients = gradients_of(models[1], batches[:GRADIENT_BATCHES])
         scales = gradient_scales(pair, weights, growths, small_gradients, ideal_gradients)
-    del models, exact
-    stage("comparing moments")
-    measured = Scales(pair, weights, scales)
-    # rounding may turn an expert's choice, and its gradients with it
-    contradicted = gradient_problems(scales) if function.passed and dtype == torch.float64 else []
-    moments = None
-    if has_state(pair.small.optimizers):
-        moments = _moments(pair, scales, measured, true_difference, contradicted)
-    structure = _structure(pair, weights, measured, declared, apart)
-    trajectory = None
-    if settings.steps:
-        stage(f"training both for {settings.steps} steps")
-        trajectory = _trajectory(pair, batches, settings, structure, dtype)
-    report = VerifyReport(structure, function, moments, trajectory, asymmetry, [])
-    return VerifyReport(
-        structure, function, moments, trajectory, asymmetry, [*sentences(report, pair), *left_out(declared)]
-    )
+    return _Run(function, scales, asymmetry, true_difference)
 
 
 def _opened(small: Path, grown: Path, config: Path | None) -> tuple[Pair, Declared]:
@@ -124,9 +142,8 @@ def _opened(small: Path, grown: Path, config: Path | None) -> tuple[Pair, Declar
     new, checkpoint = open_state(grown), read_checkpoint(small)
     declared = Declared.of(new.checkpoint.history[len(checkpoint.history) :])
     known = {*checkpoint.tensors, *checkpoint.rest, *checkpoint.carried.files, *checkpoint.left_behind}
-    old = open_state(
-        small, config=config, drop=[name for name in declared.dropped if name in known], reset=declared.reset
-    )
+    dropped = [name for name in declared.dropped if name in known]
+    old = understood(checkpoint, config=config, drop=dropped, reset=declared.reset)
     return open_pair(old, new), declared
 
 
@@ -171,14 +188,11 @@ def _model(state: TrainingState, dtype: torch.dtype, device: str) -> PreTrainedM
     return load_model(state.checkpoint, state.claim, state.config, dtype, device)
 
 
-def _moments(
-    pair: Pair,
-    scales: Mapping[str, GradientScale],
-    measured: Scales,
-    true_difference: float,
-    contradicted: Sequence[str],
-) -> Moments:
+def _moments(pair: Pair, run: _Run, measured: Scales, settings: VerifySettings) -> Moments:
+    scales = run.scales
     found = moment_errors(pair, scales, measured)
+    # rounding may turn an expert's choice, and its gradients with it
+    contradicted = gradient_problems(scales) if run.function.passed and settings.dtype == "float64" else []
     problems = [*contradicted, *found.problems]
     worst = max(found.errors, key=found.errors.__getitem__, default=None)
     error = found.errors[worst] if worst else 0.0
@@ -191,7 +205,7 @@ def _moments(
         num_compared=len(found.errors),
         gradient_worst_relative_error=scales[worst_gradient].error,
         gradient_worst_parameter=worst_gradient,
-        true_gradient_difference=true_difference,
+        true_gradient_difference=run.true_difference,
         passed=error <= tolerance and not problems,
         problems=problems,
     )
@@ -242,10 +256,11 @@ def _structure(
 
 
 def _trajectory(
-    pair: Pair, batches: Sequence[torch.Tensor], settings: VerifySettings, structure: Structure, dtype: torch.dtype
+    pair: Pair, batches: Sequence[torch.Tensor], settings: VerifySettings, structure: Structure
 ) -> Trajectory | None:
     if not has_state(pair.small.optimizers) or not has_state(pair.grown.optimizers):
         return None
+    dtype = DTYPES[settings.dtype]
     small, grown = (
         losses(model, state, batches, settings.steps)
         for model, state in zip(_models(pair, dtype, settings.device), (pair.small, pair.grown), strict=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ckptgrow.state.optimizer_state import OptimizerState
-from ckptgrow.storage.tensors import LazyTensor, whole
+from ckptgrow.storage.tensors import is_lazy, whole
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.history import are_steps
 from ckptgrow.verification.magnitude import largest, relative
@@ -57,7 +57,7 @@ def moment_errors(pair: Pair, gradients: Mapping[str, GradientScale], scales: Sc
             case = _Case(
                 name, link, gradients.get(name), scales.of(name), *options, limit, pair.fresh_moments, pair.num_growths
             )
-            dtypes |= {value.dtype for value in old.values() if isinstance(value, LazyTensor) and value.shape}
+            dtypes |= {value.dtype for value in old.values() if is_lazy(value) and value.shape}
             problems += _number_problems(case, old, new)
             problems += _dtype_problems(case, old, new)
             for key, error in _errors(case, old, new).items():
@@ -96,7 +96,7 @@ def _errors(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict
     powers = {**POWERS, **(rule.powers if rule else {})}
     found: dict[str, float] = {}
     for key in old:
-        if key in powers and isinstance(new[key], LazyTensor):
+        if key in powers and is_lazy(new[key]):
             before, after = whole(old[key]).double(), whole(new[key]).double()
             if rule and key in rule.updates:
                 found[key] = _of_updates(case, before, after) / STORED_TOLERANCES[new[key].dtype]
@@ -217,7 +217,7 @@ def _dtype_problems(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any])
 
 
 def _kind(value: Any) -> str:
-    return str(value.dtype) if isinstance(value, LazyTensor) else type(value).__name__
+    return str(value.dtype) if is_lazy(value) else type(value).__name__
 
 
 def _number_problems(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -245,7 +245,7 @@ def _momentum_product(options: Mapping[str, Any], steps: int) -> float:
 
 
 def _float(value: Any) -> float:
-    return float(whole(value)) if isinstance(value, LazyTensor) else float(value)
+    return float(whole(value)) if is_lazy(value) else float(value)
 
 
 def _keys(record: Mapping[str, Any] | None) -> str:
@@ -260,6 +260,4 @@ def has_state(optimizers: tuple[OptimizerState, ...]) -> bool:
 def stored_dtypes(optimizers: tuple[OptimizerState, ...]) -> set[torch.dtype]:
     """The dtypes of records' tensors."""
     records = [record for state in optimizers for record in state.state.values()]
-    return {
-        value.dtype for record in records for value in record.values() if isinstance(value, LazyTensor) and value.shape
-    }
+    return {value.dtype for record in records for value in record.values() if is_lazy(value) and value.shape}

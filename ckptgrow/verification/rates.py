@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from ckptgrow.storage.tensors import LazyTensor, whole
+from ckptgrow.storage.tensors import is_lazy, whole
 from ckptgrow.verification.history import Declared
 from ckptgrow.verification.optimizers import Measured, Ratio, StepRule, step_rule
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.replay import SET
 from ckptgrow.verification.scales import Scales
 from ckptgrow.verification.schedules import IN_FLOAT32, ROUNDING, Moved
-from ckptgrow.verification.trees import differences, is_tensor, same_value, text
+from ckptgrow.verification.trees import differences, same_value, text
 
 Shares = Mapping[str, float]  # by rule, the power of the measured ratios that options have
 RULES: Shares = {"keep": 0.0, "mup": 1.0}
@@ -105,7 +105,7 @@ def _of_parameter(
             continue
         limits = judged
         if is_moved and option in SET:  # run again, and rounded where it is a tensor
-            limits = _Judged(judged.ratios, max(judged.tolerance, IN_FLOAT32 if is_tensor(value) else ROUNDING), 0.0)
+            limits = _Judged(judged.ratios, max(judged.tolerance, IN_FLOAT32 if is_lazy(value) else ROUNDING), 0.0)
         problem = _difference(value, new[option], judged.ratios.get(option, 1.0), limits, is_moved and option in SET)
         if problem:
             yield option, problem
@@ -115,7 +115,7 @@ def _of_parameter(
 
 def _difference(old: Any, new: Any, ratio: Ratio, limits: _Judged, is_moved: bool) -> str | None:
     """What is wrong with an option; nothing where weights or gradients of zero leave its ratio open."""
-    if is_tensor(old) != is_tensor(new) and old is not None:
+    if is_lazy(old) != is_lazy(new) and old is not None:
         return f"is {text(new)}, expected {text(old)}"
     old, new = _plain(old), _plain(new)
     if ratio is None:
@@ -135,6 +135,8 @@ def _difference(old: Any, new: Any, ratio: Ratio, limits: _Judged, is_moved: boo
 
 def _is_same(old: Any, new: Any, tolerance: float) -> bool:
     """Lists and tuples are alike, for formats turn one into the other; so are 0 and 0.0, which a ratio turns."""
+    if old is new:  # None, True or False, as most options are
+        return True
     if _is_number(old) and _is_number(new):
         return same_value(float(new), float(old), tolerance)
     old, new = (list(one) if isinstance(one, tuple) else one for one in (old, new))
@@ -148,7 +150,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_plain(one) for one in value)
-    if isinstance(value, LazyTensor):
+    if is_lazy(value):
         tensor = whole(value)
         return float(tensor) if not tensor.shape else tensor.tolist()
     return value

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import SWALR
 
 from ckptgrow.state.optimizer_state import OptimizerState
 from ckptgrow.state.train_schedule import Schedule
-from ckptgrow.storage.tensors import LazyTensor, whole
+from ckptgrow.storage.tensors import is_lazy, whole
 
 Raw = Mapping[str, Any]
 SET = ("lr", "betas", "momentum")  # options that a scheduler sets
@@ -241,12 +241,12 @@ def _bases(raw: Raw) -> Iterator[Sequence[Any]]:
     for inner in raw.get("_schedulers", ()):
         yield from _bases(inner)
     if "_schedulers" not in raw and "base_lrs" in raw and "max_lrs" not in raw:
-        yield [float(whole(one)) if isinstance(one, LazyTensor) else one for one in raw["base_lrs"]]
+        yield [float(whole(one)) if is_lazy(one) else one for one in raw["base_lrs"]]
 
 
 def _opened(value: Any) -> Any:
     """Tensors in memory, wherever they are."""
-    if isinstance(value, LazyTensor):
+    if is_lazy(value):
         return whole(value).clone()
     if isinstance(value, dict):
         return {key: _opened(one) for key, one in value.items()}

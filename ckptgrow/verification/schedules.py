@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ckptgrow.state.optimizer_state import OptimizerState
-from ckptgrow.storage.tensors import Held, LazyTensor, whole
+from ckptgrow.storage.tensors import Held, is_lazy, whole
 from ckptgrow.verification.coverage import origins
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.replay import replayed
@@ -89,7 +89,7 @@ def schedule_problems(pair: Pair, moved: Moved) -> list[str]:
     for index, (found, state) in enumerate(zip(grown, moved.states, strict=True)):
         place = optimizer_of(index, small, pair.small.optimizers)
         expected = state if place is None else _grown(state, *_ratios(pair, moved, place))
-        exact = all(not isinstance(one, LazyTensor) for one in found.get("base_lrs", ()))
+        exact = all(not is_lazy(one) for one in found.get("base_lrs", ()))
         problems += _field_problems(_plain(found), _plain(expected), index, ROUNDING if exact else IN_FLOAT32)
     return problems
 
@@ -162,9 +162,10 @@ def _named_function(schedule: str | None, raw: Raw) -> Callable[[int], float] | 
 
 def _plain(value: Any) -> Any:
     """Rates that are tensors as numbers, in lists and below."""
-    if isinstance(value, LazyTensor | torch.Tensor):
-        tensor = whole(value) if isinstance(value, LazyTensor) else value
-        return float(tensor) if not tensor.shape else tensor.tolist()
+    if is_lazy(value):
+        return _plain(whole(value))
+    if isinstance(value, torch.Tensor):
+        return float(value) if not value.shape else value.tolist()
     if isinstance(value, dict):
         return {key: _plain(one) for key, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
@@ -173,14 +174,14 @@ def _plain(value: Any) -> Any:
 def _times(value: Any, factor: float) -> Any:
     if factor == 1 or value is None:
         return value
-    return Held(whole(value) * factor) if isinstance(value, LazyTensor) else value * factor
+    return Held(whole(value) * factor) if is_lazy(value) else value * factor
 
 
 def _like(old: Any, new: Any) -> Any:
-    if isinstance(old, LazyTensor):
+    if is_lazy(old):
         return Held(torch.full_like(whole(old), float(new)))
     return tuple(new) if isinstance(old, tuple | list) else new
 
 
 def _number(value: Any) -> float | None:
-    return float(whole(value)) if isinstance(value, LazyTensor) else value
+    return float(whole(value)) if is_lazy(value) else value

@@ -15,7 +15,7 @@ from ckptgrow.errors import OptimizerError, listing
 from ckptgrow.state.opening import TrainingState
 from ckptgrow.state.optimizer_kinds import keys_in
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
-from ckptgrow.storage.tensors import LazyTensor, whole
+from ckptgrow.storage.tensors import is_lazy, whole
 from ckptgrow.verification.optimizers import RULES, StepRule, step_rule
 from ckptgrow.verification.samples import logits_of, loss_of
 
@@ -74,11 +74,11 @@ def _optimizer(model: PreTrainedModel, state: TrainingState, stored: OptimizerSt
 def _options(group: ParameterGroup) -> dict[str, Any]:
     """A group's options, but for how the steps are computed: that is for this machine to choose."""
     options = {name: value for name, value in group.options.items() if name not in IMPLEMENTATION}
-    return {name: float(whole(value)) if isinstance(value, LazyTensor) else value for name, value in options.items()}
+    return {name: float(whole(value)) if is_lazy(value) else value for name, value in options.items()}
 
 
 def _value(value: Any, parameter: torch.Tensor) -> Any:
     """An entry of a record: numbers as tensors in memory, the rest where the parameter is, in its dtype."""
-    if isinstance(value, LazyTensor):
+    if is_lazy(value):
         return whole(value).to(parameter) if value.shape else whole(value).clone()
     return torch.tensor(float(value)) if isinstance(value, int | float) else value

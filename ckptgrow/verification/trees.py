@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 
 from ckptgrow.storage.pickles.opaque import Opaque
-from ckptgrow.storage.tensors import LazyTensor, chunks
+from ckptgrow.storage.tensors import LazyTensor, chunks, is_lazy
 from ckptgrow.storage.tree import path_text
 
 Keys = tuple[object, ...]
@@ -27,8 +27,8 @@ def differences(found: Any, expected: Any, at: Keys, tolerance: float = 0.0) -> 
 
 
 def _differences(found: Any, expected: Any, at: Keys, tolerance: float, seen: set[tuple[int, int]]) -> Iterator[str]:
-    if is_tensor(found) or is_tensor(expected):
-        if not (is_tensor(found) and is_tensor(expected)):
+    if is_lazy(found) or is_lazy(expected):
+        if not (is_lazy(found) and is_lazy(expected)):
             yield _line(at, found, expected)
         elif not same_tensor(found, expected):
             yield f"{path_text(at)} is another tensor than the small checkpoint's"
@@ -92,16 +92,9 @@ def same_tensor(found: LazyTensor, expected: LazyTensor) -> bool:
     return all(_same_rows(one, other) for one, other in parts)
 
 
-def is_tensor(value: Any) -> bool:
-    """Whether a leaf is a tensor, and no class of them."""
-    if value is None or isinstance(value, int | float | str | dict | list | tuple):  # a protocol takes long to ask
-        return False
-    return isinstance(value, LazyTensor) and not isinstance(value, type)
-
-
 def text(value: Any) -> str:
     """A value as a message shows it."""
-    if is_tensor(value):
+    if is_lazy(value):
         return f"a tensor of shape {list(value.shape)}"
     shown = repr(value)
     return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"

@@ -103,7 +103,7 @@ def _deeper(random: Random, subject: Subject, rule: str, step: str) -> Operator:
         case "factor":
             words = ("--factor", str(random.choice([2, 3])))
         case "place":
-            words = ("--factor", "2", "--place", random.choice(["alternate", "append"]))
+            words = ("--factor", "2", "--place", random.choice(["alternate", "append", "middle"]))
         case _:
             extra = [random.randrange(old) for _ in range(random.randrange(1, 4))]
             words = ("--layers", ",".join(map(str, sorted([*range(old), *extra]))))

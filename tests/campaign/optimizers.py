@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.optimization import Adafactor as HfAdafactor
 
 from tests.campaign.subjects import GEMMA, loss_of
-from tests.optimizers.lion import Lion as BareLion
+from tests.helpers.lion import Lion as BareLion
 
 
 class Lion(BareLion):

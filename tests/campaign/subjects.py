@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from tests.families.models import HEADS, InFloat64, images
+from tests.helpers.families import HEADS, InFloat64, images
 
 VOCABULARY, LENGTH = 37, 16  # windows are shorter
 FAMILIES = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,10 @@ from transformers import PreTrainedModel
 from ckptgrow.evaluate.eval_settings import EvalSettings
 from ckptgrow.evaluate.evaluation import Evaluation, evaluate
 from ckptgrow.evaluate.processes import launched
-from ckptgrow.evaluate.subject import Subject, open_subject
+from ckptgrow.evaluate.subject import Subject
 from ckptgrow.evaluate.tasks import load_tasks
-from tests.builders import save_lightning
-from tests.evaluate.subjects import EVALUATED, byte_model
-
-Score = Callable[..., Evaluation]
+from tests.helpers.evaluated import EVALUATED, Score, byte_model, opened
+from tests.helpers.lightning_files import save_lightning
 
 
 @pytest.fixture(autouse=True)
@@ -45,11 +42,6 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """Every family's model, and its checkpoint."""
     trained = byte_model(request.param)
     return trained, save_lightning(tmp_path_factory.mktemp(request.param) / "small.ckpt", trained)
-
-
-def opened(path: Path, dtype: str = "float32", tokenizer: str | None = "bytes") -> Subject:
-    with launched("cpu") as processes:
-        return open_subject(path, tokenizer=tokenizer, dtype=dtype, device=processes.device)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from ckptgrow.evaluate.eval_settings import EvalSettings
 from ckptgrow.evaluate.evaluation import Evaluation
 from ckptgrow.evaluate.processes import launched
 from ckptgrow.evaluate.subject import Subject
-from tests.evaluate.subjects import CONTEXT, WIKITEXT
+from tests.helpers.evaluated import CONTEXT, WIKITEXT
 
 BLOCK = 48
 

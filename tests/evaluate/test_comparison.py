@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 import ckptgrow
 from ckptgrow.cli import run
 from ckptgrow.evaluate.score_comparison import paired_standard_error
-from tests.builders import save_lightning
-from tests.evaluate.subjects import LAMBADA, WIKITEXT, byte_model
+from tests.helpers.evaluated import LAMBADA, WIKITEXT, byte_model
+from tests.helpers.lightning_files import save_lightning
 
 TASKS = ["--tasks", "lambada_openai,wikitext", "--data", f"lambada_openai={LAMBADA}", "--data", f"wikitext={WIKITEXT}"]
 QUICK = ["--tokenizer", "bytes", "--bootstrap-iters", "0", "--batch-size", "4"]

@@ -12,13 +12,9 @@ from pathlib import Path
 import pytest
 
 from ckptgrow.cli import run
-from tests.evaluate.subjects import LAMBADA, ROOT, WIKITEXT
-
-
-def shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
-    assert run([*arguments, "--json"]) == 0
-    captured = capsys.readouterr()
-    return json.loads(captured.out)
+from tests.helpers.commands import as_json
+from tests.helpers.evaluated import LAMBADA, WIKITEXT
+from tests.helpers.paths import ROOT
 
 
 @pytest.mark.parametrize("measure", ["lm-eval", "original"])
@@ -28,7 +24,7 @@ def test_lambada_and_wikitext_print_a_table_or_one_json_object(
     common = ["--tokenizer", "bytes", "--measure", measure, "--batch-size", "4", "--limit", "4"]
     for command, data, metric in (("lambada", LAMBADA, "acc,none"), ("wikitext", WIKITEXT, "perplexity,none")):
         arguments = ["eval", command, str(checkpoint), "--data", str(data), *common]
-        results = shown(arguments, capsys)["results"]
+        results = as_json(arguments, capsys)["results"]
         assert isinstance(results, dict)
         (scores,) = results.values()
         assert any(key.endswith(metric) for key in scores)
@@ -95,7 +91,7 @@ def test_help_loads_no_torch() -> None:
 def test_two_processes_score_as_one(checkpoint: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     command = ["eval", *(str(checkpoint) if one == "CKPT" else one for one in arguments)]
     command += ["--tokenizer", "bytes", "--device", "cpu", "--batch-size", "4", "--json"]
-    alone = shown(command[:-1], capsys)
+    alone = as_json(command[:-1], capsys)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29511"]
     done = subprocess.run(
         [*launcher, "-m", "ckptgrow", *command],
@@ -116,7 +112,7 @@ def test_two_processes_score_as_one(checkpoint: Path, capsys: pytest.CaptureFixt
 @pytest.mark.cuda
 def test_a_gpu_scores_as_a_cpu(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["eval", "lambada", str(checkpoint), "--data", str(LAMBADA), "--tokenizer", "bytes"]
-    on_gpu, on_cpu = (shown([*command, "--device", device], capsys)["results"] for device in ("cuda", "cpu"))
+    on_gpu, on_cpu = (as_json([*command, "--device", device], capsys)["results"] for device in ("cuda", "cpu"))
     assert isinstance(on_gpu, dict) and isinstance(on_cpu, dict)
     assert on_gpu["lambada_openai"]["acc,none"] == on_cpu["lambada_openai"]["acc,none"]
     expected = pytest.approx(on_cpu["lambada_openai"]["perplexity,none"], rel=1e-3)  # TF32 or another kernel

@@ -26,13 +26,14 @@ from ckptgrow.evaluate.quiet import quiet
 from ckptgrow.evaluate.subject import Subject
 from ckptgrow.evaluate.tasks import load_tasks
 from ckptgrow.evaluate.tokenizer import byte_tokenizer
-from tests.evaluate.conftest import Score, opened
-from tests.evaluate.subjects import (
+from tests.helpers.evaluated import (
     CONTEXT,
     LAMBADA,
     PREFIX,
     WIKITEXT,
+    Score,
     continuation_score,
+    opened,
     passages,
     text_score,
 )
@@ -185,11 +186,11 @@ def test_limits_count_as_lm_evals(subject: Subject, score: Score) -> None:
 
 
 def test_more_processes_than_documents_is_refused(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ckptgrow.evaluate.processes import Processes
+    from ckptgrow.evaluate.processes import EvalProcesses
 
     loaded = load_tasks(["lambada_openai"], {"lambada_openai": LAMBADA})
     with pytest.raises(RequestError, match="40 documents for 41 processes"):
-        evaluate(subject, loaded, EvalSettings(batch_size=4), Processes(0, 41, torch.device("cpu")))
+        evaluate(subject, loaded, EvalSettings(batch_size=4), EvalProcesses(0, 41, torch.device("cpu")))
 
 
 def test_the_score_does_not_depend_on_the_progress_bar(checkpoint: Path, score: Score) -> None:

@@ -16,9 +16,9 @@ from ckptgrow.evaluate.last_token import Reading, last_token_accuracy
 from ckptgrow.evaluate.processes import launched
 from ckptgrow.evaluate.subject import Subject
 from ckptgrow.evaluate.task_documents import passages as read
-from tests.builders import gpt2_config, save_lightning
-from tests.evaluate.conftest import opened
-from tests.evaluate.subjects import LAMBADA, passages, word_tokenizer
+from tests.helpers.evaluated import LAMBADA, opened, passages, word_tokenizer
+from tests.helpers.gpt2 import gpt2_config
+from tests.helpers.lightning_files import save_lightning
 
 TASK = "lambada_original"
 

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from ckptgrow.cli import run
 from ckptgrow.errors import DataError
 from ckptgrow.evaluate.task_documents import pages, passages
-from tests.evaluate.subjects import LAMBADA, WIKITEXT
+from tests.helpers.evaluated import LAMBADA, WIKITEXT
 
 
 def written(path: Path, content: str | bytes) -> Path:

@@ -24,9 +24,9 @@ from ckptgrow.evaluate.processes import launched
 from ckptgrow.evaluate.quiet import quiet
 from ckptgrow.evaluate.subject import Subject
 from ckptgrow.evaluate.tasks import load_tasks
-from tests.builders import gpt2_config, save_lightning
-from tests.evaluate.conftest import opened
-from tests.evaluate.subjects import LAMBADA, WIKITEXT, passages, word_tokenizer
+from tests.helpers.evaluated import LAMBADA, WIKITEXT, opened, passages, word_tokenizer
+from tests.helpers.gpt2 import gpt2_config
+from tests.helpers.lightning_files import save_lightning
 
 TEMPLATES = {
     "nothing": "$A",

@@ -13,7 +13,7 @@ from ckptgrow.evaluate.definitions import find_definitions
 from ckptgrow.evaluate.dependency import require
 from ckptgrow.evaluate.quiet import quiet
 from ckptgrow.evaluate.tasks import load_tasks
-from tests.evaluate.subjects import LAMBADA
+from tests.helpers.evaluated import LAMBADA
 
 OWN_TASK = """
 task: own_endings

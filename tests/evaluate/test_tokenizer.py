@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ckptgrow.errors import DataError, RequestError
 from ckptgrow.evaluate.tokenizer import byte_tokenizer, find_tokenizer, load_tokenizer
-from tests.evaluate.subjects import word_tokenizer
+from tests.helpers.evaluated import word_tokenizer
 
 BYTES = byte_tokenizer()
 

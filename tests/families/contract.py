@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.families.models import CASES
-from tests.families.test_padding import LAYER_NORM
+from tests.helpers.families import CASES
+from tests.helpers.family_checks import LAYER_NORM
+from tests.helpers.paths import README
 
 RESULTS = Path(__file__).with_name("contract.json")
-README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- contract -->\n", "<!-- /contract -->\n"
 # Column, the test that shows it, and the tests that show a refusal.
 COLUMNS: Mapping[str, tuple[str, str]] = {

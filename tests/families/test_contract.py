@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
 
 import ckptgrow
 from ckptgrow.errors import ConfigError, RequestError
 from ckptgrow.growth.request import StateRequest
-from tests.families.models import (
+from tests.helpers.families import (
     ALIBI,
     CASES,
     DEEPER,
@@ -30,15 +27,22 @@ from tests.families.models import (
     loaded,
     perturbed,
     reloaded,
-    resumed,
     saved,
-    still,
+    still_run,
     trained,
     undecayed,
 )
+from tests.helpers.family_checks import (
+    EXACT,
+    check_depth,
+    check_function,
+    check_moments,
+    check_verified,
+    check_width,
+    slow_but,
+)
+from tests.helpers.optimizers import resumed
 
-EXACT = 1e-12  # of the largest logit, a few hundred roundings of float64
-FLOAT32 = 1e-6  # where the model itself casts to float32: RMSNorm, softmax, rotary angles
 NEW_FFN = 27  # from 20: seven units have two copies
 # the size of a head is hidden / heads, so more heads would be smaller ones
 HEADS_OF_HIDDEN = ("gpt2", "gpt_neox", "opt", "phi", "stablelm", "bert", "roberta", "vit", "smollm3")
@@ -66,11 +70,6 @@ HEADED = (
 UNEVENLY_HEADED = ("mistral", "qwen3", "gemma", "qwen3_moe")  # whose configs allow 6 heads of 4 beside 16 coordinates
 
 
-def slow_but(cases: Sequence[str], quick: Sequence[str]) -> list[Any]:
-    """All cases; those not in `quick` take minutes together."""
-    return [pytest.param(case, marks=() if case in quick else pytest.mark.slow) for case in cases]
-
-
 @pytest.mark.parametrize("case", slow_but(WIDER, FIRST))
 def test_diagonal_width_keeps_the_function_and_grows_the_moments_of_a_real_adamw(tmp_path: Path, case: str) -> None:
     check_width(tmp_path, case, 2, "diagonal")
@@ -81,19 +80,10 @@ def test_tiled_width_keeps_the_function_and_grows_the_moments_of_a_real_adamw(tm
     check_width(tmp_path, case, 3, "tile")
 
 
-def check_width(tmp_path: Path, case: str, factor: int, how: Any) -> None:
-    small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
-    ckptgrow.width(source, tmp_path / "grown.ckpt", factor=factor, how=how, noise=0)
-    check_function(small, tmp_path / "grown.ckpt")
-    check_moments(tmp_path / "grown.ckpt")
-    check_verified(source, tmp_path / "grown.ckpt")
-
-
 @pytest.mark.parametrize("case", slow_but(WIDER, SAMPLE))
 def test_noise_keeps_the_function(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
+    source = still_run(tmp_path / "small.ckpt", case)
     ckptgrow.width(source, tmp_path / "grown.ckpt", factor=2, noise=1.0)
     check_function(small, tmp_path / "grown.ckpt")
     check_verified(source, tmp_path / "grown.ckpt")
@@ -107,7 +97,7 @@ def test_under_mup_the_grown_run_has_the_small_runs_losses(tmp_path: Path, case:
     ckptgrow.width(source, tmp_path / "grown.ckpt", factor=2, noise=0, request=StateRequest(lr_rule="mup"))
     samples = batches(20, seed=3)
     runs = [
-        trained(model, resumed(model, tree), samples)
+        trained(model, resumed(model, tree["optimizer_states"][0], adamw), samples)
         for model, tree in (loaded(source), loaded(tmp_path / "grown.ckpt"))
     ]
     assert len(set(runs[0])) == 20
@@ -117,7 +107,7 @@ def test_under_mup_the_grown_run_has_the_small_runs_losses(tmp_path: Path, case:
 @pytest.mark.parametrize("case", slow_but(WIDER, SAMPLE))
 def test_feed_forward_units_grow_unevenly_with_their_moments(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
+    source = still_run(tmp_path / "small.ckpt", case)
     ckptgrow.width(source, tmp_path / "grown.ckpt", ffn=NEW_FFN, noise=0)
     check_function(small, tmp_path / "grown.ckpt")
     check_moments(tmp_path / "grown.ckpt")
@@ -141,7 +131,7 @@ def test_new_layers_with_zero_norms_are_identities_too(tmp_path: Path, case: str
 
 @pytest.mark.parametrize("case", NO_ZERO_NORM)
 def test_zero_norms_that_leave_no_identity_are_refused(tmp_path: Path, case: str) -> None:
-    source = saved(tmp_path / "small.ckpt", perturbed(case), still)
+    source = still_run(tmp_path / "small.ckpt", case)
     with pytest.raises(RequestError, match='use new="zero-output"'):
         ckptgrow.depth(source, tmp_path / "grown.ckpt", new="zero-norm")
 
@@ -162,7 +152,7 @@ def test_zero_norms_that_leave_no_identity_are_refused(tmp_path: Path, case: str
 )
 def test_heads_grow_so_that_each_reads_its_own_key_head(tmp_path: Path, case: str, sizes: dict[str, int]) -> None:
     small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
+    source = still_run(tmp_path / "small.ckpt", case)
     ckptgrow.width(source, tmp_path / "grown.ckpt", noise=0, **sizes)
     check_function(small, tmp_path / "grown.ckpt")
     check_moments(tmp_path / "grown.ckpt")
@@ -183,26 +173,16 @@ def test_heads_grow_so_that_each_reads_its_own_key_head(tmp_path: Path, case: st
 def test_sizes_that_no_copies_reach_exactly_are_refused(
     tmp_path: Path, case: str, sizes: dict[str, int], reason: str
 ) -> None:
-    source = saved(tmp_path / "small.ckpt", perturbed(case), still)
+    source = still_run(tmp_path / "small.ckpt", case)
     with pytest.raises((ConfigError, RequestError), match=reason):
         ckptgrow.width(source, tmp_path / "grown.ckpt", **sizes)
     assert not (tmp_path / "grown.ckpt").exists()
 
 
-def check_depth(tmp_path: Path, case: str, place: Any, new: Any) -> None:
-    small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
-    ckptgrow.depth(source, tmp_path / "grown.ckpt", place=place, new=new)
-    grown = check_function(small, tmp_path / "grown.ckpt")
-    assert grown.config.num_hidden_layers == 4
-    check_moments(tmp_path / "grown.ckpt", fresh={"alternate": (1, 3), "append": (2, 3)}[place])
-    check_verified(source, tmp_path / "grown.ckpt")
-
-
 @pytest.mark.parametrize("case", slow_but(list(CASES), SAMPLE))
 def test_a_grown_model_survives_transformers_own_saving_and_says_the_same(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
+    source = still_run(tmp_path / "small.ckpt", case)
     if case in WIDER:
         ckptgrow.width(source, tmp_path / "grown.ckpt", factor=2, noise=1.0)
     else:
@@ -218,7 +198,7 @@ def test_a_grown_model_survives_transformers_own_saving_and_says_the_same(tmp_pa
 @pytest.mark.parametrize("case", ALIBI)
 @pytest.mark.parametrize("sizes", [{"factor": 2}, {"heads": 8}, {"ffn": 80}, {"hidden": 24, "how": "pad"}])
 def test_what_alibi_makes_inexact_is_refused_with_the_reason(tmp_path: Path, case: str, sizes: dict[str, Any]) -> None:
-    source = saved(tmp_path / "small.ckpt", perturbed(case), still)
+    source = still_run(tmp_path / "small.ckpt", case)
     with pytest.raises(RequestError, match=r"4 × |ALiBi's slopes depend on the number of heads|ALiBi and their scale"):
         ckptgrow.width(source, tmp_path / "grown.ckpt", **sizes)
     assert not (tmp_path / "grown.ckpt").exists()
@@ -226,42 +206,9 @@ def test_what_alibi_makes_inexact_is_refused_with_the_reason(tmp_path: Path, cas
 
 @pytest.mark.parametrize("case", POST_NORM)
 def test_depth_of_post_norm_families_is_refused_but_for_copies(tmp_path: Path, case: str) -> None:
-    source = saved(tmp_path / "small.ckpt", perturbed(case), still)
+    source = still_run(tmp_path / "small.ckpt", case)
     for new in ("zero-output", "zero-norm"):
         with pytest.raises(RequestError, match="normalises after each block"):
             ckptgrow.depth(source, tmp_path / "grown.ckpt", new=new)
     ckptgrow.depth(source, tmp_path / "grown.ckpt", new="copy")
     assert loaded(tmp_path / "grown.ckpt")[0].config.num_hidden_layers == 4
-
-
-def check_function(small: PreTrainedModel, path: Path) -> PreTrainedModel:
-    grown, _ = loaded(path)
-    exact, as_it_is = difference(small, grown)
-    assert exact <= EXACT and as_it_is <= FLOAT32, (exact, as_it_is)
-    return grown
-
-
-def check_moments(path: Path, fresh: tuple[int, ...] = ()) -> None:
-    """Every stored moment equals that of an AdamW which saw the same batches in the grown model."""
-    grown, tree = loaded(path)
-    real = still(grown.parameters())
-    trained(grown, real, batches(5))
-    stored = tree["optimizer_states"][0]["state"]
-    floor = max(float(one["exp_avg"].abs().max()) for one in real.state.values()) * 1e-6
-    for index, (name, parameter) in enumerate(grown.named_parameters()):
-        number = re.search(r"\.(\d+)\.", name)  # the first one in a name is its layer's
-        is_fresh = number is not None and int(number[1]) in fresh
-        assert float(stored[index]["step"]) == (0 if is_fresh else 5)
-        for key, power in (("exp_avg", 1), ("exp_avg_sq", 2)):
-            found, expected = stored[index][key], real.state[parameter][key]
-            if is_fresh:
-                assert not found.any()
-                continue
-            # key biases under softmax have no gradient at all: rounding is compared with the others' size
-            largest = max(float(expected.abs().max()), floor**power)
-            assert float((found - expected).abs().max()) <= 1e-9 * largest, (name, key)
-
-
-def check_verified(source: Path, target: Path) -> None:
-    report = ckptgrow.verify(source, target)
-    assert report.passed, (report.structure, report.function, report.moments)

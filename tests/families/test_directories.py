@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 import ckptgrow
 from ckptgrow.errors import ClaimError
 from ckptgrow.growth.request import StateRequest
-from tests.families.models import FIRST, WIDER, batches, difference, perturbed, reloaded, still, trained
+from tests.helpers.families import FIRST, WIDER, batches, difference, perturbed, reloaded, still, trained
 
 EXACT = 1e-12  # of the largest logit, a few hundred roundings of float64
 EXPERTS = ("mixtral", "qwen3_moe", "qwen3_moe with a dense layer")

@@ -16,8 +16,9 @@ from transformers import AutoConfig, PreTrainedModel
 import ckptgrow
 from ckptgrow.errors import ConfigError
 from ckptgrow.families.registry import FAMILIES
-from tests.builders import load_model, logits, perturbed_gpt2, save_lightning, token_batches
-from tests.families.models import CASES, COMMON, EXPERTS, GROUPED, LENGTH, OWN_NAMES, built, difference, loaded
+from tests.helpers.families import CASES, COMMON, EXPERTS, GROUPED, LENGTH, OWN_NAMES, built, difference, loaded
+from tests.helpers.gpt2 import logits, perturbed_gpt2, token_batches
+from tests.helpers.lightning_files import load_model, save_lightning
 
 EXACT = 1e-12  # of the largest logit, a few hundred roundings of float64
 WINDOW = 4  # so that it shows in sequences of LENGTH

@@ -13,7 +13,7 @@ import torch
 import ckptgrow
 from ckptgrow.errors import RequestError
 from ckptgrow.growth.request import StateRequest
-from tests.families.models import (
+from tests.helpers.families import (
     CASES,
     WIDER,
     batches,
@@ -24,9 +24,10 @@ from tests.families.models import (
     reloaded,
     saved,
     still,
+    still_run,
     trained,
 )
-from tests.families.test_contract import EXACT, FLOAT32, slow_but
+from tests.helpers.family_checks import EXACT, FLOAT32, LAYER_NORM, slow_but
 
 Tree = dict[str, Any]
 REASONS = {
@@ -41,8 +42,6 @@ REASONS = {
     "roberta": "a norm stands after each block",
 }
 PADDED = [case for case in WIDER if CASES[case][0] not in REASONS]
-# a LayerNorm's backward pass takes away the mean of all gradients, those of new coordinates among them
-LAYER_NORM = ("gpt2", "gpt_neox", "starcoder2", "stablelm", "vit")
 WRITERS = (
     r"(wte|wpe|embed_in|embed_tokens|c_proj|dense|dense_4h_to_h|o_proj|down_proj|fc2|patch_embeddings\.projection)"
     r"\.(weight|bias)$|cls_token$|position_embeddings$"
@@ -53,7 +52,7 @@ ROUGH = 0.2  # how far off their gradients are, of the largest entry
 @pytest.mark.parametrize("case", slow_but(PADDED, ("llama", "gpt2")))
 def test_any_hidden_size_keeps_the_function_and_the_moments_of_old_entries(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
+    source = still_run(tmp_path / "small.ckpt", case)
     hidden = small.config.hidden_size * 3 // 2
     ckptgrow.width(source, tmp_path / "grown.ckpt", hidden=hidden, how="pad")
     grown, tree = loaded(tmp_path / "grown.ckpt")
@@ -87,7 +86,7 @@ def test_any_hidden_size_keeps_the_function_and_the_moments_of_old_entries(tmp_p
 @pytest.mark.parametrize("case", slow_but(PADDED, ("llama",)))
 def test_new_coordinates_learn_and_the_model_survives_transformers_own_saving(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
+    source = still_run(tmp_path / "small.ckpt", case)
     hidden = small.config.hidden_size * 3 // 2
     ckptgrow.width(source, tmp_path / "grown.ckpt", hidden=hidden, how="pad")
     grown, _ = loaded(tmp_path / "grown.ckpt")
@@ -105,14 +104,14 @@ def test_new_coordinates_learn_and_the_model_survives_transformers_own_saving(tm
 
 @pytest.mark.parametrize("case", [case for case in WIDER if CASES[case][0] in REASONS])
 def test_families_whose_config_forbids_it_say_why(tmp_path: Path, case: str) -> None:
-    source = saved(tmp_path / "small.ckpt", perturbed(case), still)
+    source = still_run(tmp_path / "small.ckpt", case)
     with pytest.raises(RequestError, match=REASONS[CASES[case][0]]):
         ckptgrow.width(source, tmp_path / "grown.ckpt", hidden=24, how="pad")
     assert not (tmp_path / "grown.ckpt").exists()
 
 
 def test_second_moments_of_new_entries_may_be_the_mean_of_old_ones(tmp_path: Path) -> None:
-    source = saved(tmp_path / "small.ckpt", perturbed("llama"), still)
+    source = still_run(tmp_path / "small.ckpt", "llama")
     ckptgrow.width(
         source, tmp_path / "grown.ckpt", hidden=24, ffn=30, how="pad", request=StateRequest(fresh_moments="mean")
     )
@@ -172,7 +171,7 @@ def an_old_moment(tree: Tree) -> str:
     ids=lambda tamper: tamper.__name__,
 )
 def test_tampering_with_a_padded_model_is_caught_and_named(tmp_path: Path, tamper: Callable[[Tree], str]) -> None:
-    source = saved(tmp_path / "small.ckpt", perturbed("llama"), still)
+    source = still_run(tmp_path / "small.ckpt", "llama")
     ckptgrow.width(source, tmp_path / "grown.ckpt", hidden=24, how="pad")
     tree = torch.load(tmp_path / "grown.ckpt", weights_only=True)
     named = tamper(tree)
@@ -199,7 +198,7 @@ def test_tampering_with_a_padded_model_is_caught_and_named(tmp_path: Path, tampe
 def test_contradictory_sizes_are_refused(
     tmp_path: Path, sizes: dict[str, Any], request_: StateRequest, reason: str
 ) -> None:
-    source = saved(tmp_path / "small.ckpt", perturbed("mistral"), still)
+    source = still_run(tmp_path / "small.ckpt", "mistral")
     with pytest.raises(RequestError, match=reason):
         ckptgrow.width(source, tmp_path / "grown.ckpt", request=request_, **sizes)
     assert not (tmp_path / "grown.ckpt").exists()

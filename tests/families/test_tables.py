@@ -18,11 +18,10 @@ from ckptgrow.spaces.layout import parse
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.claim import claim
 from ckptgrow.state.sizes import holds
-from tests.builders import save_lightning
 from tests.families.contract import RESULTS, readme_with, table
-from tests.families.models import CASES, difference, loaded, perturbed
-
-README = Path(__file__).parents[2] / "README.md"
+from tests.helpers.families import CASES, difference, loaded, perturbed
+from tests.helpers.lightning_files import save_lightning
+from tests.helpers.paths import README
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ from transformers import AutoConfig, PreTrainedModel
 import ckptgrow
 from ckptgrow.errors import ClaimError
 from ckptgrow.families.registry import FAMILIES
-from tests.builders import save_lightning
-from tests.families.models import (
+from tests.helpers.families import (
     ALIBI,
     CASES,
     FIRST,
@@ -28,6 +27,7 @@ from tests.families.models import (
     still,
     trained,
 )
+from tests.helpers.lightning_files import save_lightning
 
 EXACT = 1e-12  # of the largest logit, a few hundred roundings of float64
 HEADED = [case for case in FIRST if FAMILIES[CASES[case][0]].tie is not None]
@@ -123,7 +123,8 @@ def test_conversion_keeps_it(tmp_path: Path, case: str) -> None:
     heads = ("embed_out.weight", tie.head)
     ours, theirs = (next(one for name, one in file.items() if name in heads) for file in (found, expected))
     assert torch.equal(ours, theirs)
-    assert difference(*(reloaded(untied(case), path) for path in (source, tmp_path / "back")))[0] == 0
+    before, after = (reloaded(untied(case), path).state_dict() for path in (source, tmp_path / "back"))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     inspected = ckptgrow.inspect(source)
     assert inspected.config is not None and inspected.config["tie_word_embeddings"] is False
     assert not inspected.problems
@@ -196,3 +197,16 @@ def test_one_parameter_under_two_names_is_refused(tmp_path: Path) -> None:
     save_file({**tensors, "lm_head.weight": tensors["embed_out.weight"] + 1}, file, metadata={"format": "pt"})
     with pytest.raises(ClaimError, match=r"embed_out\.weight and lm_head\.weight name one parameter"):
         ckptgrow.width(source, tmp_path / "grown")
+
+
+@pytest.mark.parametrize("separate", ["split", "noise"])
+def test_t5s_directory_without_a_head_grows_and_verifies_whatever_its_config_says(
+    tmp_path: Path, separate: Any
+) -> None:
+    """Transformers ties the head that the directory lacks."""
+    model = perturbed("t5")
+    model.save_pretrained(tmp_path / "small")
+    path = tmp_path / "small" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tie_word_embeddings": False}))
+    ckptgrow.width(tmp_path / "small", tmp_path / "grown", ffn=30, separate=separate)
+    assert ckptgrow.verify(tmp_path / "small", tmp_path / "grown").passed

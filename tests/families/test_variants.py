@@ -17,7 +17,7 @@ from ckptgrow.families.registry import FAMILIES
 from ckptgrow.growth.request import StateRequest
 from ckptgrow.growth.shrinking import shrunken_spaces
 from ckptgrow.state.architecture import Architecture
-from tests.families.models import (
+from tests.helpers.families import (
     ALIBI,
     CASES,
     TIED_WITHOUT_A_GAIN,
@@ -28,12 +28,12 @@ from tests.families.models import (
     loaded,
     perturbed,
     reloaded,
-    resumed,
     saved,
-    still,
+    still_run,
     trained,
 )
-from tests.families.test_contract import check_depth, check_function, check_moments, check_verified, check_width
+from tests.helpers.family_checks import check_depth, check_function, check_moments, check_verified, check_width
+from tests.helpers.optimizers import resumed
 
 WIDER = [case for case in VARIANTS if case not in TIED_WITHOUT_A_GAIN]
 POST_NORM = [case for case in VARIANTS if "post-norm" in case or "350m" in case]
@@ -51,7 +51,7 @@ def test_they_grow_in_width_with_their_moments(tmp_path: Path, case: str, factor
 @pytest.mark.parametrize("case", WIDER)
 def test_they_grow_separated(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
+    source = still_run(tmp_path / "small.ckpt", case)
     ckptgrow.width(source, tmp_path / "grown.ckpt", factor=2)
     check_function(small, tmp_path / "grown.ckpt")
     check_verified(source, tmp_path / "grown.ckpt")
@@ -62,7 +62,7 @@ def test_under_mup_their_losses_are_the_small_runs(tmp_path: Path, case: str) ->
     source = saved(tmp_path / "small.ckpt", perturbed(case), adamw)
     ckptgrow.width(source, tmp_path / "grown.ckpt", noise=0, request=StateRequest(lr_rule="mup"))
     runs = [
-        trained(model, resumed(model, tree), batches(15, seed=3))
+        trained(model, resumed(model, tree["optimizer_states"][0], adamw), batches(15, seed=3))
         for model, tree in (loaded(source), loaded(tmp_path / "grown.ckpt"))
     ]
     assert max(abs(one - other) for one, other in zip(*runs, strict=True)) <= 1e-9
@@ -71,7 +71,7 @@ def test_under_mup_their_losses_are_the_small_runs(tmp_path: Path, case: str) ->
 @pytest.mark.parametrize("case", VARIANTS)
 def test_their_feed_forward_units_grow_to_any_size(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
-    source = saved(tmp_path / "small.ckpt", small, still)
+    source = still_run(tmp_path / "small.ckpt", case)
     ckptgrow.width(source, tmp_path / "grown.ckpt", ffn=27, noise=0)
     check_function(small, tmp_path / "grown.ckpt")
     check_moments(tmp_path / "grown.ckpt")
@@ -80,7 +80,7 @@ def test_their_feed_forward_units_grow_to_any_size(tmp_path: Path, case: str) ->
 
 @pytest.mark.parametrize("case", TIED_WITHOUT_A_GAIN)
 def test_a_tied_head_behind_no_gain_is_refused(tmp_path: Path, case: str) -> None:
-    source = saved(tmp_path / "small.ckpt", perturbed(case), still)
+    source = still_run(tmp_path / "small.ckpt", case)
     with pytest.raises(RequestError, match="no gain that could make up for the copies"):
         ckptgrow.width(source, tmp_path / "grown.ckpt")
     assert not (tmp_path / "grown.ckpt").exists()
@@ -94,7 +94,7 @@ def test_new_layers_are_identities(tmp_path: Path, case: str, place: str) -> Non
 
 @pytest.mark.parametrize("case", POST_NORM)
 def test_blocks_with_a_norm_behind_them_are_copied_or_refused(tmp_path: Path, case: str) -> None:
-    source = saved(tmp_path / "small.ckpt", perturbed(case), still)
+    source = still_run(tmp_path / "small.ckpt", case)
     for new in ("zero-output", "zero-norm"):
         with pytest.raises(RequestError, match=r'normalises after each block; new="copy"|norms have no gain'):
             ckptgrow.depth(source, tmp_path / "grown.ckpt", new=new)
@@ -104,7 +104,7 @@ def test_blocks_with_a_norm_behind_them_are_copied_or_refused(tmp_path: Path, ca
 
 @pytest.mark.parametrize("case", UNEQUAL)
 def test_stacks_of_different_depths_are_not_deepened(tmp_path: Path, case: str) -> None:
-    source = saved(tmp_path / "small.ckpt", perturbed(case), still)
+    source = still_run(tmp_path / "small.ckpt", case)
     with pytest.raises(RequestError, match="encoder and decoder have different numbers of layers"):
         ckptgrow.depth(source, tmp_path / "grown.ckpt")
 

@@ -14,7 +14,7 @@ from transformers import BertForSequenceClassification, GPT2ForSequenceClassific
 import ckptgrow
 from ckptgrow.errors import ClaimError
 from ckptgrow.growth.request import StateRequest
-from tests.families.models import perturbed, saved, still
+from tests.helpers.families import perturbed, saved, still
 
 
 def test_torchs_average_of_the_weights_grows_by_the_same_noise_and_keeps_its_count(tmp_path: Path) -> None:

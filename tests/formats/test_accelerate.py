@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -27,8 +25,9 @@ from ckptgrow.cli import run
 from ckptgrow.errors import CheckpointError
 from ckptgrow.state.opening import open_state
 from ckptgrow.storage.tensors import whole
-from tests.builders import gpt2_config, language_loss, perturbed_gpt2, token_batches, train
-from tests.formats.test_distributed import ROOT, tensors_of, together
+from tests.helpers.distributed import tensors_of
+from tests.helpers.gpt2 import gpt2_config, language_loss, perturbed_gpt2, token_batches, train
+from tests.helpers.processes import completed, ranks, together
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")
 SHARDED, FULL = "SHARDED_STATE_DICT", "FULL_STATE_DICT"
@@ -89,16 +88,9 @@ def test_a_saved_state_grows_and_its_run_goes_on(tmp_path: Path, config: Path, s
 
 def fsdp(phase: str, layout: tuple[int, str], directory: Path, width: int) -> list[float]:
     """A real FSDP training in two processes; the losses that it goes on with."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "tests.formats.fsdp_run"]
-    done = subprocess.run(
-        [*command, phase, str(layout[0]), layout[1], str(directory), str(width)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    arguments = [phase, str(layout[0]), layout[1], str(directory), str(width)]
+    for one in completed("tests.helpers.fsdp_run", arguments, ranks(2)):
+        assert one.returncode == 0, one.stderr
     return json.loads(Path(f"{directory}.losses.json").read_text())
 
 

@@ -14,38 +14,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 import ckptgrow
 from ckptgrow.cli import run
 from ckptgrow.errors import RequestError
-from tests.builders import (
-    gpt2_config,
-    largest_logit_difference,
-    perturbed_gpt2,
-    save_lightning,
-    token_batches,
-    trained_checkpoint,
-)
-from tests.families import models
-from tests.formats.test_huggingface import trainer
-
-
-def state_of(path: Path) -> dict[str, Any]:
-    """Parameters, moments and steps of a `.ckpt`, through torch alone."""
-    tree = torch.load(path, weights_only=True)
-    return {"weights": tree["state_dict"], "optimizers": tree["optimizer_states"], "step": tree["global_step"]}
-
-
-def assert_same(one: Any, other: Any, where: str = "") -> None:
-    assert type(one) is type(other) or isinstance(one, dict), where
-    if isinstance(one, torch.Tensor):
-        assert one.dtype == other.dtype and torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert set(one) == set(other), where
-        for key in one:
-            assert_same(one[key], other[key], f"{where}/{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for index, (first, second) in enumerate(zip(one, other, strict=True)):
-            assert_same(first, second, f"{where}/{index}")
-    else:
-        assert one == other, where
+from tests.helpers import families
+from tests.helpers.gpt2 import gpt2_config, largest_logit_difference, perturbed_gpt2, token_batches
+from tests.helpers.lightning_files import assert_same, save_lightning, state_of, trained_checkpoint
+from tests.helpers.trainers import trainer
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
@@ -191,7 +163,7 @@ def test_unknown_targets_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("says_tied", [True, False])
 def test_t5s_head_comes_back_whatever_its_config_says(tmp_path: Path, says_tied: bool) -> None:
     """Transformers ties T5's head wherever a directory lacks it."""
-    model = models.perturbed("t5")
+    model = families.perturbed("t5")
     tree = {"config": {**model.config.to_dict(), "tie_word_embeddings": says_tied}}
     source = save_lightning(tmp_path / "small.ckpt", model, hyper_parameters=tree)
     ckptgrow.convert(source, tmp_path / "hf", to="huggingface")
@@ -201,10 +173,10 @@ def test_t5s_head_comes_back_whatever_its_config_says(tmp_path: Path, says_tied:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("case", models.FIRST)
+@pytest.mark.parametrize("case", families.FIRST)
 def test_a_directory_becomes_a_file_with_the_modules_own_names(tmp_path: Path, case: str) -> None:
     """`save_pretrained` writes some families under names that no module has."""
-    model = models.perturbed(case)
+    model = families.perturbed(case)
     model.save_pretrained(tmp_path / "hf")
     ckptgrow.convert(tmp_path / "hf", tmp_path / "out.ckpt", to="lightning")
     tensors = torch.load(tmp_path / "out.ckpt", weights_only=True)["state_dict"]

@@ -6,9 +6,6 @@ import json
 import os
 import pickle
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +23,14 @@ from ckptgrow.distributed import Processes
 from ckptgrow.errors import CheckpointError, UnsafePickleError
 from ckptgrow.formats import known_formats
 from ckptgrow.storage.dcp_io.dcp_writing import write
-from ckptgrow.storage.tensors import Held, LazyTensor, whole
+from ckptgrow.storage.tensors import Held, is_lazy, whole
 from ckptgrow.storage.tree import tensors_in
-from tests.builders import perturbed_gpt2, token_batches, train, trained_checkpoint
-from tests.formats.test_convert import assert_same, state_of
+from tests.helpers.distributed import tensors_of
+from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
+from tests.helpers.lightning_files import assert_same, state_of, trained_checkpoint
+from tests.helpers.processes import together
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -44,22 +42,6 @@ def lightning_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def source(lightning_file: Path) -> Path:
     ckptgrow.convert(lightning_file, lightning_file.parent / "small", "dcp")
     return lightning_file.parent / "small"
-
-
-def tensors_of(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a distributed checkpoint, as torch itself reads them."""
-    merged = path.parent / f"{path.name}.merged.pt"
-    dcp_to_torch_save(path, merged)
-    tree = torch.load(merged, weights_only=True)
-    merged.unlink()
-    return {str(keys): value for keys, value in flat(tree)}
-
-
-def flat(tree: Any, keys: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], torch.Tensor]]:
-    if isinstance(tree, torch.Tensor):
-        return [(keys, tree)]
-    children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    return [one for key, value in children for one in flat(value, (*keys, key))]
 
 
 def test_a_round_trip_from_lightning_is_equal_to_the_bit(source: Path, lightning_file: Path, tmp_path: Path) -> None:
@@ -104,33 +86,6 @@ def test_growing_gives_the_same_tensors_as_growing_the_file(source: Path, lightn
         assert torch.equal(tensors[f"('model', '{name}')"], tensor)
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def together(count: int, *arguments: str) -> list[subprocess.CompletedProcess[str]]:
-    """The command in several processes, with the variables that torchrun sets."""
-    common = {**os.environ, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "ckptgrow", *arguments],
-            cwd=ROOT,
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-    done: list[subprocess.CompletedProcess[str]] = []
-    for one in running:
-        out, err = one.communicate(timeout=300)
-        done.append(subprocess.CompletedProcess(one.args, one.returncode, out, err))
-    return done
-
-
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_write_the_same_tensors_as_one(source: Path, tmp_path: Path, count: int) -> None:
     ckptgrow.width(source, tmp_path / "alone")
@@ -151,7 +106,7 @@ def test_blocks_that_other_processes_wrote_are_put_together(tmp_path: Path) -> N
     write({"model": {"a": Held(tensor[:, 1:4])}, "n": 3}, tmp_path / "x", Processes(), lambda amount: None)
     tree = known_formats.DistributedFormat().read(tmp_path / "x")
     lazy = tree.tensors["a"]
-    assert isinstance(lazy, LazyTensor) and torch.equal(lazy.rows(2, 6), tensor[2:6, 1:4])
+    assert is_lazy(lazy) and torch.equal(lazy.rows(2, 6), tensor[2:6, 1:4])
     assert torch.equal(whole(next(tensor for _, tensor in tensors_in(dict(tree.tensors)))), tensor[:, 1:4])
 
 

@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, GPT2LMHeadModel, GPT2Model, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, GPT2LMHeadModel, GPT2Model, Trainer
 
 import ckptgrow
 from ckptgrow import Settings, StateRequest
 from ckptgrow.errors import CheckpointError, RequestError
 from ckptgrow.train import parameter_groups
-from tests.builders import gpt2_config, largest_logit_difference, perturbed_gpt2, token_batches
+from tests.helpers.gpt2 import gpt2_config, largest_logit_difference, perturbed_gpt2
+from tests.helpers.trainers import trainer
 
 
-def loaded(path: Path) -> tuple[GPT2LMHeadModel, dict[str, Any]]:
+def of_directory(path: Path) -> tuple[GPT2LMHeadModel, dict[str, Any]]:
     model, info = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, dtype="auto")
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     return model.eval(), info
@@ -34,7 +35,7 @@ def test_a_model_directory_grows_and_loads_without_a_warning(tmp_path: Path, sha
     request = StateRequest(max_shard_bytes=shard)
     done = ckptgrow.width(tmp_path / "small", tmp_path / "grown", factor=3, noise=0, request=request)
     assert any("no optimizer state" in note for note in done.notes)
-    grown, _ = loaded(tmp_path / "grown")
+    grown, _ = of_directory(tmp_path / "grown")
     assert grown.config.n_embd == 36 and grown.dtype == torch.float64
     assert largest_logit_difference(small, grown) <= 1e-12
     assert (tmp_path / "grown" / "tokenizer.json").read_text() == '{"made": "up"}'
@@ -59,7 +60,7 @@ def test_weights_written_by_torch_save_are_read(tmp_path: Path) -> None:
     small.config.save_pretrained(tmp_path / "small")
     torch.save(small.state_dict(), tmp_path / "small" / "pytorch_model.bin")
     ckptgrow.width(tmp_path / "small", tmp_path / "grown", noise=0)
-    assert largest_logit_difference(small, loaded(tmp_path / "grown")[0]) <= 1e-12
+    assert largest_logit_difference(small, of_directory(tmp_path / "grown")[0]) <= 1e-12
     assert not (tmp_path / "grown" / "pytorch_model.bin").exists()
 
 
@@ -67,41 +68,7 @@ def test_weights_written_by_torch_save_are_read(tmp_path: Path) -> None:
 def test_dtypes_stay(tmp_path: Path, dtype: torch.dtype) -> None:
     perturbed_gpt2().to(dtype).save_pretrained(tmp_path / "small")
     ckptgrow.width(tmp_path / "small", tmp_path / "grown", noise=0)
-    assert loaded(tmp_path / "grown")[0].dtype == dtype
-
-
-class Rows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """Token rows with labels."""
-
-    def __init__(self) -> None:
-        self.rows = torch.cat(token_batches(40, seed=11))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"input_ids": self.rows[index], "labels": self.rows[index]}
-
-
-def trainer(directory: Path, model: GPT2LMHeadModel, max_steps: int, **more: Any) -> Trainer:
-    arguments = TrainingArguments(
-        output_dir=str(directory),
-        max_steps=max_steps,
-        per_device_train_batch_size=4,
-        learning_rate=2e-3,
-        weight_decay=0.1,
-        warmup_steps=3,
-        lr_scheduler_type="linear",
-        logging_steps=1,
-        save_steps=6,
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
-        seed=0,
-        max_grad_norm=0.0,
-        dataloader_pin_memory=False,
-    )
-    return Trainer(model=model, args=arguments, train_dataset=Rows(), **more)
+    assert of_directory(tmp_path / "grown")[0].dtype == dtype
 
 
 def logged(runner: Trainer) -> dict[int, dict[str, float]]:

@@ -15,7 +15,8 @@ import ckptgrow
 from ckptgrow import StateRequest
 from ckptgrow.cli import run
 from ckptgrow.errors import OptimizerError, RequestError
-from tests.builders import perturbed_gpt2, save_lightning, token_batches, train
+from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
+from tests.helpers.lightning_files import save_lightning
 
 RESET = StateRequest(reset=("optimizer",))
 

@@ -14,10 +14,11 @@ import ckptgrow
 from ckptgrow import StateRequest
 from ckptgrow.cli import run
 from ckptgrow.state.opening import open_state
-from tests.builders import perturbed_gpt2, save_lightning, token_batches, train
-from tests.families import models
+from tests.helpers import families
+from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
+from tests.helpers.lightning_files import save_lightning
+from tests.helpers.state_requests import MUP
 
-MUP = StateRequest(lr_rule="mup")
 SPELT_OTHERWISE = ("vit", "gpt_neox", "mixtral")  # in files
 
 
@@ -134,12 +135,12 @@ def test_names_of_the_module_are_matched_where_files_spell_them_otherwise(
     tmp_path: Path, case: str, is_keyed: bool
 ) -> None:
     """An optimizer is told the names of `named_parameters`; `save_pretrained` writes others for some families."""
-    model = models.perturbed(case)
+    model = families.perturbed(case)
     names = [name for name, _ in model.named_parameters()]
     random.Random(case).shuffle(names)
     parameters = dict(model.named_parameters())
     optimizer = torch.optim.AdamW([(name, parameters[name]) for name in names], lr=1e-3)
-    models.trained(model, optimizer, models.batches(2))
+    families.trained(model, optimizer, families.batches(2))
     model.save_pretrained(tmp_path / "small")
     with safe_open(tmp_path / "small" / "model.safetensors", "pt") as file:
         assert not {*names} <= {*file.keys()}
@@ -157,9 +158,9 @@ def test_names_of_the_module_are_matched_where_files_spell_them_otherwise(
 def test_groups_that_growth_makes_say_the_modules_names_or_those_that_were_told(
     tmp_path: Path, case: str, spelt_as: str
 ) -> None:
-    model = models.perturbed(case)
-    optimizer = models.adamw(model.parameters())
-    models.trained(model, optimizer, models.batches(2))
+    model = families.perturbed(case)
+    optimizer = families.adamw(model.parameters())
+    families.trained(model, optimizer, families.batches(2))
     model.save_pretrained(tmp_path / "small")
     state, filed = optimizer.state_dict(), {name: name for name, _ in model.named_parameters()}
     if spelt_as == "filed":

@@ -24,11 +24,13 @@ from ckptgrow.state.opening import open_state
 from ckptgrow.storage.dcp_io.dcp_pieces import Piece
 from ckptgrow.storage.dcp_io.dcp_reading import _cover  # pyright: ignore[reportPrivateUsage]
 from ckptgrow.storage.files import tensor_writing
-from tests.builders import gpt2_config, perturbed_gpt2, save_lightning, token_batches, train, trained_checkpoint
-from tests.formats.test_distributed import tensors_of, together
+from tests.helpers.distributed import tensors_of
+from tests.helpers.gpt2 import gpt2_config, perturbed_gpt2, token_batches, train
+from tests.helpers.lightning_files import save_lightning, trained_checkpoint
+from tests.helpers.processes import together
+from tests.helpers.state_requests import MUP
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")
-MUP = StateRequest(lr_rule="mup")
 
 
 def trained() -> tuple[Any, torch.optim.Optimizer]:

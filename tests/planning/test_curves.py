@@ -11,7 +11,7 @@ import pytest
 from ckptgrow.cli import run
 from ckptgrow.planning.growth_point import growth_point
 from ckptgrow.planning.learning_curves import curve
-from tests.planning.curves_made import made, step_at, write, write_made
+from tests.helpers.curves import made, step_at, write, write_made
 
 CURVES = Path(
     os.environ.get("CKPTGROW_CURVES", Path(__file__).parents[3] / "shared" / "data" / "staged-training-curves")

@@ -14,7 +14,7 @@ from ckptgrow.errors import DataError
 from ckptgrow.planning.fitting import NAMES, fit, gather
 from ckptgrow.planning.law_files import read_law
 from ckptgrow.planning.laws import LAWS
-from tests.planning.curves_made import Vector, write
+from tests.helpers.curves import Vector, write
 
 SIZES, TOKENS = (1e7, 4e7, 1.6e8), 5e5
 

@@ -21,14 +21,10 @@ from ckptgrow.planning.executed import batches
 from ckptgrow.planning.operators import GrowthStep
 from ckptgrow.planning.shapes import shapes
 from ckptgrow.planning.terminal import Line, Mark, picture
-from tests.train.runs import tiny_data
+from tests.helpers.commands import as_json
+from tests.helpers.training_runs import tiny_data
 
 TARGET = ["plan", "law", "--target-params", "3.4e8"]
-
-
-def as_json(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
-    assert run([*arguments, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 def test_json_says_the_stages_and_the_constants(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,10 +17,11 @@ from ckptgrow.errors import CkptgrowError, DataError, RequestError
 from ckptgrow.planning.logs import Names, newest_log, read_log
 from ckptgrow.planning.model_size import model_size
 from ckptgrow.train.training_run import train
-from tests.builders import gpt2_config, perturbed_gpt2, trained_checkpoint
-from tests.families.models import COMMON
-from tests.planning.curves_made import write
-from tests.train.runs import tiny_data
+from tests.helpers.curves import write
+from tests.helpers.families import COMMON
+from tests.helpers.gpt2 import gpt2_config, perturbed_gpt2
+from tests.helpers.lightning_files import trained_checkpoint
+from tests.helpers.training_runs import tiny_data
 
 STEPS = np.arange(10.0, 310.0, 10.0)
 LOSSES = 10 / STEPS**0.2

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ckptgrow.cli import run
 from ckptgrow.planning.spikes import RULES
-from tests.planning.curves_made import SMALL, Vector, power_law, write
+from tests.helpers.curves import SMALL, Vector, power_law, write
 
 
 def noise(seed: int, num: int, correlation: float, tails: float) -> Vector:

@@ -8,7 +8,7 @@ import pytest
 from ckptgrow.planning.growth_point import growth_point
 from ckptgrow.planning.learning_curves import Curve
 from ckptgrow.planning.uncertainty import local_quadratic
-from tests.planning.curves_made import LARGE, SIZES, SMALL, made, noisy, power_law
+from tests.helpers.curves import LARGE, SIZES, SMALL, made, noisy, power_law
 
 
 def saved_by(before: float, optimal: float) -> float:

@@ -10,7 +10,7 @@ import pytest
 
 from ckptgrow.cli import run
 from ckptgrow.planning.watching import inflated_variance, predicted_step, watch
-from tests.planning.curves_made import SMALL, made, noisy, step_at, write_made
+from tests.helpers.curves import SMALL, made, noisy, step_at, write_made
 
 TAU = -0.0475
 CROSSES = step_at(*SMALL, TAU)

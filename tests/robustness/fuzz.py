@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.robustness.damage import Damage, consequence, originals
+from tests.helpers.damage import Damage, consequence, originals
 
 
 def random_damage(chance: random.Random) -> Damage:

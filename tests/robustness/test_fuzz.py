@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.robustness.damage import KINDS, Damage, consequence, originals
+from tests.helpers.damage import KINDS, Damage, consequence, originals
 
 shares = st.floats(0, 1, exclude_max=True)
 heads = st.floats(0, 0.05)  # headers lie there

@@ -18,20 +18,14 @@ import ckptgrow
 from ckptgrow.cli import run
 from ckptgrow.storage.files.atomic import appearing, clear_leftovers
 from ckptgrow.storage.tree import map_leaves, tensors_in
-from tests.builders import perturbed_gpt2, trained_checkpoint
+from tests.helpers.commands import refused
+from tests.helpers.gpt2 import perturbed_gpt2
+from tests.helpers.lightning_files import trained_checkpoint
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return trained_checkpoint(tmp_path / "small.ckpt", perturbed_gpt2(), num_steps=1)
-
-
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], *words: str) -> None:
-    capsys.readouterr()  # what made the input speaks too
-    assert run(arguments) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and "fault of ckptgrow" not in lines[0], lines
-    assert all(word in lines[0] for word in words), lines[0]
 
 
 def copied(source: Path, write: Callable[[zipfile.ZipFile, zipfile.ZipInfo, bytes], None]) -> None:
@@ -137,7 +131,7 @@ def test_lists_that_repeat_themselves_are_looked_into_once(source: Path) -> None
     bomb: list[Any] = [torch.ones(2)]
     for _ in range(40):
         bomb = [bomb] * 10
-    assert len(list(tensors_in(map_leaves(bomb, torch.Tensor, lambda one: one)))) <= 1
+    assert len(list(tensors_in(map_leaves(bomb, torch.is_tensor, lambda one: one)))) <= 1
     edit(source, lambda tree: tree["callbacks"].update(bomb=bomb))
     ckptgrow.width(source, source.with_name("out.ckpt"))
     kept: Any = torch.load(source.with_name("out.ckpt"), weights_only=True)["callbacks"]["bomb"]

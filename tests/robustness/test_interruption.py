@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,8 +14,10 @@ import torch
 
 import ckptgrow
 from ckptgrow.cli import run
-from tests.builders import perturbed_gpt2, save_lightning
-from tests.disks import can_mount, mounted
+from tests.helpers.disks import can_mount, mounted
+from tests.helpers.gpt2 import perturbed_gpt2
+from tests.helpers.lightning_files import save_lightning
+from tests.helpers.processes import Started
 
 STARTED = 60.0  # seconds: far more than a process needs to begin writing
 
@@ -28,14 +29,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_lightning(tmp_path_factory.mktemp("source") / "small.ckpt", model)
 
 
-def started(source: Path, target: Path) -> subprocess.Popen[bytes]:
+def started(source: Path, target: Path) -> Started:
     """A growth that has begun to write."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ckptgrow", "width", str(source), str(target), "--factor", "4", "--noise", "1"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    process = Started("ckptgrow", ["width", str(source), str(target), "--factor", "4", "--noise", "1"])
     limit = time.monotonic() + STARTED
     while not any(target.parent.glob(".*.partial")) and process.poll() is None:
         assert time.monotonic() < limit
@@ -61,7 +57,7 @@ def kill_at_random(tmp_path: Path, source: Path, seed: int) -> None:
     target = tmp_path / "out.ckpt"
     process = started(source, target)
     time.sleep(random.Random(seed).uniform(0, 1.5))
-    process.kill()
+    process.send_signal(signal.SIGKILL)
     process.wait()
     left = {path.name for path in tmp_path.iterdir()}
     if target.exists():

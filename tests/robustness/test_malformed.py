@@ -10,8 +10,7 @@ from types import ModuleType
 import pytest
 
 from ckptgrow.cli import run
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers.paths import ROOT
 
 
 def corpus_script() -> ModuleType:

@@ -20,7 +20,8 @@ import ckptgrow
 from ckptgrow.cli import Terminated, main, run
 from ckptgrow.errors import RequestError
 from ckptgrow.storage.files.atomic import appearing
-from tests.builders import perturbed_gpt2, save_lightning, trained_checkpoint
+from tests.helpers.gpt2 import perturbed_gpt2
+from tests.helpers.lightning_files import save_lightning, trained_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 NUM_KILLS = 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import re
 
 import pytest
 
@@ -26,6 +27,13 @@ from ckptgrow.spaces.layout import parse
         ("experts: ffn <- normed", "matrix", ["batch", "out", "in"], [(("experts",),), (("ffn",),), (("normed",),)]),
         ("ffn", "bias", ["out"], [(("ffn",),)]),
         ("gain normed", "gain", ["out"], [(("normed",),)]),
+        ("1+gain head", "gain", ["out"], [(("head",),)]),
+        (
+            "1 (1 + patches): residual",
+            "bias",
+            ["batch", "batch", "out"],
+            [((1,),), ((1,), ("patches",)), (("residual",),)],
+        ),
         ("fixed", "fixed", [], []),
     ],
 )
@@ -36,10 +44,58 @@ def test_layouts_are_parsed(text: str, kind: str, roles: list[str], parts: list[
     assert [axis.parts for axis in layout.axes] == parts
 
 
-@pytest.mark.parametrize("text", ["<- residual", "vocab ->", "->"])
-def test_a_side_without_an_axis_is_no_layout(text: str) -> None:
-    with pytest.raises(ValueError, match="names no axis"):
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "the end"),
+        ("->", "'-' at character 1"),
+        ("<- residual", "'<' at character 1"),
+        ("vocab ->", "the end"),
+        ("residual <= x", "'<' at character 10"),
+        ("residual <-- x", "'-' at character 12"),
+        ("vocab <- residual -> ffn", "'-' at character 19"),
+        ("(heads head <- x", "'<' at character 13"),
+        ("(heads head", "the end"),
+        ("heads head) <- x", "')' at character 11"),
+        ("(heads (head)) <- x", "'(' at character 8"),
+        ("() <- x", "')' at character 2"),
+        ("(heads head +) <- x", "')' at character 14"),
+        ("(heads + + head) <- x", "'+' at character 10"),
+        ("heads + head <- x", "'+' at character 7"),
+        ("0 <- x", "'0' at character 1"),
+        ("2ffn <- x", "'2' at character 1"),
+        ("kv-heads <- x", "'-' at character 3"),
+        ("vocab, ffn <- x", "',' at character 6"),
+        ("größe <- x", "'ö' at character 3"),
+        (": ffn <- x", "':' at character 1"),
+        ("experts:", "the end"),
+        ("experts: layers: ffn <- x", "':' at character 16"),
+        ("gain", "the end"),
+        ("gain ffn normed", "'n' at character 10"),
+        ("gain ffn <- normed", "'<' at character 10"),
+        ("gian normed", "the end"),
+        ("1+gains normed", "'+' at character 2"),
+        ("(gain normed)", "'g' at character 2"),
+        ("fixed <- x", "'f' at character 1"),
+        ("fixed ", "'f' at character 1"),
+    ],
+)
+def test_what_is_no_layout_is_refused_with_its_character(text: str, found: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"layout {text!r}: found {found}, expected ")):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("vocab<-residual", "vocab <- residual"),
+        ("( 3  heads head )<-normed", "(3 heads head) <- normed"),
+        ("(a+b)", "(a + b)"),
+        ("a :gain b", "a: gain b"),
+    ],
+)
+def test_blanks_beside_signs_change_nothing(text: str, same: str) -> None:
+    assert parse(text).axes == parse(same).axes and parse(text).kind == parse(same).kind
 
 
 def test_layer_maps() -> None:

@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import ckptgrow
 from ckptgrow import StateRequest
 from ckptgrow.train import parameter_groups
-from tests.builders import perturbed_gpt2, save_lightning, token_batches, train
-from tests.train.runs import CONFIG, config_file, losses, tiny_data, train_here
+from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
+from tests.helpers.lightning_files import save_lightning
+from tests.helpers.training_runs import CONFIG, config_file, losses, tiny_data, train_here
 
 GOING_ON = ["--train-steps=14", "--batch-size=4", "--schedule=linear", "--warmup-steps=3", "--seed=3"]
 

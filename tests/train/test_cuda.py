@@ -9,7 +9,7 @@ import torch
 
 import ckptgrow
 from ckptgrow import StateRequest
-from tests.train.runs import config_file, losses, tiny_data, train_here, train_in_process
+from tests.helpers.training_runs import config_file, losses, tiny_data, train_here, train_in_process
 
 pytestmark = pytest.mark.cuda
 

@@ -14,16 +14,7 @@ import pytest
 from ckptgrow.errors import RequestError
 from ckptgrow.train.launching import processes_of
 from ckptgrow.train.occupied import LOCK, occupied
-from tests.train.runs import (
-    TINY,
-    config_file,
-    environment,
-    kill_at,
-    losses,
-    start_at,
-    tiny_data,
-    train_here,
-)
+from tests.helpers.training_runs import TINY, config_file, environment, kill_at, losses, start_at, tiny_data, train_here
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3"}
 SRUN = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "0"}
@@ -56,7 +47,7 @@ def test_devices_are_the_launchers_where_there_is_one(
 
 @pytest.mark.parametrize(
     ("variables", "devices", "words"),
-    [(TORCHRUN, 1, "--devices 1: torchrun"), (SRUN, 4, "--devices 4: srun"), ({"PMI_SIZE": "2"}, None, "mpirun")],
+    [(TORCHRUN, 1, "devices=1: torchrun"), (SRUN, 4, "devices=4: srun"), ({"PMI_SIZE": "2"}, None, "mpirun")],
 )
 def test_what_contradicts_the_launcher_is_refused(variables: dict[str, str], devices: int | None, words: str) -> None:
     with pytest.raises(RequestError, match=words):

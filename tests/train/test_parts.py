@@ -19,7 +19,9 @@ from ckptgrow.state.train_schedule import Schedule
 from ckptgrow.train import order, parameter_groups
 from ckptgrow.train.noise_scale import NoiseScale
 from ckptgrow.train.order import BatchOrder, DataPosition, GrowingBatches, permuted
-from tests.builders import load_model, perturbed_gpt2, token_batches, train, trained_checkpoint
+from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
+from tests.helpers.lightning_files import load_model, trained_checkpoint
+from tests.helpers.paths import README
 
 
 def numbers(order: BatchOrder, num_batches: int) -> list[list[int]]:
@@ -129,7 +131,7 @@ def test_the_readmes_script_resumes_a_grown_checkpoint(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     source = trained_checkpoint(tmp_path / "small.ckpt", perturbed_gpt2().float(), build)
     ckptgrow.width(source, tmp_path / "grown.ckpt", noise=0, request=StateRequest(lr_rule="mup"))
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
     script = next(one for one in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "parameter_groups" in one)
     assert len([line for line in script.splitlines() if line]) <= 10
     names: dict[str, Any] = {}

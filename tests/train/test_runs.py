@@ -17,8 +17,8 @@ import torch
 import ckptgrow
 from ckptgrow import StateRequest
 from ckptgrow.train.order import BatchOrder, DataPosition
-from tests.builders import load_model
-from tests.train.runs import (
+from tests.helpers.lightning_files import load_model
+from tests.helpers.training_runs import (
     CONFIG,
     config_file,
     kill_at,

@@ -23,8 +23,8 @@ from ckptgrow.train.saving import checkpoints_in
 from ckptgrow.train.settings import TrainSettings, settings_for
 from ckptgrow.train.token_sequences import Sequences
 from ckptgrow.train.validation import SharedSequences
-from tests.builders import load_model
-from tests.train.runs import config_file, losses, tiny_data, train_here
+from tests.helpers.lightning_files import load_model
+from tests.helpers.training_runs import config_file, losses, tiny_data, train_here
 
 WHERE = {"data": Path("data"), "out": Path("out")}
 

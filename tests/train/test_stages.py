@@ -10,13 +10,8 @@ import pytest
 import torch
 
 from ckptgrow.cli import run as run_command
-from tests.disks import can_mount, mounted
-from tests.train.runs import (
-    config_file,
-    losses,
-    tiny_data,
-    train_here,
-)
+from tests.helpers.disks import can_mount, mounted
+from tests.helpers.training_runs import config_file, losses, tiny_data, train_here
 
 
 @pytest.fixture(scope="module")

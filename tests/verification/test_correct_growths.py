@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +15,7 @@ import ckptgrow
 from ckptgrow import Settings, StateRequest
 from ckptgrow.errors import CkptgrowError
 from ckptgrow.verification.report import VerifyReport
-from tests.builders import perturbed_gpt2, save_lightning, token_batches, train
-
-TINY: dict[str, Any] = {"n_embd": 8, "n_head": 2, "n_inner": 12, "n_layer": 2}
-STEPS = 6
-ScheduleFor = Callable[[torch.optim.Optimizer], Any]
-SCHEDULES: dict[str, ScheduleFor] = {
-    "none": lambda optimizer: None,
-    "linear": lambda optimizer: schedulers.LinearLR(optimizer, 0.1, total_iters=10),
-    "cosine": lambda optimizer: schedulers.CosineAnnealingLR(optimizer, 20),
-    "restarts": lambda optimizer: schedulers.CosineAnnealingWarmRestarts(optimizer, 4, 2),
-    "step": lambda optimizer: schedulers.StepLR(optimizer, 2, 0.5),
-    "multi": lambda optimizer: schedulers.MultiStepLR(optimizer, [1, 3, 3, 8], 0.5),
-    "exponential": lambda optimizer: schedulers.ExponentialLR(optimizer, 0.9),
-    "polynomial": lambda optimizer: schedulers.PolynomialLR(optimizer, 20, 2.0),
-    "constant": lambda optimizer: schedulers.ConstantLR(optimizer, 0.3, 4),
-    "one cycle": lambda optimizer: schedulers.OneCycleLR(optimizer, [2e-3, 1e-3], total_steps=20),
-    "cyclic": lambda optimizer: schedulers.CyclicLR(optimizer, [1e-4, 2e-4], [1e-3, 2e-3], 4, mode="triangular2"),
-    "sequence": lambda optimizer: schedulers.SequentialLR(
-        optimizer,
-        [schedulers.LinearLR(optimizer, 0.1, total_iters=3), schedulers.CosineAnnealingLR(optimizer, 20)],
-        [3],
-    ),
-    "chain": lambda optimizer: schedulers.ChainedScheduler(
-        [schedulers.ConstantLR(optimizer, 0.1, 4), schedulers.ExponentialLR(optimizer, 0.9)], optimizer
-    ),
-    "averaging": lambda optimizer: torch.optim.swa_utils.SWALR(optimizer, 1e-4, 4),
-}
-
-
-def saved(path: Path, schedule_for: ScheduleFor, **extra: Any) -> Path:
-    """A GPT-2 after some steps of AdamW in two groups."""
-    model = perturbed_gpt2(**TINY)
-    decayed = [one for one in model.parameters() if one.dim() > 1]
-    others = [one for one in model.parameters() if one.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3)
-    schedule = schedule_for(optimizer)
-    for tokens in token_batches(STEPS):
-        train(model, optimizer, [tokens])
-        if schedule is not None:
-            schedule.step()
-    return save_lightning(path, model, [optimizer], [schedule] if schedule else [], global_step=STEPS, **extra)
+from tests.helpers.correct_growths import GROWTHS, SCHEDULES, Growth, scheduled_checkpoint
 
 
 def check(small: Path, grown: Path) -> VerifyReport:
@@ -69,7 +28,7 @@ def check(small: Path, grown: Path) -> VerifyReport:
 @pytest.mark.parametrize("rule", ["keep", "mup"])
 @pytest.mark.parametrize("step", ["keep", 2, 9])
 def test_every_schedule_at_every_step(tmp_path: Path, schedule: str, rule: Any, step: Any) -> None:
-    small = saved(tmp_path / "small.ckpt", SCHEDULES[schedule])
+    small = scheduled_checkpoint(tmp_path / "small.ckpt", SCHEDULES[schedule])
     request = StateRequest(lr_rule=rule, step=step, rewarm=0 if step == "keep" else 5)
     ckptgrow.width(small, tmp_path / "grown.ckpt", request=request)
     report = check(small, tmp_path / "grown.ckpt")
@@ -82,7 +41,7 @@ def same(step: int) -> float:
 
 @pytest.mark.parametrize("rule", ["keep", "mup"])
 def test_a_function_of_the_script_moves_its_clock_and_keeps_its_rate(tmp_path: Path, rule: Any) -> None:
-    small = saved(tmp_path / "small.ckpt", lambda optimizer: schedulers.LambdaLR(optimizer, same))
+    small = scheduled_checkpoint(tmp_path / "small.ckpt", lambda optimizer: schedulers.LambdaLR(optimizer, same))
     ckptgrow.width(small, tmp_path / "grown.ckpt", request=StateRequest(lr_rule=rule, step=2, schedule="lambda"))
     check(small, tmp_path / "grown.ckpt")
     tree = torch.load(tmp_path / "grown.ckpt", weights_only=True)
@@ -97,7 +56,7 @@ def test_a_sequence_is_computed_as_far_as_no_hidden_function_has_a_say(tmp_path:
         warmup = schedulers.LinearLR(optimizer, 0.1, total_iters=4)
         return schedulers.SequentialLR(optimizer, [warmup, schedulers.LambdaLR(optimizer, same)], [5])
 
-    small = saved(tmp_path / "small.ckpt", sequence)
+    small = scheduled_checkpoint(tmp_path / "small.ckpt", sequence)
     ckptgrow.width(small, tmp_path / "grown.ckpt", request=StateRequest(step=step))
     check(small, tmp_path / "grown.ckpt")
     ckptgrow.width(small, tmp_path / "later.ckpt", request=StateRequest(step=8, schedule="lambda"))
@@ -107,7 +66,7 @@ def test_a_sequence_is_computed_as_far_as_no_hidden_function_has_a_say(tmp_path:
 def test_a_named_function_is_computed_by_transformers(tmp_path: Path) -> None:
     from transformers import get_scheduler
 
-    small = saved(tmp_path / "small.ckpt", lambda optimizer: get_scheduler("cosine", optimizer, 2, 20))
+    small = scheduled_checkpoint(tmp_path / "small.ckpt", lambda optimizer: get_scheduler("cosine", optimizer, 2, 20))
     request = StateRequest(step=4, schedule="cosine:warmup=2,total=20")
     ckptgrow.depth(small, tmp_path / "grown.ckpt", request=request)
     check(small, tmp_path / "grown.ckpt")
@@ -118,15 +77,6 @@ def test_a_named_function_is_computed_by_transformers(tmp_path: Path) -> None:
     assert any(line.startswith("lr of group 0") for line in report.structure.problems), report.sentences
 
 
-Growth = Callable[[Path, Path, StateRequest], Any]
-GROWTHS: dict[str, Growth] = {
-    "width": lambda a, b, request: ckptgrow.width(a, b, request=request),
-    "tile": lambda a, b, request: ckptgrow.width(a, b, how="tile", noise=0, request=request),
-    "diagonal": lambda a, b, request: ckptgrow.width(a, b, factor=3, noise=0, request=request),
-    "noise": lambda a, b, request: ckptgrow.width(a, b, noise=0.5, request=request),
-    "append": lambda a, b, request: ckptgrow.depth(a, b, place="append", request=request),
-    "zero-norm": lambda a, b, request: ckptgrow.depth(a, b, new="zero-norm", request=request),
-}
 RULES = [
     ("keep", "mup"),
     pytest.param(("keep", "keep"), marks=pytest.mark.slow),
@@ -143,7 +93,7 @@ UNEVEN: dict[str, Growth] = {
 def test_parts_that_begin_anew_are_told_and_nothing_else_may_be_missing(
     tmp_path: Path, growth: str, part: Sequence[Any]
 ) -> None:
-    small = saved(tmp_path / "small.ckpt", SCHEDULES["linear"], rng={"seed": 7})
+    small = scheduled_checkpoint(tmp_path / "small.ckpt", SCHEDULES["linear"], rng={"seed": 7})
     grow = {**GROWTHS, **UNEVEN}[growth]
     grow(small, tmp_path / "grown.ckpt", StateRequest(reset=tuple(part)))
     report = check(small, tmp_path / "grown.ckpt")
@@ -159,7 +109,7 @@ def test_parts_that_begin_anew_are_told_and_nothing_else_may_be_missing(
 
 
 def test_what_the_user_dropped_is_told_and_what_he_kept_may_not_be_missing(tmp_path: Path) -> None:
-    small = saved(tmp_path / "small.ckpt", SCHEDULES["linear"], rng={"seed": 7}, other={"a": 1})
+    small = scheduled_checkpoint(tmp_path / "small.ckpt", SCHEDULES["linear"], rng={"seed": 7}, other={"a": 1})
     ckptgrow.width(small, tmp_path / "grown.ckpt", request=StateRequest(drop=("rng",)))
     report = check(small, tmp_path / "grown.ckpt")
     assert any("--drop" in line and "rng" in line for line in report.sentences)
@@ -172,7 +122,7 @@ def test_what_the_user_dropped_is_told_and_what_he_kept_may_not_be_missing(tmp_p
 @pytest.mark.parametrize("chain", list(itertools.permutations(GROWTHS, 2)), ids=" then ".join)
 @pytest.mark.parametrize("rules", RULES, ids=" then ".join)
 def test_two_growths_verify_from_end_to_end(tmp_path: Path, chain: tuple[str, ...], rules: tuple[Any, ...]) -> None:
-    paths = [saved(tmp_path / "0.ckpt", SCHEDULES["cosine"]), tmp_path / "1.ckpt", tmp_path / "2.ckpt"]
+    paths = [scheduled_checkpoint(tmp_path / "0.ckpt", SCHEDULES["cosine"]), tmp_path / "1.ckpt", tmp_path / "2.ckpt"]
     for index, (growth, rule) in enumerate(zip(chain, rules, strict=True)):
         request = StateRequest(lr_rule=rule, step=4 - index)
         GROWTHS[growth](paths[index], paths[index + 1], request)
@@ -182,14 +132,14 @@ def test_two_growths_verify_from_end_to_end(tmp_path: Path, chain: tuple[str, ..
 
 @pytest.mark.parametrize("steps", [(4, 8), (2, 6), (3, 3), (9, 2)], ids=str)
 def test_records_are_as_old_as_the_earliest_step_of_the_chain(tmp_path: Path, steps: tuple[int, int]) -> None:
-    paths = [saved(tmp_path / "0.ckpt", SCHEDULES["linear"]), tmp_path / "1.ckpt", tmp_path / "2.ckpt"]
+    paths = [scheduled_checkpoint(tmp_path / "0.ckpt", SCHEDULES["linear"]), tmp_path / "1.ckpt", tmp_path / "2.ckpt"]
     for index, step in enumerate(steps):
         ckptgrow.width(paths[index], paths[index + 1], request=StateRequest(step=step))
     check(paths[0], paths[2])
 
 
 def test_averages_that_grow_pass_with_every_separation_and_with_pads(tmp_path: Path) -> None:
-    small = saved(tmp_path / "small.ckpt", SCHEDULES["linear"])
+    small = scheduled_checkpoint(tmp_path / "small.ckpt", SCHEDULES["linear"])
     tree = torch.load(small, weights_only=True)
     averages = {f"ema.{name}": 0.9 * one + 0.01 for name, one in tree["state_dict"].items()}
     averages["ema.model.lm_head.weight"] = averages["ema.model.transformer.wte.weight"]
@@ -209,7 +159,7 @@ def test_averages_that_grow_pass_with_every_separation_and_with_pads(tmp_path: P
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_averages_in_low_precision_are_judged_entry_by_entry(tmp_path: Path, dtype: torch.dtype) -> None:
-    small = saved(tmp_path / "small.ckpt", SCHEDULES["none"])
+    small = scheduled_checkpoint(tmp_path / "small.ckpt", SCHEDULES["none"])
     tree = torch.load(small, weights_only=True)
     averages = {f"ema.{name}": (0.9 * one + 0.01).to(dtype) for name, one in tree["state_dict"].items()}
     averages["ema.model.lm_head.weight"] = averages["ema.model.transformer.wte.weight"]
@@ -239,7 +189,7 @@ DEPTHS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("chain", list(itertools.product(DEPTHS, repeat=2)), ids=" then ".join)
 def test_layers_made_from_layers_that_were_made_are_told_by_the_records(tmp_path: Path, chain: tuple[str, ...]) -> None:
     """Weights alone do not show which layer a copy of an identity was made from; they judge what the records say."""
-    paths = [saved(tmp_path / "0.ckpt", SCHEDULES["none"]), tmp_path / "1.ckpt", tmp_path / "2.ckpt"]
+    paths = [scheduled_checkpoint(tmp_path / "0.ckpt", SCHEDULES["none"]), tmp_path / "1.ckpt", tmp_path / "2.ckpt"]
     for index, growth in enumerate(chain):
         ckptgrow.depth(paths[index], paths[index + 1], **DEPTHS[growth])
     assert not structural(paths[0], paths[2])

@@ -21,8 +21,8 @@ from transformers import GPT2LMHeadModel, Trainer, TrainingArguments
 import ckptgrow
 from ckptgrow import Settings, StateRequest
 from ckptgrow.errors import CkptgrowError
-from tests.builders import perturbed_gpt2, token_batches
-from tests.verification.leaves import Keys, Tampering, tamperings
+from tests.helpers.gpt2 import perturbed_gpt2, token_batches
+from tests.helpers.leaves import Keys, Tampering, tamperings
 
 TINY: dict[str, Any] = {"n_embd": 4, "n_head": 1, "n_inner": 6, "n_layer": 2, "n_positions": 16}
 # facts of the growth's own process that no one can derive from what it wrote

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 import ckptgrow
 from ckptgrow import Settings, StateRequest
 from ckptgrow.errors import CkptgrowError
-from tests.verification.test_correct_growths import GROWTHS, SCHEDULES, saved
+from tests.helpers.correct_growths import GROWTHS, SCHEDULES, scheduled_checkpoint
 
 LIES: dict[str, list[dict[str, Any]]] = {
     "width": [
@@ -42,18 +44,37 @@ LIES: dict[str, list[dict[str, Any]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], tuple[Path, Path]]:
+    """A small checkpoint and a grown one that verifies, which all lies about this growth begin from."""
+
+    @cache
+    def pair(growth: str, has_optimizer: bool) -> tuple[Path, Path]:
+        directory = tmp_path_factory.mktemp("grown")
+        small = scheduled_checkpoint(directory / "small.ckpt", SCHEDULES["cosine"], rng={"seed": 7})
+        if not has_optimizer:
+            tree = torch.load(small, weights_only=True)
+            torch.save({**tree, "optimizer_states": [], "lr_schedulers": []}, small)
+        GROWTHS[growth](small, directory / "grown.ckpt", StateRequest())
+        assert ckptgrow.verify(small, directory / "grown.ckpt", settings=Settings(batches=1)).passed
+        return small, directory / "grown.ckpt"
+
+    return pair
+
+
 @pytest.mark.parametrize("has_optimizer", [True, False], ids=["optimizer", "weights alone"])
 @pytest.mark.parametrize(("growth", "lie"), [(growth, lie) for growth, lies in LIES.items() for lie in lies], ids=str)
-def test_a_record_that_lies_is_caught(tmp_path: Path, growth: str, lie: dict[str, Any], has_optimizer: bool) -> None:
+def test_a_record_that_lies_is_caught(
+    grown: Callable[[str, bool], tuple[Path, Path]],
+    tmp_path: Path,
+    growth: str,
+    lie: dict[str, Any],
+    has_optimizer: bool,
+) -> None:
     if not has_optimizer and lie.keys() & {"lr_rule", "reset"}:
         return  # there is nothing that it could say falsely
-    small = saved(tmp_path / "small.ckpt", SCHEDULES["cosine"], rng={"seed": 7})
-    if not has_optimizer:
-        tree = torch.load(small, weights_only=True)
-        torch.save({**tree, "optimizer_states": [], "lr_schedulers": []}, small)
-    GROWTHS[growth](small, tmp_path / "grown.ckpt", StateRequest())
-    assert ckptgrow.verify(small, tmp_path / "grown.ckpt", settings=Settings(batches=1)).passed
-    tree = torch.load(tmp_path / "grown.ckpt", weights_only=True)
+    small, right = grown(growth, has_optimizer)
+    tree = torch.load(right, weights_only=True)
     tree["ckptgrow"]["history"][-1].update(lie)
     torch.save(tree, tmp_path / "tampered.ckpt")
     try:
@@ -64,7 +85,7 @@ def test_a_record_that_lies_is_caught(tmp_path: Path, growth: str, lie: dict[str
 
 @pytest.mark.parametrize("growth", GROWTHS)
 def test_a_record_that_is_gone_is_missed(tmp_path: Path, growth: str) -> None:
-    small = saved(tmp_path / "small.ckpt", SCHEDULES["cosine"])
+    small = scheduled_checkpoint(tmp_path / "small.ckpt", SCHEDULES["cosine"])
     GROWTHS[growth](small, tmp_path / "grown.ckpt", StateRequest())
     tree = torch.load(tmp_path / "grown.ckpt", weights_only=True)
     del tree["ckptgrow"]

@@ -5,16 +5,16 @@ the rest of the package is listed.
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "ckptgrow"
+from tests.helpers.paths import PACKAGE
+
 SHARED = {
     "ckptgrow.choices": {"VerifyDevice", "VerifyDtype"},
     # storage and formats: what lies where, and how it is read
     "ckptgrow.storage.files.json_files": {"LARGEST_LOG", "read_json"},
     "ckptgrow.storage.fingerprint": {"Fingerprint"},
     "ckptgrow.storage.pickles.opaque": {"Opaque"},
-    "ckptgrow.storage.tensors": {"Held", "LazyTensor", "chunks", "whole"},
+    "ckptgrow.storage.tensors": {"Held", "LazyTensor", "chunks", "is_lazy", "whole"},
     "ckptgrow.storage.tree": {"path_text"},
     "ckptgrow.formats.checkpoint": {"Checkpoint"},
     "ckptgrow.formats.huggingface": {"SAFETENSORS"},
@@ -25,7 +25,7 @@ SHARED = {
     "ckptgrow.state.architecture": {"config_errors"},
     "ckptgrow.state.claim": {"Claimed"},
     "ckptgrow.state.model": {"load_model"},
-    "ckptgrow.state.opening": {"TrainingState", "open_state"},
+    "ckptgrow.state.opening": {"TrainingState", "open_state", "understood"},
     "ckptgrow.state.optimizer_kinds": {"keys_in", "recognised"},  # which optimizer it is; what follows is not shared
     "ckptgrow.state.optimizer_state": {"OptimizerState", "ParameterGroup"},
     "ckptgrow.state.train_schedule": {"Schedule"},  # the function whose fields a state keeps

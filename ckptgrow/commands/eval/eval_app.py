@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from ckptgrow.commands._screen import help_if_bare
 from ckptgrow.commands.eval.compare import compare
 from ckptgrow.commands.eval.lambada import lambada
 from ckptgrow.commands.eval.perplexity import perplexity
@@ -12,9 +13,9 @@ from ckptgrow.commands.eval.wikitext import wikitext
 
 eval_app = typer.Typer(
     help="Evaluate checkpoints of any kind through lm-eval, or as the staged-training paper did.",
-    no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 for command in (lambada, wikitext, run, perplexity, compare):
     eval_app.command()(command)
+eval_app.callback(invoke_without_command=True)(help_if_bare)

@@ -29,7 +29,7 @@ from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.spaces.gather import Gather, TensorGrowth
 from ckptgrow.state.optimizer_kinds import Entry
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
-from ckptgrow.storage.tensors import Held, LazyTensor, Zeros, whole
+from ckptgrow.storage.tensors import Held, LazyTensor, Zeros, is_lazy, whole
 
 LARGEST_STEP = 2.0**53  # the last whole number that a float64 counts up to
 
@@ -116,7 +116,7 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
         return _number(value, _float(value) * ratio)
     if value is None:
         return None  # a momentum that has seen no gradient
-    if not isinstance(value, LazyTensor) or not value.dtype.is_floating_point:
+    if not is_lazy(value) or not value.dtype.is_floating_point:
         raise OptimizerError(
             f"{key} of {context.descent.old.name} is {str(value)[:40]}, expected a tensor of floating-point numbers; "
             "leave the optimizer out with ⟦reset optimizer⟧"
@@ -164,11 +164,11 @@ def _momentum_product(value: Any, context: _Context) -> float:
 
 
 def _float(value: Any) -> float:
-    return float(whole(value)) if isinstance(value, LazyTensor) else float(value)
+    return float(whole(value)) if is_lazy(value) else float(value)
 
 
 def _number(like: Any, value: float) -> LazyTensor | float | int:
     """A number as the record keeps it: a plain one, or a tensor."""
-    if isinstance(like, LazyTensor):
+    if is_lazy(like):
         return Held(torch.full_like(whole(like), value))
     return type(like)(value)

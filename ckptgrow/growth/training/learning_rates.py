@@ -41,7 +41,7 @@ from ckptgrow.growth.training.optimizer_table import Row, is_coupled, row_of
 from ckptgrow.growth.training.sides import Sides
 from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
-from ckptgrow.storage.tensors import Held, LazyTensor, whole
+from ckptgrow.storage.tensors import Held, is_lazy, whole
 
 LR_OPTIONS = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
 SAME = 1e-6  # of root mean squares in float32 weights
@@ -151,7 +151,7 @@ def _adafactor(options: Mapping[str, Any], one: Descent, sides: Sides, sizes: We
 def _check_bound(options: Mapping[str, Any], record: Mapping[str, Any], ratio: float) -> None:
     """Torch's Adafactor takes no learning rate above 1/√step; raises OptimizerError where that hides a ratio."""
     given = options["lr"], record.get("step", 0.0)
-    rate, step = (float(whole(one)) if isinstance(one, LazyTensor) else float(one) for one in given)
+    rate, step = (float(whole(one)) if is_lazy(one) else float(one) for one in given)
     if ratio != 1 and max(rate, rate * ratio) > (step + 1) ** -0.5:
         raise OptimizerError(
             f"its learning rate {rate:.3g} is bounded by 1/√step from step {step:.0f} on, so one {ratio:.3g} "
@@ -173,7 +173,7 @@ def _adjusted(kind: str | None, shape: Sequence[int]) -> float:
 
 def _with_updates(row: Row, record: Mapping[str, Any], ratio: float) -> dict[str, Any]:
     return {
-        key: scaled(value, ratio) if row.entries[key] == "update" and isinstance(value, LazyTensor) else value
+        key: scaled(value, ratio) if row.entries[key] == "update" and is_lazy(value) else value
         for key, value in record.items()
     }
 
@@ -197,6 +197,6 @@ def _scaled_options(options: Mapping[str, Any], ratio: Ratio, row: Row) -> dict[
 
 def times(value: Any, factor: float) -> Any:
     """A learning rate may be a number, a tensor (capturable optimizers), or None (Adafactor sets its own)."""
-    if isinstance(value, LazyTensor):
+    if is_lazy(value):
         return Held(torch.mul(whole(value), factor))
     return None if value is None else value * factor

@@ -16,7 +16,7 @@ from ckptgrow.growth.training.learning_rates import LR_OPTIONS
 from ckptgrow.growth.training.scheduler_table import clock_of, leaves, rebuilt
 from ckptgrow.growth.training.step_functions import Function, recorded_functions
 from ckptgrow.state.optimizer_state import OptimizerState
-from ckptgrow.storage.tensors import Held, LazyTensor, whole
+from ckptgrow.storage.tensors import Held, is_lazy, whole
 
 Raw = Mapping[str, Any]
 
@@ -125,7 +125,7 @@ def opened(raw: Raw) -> dict[str, Any]:
 
 
 def _opened(value: Any) -> Any:
-    if isinstance(value, LazyTensor):
+    if is_lazy(value):
         return whole(value).clone()
     if isinstance(value, Mapping):
         return {key: _opened(one) for key, one in cast(Raw, value).items()}
@@ -166,4 +166,4 @@ def _optimizer_like(optimizer: OptimizerState, raw: Raw) -> torch.optim.Optimize
 
 
 def _float(value: Any) -> float:
-    return 0.0 if value is None else float(whole(value)) if isinstance(value, LazyTensor) else float(value)
+    return 0.0 if value is None else float(whole(value)) if is_lazy(value) else float(value)

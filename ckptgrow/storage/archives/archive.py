@@ -44,7 +44,7 @@ def read(path: Path) -> Any:
         with torch.serialization.safe_globals(PLAIN_CLASSES), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of TypedStorage, which old files name
             tree = _load(path, located)
-        return map_leaves(tree, torch.Tensor, located.stored)
+        return map_leaves(tree, torch.is_tensor, located.stored)
     except RecursionError as error:
         raise CheckpointError(f"{path}: nests deeper than any training state, expected plain containers") from error
     except DAMAGES as error:

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from ckptgrow.distributed import Processes
 from ckptgrow.progress import Advance
 from ckptgrow.storage.pickles.opaque_pickles import pickler_of
-from ckptgrow.storage.tensors import LazyTensor, chunks, whole
+from ckptgrow.storage.tensors import LazyTensor, chunks, is_lazy, whole
 
 PIECE_BYTES = 64 * 2**20  # a block of a tensor in the file; as much of it as is in memory at once
 
@@ -51,7 +51,7 @@ class RowPlanner(DefaultSavePlanner):
         items: list[WriteItem] = []
         turn = 0
         for name, value in self.state_dict.items():
-            if not isinstance(value, LazyTensor):
+            if not is_lazy(value):
                 if self._processes.rank == 0:
                     items.append(WriteItem(MetadataIndex(name), WriteItemType.BYTE_IO))
                 continue

@@ -20,7 +20,7 @@ from zlib_ng import zlib_ng
 
 from ckptgrow.errors import CheckpointError
 from ckptgrow.progress import Advance
-from ckptgrow.storage.tensors import LazyTensor, Repeated, Zeros, bytes_of, chunks, num_bytes
+from ckptgrow.storage.tensors import CHUNK_BYTES, LazyTensor, Repeated, Zeros, bytes_of, chunks, num_bytes
 
 NUM_THREADS = 3
 MOST_FILES = 64  # open at a time
@@ -74,6 +74,8 @@ def _fill_together(outlines: Sequence[Outline], advance: Advance) -> None:
 def _filled(places: Sequence[tuple[int, Extent]], advance: Advance) -> list[int]:
     """The CRC-32 of every tensor's data, when it is written."""
     writer = _Writer(advance)
+    if sum(num_bytes(place.tensor) for _, place in places) <= CHUNK_BYTES:  # threads would cost more than they save
+        return [writer.write(*one) for one in places]
     largest_first = sorted(places, key=lambda one: -num_bytes(one[1].tensor))
     with ThreadPoolExecutor(NUM_THREADS) as threads:
         running = {id(one): threads.submit(writer.write, *one) for one in largest_first}

@@ -27,7 +27,7 @@ import torch
 
 from ckptgrow.storage.pickles.numpy_values import PickledFloat, PickledInt, number_in
 from ckptgrow.storage.pickles.opaque import ABSENT, Named, Opaque
-from ckptgrow.storage.tensors import LazyTensor
+from ckptgrow.storage.tensors import LazyTensor, is_lazy
 
 # Plain data that training scripts put beside their tensors; building them runs no code of the file.
 PLAIN_CLASSES: list[Any] = [Namespace, datetime.timedelta, pathlib.PosixPath, pathlib.PurePosixPath]
@@ -143,8 +143,7 @@ def pickler_of(hollow: Callable[[LazyTensor], torch.Tensor]) -> Any:
             return value.as_pickled()
         if isinstance(value, PickledFloat | PickledInt):
             return value.pickled.as_pickled()
-        # the class is asked first: torch's storages warn when they are asked for attributes
-        if hasattr(type(value), "rows") and isinstance(value, LazyTensor):
+        if is_lazy(value):
             return hollow(value).__reduce_ex__(2)
         return NotImplemented
 

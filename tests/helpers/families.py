@@ -1,0 +1,292 @@
+"""Tiny real models of every family, every parameter far from its initialisation, and what tests do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.overrides import TorchFunctionMode
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from tests.helpers.lightning_files import HEADS, load_model, save_lightning
+
+VOCABULARY, LENGTH = 40, 12
+Optimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
+OWN_NAMES = ("gpt2", "t5", "mpt")
+COMMON: Mapping[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 20,
+    "max_position_embeddings": 32,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": None,
+}
+UNDROPPED = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+EXPERTS = {"head_dim": 4, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
+T5 = {
+    "d_model": 16,
+    "d_kv": 6,
+    "d_ff": 20,
+    "num_layers": 2,
+    "num_heads": 4,
+    "dropout_rate": 0.0,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 10,
+    "decoder_start_token_id": 0,
+}
+PARTIAL = {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}
+GROUPED = {"num_key_value_heads": 2}
+
+CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "gpt2": (
+        "gpt2",
+        {
+            "n_embd": 16,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_inner": 20,
+            "n_positions": 32,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+        },
+    ),
+    "llama": ("llama", {**GROUPED}),
+    "llama tied": ("llama", {**GROUPED, "tie_word_embeddings": True}),
+    "llama biased": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama long heads": ("llama", {**GROUPED, "head_dim": 6}),
+    "llama with six heads": ("llama", {**GROUPED, "hidden_size": 24, "num_attention_heads": 6, "head_dim": 4}),
+    "mistral": ("mistral", {**GROUPED, "head_dim": None, "sliding_window": 5}),
+    "qwen2": ("qwen2", {**GROUPED, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
+    "qwen3": ("qwen3", {**GROUPED, "head_dim": 4}),
+    "gemma": ("gemma", {**GROUPED, "head_dim": 4, "tie_word_embeddings": True}),
+    "gemma untied": ("gemma", {**GROUPED, "head_dim": 6, "tie_word_embeddings": False, "attention_bias": True}),
+    "gemma2": ("gemma2", {**GROUPED, "head_dim": 4, "sliding_window": 5, "query_pre_attn_scalar": 4}),
+    "gemma3": (
+        "gemma3_text",
+        {
+            **GROUPED,
+            "head_dim": 4,
+            "sliding_window": 5,
+            "query_pre_attn_scalar": 4,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    "gpt_neox": ("gpt_neox", {"hidden_dropout": 0.0, "rope_parameters": PARTIAL}),
+    "gpt_neox serial": (
+        "gpt_neox",
+        {"use_parallel_residual": False, "tie_word_embeddings": True, "rope_parameters": PARTIAL},
+    ),
+    "opt": ("opt", {"ffn_dim": 20, "word_embed_proj_dim": 16, "dropout": 0.0}),
+    "opt projected": ("opt", {"ffn_dim": 20, "word_embed_proj_dim": 8, "dropout": 0.0}),
+    "olmo": ("olmo", {**GROUPED, "clip_qkv": 0.5}),
+    "olmo tied": ("olmo", {**GROUPED, "tie_word_embeddings": True}),
+    "olmo2": ("olmo2", {**GROUPED}),
+    "phi": ("phi", {**GROUPED, "qk_layernorm": True, "rope_parameters": PARTIAL}),
+    "phi3": ("phi3", {**GROUPED}),
+    "starcoder2": ("starcoder2", {**GROUPED, "residual_dropout": 0.0, "embedding_dropout": 0.0}),
+    "granite": (
+        "granite",
+        {
+            **GROUPED,
+            "embedding_multiplier": 3.0,
+            "logits_scaling": 2.0,
+            "residual_multiplier": 0.5,
+            "attention_multiplier": 0.3,
+            "mlp_bias": True,
+        },
+    ),
+    "stablelm": ("stablelm", {**GROUPED, "use_qkv_bias": True, "rope_parameters": PARTIAL}),
+    "stablelm parallel": ("stablelm", {**GROUPED, "use_parallel_residual": True, "rope_parameters": PARTIAL}),
+    "mixtral": ("mixtral", {**GROUPED, "num_local_experts": 3, "num_experts_per_tok": 2}),
+    "qwen3_moe": ("qwen3_moe", {**GROUPED, **EXPERTS}),
+    "qwen3_moe with a dense layer": ("qwen3_moe", {**GROUPED, **EXPERTS, "mlp_only_layers": [1]}),
+    "bert": ("bert", UNDROPPED),
+    "roberta": ("roberta", {**UNDROPPED, "pad_token_id": 1, "max_position_embeddings": 34}),
+    "vit": ("vit", {**UNDROPPED, "image_size": 8, "patch_size": 4, "id2label": {0: "a", 1: "b", 2: "c"}}),
+    "t5": ("t5", T5),
+    "t5 gated": ("t5", {**T5, "feed_forward_proj": "gated-gelu"}),
+    "bloom": ("bloom", {"n_layer": 2, "n_head": 4}),
+    "mpt": ("mpt", {"d_model": 16, "n_layers": 2, "n_heads": 4, "hidden_size": 16}),
+    "smollm3": ("smollm3", {**GROUPED, "no_rope_layers": [1, 0]}),
+}
+OPT = {"ffn_dim": 20, "dropout": 0.0, "word_embed_proj_dim": 16}
+GAINLESS, POST = {"layer_norm_elementwise_affine": False}, {"do_layer_norm_before": False}
+NARROW, UNTIED = {"word_embed_proj_dim": 8}, {"tie_word_embeddings": False}
+T5_DEEP = {**T5, "num_layers": 3, "num_decoder_layers": 1}
+VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # what few configs of a family say
+    "opt-350m": ("opt", {**OPT, **POST, **NARROW}),
+    "opt post-norm untied": ("opt", {**OPT, **POST, **UNTIED}),
+    "opt post-norm without gains": ("opt", {**OPT, **POST, **GAINLESS, **NARROW}),
+    "opt without gains": ("opt", {**OPT, **GAINLESS, **UNTIED}),
+    "opt without gains, projected": ("opt", {**OPT, **GAINLESS, **NARROW}),
+    "opt without final norm": ("opt", {**OPT, "_remove_final_layer_norm": True, **NARROW}),
+    "opt without final norm, untied": ("opt", {**OPT, "_remove_final_layer_norm": True, **UNTIED}),
+    "opt without biases": ("opt", {**OPT, "enable_bias": False}),
+    "t5 of unequal stacks": ("t5", {**T5, "num_layers": 1, "num_decoder_layers": 3}),
+    "t5 with a deep encoder": ("t5", {**T5_DEEP, "feed_forward_proj": "gated-gelu"}),
+    "opt tied without gains": ("opt", {**OPT, **GAINLESS}),
+    "opt tied post-norm": ("opt", {**OPT, **POST}),
+    "opt tied without final norm": ("opt", {**OPT, "_remove_final_layer_norm": True}),
+}
+TIED_WITHOUT_A_GAIN = [case for case in VARIANTS if case.startswith("opt tied")]
+ALIBI = ("bloom", "mpt")
+POST_NORM = ("bert", "roberta")
+WIDER = [case for case in CASES if case not in ALIBI and case != "olmo tied"]
+DEEPER = [case for case in CASES if case not in POST_NORM]
+FIRST = list({CASES[case][0]: case for case in reversed(CASES)}.values())  # one a family
+NO_ZERO_NORM = ("olmo", "t5")
+# the decay of a gain stored without its 1 pulls the gain to 1, which no learning rate can scale
+UNDECAYED = ("gemma", "gemma2", "gemma3_text")
+
+
+class InFloat64(TorchFunctionMode):
+    """Float64 wherever a model's own code casts to float32, so that exactness shows to 1e-12."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.float:
+            return args[0].double()
+        args = [torch.float64 if one is torch.float32 else one for one in args]
+        kwargs = {name: torch.float64 if one is torch.float32 else one for name, one in (kwargs or {}).items()}
+        return func(*args, **kwargs)
+
+
+def perturbed(case: str, seed: int = 0) -> PreTrainedModel:
+    """In float64 and evaluation mode."""
+    model_type, fields = {**CASES, **VARIANTS}[case]
+    common = {} if model_type in OWN_NAMES else {"attention_dropout": 0.0, **COMMON}
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(model_type, **{"vocab_size": VOCABULARY, **common, **fields})
+    model = built(config)
+    scale = 0.5 if model_type == "t5" else 1.0  # its scores are not divided by √head, and would be sharp
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * scale * (0.2 if parameter.dim() > 1 else 0.4))
+    return model
+
+
+def built(config: PreTrainedConfig) -> PreTrainedModel:
+    """In float64; gemma's √hidden too, which its models hold in float32."""
+    model = HEADS.get(config.model_type, AutoModelForCausalLM).from_config(config)
+    return _widened(model)
+
+
+def _widened(model: PreTrainedModel) -> PreTrainedModel:
+    model.config._experts_implementation = "eager"  # torch's grouped matrix product has no float64
+    for module in model.double().modules():
+        if hasattr(module, "scalar_embed_scale"):
+            module.embed_scale.fill_(module.scalar_embed_scale)
+    return model.eval()
+
+
+def generated(model: PreTrainedModel) -> torch.Tensor:
+    """Twenty greedy tokens after two prompts of six, by transformers' own generation with its cache."""
+    prompts = batches(1, seed=5)[0][:, :6]
+    return model.generate(prompts, max_new_tokens=20, min_new_tokens=20, do_sample=False, pad_token_id=0)
+
+
+def reloaded(like: PreTrainedModel, directory: Path) -> PreTrainedModel:
+    """The model of a directory through transformers alone, which must miss nothing and know everything in it."""
+    model, report = type(like).from_pretrained(directory, dtype=torch.float64, output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
+    return _widened(model)
+
+
+def batches(num: int, seed: int = 1) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return list(torch.randint(1, VOCABULARY, (num, 2, LENGTH), generator=generator))
+
+
+def images(tokens: torch.Tensor) -> torch.Tensor:
+    """An image a sequence, drawn from it."""
+    return torch.stack([torch.sin(row.double().sum() * torch.arange(1.0, 193.0)) for row in tokens]).reshape(
+        -1, 3, 8, 8
+    )
+
+
+def outputs(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+    if model.config.model_type == "vit":
+        return model(pixel_values=images(tokens)).logits[:, None].expand(-1, 2, -1)
+    if model.config.model_type == "t5":
+        return model(input_ids=tokens, decoder_input_ids=tokens.flip(0)).logits
+    return model(input_ids=tokens).logits
+
+
+def trained(model: PreTrainedModel, optimizer: torch.optim.Optimizer, samples: Sequence[torch.Tensor]) -> list[float]:
+    """The losses before each step."""
+    losses: list[float] = []
+    for tokens in samples:
+        optimizer.zero_grad(set_to_none=True)
+        with InFloat64():
+            logits = outputs(model, tokens)
+            targets = tokens[:, 1 : logits.shape[1]] % logits.shape[2]
+            loss = cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten())
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def adamw(parameters: Iterable[Any]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.1, eps=1e-6)
+
+
+def undecayed(parameters: Iterable[Any]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.0, eps=1e-6)
+
+
+def still(parameters: Iterable[Any]) -> torch.optim.Optimizer:
+    """It gathers moments and moves nothing."""
+    return torch.optim.AdamW(parameters, lr=0.0)
+
+
+def saved(path: Path, model: PreTrainedModel, build: Optimizer) -> Path:
+    """A checkpoint after five steps."""
+    optimizer = build(model.parameters())
+    trained(model, optimizer, batches(5))
+    return save_lightning(path, model, [optimizer])
+
+
+def still_run(path: Path, case: str) -> Path:
+    """What `saved` writes of `perturbed(case)` under `still`, which is the same file in every test."""
+    path.write_bytes(_still_run(case))
+    return path
+
+
+@cache
+def _still_run(case: str) -> bytes:
+    with TemporaryDirectory() as directory:
+        return saved(Path(directory, "small.ckpt"), perturbed(case), still).read_bytes()
+
+
+def loaded(path: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model of a checkpoint in float64, through transformers and torch alone, and the whole file."""
+    model, tree = load_model(path)
+    return _widened(model), tree
+
+
+def difference(one: PreTrainedModel, other: PreTrainedModel) -> tuple[float, float]:
+    """The largest difference of logits, relative to the largest logit: in float64 throughout, and as the models are."""
+    return _difference(one, other, InFloat64), _difference(one, other, torch.no_grad)
+
+
+def _difference(one: PreTrainedModel, other: PreTrainedModel, mode: Callable[[], Any]) -> float:
+    worst = largest = 0.0
+    for tokens in batches(2, seed=7):
+        with torch.no_grad(), mode():
+            first, second = outputs(one, tokens), outputs(other, tokens)
+        worst, largest = max(worst, float((first - second).abs().max())), max(largest, float(first.abs().max()))
+    return worst / largest
