@@ -69,7 +69,7 @@ class Case:
     @property
     def flops_per_token(self) -> float:
         """Forward and backward."""
-        model = build_model(self.config, torch.float32, "benchmark")
+        model = build_model(self.config, torch.float32)
         num = sum(one.numel() for one in model.parameters()) - self.length * self.width
         return 6 * num + 12 * self.layers * self.width * self.length
 
@@ -99,7 +99,7 @@ def synchronize(case: Case) -> None:
 def bare(case: Case, data: Path) -> float:
     """Seconds of a plain loop."""
     torch.manual_seed(0)
-    model = build_model(case.config, torch.float32, "benchmark").train()
+    model = build_model(case.config, torch.float32).train()
     torch.nn.Module.to(model, case.device)
     if case.compile:
         model.compile()

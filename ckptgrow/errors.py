@@ -17,7 +17,8 @@ Python reads `use how="pad"`; the commands write `use --how pad` (`commands._spe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 
 OPTION = re.compile(r"⟦([a-z0-9_]+)(?: ([^⟧]*))?⟧")
 SWITCHES = ("force", "allow_nonfinite")  # given or not, without a value
@@ -77,6 +78,11 @@ class CkptgrowError(Exception):
         found = OPTION.match(self.message.marked)
         return found and found[1]
 
+    def put_place(self, place: object) -> None:
+        """Puts a place before the message."""
+        self.message = Message(" ".join(f"{place}: {self.message.marked}".split()))
+        self.args = (self.message,)
+
 
 class RequestError(CkptgrowError):
     """The request itself cannot be met, whatever the files hold."""
@@ -108,6 +114,26 @@ class DataError(CkptgrowError):
 
 class MissingDependencyError(CkptgrowError):
     """A command needs packages of an extra that is not installed."""
+
+
+@contextmanager
+def at(place: object, kind: type[CkptgrowError] = CkptgrowError) -> Generator[None]:
+    """Where the block works: its errors climb out with the place before their message.
+
+    What is raised inside says what was found, not where. Errors about an option stay as they are, for that is their
+    place, and so do errors of another `kind`, which a caller may know to say it themselves.
+
+    >>> with at("small.ckpt"), at("optimizer 0"):
+    ...     raise OptimizerError("holds 8-bit states")
+    Traceback (most recent call last):
+    ckptgrow.errors.OptimizerError: small.ckpt: optimizer 0: holds 8-bit states
+    """
+    try:
+        yield
+    except kind as error:
+        if error.option is None:
+            error.put_place(place)
+        raise
 
 
 def listing(names: Iterable[object], limit: int = 5) -> str:

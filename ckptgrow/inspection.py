@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from ckptgrow.errors import ClaimError, ConfigError, OptimizerError, listing
-from ckptgrow.families.family import Family
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.formats.left_behind import state_in
-from ckptgrow.state.architecture import architecture
+from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.claim import Claim, unclaimed_names
+from ckptgrow.state.config_sources import architecture_of
 from ckptgrow.state.opening import named_optimizers
 from ckptgrow.state.optimizer_kinds import name_of
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup, without_record
 from ckptgrow.state.pieces import pieces_in
-from ckptgrow.state.sizes import num_layers, sizes_of
 from ckptgrow.state.twins import claim_tensors
 from ckptgrow.storage.archives.archive import check_sums
 from ckptgrow.storage.dcp_io.dcp_pieces import Pieced
@@ -64,19 +63,21 @@ def inspect(path: str | Path, *, config: Path | None = None, check: bool = False
     """
     checkpoint = read_checkpoint(Path(path))
     problems: list[str] = []
-    family, fields = _architecture(checkpoint, config, problems)
-    in_file = checkpoint
-    if family is not None:
-        joined = pieces_in(family, in_file.tensors).joined(in_file.tensors)
+    architecture = _architecture(checkpoint, config, problems)
+    in_file, claimed, unclaimed = checkpoint, None, list[str]()
+    fields = checkpoint.config
+    if architecture is not None:
+        joined = pieces_in(architecture.family, in_file.tensors).joined(in_file.tensors)
         checkpoint = replace(in_file, tensors=joined)
-    fields, claimed, unclaimed = _claimed(checkpoint, family, fields, problems)
+        architecture, claimed, unclaimed = _claimed(checkpoint, architecture, problems)
+        fields = architecture.config
     names = [one.name for one in claimed.parameters] if claimed else list(checkpoint.tensors)
     distinct = {id(checkpoint.tensors[name]): checkpoint.tensors[name] for name in names}
     return Inspection(
         kind=checkpoint.kind,
-        family=family.model_type if family else None,
-        config=fields,
-        sizes=_sizes(family, fields, str(path)),
+        family=architecture.family.model_type if architecture else None,
+        config=dict(fields) if fields else None,
+        sizes=architecture.own_sizes if architecture else {},
         num_parameters=sum(num_elements(tensor) for tensor in distinct.values()),
         num_tensors=len(in_file.tensors),
         dtypes=dict(Counter(_dtype_name(tensor) for tensor in in_file.tensors.values())),
@@ -106,36 +107,25 @@ def _checked(checkpoint: Checkpoint) -> str:
     return Fingerprint(checkpoint.tensors).value()
 
 
-def _architecture(
-    checkpoint: Checkpoint, config: Path | None, problems: list[str]
-) -> tuple[Family | None, dict[str, Any] | None]:
+def _architecture(checkpoint: Checkpoint, config: Path | None, problems: list[str]) -> Architecture | None:
     try:
-        return architecture(checkpoint, config)
+        return architecture_of(checkpoint, config)
     except ConfigError as error:
         problems.append(error.message)
-        return None, dict(checkpoint.config) if checkpoint.config else None
+        return None
 
 
 def _claimed(
-    checkpoint: Checkpoint, family: Family | None, fields: dict[str, Any] | None, problems: list[str]
-) -> tuple[dict[str, Any] | None, Claim | None, list[str]]:
-    """The config, which says whether the head is tied in fact, the claim, and what it leaves over."""
-    if family is None or fields is None:
-        return fields, None, []
-    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    checkpoint: Checkpoint, architecture: Architecture, problems: list[str]
+) -> tuple[Architecture, Claim | None, list[str]]:
+    """The architecture, which says whether the head is tied in fact, the claim, and what it leaves over."""
     try:
-        fields, claimed = claim_tensors(family, fields, checkpoint.tensors, str(checkpoint.path))
-        return fields, claimed.in_module_order() if checkpoint.order == "module" else claimed, []
+        architecture, claimed = claim_tensors(architecture, checkpoint.tensors)
+        return architecture, claimed.in_module_order() if checkpoint.order == "module" else claimed, []
     except (ClaimError, ConfigError) as error:
         problems.append(error.message)
-        return fields, None, unclaimed_names(family, fields, shapes, str(checkpoint.path))
-
-
-def _sizes(family: Family | None, fields: dict[str, Any] | None, where: str) -> dict[str, int]:
-    if family is None or fields is None:
-        return {}
-    own = {space: size for space, size in sizes_of(family, fields, where).items() if family.sizes[space].same is None}
-    return {"layers": num_layers(family, fields, where), **own}
+        shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+        return architecture, None, unclaimed_names(architecture, shapes)
 
 
 def _dtype_name(tensor: LazyTensor) -> str:

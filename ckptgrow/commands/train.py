@@ -12,7 +12,7 @@ from ckptgrow.choices import Accelerator, Logger, Precision, ResetPart, Schedule
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import chosen_by_commas
-from ckptgrow.errors import CkptgrowError, ConfigError, MissingDependencyError, RequestError
+from ckptgrow.errors import CkptgrowError, ConfigError, MissingDependencyError, RequestError, at
 
 if TYPE_CHECKING:
     from ckptgrow.train.monitor import Progress
@@ -221,6 +221,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _preset(size: str, seqlen: int) -> dict[str, Any]:
-    from ckptgrow.state.architecture import original_config
+    from ckptgrow.state.config_sources import original_config
 
-    return original_config({"size": size, "seqlen": seqlen}, "--size")
+    with at("--size"):
+        return original_config({"size": size, "seqlen": seqlen})

@@ -17,7 +17,6 @@ from ckptgrow.errors import RequestError
 from ckptgrow.evaluate.tokenizer import find_tokenizer, load_tokenizer
 from ckptgrow.state.model import load_model
 from ckptgrow.state.opening import open_state
-from ckptgrow.state.sizes import sizes_of
 
 DTYPES = {name: getattr(torch, name) for name in words_of(EvalDtype)}
 CONTEXT_FIELDS = ("n_positions", "max_position_embeddings", "n_ctx")  # where configs say it; lm-eval's order
@@ -67,7 +66,7 @@ def open_subject(
         raise RequestError(f"⟦dtype {dtype}⟧: expected {', '.join(DTYPES)}")
     state = open_state(path, config=config)
     name = find_tokenizer(path, tokenizer, others)
-    num_embeddings = sizes_of(state.family, state.config, state.where)["vocab"]
+    num_embeddings = state.architecture.sizes["vocab"]
     loaded = load_tokenizer(name, str(path), num_embeddings)
     model = load_model(state.checkpoint, state.claim, state.config, DTYPES[dtype], str(device))
     return Subject(path, model, loaded, name)

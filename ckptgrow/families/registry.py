@@ -64,14 +64,14 @@ TABLES = (
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in TABLES}
 
 
-def family_of(config: Mapping[str, object], where: str) -> Family:
+def family_of(config: Mapping[str, object]) -> Family:
     """The table for a config's `model_type`.
 
     Raises ConfigError where there is no table, naming those there are.
     """
     model_type = config.get("model_type")
     if model_type is None:
-        raise ConfigError(f"{where}: the config has no model_type, expected one of {', '.join(sorted(FAMILIES))}")
+        raise ConfigError(f"the config has no model_type, expected one of {', '.join(sorted(FAMILIES))}")
     if model_type not in FAMILIES:
-        raise ConfigError(f"{where}: no table for family {model_type!r}; there are {', '.join(sorted(FAMILIES))}")
+        raise ConfigError(f"no table for family {model_type!r}; there are {', '.join(sorted(FAMILIES))}")
     return FAMILIES[str(model_type)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ckptgrow.distributed import processes
-from ckptgrow.errors import CheckpointError, listing
+from ckptgrow.errors import CheckpointError, at, listing
 from ckptgrow.formats.checked_parts import by_name, by_number
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.flat_optimizers import flattened, is_flat, nested
@@ -76,10 +76,12 @@ class DistributedFormat:
         tensors = tree[keys.model] if keys.model else {k: v for k, v in tree.items() if is_lazy(v)}
         if not tensors or not all(is_lazy(value) for value in tensors.values()):
             raise CheckpointError(f"{path}: holds {listing(tree)}, expected a model's tensors under 'model'")
-        optimizers = [nested(tree[key], str(path)) if key in keys.flat else tree[key] for key in keys.optimizers]
+        with at(path):
+            optimizers = [nested(tree[key]) if key in keys.flat else tree[key] for key in keys.optimizers]
+            numbered = [by_number(one) for one in optimizers]
         parts: dict[str, Any] = {
             "state_dict": tensors,
-            "optimizer_states": [by_number(one, str(path)) for one in optimizers],
+            "optimizer_states": numbered,
             **({"lr_schedulers": [tree[key] for key in keys.schedulers]} if keys.schedulers else {}),
         }
         checkpoint = from_tree({**meta, **parts}, path, self.kind)

@@ -23,7 +23,7 @@ def is_flat(raw: Any) -> bool:
     return isinstance(raw, dict) and bool(raw) and all(str(key).startswith((STATE, GROUPS)) for key in raw)
 
 
-def nested(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+def nested(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The form of `torch.optim.Optimizer.state_dict()`, its parameters by name in the order of their options.
 
     Raises CheckpointError for the state of a parameter without options.
@@ -36,7 +36,7 @@ def nested(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         (state if is_state else options).setdefault(name, {})[entry] = value
     stray = sorted(set(state) - set(options))
     if stray:
-        raise CheckpointError(f"{where}: its optimizer has a state of {stray[0]}, expected its param_groups too")
+        raise CheckpointError(f"its optimizer has a state of {stray[0]}, expected its param_groups too")
     groups: list[dict[str, Any]] = []
     for name, given in options.items():
         alike = next((group for group in groups if {**group, "params": None} == {**given, "params": None}), None)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ckptgrow.distributed import processes
-from ckptgrow.errors import CheckpointError, listing
-from ckptgrow.formats.checked_parts import by_name, by_number, checked_optimizers
+from ckptgrow.errors import CheckpointError, at, listing
+from ckptgrow.formats.checked_parts import by_name, checked_optimizers, numbered
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.dcp import METADATA
 from ckptgrow.formats.sidecar_files import (
@@ -47,14 +47,15 @@ class ShardedFormat:
         """Reads a directory; raises CheckpointError where a part is missing or damaged."""
         found = [match for one in path.iterdir() if one.is_dir() and (match := OPTIMIZERS.fullmatch(one.name))]
         optimizers = tuple(match[0] for match in sorted(found, key=lambda match: int(match[1])))
-        states = [by_number(_part(path / name, OPTIMIZER_KEY), str(path / name)) for name in optimizers]
+        states = numbered({str(path / name): _part(path / name, OPTIMIZER_KEY) for name in optimizers})
         tensors = _part(path / MODEL, MODEL_KEY)
         strangers = [name for name, value in tensors.items() if not is_lazy(value)]
         if strangers:
             raise CheckpointError(f"{path / MODEL}: {listing(strangers)} is no tensor, expected a state dict")
         files = Files(optimizers=optimizers, schedulers=part_files(path, "scheduler"))
         beside = read_beside(path, self.kind, {MODEL, *optimizers}, files)
-        return replace(beside, tensors=tensors, optimizers=checked_optimizers(states, str(path)))
+        with at(path):
+            return replace(beside, tensors=tensors, optimizers=checked_optimizers(states))
 
     def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
         """Writes a directory; all processes of torchrun write their share of the weights and moments."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from ckptgrow.errors import CheckpointError, listing
-from ckptgrow.formats.checked_parts import by_name, by_number, checked_optimizers, has_names
+from ckptgrow.errors import CheckpointError, at, listing
+from ckptgrow.formats.checked_parts import by_name, checked_optimizers, has_names, numbered
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.sidecar_files import (
     OF_ONE_PROCESS,
@@ -55,8 +55,10 @@ class HuggingFaceFormat:
         """Reads a directory; raises CheckpointError where a file is missing or malformed."""
         tensors, weight_files, metadata = _weights(path)
         optimizers = part_files(path, "optimizer")
-        raws = checked_optimizers([read_state(path / name) for name in optimizers], str(path))
-        states = [by_number(raw, str(path / name)) for raw, name in zip(raws, optimizers, strict=True)]
+        found = [read_state(path / name) for name in optimizers]
+        with at(path):
+            raws = checked_optimizers(found)
+        states = numbered({str(path / name): raw for raw, name in zip(raws, optimizers, strict=True)})
         has_full_state = FULL_STATE in weight_files
         weights = ((FULL_STATE,) if has_full_state else ()) + (
             (SAFETENSORS,) if len(weight_files) > has_full_state else ()
@@ -66,7 +68,7 @@ class HuggingFaceFormat:
         kind = "trainer" if (path / TRAINER_STATE).exists() else other_kind
         files = Files(weights, optimizers, part_files(path, "scheduler"), metadata, any(map(has_names, raws)))
         beside = read_beside(path, kind, {*weight_files, *optimizers}, files)
-        return replace(beside, tensors=tensors, optimizers=tuple(states))
+        return replace(beside, tensors=tensors, optimizers=states)
 
     def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
         """Writes a directory: grown config and weights, optimizers and schedulers where there are, the rest copied."""

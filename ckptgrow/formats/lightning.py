@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from ckptgrow.errors import CheckpointError, listing
+from ckptgrow.errors import CheckpointError, at, listing
 from ckptgrow.formats.checked_parts import (
     by_name,
-    by_number,
     checked_optimizers,
     checked_schedulers,
     checked_step,
     has_names,
+    numbered,
 )
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.loops import data_position, with_step
@@ -101,16 +101,20 @@ def from_tree(tree: Any, path: Path, kind: str) -> Checkpoint:
     arguments = plain_arguments(tree.get("hyper_parameters"))
     growth = tree.get(GROWTH_KEY) or {}
     scaler = next((tree[key] for key in SCALER_KEYS if tree.get(key)), None)
-    optimizers = checked_optimizers(tree.get("optimizer_states"), str(path))
+    with at(path):
+        optimizers = checked_optimizers(tree.get("optimizer_states"))
+        schedulers = checked_schedulers(tree.get("lr_schedulers"))
+        global_step = checked_step(tree.get("global_step"))
+        by_number = numbered({f"optimizer {index}": one for index, one in enumerate(optimizers)})
     return Checkpoint(
         path=path,
         kind=kind,
         tensors=tree["state_dict"],
         config=_config(arguments) or growth.get("config"),
         original_arguments=_original_arguments(arguments),
-        optimizers=tuple(by_number(one, f"{path}: optimizer {index}") for index, one in enumerate(optimizers)),
-        schedulers=checked_schedulers(tree.get("lr_schedulers"), str(path)),
-        global_step=checked_step(tree.get("global_step"), str(path)),
+        optimizers=by_number,
+        schedulers=schedulers,
+        global_step=global_step,
         epoch=tree.get("epoch"),
         precision="16-mixed" if scaler else None,
         growth=growth,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from ckptgrow.errors import CheckpointError, listing
+from ckptgrow.errors import CheckpointError, at, listing
 from ckptgrow.formats.carried_files import Carried
 from ckptgrow.formats.checked_parts import checked_schedulers, checked_step
 from ckptgrow.formats.checkpoint import Checkpoint
@@ -72,13 +72,17 @@ def read_beside(path: Path, kind: str, stored: Collection[str], files: Files) ->
     growth = read_json(path / GROWTH) if (path / GROWTH).exists() else {}
     scaler = read_state(path / SCALER) if (path / SCALER).exists() else None
     carried, left_behind = others_in(path, {*UNDERSTOOD, *files.schedulers, *stored})
+    states = [read_state(path / name) for name in files.schedulers]
+    with at(path):
+        schedulers = checked_schedulers(states)
+        global_step = checked_step(growth.get("global_step", trainer_state.get("global_step")))
     return Checkpoint(
         path=path,
         kind=kind,
         tensors={},
         config=read_json(path / CONFIG) if (path / CONFIG).exists() else None,
-        schedulers=checked_schedulers([read_state(path / name) for name in files.schedulers], str(path)),
-        global_step=checked_step(growth.get("global_step", trainer_state.get("global_step")), str(path)),
+        schedulers=schedulers,
+        global_step=global_step,
         epoch=trainer_state.get("epoch"),
         growth=growth,
         precision="16-mixed" if scaler else None,

@@ -5,22 +5,22 @@ Source: Shen et al., "Staged Training for Transformer Language Models", arXiv 22
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ckptgrow.choices import NewLayer, Place
 from ckptgrow.errors import RequestError, listing
-from ckptgrow.families.family import Family
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.pipeline import grow
+from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.progress import Progress, silent
 from ckptgrow.spaces.growth import identity
 from ckptgrow.spaces.layers import Layer, interspersed, keeps_order, listed, stretched
-from ckptgrow.state.layer_kinds import with_layers
-from ckptgrow.state.sizes import MOST_LAYERS, holds, num_layers, sizes_of
+from ckptgrow.state.architecture import Architecture
+from ckptgrow.state.grown_config import with_layers
+from ckptgrow.state.sizes import MOST_LAYERS
 
 RHO = 1.412  # steps before over steps after growth in depth (Shen et al., table 3)
 
@@ -76,18 +76,26 @@ class _Asked:
         if self.every is not None and self.every < 1:
             raise RequestError(f"⟦every {self.every}⟧: expected a whole number of at least 1")
 
-    def operator(self, family: Family, config: Mapping[str, Any], where: str) -> Operator:
-        """What it does to a model of a family; raises RequestError for layers that this one cannot have."""
-        _refuse(family, config, self.new, where)
-        mapped = self._mapped(num_layers(family, config, where))
+    def operator(self, old: Architecture) -> Operator:
+        """What it does to a model; raises RequestError for layers that this one cannot have."""
+        self._check_exact(old)
+        mapped = self._mapped(old.num_layers)
         return Operator(
-            growths={space: identity(size) for space, size in sizes_of(family, config, where).items()},
+            growths={space: identity(size) for space, size in old.sizes.items()},
             layers=mapped,
-            config=with_layers(family, config, [one.source for one in mapped], where),
+            config=with_layers(old, [one.source for one in mapped]),
             trapped=False,
             rho=RHO,
             record={"operator": "depth", "new": self.new, "layers": [[one.source, one.kind] for one in mapped]},
         )
+
+    def _check_exact(self, old: Architecture) -> None:
+        if self.new != "copy" and not old.family.depth_is_exact:
+            raise RequestError(
+                f"{old.where}: {old.family.model_type} normalises after each block, so no layer of kind {self.new} is "
+                "an identity; ⟦new copy⟧ stacks layers, which changes the function"
+            )
+        check_exact(old, "depth", self.new)
 
     def _mapped(self, num_old: int) -> tuple[Layer, ...]:
         if self.layers is not None:
@@ -115,16 +123,3 @@ def _explicit(layers: Sequence[int], num_old: int, new: NewLayer) -> tuple[Layer
     if len(mapped) == num_old:
         raise RequestError(f"⟦layers {','.join(map(str, layers))}⟧: adds no layer, expected more than {num_old}")
     return mapped
-
-
-def _refuse(family: Family, config: Mapping[str, Any], new: NewLayer, where: str) -> None:
-    if new != "copy" and not family.depth_is_exact:
-        raise RequestError(
-            f"{where}: {family.model_type} normalises after each block, so no layer of kind {new} is an identity; "
-            "⟦new copy⟧ stacks layers, which changes the function"
-        )
-    for refusal in family.refusals:
-        if refusal.operator in ("depth", new) and holds(refusal.when, config):
-            raise RequestError(
-                f"{where}: {family.model_type} cannot grow in {refusal.operator} exactly: {refusal.reason}"
-            )

@@ -6,21 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from ckptgrow.errors import RequestError
-from ckptgrow.families.family import Family
 from ckptgrow.growth.lineage import Descent, descents
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.request import StateRequest
-from ckptgrow.growth.tensors.grown_tensors import Finite
+from ckptgrow.growth.tensors.grown_tensors import checked_finite
+from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.opening import TrainingState, open_state
 from ckptgrow.state.optimizer_state import OptimizerState
 from ckptgrow.storage.fingerprint import Fingerprint
 from ckptgrow.storage.tensors import LazyTensor, is_lazy
 
 LATEST_STEP = 10**7  # schedules are run up to it
-OperatorFor = Callable[[Family, Mapping[str, Any], str], Operator]
+OperatorFor = Callable[[Architecture], Operator]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +47,11 @@ class Growing:
         """Whether the schedule goes on from another step."""
         return self.step != self.old.checkpoint.global_step
 
+    @property
+    def changes_rates(self) -> bool:
+        """Whether schedules must set other learning rates than they did."""
+        return self.moves or self.request.lr_rule == "mup"
+
     @cached_property
     def tensors(self) -> Mapping[str, LazyTensor]:
         """The old file's tensors as growth may read them: hashed, and weights refused where they are not finite."""
@@ -55,8 +59,15 @@ class Growing:
         if self.request.allow_nonfinite:
             return hashed
         buffers = {one.name for one in self.old.claim.tensors if one.is_buffer}
-        checked = {id(one): Finite(one, f"{self.where}: tensor {name}") for name, one in reversed(list(hashed.items()))}
+        checked = {
+            id(one): checked_finite(one, f"{self.where}: tensor {name}") for name, one in reversed(list(hashed.items()))
+        }
         return {name: one if name in buffers else checked[id(one)] for name, one in hashed.items()}
+
+    @cached_property
+    def new_architecture(self) -> Architecture:
+        """The grown model's."""
+        return self.old.architecture.with_config(self.operator.config)
 
     @cached_property
     def descent_of(self) -> Mapping[str, Descent]:
@@ -72,7 +83,7 @@ def opened(source: Path, operator_for: OperatorFor, request: StateRequest) -> Gr
     old = open_state(
         source, config=request.config, drop=request.drop, param_order=request.param_order, reset=request.reset
     )
-    operator = operator_for(old.family, old.config, str(source))
+    operator = operator_for(old.architecture)
     if not request.allow_nonfinite:
         states = enumerate(old.optimizers)
         old = replace(old, optimizers=tuple(_checked(one, f"{source}: optimizer {index}") for index, one in states))
@@ -86,7 +97,7 @@ def _checked(state: OptimizerState, where: str) -> OptimizerState:
         state,
         state={
             name: {
-                key: Finite(value, f"{where}: {key} of {name}")
+                key: checked_finite(value, f"{where}: {key} of {name}")
                 if is_lazy(value) and value.shape and value.dtype.is_floating_point
                 else value
                 for key, value in record.items()

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.lineage import Descent
 from ckptgrow.growth.operator import Operator
-from ckptgrow.growth.tensors.fresh_entries import Padded
-from ckptgrow.growth.tensors.grown_tensors import Dealt, Filled, Offset, Own, Separated, gathered
+from ckptgrow.growth.tensors.fresh_entries import padded
+from ckptgrow.growth.tensors.grown_tensors import (
+    constant,
+    dealt,
+    gathered,
+    gathered_beside,
+    own,
+    root_mean_square,
+    with_noise,
+)
+from ckptgrow.spaces.noise import Noise, noise_for
 from ckptgrow.spaces.split import split_for
 from ckptgrow.storage.tensors import LazyTensor, Zeros
 
@@ -48,7 +59,7 @@ def _in_module(growing: Growing) -> dict[str, LazyTensor]:
         if one.old.name in claim.tied:
             continue
         old, name = tensors[one.old.name], one.old.canonical
-        made = Own(old) if one.old.is_buffer else _weight(one, growing.operator, _Source(old, measures[name], name))
+        made = own(old) if one.old.is_buffer else _weight(one, growing.operator, _Source(old, measures[name], name))
         grown[one.name] = made
     return {one.name: grown[claim.tied.get(one.old.name, one.name)] for one in growing.lineage}
 
@@ -71,19 +82,32 @@ def _in_file(growing: Growing, in_module: dict[str, LazyTensor]) -> dict[str, La
 
 
 def _weight(one: Descent, operator: Operator, source: _Source) -> LazyTensor:
-    old, gather = source.old, one.growth.weight(operator.block_weights)
+    old, gather, name = source.old, one.growth.weight(operator.block_weights), one.old.canonical
     if one.is_zero:
         value = -one.old.layout.offset
-        return Filled(gather.shape, old.dtype, value) if value else Zeros(gather.shape, old.dtype)
+        return constant(gather.shape, old.dtype, value) if value else Zeros(gather.shape, old.dtype)
     if one.growth.is_identity:
-        return Own(old)
+        return own(old)
     if one.growth.has_fresh:
-        return Padded(old, one.growth, operator.seed, one.old.canonical)
+        return padded(old, one.growth, operator.seed, name)
     if one.old.layout.offset:
-        return Offset(old, gather, one.old.layout.offset)
+        return gathered_beside(old, gather, one.old.layout.offset)
     if operator.separate == "split":
         split = split_for(one.growth, seed=operator.seed, name=source.name, first_row=source.first_row)
-        return gathered(old, gather) if split is None else Dealt(old, split)
+        return gathered(old, gather) if split is None else dealt(old, split)
     if operator.separate == "none":
         return gathered(old, gather)
-    return Separated(old, one.growth, gather, operator.noise, operator.seed, one.old.canonical, source.measure)
+    return with_noise(old, gather, _noise(one, operator, source.measure), f"{name}: noise {operator.noise:g}")
+
+
+def _noise(one: Descent, operator: Operator, measure: LazyTensor) -> Callable[[], Noise | None]:
+    """The null-space term of a weight, made when it is asked for; its strength is in units of the root mean square of
+    `measure`: the old weight, or for an average of weights the one that it follows, so that it averages the grown ones.
+    """
+
+    @cache
+    def noise() -> Noise | None:
+        amplitude = operator.noise * root_mean_square(measure)
+        return noise_for(one.growth, seed=operator.seed, name=one.old.canonical, amplitude=amplitude)
+
+    return noise

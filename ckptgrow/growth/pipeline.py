@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,29 @@ import torch
 
 from ckptgrow.distributed import processes
 from ckptgrow.errors import Message, listing
-from ckptgrow.families.family import Family
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.known_formats import check_output, write_checkpoint
 from ckptgrow.formats.left_behind import check_left_behind
 from ckptgrow.growth.carried_state import check_carried, without_best
 from ckptgrow.growth.growing import Growing, OperatorFor, opened
-from ckptgrow.growth.grown_weights import Weights, grown_weights
+from ckptgrow.growth.grown_weights import grown_weights
 from ckptgrow.growth.padding import first_update_note
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.growth.training.grown_training import GrownTraining, grown_training
 from ckptgrow.progress import Progress
 from ckptgrow.state.optimizer_state import without_record
-from ckptgrow.state.sizes import num_layers, sizes_of
 from ckptgrow.storage.tensors import num_elements
 from ckptgrow.version import __version__
+
+
+@dataclass(frozen=True)
+class _Grown:
+    """The grown checkpoint, what its history keeps of this growth, and what the user should know of it."""
+
+    checkpoint: Checkpoint
+    num_parameters: int
+    record: Mapping[str, Any]
+    notes: Sequence[str]
 
 
 def grow(
@@ -35,35 +43,35 @@ def grow(
     check_output(source, target, force=request.force)
     processes().wait()  # all have looked before one writes
     growing = opened(source, operator_for, request)
+    grown = _grown(growing)
+    write_checkpoint(grown.checkpoint, target, progress, request.max_shard_bytes, force=request.force)
+    return _result(growing, grown, target)
+
+
+def _grown(growing: Growing) -> _Grown:
+    old, record = growing.old.checkpoint, _record(growing)
     kept_notes = _kept_notes(growing)
     weights = grown_weights(growing)
     training = grown_training(growing, weights)
-    record = _record(growing)
-    new, notes = _checkpoint(growing, weights, training, record)
-    write_checkpoint(new, target, progress, request.max_shard_bytes, force=request.force)
-    notes = [*training.notes, *notes, *kept_notes, *_fresh_notes(growing, training)]
-    return _result(growing, target, weights, record, notes)
-
-
-def _checkpoint(
-    growing: Growing, weights: Weights, training: GrownTraining, record: dict[str, Any]
-) -> tuple[Checkpoint, list[str]]:
-    """The grown checkpoint, and what the user should know of what is carried along."""
-    old = growing.old.checkpoint
-    carried, notes = without_best(old.carried)
+    carried, best_notes = without_best(old.carried)
     names = {one.name: one.module_name for one in growing.lineage} if old.order == "module" else {}
-    new = replace(
-        old,
-        tensors=weights.in_file,
-        config=growing.operator.config,
-        optimizers=tuple(state.to_torch(names) for state in training.optimizers),
-        schedulers=tuple(training.schedulers),
-        carried=carried,
-        global_step=growing.step,
-        growth=_growth_entry(growing, record),
-        source=growing.fingerprint,
+    own = {one.name for one in growing.old.claim.parameters}
+    return _Grown(
+        replace(
+            old,
+            tensors=weights.in_file,
+            config=growing.operator.config,
+            optimizers=tuple(state.to_torch(names) for state in training.optimizers),
+            schedulers=training.schedulers,
+            carried=carried,
+            global_step=growing.step,
+            growth=_growth_entry(growing, record),
+            source=growing.fingerprint,
+        ),
+        sum(num_elements(weights.in_module[one.name]) for one in growing.lineage if one.old.name in own),
+        record,
+        [*training.notes, *best_notes, *kept_notes, *_fresh_notes(growing, training)],
     )
-    return new, notes
 
 
 def _kept_notes(growing: Growing) -> list[str]:
@@ -99,7 +107,7 @@ def _fresh_notes(growing: Growing, training: GrownTraining) -> list[str]:
 
 def _record(growing: Growing) -> dict[str, Any]:
     """What the grown checkpoint's history keeps of this growth."""
-    request, family = growing.request, growing.old.family
+    request = growing.request
     record = {
         **growing.operator.record,
         "lr_rule": request.lr_rule,
@@ -111,7 +119,7 @@ def _record(growing: Growing) -> dict[str, Any]:
         "version": __version__,
         "torch": str(torch.__version__),
         "source_sha256": growing.fingerprint.placeholder,
-        "sizes": sizes_of(family, growing.operator.config, growing.where),
+        "sizes": dict(growing.new_architecture.sizes),
     }
     if any(one.growth.has_fresh for one in growing.lineage):
         record["fresh_moments"] = request.fresh_moments
@@ -125,25 +133,20 @@ def _growth_entry(growing: Growing, record: dict[str, Any]) -> dict[str, Any]:
     return {"version": __version__, "history": history, "rewarm": rewarm, "global_step": step}
 
 
-def _result(growing: Growing, target: Path, weights: Weights, record: dict[str, Any], notes: list[str]) -> GrowthResult:
-    old, own = growing.old, {one.name for one in growing.old.claim.parameters}
+def _result(growing: Growing, grown: _Grown, target: Path) -> GrowthResult:
+    old = growing.old
     sha256 = {"source_sha256": growing.fingerprint.value()} if processes().rank == 0 else {}
     return GrowthResult(
         out=target,
-        old=_reported(old.family, old.config, growing.where),
-        new=_reported(old.family, growing.operator.config, growing.where),
+        old=old.architecture.own_sizes,
+        new=growing.new_architecture.own_sizes,
         num_parameters=(
             sum(num_elements(old.checkpoint.tensors[one.name]) for one in old.claim.parameters),
-            sum(num_elements(weights.in_module[one.name]) for one in growing.lineage if one.old.name in own),
+            grown.num_parameters,
         ),
         trapped=growing.operator.trapped,
         lr_rule=growing.request.lr_rule,
         step=(old.checkpoint.global_step, growing.step),
-        notes=tuple(map(Message, notes)),
-        record={**record, **sha256},
+        notes=tuple(map(Message, grown.notes)),
+        record={**grown.record, **sha256},
     )
-
-
-def _reported(family: Family, config: Mapping[str, Any], where: str) -> dict[str, int]:
-    own = {space: size for space, size in sizes_of(family, config, where).items() if family.sizes[space].same is None}
-    return {"layers": num_layers(family, config, where), **own}

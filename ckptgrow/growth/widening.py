@@ -13,18 +13,19 @@ from typing import Any, Literal
 
 from ckptgrow.choices import How, Separation
 from ckptgrow.errors import RequestError
-from ckptgrow.families.family import Family
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.padding import padded_growths
 from ckptgrow.growth.pipeline import grow
+from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.growth.shrinking import shrunken_spaces
 from ckptgrow.progress import Progress, silent
 from ckptgrow.spaces.gather import BlockWeights, diagonal, tile
 from ckptgrow.spaces.growth import Growth, copies, identity, product, shrunken_copies
 from ckptgrow.spaces.layers import Layer
-from ckptgrow.state.architecture import check_accepted
-from ckptgrow.state.sizes import LARGEST_SIZE, holds, num_layers, sizes_of, with_sizes
+from ckptgrow.state.architecture import Architecture
+from ckptgrow.state.grown_config import with_sizes
+from ckptgrow.state.sizes import LARGEST_SIZE
 
 BLOCK_WEIGHTS: Mapping[How, BlockWeights] = {"diagonal": diagonal, "tile": tile, "pad": tile}
 GROWING = ("heads", "kv_heads", "ffn", "dense_ffn")  # besides the residual stream's spaces
@@ -79,20 +80,17 @@ class _Plan:
     noise: float
     seed: int
 
-    def operator(self, family: Family, config: Mapping[str, Any], where: str) -> Operator:
-        """What it does to a model of a family; raises RequestError for sizes that this one cannot have."""
-        _check_size(sizes_of(family, config, where)["residual"] * (self.factor or 1), *self.sizes.values())
-        if self.how == "pad":
-            growths, new_config = _padded(family, config, self.sizes, where)
-        else:
-            growths, new_config = _copied(family, config, self.factor or self.sizes, where)
+    def operator(self, old: Architecture) -> Operator:
+        """What it does to a model; raises RequestError for sizes that this one cannot have."""
+        _check_size(old.sizes["residual"] * (self.factor or 1), *self.sizes.values())
+        growths, config = _padded(old, self.sizes) if self.how == "pad" else _copied(old, self.factor or self.sizes)
         if self.factor is None:
-            check_accepted(new_config, where)  # some families want hidden to be a multiple of heads all the same
-        has_dropout = any(config.get(field) for field in family.dropout)
+            old.with_config(config).check_accepted()  # some families want hidden to be a multiple of heads all the same
+        has_dropout = any(old.config.get(field) for field in old.family.dropout)
         return Operator(
             growths=growths,
-            layers=[Layer(index, "old") for index in range(num_layers(family, config, where))],
-            config=new_config,
+            layers=[Layer(index, "old") for index in range(old.num_layers)],
+            config=config,
             trapped=self.separate == "none" and not has_dropout and self.how != "pad",
             rho=RHO,
             block_weights=BLOCK_WEIGHTS[self.how],
@@ -153,51 +151,45 @@ def _check(factor: int | None, sizes: Mapping[str, int], how: How, request: Stat
         raise RequestError("⟦lr_rule mup⟧: new coordinates copy nothing, so no old lr changes; use ⟦lr_rule keep⟧")
 
 
-def _padded(
-    family: Family, config: Mapping[str, Any], sizes: Mapping[str, int], where: str
-) -> tuple[dict[str, Growth], dict[str, Any]]:
+def _padded(old: Architecture, sizes: Mapping[str, int]) -> tuple[dict[str, Growth], dict[str, Any]]:
     """How every space grows by coordinates that copy nothing, and the grown config."""
     for space in sizes:
-        _refuse(family, config, "hidden" if space == "residual" else space, where)
-    return padded_growths(family, config, sizes, where)
+        check_exact(old, "hidden" if space == "residual" else space)
+    return padded_growths(old, sizes)
 
 
-def _copied(
-    family: Family, config: Mapping[str, Any], asked: int | Mapping[str, int], where: str
-) -> tuple[dict[str, Growth], dict[str, Any]]:
+def _copied(old: Architecture, asked: int | Mapping[str, int]) -> tuple[dict[str, Growth], dict[str, Any]]:
     """How every space grows by copies, for a factor or for sizes, and the grown config."""
-    by_factor = isinstance(asked, int)
-    growths = _multiplied(family, config, asked, where) if by_factor else _resized(family, config, asked, where)
-    return growths, with_sizes(family, config, {space: one.num_new for space, one in growths.items()}, where)
+    growths = _multiplied(old, asked) if isinstance(asked, int) else _resized(old, asked)
+    return growths, with_sizes(old, {space: one.num_new for space, one in growths.items()})
 
 
-def _multiplied(family: Family, config: Mapping[str, Any], factor: int, where: str) -> dict[str, Growth]:
-    _refuse(family, config, "width", where)
-    shrunken = shrunken_spaces(family, config, where)
+def _multiplied(old: Architecture, factor: int) -> dict[str, Growth]:
+    check_exact(old, "width")
+    shrunken = shrunken_spaces(old)
     growths: dict[str, Growth] = {}
-    for space, size in sizes_of(family, config, where).items():
+    for space, size in old.sizes.items():
         if space in shrunken:
             growths[space] = shrunken_copies(size, factor * size, shrunken[space])
-        elif space in family.residual or space in GROWING:
+        elif space in old.family.residual or space in GROWING:
             growths[space] = copies(size, factor * size)
         else:
             growths[space] = identity(size)
     return growths
 
 
-def _resized(family: Family, config: Mapping[str, Any], sizes: Mapping[str, int], where: str) -> dict[str, Growth]:
-    old = sizes_of(family, config, where)
+def _resized(old: Architecture, sizes: Mapping[str, int]) -> dict[str, Growth]:
     for space, size in sizes.items():
-        _refuse(family, config, space, where)
-        if space not in old:
-            raise RequestError(f"⟦{space}⟧: {family.model_type} has no such size of its own")
-        if size < old[space]:
-            raise RequestError(f"⟦{space} {size}⟧: expected at least the old size, {old[space]}")
-    if all(size == old[space] for space, size in sizes.items()):
+        check_exact(old, space)
+        if space not in old.sizes:
+            raise RequestError(f"⟦{space}⟧: {old.family.model_type} has no such size of its own")
+        if size < old.sizes[space]:
+            raise RequestError(f"⟦{space} {size}⟧: expected at least the old size, {old.sizes[space]}")
+    if all(size == old.sizes[space] for space, size in sizes.items()):
         asked = " ".join(f"⟦{space} {size}⟧" for space, size in sizes.items())
         raise RequestError(f"{asked}: the model has this size already, expected a larger one")
-    growths = {space: copies(size, sizes.get(space, size)) for space, size in old.items()}
-    return {**growths, **_heads(old, sizes)} if {"heads", "kv_heads"} & set(sizes) else growths
+    growths = {space: copies(size, sizes.get(space, size)) for space, size in old.sizes.items()}
+    return {**growths, **_heads(old.sizes, sizes)} if {"heads", "kv_heads"} & set(sizes) else growths
 
 
 def _heads(old: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, Growth]:
@@ -221,9 +213,3 @@ def _heads(old: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, Growth
         )
     groups = copies(kv_heads, new_kv_heads)
     return {"heads": product([groups, copies(members, new_members)]), "kv_heads": groups}
-
-
-def _refuse(family: Family, config: Mapping[str, Any], operator: str, where: str) -> None:
-    for refusal in family.refusals:
-        if refusal.operator == operator and holds(refusal.when, config):
-            raise RequestError(f"{where}: {family.model_type} cannot grow in {operator} exactly: {refusal.reason}")

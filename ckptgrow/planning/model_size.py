@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.errors import RequestError
+from ckptgrow.errors import RequestError, at
 
 
 def model_size(value: str) -> float:
@@ -19,30 +20,32 @@ def model_size(value: str) -> float:
     try:
         number = float(value)
     except ValueError:
-        return float(_without_embeddings(_config(Path(value)), value))
+        config = _config(Path(value))
+        with at(value):
+            return float(_without_embeddings(config))
     if not 0 < number < math.inf:
         raise RequestError(f"⟦params {value}⟧: expected a number above zero")
     return number
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _config(path: Path) -> Mapping[str, Any]:
     from ckptgrow.formats.checkpoint import Checkpoint
     from ckptgrow.formats.known_formats import read_checkpoint
-    from ckptgrow.state.architecture import architecture
+    from ckptgrow.state.config_sources import architecture_of
 
     if not path.exists():
         raise RequestError(f"⟦params {path}⟧: is neither a number nor a file, expected a config.json or a checkpoint")
     if path.suffix == ".json":
         nothing = Checkpoint(path=path, kind="config", tensors={}, config=None)
-        return architecture(nothing, path)[1]
-    return architecture(read_checkpoint(path))[1]
+        return architecture_of(nothing, path).config
+    return architecture_of(read_checkpoint(path)).config
 
 
-def _without_embeddings(config: dict[str, Any], where: str) -> int:
+def _without_embeddings(config: Mapping[str, Any]) -> int:
     import torch
 
     from ckptgrow.state.counting import num_without_embeddings
     from ckptgrow.state.model import build_model
 
     with torch.device("meta"):
-        return num_without_embeddings(build_model(config, torch.float32, where))
+        return num_without_embeddings(build_model(config, torch.float32))

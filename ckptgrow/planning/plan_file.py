@@ -72,7 +72,7 @@ def _vocabulary(data: Path) -> int:
     try:
         return int(json.loads((data / "meta.json").read_text(encoding="utf-8"))["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError):
-        from ckptgrow.state.architecture import GPT2_VOCABULARY  # with it comes torch
+        from ckptgrow.state.config_sources import GPT2_VOCABULARY  # with it comes torch
 
         return GPT2_VOCABULARY
 

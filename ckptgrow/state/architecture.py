@@ -1,43 +1,76 @@
-"""Where a checkpoint's architecture comes from, in this order: the user's file, the checkpoint's own config, the
-staged-training script's arguments. Never guessed from shapes: the number of heads cannot be.
-"""
+"""A model's architecture: the family's table, and the config that fills it in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from ckptgrow.errors import CheckpointError, ConfigError
+from ckptgrow.errors import ConfigError, at
 from ckptgrow.families.family import Family
-from ckptgrow.families.registry import family_of
-from ckptgrow.families.tables.gpt2 import FAMILY as GPT2
-from ckptgrow.formats.checkpoint import Checkpoint
-from ckptgrow.state.sizes import fields_in
-from ckptgrow.storage.files.json_files import read_json
-
-GPT2_VOCABULARY = 50257  # the staged-training script starts from the released GPT-2's config
+from ckptgrow.state.sizes import holds, is_tied, num_layers, sizes_of, stack_layers
 
 
-def architecture(checkpoint: Checkpoint, config_file: Path | None = None) -> tuple[Family, dict[str, Any]]:
-    """The family's table and the config, completed by the family's defaults where it leaves fields out.
+@dataclass(frozen=True, eq=False)
+class Architecture:
+    """A family and a config, which has all the fields that the family's table reads; `where` is its place."""
 
-    Raises ConfigError where there is no config, or none with a table.
-    """
-    where = str(config_file or checkpoint.path)
-    if config_file is not None:
-        config = _from_file(config_file)
-    elif checkpoint.config is not None:
-        config = dict(checkpoint.config)
-    elif checkpoint.original_arguments is not None:
-        config = original_config(checkpoint.original_arguments, where)
-    else:
-        raise ConfigError(
-            f"{where}: says nothing of its architecture (config.json, hyper_parameters['config'], or the original's "
-            "size and seqlen); pass a transformers config with ⟦config FILE⟧"
-        )
-    family = family_of(config, where)
-    return family, _completed(family, config, where)
+    family: Family
+    config: Mapping[str, Any]
+    where: str
+
+    def with_config(self, config: Mapping[str, Any]) -> Architecture:
+        """The same family's with another config."""
+        return replace(self, config=config)
+
+    @cached_property
+    def sizes(self) -> Mapping[str, int]:
+        """The size of every space of the table.
+
+        Raises ConfigError where a field is missing or no whole number above zero.
+        """
+        with at(self.where):
+            return sizes_of(self.family, self.config)
+
+    @property
+    def own_sizes(self) -> dict[str, int]:
+        """The number of layers, and the size of every space but those that are the same as another by definition."""
+        own = {space: size for space, size in self.sizes.items() if self.family.sizes[space].same is None}
+        return {"layers": self.num_layers, **own}
+
+    @property
+    def num_layers(self) -> int:
+        """The number of layers, of the deepest stack where there are several; raises ConfigError as `sizes` does."""
+        with at(self.where):
+            return num_layers(self.family, self.config)
+
+    def stack_layers(self, name: str) -> int:
+        """The number of layers in the stack that a parameter of the table stands in."""
+        with at(self.where):
+            return stack_layers(self.family, self.config, name)
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the head is the embedding's tensor."""
+        return is_tied(self.family, self.config)
+
+    def holds(self, condition: str | None) -> bool:
+        """Whether a table's condition holds here."""
+        return holds(condition, self.config)
+
+    def check_accepted(self) -> None:
+        """Raises ConfigError where transformers would not build a model from this config."""
+        from transformers import AutoConfig
+
+        fields = {key: value for key, value in self.config.items() if key != "model_type"}
+        try:
+            AutoConfig.for_model(str(self.config["model_type"]), **fields)
+        except config_errors() as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise ConfigError(
+                f"{self.where}: transformers refuses the grown config ({reason}); choose other sizes"
+            ) from error
 
 
 def config_errors() -> tuple[type[Exception], ...]:
@@ -45,65 +78,3 @@ def config_errors() -> tuple[type[Exception], ...]:
     import huggingface_hub.errors
 
     return TypeError, ValueError, getattr(huggingface_hub.errors, "StrictDataclassError", ValueError)
-
-
-def check_accepted(config: Mapping[str, Any], where: str) -> None:
-    """Raises ConfigError where transformers would not build a model from this config."""
-    from transformers import AutoConfig
-
-    fields = {key: value for key, value in config.items() if key != "model_type"}
-    try:
-        AutoConfig.for_model(str(config["model_type"]), **fields)
-    except config_errors() as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ConfigError(f"{where}: transformers refuses the grown config ({reason}); choose other sizes") from error
-
-
-def _from_file(path: Path) -> dict[str, Any]:
-    file = path / "config.json" if path.is_dir() else path
-    if not file.exists():
-        raise ConfigError(f"{file}: no such file, expected a transformers config.json")
-    try:
-        return read_json(file)
-    except CheckpointError as error:
-        raise ConfigError(f"{error.message.marked} (a transformers config.json)") from error
-
-
-def original_config(arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The config behind the staged-training script's `size` and `seqlen`; raises ConfigError for an unknown size."""
-    size = arguments.get("size")
-    if size not in GPT2.original_sizes:
-        raise ConfigError(
-            f"{where}: its arguments name size {size!r}, expected one of {', '.join(sorted(GPT2.original_sizes))}; "
-            "pass a transformers config with ⟦config FILE⟧"
-        )
-    sizes = dict(GPT2.original_sizes[str(size)])
-    if arguments.get("layers") is not None:
-        sizes["n_layer"] = arguments["layers"]
-    return {"model_type": "gpt2", "vocab_size": GPT2_VOCABULARY, "n_positions": arguments["seqlen"], **sizes}
-
-
-def _completed(family: Family, config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The config with transformers' defaults for fields of the table that it does not have, the kinds of single layers
-    that transformers derives by a rule, and fields under their own names where it has them under an alias.
-    """
-    fields = {size.config for size in family.sizes.values()} | {family.num_layers, *family.dropout}
-    fields |= {name for one in (*family.parameters, *family.refusals) for name in fields_in(one.when)}
-    fields |= {family.tie.config} if family.tie else set()
-    fields |= {family.padding.eps} if family.padding else set()
-    fields |= {family.sparse.dense, family.sparse.step} if family.sparse else set()
-    missing = {field for field in fields if field is not None and field not in config}
-    missing |= {field for field in (*family.stacks.values(), *family.layer_lists) if config.get(field) is None}
-    renamed = {name for alias, name in family.aliases.items() if alias in config}
-    if not missing | renamed:
-        return dict(config)
-    from transformers import AutoConfig
-
-    given = {key: value for key, value in config.items() if key != "model_type"}
-    try:
-        full = AutoConfig.for_model(family.model_type, **given).to_dict()
-    except config_errors() as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ConfigError(f"{where}: transformers refuses this config ({reason})") from error
-    derived = {field: full[field] for field in sorted(missing | renamed) if field in full}
-    return {**derived, **{key: value for key, value in config.items() if key not in derived}}

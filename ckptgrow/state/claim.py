@@ -13,12 +13,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from ckptgrow.errors import ClaimError, ConfigError, listing
+from ckptgrow.errors import ClaimError, ConfigError, at, listing
 from ckptgrow.families.family import Family, Head, Layers
 from ckptgrow.spaces.growth import identity
 from ckptgrow.spaces.layout import Layout, parse
+from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.layer_kinds import dense_layers
-from ckptgrow.state.sizes import Config, holds, is_tied, num_layers, sizes_of, stack_layers
+from ckptgrow.state.sizes import Config, is_tied
 from ckptgrow.state.wrappers import bare_names, with_part
 
 Shape = tuple[int, ...]
@@ -119,14 +120,14 @@ class _Entry:
     base_prefix: str
 
 
-def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: str) -> Claim:
+def claim(architecture: Architecture, shapes: Mapping[str, Shape]) -> Claim:
     """Claims every tensor of a checkpoint.
 
     Raises ClaimError for tensors that no entry claims and entries that no tensor meets, ConfigError for shapes that
     contradict the config; each names the tensor.
     """
-    entries = _entries(family, config, where)
-    depth = num_layers(family, config, where)
+    family, where = architecture.family, architecture.where
+    entries = _entries(architecture)
     found = {name: _match(name, bare, entries) for name, bare in bare_names(shapes).items()}
     instances: dict[str, list[Claimed]] = defaultdict(list)
     for one in found.values():
@@ -135,37 +136,39 @@ def claim(family: Family, config: Config, shapes: Mapping[str, Shape], where: st
     largest = max(instances, key=lambda prefix: len(instances[prefix]), default=None)
     if largest is None:
         raise ClaimError(f"{where}: none of its {len(shapes)} tensors belongs to {family.model_type}, expected a model")
-    incomplete = {
-        prefix: missing for prefix, ones in instances.items() if (missing := _missing(family, config, ones, where))
-    }
+    incomplete = {prefix: missing for prefix, ones in instances.items() if (missing := _missing(architecture, ones))}
     parts = incomplete.keys() - {largest}
     stray = [name for name, one in found.items() if one is None or (one.prefix in parts and not one.is_buffer)]
     if stray:
         raise ClaimError(
-            f"{where}: the {family.model_type} table ({depth} layers) claims no tensor named {listing(stray)}; "
-            "correct the config, or leave them out with ⟦drop NAME⟧"
+            f"{where}: the {family.model_type} table ({architecture.num_layers} layers) claims no tensor named "
+            f"{listing(stray)}; correct the config, or leave them out with ⟦drop NAME⟧"
         )
     if largest in incomplete:
         raise ClaimError(f"{where}: tensor {largest}{listing(incomplete[largest])} is missing, expected by the config")
     claimed = tuple(one for one in found.values() if one is not None)
-    _check_once(claimed, where)
-    _check_shapes(family, config, claimed, shapes, where)
-    return Claim(family, claimed, _tied_heads(family, config, claimed))
+    with at(where):
+        _check_once(claimed)
+    _check_shapes(architecture, claimed, shapes)
+    return Claim(family, claimed, _tied_heads(family, architecture.config, claimed))
 
 
-def unclaimed_names(family: Family, config: Config, shapes: Mapping[str, Shape], where: str) -> list[str]:
+def unclaimed_names(architecture: Architecture, shapes: Mapping[str, Shape]) -> list[str]:
     """The tensors that no entry of the table claims, sorted."""
-    entries = _entries(family, config, where)
+    entries = _entries(architecture)
     return sorted(name for name, bare in bare_names(shapes).items() if _match(name, bare, entries) is None)
 
 
-def _entries(family: Family, config: Config, where: str) -> list[_Entry]:
-    existing = [one for one in family.parameters if holds(one.when, config)]
+def _entries(architecture: Architecture) -> list[_Entry]:
+    family = architecture.family
+    existing = [one for one in family.parameters if architecture.holds(one.when)]
     parameters: list[tuple[str, str, Layers]] = [(one.name, one.layout, one.layers) for one in existing]
     buffers: list[tuple[str, str, Layers]] = [(name, "fixed", "all") for name in (*family.buffers, *COUNTERS)]
     layouts = {one.name: one.layout for one in existing}
     others: list[tuple[str, str, Layers]] = [
-        (other, layouts[name], "all") for other, name in twins(family, config).items() if other not in layouts
+        (other, layouts[name], "all")
+        for other, name in twins(family, architecture.config).items()
+        if other not in layouts
     ]
     return [
         _Entry(
@@ -173,7 +176,7 @@ def _entries(family: Family, config: Config, where: str) -> list[_Entry]:
             layout,
             layout == "fixed",
             name_regex(spelling, family.base_prefix),
-            _layers_with(family, config, name, layers, where),
+            _layers_with(architecture, name, layers),
             family.base_prefix,
         )
         for name, layout, layers in parameters + others + buffers
@@ -181,10 +184,10 @@ def _entries(family: Family, config: Config, where: str) -> list[_Entry]:
     ]
 
 
-def _layers_with(family: Family, config: Config, name: str, layers: Layers, where: str) -> frozenset[int]:
+def _layers_with(architecture: Architecture, name: str, layers: Layers) -> frozenset[int]:
     """The layers that have a parameter of the table."""
-    num = stack_layers(family, config, name, where)
-    dense = dense_layers(family, config, num)
+    num = architecture.stack_layers(name)
+    dense = dense_layers(architecture.family, architecture.config, num)
     everywhere = frozenset(range(num))
     return {"all": everywhere, "dense": dense, "sparse": everywhere - dense}[layers]
 
@@ -234,18 +237,19 @@ def _is_of_another_task(family: Family, config: Config) -> bool:
     return not any(str(one).endswith(OWN_CLASSES[family.head]) for one in cast(list[object], classes))
 
 
-def _missing(family: Family, config: Config, ones: Sequence[Claimed], where: str) -> list[str]:
+def _missing(architecture: Architecture, ones: Sequence[Claimed]) -> list[str]:
+    family = architecture.family
     present = {one.canonical for one in ones}
     has_base = any(one.bare.startswith(one.prefix + family.base_prefix) for one in ones)
-    may_lack = {family.tie.head} if family.tie and (is_tied(family, config) or not has_base) else set[str]()
+    may_lack = {family.tie.head} if family.tie and (architecture.is_tied or not has_base) else set[str]()
     heads = {one.name for one in family.parameters if not one.name.startswith(family.base_prefix)}
-    if _is_of_another_task(family, config) and not heads & present:
+    if _is_of_another_task(family, architecture.config) and not heads & present:
         may_lack |= heads
     return [
         name
         for parameter in family.parameters
-        if holds(parameter.when, config) and parameter.name not in may_lack
-        for name in _in_layers(parameter.name, _layers_with(family, config, parameter.name, parameter.layers, where))
+        if architecture.holds(parameter.when) and parameter.name not in may_lack
+        for name in _in_layers(parameter.name, _layers_with(architecture, parameter.name, parameter.layers))
         if name not in present
     ]
 
@@ -256,30 +260,28 @@ def _in_layers(pattern: str, layers: Collection[int]) -> list[str]:
     return [pattern.replace("{layer}", str(layer)) for layer in sorted(layers)]
 
 
-def _check_once(claimed: Sequence[Claimed], where: str) -> None:
+def _check_once(claimed: Sequence[Claimed]) -> None:
     """Raises ClaimError where one parameter stands under two names."""
     first: dict[tuple[str, str], str] = {}
     for one in claimed:
         other = first.setdefault((one.prefix, one.canonical), one.name)
         if other != one.name:
             raise ClaimError(
-                f"{where}: {other} and {one.name} name one parameter, expected one of them; leave out the one that is "
+                f"{other} and {one.name} name one parameter, expected one of them; leave out the one that is "
                 "not meant with ⟦drop NAME⟧"
             )
 
 
-def _check_shapes(
-    family: Family, config: Config, claimed: Sequence[Claimed], shapes: Mapping[str, Shape], where: str
-) -> None:
-    spaces = {space: identity(size) for space, size in sizes_of(family, config, where).items()}
+def _check_shapes(architecture: Architecture, claimed: Sequence[Claimed], shapes: Mapping[str, Shape]) -> None:
+    spaces = {space: identity(size) for space, size in architecture.sizes.items()}
     layouts = {one.layout for one in claimed if one.layout.kind != "fixed"}
     shapes_by = {layout: tuple(axis.growth(spaces).num_old for axis in layout.axes) for layout in layouts}
     for one in claimed:
         expected = shapes_by.get(one.layout, shapes[one.name])
         if shapes[one.name] != expected:
             raise ConfigError(
-                f"{where}: tensor {one.name} has shape {list(shapes[one.name])}, expected {list(expected)} "
-                f"({one.layout.text}) by the config; pass the right one with ⟦config FILE⟧"
+                f"{architecture.where}: tensor {one.name} has shape {list(shapes[one.name])}, expected "
+                f"{list(expected)} ({one.layout.text}) by the config; pass the right one with ⟦config FILE⟧"
             )
 
 

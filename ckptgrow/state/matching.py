@@ -59,7 +59,6 @@ def by_names(
     names: Sequence[str],
     slots: Sequence[Slot],
     shapes: Mapping[str, Shape],
-    where: str,
     in_module: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
     """The model's names for a list of names, which may stand under another prefix or inside wrappers, or be the
@@ -74,16 +73,16 @@ def by_names(
     unknown = [name for name in names if name not in resolved]
     if unknown:
         raise OptimizerError(
-            f"{where}: the model has no parameter {listing(unknown)}, expected names such as {listing(shapes, 2)}"
+            f"the model has no parameter {listing(unknown)}, expected names such as {listing(shapes, 2)}"
         )
     found = [resolved[name] for name in names]
     if len(found) != len(slots) or len(set(found)) != len(found):
         counts = f"{len(found)} names, {len(set(found))} of them different"
-        raise OptimizerError(f"{where}: {counts}, expected the name of each of the {len(slots)} parameters once")
+        raise OptimizerError(f"{counts}, expected the name of each of the {len(slots)} parameters once")
     return found
 
 
-def by_order(slots: Sequence[Slot], shapes: Mapping[str, Shape], where: str) -> list[str]:
+def by_order(slots: Sequence[Slot], shapes: Mapping[str, Shape]) -> list[str]:
     """The names of all optimizers' parameters, in their order.
 
     Raises OptimizerError where no order fits, or more than one.
@@ -92,24 +91,24 @@ def by_order(slots: Sequence[Slot], shapes: Mapping[str, Shape], where: str) -> 
     if not fitting:
         found = _dealings(slots, shapes)
         if found is None:
-            raise _ambiguous(slots, shapes, where)
+            raise _ambiguous(slots, shapes)
         fitting = {tuple(order) for order in found}
     if len(fitting) == 1:
         return list(fitting.pop())
     if fitting:
-        raise _ambiguous(slots, shapes, where)
+        raise _ambiguous(slots, shapes)
     known = set(shapes.values())
     odd = {key for slot in slots for key in slot.record if all(key in misfits(slot.record, one) for one in known)}
     reason = f" ({listing(odd)} have no parameter's shape)" if odd else ""
     raise OptimizerError(
-        f"{where}: {_counted(slots)} fit the model's {len(shapes)} parameters in no order{reason}, expected one with "
+        f"{_counted(slots)} fit the model's {len(shapes)} parameters in no order{reason}, expected one with "
         f"equal shapes; {WAY_OUT}"
     )
 
 
-def _ambiguous(slots: Sequence[Slot], shapes: Mapping[str, Shape], where: str) -> OptimizerError:
+def _ambiguous(slots: Sequence[Slot], shapes: Mapping[str, Shape]) -> OptimizerError:
     count = f"the model's {len(shapes)} parameters"
-    return OptimizerError(f"{where}: {_counted(slots)} fit {count} in more than one order; {WAY_OUT}")
+    return OptimizerError(f"{_counted(slots)} fit {count} in more than one order; {WAY_OUT}")
 
 
 def _counted(slots: Sequence[Slot]) -> str:

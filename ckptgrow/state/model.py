@@ -17,7 +17,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
-from ckptgrow.errors import ClaimError, ConfigError, listing
+from ckptgrow.errors import ClaimError, ConfigError, at, listing
 from ckptgrow.families.family import Head
 from ckptgrow.families.registry import family_of
 from ckptgrow.formats.checkpoint import Checkpoint
@@ -34,7 +34,7 @@ HEADS: Mapping[Head, type[Any]] = {
 }
 
 
-def build_model(config: Mapping[str, Any], dtype: torch.dtype, where: str) -> PreTrainedModel:
+def build_model(config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
     """The family's model with its head, in evaluation mode, freshly initialised.
 
     Raises ConfigError where transformers refuses the config.
@@ -44,14 +44,14 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype, where: str) -> Pr
     logging.set_verbosity_error()  # it warns of token ids outside small vocabularies
     try:
         full = AutoConfig.for_model(str(config["model_type"]), **fields)
-        model = HEADS[family_of(config, where).head].from_config(
+        model = HEADS[family_of(config).head].from_config(
             full,
             dtype=torch.float32,
             experts_implementation="eager",  # torch's grouped product has no float64
         )
     except config_errors() as error:
         reason = str(error).splitlines()[-1].strip()
-        raise ConfigError(f"{where}: transformers refuses this config ({reason})") from error
+        raise ConfigError(f"transformers refuses this config ({reason})") from error
     finally:
         logging.set_verbosity(verbosity)
     return _with_exact_scales(_moved(model, dtype)).eval()
@@ -68,8 +68,8 @@ def load_model(
 
     Raises ClaimError where a parameter of the model gets no weight.
     """
-    with no_init_weights():  # every parameter gets the checkpoint's
-        model = build_model(config, dtype, str(checkpoint.path))
+    with at(checkpoint.path), no_init_weights():  # every parameter gets the checkpoint's
+        model = build_model(config, dtype)
     model.tie_weights()
     _parted(model, claim, config)
     state = {one.canonical: whole(checkpoint.tensors[one.name]).to(dtype) for one in claim.model if not one.is_buffer}
@@ -91,12 +91,6 @@ def _parted(model: PreTrainedModel, claim: Claim, config: Mapping[str, Any]) -> 
     if head is model.get_parameter(tie.embedding):
         path, _, name = tie.head.rpartition(".")
         setattr(model.get_submodule(path), name, torch.nn.Parameter(head.detach().clone()))
-
-
-def class_name(config: Mapping[str, Any], where: str) -> str:
-    """Transformers' name of the model's class with its head, as config.json's `architectures` has it."""
-    with torch.device("meta"):
-        return type(build_model(config, torch.float32, where)).__name__
 
 
 def _with_exact_scales(model: PreTrainedModel) -> PreTrainedModel:

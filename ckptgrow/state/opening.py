@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.errors import OptimizerError, RequestError, listing
+from ckptgrow.errors import OptimizerError, RequestError, at, listing
 from ckptgrow.families.family import Family
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.formats.lightning import SCALER_KEYS
 from ckptgrow.formats.sidecar_files import SCALER, TRAINER_STATE
-from ckptgrow.state.architecture import architecture
+from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.claim import Claim
+from ckptgrow.state.config_sources import architecture_of
 from ckptgrow.state.optimizer_state import OptimizerState, from_torch
 from ckptgrow.state.pieces import Pieces, pieces_in
 from ckptgrow.state.twins import claim_tensors
@@ -29,17 +30,30 @@ class TrainingState:
     """See the module's head. `checkpoint.tensors` are as the module has them, `stored` as the file has them."""
 
     checkpoint: Checkpoint
-    family: Family
-    config: dict[str, Any]
+    architecture: Architecture
     claim: Claim
     optimizers: tuple[OptimizerState, ...]
     stored: Mapping[str, LazyTensor]
     pieces: Pieces
 
     @property
+    def family(self) -> Family:
+        """The table of the architecture's family."""
+        return self.architecture.family
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The architecture's config, completed."""
+        return self.architecture.config
+
+    @property
     def where(self) -> str:
         """The checkpoint's place, for messages."""
-        return str(self.checkpoint.path)
+        return self.architecture.where
+
+    def with_config(self, config: Mapping[str, Any]) -> TrainingState:
+        """The same with another config."""
+        return replace(self, architecture=self.architecture.with_config(config))
 
 
 def open_state(
@@ -69,20 +83,19 @@ def understood(
     reset: Collection[str] = (),
 ) -> TrainingState:
     """The same of a checkpoint that was read."""
-    path = checkpoint.path
     if "schedule" in reset:
         checkpoint = replace(checkpoint, schedulers=())
     if "optimizer" in reset:
         checkpoint = replace(checkpoint, optimizers=())
-    family, fields = architecture(checkpoint, config)
+    architecture = architecture_of(checkpoint, config)
     checkpoint = _without(checkpoint, drop)
     stored = checkpoint.tensors
-    pieces = pieces_in(family, stored)
+    pieces = pieces_in(architecture.family, stored)
     checkpoint = replace(checkpoint, tensors=pieces.joined(stored))
-    fields, claimed = claim_tensors(family, fields, checkpoint.tensors, str(path))
+    architecture, claimed = claim_tensors(architecture, checkpoint.tensors)
     ordered = claimed.in_module_order() if checkpoint.order == "module" else claimed
     states = named_optimizers(checkpoint, ordered, _names_in(param_order))
-    return TrainingState(checkpoint, family, fields, ordered, states, stored, pieces)
+    return TrainingState(checkpoint, architecture, ordered, states, stored, pieces)
 
 
 def named_optimizers(
@@ -94,7 +107,8 @@ def named_optimizers(
     """
     shapes = {one.name: checkpoint.tensors[one.name].shape for one in claim.parameters}
     in_module = {one.module_name(one.layer): one.name for one in claim.parameters}
-    return from_torch(checkpoint.optimizers, shapes, str(checkpoint.path), order, in_module)
+    with at(checkpoint.path):
+        return from_torch(checkpoint.optimizers, shapes, order, in_module)
 
 
 def _without(checkpoint: Checkpoint, drop: Sequence[str]) -> Checkpoint:

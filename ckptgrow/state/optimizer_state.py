@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from ckptgrow.errors import OptimizerError, listing
+from ckptgrow.errors import OptimizerError, at, listing
 from ckptgrow.state.matching import Record, Shape, Slot, by_names, by_order, misfits
 from ckptgrow.state.wrappers import bare_names
 
@@ -76,7 +76,6 @@ class OptimizerState:
 def from_torch(
     raws: Sequence[Mapping[str, Any]],
     shapes: Mapping[str, Shape],
-    where: str,
     order: Sequence[str] | None = None,
     in_module: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[OptimizerState, ...]:
@@ -87,13 +86,15 @@ def from_torch(
     maps the module's own names of parameters to theirs in the checkpoint, where files spell them otherwise.
     Raises OptimizerError where the states do not fit, or fit in ways that disagree.
     """
-    places = [f"{where}: optimizer {index}" for index in range(len(raws))]
-    slots = [slot for index, raw in enumerate(raws) for slot in _slots(index, raw, places[index])]
-    names = _named(raws, slots, shapes, where, order, in_module)
+    slots: list[Slot] = []
+    for index, raw in enumerate(raws):
+        with at(f"optimizer {index}"):
+            slots += _slots(index, raw)
+    names = _named(raws, slots, shapes, order, in_module)
     for name, slot in zip(names, slots, strict=True):
         for key, expected in misfits(slot.record, shapes[name]).items():
             raise OptimizerError(
-                f"{places[slot.optimizer]}: {key} of {name} has shape {list(slot.record[key].shape)}, expected "
+                f"optimizer {slot.optimizer}: {key} of {name} has shape {list(slot.record[key].shape)}, expected "
                 f"{list(expected)}"
             )
     found: list[OptimizerState] = []
@@ -113,19 +114,19 @@ def without_record(states: Sequence[OptimizerState], names: Collection[str]) -> 
     return sorted(set(names) - recorded) if recorded else []
 
 
-def _slots(index: int, raw: Mapping[str, Any], where: str) -> list[Slot]:
+def _slots(index: int, raw: Mapping[str, Any]) -> list[Slot]:
     """An optimizer's numbered parameters, checked."""
     if not isinstance(raw.get("state"), dict) or not isinstance(raw.get("param_groups"), list):
-        raise OptimizerError(f"{where}: holds {listing(raw)}, expected torch's 'state' and 'param_groups'")
+        raise OptimizerError(f"holds {listing(raw)}, expected torch's 'state' and 'param_groups'")
     state: dict[Any, dict[str, Any]] = raw["state"]
     numbers = [number for group in raw["param_groups"] for number in group["params"]]
     stray = set(state) - set(numbers)
     if stray or len(set(numbers)) != len(numbers):
-        raise OptimizerError(f"{where}: state of parameters {listing(stray or numbers)}, expected each in one group")
+        raise OptimizerError(f"state of parameters {listing(stray or numbers)}, expected each in one group")
     quantised = {key for record in state.values() for key in record if QUANTISED.match(str(key))}
     if quantised:
         raise OptimizerError(
-            f"{where}: holds 8-bit states ({listing(quantised)}), expected floating-point ones; turn them into those "
+            f"holds 8-bit states ({listing(quantised)}), expected floating-point ones; turn them into those "
             "of a 32-bit optimizer first (bitsandbytes.functional.dequantize_blockwise; state1 is exp_avg, state2 "
             "exp_avg_sq), or leave the optimizer out with ⟦reset optimizer⟧"
         )
@@ -140,21 +141,22 @@ def _named(
     raws: Sequence[Mapping[str, Any]],
     slots: Sequence[Slot],
     shapes: Mapping[str, Shape],
-    where: str,
     order: Sequence[str] | None,
     in_module: Mapping[str, str],
 ) -> list[str]:
     if order is not None:
-        return by_names(order, slots, shapes, f"{where} (⟦param_order⟧)", in_module)
+        with at("names in ⟦param_order⟧"):
+            return by_names(order, slots, shapes, in_module)
     names_of = [group.get("param_names") for raw in raws for group in raw["param_groups"]]
     told = [name for names in names_of for name in names or ()]
     place_of = {place: index for index, place in enumerate(_places(raws))}
     has_name = [names_of[place_of[slot.optimizer, slot.group]] is not None for slot in slots]
     known = [slot for slot, is_known in zip(slots, has_name, strict=True) if is_known]
-    named = by_names(told, known, shapes, f"{where} (param_names)", in_module) if told or known else []
+    with at("param_names"):
+        named = by_names(told, known, shapes, in_module) if told or known else []
     others = [slot for slot, is_known in zip(slots, has_name, strict=True) if not is_known]
     left = {name: shape for name, shape in shapes.items() if name not in named}
-    ordered = by_order(others, left, where) if others else []
+    ordered = by_order(others, left) if others else []
     by_turns = {True: iter(named), False: iter(ordered)}
     return [next(by_turns[is_known]) for is_known in has_name]
 

@@ -1,4 +1,7 @@
-"""The sizes of a model's spaces, read from its config and written back into it."""
+"""The sizes of a model's spaces, and the conditions of its family's table, read from its config.
+
+Errors say what is wrong with the config; where it is, who asks knows (`Architecture`).
+"""
 
 from __future__ import annotations
 
@@ -9,34 +12,33 @@ from ckptgrow.errors import ConfigError
 from ckptgrow.families.family import Family, Size
 
 Config = Mapping[str, object]
-Sizes = Mapping[str, int]
 _SizeOf = Callable[[str], int]
 LARGEST_SIZE, MOST_LAYERS = 2**24, 2**14  # beyond any model; so that nonsense ends in a message
 
 
-def sizes_of(family: Family, config: Config, where: str) -> dict[str, int]:
+def sizes_of(family: Family, config: Config) -> dict[str, int]:
     """The size of every space of the table.
 
     Raises ConfigError where a field is missing or no whole number above zero.
     """
     sizes: dict[str, int] = {}
     for space in family.sizes:
-        _resolve(space, family, config, where, sizes)
+        _resolve(space, family, config, sizes)
     return sizes
 
 
-def num_layers(family: Family, config: Config, where: str) -> int:
+def num_layers(family: Family, config: Config) -> int:
     """The number of layers, of the deepest stack where there are several.
 
     Raises ConfigError where the field is missing or no whole number above zero.
     """
-    return max(_whole(config, field, where, MOST_LAYERS) for field in {family.num_layers, *family.stacks.values()})
+    return max(_whole(config, field, MOST_LAYERS) for field in {family.num_layers, *family.stacks.values()})
 
 
-def stack_layers(family: Family, config: Config, name: str, where: str) -> int:
+def stack_layers(family: Family, config: Config, name: str) -> int:
     """The number of layers in the stack that a parameter of the table stands in; raises ConfigError as `num_layers`."""
     fields = (field for beginning, field in family.stacks.items() if name.startswith(beginning))
-    return _whole(config, next(fields, family.num_layers), where, MOST_LAYERS)
+    return _whole(config, next(fields, family.num_layers), MOST_LAYERS)
 
 
 def is_tied(family: Family, config: Config) -> bool:
@@ -66,51 +68,22 @@ def fields_in(condition: str | None) -> set[str]:
     return {word for word in (condition or "").split() if word.isidentifier() and word not in ("not", "and")}
 
 
-def with_sizes(family: Family, config: Config, new: Sizes, where: str) -> dict[str, object]:
-    """The config of the grown model: its fields say the new sizes.
-
-    A field that was left to the architecture (absent or null) stays so where the architecture then derives the new
-    size by itself. Raises ConfigError where the config has no way of saying a size.
-    """
-    changed = dict(config)
-    for space, size in family.sizes.items():
-        field = size.config
-        if field is not None and isinstance(config.get(field), int):
-            changed[field] = new[space]
-    for space, size in family.sizes.items():
-        if size.config is not None and sizes_of(family, changed, where)[space] != new[space]:
-            changed[size.config] = new[space]
-    found = sizes_of(family, changed, where)
-    for space in family.sizes:
-        if found[space] != new[space]:
-            raise ConfigError(
-                f"{where}: {family.model_type} configs derive the size of {space!r} as {found[space]}, "
-                f"expected {new[space]}; no field can say it, so this growth cannot be written down"
-            )
-    return with_aliases(family, changed)
-
-
-def with_aliases(family: Family, config: Config) -> dict[str, object]:
-    """The config with fields that it has under two names equal under both: transformers lets the alias decide."""
-    return {**config, **{alias: config.get(name) for alias, name in family.aliases.items() if alias in config}}
-
-
-def _resolve(space: str, family: Family, config: Config, where: str, sizes: dict[str, int]) -> int:
+def _resolve(space: str, family: Family, config: Config, sizes: dict[str, int]) -> int:
     if space in sizes:
         return sizes[space]
 
     def of(other: str) -> int:
-        return _resolve(other, family, config, where, sizes)
+        return _resolve(other, family, config, sizes)
 
     size = family.sizes[space]
     if size.config is not None and config.get(size.config) is not None:
-        sizes[space] = _whole(config, size.config, where)
+        sizes[space] = _whole(config, size.config)
     else:
-        sizes[space] = _derived(space, size, where, of)
+        sizes[space] = _derived(space, size, of)
     return sizes[space]
 
 
-def _derived(space: str, size: Size, where: str, of: _SizeOf) -> int:
+def _derived(space: str, size: Size, of: _SizeOf) -> int:
     if size.same is not None:
         return of(size.same)
     if size.times is not None:
@@ -119,21 +92,19 @@ def _derived(space: str, size: Size, where: str, of: _SizeOf) -> int:
     if ratio is not None:
         whole, part = (of(name) for name in ratio)
         if whole % part:
-            raise ConfigError(f"{where}: {ratio[0]} {whole} is no multiple of {ratio[1]} {part}")
+            raise ConfigError(f"{ratio[0]} {whole} is no multiple of {ratio[1]} {part}")
         return whole // part if size.ratio else (whole // part) ** 2
-    raise ConfigError(f"{where}: the config has no {size.config!r}, expected the size of {space!r} there")
+    raise ConfigError(f"the config has no {size.config!r}, expected the size of {space!r} there")
 
 
 def _value(word: str, config: Config) -> object:
     return int(word) if word.isdigit() else config.get(word)
 
 
-def _whole(config: Config, field: str, where: str, most: int = LARGEST_SIZE) -> int:
+def _whole(config: Config, field: str, most: int = LARGEST_SIZE) -> int:
     value = config.get(field)
     if isinstance(value, Mapping):
         return len(cast(Mapping[object, object], value))  # labels by their numbers
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise ConfigError(
-            f"{where}: config field {field!r} is {repr(value)[:40]}, expected a whole number from 1 to {most}"
-        )
+        raise ConfigError(f"config field {field!r} is {repr(value)[:40]}, expected a whole number from 1 to {most}")
     return value

@@ -7,38 +7,36 @@ Where an embedding and its head differ, transformers 5 loads them as two, whatev
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 from ckptgrow.errors import ClaimError
-from ckptgrow.families.family import Family
+from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.claim import Claim, claim
 from ckptgrow.storage.tensors import LazyTensor, chunks
 
 
-def claim_tensors(
-    family: Family, config: dict[str, Any], tensors: Mapping[str, LazyTensor], where: str
-) -> tuple[dict[str, Any], Claim]:
-    """The claim of all tensors, and the config, which says that the head is not tied where it is not.
+def claim_tensors(architecture: Architecture, tensors: Mapping[str, LazyTensor]) -> tuple[Architecture, Claim]:
+    """The claim of all tensors, and the architecture, whose config says that the head is not tied where it is not.
 
     Raises ClaimError for other tensors that should be one and differ, and whatever `claim` raises.
     """
+    family = architecture.family
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    claimed = claim(family, config, shapes, where)
+    claimed = claim(architecture, shapes)
     differing = [name for name, twin in claimed.tied.items() if not _equal(tensors[name], tensors[twin])]
     if not differing:
-        return config, claimed
+        return architecture, claimed
     head = family.tie.head if family.tie is not None else None
     heads = [one.name for one in claimed.tensors if one.name in claimed.tied and one.canonical == head]
     if family.tie is None or not heads or not set(heads) <= set(differing):
         name = next(one for one in differing if one not in heads or not set(heads) <= set(differing))
         raise ClaimError(
-            f"{where}: {name} differs from {claimed.tied[name]}, expected one tensor under both names, as "
+            f"{architecture.where}: {name} differs from {claimed.tied[name]}, expected one tensor under both names, as "
             f"{family.model_type} has it; leave out the one that is not meant with ⟦drop NAME⟧"
         )
-    untied = {**config, family.tie.config: False}
-    return untied, claim(family, untied, shapes, where)
+    untied = architecture.with_config({**architecture.config, family.tie.config: False})
+    return untied, claim(untied, shapes)
 
 
 def _equal(one: LazyTensor, other: LazyTensor) -> bool:

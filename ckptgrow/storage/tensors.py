@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,19 @@ class LazyTensor(Protocol):
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Rows [start, stop), contiguous, shape (stop − start, *shape[1:]); for a scalar shape ()."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A tensor by the function that makes its rows."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    make: Callable[[int, int], torch.Tensor]
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See LazyTensor."""
+        return self.make(start, stop)
 
 
 def is_lazy(value: object) -> TypeGuard[LazyTensor]:

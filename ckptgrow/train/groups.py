@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ckptgrow.errors import OptimizerError, RequestError, listing
+from ckptgrow.errors import OptimizerError, RequestError, at, listing
 from ckptgrow.formats.checked_parts import by_number, checked_optimizers
 from ckptgrow.state.optimizer_state import OptimizerState, from_torch
 from ckptgrow.storage.tensors import Held
@@ -39,12 +39,12 @@ def parameter_groups(model: torch.nn.Module, checkpoint: Mapping[str, Any], opti
 
     Raises OptimizerError where the groups and the model's parameters do not match, or match in more than one way.
     """
-    where = "the checkpoint"
     raws = checkpoint.get("optimizer_states", [checkpoint])
-    lazy = checked_optimizers(map_leaves(list(raws), torch.is_tensor, Held), where)
     parameters = dict(model.named_parameters())
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    states = from_torch([by_number(raw, where) for raw in lazy], shapes, where)
+    with at("the checkpoint"):
+        lazy = checked_optimizers(map_leaves(list(raws), torch.is_tensor, Held))
+        states = from_torch([by_number(raw) for raw in lazy], shapes)
     used = {name for state in states for name in state.names}
     missing = {name for name, parameter in parameters.items() if parameter.requires_grad} - used
     if missing:

@@ -13,7 +13,7 @@ import lightning
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from ckptgrow.errors import ConfigError, DataError, RequestError
+from ckptgrow.errors import ConfigError, DataError, RequestError, at
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.planning.rates_by_size import lr_for_size
 from ckptgrow.state.counting import num_without_embeddings
@@ -111,7 +111,8 @@ def _model(settings: TrainSettings, resumed: Resumed | None) -> torch.nn.Module:
         return resumed.adopted.model()
     if settings.init_from is not None:
         return adopted(read_checkpoint(settings.init_from), settings.config, None, with_optimizer=False).model()
-    return build_model(settings.config, torch.float32, str(settings.resume or "--config"))
+    with at(settings.resume or "--config"):
+        return build_model(settings.config, torch.float32)
 
 
 def _resumed(given: Mapping[str, Any]) -> tuple[Resumed | None, Mapping[str, Any] | None]:

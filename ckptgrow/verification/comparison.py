@@ -17,7 +17,6 @@ from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layout import Layout, parse
 from ckptgrow.state.model import load_model
 from ckptgrow.state.opening import TrainingState, open_state, understood
-from ckptgrow.state.sizes import is_tied, num_layers
 from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
 from ckptgrow.verification.configs import with_fixed_fields
 from ckptgrow.verification.contents import judge_contents, left_out
@@ -78,7 +77,7 @@ def verify(
     """
     stage("reading both checkpoints")
     pair, declared = _opened(Path(small), Path(grown), config)
-    pair = replace(pair, grown=replace(pair.grown, config=with_fixed_fields(pair)))
+    pair = replace(pair, grown=pair.grown.with_config(with_fixed_fields(pair)))
     stage("comparing weights")
     weights = weight_scales(pair)
     apart, growths = _agreed(pair, weights)
@@ -158,7 +157,7 @@ def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
             f"{grown.where}: is {grown.family.model_type}, expected {small.family.model_type} as {small.where}"
         )
     growths = growths_between(small, grown)
-    old, new = (num_layers(state.family, state.config, state.where) for state in (small, grown))
+    old, new = (state.architecture.num_layers for state in (small, grown))
     if new < old:
         raise RequestError(f"{grown.where}: has {new} layers, expected at least {old}; give the small checkpoint first")
     layers = recorded_layers(growths_since(small, grown), old, new)
@@ -227,7 +226,7 @@ def _agreed(pair: Pair, weights: Mapping[str, WeightScale]) -> tuple[list[str], 
 def _tie(state: TrainingState) -> tuple[str, Layout] | None:
     """The embedding that is the head too, and how the head lies."""
     tie = state.family.tie
-    if tie is None or not is_tied(state.family, state.config):
+    if tie is None or not state.architecture.is_tied:
         return None
     embedding = next((one.name for one in state.claim.parameters if one.canonical == tie.embedding), None)
     head = next((one for one in state.family.parameters if one.name == tie.head), None)

@@ -17,7 +17,6 @@ from typing import Any
 from ckptgrow.families.family import Family
 from ckptgrow.state.architecture import config_errors
 from ckptgrow.state.opening import TrainingState
-from ckptgrow.state.sizes import sizes_of
 from ckptgrow.verification.history import UNITS
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences, text
@@ -76,7 +75,7 @@ def _size_fields(family: Family) -> dict[str, str]:
 
 def _size_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
     family = pair.grown.family
-    old, new = (sizes_of(family, one.config, one.where) for one in (pair.small, pair.grown))
+    old, new = (one.architecture.sizes for one in (pair.small, pair.grown))
     for space in sorted(old.keys() | new.keys()):
         if old.get(space) != new.get(space) and space not in _growing_spaces(family):
             yield f"the size of {space} is {new.get(space)}, expected {old.get(space)}"
@@ -116,7 +115,7 @@ def _derived_size(pair: Pair, field: str, space: str) -> int | None:
     """What the size would be without its field."""
     grown = pair.grown
     bare = {key: value for key, value in grown.config.items() if key != field}
-    return sizes_of(grown.family, bare, grown.where).get(space)
+    return grown.architecture.with_config(bare).sizes.get(space)
 
 
 def _eps_ratio(pair: Pair) -> float:
@@ -198,7 +197,7 @@ def _derived_problems(pair: Pair, changed: set[str]) -> Iterator[str]:
 
 def _following_sizes(pair: Pair) -> list[tuple[int, int]]:
     """Old and new sizes of spaces; what a config derives from one follows it."""
-    old, new = (sizes_of(state.family, state.config, state.where) for state in (pair.small, pair.grown))
+    old, new = (state.architecture.sizes for state in (pair.small, pair.grown))
     return [(old[space], new[space]) for space in old.keys() & new.keys()]
 
 

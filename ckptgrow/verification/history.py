@@ -16,7 +16,6 @@ from typing import Any, TypeGuard
 
 from ckptgrow.families.family import Family
 from ckptgrow.spaces.layers import NEW_LAYERS, LayerKind
-from ckptgrow.state.sizes import sizes_of
 from ckptgrow.storage.fingerprint import Fingerprint
 from ckptgrow.verification.layer_origins import is_layer_map, is_zero_in
 from ckptgrow.verification.pair import Pair
@@ -208,7 +207,7 @@ def _step_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
 
 def _size_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
     """The sizes that the records lead to are the grown config's."""
-    old, new = (sizes_of(one.family, one.config, one.where) for one in (pair.small, pair.grown))
+    old, new = (one.architecture.sizes for one in (pair.small, pair.grown))
     for space in sorted(new.keys() | found[-1]["sizes"].keys()):
         if found[-1]["sizes"].get(space) != new.get(space):
             yield f"the history says {space} {found[-1]['sizes'].get(space)}, expected {new.get(space)}"

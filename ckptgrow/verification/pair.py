@@ -16,7 +16,6 @@ from ckptgrow.spaces.layers import LayerKind
 from ckptgrow.spaces.selection import selected
 from ckptgrow.state.claim import Claimed
 from ckptgrow.state.opening import TrainingState
-from ckptgrow.state.sizes import sizes_of
 from ckptgrow.storage.tensors import whole
 
 
@@ -186,7 +185,7 @@ def growths_between(small: TrainingState, grown: TrainingState) -> dict[str, Gro
 
     Raises RequestError for a pair in which something shrank, or that was grown in several ways.
     """
-    old, new = (sizes_of(state.family, state.config, state.where) for state in (small, grown))
+    old, new = (state.architecture.sizes for state in (small, grown))
     shrunk = [space for space in old if new[space] < old[space]]
     if shrunk:
         raise RequestError(
@@ -233,7 +232,7 @@ def _sizes_between(small: TrainingState, grown: TrainingState) -> list[dict[str,
     Copies of copies lie otherwise than copies at once; a record that tells wrong sizes makes the weights differ.
     """
     found = [record["sizes"] for record in growths_since(small, grown)[:-1] if isinstance(record.get("sizes"), dict)]
-    spaces = sizes_of(small.family, small.config, small.where)
+    spaces = small.architecture.sizes
     return [{space: int(sizes.get(space, size)) for space, size in spaces.items()} for sizes in found]
 
 

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 
 from ckptgrow.errors import DataError
 from ckptgrow.state.opening import TrainingState
-from ckptgrow.state.sizes import sizes_of
 from ckptgrow.verification.precision import computing_in
 
 SEQUENCES = 2  # a batch
@@ -29,7 +28,7 @@ def sample_batches(state: TrainingState, num_batches: int, tokens: Path | None) 
 
     Raises DataError where the file has too few tokens, or ids outside the vocabulary.
     """
-    sizes = sizes_of(state.family, state.config, state.where)
+    sizes = state.architecture.sizes
     if state.family.head == "image":
         generator = torch.Generator().manual_seed(SEED)
         shape = (num_batches, SEQUENCES, sizes["channels"], sizes["image"], sizes["image"])
@@ -58,7 +57,7 @@ def long_sample(states: Sequence[TrainingState], tokens: Path | None) -> torch.T
     windows = {int(size) for state in states for size in _windows(state.config) if size <= LONGEST_WINDOW}
     if small.family.head == "image" or not windows or max(windows) + BEYOND <= LONGEST:
         return None
-    sizes = sizes_of(small.family, small.config, small.where)
+    sizes = small.architecture.sizes
     length = min(max(windows) + BEYOND, _num_positions(small.config, sizes) - small.family.unused_positions)
     if length <= LONGEST:
         return None

@@ -15,6 +15,7 @@ from ckptgrow.cli import app
 from ckptgrow.families.family import Family
 from ckptgrow.families.registry import FAMILIES
 from ckptgrow.spaces.layout import parse
+from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.claim import claim
 from ckptgrow.state.sizes import holds
 from tests.families.contract import RESULTS, readme_with, table
@@ -95,6 +96,6 @@ def test_tables_know_the_order_of_the_modules_parameters(case: str) -> None:
     """Files of optimizers say positions alone, and directories list their tensors by the alphabet."""
     model = perturbed(case)
     shapes = {name: tuple(tensor.shape) for name, tensor in sorted(model.state_dict().items())}
-    claimed = claim(FAMILIES[CASES[case][0]], model.config.to_dict(), shapes, case)
+    claimed = claim(Architecture(FAMILIES[CASES[case][0]], model.config.to_dict(), case), shapes)
     ordered = [one.canonical for one in claimed.in_module_order().parameters]
     assert ordered == [name for name, _ in model.named_parameters()]

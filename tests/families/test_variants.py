@@ -16,6 +16,7 @@ from ckptgrow.errors import RequestError
 from ckptgrow.families.registry import FAMILIES
 from ckptgrow.growth.request import StateRequest
 from ckptgrow.growth.shrinking import shrunken_spaces
+from ckptgrow.state.architecture import Architecture
 from tests.helpers.families import (
     ALIBI,
     CASES,
@@ -148,7 +149,7 @@ def test_whatever_a_tied_head_reads_is_written_or_refused(model_type: str) -> No
             mute = replace(family, refusals=())
             listed = any(one.operator == "width" and _holds(one.when, fields) for one in family.refusals)
             try:
-                shrunken_spaces(mute, fields, model_type)
+                shrunken_spaces(Architecture(mute, fields, model_type))
             except RequestError:
                 assert listed
             else:

@@ -34,7 +34,7 @@ def raw(groups: Sequence[Sequence[str]], *, with_state: bool = True, with_names:
 
 
 def named(*raws: Mapping[str, Any], shapes: Mapping[str, Any] = SHAPES, order: Any = None) -> list[list[list[str]]]:
-    found = from_torch(raws, shapes, "here", order)
+    found = from_torch(raws, shapes, order)
     return [[list(group.names) for group in one.groups] for one in found]
 
 

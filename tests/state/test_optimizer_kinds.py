@@ -50,7 +50,7 @@ def names(path: Path) -> dict[str, str]:
     rule, inspected = step_rule(group.options, keys_in(state, group)), ckptgrow.inspect(path).optimizer
     assert rule is not None and inspected is not None
     return {
-        "growth": row_of(state, group, str(path)).name,
+        "growth": row_of(state, group).name,
         "verify": rule.name,
         "inspect": str(inspected["name"]).removesuffix(" (amsgrad)"),
     }

@@ -22,8 +22,8 @@ from ckptgrow.errors import OptimizerError
 from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.lineage import Descent
 from ckptgrow.growth.tensors.factored_moments import grown_factor
-from ckptgrow.growth.tensors.fresh_entries import Averaged
-from ckptgrow.growth.tensors.grown_tensors import Own, Scaled, gathered
+from ckptgrow.growth.tensors.fresh_entries import averaged
+from ckptgrow.growth.tensors.grown_tensors import gathered, own, scaled
 from ckptgrow.growth.training.optimizer_table import row_of
 from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.spaces.gather import Gather, TensorGrowth
@@ -43,7 +43,6 @@ class _Context:
     options: Mapping[str, Any]
     growing: Growing
     sizes: WeightSizes
-    where: str  # with {} for the entry
 
     @property
     def fills(self) -> bool:
@@ -60,7 +59,7 @@ class _Context:
         return min(old, limit) if self.growing.moves and limit is not None else old
 
 
-def grown_state(state: OptimizerState, growing: Growing, sizes: WeightSizes, where: str) -> OptimizerState:
+def grown_state(state: OptimizerState, growing: Growing, sizes: WeightSizes) -> OptimizerState:
     """The grown optimizer state: the same groups, their parameters in the grown model's order.
 
     Raises OptimizerError for an optimizer, or an entry of a record, that no row of the table knows.
@@ -69,14 +68,13 @@ def grown_state(state: OptimizerState, growing: Growing, sizes: WeightSizes, whe
     groups: list[ParameterGroup] = []
     records: dict[str, dict[str, Any]] = {}
     for old_group in state.groups:
-        entries = row_of(state, old_group, where).entries
+        entries = row_of(state, old_group).entries
         group = order.grown(old_group)
         groups.append(group)
         for descent in (growing.descent_of[name] for name in group.names):
             record = state.state.get(descent.old.name)
             if record is not None:
-                place = f"{where}: {{}} of {descent.old.name}"
-                context = _Context(descent, record, group.options, growing, sizes, place)
+                context = _Context(descent, record, group.options, growing, sizes)
                 records[descent.name] = {key: _grown_entry(entries, key, context) for key in record}
     return replace(state, groups=tuple(groups), state=records)
 
@@ -109,7 +107,7 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
     entry, value, growth = entries[key], context.record[key], context.descent.growth
     if entry == "step":
         if not 0 <= _float(value) < LARGEST_STEP:
-            raise OptimizerError(f"{context.where.format(key)} is {_float(value)}, expected a count of steps")
+            raise OptimizerError(f"{key} of {context.descent.old.name} is {_float(value)}, expected a count of steps")
         return _number(value, context.step(_float(value)))
     if entry == "momentum product":
         return _number(value, _momentum_product(value, context))
@@ -120,21 +118,21 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
         return None  # a momentum that has seen no gradient
     if not is_lazy(value) or not value.dtype.is_floating_point:
         raise OptimizerError(
-            f"{context.where.format(key)} is {str(value)[:40]}, expected a tensor of floating-point numbers; leave the "
-            "optimizer out with ⟦reset optimizer⟧"
+            f"{key} of {context.descent.old.name} is {str(value)[:40]}, expected a tensor of floating-point numbers; "
+            "leave the optimizer out with ⟦reset optimizer⟧"
         )
     if context.descent.is_in_new_layer:
         shape = value.shape if growth.is_identity else growth.gradient.shape
         return Zeros(shape, value.dtype)
     if growth.is_identity:
-        return Own(value)
+        return own(value)
     if entry in ("row", "column"):
         other = next(name for name, kind in entries.items() if kind in ("row", "column") and name != key)
         return grown_factor(entry, value, context.record[other], growth, filled=context.fills)
     if context.fills and entry == "square":
-        return Averaged(value, growth.square)
+        return averaged(value, growth.square)
     grown = gathered(value, _gather(entry, growth))
-    return Scaled(grown, _update_ratio(context)) if entry == "update" else grown
+    return scaled(grown, _update_ratio(context)) if entry == "update" else grown
 
 
 def _gather(entry: Literal["gradient", "square", "magnitude", "direction", "update"], growth: TensorGrowth) -> Gather:

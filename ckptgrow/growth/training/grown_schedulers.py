@@ -69,19 +69,17 @@ def optimizer_of(index: int, schedulers: Sequence[Raw], optimizers: Sequence[Opt
     return fitting[0] if len(fitting) == 1 else None
 
 
-def check_sets_alone(
-    index: int, place: int, schedulers: Sequence[Raw], optimizers: Sequence[OptimizerState], where: str
-) -> None:
+def check_sets_alone(index: int, place: int, schedulers: Sequence[Raw], optimizers: Sequence[OptimizerState]) -> None:
     """Raises RequestError where another scheduler sets the same rates: which of them had the last word is unknown."""
     others = [one for one in range(len(schedulers)) if one != index]
     if any(optimizer_of(other, schedulers, optimizers) == place for other in others):
         raise RequestError(
-            f"{where}: is one of {len(schedulers)} that set the rates of optimizer {place}, expected a single one to "
+            f"is one of {len(schedulers)} that set the rates of optimizer {place}, expected a single one to "
             f"be moved; {WAYS_OUT}"
         )
 
 
-def grown_scheduler(raw: Raw, origins: Sequence[Origin], num_groups: int, where: str) -> dict[str, Any]:
+def grown_scheduler(raw: Raw, origins: Sequence[Origin], num_groups: int) -> dict[str, Any]:
     """A scheduler's state with one entry a new group, from one with an entry for each of `num_groups` old ones.
 
     Raises RequestError where groups would need different values of a setting that the scheduler has but once, and where
@@ -91,12 +89,12 @@ def grown_scheduler(raw: Raw, origins: Sequence[Origin], num_groups: int, where:
     if ratios != {1.0} and not is_known(raw) and not follows_loss(raw):
         keys = listing(sorted(raw.keys() - {"last_epoch", "base_lrs"}))
         raise RequestError(
-            f"{where}: no rule for a schedule of {keys}, which may set rates of its own, expected one of torch's; use "
+            f"no rule for a schedule of {keys}, which may set rates of its own, expected one of torch's; use "
             "⟦lr_rule keep⟧ or ⟦reset schedule⟧"
         )
     if raw.get("eta_min") and ratios != {1.0}:
         raise RequestError(
-            f"{where}: eta_min {raw['eta_min']} is one for all groups, but ⟦lr_rule mup⟧ scales each; expected "
+            f"eta_min {raw['eta_min']} is one for all groups, but ⟦lr_rule mup⟧ scales each; expected "
             "eta_min 0; use ⟦lr_rule keep⟧"
         )
     grown = dict(raw)
@@ -105,7 +103,7 @@ def grown_scheduler(raw: Raw, origins: Sequence[Origin], num_groups: int, where:
         if isinstance(values, list):
             if len(values) != num_groups:
                 raise RequestError(
-                    f"{where}: {key} has {len(values)} entries, expected one for each of the optimizer's {num_groups} "
+                    f"{key} has {len(values)} entries, expected one for each of the optimizer's {num_groups} "
                     "groups; begin it anew with ⟦reset schedule⟧"
                 )
             grown[key] = [
@@ -113,13 +111,11 @@ def grown_scheduler(raw: Raw, origins: Sequence[Origin], num_groups: int, where:
                 for origin in origins
             ]
     if isinstance(raw.get("_schedulers"), list):
-        grown["_schedulers"] = [grown_scheduler(inner, origins, num_groups, where) for inner in raw["_schedulers"]]
+        grown["_schedulers"] = [grown_scheduler(inner, origins, num_groups) for inner in raw["_schedulers"]]
     return grown
 
 
-def moved(
-    raw: Raw, step: int, optimizer: OptimizerState, where: str = "scheduler 0", named: Course | None = None
-) -> Scheduled:
+def moved(raw: Raw, step: int, optimizer: OptimizerState, named: Course | None = None) -> Scheduled:
     """A scheduler with its clock at `step`.
 
     Torch's own scheduler is built again from its state and run from its start, so that recursive ones (linear, cosine,
@@ -133,24 +129,22 @@ def moved(
         return Scheduled(dict(raw), None, OF_THE_LOSS)
     if not is_known(raw):
         keys = listing(sorted(raw.keys() - {"last_epoch", "base_lrs"}))
-        raise RequestError(
-            f"{where}: no rule for a schedule of {keys}, so its rate at step {step} is unknown; {WAYS_OUT}"
-        )
+        raise RequestError(f"no rule for a schedule of {keys}, so its rate at step {step} is unknown; {WAYS_OUT}")
     raw = opened(raw)
     peak = max((float(base) for leaf in leaves(raw) for base in leaf.get("base_lrs", ())), default=0.0)
     functions = Functions(named.function(peak) if named else None)
     is_hidden = functions.is_hidden(raw, step)
     if is_hidden and (named is None or named.name != LAMBDA):
         raise RequestError(
-            f"{where}: its function is in your script (LambdaLR, MultiplicativeLR or a scale_fn), so its rate at step "
+            f"its function is in your script (LambdaLR, MultiplicativeLR or a scale_fn), so its rate at step "
             f"{step} is unknown; expected one that ⟦schedule⟧ names, as {EXAMPLE}, or {LAMBDA} for a LambdaLR of your "
             f"own; else {WAYS_OUT}"
         )
-    state, options = replayed(raw, step, optimizer, functions, where)
+    state, options = replayed(raw, step, optimizer, functions)
     return Scheduled(state, None, OF_THE_SCRIPT) if is_hidden else Scheduled(state, options)
 
 
-def clock_at(raw: Raw, steps: tuple[int, int], where: str) -> int:
+def clock_at(raw: Raw, steps: tuple[int, int]) -> int:
     """A scheduler's clock where the run's is moved, `steps` being the run's old and new one: it may tick at every step,
     or a fixed number of times a step or steps (epochs; once a process under accelerate).
 
@@ -162,7 +156,7 @@ def clock_at(raw: Raw, steps: tuple[int, int], where: str) -> int:
         return new
     if not old or new * clock % old:
         raise RequestError(
-            f"{where}: its clock is at {clock} where the run is at step {old}, so at step {new} it is at no whole "
+            f"its clock is at {clock} where the run is at step {old}, so at step {new} it is at no whole "
             f"number, expected a ⟦step⟧ that is a multiple of {old // math.gcd(clock, old)}; choose one, or {WAYS_OUT}"
         )
     return new * clock // old

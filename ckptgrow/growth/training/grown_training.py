@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ckptgrow.errors import RequestError
+from ckptgrow.errors import OptimizerError, RequestError, at
 from ckptgrow.growth.carried_state import check_schedules
 from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.grown_weights import Weights
 from ckptgrow.growth.training.grown_moments import grown_state
 from ckptgrow.growth.training.grown_schedulers import (
+    Scheduled,
     check_sets_alone,
     clock_at,
     grown_scheduler,
@@ -24,14 +25,22 @@ from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.state.optimizer_state import OptimizerState
 
 
-@dataclass
+@dataclass(frozen=True)
 class GrownTraining:
-    """Optimizers, each with the origins of its groups, schedulers, and what the user should know of them."""
+    """Optimizers and schedulers, and what the user should know of them."""
 
-    optimizers: list[OptimizerState] = field(default_factory=list[OptimizerState])
-    origins: list[tuple[Origin, ...]] = field(default_factory=list[tuple[Origin, ...]])
-    schedulers: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    notes: list[str] = field(default_factory=list[str])
+    optimizers: tuple[OptimizerState, ...]
+    schedulers: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...]
+
+
+@dataclass
+class _Optimizer:
+    """One optimizer: as it was, as it is so far, and where each of its groups comes from."""
+
+    old: OptimizerState
+    new: OptimizerState
+    origins: Sequence[Origin]
 
 
 def grown_training(growing: Growing, weights: Weights) -> GrownTraining:
@@ -39,56 +48,66 @@ def grown_training(growing: Growing, weights: Weights) -> GrownTraining:
 
     Raises OptimizerError for an optimizer that no rule knows, RequestError for a schedule that cannot be moved.
     """
-    old, request = growing.old, growing.request
-    if old.optimizers and (request.lr_rule == "mup" or growing.moves):
+    old = growing.old
+    if old.optimizers and growing.changes_rates:
         check_schedules(old)
-    named = course(request.schedule)
+    named = _course(growing)
+    sizes = WeightSizes(old.checkpoint.tensors, weights.in_module)
+    optimizers = [_grown_optimizer(growing, sizes, index) for index in range(len(old.optimizers))]
+    schedulers: list[Scheduled] = []
+    for index in range(len(old.checkpoint.schedulers)):
+        with at(f"{growing.where}: scheduler {index}", RequestError):
+            schedulers.append(_grown_scheduler(growing, optimizers, index, named))
+    return GrownTraining(
+        tuple(one.new for one in optimizers),
+        tuple(one.state for one in schedulers),
+        tuple(_notes(growing, schedulers)),
+    )
+
+
+def _course(growing: Growing) -> Course | None:
+    """What the user says of a schedule's function; raises RequestError where the schedule does not move."""
+    asked = growing.request.schedule
+    named = course(asked)
     if named is not None and not growing.moves:
-        raise RequestError(
-            f"⟦schedule {request.schedule}⟧: says what moves with the step, expected with ⟦step⟧; leave it out"
-        )
-    training, sizes = GrownTraining(), WeightSizes(old.checkpoint.tensors, weights.in_module)
-    if not old.optimizers:
-        training.notes.append("it has no optimizer state: the weights alone were grown")
-    for index, state in enumerate(old.optimizers):
-        where = f"{growing.where}: optimizer {index}"
-        grown, origins = with_rates(grown_state(state, growing, sizes, where), growing, sizes, where)
-        training.optimizers.append(grown)
-        training.origins.append(origins)
-    for index, raw in enumerate(old.checkpoint.schedulers):
-        training.schedulers.append(_grown_scheduler(growing, training, index, raw, named))
-    training.notes += _notes(growing)
-    return training
+        raise RequestError(f"⟦schedule {asked}⟧: says what moves with the step, expected with ⟦step⟧; leave it out")
+    return named
 
 
-def _grown_scheduler(
-    growing: Growing, training: GrownTraining, index: int, raw: Mapping[str, Any], named: Course | None
-) -> dict[str, Any]:
+def _grown_optimizer(growing: Growing, sizes: WeightSizes, index: int) -> _Optimizer:
+    old = growing.old.optimizers[index]
+    with at(f"{growing.where}: optimizer {index}", OptimizerError):
+        new, origins = with_rates(grown_state(old, growing, sizes), growing, sizes)
+    return _Optimizer(old, new, origins)
+
+
+def _grown_scheduler(growing: Growing, optimizers: Sequence[_Optimizer], index: int, named: Course | None) -> Scheduled:
     """One scheduler's state; where the step moves, its optimizer's groups get their options there."""
     old, raws = growing.old, growing.old.checkpoint.schedulers
-    where = f"{growing.where}: scheduler {index}"
     place = optimizer_of(index, raws, old.optimizers)
     if place is None:
-        if training.optimizers and (growing.moves or growing.request.lr_rule == "mup"):
+        if optimizers and growing.changes_rates:
             raise RequestError(
-                f"{where}: could set the rates of any of {len(training.optimizers)} optimizers, expected one a "
-                "scheduler; use ⟦lr_rule keep⟧ and ⟦step keep⟧, or ⟦reset schedule⟧"
+                f"could set the rates of any of {len(optimizers)} optimizers, expected one a scheduler; use "
+                "⟦lr_rule keep⟧ and ⟦step keep⟧, or ⟦reset schedule⟧"
             )
-        return dict(raw)
-    grown = grown_scheduler(raw, training.origins[place], len(old.optimizers[place].groups), where)
+        return Scheduled(dict(raws[index]), None)
+    optimizer = optimizers[place]
+    grown = grown_scheduler(raws[index], optimizer.origins, len(optimizer.old.groups))
     if not growing.moves or growing.step is None:
-        return grown
-    check_sets_alone(index, place, raws, old.optimizers, where)
-    clock = clock_at(raw, (old.checkpoint.global_step or 0, growing.step), where)
-    scheduled = moved(grown, clock, training.optimizers[place], where, named)
-    optimizer = training.optimizers[place]
-    training.optimizers[place] = replace(optimizer, groups=scheduled.groups(optimizer))
-    training.notes += [scheduled.note] if scheduled.note else []
-    return scheduled.state
+        return Scheduled(grown, None)
+    check_sets_alone(index, place, raws, old.optimizers)
+    clock = clock_at(raws[index], (old.checkpoint.global_step or 0, growing.step))
+    scheduled = moved(grown, clock, optimizer.new, named)
+    optimizer.new = replace(optimizer.new, groups=scheduled.groups(optimizer.new))
+    return scheduled
 
 
-def _notes(growing: Growing) -> list[str]:
+def _notes(growing: Growing, schedulers: Sequence[Scheduled]) -> list[str]:
     notes: list[str] = []
+    if not growing.old.optimizers:
+        notes.append("it has no optimizer state: the weights alone were grown")
+    notes += [one.note for one in schedulers if one.note]
     if growing.request.lr_rule == "mup" and growing.old.checkpoint.kind == "trainer":
         notes.append(
             "the optimizer has one group a learning rate now, where the Trainer makes two: give it one with these "

@@ -33,10 +33,10 @@ from typing import Any
 
 import torch
 
-from ckptgrow.errors import OptimizerError
+from ckptgrow.errors import OptimizerError, at
 from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.lineage import Descent
-from ckptgrow.growth.tensors.grown_tensors import Scaled
+from ckptgrow.growth.tensors.grown_tensors import scaled
 from ckptgrow.growth.training.optimizer_table import Row, is_coupled, row_of
 from ckptgrow.growth.training.sides import Sides
 from ckptgrow.growth.training.weight_sizes import WeightSizes
@@ -67,7 +67,7 @@ class Origin:
 
 
 def with_rates(
-    state: OptimizerState, growing: Growing, sizes: WeightSizes, where: str
+    state: OptimizerState, growing: Growing, sizes: WeightSizes
 ) -> tuple[OptimizerState, tuple[Origin, ...]]:
     """The grown optimizer's groups under the asked rule, and each group's origin (for the schedulers).
 
@@ -79,12 +79,13 @@ def with_rates(
     origins: list[Origin] = []
     records = dict(state.state)
     for index, group in enumerate(state.groups):
-        row = row_of(state, group, where)
+        row = row_of(state, group)
         parts: dict[Ratio, list[str]] = {}
         for name in group.names:
-            ratio = _ratio(row, group.options, growing.descent_of[name], sizes, where)
+            ratio = _ratio(row, group.options, growing.descent_of[name], sizes)
             if "beta2_decay" in group.options:
-                _check_bound(group.options, records.get(name, {}), ratio.lr, f"{where}: {name}")
+                with at(name, OptimizerError):
+                    _check_bound(group.options, records.get(name, {}), ratio.lr)
             parts.setdefault(ratio, []).append(name)
             if name in records and "update" in row.entries.values():
                 records[name] = _with_updates(row, records[name], ratio.lr)
@@ -95,23 +96,20 @@ def with_rates(
     return replace(state, groups=tuple(groups), state=records), tuple(origins)
 
 
-def _ratio(row: Row, options: Mapping[str, Any], one: Descent, sizes: WeightSizes, where: str) -> Ratio:
+def _ratio(row: Row, options: Mapping[str, Any], one: Descent, sizes: WeightSizes) -> Ratio:
     if row.lr == "none":
-        raise OptimizerError(
-            f"{where}: no lr rule known for {row.name}, expected a named one such as AdamW; use ⟦lr_rule keep⟧"
-        )
+        raise OptimizerError(f"no lr rule known for {row.name}, expected a named one such as AdamW; use ⟦lr_rule keep⟧")
     sides = Sides.of(one.name, one.growth)
     update, gradient = sides.update, sides.gradient
     coupled = gradient / update
     if row.lr == "gradient":
         return Ratio(update / gradient, (), coupled, gradient)
     if row.lr == "adafactor":
-        return _adafactor(options, one, sides, sizes, where)
+        return _adafactor(options, one, sides, sizes)
     if row.lr == "orthogonal":
         if len(one.growth.axes) != 2:
             raise OptimizerError(
-                f"{where}: {one.name} of {row.name} has {len(one.growth.axes)} axes, expected a matrix; use "
-                "⟦lr_rule keep⟧"
+                f"{one.name} of {row.name} has {len(one.growth.axes)} axes, expected a matrix; use ⟦lr_rule keep⟧"
             )
         spread = math.sqrt(sides.copies_out * sides.copies_in)
         lr = update * spread / _shape_factor(options.get("adjust_lr_fn"), one)
@@ -120,19 +118,19 @@ def _ratio(row: Row, options: Mapping[str, Any], one: Descent, sizes: WeightSize
         return Ratio(update, (gradient,), 1 / update, gradient)
     if abs(sizes.ratio(one) - update) > SAME * update:
         raise OptimizerError(
-            f"{where}: {row.name} with weight decay in the gradient has no exact lr rule unless all copies are equal, "
+            f"{row.name} with weight decay in the gradient has no exact lr rule unless all copies are equal, "
             "expected ⟦how tile⟧ ⟦separate none⟧, decoupled decay, or none; use ⟦lr_rule keep⟧"
         )
     return Ratio(update, (gradient,), coupled, gradient)
 
 
-def _adafactor(options: Mapping[str, Any], one: Descent, sides: Sides, sizes: WeightSizes, where: str) -> Ratio:
+def _adafactor(options: Mapping[str, Any], one: Descent, sides: Sides, sizes: WeightSizes) -> Ratio:
     """Torch's always scales updates by the weight; ε₁ bounds g² of matrices and |g| of vectors there."""
     is_torch = "beta2_decay" in options
     is_scaled = bool(is_torch or options.get("scale_parameter"))
     if is_scaled and one.old.layout.offset and sides.update != 1:
         raise OptimizerError(
-            f"{where}: {one.name} is stored without its 1, so its size does not grow with its updates and no learning "
+            f"{one.name} is stored without its 1, so its size does not grow with its updates and no learning "
             "rate of Adafactor's keeps its trajectory, expected scale_parameter=False; use ⟦lr_rule keep⟧"
         )
     size = sizes.ratio(one) if is_scaled else 1.0
@@ -141,7 +139,7 @@ def _adafactor(options: Mapping[str, Any], one: Descent, sides: Sides, sizes: We
         lr, size = 1.0, sides.update
     if options.get("relative_step") and lr != 1:
         raise OptimizerError(
-            f"{where}: Adafactor with relative_step has no learning rate that could change by {lr:.3g}, as "
+            f"Adafactor with relative_step has no learning rate that could change by {lr:.3g}, as "
             f"{one.name} demands, expected scale_parameter and ⟦how tile⟧ ⟦separate none⟧; use ⟦lr_rule keep⟧"
         )
     is_vector = is_torch and len(one.growth.axes) < 2
@@ -150,13 +148,13 @@ def _adafactor(options: Mapping[str, Any], one: Descent, sides: Sides, sizes: We
     return Ratio(lr, (bound, size), decay, sides.gradient, torch.finfo(sizes.old[one.old.name].dtype).eps)
 
 
-def _check_bound(options: Mapping[str, Any], record: Mapping[str, Any], ratio: float, where: str) -> None:
+def _check_bound(options: Mapping[str, Any], record: Mapping[str, Any], ratio: float) -> None:
     """Torch's Adafactor takes no learning rate above 1/√step; raises OptimizerError where that hides a ratio."""
     given = options["lr"], record.get("step", 0.0)
     rate, step = (float(whole(one)) if is_lazy(one) else float(one) for one in given)
     if ratio != 1 and max(rate, rate * ratio) > (step + 1) ** -0.5:
         raise OptimizerError(
-            f"{where}: its learning rate {rate:.3g} is bounded by 1/√step from step {step:.0f} on, so one {ratio:.3g} "
+            f"its learning rate {rate:.3g} is bounded by 1/√step from step {step:.0f} on, so one {ratio:.3g} "
             "times as large has no such effect, expected a smaller one or ⟦how tile⟧ without separation; use "
             "⟦lr_rule keep⟧"
         )
@@ -175,7 +173,7 @@ def _adjusted(kind: str | None, shape: Sequence[int]) -> float:
 
 def _with_updates(row: Row, record: Mapping[str, Any], ratio: float) -> dict[str, Any]:
     return {
-        key: Scaled(value, ratio) if row.entries[key] == "update" and is_lazy(value) else value
+        key: scaled(value, ratio) if row.entries[key] == "update" and is_lazy(value) else value
         for key, value in record.items()
     }
 

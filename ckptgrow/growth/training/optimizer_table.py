@@ -56,7 +56,7 @@ ROWS: tuple[Row, ...] = (
 )
 
 
-def row_of(state: OptimizerState, group: ParameterGroup, where: str) -> Row:
+def row_of(state: OptimizerState, group: ParameterGroup) -> Row:
     """The row of a group.
 
     Raises OptimizerError, naming the keys, where the records hold what no optimizer with these options knows, or where
@@ -70,11 +70,11 @@ def row_of(state: OptimizerState, group: ParameterGroup, where: str) -> Row:
     if kinds:
         unknown = min((keys - set(kind.entries) for kind in kinds), key=len)
         raise OptimizerError(
-            f"{where}: no rule for the state {listing(unknown)}, expected {listing(kinds[0].entries)} as in "
+            f"no rule for the state {listing(unknown)}, expected {listing(kinds[0].entries)} as in "
             f"{kinds[0].name}; leave the optimizer out with ⟦reset optimizer⟧"
         )
     raise OptimizerError(
-        f"{where}: no optimizer known with options {listing(_telling(group.options))} and state {listing(keys)}, "
+        f"no optimizer known with options {listing(_telling(group.options))} and state {listing(keys)}, "
         f"expected one of {listing((row.name for row in ROWS), limit=len(ROWS))}; leave it out with ⟦reset optimizer⟧"
     )
 

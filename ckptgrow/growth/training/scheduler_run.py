@@ -57,7 +57,7 @@ def _one(step: int) -> float:
 
 
 def replayed(
-    raw: Raw, step: int, optimizer: OptimizerState, functions: Functions, where: str
+    raw: Raw, step: int, optimizer: OptimizerState, functions: Functions
 ) -> tuple[dict[str, Any], tuple[Raw, ...]]:
     """A scheduler's state and each group's options at a step, as torch's own scheduler has them there.
 
@@ -71,7 +71,7 @@ def replayed(
             warnings.simplefilter("ignore", UserWarning)  # a sequence within one steps when it is built
             scheduler = rebuilt(raw, simulated, functions)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # torch's own, of settings that are none
-        raise RequestError(f"{where}: torch cannot build it from its state ({error}); {WAYS_OUT}") from error
+        raise RequestError(f"torch cannot build it from its state ({error}); {WAYS_OUT}") from error
     simulated.step()
     found: tuple[dict[str, Any], tuple[Raw, ...]] = {}, ()
     for now in range(max(step, own) + 1):
@@ -80,14 +80,14 @@ def replayed(
         except ValueError as error:
             raise RequestError(f"⟦step {step}⟧: beyond the schedule's end ({error}); choose an earlier step") from error
         if now == own and not functions.is_hidden(raw, own):
-            _check_rates(raw, simulated, where)
+            _check_rates(raw, simulated)
         if now == step:
             state = copy.deepcopy(scheduler.state_dict())
             found = stored(_merged(raw, state, step, functions)), _options_of(simulated, optimizer)
     return found
 
 
-def _check_rates(raw: Raw, simulated: torch.optim.Optimizer, where: str) -> None:
+def _check_rates(raw: Raw, simulated: torch.optim.Optimizer) -> None:
     """Raises RequestError where the rates are not the checkpoint's."""
     rates = raw.get("_last_lr")
     groups = simulated.param_groups
@@ -97,7 +97,7 @@ def _check_rates(raw: Raw, simulated: torch.optim.Optimizer, where: str) -> None
         expected, rounding = float(group["lr"]), ROUNDED if isinstance(group["lr"], torch.Tensor) else EXACT
         if abs(float(rate) - expected) > rounding * max(abs(expected), float(group.get("initial_lr", expected))):
             raise RequestError(
-                f"{where}: at its own step its rate is {float(rate):.6g}, expected {expected:.6g} from its state, so "
+                f"at its own step its rate is {float(rate):.6g}, expected {expected:.6g} from its state, so "
                 f"something else sets it (a function, another schedule, a hand); {WAYS_OUT}"
             )
 

@@ -191,7 +191,7 @@ def test_every_scheduler_goes_on_as_one_that_ran_in_the_grown_groups(
         scheduler = make(optimizer, ratios)
     course_of(optimizer, scheduler, before)
     state = state_of(optimizer)
-    raw = grown_scheduler(in_file(scheduler.state_dict()), origins, len(bases), "scheduler 0")
+    raw = grown_scheduler(in_file(scheduler.state_dict()), origins, len(bases))
     state = as_mup_splits(state) if rule == "mup" else state
     scheduled = moved(raw, step, state)
     new_bases = [bases[origin.group] * origin.ratio for origin in origins]
@@ -313,8 +313,8 @@ def test_schedulers_that_no_rule_knows_are_not_moved_nor_split(raw: dict[str, An
     with pytest.raises(RequestError, match="no rule for a schedule of"):
         moved(raw, 4, state_of(optimizer_of("AdamW", BASES)))
     with pytest.raises(RequestError, match="no rule for a schedule of"):
-        grown_scheduler(raw, ORIGINS, 2, "scheduler 0")
-    assert grown_scheduler(raw, [Origin(0, 1.0), Origin(1, 1.0)], 2, "scheduler 0") == raw
+        grown_scheduler(raw, ORIGINS, 2)
+    assert grown_scheduler(raw, [Origin(0, 1.0), Origin(1, 1.0)], 2) == raw
 
 
 @pytest.mark.parametrize(
@@ -356,9 +356,9 @@ def test_clocks_that_tick_otherwise_than_the_run_keep_their_ratio(
     raw = {"last_epoch": clock, "base_lrs": [0.1]}
     if expected is None:
         with pytest.raises(RequestError, match="multiple of 100"):
-            clock_at(raw, steps, "scheduler 0")
+            clock_at(raw, steps)
     else:
-        assert clock_at(raw, steps, "scheduler 0") == expected
+        assert clock_at(raw, steps) == expected
 
 
 @pytest.mark.parametrize("operator", ["width", "depth"])

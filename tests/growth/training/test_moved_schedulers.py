@@ -154,7 +154,7 @@ def test_groups_that_mup_splits_follow_the_old_rates_by_their_ratios(name: str) 
     old = optimizer_with()
     scheduler = make(old)
     run(old, scheduler, 7)
-    grown = grown_scheduler(scheduler.state_dict(), origins, len(old.param_groups), "scheduler 0")
+    grown = grown_scheduler(scheduler.state_dict(), origins, len(old.param_groups))
     keys = ("lr", "initial_lr", "max_lr", "min_lr")
     groups = []
     for origin in origins:
@@ -226,7 +226,7 @@ def test_a_schedule_that_follows_the_loss_stays_where_it_is_and_says_so() -> Non
     scheduled = moved(scheduler.state_dict(), 1, named(optimizer))
     assert scheduled.state == scheduler.state_dict()
     assert "follows the loss" in scheduled.note
-    grown = grown_scheduler(scheduler.state_dict(), [Origin(0, 1.0), Origin(0, 0.5), Origin(1, 0.25)], 2, "here")
+    grown = grown_scheduler(scheduler.state_dict(), [Origin(0, 1.0), Origin(0, 0.5), Origin(1, 0.25)], 2)
     assert grown["min_lrs"] == [0.01, 0.005, 0.005]
     assert grown["_last_lr"] == [0.05, 0.025, 0.025]
 
@@ -242,7 +242,7 @@ def test_a_floor_for_all_groups_is_refused_where_each_would_need_its_own() -> No
     optimizer = optimizer_with()
     scheduler = lr_scheduler.CosineAnnealingLR(optimizer, 10, eta_min=1e-3)
     with pytest.raises(RequestError, match="eta_min"):
-        grown_scheduler(scheduler.state_dict(), [Origin(0, 1.0), Origin(1, 0.5)], 2, "scheduler 0")
+        grown_scheduler(scheduler.state_dict(), [Origin(0, 1.0), Origin(1, 0.5)], 2)
 
 
 def test_tensor_learning_rates_are_scaled_and_moved_as_tensors() -> None:
@@ -256,7 +256,7 @@ def test_tensor_learning_rates_are_scaled_and_moved_as_tensors() -> None:
         else value
         for key, value in scheduler.state_dict().items()
     }
-    grown = grown_scheduler(state, [Origin(0, 1.0), Origin(0, 0.5)], 1, "scheduler 0")
+    grown = grown_scheduler(state, [Origin(0, 1.0), Origin(0, 0.5)], 1)
     assert [float(whole(one)) for one in grown["base_lrs"]] == pytest.approx([0.1, 0.05])
     options = {"lr": Held(torch.tensor(0.1)), "initial_lr": Held(torch.tensor(0.1)), "betas": (0.9, 0.999)}
     scheduled = moved(state, 2, OptimizerState((ParameterGroup(options, ("a",)),), {}))

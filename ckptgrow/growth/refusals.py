@@ -1,0 +1,15 @@
+"""What a family's table says cannot grow exactly."""
+
+from __future__ import annotations
+
+from ckptgrow.errors import RequestError
+from ckptgrow.state.architecture import Architecture
+
+
+def check_exact(old: Architecture, *operators: str) -> None:
+    """Raises RequestError where the table refuses one of these ways of growing for a config like this."""
+    for refusal in old.family.refusals:
+        if refusal.operator in operators and old.holds(refusal.when):
+            raise RequestError(
+                f"{old.where}: {old.family.model_type} cannot grow in {refusal.operator} exactly: {refusal.reason}"
+            )

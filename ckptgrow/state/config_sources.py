@@ -1,0 +1,92 @@
+"""Where a checkpoint's architecture comes from, in this order: the user's file, the checkpoint's own config, the
+staged-training script's arguments. Never guessed from shapes: the number of heads cannot be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ckptgrow.errors import CheckpointError, ConfigError, at
+from ckptgrow.families.family import Family
+from ckptgrow.families.registry import family_of
+from ckptgrow.families.tables.gpt2 import FAMILY as GPT2
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.state.architecture import Architecture, config_errors
+from ckptgrow.state.sizes import fields_in
+from ckptgrow.storage.files.json_files import read_json
+
+GPT2_VOCABULARY = 50257  # the staged-training script starts from the released GPT-2's config
+
+
+def architecture_of(checkpoint: Checkpoint, config_file: Path | None = None) -> Architecture:
+    """The family's table and the config, completed by the family's defaults where it leaves fields out.
+
+    Raises ConfigError where there is no config, or none with a table.
+    """
+    given = None if config_file is None else _from_file(config_file)
+    with at(config_file or checkpoint.path):
+        if given is not None:
+            config = given
+        elif checkpoint.config is not None:
+            config = dict(checkpoint.config)
+        elif checkpoint.original_arguments is not None:
+            config = original_config(checkpoint.original_arguments)
+        else:
+            raise ConfigError(
+                "says nothing of its architecture (config.json, hyper_parameters['config'], or the original's size and "
+                "seqlen); pass a transformers config with ⟦config FILE⟧"
+            )
+        family = family_of(config)
+        return Architecture(family, _completed(family, config), str(checkpoint.path))
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    file = path / "config.json" if path.is_dir() else path
+    if not file.exists():
+        raise ConfigError(f"{file}: no such file, expected a transformers config.json")
+    try:
+        return read_json(file)
+    except CheckpointError as error:
+        raise ConfigError(f"{error.message.marked} (a transformers config.json)") from error
+
+
+def original_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The config behind the staged-training script's `size` and `seqlen`; raises ConfigError for an unknown size."""
+    size = arguments.get("size")
+    if size not in GPT2.original_sizes:
+        raise ConfigError(
+            f"its arguments name size {size!r}, expected one of {', '.join(sorted(GPT2.original_sizes))}; "
+            "pass a transformers config with ⟦config FILE⟧"
+        )
+    sizes = dict(GPT2.original_sizes[str(size)])
+    if arguments.get("layers") is not None:
+        sizes["n_layer"] = arguments["layers"]
+    return {"model_type": "gpt2", "vocab_size": GPT2_VOCABULARY, "n_positions": arguments["seqlen"], **sizes}
+
+
+def _completed(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with transformers' defaults for fields of the table that it does not have, the kinds of single layers
+    that transformers derives by a rule, and fields under their own names where it has them under an alias.
+    """
+    fields = {size.config for size in family.sizes.values()} | {family.num_layers, *family.dropout}
+    fields |= {name for one in (*family.parameters, *family.refusals) for name in fields_in(one.when)}
+    fields |= {family.tie.config} if family.tie else set()
+    fields |= {family.padding.eps} if family.padding else set()
+    fields |= {family.sparse.dense, family.sparse.step} if family.sparse else set()
+    missing = {field for field in fields if field is not None and field not in config}
+    missing |= {field for field in (*family.stacks.values(), *family.layer_lists) if config.get(field) is None}
+    renamed = {name for alias, name in family.aliases.items() if alias in config}
+    if not missing | renamed:
+        return dict(config)
+    from transformers import AutoConfig
+
+    given = {key: value for key, value in config.items() if key != "model_type"}
+    try:
+        full = AutoConfig.for_model(family.model_type, **given).to_dict()
+    except config_errors() as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ConfigError(f"transformers refuses this config ({reason})") from error
+    derived = {field: full[field] for field in sorted(missing | renamed) if field in full}
+    return {**derived, **{key: value for key, value in config.items() if key not in derived}}
