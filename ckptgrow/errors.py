@@ -10,6 +10,9 @@ CkptgrowError
 ├── DataError           training, evaluation or curve data that cannot be used
 └── MissingDependencyError   an extra of the package is not installed
 
+Who raises says what was found and what to do; where, who called knows: `at` puts the place before the message as the
+error climbs.
+
 Messages name options by their Python names between ⟦ and ⟧, a value behind the name: "use ⟦how pad⟧". Who calls from
 Python reads `use how="pad"`; the commands write `use --how pad` (`commands._spelling`).
 """
