@@ -285,7 +285,7 @@ def _why_not_judged(pair: Pair, structure: Structure) -> str:
         return "learning rates were kept, so the grown matrices move faster by design"
     if pair.has_copies and _are_apart(pair):
         return "the copies are told apart, so the trajectories part by design"
-    if pair.small.checkpoint.global_step != pair.grown.checkpoint.global_step:
+    if pair.has_moved:
         return "the schedule was set to another step, so the trajectories part by design"
     return ""
 

@@ -78,9 +78,7 @@ def idealise(model: PreTrainedModel, pair: Pair, weights: Mapping[str, WeightSca
             factor = weights[name].factor
             ideal = link.spread(pair.small_tensor(link)) * (1.0 if factor is None else factor)
             for axis in link.in_axes:
-                shape = [1] * ideal.dim()
-                shape[axis] = -1
-                ideal *= torch.from_numpy(link.growths[axis].read).reshape(shape)
+                ideal *= link.along(axis, link.growths[axis].read)
             parameters[link.grown.canonical].copy_(ideal - link.grown.layout.offset)
 
 

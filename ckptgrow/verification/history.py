@@ -17,19 +17,14 @@ from typing import Any, TypeGuard
 from ckptgrow.families.family import Family
 from ckptgrow.spaces.layers import NEW_LAYERS, LayerKind
 from ckptgrow.storage.fingerprint import Fingerprint
-from ckptgrow.verification.layer_origins import is_layer_map, is_zero_in
+from ckptgrow.verification.layer_origins import is_layer_map, is_zero_in, misfit_of
 from ckptgrow.verification.pair import Pair
-from ckptgrow.verification.trees import differences, text
+from ckptgrow.verification.trees import differences, is_count, text
 
 Record = Mapping[str, Any]
 Check = Callable[[Any], bool]
 UNITS = ("heads", "kv_heads", "ffn", "dense_ffn")  # spaces that grow, besides those of the residual stream
 PARTS = ("optimizer", "schedule")
-
-
-def is_count(value: Any) -> TypeGuard[int]:
-    """Whether a value is a whole number from 0 on."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_text(value: Any) -> bool:
@@ -160,7 +155,7 @@ def _of_no_growth(pair: Pair) -> Iterator[str]:
     )
     if has_grown:
         yield "the history has no record of the growth, expected one"
-    elif pair.small.checkpoint.global_step != pair.grown.checkpoint.global_step:
+    elif pair.has_moved:
         old, new = pair.small.checkpoint.global_step, pair.grown.checkpoint.global_step
         yield f"global_step is {new}, expected {old}: no record tells that it was moved"
 
@@ -240,11 +235,8 @@ def _layer_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
     num_layers = len({one.source for one in pair.layers})
     for record in found:
         if record["operator"] == "depth":
-            if any(source >= num_layers for source, _ in record["layers"]):
-                yield f"the history's layers {text(record['layers'])} are more than there are"
-                return
-            if [source for source, kind in record["layers"] if kind == "old"] != list(range(num_layers)):
-                yield f"the history's layers {text(record['layers'])} do not keep the old ones"
+            if misfit := misfit_of(record["layers"], num_layers):
+                yield f"the history's layers {text(record['layers'])} {misfit}"
                 return
             kinds = {kind for _, kind in record["layers"]} - {"old"}
             if kinds - {record["new"]}:

@@ -15,6 +15,7 @@ from ckptgrow.spaces.selection import selected
 from ckptgrow.state.claim import Claimed
 from ckptgrow.state.opening import TrainingState
 from ckptgrow.verification.pair import LayerOrigin, Link, applied
+from ckptgrow.verification.trees import is_count
 
 Identity = Literal["zero-output", "zero-norm"]  # the kinds of new layers that change nothing
 IDENTITIES: tuple[Identity, ...] = get_args(Identity)
@@ -29,9 +30,7 @@ def recorded_layers(records: Sequence[Any], num_old: int, num_new: int) -> tuple
         if not isinstance(record, Mapping) or "layers" not in record:
             continue
         listed = record["layers"]
-        if not is_layer_map(listed) or [source for source, kind in listed if kind == "old"] != [*range(len(layers))]:
-            return None
-        if any(source >= len(layers) for source, _ in listed):
+        if not is_layer_map(listed) or misfit_of(listed, len(layers)):
             return None
         layers = tuple(_made(layers[source], kind) for source, kind in listed)
     return layers if len(layers) == num_new else None
@@ -49,13 +48,17 @@ def _made(origin: LayerOrigin, kind: LayerKind) -> LayerOrigin:
 def is_layer_map(value: Any) -> TypeGuard[list[tuple[int, LayerKind]]]:
     """Whether a value has the form of a layer map: pairs of a layer's number and a kind."""
     return isinstance(value, list) and all(
-        isinstance(one, list) and len(one) == 2 and _is_number(one[0]) and one[1] in get_args(LayerKind)
-        for one in value
+        isinstance(one, list) and len(one) == 2 and is_count(one[0]) and one[1] in get_args(LayerKind) for one in value
     )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def misfit_of(layers: Sequence[tuple[int, LayerKind]], num_old: int) -> str:
+    """Why a layer map is none of a model of so many layers; empty where it is one."""
+    if any(source >= num_old for source, _ in layers):
+        return "are more than there are"
+    if [source for source, kind in layers if kind == "old"] != list(range(num_old)):
+        return "do not keep the old ones"
+    return ""
 
 
 def is_zero_in(kind: LayerKind, parameter: Claimed) -> bool:

@@ -205,10 +205,10 @@ def _step_limit(pair: Pair) -> int | None:
     """The earliest step that a growth set the schedule to, as the history has it, which is judged beside; else the
     grown one's own where that is another.
     """
-    old, new = pair.small.checkpoint.global_step, pair.grown.checkpoint.global_step
+    new = pair.grown.checkpoint.global_step
     steps = [record.get("step") for record in growths_since(pair.small, pair.grown)]
     set_to = [one[1] for one in steps if are_steps(one) and one[0] != one[1] and one[1] is not None]
-    return min([*set_to, *([new] if old != new and new is not None else [])], default=None)
+    return min([*set_to, *([new] if pair.has_moved and new is not None else [])], default=None)
 
 
 def _dtype_problems(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ckptgrow.errors import RequestError
@@ -108,14 +109,18 @@ class Link:
                 small = selected(small, axis, growth.source)
         return small
 
+    def along(self, axis: int, values: npt.NDArray[Any]) -> torch.Tensor:
+        """A vector over one axis, broadcastable over the whole tensor."""
+        shape = [1] * len(self.growths)
+        shape[axis] = -1
+        return torch.from_numpy(values).reshape(shape)
+
     def copy_classes(self) -> torch.Tensor:
         """For every grown entry a number that is equal where its coordinates have equal shares of their sources."""
         classes = torch.zeros(tuple(growth.num_new for growth in self.growths), dtype=torch.int64)
         for axis, growth in enumerate(self.growths):
             _, index = np.unique(growth.read, return_inverse=True)
-            shape = [1] * len(self.growths)
-            shape[axis] = -1
-            classes = classes * (int(index.max()) + 1) + torch.from_numpy(index.astype(np.int64)).reshape(shape)
+            classes = classes * (int(index.max()) + 1) + self.along(axis, index.astype(np.int64))
         return classes
 
     def next_copy(self, grown: torch.Tensor) -> torch.Tensor:

@@ -132,20 +132,13 @@ def _counts(link: Link) -> torch.Tensor:
     """Over how many copies each entry's input is shared, broadcastable over the grown tensor."""
     counts = torch.ones([1] * len(link.growths), dtype=torch.float64)
     for axis in link.in_axes:
-        shape = [1] * len(link.growths)
-        shape[axis] = -1
-        counts = counts * torch.from_numpy(link.growths[axis].num_copies.astype(np.float64)).reshape(shape)
+        counts = counts * link.along(axis, link.growths[axis].num_copies.astype(np.float64))
     return counts
 
 
 def _diagonal(link: Link) -> torch.Tensor:
     """Where outputs and inputs are copies of the same number, broadcastable over the grown tensor."""
-    copies = [
-        torch.from_numpy(growth.copy.astype(np.int64)).reshape(
-            [-1 if one == axis else 1 for one in range(len(link.growths))]
-        )
-        for axis, growth in enumerate(link.growths)
-    ]
+    copies = [link.along(axis, growth.copy.astype(np.int64)) for axis, growth in enumerate(link.growths)]
     zero = torch.zeros([1] * len(link.growths), dtype=torch.int64)
     out = sum((copy for axis, copy in enumerate(copies) if axis not in link.in_axes), zero)
     same = torch.ones([1] * len(link.growths), dtype=torch.bool)

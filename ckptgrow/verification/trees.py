@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 
@@ -120,3 +120,8 @@ def _kind(value: Any) -> object:
 
 def _line(at: Keys, found: Any, expected: Any) -> str:
     return f"{path_text(at)} is {text(found)}, expected {text(expected)}"
+
+
+def is_count(value: Any) -> TypeGuard[int]:
+    """Whether a value is a whole number from 0 on."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -94,9 +94,7 @@ def _is_dealt(link: Link, stored: torch.Tensor, expected: torch.Tensor) -> bool:
     shares = torch.ones(1, dtype=torch.float64)
     for axis in link.in_axes:
         expected = selected(expected, axis, link.growths[axis].source)
-        shape = [1] * expected.dim()
-        shape[axis] = -1
-        shares = shares * torch.from_numpy(link.growths[axis].read).reshape(shape)
+        shares = shares * link.along(axis, link.growths[axis].read)
     found, left = stored.double(), 2 * rounding(stored.dtype) * expected.abs()
     is_share = (found == 0) | ((found - expected).abs() <= left) | ((found - expected * shares).abs() <= left)
     is_share = is_share[(shares < 1).expand_as(is_share)]
@@ -143,7 +141,5 @@ def _are_rounded(link: Link) -> torch.Tensor:
         mantissas, _ = np.frexp(growth.read)
         is_power = np.ones(growth.num_old, dtype=bool)
         is_power[growth.source[mantissas != 0.5]] = False
-        shape = [1] * len(link.growths)
-        shape[axis] = -1
-        exact = exact & torch.from_numpy(is_power).reshape(shape)
+        exact = exact & link.along(axis, is_power)
     return ~exact
