@@ -230,6 +230,14 @@ def test_noise_of_any_size_over_uneven_copies_is_no_alarm(tmp_path: Path, dtypes
     assert verified(small, tmp_path / "grown.ckpt").passed
 
 
+@pytest.mark.parametrize("dtypes", ["float32", "bfloat16"])
+def test_few_shares_that_are_rounded_are_no_alarm_among_many_that_are_exact(tmp_path: Path, dtypes: str) -> None:
+    """Of 20 units one has three copies, whose shares no dtype holds; halves are exact, and are judged so."""
+    small = run(tmp_path / "small.ckpt", dtypes=dtypes)
+    ckptgrow.width(small, tmp_path / "grown.ckpt", ffn=41, noise=0)
+    assert verified(small, tmp_path / "grown.ckpt").passed
+
+
 @pytest.mark.parametrize("growth", ["factor 3, no separation", "factor 2, mup"])
 def test_rounded_moments_do_not_part_the_trajectories(tmp_path: Path, growth: str) -> None:
     small = run(tmp_path / "small.ckpt", dtypes="float64 with bfloat16 moments")
