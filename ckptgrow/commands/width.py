@@ -64,6 +64,7 @@ def width(
     schedule: options.ScheduleOption = "",
     rewarm: options.RewarmOption = 0,
     reset: options.ResetOption = "",
+    moments: options.MomentsOption = "algebra",
     config: options.ConfigOption = None,
     param_order: options.ParamOrderOption = None,
     drop: options.DropOption = None,
@@ -92,6 +93,7 @@ def width(
         max_shard_bytes=byte_size("--max-shard-size", max_shard_size),
         fresh_moments=fresh_moments,
         schedule=schedule,
+        moments=moments,
     )
     values: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),
