@@ -11,6 +11,7 @@ import typer
 from ckptgrow.choices import FreshMoments, How, Separation
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._growth_shared import reset_parts, show, step_choice
+from ckptgrow.commands._paths import check_paths
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import byte_size, whole_number
 from ckptgrow.errors import CkptgrowError, RequestError
@@ -77,6 +78,7 @@ def width(
 
     Multiplies the hidden size, heads, key/value heads and feed-forward units; the function stays the same.
     """
+    check_paths(source, target, force=force)
     from ckptgrow.growth.request import StateRequest
     from ckptgrow.growth.widening import width as grow_width
 
