@@ -10,6 +10,7 @@ import typer
 
 from ckptgrow.choices import Accelerator, Logger, Precision, ResetPart, ScheduleKind, Strategy, words_of
 from ckptgrow.commands import _options as options
+from ckptgrow.commands._paths import checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import chosen_by_commas
 from ckptgrow.errors import CkptgrowError, ConfigError, MissingDependencyError, RequestError, at
@@ -35,11 +36,16 @@ def train(
             help="A checkpoint to go on from, grown ones too: of this command, or of any trainer that growth reads, "
             "files and directories.",
             show_default=False,
+            callback=checkpoint_at,
         ),
     ] = None,
     init_from: Annotated[
         Path | None,
-        typer.Option(help="A checkpoint whose weights alone a new run begins with.", show_default=False),
+        typer.Option(
+            help="A checkpoint whose weights alone a new run begins with.",
+            show_default=False,
+            callback=checkpoint_at,
+        ),
     ] = None,
     param_order: options.ParamOrderOption = None,
     reset: Annotated[

@@ -11,6 +11,7 @@ import typer
 from ckptgrow.choices import FreshMoments, How, Separation
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._growth_shared import reset_parts, show, step_choice
+from ckptgrow.commands._paths import check_paths
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import byte_size, whole_number
 from ckptgrow.errors import CkptgrowError, RequestError
@@ -73,6 +74,7 @@ def width(
     schedule: options.ScheduleOption = "",
     rewarm: options.RewarmOption = 0,
     reset: options.ResetOption = "",
+    moments: options.MomentsOption = "algebra",
     config: options.ConfigOption = None,
     param_order: options.ParamOrderOption = None,
     drop: options.DropOption = None,
@@ -85,6 +87,7 @@ def width(
 
     Multiplies the hidden size, heads, key/value heads and feed-forward units; the function stays the same.
     """
+    check_paths(source, target, force=force)
     from ckptgrow.growth.request import StateRequest
     from ckptgrow.growth.widening import width as grow_width
 
@@ -101,6 +104,7 @@ def width(
         max_shard_bytes=byte_size("--max-shard-size", max_shard_size),
         fresh_moments=fresh_moments,
         schedule=schedule,
+        moments=moments,
     )
     values: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),

@@ -85,7 +85,7 @@ def _scale(pair: Pair, name: str) -> WeightScale:
 
 def _may_be_zero(link: Link) -> bool:
     """Whether a new layer of its kind is an identity by this tensor's being zero."""
-    return any(is_zero_in(kind, link.grown) for kind in link.zeroed)
+    return any(is_zero_in(kind, link.grown) for kind in link.layer.zeroed)
 
 
 def _is_dealt(link: Link, stored: torch.Tensor, expected: torch.Tensor) -> bool:
