@@ -17,6 +17,7 @@ from ckptgrow.errors import ConfigError, DataError, RequestError, at, listing
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.planning.rates_by_size import lr_for_size
 from ckptgrow.state.counting import num_without_embeddings
+from ckptgrow.state.model import build_model
 from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.train.additions import NewEntries, new_in
 from ckptgrow.train.adoption import adopted
