@@ -119,9 +119,9 @@ def width(
 
 def _conditioning(done: GrowthResult, source: Path, config: Path | None) -> list[str]:
     """How well the function is conditioned: by construction, or with noise measured in the real models."""
-    if done.record["separate"] == "split":
+    if done.record.get("separate") == "split":
         return ["the copies are told apart by dealing weights out: nothing is rounded, in bfloat16 as in any precision"]
-    noise = float(done.record["noise"])
+    noise = done.record.get("noise", 0.0)
     if noise == 0 or int(os.environ.get("RANK", "0")):
         return []
     if done.num_parameters[1] > MOST_PARAMETERS:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ckptgrow.choices import FreshMoments, LrRule, MomentRule, Part, StepWord
 from ckptgrow.errors import RequestError
+from ckptgrow.formats.growth_log import GrowthRecord
 from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES
 
 StepChoice = int | StepWord
@@ -68,5 +68,5 @@ class GrowthResult:
     trapped: bool
     lr_rule: LrRule
     step: tuple[int | None, int | None]
+    record: GrowthRecord
     notes: tuple[str, ...] = ()
-    record: Mapping[str, Any] = field(default_factory=dict[str, Any])

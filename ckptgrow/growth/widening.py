@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from ckptgrow.choices import How, Separation
 from ckptgrow.errors import RequestError
+from ckptgrow.formats.growth_log import OperatorRecord
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.padding import padded_growths
 from ckptgrow.growth.pipeline import grow
@@ -97,16 +98,14 @@ class _Plan:
             separate=self.separate,
             noise=self.noise,
             seed=self.seed,
-            record={
-                "operator": "width",
-                "factor": self.factor,
-                **self.sizes,
-                "how": self.how,
-                "separate": self.separate,
-                "noise": self.noise,
-                "seed": self.seed,
-            },
+            record=self._record(),
         )
+
+    def _record(self) -> OperatorRecord:
+        """What the history keeps of it."""
+        asked = {"operator": "width", "factor": self.factor, **self.sizes, "how": self.how}
+        separation = {"separate": self.separate, "noise": self.noise, "seed": self.seed}
+        return cast(OperatorRecord, cast(object, {**asked, **separation}))
 
 
 def _check_size(*new: int) -> None:
