@@ -28,6 +28,7 @@ class OperatorRecord(TypedDict):
     how: NotRequired[How]
     separate: NotRequired[Separation]
     noise: NotRequired[float]
+    spread: NotRequired[float]
     seed: NotRequired[int]
     residual: NotRequired[int]
     heads: NotRequired[int]

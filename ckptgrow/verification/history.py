@@ -84,6 +84,7 @@ FIELDS: Mapping[str, Mapping[str, Check]] = {
         "how": _choice("diagonal", "tile", "pad"),
         "separate": _choice("split", "noise", "none"),
         "noise": _is_strength,
+        "spread": _is_strength,
         "seed": is_count,
         **OF_ALL,
     },
@@ -187,8 +188,9 @@ def _record_problems(record: Any, where: str) -> Iterator[str]:
     for name in record.keys() - fields.keys() - {"operator"}:
         if name not in OPTIONAL or not OPTIONAL[name](record[name]):
             yield f"{where}[{name!r}] is {text(record[name])}, which no growth writes"
-    if record["operator"] == "width" and (record.get("separate") == "noise") != bool(record.get("noise")):
-        yield f"{where} says separate {text(record.get('separate'))} and noise {text(record.get('noise'))}"
+    for name, kind in (("noise", "noise"), ("spread", "split")):
+        if record["operator"] == "width" and (record.get("separate") == kind) != bool(record.get(name)):
+            yield f"{where} says separate {text(record.get('separate'))} and {name} {text(record.get(name))}"
 
 
 def _entry_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
