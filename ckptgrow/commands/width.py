@@ -109,11 +109,11 @@ def width(
         source,
         Screen(as_json),
         "widening",
-        lambda done: _conditioning(done, source, config),
+        lambda done: _conditioning(done, (source, target), config),
     )
 
 
-def _conditioning(done: GrowthResult, source: Path, config: Path | None) -> list[str]:
+def _conditioning(done: GrowthResult, pair: tuple[Path, Path], config: Path | None) -> list[str]:
     """How well the function is conditioned: by construction, or with noise measured in the real models."""
     if done.record["separate"] == "split":
         return ["the copies are told apart by dealing weights out: nothing is rounded, in bfloat16 as in any precision"]
@@ -125,7 +125,7 @@ def _conditioning(done: GrowthResult, source: Path, config: Path | None) -> list
     from ckptgrow.verification.conditioning import conditioning
 
     try:
-        return [one.sentence(noise) for one in conditioning(source, done.out, config=config)]
+        return [one.sentence(noise) for one in conditioning(*pair, config=config)]
     except CkptgrowError as error:  # it has grown all the same
         return [f"how noise {noise:g} multiplies rounding could not be measured ({error})"]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptgrow.choices import FreshMoments, LrRule, Part, StepWord
+from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES
 
 StepChoice = int | StepWord
@@ -40,9 +41,11 @@ class StateRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class GrowthResult:
-    """What a growth did; `notes` are sentences that a user should read."""
+    """What a growth did; `notes` are sentences that a user should read, `config` is the grown model's. `out` is None
+    where nothing was written: `grown` is the checkpoint then, its tensors still to be made.
+    """
 
-    out: Path
+    out: Path | None
     old: Mapping[str, int]
     new: Mapping[str, int]
     num_parameters: tuple[int, int]
@@ -51,3 +54,5 @@ class GrowthResult:
     step: tuple[int | None, int | None]
     notes: tuple[str, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    grown: Checkpoint | None = None

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ckptgrow.choices import How, Separation
 from ckptgrow.errors import RequestError
+from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.padding import padded_growths
 from ckptgrow.growth.pipeline import grow
@@ -35,8 +36,8 @@ MOST_NOISE = 64.0
 
 
 def width(
-    source: str | Path,
-    target: str | Path,
+    source: Source,
+    target: str | Path | None,
     *,
     factor: int | None = None,
     ffn: int | None = None,
@@ -66,7 +67,7 @@ def width(
     _check(factor, sizes, how, request or StateRequest())
     separation, sigma = _separation(how, separate, noise)
     plan = _Plan(factor if sizes else factor or 2, sizes, how, separation, sigma, seed)
-    return grow(Path(source), Path(target), plan.operator, request or StateRequest(), progress)
+    return grow(source, target, plan.operator, request or StateRequest(), progress)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ckptgrow.formats.loops import with_step
 from ckptgrow.train.adoption import MODULE, Adopted, adopted
 from ckptgrow.train.order import DataPosition
 from ckptgrow.train.settings import RUN
+from ckptgrow.train.slope_stop import reached_in
 from ckptgrow.version import __version__
 
 POSITION, TOKENS = "position", "tokens_seen"
@@ -32,7 +33,8 @@ class Resumed:
     `arguments`: its hyper-parameters. `optimizer`: the file's tree where its groups are taken over, else None.
     `growth`: the record of growths. `lr`: the peak that its groups were made with. `step`: the schedule's step to go
     on from, `moved` where that is another than the file's. `adopted` is a checkpoint of another trainer, or in another
-    form than this command's, whose `optimizer` is then in this one's.
+    form than this command's, whose `optimizer` is then in this one's. `slope_reached` is the step at which the slope of
+    its validations ended the run.
     """
 
     path: Path
@@ -44,6 +46,7 @@ class Resumed:
     step: int = 0
     moved: bool = False
     reset: tuple[str, ...] = ()
+    slope_reached: int | None = None
     adopted: Adopted | None = None
 
     def loaded(self, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -106,6 +109,7 @@ def resumed_from(path: Path, given: Mapping[str, Any]) -> tuple[Resumed, Mapping
         step=start,
         moved=start != stored_step,
         reset=tuple(reset),
+        slope_reached=reached_in(tree),
     )
     return resumed, read.config
 
