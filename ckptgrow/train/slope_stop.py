@@ -21,13 +21,14 @@ STATE = "SlopeStop"  # Lightning's key of a callback's state: its class's name
 
 
 class SlopeStop(lightning.Callback):
-    """Stops at the first validation at which the slope d log L / d log C has risen past `threshold`.
+    """Stops at the first validation at which the slope d log L / d log C has risen past `threshold`; without one it
+    only keeps what was validated, for a run that goes on with one.
 
     Evaluations of before a growth, which a grown checkpoint still holds, are of another model: `num_growths` tells
     them apart. `validated` gives the newest loss in nats.
     """
 
-    def __init__(self, threshold: float, num_growths: int, validated: Callable[[], float | None]) -> None:
+    def __init__(self, threshold: float | None, num_growths: int, validated: Callable[[], float | None]) -> None:
         self.threshold, self._num_growths, self._validated = threshold, num_growths, validated
         self._steps: list[int] = []
         self._losses: list[float] = []
@@ -39,7 +40,7 @@ class SlopeStop(lightning.Callback):
         assert loss is not None
         self._steps.append(trainer.global_step)
         self._losses.append(loss)
-        found = seen(self._steps, self._losses, self.threshold)
+        found = None if self.threshold is None else seen(self._steps, self._losses, self.threshold)
         if found is not None and found.is_likely:
             self.reached = trainer.global_step
             trainer.should_stop = True

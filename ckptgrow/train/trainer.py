@@ -87,10 +87,9 @@ class Training:
         self.checkpoints = Checkpoints(
             settings.out / CHECKPOINTS, settings.save_every, settings.keep, writer, losses.check, watch
         )
-        self.slope_stop = _slope_stop(settings, module, self.monitor)
-        callbacks: list[lightning.Callback] = [norms, self.monitor]
-        if self.slope_stop is not None:
-            callbacks.append(self.slope_stop)
+        num_growths = len(module.growth.get("history", ()))
+        self.slope_stop = SlopeStop(settings.until_slope, num_growths, lambda: self.monitor.val_loss)
+        ending = [self.checkpoints, Interruption(self.checkpoints.save, will_validate)]
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)
         self.trainer = lightning.Trainer(
@@ -108,7 +107,7 @@ class Training:
             limit_val_batches=1.0 if files.num_tokens["val"] else 0,  # or Lightning warns
             num_sanity_val_steps=0,
             logger=_loggers(settings, module.tokens_seen),
-            callbacks=[*callbacks, self.checkpoints, Interruption(self.checkpoints.save, will_validate)],
+            callbacks=[norms, self.monitor, self.slope_stop, *ending],
             plugins=[writer],
             enable_checkpointing=False,  # Checkpoints does it
             enable_progress_bar=False,
@@ -144,12 +143,6 @@ def _strategy(settings: TrainSettings, module: LanguageModel) -> str | Strategy:
     if settings.strategy == "ddp" or settings.devices * settings.num_nodes > 1:
         return DDPStrategy(gradient_as_bucket_view=True)
     return "auto"
-
-
-def _slope_stop(settings: TrainSettings, module: LanguageModel, monitor: Monitor) -> SlopeStop | None:
-    if settings.until_slope is None:
-        return None
-    return SlopeStop(settings.until_slope, len(module.growth.get("history", ())), lambda: monitor.val_loss)
 
 
 def _loggers(settings: TrainSettings, tokens: int) -> list[loggers.Logger]:

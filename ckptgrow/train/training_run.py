@@ -105,7 +105,7 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Callable[[str]
         monitor.val_loss,
         lr,
         interrupted_by,
-        None if training.slope_stop is None else training.slope_stop.reached,
+        training.slope_stop.reached,
     )
 
 
