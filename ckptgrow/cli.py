@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import re
 import signal
@@ -91,37 +92,57 @@ def run(arguments: list[str]) -> int:
         if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
             error = error.__cause__
         signalled = _signal_behind(error)
-        return _refused(error) if signalled is None else 128 + signalled
+        if signalled is not None:
+            return 128 + signalled
+        return _refused(error, as_json="--json" in arguments)
     return code if isinstance(code, int) else EXIT_DONE
 
 
-def _refused(error: BaseException) -> int:
+def _refused(error: BaseException, *, as_json: bool) -> int:
     """The exit code of an error, after its one line."""
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):  # `ckptgrow inspect X | head`: the reader has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    shown = "".join(one if one.isprintable() else "?" for one in _line(error))  # names from files go to a terminal
+    shown = shown[:LONGEST_LINE]
+    if as_json:
+        print(json.dumps({"error": shown, "where": _place(error, shown)}))
+    else:
+        print(f"ckptgrow: {shown}", file=sys.stderr)
+    return EXIT_WRONG
+
+
+def _line(error: BaseException) -> str:
+    """What is said of an error: `where: found, expected; what to do`."""
     match error:
-        case typer.Exit():
-            return error.exit_code
         case CkptgrowError():
-            return _refuse(spelled(error.message))
+            return spelled(error.message)
         case typer.BadParameter() if (wrong := _wrong_choice(error)) is not None:
-            return _refuse(wrong.message)
+            return wrong.message
         case typer.exceptions.TyperException():
             context = getattr(error, "ctx", None)
             path = "ckptgrow" if context is None else context.command_path
-            return _refuse(f"{' '.join(error.format_message().split())} (see {path} --help)")
-        case BrokenPipeError():
-            # `ckptgrow inspect X | head`: the reader has had enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return EXIT_DONE
+            return f"{' '.join(error.format_message().split())} (see {path} --help)"
         case OSError():
-            return _refuse(f"{error.filename or 'operating system'}: {error.strerror or error}")
+            return f"{error.filename or 'operating system'}: {error.strerror or error}"
         case _:
             # what a damaged file leads to where no check stands must not be a page of code for its owner
             if TRACEBACK in os.environ:
                 raise error
-            return _refuse(
+            return (
                 f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}; the input is malformed, or "
                 f"this is a fault of ckptgrow: run it again with {TRACEBACK}=1 and report what it shows"
             )
+
+
+def _place(error: BaseException, line: str) -> str | None:
+    """The file or option that an error is about, where it names one."""
+    if isinstance(error, CkptgrowError | OSError | typer.BadParameter):
+        place, colon, _ = line.partition(": ")
+        return place if colon else None
+    return getattr(error, "option_name", None)
 
 
 def _wrong_choice(error: typer.BadParameter) -> RequestError | None:
@@ -165,9 +186,3 @@ _received: list[int] = []
 def _stopped(number: int, frame: object) -> None:
     _received.append(number)
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-
-
-def _refuse(message: str) -> int:
-    shown = "".join(one if one.isprintable() else "?" for one in message)  # names from files go to a terminal
-    print(f"ckptgrow: {shown[:LONGEST_LINE]}", file=sys.stderr)
-    return EXIT_WRONG

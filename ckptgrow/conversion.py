@@ -57,7 +57,7 @@ def convert(
     """
     if to not in words_of(Target):
         raise RequestError(f"⟦to {to}⟧: expected {', '.join(words_of(Target))}")
-    check_output(Path(source), Path(target), force=force)
+    check_output(Path(source), Path(target), force=force, kind=to)
     processes().wait()  # all have looked before one writes
     state = open_state(Path(source), config=config, drop=drop, param_order=param_order)
     new, left_out = _for(state, to, prefix)

@@ -7,11 +7,15 @@ from typing import Annotated
 
 import typer
 
-from ckptgrow.choices import LrRule
+from ckptgrow.choices import LrRule, MomentRule
+from ckptgrow.commands._paths import checkpoint_at, output_at
 
-InArgument = Annotated[Path, typer.Argument(metavar="IN", help="The checkpoint to grow.", show_default=False)]
+InArgument = Annotated[
+    Path, typer.Argument(metavar="IN", help="The checkpoint to grow.", show_default=False, callback=checkpoint_at)
+]
 OutArgument = Annotated[
-    Path, typer.Argument(metavar="OUT", help="Where to write; of the same kind.", show_default=False)
+    Path,
+    typer.Argument(metavar="OUT", help="Where to write; of the same kind.", show_default=False, callback=output_at),
 ]
 LrRuleOption = Annotated[
     LrRule, typer.Option(help="Learning rates: 'keep' as they are, or 'mup' so that the trajectory is kept.")
@@ -32,7 +36,19 @@ ScheduleOption = Annotated[
 ]
 RewarmOption = Annotated[int, typer.Option(min=0, help="Steps over which the learning rate rises again; 0 for none.")]
 ResetOption = Annotated[
-    str, typer.Option(help="Parts to leave out, by commas: 'optimizer', 'schedule'.", show_default=False)
+    str,
+    typer.Option(
+        help="Parts to leave out, by commas: 'optimizer', 'schedule', or 'new', the moments of entries whose row, "
+        "column or layer is new.",
+        show_default=False,
+    ),
+]
+MomentsOption = Annotated[
+    MomentRule,
+    typer.Option(
+        help="Moments of old entries and of copies: 'algebra', those that the grown model would have gathered, or "
+        "'unscaled', the old ones as they are."
+    ),
 ]
 ConfigOption = Annotated[
     Path | None, typer.Option(help="A transformers config.json, where the checkpoint has none.", show_default=False)

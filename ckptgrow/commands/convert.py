@@ -9,13 +9,20 @@ import typer
 
 from ckptgrow.choices import Target
 from ckptgrow.commands import _options as options
+from ckptgrow.commands._paths import checkpoint_at, output_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import byte_size
+from ckptgrow.storage.files.targets import check_target
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="The checkpoint to convert.", show_default=False)],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Where to write.", show_default=False)],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="IN", help="The checkpoint to convert.", show_default=False, callback=checkpoint_at),
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Where to write.", show_default=False, callback=output_at)
+    ],
     to: Annotated[Target, typer.Option(help="The other kind; 'dcp' are torch's distributed checkpoints.")],
     prefix: Annotated[
         str, typer.Option(help="What the model's names begin with inside a LightningModule (for lightning and dcp).")
@@ -31,6 +38,7 @@ def convert(
 
     What the other kind has no place for is listed.
     """
+    check_target(source, target, force=force)
     from ckptgrow.conversion import convert as convert_checkpoint
 
     screen = Screen(as_json)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ckptgrow.choices import Documents, SpecialTokens
+from ckptgrow.commands._paths import output_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.errors import RequestError
 
@@ -41,13 +42,14 @@ def data(
     """Turn text, JSON lines (.gz and .zst too), parquet or TFRecord files into train.bin, val.bin and meta.json."""
     if len(paths) < 2:
         raise RequestError("data: expected INPUT... OUT, at least one input and the directory to write")
+    out = output_at(Path(paths[-1]))
     from ckptgrow.data.preparation import prepare
 
     screen = Screen(as_json)
     with screen.progress_later("tokenizing") as progress:
         done = prepare(
             paths[:-1],
-            Path(paths[-1]),
+            out,
             tokenizer=tokenizer,
             train_tokenizer=train_tokenizer,
             val_fraction=val_fraction,

@@ -11,6 +11,7 @@ import typer
 from ckptgrow.choices import DoublingLayers, NewLayer, Place
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._growth_shared import reset_parts, show, step_choice
+from ckptgrow.commands._paths import check_paths
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import byte_size, whole_number
 from ckptgrow.errors import RequestError
@@ -64,6 +65,7 @@ def depth(
     schedule: options.ScheduleOption = "",
     rewarm: options.RewarmOption = 0,
     reset: options.ResetOption = "",
+    moments: options.MomentsOption = "algebra",
     config: options.ConfigOption = None,
     param_order: options.ParamOrderOption = None,
     drop: options.DropOption = None,
@@ -77,6 +79,8 @@ def depth(
     New layers are exact identities that train at once, or copies of old ones (which changes the function).
     """
     from ckptgrow.growth.deepening import depth as grow_depth
+
+    check_paths(source, target, force=force)
     from ckptgrow.growth.request import StateRequest
 
     if doubling_layers is not None:
@@ -99,6 +103,7 @@ def depth(
         force=force,
         max_shard_bytes=byte_size("--max-shard-size", max_shard_size),
         schedule=schedule,
+        moments=moments,
     )
     values: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),

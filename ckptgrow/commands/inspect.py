@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ckptgrow.commands import _options as options
+from ckptgrow.commands._paths import checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._spelling import spelled_in
 from ckptgrow.errors import RequestError, listing
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 def inspect(
     checkpoint: Annotated[
-        Path | None, typer.Argument(metavar="CKPT", help="The checkpoint to look at.", show_default=False)
+        Path | None,
+        typer.Argument(metavar="CKPT", help="The checkpoint to look at.", show_default=False, callback=checkpoint_at),
     ] = None,
     config: options.ConfigOption = None,
     families: Annotated[bool, typer.Option("--families", help="List the families, and what each supports.")] = False,

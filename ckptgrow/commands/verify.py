@@ -9,6 +9,7 @@ import typer
 
 from ckptgrow.choices import VerifyDevice, VerifyDtype
 from ckptgrow.commands._memory import reuse_memory
+from ckptgrow.commands._paths import checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
 
 if TYPE_CHECKING:
@@ -16,8 +17,18 @@ if TYPE_CHECKING:
 
 
 def verify(
-    small: Annotated[Path, typer.Argument(metavar="SMALL", help="The checkpoint before growth.", show_default=False)],
-    grown: Annotated[Path, typer.Argument(metavar="GROWN", help="The checkpoint after growth.", show_default=False)],
+    small: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SMALL", help="The checkpoint before growth.", show_default=False, callback=checkpoint_at
+        ),
+    ],
+    grown: Annotated[
+        Path,
+        typer.Argument(
+            metavar="GROWN", help="The checkpoint after growth.", show_default=False, callback=checkpoint_at
+        ),
+    ],
     tokens: Annotated[
         Path | None, typer.Option(help="Token ids to compare on: .npy, .bin or text; random ones otherwise.")
     ] = None,

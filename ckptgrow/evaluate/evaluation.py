@@ -17,7 +17,8 @@ from ckptgrow.evaluate.progress_bars import Progress, silent
 from ckptgrow.evaluate.quiet import quiet
 from ckptgrow.evaluate.subject import Subject
 from ckptgrow.evaluate.tasks import Loaded
-from ckptgrow.storage.files.atomic import appearing, check_target
+from ckptgrow.storage.files.atomic import appearing
+from ckptgrow.storage.files.targets import check_target
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat,
 from ckptgrow.formats.lightning import LightningFormat
 from ckptgrow.progress import Progress
 from ckptgrow.storage.archives.archive import DAMAGES
-from ckptgrow.storage.files.atomic import appearing, check_space, check_target, clear_leftovers
+from ckptgrow.storage.files.atomic import appearing, check_space, clear_leftovers
+from ckptgrow.storage.files.targets import check_suffix, check_target
 from ckptgrow.storage.tensors import num_bytes
 from ckptgrow.storage.tree import tensors_in
 
@@ -47,11 +48,15 @@ def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:
     return writers[kind]
 
 
-def check_output(source: Path, target: Path, *, force: bool) -> None:
+def check_output(source: Path, target: Path, *, force: bool, kind: str | None = None) -> None:
     """Raises RequestError where writing a checkpoint to `target` would touch its source, or replace something without
-    `force`, or something that is no checkpoint with it.
+    `force`, or something that is no checkpoint with it, or where the name says another kind than `kind` (the source's).
     """
     check_target(source, target, force=force)
+    if kind is None:
+        check_suffix(target, is_directory=source.is_dir(), besides=source.suffix)
+    else:  # Lightning names directories of a distributed checkpoint .ckpt too
+        check_suffix(target, is_directory=kind != "lightning", besides=".ckpt" if kind in SHARED else "")
     there, here = target.resolve(), source.resolve()
     if there in here.parents or here in there.parents:
         raise RequestError(f"{target}: one of input and output lies inside the other, expected a path beside {source}")

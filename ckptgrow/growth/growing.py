@@ -83,6 +83,7 @@ def opened(source: Path | Checkpoint, operator_for: OperatorFor, request: StateR
 
     Raises a CkptgrowError for what does not fit, in the checkpoint or in the request.
     """
+    request.check()
     read = read_checkpoint(source) if isinstance(source, Path) else source
     old = understood(
         read, config=request.config, drop=request.drop, param_order=request.param_order, reset=request.reset

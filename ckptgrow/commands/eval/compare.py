@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ckptgrow.commands._options import ConfigOption
+from ckptgrow.commands._paths import checkpoint_at, checkpoints_at
 from ckptgrow.commands._screen import JsonOption
 from ckptgrow.commands.eval import _eval_options as options
 from ckptgrow.commands.eval._eval_options import local_files
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
 
 def compare(
-    small: Annotated[Path, typer.Argument(metavar="SMALL", help="What the others are compared with.")],
-    grown: Annotated[list[Path], typer.Argument(metavar="GROWN...", help="The others.")],
+    small: Annotated[
+        Path, typer.Argument(metavar="SMALL", help="What the others are compared with.", callback=checkpoint_at)
+    ],
+    grown: Annotated[list[Path], typer.Argument(metavar="GROWN...", help="The others.", callback=checkpoints_at)],
     tasks: options.TasksOption,
     tolerance: Annotated[
         float | None,

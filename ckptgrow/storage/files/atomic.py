@@ -15,16 +15,6 @@ from ckptgrow.errors import RequestError
 PARTIAL = ".partial"
 
 
-def check_target(source: Path, target: Path, *, force: bool) -> None:
-    """Raises RequestError where writing `target` would overwrite the source, or something else without `force`."""
-    if target.exists() and source.exists() and target.samefile(source):
-        raise RequestError(f"{target}: is the input itself, expected another path")
-    if target.exists() and not force:
-        raise RequestError(f"{target}: exists already; choose another path, or pass ⟦force⟧ to replace it")
-    if not target.parent.is_dir():
-        raise RequestError(f"{target.parent}: no such directory, expected one to write {target.name} into")
-
-
 def check_space(target: Path, num_bytes: int) -> None:
     """Raises RequestError where the disk has not `num_bytes` free."""
     free = shutil.disk_usage(target.parent).free

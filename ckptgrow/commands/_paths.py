@@ -1,0 +1,93 @@
+"""Which checkpoint a path of the command line means, told before anything heavy is imported."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from ckptgrow.errors import RequestError, listing
+from ckptgrow.storage.files.targets import check_suffix, check_target
+
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+.*")
+HUB_NAME = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
+OF_TRAINER = re.compile(r"checkpoint-(\d+)")
+WEIGHTS = ("*.safetensors", "pytorch_model*", "model.safetensors.index.json", ".metadata", "*.distcp", "*_model_0")
+
+
+def checkpoint_at(path: Path | None) -> Path | None:
+    """The checkpoint that a path means, with a remark on stderr where that is another path.
+
+    `~` is the home directory. A run's directory means the last checkpoint in it, a Trainer's output directory the
+    latest, and a file of weights the directory around it, where that has a config.json. Raises RequestError where
+    there is nothing, or nothing that could be meant.
+    """
+    if path is None:
+        return None
+    asked = path.expanduser()
+    if not asked.exists():
+        raise RequestError(f"{path}: {_missing(path)}")
+    if asked.is_dir():
+        meant = asked if _is_checkpoint(asked) else _last_within(asked)
+    else:
+        meant = _around(asked) if asked.suffix == ".safetensors" else asked
+    if meant != asked:
+        print(f"note: {path}: taken for {meant}", file=sys.stderr)
+    return meant
+
+
+def checkpoints_at(paths: list[Path]) -> list[Path]:
+    """The same of several."""
+    return [found for path in paths if (found := checkpoint_at(path)) is not None]
+
+
+def output_at(path: Path) -> Path:
+    """Where to write, with `~` as the home directory; raises RequestError for an address."""
+    if ADDRESS.fullmatch(str(path)):
+        raise RequestError(f"{path}: is an address, expected a local path; copy the output there afterwards")
+    return path.expanduser()
+
+
+def check_paths(source: Path, target: Path, *, force: bool) -> None:
+    """Raises RequestError where `target` cannot be written, or says another kind than the source's."""
+    check_target(source, target, force=force)
+    check_suffix(target, is_directory=source.is_dir(), besides=source.suffix)
+
+
+def _missing(path: Path) -> str:
+    if ADDRESS.fullmatch(str(path)):
+        return "is an address, expected a local path; download it first (for the hub: hf download NAME --local-dir DIR)"
+    if HUB_NAME.fullmatch(str(path)) and not path.suffix:
+        return (
+            "no such file or directory, expected a checkpoint; if it is a model's name on the Hugging Face hub, "
+            f"download it first: hf download {path} --local-dir {path.name}"
+        )
+    return "no such file or directory, expected a checkpoint"
+
+
+def _is_checkpoint(directory: Path) -> bool:
+    return any(next(directory.glob(pattern), None) is not None for pattern in WEIGHTS)
+
+
+def _last_within(directory: Path) -> Path:
+    """The last checkpoint of a run or a Trainer; the directory itself where it is neither."""
+    numbered = [(int(match[1]), one) for one in directory.iterdir() if (match := OF_TRAINER.fullmatch(one.name))]
+    if numbered:
+        return max(numbered)[1]
+    kept = directory / "checkpoints"
+    if (kept / "last.ckpt").exists():
+        return kept / "last.ckpt"
+    several = list(kept.glob("*.ckpt"))
+    if len(several) > 1:
+        raise RequestError(
+            f"{directory}: is the directory of a run, expected a checkpoint; name one of {listing(several)}"
+        )
+    return several[0] if several else directory
+
+
+def _around(file: Path) -> Path:
+    if (file.parent / "config.json").is_file():
+        return file.parent
+    raise RequestError(
+        f"{file}: holds weights alone, expected a model's directory, with the config.json that tells its architecture"
+    )

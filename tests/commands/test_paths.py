@@ -1,0 +1,158 @@
+"""What a path of the command line means: the checkpoint near it, or one line that says what to give instead."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ckptgrow.cli import run
+from tests.helpers.commands import refused
+
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "gpt2-tiny.ckpt"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face directory."""
+    target = tmp_path_factory.mktemp("hub") / "model"
+    assert run(["convert", str(FIXTURE), str(target), "--to", "huggingface"]) == 0
+    return target
+
+
+def inspected(path: str | Path, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, object], list[str]]:
+    capsys.readouterr()
+    assert run(["inspect", str(path), "--json"]) == 0
+    shown = capsys.readouterr()
+    return json.loads(shown.out), [line for line in shown.err.splitlines() if line.startswith("note:")]
+
+
+def test_the_directory_of_a_run_means_its_last_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = tmp_path / "run" / "checkpoints"
+    kept.mkdir(parents=True)
+    shutil.copy(FIXTURE, kept / "last.ckpt")
+    (kept / "step=10.ckpt").write_bytes(b"not looked at")
+    found, remark = inspected(tmp_path / "run", capsys)
+    assert found["global_step"] == inspected(FIXTURE, capsys)[0]["global_step"]
+    assert remark == [f"note: {tmp_path / 'run'}: taken for {kept / 'last.ckpt'}"]
+
+
+def test_a_run_that_names_no_last_checkpoint_is_asked_for_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "run" / "checkpoints"
+    kept.mkdir(parents=True)
+    shutil.copy(FIXTURE, kept / "epoch=0.ckpt")
+    assert inspected(tmp_path / "run", capsys)[0]["kind"] == "lightning"
+    shutil.copy(FIXTURE, kept / "epoch=1.ckpt")
+    refused(["inspect", str(tmp_path / "run")], capsys, "epoch=0.ckpt", "epoch=1.ckpt", "name one")
+
+
+def test_the_output_directory_of_a_trainer_means_its_latest_checkpoint(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (10, 5, 100):  # by number, not by name
+        shutil.copytree(model, tmp_path / f"checkpoint-{step}")
+    assert inspected(tmp_path, capsys)[1] == [f"note: {tmp_path}: taken for {tmp_path / 'checkpoint-100'}"]
+
+
+def test_a_model_beside_checkpoints_is_the_model(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(model, tmp_path / "out")
+    shutil.copytree(model, tmp_path / "out" / "checkpoint-5")
+    assert inspected(tmp_path / "out", capsys)[1] == []
+
+
+def test_a_file_of_weights_means_the_directory_around_it(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = model / "model.safetensors"
+    assert inspected(weights, capsys)[1] == [f"note: {weights}: taken for {model}"]
+    shutil.copy(model / "model.safetensors", tmp_path)
+    refused(["inspect", str(tmp_path / "model.safetensors")], capsys, "config.json")
+
+
+def test_the_home_directory_is_expanded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(FIXTURE, tmp_path / "small.ckpt")
+    assert inspected("~/small.ckpt", capsys)[0]["kind"] == "lightning"
+    assert run(["width", "~/small.ckpt", "~/grown.ckpt"]) == 0
+    assert (tmp_path / "grown.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("gpt2", "hf download gpt2"),
+        ("EleutherAI/pythia-70m", "hf download EleutherAI/pythia-70m --local-dir pythia-70m"),
+        ("https://example.org/small.ckpt", "is an address"),
+        ("s3://bucket/small.ckpt", "is an address"),
+        ("small.ckpt", "no such file or directory"),
+    ],
+)
+def test_what_is_not_on_this_machine_is_told_apart(given: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(["inspect", given], capsys, said)
+
+
+@pytest.mark.parametrize(
+    ("is_directory", "name"),
+    [(False, "out.safetensors"), (False, "out.json"), (True, "out.ckpt"), (True, "out.pt"), (True, "out.safetensors")],
+)
+def test_an_output_whose_name_says_another_kind_is_refused(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str], is_directory: bool, name: str
+) -> None:
+    source = model if is_directory else FIXTURE
+    refused(["width", str(source), str(tmp_path / name)], capsys, name, "another kind")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_conversion_is_refused_where_the_name_says_another_kind_than_its_own(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(["convert", str(model), str(tmp_path / "a.safetensors"), "--to", "lightning"], capsys, "another kind")
+    refused(["convert", str(FIXTURE), str(tmp_path / "a.ckpt"), "--to", "huggingface"], capsys, "another kind")
+    assert run(["convert", str(FIXTURE), str(tmp_path / "a.ckpt"), "--to", "dcp"]) == 0  # as Lightning names them
+
+
+def test_an_address_is_no_place_to_write_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused(["width", str(FIXTURE), "s3://bucket/grown.ckpt"], capsys, "is an address")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        (["inspect", "nothing-there.ckpt"], "nothing-there.ckpt"),
+        (["width", str(FIXTURE), "out.ckpt", "--noise", "high"], "--noise high"),
+        (["width", str(FIXTURE), "out.ckpt", "--how", "diagnal"], "--how diagnal"),
+        (["inspect", str(FIXTURE), "--nope"], "--nope"),
+        (["inspect"], None),
+    ],
+)
+def test_errors_are_json_where_json_is_asked_for(
+    arguments: list[str], where: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*arguments, "--json"]) == 2
+    shown = capsys.readouterr()
+    error = json.loads(shown.out)
+    assert shown.err == ""
+    assert error.keys() == {"error", "where"}
+    assert error["where"] == where
+    assert where is None or where.split()[0] in error["error"]
+
+
+@pytest.mark.parametrize("command", ["width", "depth", "convert", "verify", "inspect"])
+def test_a_wrong_path_is_told_before_torch_is_imported(command: str) -> None:
+    paths = ["nothing-there.ckpt"] if command == "inspect" else ["nothing-there.ckpt", "out.ckpt"]
+    more = ["--to", "dcp"] if command == "convert" else []
+    program = (
+        "import sys; from ckptgrow.cli import run; "
+        f"code = run({[command, *paths, *more]!r}); sys.exit(100 if 'torch' in sys.modules else code)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == 2
