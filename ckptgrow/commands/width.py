@@ -70,6 +70,7 @@ def width(
         ),
     ] = "zero",
     lr_rule: options.LrRuleOption = "keep",
+    wd_rule: options.DecayRuleOption = "trajectory",
     step: options.StepOption = "keep",
     schedule: options.ScheduleOption = "",
     rewarm: options.RewarmOption = 0,
@@ -105,6 +106,7 @@ def width(
         fresh_moments=fresh_moments,
         schedule=schedule,
         moments=moments,
+        wd_rule=wd_rule,
     )
     values: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),

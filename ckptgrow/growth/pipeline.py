@@ -135,6 +135,8 @@ def _record(growing: Growing) -> dict[str, Any]:
         record["fresh_moments"] = request.fresh_moments
     if request.moments != "algebra":
         record["moments"] = request.moments
+    if request.wd_rule != "trajectory":
+        record["wd_rule"] = request.wd_rule
     new = {space: runs_of(one.is_new) for space, one in growing.operator.growths.items() if one.is_new.any()}
     return {**record, "new_coordinates": new} if new else record
 
