@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 from ckptgrow.choices import How, Separation
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.growth_log import OperatorRecord
+from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.padding import padded_growths
 from ckptgrow.growth.pipeline import grow
@@ -38,8 +39,8 @@ MOST_SPREAD = 1.5  # the last one at which two shares of any number sum to it to
 
 
 def width(
-    source: str | Path,
-    target: str | Path,
+    source: Source,
+    target: str | Path | None,
     *,
     factor: int | None = None,
     ffn: int | None = None,
@@ -71,7 +72,7 @@ def width(
     _check(factor, sizes, how, request or StateRequest())
     separation = _separation(how, separate, noise)
     plan = _Plan(factor if sizes else factor or 2, sizes, how, _spread_out(separation, spread), seed)
-    return grow(Path(source), Path(target), plan.operator, request or StateRequest(), progress)
+    return grow(source, target, plan.operator, request or StateRequest(), progress)
 
 
 @dataclass(frozen=True)
