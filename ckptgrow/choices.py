@@ -37,6 +37,7 @@ Strategy = Literal["auto", "ddp", "fsdp"]
 Accelerator = Literal["auto", "cpu", "cuda"]
 Precision = Literal["32", "16-mixed", "bf16-mixed", "bf16-true", "64"]
 Logger = Literal["csv", "tensorboard", "wandb"]
+Frozen = Literal["none", "old-layers"]  # what does not train
 ResetPart = Literal["optimizer", "schedule", "data"]  # of a run
 
 # evaluation

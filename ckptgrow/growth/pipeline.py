@@ -23,6 +23,7 @@ from ckptgrow.growth.training.grown_training import grown_training
 from ckptgrow.progress import Progress
 from ckptgrow.spaces.growth import runs_of
 from ckptgrow.state.optimizer_state import without_record
+from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.storage.tensors import num_elements
 from ckptgrow.version import __version__
 
@@ -93,6 +94,12 @@ def _kept_notes(growing: Growing) -> list[str]:
     unrecorded = without_record(growing.old.optimizers, [one.name for one in growing.old.claim.parameters])
     if unrecorded:
         notes.append(f"the optimizer has no record of {listing(unrecorded)}: frozen, or lost?")
+    if NEW_RISE in old.growth:
+        peak = old.growth[NEW_RISE].get("peak")
+        notes.append(
+            f"what was new in the growth before had up to {peak} times the learning rate: that ends here, for the "
+            "grown run's new entries are this growth's"
+        )
     if unread:
         notes.append(
             f"carried as bytes, for they cannot be looked into: {listing(unread)}; leave out with ⟦drop⟧ what holds "
