@@ -38,8 +38,8 @@ HEADED: dict[str, dict[str, int]] = {
     "t5": {"heads": 7},
     "qwen3": {"heads": 6, "kv_heads": 3},
     "mistral": {"heads": 6},
-    "gemma2": {"heads": 6},
-    "mixtral": {"heads": 6},
+    "gemma2": {"heads": 8},
+    "mixtral": {"heads": 8},
     "starcoder2": {"heads": 8},
     "granite": {"heads": 8},
 }
@@ -69,14 +69,14 @@ def check_alive(small: Any, grown: Any, share: float = 1.0) -> None:
     num_matrices = 0
     for name, parameter in grown.named_parameters():
         moved, shape = parameter.detach() != before[name], old[name].shape
-        if parameter.dim() != 2 or shape == parameter.shape:
+        if parameter.dim() < 2 or shape == parameter.shape:
             continue
         num_matrices += 1
-        for axis in (0, 1):
+        for axis in range(parameter.dim()):
             new = parameter.detach().movedim(axis, 0)[shape[axis] :]
-            touched = moved.movedim(axis, 0)[shape[axis] :]
+            touched = moved.movedim(axis, 0)[shape[axis] :].flatten(1)
             assert float(touched.any(1).double().sum()) >= share * len(touched), name
-            assert len({tuple(row.tolist()) for row in new}) == len(new), name
+            assert len({tuple(row.flatten().tolist()) for row in new}) == len(new), name
     assert num_matrices >= 2
 
 
