@@ -78,6 +78,7 @@ def width(
         ),
     ] = "zero",
     lr_rule: options.LrRuleOption = "keep",
+    wd_rule: options.DecayRuleOption = "trajectory",
     step: options.StepOption = "keep",
     schedule: options.ScheduleOption = "",
     rewarm: options.RewarmOption = 0,
@@ -113,6 +114,7 @@ def width(
         fresh_moments=fresh_moments,
         schedule=schedule,
         moments=moments,
+        wd_rule=wd_rule,
     )
     values: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),
@@ -132,11 +134,11 @@ def width(
         source,
         Screen(as_json),
         "widening",
-        lambda done: _conditioning(done, source, config),
+        lambda done: _conditioning(done, (source, target), config),
     )
 
 
-def _conditioning(done: GrowthResult, source: Path, config: Path | None) -> list[str]:
+def _conditioning(done: GrowthResult, pair: tuple[Path, Path], config: Path | None) -> list[str]:
     """How well the function is conditioned: by construction, or where something multiplies rounding as measured in the
     real models.
     """
@@ -154,7 +156,7 @@ def _conditioning(done: GrowthResult, source: Path, config: Path | None) -> list
     from ckptgrow.verification.conditioning import conditioning
 
     try:
-        return [one.sentence(what) for one in conditioning(source, done.out, config=config)]
+        return [one.sentence(what) for one in conditioning(*pair, config=config)]
     except CkptgrowError as error:  # it has grown all the same
         return [f"how {what} multiplies rounding could not be measured ({error})"]
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from ckptgrow.choices import Fresh, How, Separation
 from ckptgrow.errors import RequestError
+from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.padding import padded_growths
 from ckptgrow.growth.pipeline import grow
@@ -37,8 +38,8 @@ MOST_SPREAD = 1.5  # the last one at which two shares of any number sum to it to
 
 
 def width(
-    source: str | Path,
-    target: str | Path,
+    source: Source,
+    target: str | Path | None,
     *,
     factor: int | None = None,
     ffn: int | None = None,
@@ -73,7 +74,7 @@ def width(
         raise RequestError(f"⟦fresh {fresh}⟧: says how what copies nothing begins; leave it out, or give ⟦how pad⟧")
     separation = _separation(how, separate, noise)
     plan = _Plan(factor if sizes else factor or 2, sizes, how, _spread_out(separation, spread), fresh, seed)
-    return grow(Path(source), Path(target), plan.operator, request or StateRequest(), progress)
+    return grow(source, target, plan.operator, request or StateRequest(), progress)
 
 
 @dataclass(frozen=True)

@@ -64,12 +64,16 @@ def begun_anew(small: TrainingState, grown: TrainingState) -> dict[str, BoolVect
 
 
 def check_one_rule(small: TrainingState, grown: TrainingState) -> None:
-    """Raises RequestError where growths between the two carried moments over by different rules."""
-    if len(moment_rules(small, grown)) > 1:
-        raise RequestError(
-            f"{grown.where}: was grown with --moments algebra and unscaled, expected one of them since {small.where}; "
-            "verify each on its own"
-        )
+    """Raises RequestError where growths between the two carried moments over, or decay, by different rules."""
+    records = [one for one in growths_since(small, grown) if one.get("operator") == "width"]
+    decay = {str(one.get("wd_rule", "trajectory")) for one in records if one.get("lr_rule") == "mup"}
+    rules = {"--moments": moment_rules(small, grown), "--wd-rule": decay}
+    for option, found in rules.items():
+        if len(found) > 1:
+            raise RequestError(
+                f"{grown.where}: was grown with {option} {' and '.join(sorted(found))}, expected one of them since "
+                f"{small.where}; verify each on its own"
+            )
 
 
 def moment_rules(small: TrainingState, grown: TrainingState) -> set[str]:

@@ -97,6 +97,7 @@ OPTIONAL: Mapping[str, Check] = {
     "schedule": _is_text,
     "moments": _choice("algebra", "unscaled"),
     "new_coordinates": _are_runs,
+    "wd_rule": _choice("trajectory", "sqrt", "keep"),
     **dict.fromkeys(("residual", *UNITS), is_count),
 }
 
@@ -131,6 +132,11 @@ class Declared:
     def widths(self) -> tuple[Record, ...]:
         """The growths that change learning rates under rule `mup`."""
         return tuple(record for record in self.records if record.get("operator") == "width")
+
+    @property
+    def decay_rule(self) -> str:
+        """By which rule weight decay follows learning rates under `mup`; growths of several are refused elsewhere."""
+        return next((str(one["wd_rule"]) for one in self.widths if "wd_rule" in one), "trajectory")
 
     @property
     def mup_share(self) -> float | None:
