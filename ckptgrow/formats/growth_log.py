@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 from typing_extensions import NotRequired, TypedDict
 
-from ckptgrow.choices import DecayRule, FreshMoments, How, LrRule, MomentRule, NewLayer, Part, Separation
+from ckptgrow.choices import DecayRule, Fresh, FreshMoments, How, LrRule, MomentRule, NewLayer, Part, Separation
 from ckptgrow.errors import CheckpointError
 from ckptgrow.storage.fingerprint import Fingerprint
 
@@ -30,6 +30,7 @@ class OperatorRecord(TypedDict):
     noise: NotRequired[float]
     spread: NotRequired[float]
     seed: NotRequired[int]
+    fresh: NotRequired[Fresh]
     residual: NotRequired[int]
     heads: NotRequired[int]
     kv_heads: NotRequired[int]
