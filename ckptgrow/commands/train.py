@@ -109,6 +109,14 @@ def train(
         int, typer.Option(min=1, help="Size of a validation, in 32 sequences, whatever --batch-size is.")
     ] = 50,
     val_sequences: Annotated[int | None, typer.Option(min=1, help="The same in sequences.", show_default=False)] = None,
+    until_slope: Annotated[
+        float | None,
+        typer.Option(
+            help="End early, at the validation where the slope d log L / d log C has risen past it, as -0.0475 for a "
+            "growth in width; the rule is that of plan watch.",
+            show_default=False,
+        ),
+    ] = None,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between logged values.")] = 10,
     logger: Annotated[Logger, typer.Option(help="csv, or tensorboard or wandb beside it.")] = "csv",
     as_json: JsonOption = False,
@@ -140,6 +148,7 @@ def train(
         "val_every": val_every,
         "val_batches": val_batches,
         "val_sequences": val_sequences,
+        "until_slope": until_slope,
         "log_every": log_every,
         "logger": logger,
     }
@@ -208,6 +217,8 @@ def _say(screen: Screen, done: Trained) -> None:
         f"{done.checkpoint}: step {done.global_step:,}, {done.tokens_seen:,} tokens, lr {done.lr:g}"
         + (f"; {losses}" if losses else "")
     )
+    if done.slope_reached is not None:
+        screen.say(f"ended by its slope at step {done.slope_reached:,}: grow it now")
     screen.result(
         {
             "checkpoint": str(done.checkpoint),
@@ -216,6 +227,7 @@ def _say(screen: Screen, done: Trained) -> None:
             "loss": done.loss,
             "val_loss": done.val_loss,
             "lr": done.lr,
+            "slope_reached": done.slope_reached,
         }
     )
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from ckptgrow.choices import DecayRule, FreshMoments, LrRule, MomentRule, Part, StepWord
 from ckptgrow.errors import RequestError
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.growth_log import GrowthRecord
 from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES
 
 StepChoice = int | StepWord
@@ -65,14 +67,18 @@ class StateRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class GrowthResult:
-    """What a growth did; `notes` are sentences that a user should read."""
+    """What a growth did; `notes` are sentences that a user should read, `config` is the grown model's. `out` is None
+    where nothing was written: `grown` is the checkpoint then, its tensors still to be made.
+    """
 
-    out: Path
+    out: Path | None
     old: Mapping[str, int]
     new: Mapping[str, int]
     num_parameters: tuple[int, int]
     trapped: bool
     lr_rule: LrRule
     step: tuple[int | None, int | None]
+    record: GrowthRecord
     notes: tuple[str, ...] = ()
-    record: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    grown: Checkpoint | None = None

@@ -12,12 +12,12 @@ import torch
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.known_formats import read_checkpoint
-from ckptgrow.formats.lightning import Naming
 from ckptgrow.formats.loops import with_step
 from ckptgrow.state.train_schedule import NEW_RISE, NewRise
 from ckptgrow.train.adoption import MODULE, Adopted, adopted
 from ckptgrow.train.order import DataPosition
 from ckptgrow.train.settings import RUN
+from ckptgrow.train.slope_stop import reached_in
 from ckptgrow.version import __version__
 
 POSITION, TOKENS = "position", "tokens_seen"
@@ -34,6 +34,7 @@ class Resumed:
     `growth`: the record of growths, and of the rises of rates after the last one. `lr`: the peak that its groups were
     made with. `step`: the schedule's step to go on from, `moved` where that is another than the file's. `adopted` is a
     checkpoint of another trainer, or in another form than this command's, whose `optimizer` is then in this one's.
+    `slope_reached` is the step at which the slope of its validations ended the run.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Resumed:
     step: int = 0
     moved: bool = False
     reset: tuple[str, ...] = ()
+    slope_reached: int | None = None
     adopted: Adopted | None = None
 
     def loaded(self, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -108,6 +110,7 @@ def resumed_from(path: Path, given: Mapping[str, Any]) -> tuple[Resumed, Mapping
         step=start,
         moved=start != stored_step,
         reset=tuple(reset),
+        slope_reached=reached_in(tree),
     )
     return resumed, read.config
 
@@ -118,11 +121,11 @@ def _is_own(read: Checkpoint) -> bool:
     """
     arguments = read.rest.get("hyper_parameters")
     is_runs = isinstance(arguments, dict) and isinstance(cast(dict[str, Any], arguments).get(RUN), dict)
-    groups = [group for one in read.optimizers for group in one["param_groups"]]
-    names_stand_beside = isinstance(read.layout, Naming) and not any(read.layout.by_name)
-    has_names = names_stand_beside and all("param_names" in group for group in groups)
+    names_stand_beside = all(
+        one.keyed_by == "number" and all(group.names is not None for group in one.groups) for one in read.optimizers
+    )
     is_module = all(name.startswith(MODULE) and "._orig_mod." not in name for name in read.tensors)
-    return read.kind == "lightning" and is_runs and has_names and is_module
+    return read.kind == "lightning" and is_runs and names_stand_beside and is_module
 
 
 def _resumed_elsewhere(read: Checkpoint, given: Mapping[str, Any]) -> tuple[Resumed, Mapping[str, Any]]:
@@ -138,14 +141,14 @@ def _resumed_elsewhere(read: Checkpoint, given: Mapping[str, Any]) -> tuple[Resu
             "step with ⟦strategy ddp⟧ or auto first"
         )
     found = adopted(read, given.get("config"), given.get("param_order"), with_optimizer="optimizer" not in reset)
-    stored_step = read.global_step or 0
+    stored_step = read.position.global_step or 0
     start = _start(stored_step, given)
     resumed = Resumed(
         path=read.path,
         arguments={},
         optimizer=None if found.optimizer is None else {"optimizer_states": [found.optimizer]},
         place=DataPosition(),
-        growth=_growth(dict(read.growth), stored_step, start, given),
+        growth=_growth(dict(read.growth.log), stored_step, start, given),
         lr=max(found.base_lrs, default=0.0),
         step=start,
         reset=reset,

@@ -38,7 +38,9 @@ OPTIMIZER_OPTIONS = {"weight_decay": "⟦weight_decay⟧", "betas": "⟦adam_bet
 
 @dataclass(frozen=True)
 class Trained:
-    """Where a run ended; losses in nats. `interrupted_by` is the signal that ended it, None where nothing did."""
+    """Where a run ended; losses in nats. `interrupted_by` is the signal that ended it, None where nothing did;
+    `slope_reached` the step at which its slope did, None where that did not.
+    """
 
     out: Path
     checkpoint: Path
@@ -48,6 +50,7 @@ class Trained:
     val_loss: float | None
     lr: float
     interrupted_by: int | None
+    slope_reached: int | None = None
 
 
 def is_main_process() -> bool:
@@ -101,6 +104,7 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Callable[[str]
         monitor.val_loss,
         lr,
         interrupted_by,
+        training.slope_stop.reached,
     )
 
 
@@ -205,6 +209,10 @@ def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) 
     if isinstance(positions, int) and settings.seqlen > positions:
         raise RequestError(f"⟦seqlen {settings.seqlen}⟧: expected at most the model's {positions} positions")
     files.sequences("train", settings.seqlen)
+    if settings.until_slope is not None and not files.num_tokens["val"]:
+        raise RequestError(
+            f"⟦until_slope {settings.until_slope:g}⟧: {files.directory} has no validation tokens to see it"
+        )
     if files.num_tokens["val"]:
         files.sequences("val", settings.seqlen)
     if resumed is not None:
@@ -213,6 +221,11 @@ def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) 
             raise RequestError(
                 f"⟦train_steps {settings.train_steps}⟧: {resumed.path} is at step {resumed.step}, expected more than "
                 "that; raise ⟦train_steps⟧"
+            )
+        if settings.until_slope is not None and resumed.slope_reached is not None:
+            raise RequestError(
+                f"⟦until_slope {settings.until_slope:g}⟧: the slope of {resumed.path} has risen past it at step "
+                f"{resumed.slope_reached} already, expected a run that has not ended; grow it, or leave the option out"
             )
     elif (settings.out / METRICS).exists() or (settings.out / CHECKPOINTS).exists():
         raise RequestError(
