@@ -9,10 +9,11 @@ import lightning
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from ckptgrow.state.run_data import DATA
 from ckptgrow.train.groups import new_groups, parameter_groups
 from ckptgrow.train.order import DataPosition, key_of
 from ckptgrow.train.resuming import GROWTH, POSITION, TOKENS, Resumed
-from ckptgrow.train.settings import DATA, RUN, TrainSettings
+from ckptgrow.train.settings import RUN, TrainSettings
 from ckptgrow.train.validation import sequence_losses
 
 SCALED_PRECISION = "16-mixed"
