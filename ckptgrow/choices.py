@@ -16,7 +16,8 @@ NewLayer = Literal["zero-output", "zero-norm", "copy"]
 DoublingLayers = Literal["alternate_id", "append_id", "alternate_copy", "append_copy"]  # the staged-training script's
 LrRule = Literal["keep", "mup"]
 StepWord = Literal["keep", "auto"]
-Part = Literal["optimizer", "schedule"]  # of a checkpoint, that may be left out
+Part = Literal["optimizer", "schedule", "new"]  # of a checkpoint, that may begin anew; "new": moments of new entries
+MomentRule = Literal["algebra", "unscaled"]  # of old moments: the grown model's own, or as they are
 
 # verification
 VerifyDtype = Literal["float64", "float32", "bfloat16"]
@@ -35,6 +36,7 @@ Strategy = Literal["auto", "ddp", "fsdp"]
 Accelerator = Literal["auto", "cpu", "cuda"]
 Precision = Literal["32", "16-mixed", "bf16-mixed", "bf16-true", "64"]
 Logger = Literal["csv", "tensorboard", "wandb"]
+Frozen = Literal["none", "old-layers"]  # what does not train
 ResetPart = Literal["optimizer", "schedule", "data"]  # of a run
 
 # evaluation

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ckptgrow.choices import LrRule
+from ckptgrow.choices import LrRule, MomentRule
 from ckptgrow.commands._paths import checkpoint_at, output_at
 
 InArgument = Annotated[
@@ -36,7 +36,19 @@ ScheduleOption = Annotated[
 ]
 RewarmOption = Annotated[int, typer.Option(min=0, help="Steps over which the learning rate rises again; 0 for none.")]
 ResetOption = Annotated[
-    str, typer.Option(help="Parts to leave out, by commas: 'optimizer', 'schedule'.", show_default=False)
+    str,
+    typer.Option(
+        help="Parts to leave out, by commas: 'optimizer', 'schedule', or 'new', the moments of entries whose row, "
+        "column or layer is new.",
+        show_default=False,
+    ),
+]
+MomentsOption = Annotated[
+    MomentRule,
+    typer.Option(
+        help="Moments of old entries and of copies: 'algebra', those that the grown model would have gathered, or "
+        "'unscaled', the old ones as they are."
+    ),
 ]
 ConfigOption = Annotated[
     Path | None, typer.Option(help="A transformers config.json, where the checkpoint has none.", show_default=False)

@@ -139,7 +139,7 @@ class Screen:
         if not sys.stderr.isatty():
             yield (
                 lambda done, total, words, is_told: (
-                    self.note(f"{description} {done:,}/{total:,}: {words}") if is_told else None
+                    self.say(f"{description} {done:,}/{total:,}: {words}") if is_told else None
                 )
             )
             return

@@ -65,6 +65,7 @@ def depth(
     schedule: options.ScheduleOption = "",
     rewarm: options.RewarmOption = 0,
     reset: options.ResetOption = "",
+    moments: options.MomentsOption = "algebra",
     config: options.ConfigOption = None,
     param_order: options.ParamOrderOption = None,
     drop: options.DropOption = None,
@@ -102,6 +103,7 @@ def depth(
         force=force,
         max_shard_bytes=byte_size("--max-shard-size", max_shard_size),
         schedule=schedule,
+        moments=moments,
     )
     values: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),

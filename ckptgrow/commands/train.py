@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ckptgrow.choices import Accelerator, Logger, Precision, ResetPart, ScheduleKind, Strategy, words_of
+from ckptgrow.choices import Accelerator, Frozen, Logger, Precision, ResetPart, ScheduleKind, Strategy, words_of
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._paths import checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
@@ -53,6 +53,17 @@ def train(
     ] = "",
     step: Annotated[int | None, typer.Option(min=0, help="Schedule step to go on from with --resume.")] = None,
     rewarm: Annotated[int | None, typer.Option(min=0, help="Steps over which the learning rate rises again.")] = None,
+    rewarm_new: Annotated[
+        str | None,
+        typer.Option(
+            help="Times the learning rate for what the last growth added, rising to it over so many steps, as 1.3,250.",
+            metavar="PEAK,STEPS",
+        ),
+    ] = None,
+    freeze: Annotated[
+        Frozen | None,
+        typer.Option(help="'old-layers' trains only the layers that the last growth added [default: none]."),
+    ] = None,
     train_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps in all [default: 3000].")] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Sequences a device and micro-batch [default: 32].")
@@ -135,6 +146,8 @@ def train(
         "logger": logger,
     }
     optional = {
+        "rewarm_new": None if rewarm_new is None else _rise(rewarm_new),
+        "freeze": freeze,
         "train_steps": train_steps,
         "batch_size": batch_size,
         "grad_accum": grad_accum,
@@ -171,7 +184,7 @@ def train(
     try:
         with screen.steps("step") as show:
             done = run_training(
-                given, lambda step: show(step.step, step.total, _in_words(step), step.is_logged), screen.note
+                given, lambda step: show(step.step, step.total, _in_words(step), step.is_logged), screen.say
             )
     except CkptgrowError:
         if is_main_process():
@@ -226,6 +239,14 @@ def _rate(value: str | None) -> float | None:
         return float(value)
     except ValueError as error:
         raise RequestError(f"--lr {value}: expected auto or a number") from error
+
+
+def _rise(value: str) -> tuple[float, int]:
+    peak, comma, steps = value.partition(",")
+    try:
+        return float(peak), int(steps if comma else "")
+    except ValueError as error:
+        raise RequestError(f"--rewarm-new {value}: expected a factor and a number of steps, as 1.3,250") from error
 
 
 def _config(path: Path) -> dict[str, Any]:

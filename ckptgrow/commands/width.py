@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ckptgrow.growth.request import GrowthResult
 
 MOST_PARAMETERS = 10**9  # of models that are run to see how noise is conditioned
+WHOLE = 0.5  # the spread up to which no copy has more than the whole weight
 
 
 def width(
@@ -42,7 +43,7 @@ def width(
     separate: Annotated[
         Separation | None,
         typer.Option(
-            help="What tells the copies apart: 'split' deals each weight out to one copy (exact in every dtype), "
+            help="What tells the copies apart: 'split' deals each weight out to the copies (exact in every dtype), "
             "'noise' adds terms that cancel up to rounding, 'none' leaves the copies equal [default: split]."
         ),
     ] = None,
@@ -53,6 +54,14 @@ def width(
             "square; 'auto' is 0.25. 0 is --separate none."
         ),
     ] = "auto",
+    spread: Annotated[
+        float | None,
+        typer.Option(
+            help="Of --separate split, how unequally weights are dealt out, up to 1.5: two copies get 1/2 + S and 1/2 "
+            "- S of each; at 0.5 one has all, at 1.5 twice the weight and the other minus the weight [default: 0.5].",
+            metavar="S",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split or the noise.")] = 0,
     fresh_moments: Annotated[
         FreshMoments,
@@ -65,6 +74,7 @@ def width(
     schedule: options.ScheduleOption = "",
     rewarm: options.RewarmOption = 0,
     reset: options.ResetOption = "",
+    moments: options.MomentsOption = "algebra",
     config: options.ConfigOption = None,
     param_order: options.ParamOrderOption = None,
     drop: options.DropOption = None,
@@ -94,6 +104,7 @@ def width(
         max_shard_bytes=byte_size("--max-shard-size", max_shard_size),
         fresh_moments=fresh_moments,
         schedule=schedule,
+        moments=moments,
     )
     values: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),
@@ -104,6 +115,7 @@ def width(
         "how": how,
         "separate": separate,
         "noise": _noise(noise),
+        "spread": spread,
         "seed": seed,
     }
     show(
@@ -116,20 +128,26 @@ def width(
 
 
 def _conditioning(done: GrowthResult, source: Path, config: Path | None) -> list[str]:
-    """How well the function is conditioned: by construction, or with noise measured in the real models."""
-    if done.record["separate"] == "split":
-        return ["the copies are told apart by dealing weights out: nothing is rounded, in bfloat16 as in any precision"]
-    noise = float(done.record["noise"])
-    if noise == 0 or int(os.environ.get("RANK", "0")):
+    """How well the function is conditioned: by construction, or where something multiplies rounding as measured in the
+    real models.
+    """
+    noise, spread = float(done.record["noise"]), float(done.record["spread"])
+    if 0 < spread <= WHOLE:
+        return [
+            "the copies are told apart by dealing weights out: rounding multiplies nothing, in bfloat16 as in any "
+            "precision"
+        ]
+    if noise == spread or int(os.environ.get("RANK", "0")):
         return []
+    what = f"noise {noise:g}" if noise else f"spread {spread:g}"
     if done.num_parameters[1] > MOST_PARAMETERS:
-        return [f"noise {noise:g} multiplies rounding; not measured here, for the model is large: see verify"]
+        return [f"{what} multiplies rounding; not measured here, for the model is large: see verify"]
     from ckptgrow.verification.conditioning import conditioning
 
     try:
-        return [one.sentence(noise) for one in conditioning(source, done.out, config=config)]
+        return [one.sentence(what) for one in conditioning(source, done.out, config=config)]
     except CkptgrowError as error:  # it has grown all the same
-        return [f"how noise {noise:g} multiplies rounding could not be measured ({error})"]
+        return [f"how {what} multiplies rounding could not be measured ({error})"]
 
 
 def _noise(value: str) -> float | str:

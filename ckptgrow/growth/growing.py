@@ -80,6 +80,7 @@ def opened(source: Path, operator_for: OperatorFor, request: StateRequest) -> Gr
 
     Raises a CkptgrowError for what does not fit, in the checkpoint or in the request.
     """
+    request.check()
     old = open_state(
         source, config=request.config, drop=request.drop, param_order=request.param_order, reset=request.reset
     )

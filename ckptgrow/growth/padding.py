@@ -14,17 +14,14 @@ Source: Wang et al., "LEMON: Lossless Model Expansion", arXiv 2310.07999; the gr
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from ckptgrow.choices import FreshMoments
 from ckptgrow.errors import RequestError
 from ckptgrow.families.family import Padding
 from ckptgrow.spaces.growth import Growth, identity, padded
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
-from ckptgrow.state.optimizer_state import OptimizerState
 
 UNITS = ("heads", "kv_heads", "ffn", "dense_ffn")  # drawn, and read by zeros
 
@@ -57,26 +54,6 @@ def padded_growths(old: Architecture, sizes: Mapping[str, int]) -> tuple[dict[st
         changed[padding.eps] = old.config[padding.eps] * old.sizes["residual"] / hidden
         growths |= _residual(old, padding, hidden)
     return growths, changed
-
-
-def first_update_note(states: Sequence[OptimizerState], fresh_moments: FreshMoments) -> list[str]:
-    """What young moments at an old step do to the first update of new entries, for Adam and its relatives: with β₁, β₂
-    it is (1 − β₁) g / √((1 − β₂) g²) from zeros, and (1 − β₁) g / √v from the mean v of old second moments, in lr.
-    """
-    betas = {
-        tuple(group.options["betas"])
-        for state in states
-        if "exp_avg_sq" in state.state_keys
-        for group in state.groups
-        if "betas" in group.options
-    }
-    second = 1.0 if fresh_moments == "mean" else None
-    sizes = [(1 - float(b1)) / math.sqrt(second or 1 - float(b2)) for b1, b2 in betas if float(b2) < 1]
-    if not sizes:
-        return []
-    moments = "zero moments" if fresh_moments == "zero" else "zero first and mean second moments"
-    note = f"new entries of old tensors start with {moments}: their first updates are about {max(sizes):.2g} lr"
-    return [note + ("; ⟦rewarm N⟧ makes them smaller" if max(sizes) > 1 else "")]
 
 
 def _residual(old: Architecture, padding: Padding, hidden: int) -> dict[str, Growth]:

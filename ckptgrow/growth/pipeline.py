@@ -17,11 +17,13 @@ from ckptgrow.formats.left_behind import check_left_behind
 from ckptgrow.growth.carried_state import check_carried, without_best
 from ckptgrow.growth.growing import Growing, OperatorFor, opened
 from ckptgrow.growth.grown_weights import grown_weights
-from ckptgrow.growth.padding import first_update_note
 from ckptgrow.growth.request import GrowthResult, StateRequest
-from ckptgrow.growth.training.grown_training import GrownTraining, grown_training
+from ckptgrow.growth.training.first_updates import first_update_notes
+from ckptgrow.growth.training.grown_training import grown_training
 from ckptgrow.progress import Progress
+from ckptgrow.spaces.growth import runs_of
 from ckptgrow.state.optimizer_state import without_record
+from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.storage.tensors import num_elements
 from ckptgrow.version import __version__
 
@@ -34,6 +36,7 @@ class _Grown:
     num_parameters: int
     record: Mapping[str, Any]
     notes: Sequence[str]
+    begins_anew: bool  # copies have other moments than what they copy, which tells them apart
 
 
 def grow(
@@ -70,7 +73,8 @@ def _grown(growing: Growing) -> _Grown:
         ),
         sum(num_elements(weights.in_module[one.name]) for one in growing.lineage if one.old.name in own),
         record,
-        [*training.notes, *best_notes, *kept_notes, *_fresh_notes(growing, training)],
+        [*training.notes, *best_notes, *kept_notes, *first_update_notes(growing, training.optimizers)],
+        growing.request.begins_anew and any(state.state for state in training.optimizers),
     )
 
 
@@ -90,19 +94,18 @@ def _kept_notes(growing: Growing) -> list[str]:
     unrecorded = without_record(growing.old.optimizers, [one.name for one in growing.old.claim.parameters])
     if unrecorded:
         notes.append(f"the optimizer has no record of {listing(unrecorded)}: frozen, or lost?")
+    if NEW_RISE in old.growth:
+        peak = old.growth[NEW_RISE].get("peak")
+        notes.append(
+            f"what was new in the growth before had up to {peak} times the learning rate: that ends here, for the "
+            "grown run's new entries are this growth's"
+        )
     if unread:
         notes.append(
             f"carried as bytes, for they cannot be looked into: {listing(unread)}; leave out with ⟦drop⟧ what holds "
             "copies of the weights"
         )
     return notes
-
-
-def _fresh_notes(growing: Growing, training: GrownTraining) -> list[str]:
-    """What young moments of entries that copy nothing do."""
-    if not any(one.growth.has_fresh for one in growing.lineage):
-        return []
-    return first_update_note(training.optimizers, growing.request.fresh_moments)
 
 
 def _record(growing: Growing) -> dict[str, Any]:
@@ -123,7 +126,10 @@ def _record(growing: Growing) -> dict[str, Any]:
     }
     if any(one.growth.has_fresh for one in growing.lineage):
         record["fresh_moments"] = request.fresh_moments
-    return record
+    if request.moments != "algebra":
+        record["moments"] = request.moments
+    new = {space: runs_of(one.is_new) for space, one in growing.operator.growths.items() if one.is_new.any()}
+    return {**record, "new_coordinates": new} if new else record
 
 
 def _growth_entry(growing: Growing, record: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +150,7 @@ def _result(growing: Growing, grown: _Grown, target: Path) -> GrowthResult:
             sum(num_elements(old.checkpoint.tensors[one.name]) for one in old.claim.parameters),
             grown.num_parameters,
         ),
-        trapped=growing.operator.trapped,
+        trapped=growing.operator.trapped and not grown.begins_anew,
         lr_rule=growing.request.lr_rule,
         step=(old.checkpoint.global_step, growing.step),
         notes=tuple(map(Message, grown.notes)),

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.choices import FreshMoments, LrRule, Part, StepWord
+from ckptgrow.choices import FreshMoments, LrRule, MomentRule, Part, StepWord
+from ckptgrow.errors import RequestError
 from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES
 
 StepChoice = int | StepWord
@@ -18,7 +19,9 @@ class StateRequest:
     """How the training state is carried over.
 
     `step`: the schedule step to go on from; "keep" leaves it, "auto" divides it by the operator's ρ. `rewarm`: steps
-    over which the learning rate rises again from there. `reset`: parts to leave out of the grown checkpoint.
+    over which the learning rate rises again from there. `reset`: parts to leave out of the grown checkpoint; "new"
+    leaves out the moments of entries whose row, column or layer is new, which are then zero. `moments`: old moments
+    become those that the grown model would have gathered, or stay unscaled, in copies too.
     `fresh_moments`: second moments of entries that copy nothing, zero or the mean of their row or column; first ones
     are zero. `max_shard_bytes` bounds the files of a Hugging Face directory's weights. `schedule`: what the user says
     of a LambdaLR's function (see `step_functions`).
@@ -36,6 +39,22 @@ class StateRequest:
     max_shard_bytes: int = DEFAULT_SHARD_BYTES
     fresh_moments: FreshMoments = "zero"
     schedule: str = ""
+    moments: MomentRule = "algebra"
+
+    def check(self) -> None:
+        """Raises RequestError for what contradicts itself."""
+        if "optimizer" in self.reset and (self.begins_anew or self.moments != "algebra"):
+            other = "⟦reset new⟧" if self.begins_anew else f"⟦moments {self.moments}⟧"
+            raise RequestError(f"⟦reset optimizer⟧ leaves out all moments, expected no {other} beside it; choose one")
+        if self.begins_anew and self.fresh_moments != "zero":
+            raise RequestError(
+                f"⟦fresh_moments {self.fresh_moments}⟧ fills what ⟦reset new⟧ makes zero, expected one of them"
+            )
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether what is new begins with zero moments."""
+        return "new" in self.reset
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,6 +92,12 @@ class Gather:
         part = replace(growth, source=growth.source[:size], write=growth.write[:size], read=growth.read[:size])
         return Gather((GrownAxis(axis.role, part), *others), (self.scales[0][:size], *self.scales[1:]))
 
+    @cached_property
+    def begun_anew(self) -> Gather:
+        """The gather with zeros wherever the row or the column is new."""
+        pairs = zip(self.axes, self.scales, strict=True)
+        return replace(self, scales=tuple(np.where(axis.growth.is_new, 0.0, scale) for axis, scale in pairs))
+
     def rows(self, read: ReadRows, start: int, stop: int) -> torch.Tensor:
         """New rows [start, stop) along axis 0; `read(a, b)` gives the old rows [a, b) in their own dtype.
 
@@ -203,6 +209,11 @@ class TensorGrowth:
     def direction(self) -> Gather:
         """The gather of anything that has the gradient's sign alone: copies of the same size."""
         return Gather(self.axes, tuple(np.sign(scale) for scale in self.gradient.scales))
+
+    @cached_property
+    def unscaled(self) -> Gather:
+        """The gather of the old numbers as they are."""
+        return Gather(self.axes, tuple(np.ones(axis.growth.num_new) for axis in self.axes))
 
     @cached_property
     def _scales_of_copies(self) -> tuple[FloatVector, ...]:

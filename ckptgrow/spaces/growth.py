@@ -84,6 +84,11 @@ class Growth:
         return bool(self.is_fresh.any())
 
     @cached_property
+    def is_new(self) -> BoolVector:
+        """For every new coordinate: whether it is a later copy of an old one, or fresh. Shape (n',)."""
+        return self.is_fresh | (self.copy > 0)
+
+    @cached_property
     def num_copies(self) -> IntVector:
         """For every new coordinate: how many copies its source has; 1 for a fresh one. Shape (n',)."""
         counts = np.bincount(self.source[~self.is_fresh], minlength=self.num_old)
@@ -133,6 +138,16 @@ class Growth:
         old = ~self.is_fresh
         sums = np.bincount(self.source[old], weights=(self.write * self.read)[old], minlength=self.num_old)
         return bool(np.allclose(sums, 1.0, rtol=0.0, atol=tolerance))
+
+
+def runs_of(marks: BoolVector) -> list[list[int]]:
+    """The marked coordinates as runs [start, stop].
+
+    >>> runs_of(np.array([False, True, True, False, True]))
+    [[1, 3], [4, 5]]
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], marks, [False]]).astype(np.int8)))
+    return edges.reshape(-1, 2).tolist()
 
 
 def identity(size: int) -> Growth:

@@ -28,7 +28,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal, NoReturn
 
-from ckptgrow.spaces.growth import Growth, concatenation, identity, product
+import numpy as np
+
+from ckptgrow.spaces.growth import BoolVector, Growth, concatenation, identity, product
 
 Role = Literal["out", "in", "batch"]
 Kind = Literal["matrix", "bias", "gain", "fixed"]
@@ -61,6 +63,10 @@ class Axis:
                 for part in self.parts
             ]
         )
+
+    def marked(self, marks: Mapping[str, BoolVector]) -> BoolVector:
+        """Which coordinates of the axis lie at a marked coordinate of one of its spaces."""
+        return np.concatenate([_marked_in(part, marks) for part in self.parts])
 
 
 @dataclass(frozen=True)
@@ -180,3 +186,12 @@ def _factor(tokens: _Tokens, expected: str) -> Factor:
 
 def _is_factor(token: str) -> bool:
     return bool(_FACTOR.fullmatch(token)) and token not in _RESERVED
+
+
+def _marked_in(part: tuple[Factor, ...], marks: Mapping[str, BoolVector]) -> BoolVector:
+    """The same of a product of spaces and numbers."""
+    found = np.zeros(1, dtype=np.bool_)
+    for factor in part:
+        inner = np.zeros(factor, dtype=np.bool_) if isinstance(factor, int) else marks[factor]
+        found = np.logical_or.outer(found, inner).ravel()
+    return found

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.choices import Accelerator, Logger, Precision, ResetPart, ScheduleKind, Strategy
+from ckptgrow.choices import Accelerator, Frozen, Logger, Precision, ResetPart, ScheduleKind, Strategy
 from ckptgrow.errors import RequestError
 from ckptgrow.state.train_schedule import Schedule
 from ckptgrow.train.order import GrowingBatches
@@ -39,6 +39,7 @@ CARRIED = (
     "val_batches",
     "val_sequences",
     "log_every",
+    "freeze",
 )
 
 
@@ -56,6 +57,8 @@ class TrainSettings:
     reset: tuple[ResetPart, ...] = ()
     step: int | None = None
     rewarm: int = 0
+    rewarm_new: tuple[float, int] | None = None  # times the rate, over steps: of what the last growth added
+    freeze: Frozen = "none"
     train_steps: int = 3000
     batch_size: int = 32
     grad_accum: int = 1

@@ -13,13 +13,16 @@ import lightning
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from ckptgrow.errors import ConfigError, DataError, RequestError, at
+from ckptgrow.errors import ConfigError, DataError, RequestError, at, listing
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.planning.rates_by_size import lr_for_size
 from ckptgrow.state.counting import num_without_embeddings
 from ckptgrow.state.model import build_model
 from ckptgrow.state.run_data import DATA, DIRECTORY, TOKENIZER
+from ckptgrow.state.train_schedule import NEW_RISE
+from ckptgrow.train.additions import NewEntries, new_in
 from ckptgrow.train.adoption import adopted
+from ckptgrow.train.freezing import freeze_old_layers
 from ckptgrow.train.header import header
 from ckptgrow.train.launching import processes_of
 from ckptgrow.train.metrics import METRICS
@@ -74,30 +77,23 @@ def train(given: Mapping[str, Any], report: Report | None = None, tell: Callable
 def _train(given: Mapping[str, Any], report: Report | None, tell: Callable[[str], None] | None) -> Trained:
     resumed, config = _resumed(given)
     stored = {} if resumed is None else resumed.arguments.get(RUN, {})
-    settings = settings_for(given, stored)
-    if resumed is not None:
-        _check_optimizer_options(given, resumed)
-        settings = replace(settings, config=_agreed_config(settings, config))
-        if settings.lr is None and resumed.lr:
-            settings = replace(settings, lr=resumed.lr)
-    elif settings.init_from is not None:
-        found = adopted(read_checkpoint(settings.init_from), settings.config, None, with_optimizer=False)
-        settings = replace(settings, config=_agreed_config(settings, found.state.config))
-    positions = positions_of(settings.config)
-    if positions is not None and not ("seqlen" in given or "seqlen" in stored):
-        settings = replace(settings, seqlen=min(settings.seqlen, positions))
+    settings = _settings(given, stored, resumed, config)
     files = TokenFiles.open(settings.data)
     _check(settings, files, resumed)
     check_lengths(settings, given, 0 if resumed is None else resumed.step)
-    if tell is not None and is_main_process():
-        for sentence in remarks(settings, given, stored, None if resumed is None else resumed.growth.get("rewarm")):
-            tell(sentence)
     lightning.seed_everything(settings.seed, verbose=False)
     model = _model(settings, resumed).train()
+    new = _new_entries(model, settings, resumed)
+    free = freeze_old_layers(model, new) if settings.freeze == "old-layers" else ()
+    if tell is not None and is_main_process():
+        for sentence in remarks(settings, given, stored, {} if resumed is None else resumed.growth):
+            tell(sentence)
+        if free:
+            tell(f"frozen: all but {len(free)} parameters of new layers ({listing(free, limit=1)})")
     lr = settings.lr if settings.lr is not None else lr_for_size(num_without_embeddings(model))
     if settings.compile:
         model.compile()
-    module = LanguageModel(model, settings, lr, _identity(files), resumed)
+    module = LanguageModel(model, settings, lr, _identity(files), resumed, new)
     training = Training(settings, files, module, report)
     if tell is not None and is_main_process():
         for sentence in header(settings, files, module, training.trainer.strategy.root_device):
@@ -117,6 +113,25 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Callable[[str]
     )
 
 
+def _settings(
+    given: Mapping[str, Any], stored: Mapping[str, Any], resumed: Resumed | None, config: Mapping[str, Any] | None
+) -> TrainSettings:
+    """What was asked for, and what the checkpoint says besides: its run's settings (`stored`), its model's config."""
+    settings = settings_for(given, stored)
+    if resumed is not None:
+        _check_optimizer_options(given, resumed)
+        settings = replace(settings, config=_agreed_config(settings, config))
+        if settings.lr is None and resumed.lr:
+            settings = replace(settings, lr=resumed.lr)
+    elif settings.init_from is not None:
+        found = adopted(read_checkpoint(settings.init_from), settings.config, None, with_optimizer=False)
+        settings = replace(settings, config=_agreed_config(settings, found.state.config))
+    positions = positions_of(settings.config)
+    if positions is not None and not ("seqlen" in given or "seqlen" in stored):
+        settings = replace(settings, seqlen=min(settings.seqlen, positions))
+    return settings
+
+
 def _model(settings: TrainSettings, resumed: Resumed | None) -> torch.nn.Module:
     """The model, with the weights of another trainer's checkpoint where the run begins with these."""
     if resumed is not None and resumed.adopted is not None:
@@ -127,13 +142,30 @@ def _model(settings: TrainSettings, resumed: Resumed | None) -> torch.nn.Module:
         return build_model(settings.config, torch.float32)
 
 
+def _new_entries(model: torch.nn.Module, settings: TrainSettings, resumed: Resumed | None) -> Mapping[str, NewEntries]:
+    """What the last growth added, where this run treats it otherwise than the rest."""
+    asked = {
+        "⟦rewarm_new⟧": resumed is not None and NEW_RISE in resumed.growth,
+        f"⟦freeze {settings.freeze}⟧": settings.freeze != "none",
+    }
+    options = [option for option, is_asked in asked.items() if is_asked]
+    if not options:
+        return {}
+    if resumed is None:
+        raise RequestError(f"{options[0]}: is for a run that goes on, expected ⟦resume CKPT⟧ beside it")
+    if settings.strategy == "fsdp":
+        raise RequestError(f"{options[0]}: needs whole parameters, expected ⟦strategy ddp⟧ or auto")
+    with at(f"{options[0]}: {resumed.path}"):
+        return new_in(model, resumed.growth.get("history", ()))
+
+
 def _resumed(given: Mapping[str, Any]) -> tuple[Resumed | None, Mapping[str, Any] | None]:
     path = given.get("resume")
     if path is not None:
         if given.get("init_from") is not None:
             raise RequestError("⟦init_from⟧: begins a new run, expected it without ⟦resume⟧")
         return resumed_from(path, given)
-    asked = [f"⟦{name}⟧" for name in ("reset", "step", "rewarm", "param_order") if given.get(name)]
+    asked = [f"⟦{name}⟧" for name in ("reset", "step", "rewarm", "rewarm_new", "param_order") if given.get(name)]
     if asked:
         raise RequestError(f"{asked[0]}: is for a run that goes on, expected ⟦resume CKPT⟧ beside it")
     return None, None
@@ -231,7 +263,10 @@ def _check_same_data(files: TokenFiles, resumed: Resumed, settings: TrainSetting
 def _check_machine(settings: TrainSettings) -> None:
     available = torch.cuda.device_count()
     if settings.accelerator == "cuda" and not available:
-        raise RequestError("⟦accelerator cuda⟧: this machine has no GPU that torch sees, expected cpu or auto")
+        raise RequestError(
+            f"⟦accelerator cuda⟧: torch sees no GPUs on this machine, expected ⟦devices {settings.devices}⟧; use cpu or "
+            "auto"
+        )
     on_cuda = settings.accelerator == "cuda" or (settings.accelerator == "auto" and available > 0)
     if on_cuda and settings.devices > available:
         raise RequestError(f"⟦devices {settings.devices}⟧: this machine has {available} GPUs, expected at most that")

@@ -20,13 +20,14 @@ from ckptgrow.state.opening import TrainingState, open_state, understood
 from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
 from ckptgrow.verification.configs import with_fixed_fields
 from ckptgrow.verification.contents import judge_contents, left_out
+from ckptgrow.verification.coordinates import begun_anew, check_one_rule, growths_between, growths_since
 from ckptgrow.verification.factors import disagreements, measured_growths, with_tied_head
 from ckptgrow.verification.function import compared
 from ckptgrow.verification.gradients import Gradients, GradientScale, gradient_problems, gradient_scales, idealise
 from ckptgrow.verification.history import Declared
 from ckptgrow.verification.layer_origins import matched_layers, recorded_layers
 from ckptgrow.verification.moments import has_state, moment_errors, stored_dtypes
-from ckptgrow.verification.pair import LayerOrigin, Link, Pair, growths_between, growths_since
+from ckptgrow.verification.pair import UNCHANGED, Link, Pair
 from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
 from ckptgrow.verification.report import Asymmetry, Function, Moments, Structure, Trajectory, VerifyReport
 from ckptgrow.verification.samples import gradients_of, long_sample, sample_batches
@@ -157,6 +158,7 @@ def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
             f"{grown.where}: is {grown.family.model_type}, expected {small.family.model_type} as {small.where}"
         )
     growths = growths_between(small, grown)
+    check_one_rule(small, grown)
     old, new = (state.architecture.num_layers for state in (small, grown))
     if new < old:
         raise RequestError(f"{grown.where}: has {new} layers, expected at least {old}; give the small checkpoint first")
@@ -165,13 +167,14 @@ def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
         layers = matched_layers(small, grown, growths, old, new)
     originals = {one.canonical: one for one in small.claim.parameters}
     links: dict[str, Link] = {}
+    anew = begun_anew(small, grown)
     for one in grown.claim.parameters:
-        layer = layers[one.layer] if one.layer is not None else LayerOrigin(0, "old")
+        layer = layers[one.layer] if one.layer is not None else UNCHANGED
         canonical = one.pattern.replace("{layer}", str(layer.source))
         if canonical not in originals:
             raise RequestError(f"{grown.where}: has {one.name}, expected no such parameter as {small.where} has none")
         source = originals[canonical]
-        links[one.name] = Link.of(one, source, growths, layer.zeroed)
+        links[one.name] = Link.of(one, source, growths, layer, anew)
     lost = originals.keys() - {link.small.canonical for link in links.values()}
     if lost:
         raise RequestError(f"{grown.where}: has no parameter that comes from {listing(lost)} of {small.where}")
@@ -285,6 +288,8 @@ def _why_not_judged(pair: Pair, structure: Structure) -> str:
         return "learning rates were kept, so the grown matrices move faster by design"
     if pair.has_copies and _are_apart(pair):
         return "the copies are told apart, so the trajectories part by design"
+    if pair.has_copies and (pair.begins_anew or pair.are_moments_unscaled):
+        return "moments are not those that the grown model would have gathered, so the trajectories part by design"
     if pair.has_moved:
         return "the schedule was set to another step, so the trajectories part by design"
     return ""
@@ -303,11 +308,12 @@ def _asymmetry(
     weights, of_gradients = weight_asymmetry(pair), gradient_asymmetry(pair, gradients)
     limit = TOLERANCES[coarsest([dtype, *_weight_dtypes(pair)])]
     has_dropout = any(pair.grown.config.get(field) for field in pair.grown.family.dropout)
+    have_other_moments = pair.begins_anew and has_state(pair.grown.optimizers)
     return Asymmetry(
         weights,
         of_gradients,
         hidden_asymmetry(grown, tokens, pair.growths["residual"]),
-        trapped=max(weights, of_gradients) <= limit and not has_dropout,
+        trapped=max(weights, of_gradients) <= limit and not has_dropout and not have_other_moments,
     )
 
 

@@ -41,8 +41,11 @@ def judge_contents(
 def left_out(declared: Declared) -> list[str]:
     """What the user left out by the history, in sentences: nothing of it is compared."""
     sentences: list[str] = []
-    if declared.reset:
-        sentences.append(f"begun anew, as the history says (--reset): {listing(declared.reset)}")
+    if "new" in declared.reset:
+        sentences.append("moments of new entries are zero, as the history says (--reset new)")
+    parts = declared.reset - {"new"}
+    if parts:
+        sentences.append(f"begun anew, as the history says (--reset): {listing(parts)}")
     if declared.dropped:
         sentences.append(f"left out, as the history says (--drop): {listing(declared.dropped)}")
     return sentences

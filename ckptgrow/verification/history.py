@@ -14,9 +14,12 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, TypeGuard
 
+import numpy as np
+
 from ckptgrow.families.family import Family
 from ckptgrow.spaces.layers import NEW_LAYERS, LayerKind
 from ckptgrow.storage.fingerprint import Fingerprint
+from ckptgrow.verification.coordinates import added_coordinates
 from ckptgrow.verification.layer_origins import is_layer_map, is_zero_in, misfit_of
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences, is_count, text
@@ -24,7 +27,7 @@ from ckptgrow.verification.trees import differences, is_count, text
 Record = Mapping[str, Any]
 Check = Callable[[Any], bool]
 UNITS = ("heads", "kv_heads", "ffn", "dense_ffn")  # spaces that grow, besides those of the residual stream
-PARTS = ("optimizer", "schedule")
+PARTS = ("optimizer", "schedule", "new")
 
 
 def _is_text(value: Any) -> bool:
@@ -52,6 +55,14 @@ def _are_sizes(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(one, str) and is_count(value[one]) for one in value)
 
 
+def _are_runs(value: Any) -> bool:
+    """Whether a value has the form of coordinates by space, as runs [start, stop)."""
+    if not isinstance(value, Mapping) or not all(isinstance(runs, list) for runs in value.values()):
+        return False
+    found = [run for runs in value.values() for run in runs]
+    return all(isinstance(run, list) and len(run) == 2 and all(map(is_count, run)) for run in found)
+
+
 def _choice(*choices: str) -> Check:
     return lambda value: value in choices
 
@@ -73,6 +84,7 @@ FIELDS: Mapping[str, Mapping[str, Check]] = {
         "how": _choice("diagonal", "tile", "pad"),
         "separate": _choice("split", "noise", "none"),
         "noise": _is_strength,
+        "spread": _is_strength,
         "seed": is_count,
         **OF_ALL,
     },
@@ -81,6 +93,8 @@ FIELDS: Mapping[str, Mapping[str, Check]] = {
 OPTIONAL: Mapping[str, Check] = {
     "fresh_moments": _choice("zero", "mean"),
     "schedule": _is_text,
+    "moments": _choice("algebra", "unscaled"),
+    "new_coordinates": _are_runs,
     **dict.fromkeys(("residual", *UNITS), is_count),
 }
 
@@ -146,6 +160,7 @@ def history_problems(pair: Pair, declared: Declared) -> list[str]:
     if not problems:
         problems += [*_entry_problems(pair, found), *_step_problems(pair, found), *_size_problems(pair, found)]
         problems += [*_layer_problems(pair, found), *_source_problems(pair, found[0])]
+        problems += _coordinate_problems(pair, found)
     return problems
 
 
@@ -173,8 +188,9 @@ def _record_problems(record: Any, where: str) -> Iterator[str]:
     for name in record.keys() - fields.keys() - {"operator"}:
         if name not in OPTIONAL or not OPTIONAL[name](record[name]):
             yield f"{where}[{name!r}] is {text(record[name])}, which no growth writes"
-    if record["operator"] == "width" and (record.get("separate") == "noise") != bool(record.get("noise")):
-        yield f"{where} says separate {text(record.get('separate'))} and noise {text(record.get('noise'))}"
+    for name, kind in (("noise", "noise"), ("spread", "split")):
+        if record["operator"] == "width" and (record.get("separate") == kind) != bool(record.get(name)):
+            yield f"{where} says separate {text(record.get('separate'))} and {name} {text(record.get(name))}"
 
 
 def _entry_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
@@ -220,6 +236,17 @@ def _size_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
     for space in sorted(judged):
         if expected[space] != new[space]:
             yield f"the size of {space} is {new[space]}, expected {expected[space]} by the history"
+
+
+def _coordinate_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
+    """The coordinates that each growth added are those that its sizes leave, in every space."""
+    for record, expected in zip(found, added_coordinates(pair.small, pair.grown), strict=True):
+        told = record.get("new_coordinates", {})
+        for space in sorted(told.keys() | expected.keys()):
+            runs, size = told.get(space, []), record["sizes"].get(space, 0)
+            marks = {number for start, stop in runs for number in range(start, min(stop, size))}
+            if space not in expected or marks != set(np.flatnonzero(expected[space]).tolist()):
+                yield f"the history says that coordinates {text(runs)} of {space} are new, which its sizes contradict"
 
 
 def _following(asked: set[str], family: Family) -> set[str]:

@@ -5,6 +5,7 @@ can be right, as the weights alone show.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeGuard, get_args
 
 import torch
@@ -32,17 +33,20 @@ def recorded_layers(records: Sequence[Any], num_old: int, num_new: int) -> tuple
         listed = record["layers"]
         if not is_layer_map(listed) or misfit_of(listed, len(layers)):
             return None
-        layers = tuple(_made(layers[source], kind) for source, kind in listed)
+        is_anew = "new" in (record.get("reset") or ())
+        layers = tuple(_made(layers[source], kind, is_anew=is_anew) for source, kind in listed)
     return layers if len(layers) == num_new else None
 
 
-def _made(origin: LayerOrigin, kind: LayerKind) -> LayerOrigin:
-    """What a layer is that is made from one that was made itself."""
-    if kind == "old" or (kind == "copy" and origin.zeroed):
+def _made(origin: LayerOrigin, kind: LayerKind, *, is_anew: bool) -> LayerOrigin:
+    """What a layer is that is made from one that was made itself; `is_anew` where new layers begin without moments."""
+    if kind == "old":
         return origin
-    return LayerOrigin(
-        origin.source, kind, origin.zeroed if kind == "copy" else origin.zeroed | frozenset[LayerKind]([kind])
-    )
+    is_anew = is_anew or origin.is_anew
+    if kind == "copy" and origin.zeroed:
+        return replace(origin, is_anew=is_anew)
+    zeroed = origin.zeroed if kind == "copy" else origin.zeroed | frozenset[LayerKind]([kind])
+    return LayerOrigin(origin.source, kind, zeroed, is_anew)
 
 
 def is_layer_map(value: Any) -> TypeGuard[list[tuple[int, LayerKind]]]:

@@ -11,11 +11,12 @@ import torch
 
 from ckptgrow.state.optimizer_state import OptimizerState
 from ckptgrow.storage.tensors import is_lazy, whole
+from ckptgrow.verification.coordinates import growths_since
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.history import are_steps
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.optimizers import FACTORS, KEPT_AXES, POWERS, Measured, step_rule
-from ckptgrow.verification.pair import Link, Pair, growths_since
+from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.precision import STORED_TOLERANCES, coarsest, rounding, smallest
 from ckptgrow.verification.scales import Scales
 
@@ -54,9 +55,7 @@ def moment_errors(pair: Pair, gradients: Mapping[str, GradientScale], scales: Sc
                     problems.append(f"the state of {name} holds {_keys(new)}, expected {_keys(old)}")
                 continue
             options = old_groups[link.small.name].options, new_groups[name].options
-            case = _Case(
-                name, link, gradients.get(name), scales.of(name), *options, limit, pair.fresh_moments, pair.num_growths
-            )
+            case = _Case(name, link, gradients.get(name), scales.of(name), *options, limit, pair)
             dtypes |= {value.dtype for value in old.values() if is_lazy(value) and value.shape}
             problems += _number_problems(case, old, new)
             problems += _dtype_problems(case, old, new)
@@ -81,11 +80,18 @@ class _Case:
     old: Mapping[str, Any]
     new: Mapping[str, Any]
     limit: int | None
-    fresh_moments: str
-    num_growths: int
+    pair: Pair
+
+    @property
+    def num_growths(self) -> int:
+        return self.pair.num_growths
+
+    @property
+    def are_unscaled(self) -> bool:
+        return self.pair.are_moments_unscaled
 
     def step(self, old: float) -> float:
-        if self.link.is_new_layer:
+        if self.link.has_no_moments:
             return 0.0
         return old if self.limit is None else min(old, self.limit)
 
@@ -117,7 +123,7 @@ def _left_by(dtype: torch.dtype) -> float:
 
 def _roundings(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int, dtype: torch.dtype) -> float:
     """The largest error of an entry over what storing it may leave: relative to the entry itself, however small."""
-    if case.link.is_new_layer or case.gradient is None:
+    if case.link.has_no_moments or case.gradient is None:
         return largest(found) / STORED_TOLERANCES[dtype]
     if case.link.is_padded and power and not _is_young(case, found, power, dtype):
         return math.inf
@@ -128,8 +134,8 @@ def _roundings(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int, 
 
 def _expected(case: _Case, old: torch.Tensor, power: int) -> torch.Tensor:
     """What the small one's entries are in the grown record: its own, times a power of the gradient's factor."""
-    small, scale = case.link.spread(old), case.gradient
-    if power == 0 or scale is None:
+    small, scale = case.link.without_anew(case.link.spread(old)), case.gradient
+    if power == 0 or scale is None or case.are_unscaled:
         return small
     return scale.at(case.link) ** power * small
 
@@ -141,7 +147,7 @@ def _is_young(case: _Case, found: torch.Tensor, power: int, dtype: torch.dtype) 
     least = smallest(dtype)
     entries, copied = float(found.abs().sum()), case.link.copied_part(found)
     rest = entries - float(copied.abs().sum())
-    if power == 2 and case.fresh_moments == "mean":
+    if power == 2 and case.pair.fresh_moments == "mean":
         expected = (found.numel() - copied.numel()) * float(copied.mean())
         left = STORED_ROUNDING * entries + least * found.numel()
         return float(found.min()) >= float(copied.min()) - least and abs(rest - expected) <= left
@@ -150,13 +156,14 @@ def _is_young(case: _Case, found: torch.Tensor, power: int, dtype: torch.dtype) 
 
 def _of_updates(case: _Case, old: torch.Tensor, found: torch.Tensor) -> float:
     """Averages of updates scale as the learning rates do, and as the weight where those are in its units."""
-    if case.link.is_new_layer:
+    if case.link.has_no_moments:
         return largest(found)
     key = "initial_lr" if case.old.get("initial_lr") else "lr"  # a schedule that was moved moves the other
     before, after = case.old.get(key), case.new.get(key)
     rate = after / before if before and after else 1.0
     size = case.scales.size if case.old.get("scale_parameter") else 1.0
-    return relative(case.link.copied_part(found), rate * size * case.link.spread(old))
+    factor = 1.0 if case.are_unscaled else rate * size
+    return relative(case.link.copied_part(found), factor * case.link.without_anew(case.link.spread(old)))
 
 
 def _product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -168,7 +175,7 @@ def _product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
 def _of_factors(case: _Case, old: tuple[torch.Tensor, ...], new: tuple[torch.Tensor, ...], dtype: torch.dtype) -> float:
     """The largest error of an entry of the product over what storing its factors may leave."""
     found = _product(*new)
-    if case.link.is_new_layer or case.gradient is None:
+    if case.link.has_no_moments or case.gradient is None:
         return largest(found) / STORED_TOLERANCES[dtype]
     if case.link.is_padded and not _is_young(case, found, 2, dtype):
         return math.inf
@@ -228,7 +235,7 @@ def _number_problems(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]
         if key == "step":
             expected = case.step(before)
         elif key == "RMS":
-            expected = 0.0 if case.link.is_new_layer else before * case.scales.size
+            expected = 0.0 if case.link.has_no_moments else before * case.scales.size
         else:
             steps = _float(old["step"]), case.step(_float(old["step"]))
             expected = before if steps[0] == steps[1] else _momentum_product(case.old, int(steps[1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ckptgrow.errors import RequestError
-from ckptgrow.spaces.growth import Growth, IntVector, copies, identity, padded, product
+from ckptgrow.spaces.growth import BoolVector, Growth, IntVector, identity
 from ckptgrow.spaces.layers import LayerKind
 from ckptgrow.spaces.selection import selected
 from ckptgrow.state.claim import Claimed
 from ckptgrow.state.opening import TrainingState
 from ckptgrow.storage.tensors import whole
+from ckptgrow.verification.coordinates import growths_since, has_begun_anew, moment_rules
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ class LayerOrigin:
     source: int
     kind: LayerKind
     zeroed: frozenset[LayerKind] = frozenset()
+    is_anew: bool = False  # it was made, or what it was made from was, with moments of no gradient
+
+
+UNCHANGED = LayerOrigin(0, "old")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,25 +43,48 @@ class Link:
     small: Claimed
     growths: tuple[Growth, ...]  # one a stored axis; only sources and copies are used, never write and read
     kept: tuple[IntVector | None, ...]  # along each axis the coordinates that do not copy nothing; None: all
-    zeroed: frozenset[LayerKind] = frozenset()  # the kinds of identities that its layer was made as
+    layer: LayerOrigin = UNCHANGED
+    anew: tuple[BoolVector, ...] = ()  # along each axis, of the coordinates that copy something: moments begin anew
     ratios: frozenset[float] = frozenset({1.0})  # of new to old sizes along the axes, one a class of copies
 
     @classmethod
     def of(
-        cls, grown: Claimed, small: Claimed, growths: Mapping[str, Growth], zeroed: frozenset[LayerKind] = frozenset()
+        cls,
+        grown: Claimed,
+        small: Claimed,
+        growths: Mapping[str, Growth],
+        layer: LayerOrigin = UNCHANGED,
+        anew: Mapping[str, BoolVector] | None = None,
     ) -> Link:
-        """The link by the growths of the spaces."""
+        """The link by the growths of the spaces; `anew` marks coordinates whose moments were begun anew."""
         axes = [axis.growth(growths) for axis in grown.layout.axes]
         kept = tuple(np.flatnonzero(~axis.is_fresh) if axis.has_fresh else None for axis in axes)
         copied = tuple(identity(axis.num_old) if axis.has_fresh else axis for axis in axes)
         ratios = {float(ratio) for axis in copied for ratio in np.unique(1 / axis.read)}
         ratios |= {axis.num_new / axis.num_old for axis in axes if axis.has_fresh}
-        return cls(grown, small, copied, kept, zeroed, frozenset(ratios))
+        marks = [
+            axis.marked(anew) if anew else np.zeros(one.num_new, np.bool_)
+            for axis, one in zip(grown.layout.axes, axes, strict=True)
+        ]
+        marks = [one if some is None else one[some] for one, some in zip(marks, kept, strict=True)]
+        return cls(grown, small, copied, kept, layer, tuple(marks), frozenset(ratios))
 
     @property
     def is_new_layer(self) -> bool:
         """Whether it lies in a layer that was made as an identity."""
-        return bool(self.zeroed)
+        return bool(self.layer.zeroed)
+
+    @property
+    def has_no_moments(self) -> bool:
+        """Whether the whole parameter was begun anew."""
+        return self.is_new_layer or self.layer.is_anew
+
+    def without_anew(self, spread: torch.Tensor) -> torch.Tensor:
+        """What has the grown tensor's shape, zero wherever moments were begun anew."""
+        for axis, marks in enumerate(self.anew):
+            if marks.any():
+                spread = spread.masked_fill(self.along(axis, marks), 0.0)
+        return spread
 
     @property
     def is_padded(self) -> bool:
@@ -156,6 +183,16 @@ class Pair:
         records = growths_since(self.small, self.grown)
         return str(next((record["fresh_moments"] for record in records if "fresh_moments" in record), "zero"))
 
+    @property
+    def are_moments_unscaled(self) -> bool:
+        """Whether old moments stayed as they were, by the record."""
+        return "unscaled" in moment_rules(self.small, self.grown)
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether moments of what was new were begun anew, by the record."""
+        return any(has_begun_anew(record) for record in growths_since(self.small, self.grown))
+
     @cached_property
     def has_moved(self) -> bool:
         """Whether the schedule's step is another."""
@@ -183,67 +220,6 @@ class Pair:
 def applied(state: TrainingState, claimed: Claimed) -> torch.Tensor:
     """A stored weight with what the model adds to it, float64."""
     return whole(state.checkpoint.tensors[claimed.name]).double() + claimed.layout.offset
-
-
-def growths_between(small: TrainingState, grown: TrainingState) -> dict[str, Growth]:
-    """The copies in every space, from the two configs' sizes and whether the record says that it was padded.
-
-    Raises RequestError for a pair in which something shrank, or that was grown in several ways.
-    """
-    old, new = (state.architecture.sizes for state in (small, grown))
-    shrunk = [space for space in old if new[space] < old[space]]
-    if shrunk:
-        raise RequestError(
-            f"{grown.where}: {shrunk[0]} is {new[shrunk[0]]}, expected at least {old[shrunk[0]]} as in {small.where}; "
-            "give the small checkpoint first"
-        )
-    grown_by = {record.get("how") for record in growths_since(small, grown)}
-    if "pad" in grown_by:
-        if len(grown_by) > 1:
-            raise RequestError(
-                f"{grown.where}: was grown by {' and '.join(sorted(map(str, grown_by)))}, expected one kind of growth "
-                f"since {small.where}; verify each on its own"
-            )
-        return {space: padded(old[space], new[space], "zero", read_drawn=True) for space in old}
-    growths = {space: identity(size) for space, size in old.items()}
-    sizes = old
-    for larger in (*_sizes_between(small, grown), new):
-        step = _copies(sizes, larger)
-        growths = {space: _composed(growths[space], step[space]) for space in old}
-        sizes = larger
-    return growths
-
-
-def _copies(old: Mapping[str, int], new: Mapping[str, int]) -> dict[str, Growth]:
-    """The copies of one growth, from the sizes before and after it."""
-    growths = {space: copies(old[space], new[space]) for space in old}
-    if "kv_heads" in old and new["heads"] % new["kv_heads"] == 0:  # every group of queries holds its own copies
-        members, new_members = (sizes["heads"] // sizes["kv_heads"] for sizes in (old, new))
-        if new_members >= members:
-            growths["heads"] = product([growths["kv_heads"], copies(members, new_members)])
-    return growths
-
-
-def _composed(first: Growth, then: Growth) -> Growth:
-    """One growth after another: the copies of copies."""
-    if first.is_identity:
-        return then
-    return Growth(first.source[then.source], np.ones(then.num_new), first.read[then.source] * then.read, first.num_old)
-
-
-def _sizes_between(small: TrainingState, grown: TrainingState) -> list[dict[str, int]]:
-    """The sizes after each growth since the small checkpoint but the last, as the records tell them.
-
-    Copies of copies lie otherwise than copies at once; a record that tells wrong sizes makes the weights differ.
-    """
-    found = [record["sizes"] for record in growths_since(small, grown)[:-1] if isinstance(record.get("sizes"), dict)]
-    spaces = small.architecture.sizes
-    return [{space: int(sizes.get(space, size)) for space, size in spaces.items()} for sizes in found]
-
-
-def growths_since(small: TrainingState, grown: TrainingState) -> Sequence[Mapping[str, Any]]:
-    """The records of the growths that lie between the two."""
-    return grown.checkpoint.history[len(small.checkpoint.history) :]
 
 
 def next_copies(growth: Growth) -> IntVector:

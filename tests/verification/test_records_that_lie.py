@@ -28,6 +28,9 @@ LIES: dict[str, list[dict[str, Any]]] = {
         {"operator": "depth", "new": "copy", "layers": [[0, "old"], [1, "old"]]},
         {"reset": ["optimizer"]},
         {"reset": ["schedule"]},
+        {"reset": ["new"]},
+        {"moments": "unscaled"},
+        {"new_coordinates": {}},
         {"drop": ["rng"]},
         {"source_sha256": "0" * 64},
     ],
@@ -71,7 +74,7 @@ def test_a_record_that_lies_is_caught(
     lie: dict[str, Any],
     has_optimizer: bool,
 ) -> None:
-    if not has_optimizer and lie.keys() & {"lr_rule", "reset"}:
+    if not has_optimizer and lie.keys() & {"lr_rule", "reset", "moments"}:
         return  # there is nothing that it could say falsely
     small, right = grown(growth, has_optimizer)
     tree = torch.load(right, weights_only=True)

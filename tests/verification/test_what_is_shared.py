@@ -31,7 +31,7 @@ SHARED = {
     "ckptgrow.state.train_schedule": {"Schedule"},  # the function whose fields a state keeps
     "ckptgrow.families.family": {"Family"},
     # spaces: which coordinate copies which; no write, no read, no gather, no draw
-    "ckptgrow.spaces.growth": {"Growth", "IntVector", "copies", "identity", "padded", "product"},
+    "ckptgrow.spaces.growth": {"BoolVector", "Growth", "IntVector", "copies", "identity", "padded", "product"},
     "ckptgrow.spaces.layout": {"Axis", "Layout", "Role", "parse"},
     "ckptgrow.spaces.layers": {"NEW_LAYERS", "LayerKind"},
     "ckptgrow.spaces.selection": {"selected"},

@@ -13,7 +13,7 @@ import torch
 
 from ckptgrow.growth.tensors.fresh_entries import averaged
 from ckptgrow.growth.tensors.grown_tensors import gathered
-from ckptgrow.spaces.gather import Gather, GrownAxis, TensorGrowth
+from ckptgrow.spaces.gather import Gather, GrownAxis
 from ckptgrow.spaces.growth import identity
 from ckptgrow.storage.tensors import Held, LazyTensor, Made, whole
 
@@ -21,20 +21,21 @@ FactorKind = Literal["row", "column"]
 
 
 def grown_factor(
-    kind: FactorKind, factor: LazyTensor, partner: LazyTensor, growth: TensorGrowth, *, filled: bool
+    kind: FactorKind, factor: LazyTensor, partner: LazyTensor, square: Gather, *, filled: bool
 ) -> LazyTensor:
-    """A factor's growth along its own axes, times what the axis that it averages over contributes to its means.
+    """A factor's growth along its own axes of `square`, the gather of the whole moment, times what the axis that it
+    averages over contributes to its means.
 
     Both factors are vectors, or one vector a matrix of many, so they are computed whole. Every matrix of many (experts,
     the channels of a convolution) has its own means, so the contribution is that of the old matrix, and is spread with
     it. torch keeps the averaged axis with size 1, transformers drops it. `filled`: entries that copy nothing are means
     of old ones, else zero.
     """
-    kept = len(factor.shape) == len(growth.axes)
+    kept = len(factor.shape) == len(square.axes)
     removed = -1 if kind == "row" else -2
     axis = -1 if kind == "row" or not kept else -2  # the partner's axis that the factor averages over
-    along = _alone(growth.square, removed, partner.shape, axis)
-    gather = _without(growth.square, removed, kept=kept)
+    along = _alone(square, removed, partner.shape, axis)
+    gather = _without(square, removed, kept=kept)
 
     def grown(tensor: torch.Tensor, by: Gather) -> torch.Tensor:
         return whole(averaged(Held(tensor), by) if filled else gathered(Held(tensor), by))

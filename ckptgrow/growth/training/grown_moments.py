@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,11 +49,23 @@ class _Context:
         """Whether second moments of entries that copy nothing are means of old ones."""
         return self.descent.growth.has_fresh and self.growing.request.fresh_moments == "mean"
 
+    @property
+    def is_new(self) -> bool:
+        """Whether the whole parameter has seen no gradient: in an identity, or in a copy that begins anew."""
+        is_new_layer = self.descent.layer.kind != "old"
+        return self.descent.is_in_new_layer or (is_new_layer and self.growing.request.begins_anew)
+
+    def gather(self, entry: Entry) -> Gather:
+        """How an entry's numbers come from the old ones."""
+        growth, request = self.descent.growth, self.growing.request
+        gather = growth.unscaled if request.moments == "unscaled" else _gather(entry, growth)
+        return gather.begun_anew if request.begins_anew else gather
+
     def step(self, old: float) -> float:
         """The parameter's own clock (bias correction) in the grown state; it never pretends to have seen more gradients
         than it has.
         """
-        if self.descent.is_in_new_layer:
+        if self.is_new:
             return 0
         limit = self.growing.step
         return min(old, limit) if self.growing.moves and limit is not None else old
@@ -112,7 +124,7 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
     if entry == "momentum product":
         return _number(value, _momentum_product(value, context))
     if entry == "weight size":
-        ratio = 0.0 if context.descent.is_in_new_layer else context.sizes.ratio(context.descent)
+        ratio = 0.0 if context.is_new else context.sizes.ratio(context.descent)
         return _number(value, _float(value) * ratio)
     if value is None:
         return None  # a momentum that has seen no gradient
@@ -121,35 +133,37 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
             f"{key} of {context.descent.old.name} is {str(value)[:40]}, expected a tensor of floating-point numbers; "
             "leave the optimizer out with ⟦reset optimizer⟧"
         )
-    if context.descent.is_in_new_layer:
+    if context.is_new:
         shape = value.shape if growth.is_identity else growth.gradient.shape
         return Zeros(shape, value.dtype)
     if growth.is_identity:
         return own(value)
     if entry in ("row", "column"):
         other = next(name for name, kind in entries.items() if kind in ("row", "column") and name != key)
-        return grown_factor(entry, value, context.record[other], growth, filled=context.fills)
+        return grown_factor(entry, value, context.record[other], context.gather(entry), filled=context.fills)
     if context.fills and entry == "square":
-        return averaged(value, growth.square)
-    grown = gathered(value, _gather(entry, growth))
+        return averaged(value, context.gather(entry))
+    grown = gathered(value, context.gather(entry))
     return scaled(grown, _update_ratio(context)) if entry == "update" else grown
 
 
-def _gather(entry: Literal["gradient", "square", "magnitude", "direction", "update"], growth: TensorGrowth) -> Gather:
+def _gather(entry: Entry, growth: TensorGrowth) -> Gather:
+    """The algebra's gather of an entry that is a tensor."""
     match entry:
-        case "gradient":
-            return growth.gradient
-        case "square":
+        case "square" | "row" | "column":
             return growth.square
         case "magnitude":
             return growth.magnitude
         case "direction" | "update":
             return growth.direction
+        case _:
+            return growth.gradient
 
 
 def _update_ratio(context: _Context) -> float:
     """How much larger an unchanged learning rate's updates are: Adafactor's may scale with the weight."""
-    return context.sizes.ratio(context.descent) if context.options.get("scale_parameter") else 1.0
+    is_scaled = context.options.get("scale_parameter") and context.growing.request.moments == "algebra"
+    return context.sizes.ratio(context.descent) if is_scaled else 1.0
 
 
 def _momentum_product(value: Any, context: _Context) -> float:

@@ -87,7 +87,7 @@ def with_rates(
                 with at(name, OptimizerError):
                     _check_bound(group.options, records.get(name, {}), ratio.lr)
             parts.setdefault(ratio, []).append(name)
-            if name in records and "update" in row.entries.values():
+            if name in records and "update" in row.entries.values() and growing.request.moments == "algebra":
                 records[name] = _with_updates(row, records[name], ratio.lr)
         for ratio, names in parts.items():
             options = _scaled_options(group.options, ratio, row)

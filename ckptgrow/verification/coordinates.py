@@ -1,0 +1,126 @@
+"""Which coordinate of each space comes from which, and what each growth added: by the sizes and the records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ckptgrow.errors import RequestError
+from ckptgrow.spaces.growth import BoolVector, Growth, copies, identity, padded, product
+from ckptgrow.state.opening import TrainingState
+
+
+def growths_since(small: TrainingState, grown: TrainingState) -> Sequence[Mapping[str, Any]]:
+    """The records of the growths that lie between the two."""
+    return grown.checkpoint.history[len(small.checkpoint.history) :]
+
+
+def growths_between(small: TrainingState, grown: TrainingState) -> dict[str, Growth]:
+    """The copies in every space, from the two configs' sizes and whether the record says that it was padded.
+
+    Raises RequestError for a pair in which something shrank, or that was grown in several ways.
+    """
+    old, new = (state.architecture.sizes for state in (small, grown))
+    shrunk = [space for space in old if new[space] < old[space]]
+    if shrunk:
+        raise RequestError(
+            f"{grown.where}: {shrunk[0]} is {new[shrunk[0]]}, expected at least {old[shrunk[0]]} as in {small.where}; "
+            "give the small checkpoint first"
+        )
+    grown_by = {record.get("how") for record in growths_since(small, grown)}
+    if "pad" in grown_by:
+        if len(grown_by) > 1:
+            raise RequestError(
+                f"{grown.where}: was grown by {' and '.join(sorted(map(str, grown_by)))}, expected one kind of growth "
+                f"since {small.where}; verify each on its own"
+            )
+        return {space: padded(old[space], new[space], "zero", read_drawn=True) for space in old}
+    growths = {space: identity(size) for space, size in old.items()}
+    for step, _ in _steps(small, grown):
+        growths = {space: _composed(growths[space], step[space]) for space in old}
+    return growths
+
+
+def added_coordinates(small: TrainingState, grown: TrainingState) -> list[dict[str, BoolVector]]:
+    """For each growth between the two, which coordinates of the spaces that it enlarged it added: all but the first of
+    each source.
+    """
+    return [
+        {space: ~_firsts(one) for space, one in step.items() if not _firsts(one).all()}
+        for step, _ in _steps(small, grown)
+    ]
+
+
+def begun_anew(small: TrainingState, grown: TrainingState) -> dict[str, BoolVector]:
+    """Which coordinates of every space come from ones that were new in a growth with `reset new`."""
+    marks = {space: np.zeros(size, np.bool_) for space, size in small.architecture.sizes.items()}
+    for step, record in _steps(small, grown):
+        for space, one in step.items():
+            before = np.where(one.is_fresh, False, marks[space][one.source])
+            marks[space] = before | ~_firsts(one) if has_begun_anew(record) else before
+    return marks
+
+
+def check_one_rule(small: TrainingState, grown: TrainingState) -> None:
+    """Raises RequestError where growths between the two carried moments over by different rules."""
+    if len(moment_rules(small, grown)) > 1:
+        raise RequestError(
+            f"{grown.where}: was grown with --moments algebra and unscaled, expected one of them since {small.where}; "
+            "verify each on its own"
+        )
+
+
+def moment_rules(small: TrainingState, grown: TrainingState) -> set[str]:
+    """The rules by which growths in width carried moments over, as the records have them."""
+    records = growths_since(small, grown)
+    return {str(one.get("moments", "algebra")) for one in records if one.get("operator") == "width"}
+
+
+def has_begun_anew(record: Mapping[str, Any]) -> bool:
+    """Whether a growth began the moments of what was new anew, by its record."""
+    parts = record.get("reset")
+    return isinstance(parts, list) and "new" in parts
+
+
+def _firsts(growth: Growth) -> BoolVector:
+    """The coordinates that are the first of their sources: the old ones."""
+    found = np.zeros(growth.num_new, np.bool_)
+    found[np.unique(growth.source, return_index=True)[1]] = True
+    return found & ~growth.is_fresh
+
+
+def _steps(small: TrainingState, grown: TrainingState) -> Iterator[tuple[dict[str, Growth], Mapping[str, Any]]]:
+    """The growths between the two, each with its record; one without where there is no record.
+
+    Copies of copies lie otherwise than copies at once; a record that tells wrong sizes makes the weights differ.
+    """
+    records = list(growths_since(small, grown)) or [{}]
+    sizes, last = small.architecture.sizes, grown.architecture.sizes
+    for index, record in enumerate(records):
+        told = record.get("sizes") if index < len(records) - 1 else last
+        told = told if isinstance(told, Mapping) else sizes
+        larger = {space: int(told.get(space, size)) for space, size in sizes.items()}
+        if record.get("how") == "pad":
+            yield {space: padded(sizes[space], larger[space], "zero", read_drawn=True) for space in sizes}, record
+        else:
+            yield _copies(sizes, larger), record
+        sizes = larger
+
+
+def _copies(old: Mapping[str, int], new: Mapping[str, int]) -> dict[str, Growth]:
+    """The copies of one growth, from the sizes before and after it."""
+    growths = {space: copies(old[space], new[space]) for space in old}
+    if "kv_heads" in old and new["heads"] % new["kv_heads"] == 0:  # every group of queries holds its own copies
+        members, new_members = (sizes["heads"] // sizes["kv_heads"] for sizes in (old, new))
+        if new_members >= members:
+            growths["heads"] = product([growths["kv_heads"], copies(members, new_members)])
+    return growths
+
+
+def _composed(first: Growth, then: Growth) -> Growth:
+    """One growth after another: the copies of copies."""
+    if first.is_identity:
+        return then
+    return Growth(first.source[then.source], np.ones(then.num_new), first.read[then.source] * then.read, first.num_old)
