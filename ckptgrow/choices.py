@@ -10,11 +10,13 @@ from typing import Any, Literal, get_args
 # growth
 How = Literal["diagonal", "tile", "pad"]  # blocks of grown matrices; "pad" copies nothing
 Separation = Literal["split", "noise", "none"]  # what tells the copies of a space apart
+Fresh = Literal["zero-copy", "zero-random", "random-zero"]  # how what copies nothing is written, and read
 FreshMoments = Literal["zero", "mean"]  # second moments of entries that copy nothing
 Place = Literal["alternate", "append", "middle"]  # of new layers
 NewLayer = Literal["zero-output", "zero-norm", "copy"]
 DoublingLayers = Literal["alternate_id", "append_id", "alternate_copy", "append_copy"]  # the staged-training script's
 LrRule = Literal["keep", "mup"]
+DecayRule = Literal["trajectory", "sqrt", "keep"]  # of decoupled weight decay under lr rule mup
 StepWord = Literal["keep", "auto"]
 Part = Literal["optimizer", "schedule", "new"]  # of a checkpoint, that may begin anew; "new": moments of new entries
 MomentRule = Literal["algebra", "unscaled"]  # of old moments: the grown model's own, or as they are

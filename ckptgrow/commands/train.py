@@ -117,6 +117,14 @@ def train(
         typer.Option(min=1, help="Size of a validation, in 32 sequences, whatever --batch-size is [default: 50]."),
     ] = None,
     val_sequences: Annotated[int | None, typer.Option(min=1, help="The same in sequences.", show_default=False)] = None,
+    until_slope: Annotated[
+        float | None,
+        typer.Option(
+            help="End early, at the validation where the slope d log L / d log C has risen past it, as -0.0475 for a "
+            "growth in width; the rule is that of plan watch.",
+            show_default=False,
+        ),
+    ] = None,
     log_every: Annotated[int | None, typer.Option(min=1, help="Steps between logged values [default: 10].")] = None,
     logger: Annotated[Logger, typer.Option(help="csv, or tensorboard or wandb beside it.")] = "csv",
     as_json: JsonOption = False,
@@ -143,6 +151,7 @@ def train(
         "precision": precision,
         "compile": compile_model,
         "num_workers": num_workers,
+        "until_slope": until_slope,
         "logger": logger,
     }
     optional = {
@@ -219,6 +228,8 @@ def _say(screen: Screen, done: Trained) -> None:
         f"{done.checkpoint}: step {done.global_step:,}, {done.tokens_seen:,} tokens, last learning rate "
         f"{done.last_lr:.4g} (peak {done.lr:.4g})" + (f"; {losses}" if losses else "")
     )
+    if done.slope_reached is not None:
+        screen.say(f"ended by its slope at step {done.slope_reached:,}: grow it now")
     screen.result(
         {
             "checkpoint": str(done.checkpoint),
@@ -228,6 +239,7 @@ def _say(screen: Screen, done: Trained) -> None:
             "val_loss": done.val_loss,
             "lr": done.lr,
             "last_lr": done.last_lr,
+            "slope_reached": done.slope_reached,
         }
     )
 

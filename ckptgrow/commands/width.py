@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ckptgrow.choices import FreshMoments, How, Separation
+from ckptgrow.choices import Fresh, FreshMoments, How, Separation
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._growth_shared import reset_parts, show, step_choice
 from ckptgrow.commands._paths import check_paths
@@ -62,7 +62,15 @@ def width(
             metavar="S",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the split or the noise.")] = 0,
+    fresh: Annotated[
+        Fresh | None,
+        typer.Option(
+            help="With --how pad, how new coordinates are written and read: 'zero-copy' silences units by zeros and "
+            "copies the rest, 'zero-random' draws the rest, 'random-zero' draws units and reads them by zeros "
+            "[default: zero-random for --hidden, random-zero for units].",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split, the noise or what is drawn.")] = 0,
     fresh_moments: Annotated[
         FreshMoments,
         typer.Option(
@@ -70,6 +78,7 @@ def width(
         ),
     ] = "zero",
     lr_rule: options.LrRuleOption = "keep",
+    wd_rule: options.DecayRuleOption = "trajectory",
     step: options.StepOption = "keep",
     schedule: options.ScheduleOption = "",
     rewarm: options.RewarmOption = 0,
@@ -105,6 +114,7 @@ def width(
         fresh_moments=fresh_moments,
         schedule=schedule,
         moments=moments,
+        wd_rule=wd_rule,
     )
     values: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),
@@ -116,6 +126,7 @@ def width(
         "separate": separate,
         "noise": _noise(noise),
         "spread": spread,
+        "fresh": fresh,
         "seed": seed,
     }
     show(
@@ -123,11 +134,11 @@ def width(
         source,
         Screen(as_json),
         "widening",
-        lambda done: _conditioning(done, source, config),
+        lambda done: _conditioning(done, (source, target), config),
     )
 
 
-def _conditioning(done: GrowthResult, source: Path, config: Path | None) -> list[str]:
+def _conditioning(done: GrowthResult, pair: tuple[Path, Path], config: Path | None) -> list[str]:
     """How well the function is conditioned: by construction, or where something multiplies rounding as measured in the
     real models.
     """
@@ -145,7 +156,7 @@ def _conditioning(done: GrowthResult, source: Path, config: Path | None) -> list
     from ckptgrow.verification.conditioning import conditioning
 
     try:
-        return [one.sentence(what) for one in conditioning(source, done.out, config=config)]
+        return [one.sentence(what) for one in conditioning(*pair, config=config)]
     except CkptgrowError as error:  # it has grown all the same
         return [f"how {what} multiplies rounding could not be measured ({error})"]
 

@@ -15,7 +15,7 @@ from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.known_formats import check_output, write_checkpoint
 from ckptgrow.formats.left_behind import check_left_behind
 from ckptgrow.growth.carried_state import check_carried, without_best
-from ckptgrow.growth.growing import Growing, OperatorFor, opened
+from ckptgrow.growth.growing import Growing, OperatorFor, Source, opened
 from ckptgrow.growth.grown_weights import grown_weights
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.growth.training.first_updates import first_update_notes
@@ -40,10 +40,17 @@ class _Grown:
 
 
 def grow(
-    source: Path, target: Path, operator_for: OperatorFor, request: StateRequest, progress: Progress
+    source: Source, target: str | Path | None, operator_for: OperatorFor, request: StateRequest, progress: Progress
 ) -> GrowthResult:
-    """Grows a whole training state from one path to another."""
-    check_output(source, target, force=request.force)
+    """Grows a whole training state from one path to another. A checkpoint that was read takes the place of its path;
+    without a target nothing is written, and the result holds the grown checkpoint, its tensors still to be made.
+    """
+    source = Path(source) if isinstance(source, str) else source
+    if target is None:
+        growing = opened(source, operator_for, request)
+        return _result(growing, _grown(growing), None)
+    target = Path(target)
+    check_output(source if isinstance(source, Path) else source.path, target, force=request.force)
     processes().wait()  # all have looked before one writes
     growing = opened(source, operator_for, request)
     grown = _grown(growing)
@@ -128,6 +135,8 @@ def _record(growing: Growing) -> dict[str, Any]:
         record["fresh_moments"] = request.fresh_moments
     if request.moments != "algebra":
         record["moments"] = request.moments
+    if request.wd_rule != "trajectory":
+        record["wd_rule"] = request.wd_rule
     new = {space: runs_of(one.is_new) for space, one in growing.operator.growths.items() if one.is_new.any()}
     return {**record, "new_coordinates": new} if new else record
 
@@ -139,9 +148,10 @@ def _growth_entry(growing: Growing, record: dict[str, Any]) -> dict[str, Any]:
     return {"version": __version__, "history": history, "rewarm": rewarm, "global_step": step}
 
 
-def _result(growing: Growing, grown: _Grown, target: Path) -> GrowthResult:
+def _result(growing: Growing, grown: _Grown, target: Path | None) -> GrowthResult:
     old = growing.old
-    sha256 = {"source_sha256": growing.fingerprint.value()} if processes().rank == 0 else {}
+    is_read = target is not None and processes().rank == 0
+    sha256 = {"source_sha256": growing.fingerprint.value()} if is_read else {}
     return GrowthResult(
         out=target,
         old=old.architecture.own_sizes,
@@ -155,4 +165,6 @@ def _result(growing: Growing, grown: _Grown, target: Path) -> GrowthResult:
         step=(old.checkpoint.global_step, growing.step),
         notes=tuple(map(Message, grown.notes)),
         record={**grown.record, **sha256},
+        config=growing.operator.config,
+        grown=grown.checkpoint if target is None else None,
     )

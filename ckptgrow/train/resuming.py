@@ -18,6 +18,7 @@ from ckptgrow.state.train_schedule import NEW_RISE, NewRise
 from ckptgrow.train.adoption import MODULE, Adopted, adopted
 from ckptgrow.train.order import DataPosition
 from ckptgrow.train.settings import RUN
+from ckptgrow.train.slope_stop import reached_in
 from ckptgrow.version import __version__
 
 POSITION, TOKENS = "position", "tokens_seen"
@@ -34,6 +35,7 @@ class Resumed:
     `growth`: the record of growths, and of the rises of rates after the last one. `lr`: the peak that its groups were
     made with. `step`: the schedule's step to go on from, `moved` where that is another than the file's. `adopted` is a
     checkpoint of another trainer, or in another form than this command's, whose `optimizer` is then in this one's.
+    `slope_reached` is the step at which the slope of its validations ended the run.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class Resumed:
     step: int = 0
     moved: bool = False
     reset: tuple[str, ...] = ()
+    slope_reached: int | None = None
     adopted: Adopted | None = None
 
     def loaded(self, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -108,6 +111,7 @@ def resumed_from(path: Path, given: Mapping[str, Any]) -> tuple[Resumed, Mapping
         step=start,
         moved=start != stored_step,
         reset=tuple(reset),
+        slope_reached=reached_in(tree),
     )
     return resumed, read.config
 

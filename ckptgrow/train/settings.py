@@ -85,6 +85,7 @@ class TrainSettings:
     val_every: int = 100
     val_batches: int = 50
     val_sequences: int | None = None  # None: by val_batches
+    until_slope: float | None = None  # d log L / d log C of the validations at which the run ends early
     log_every: int = 10
     logger: Logger = "csv"
 

@@ -41,7 +41,8 @@ OPTIMIZER_OPTIONS = {"weight_decay": "⟦weight_decay⟧", "betas": "⟦adam_bet
 @dataclass(frozen=True)
 class Trained:
     """Where a run ended; losses in nats. `lr` is the peak learning rate, `last_lr` that of the last step;
-    `interrupted_by` is the signal that ended the run, None where nothing did.
+    `interrupted_by` is the signal that ended the run, None where nothing did; `slope_reached` the step at which its
+    slope did, None where that did not.
     """
 
     out: Path
@@ -53,6 +54,7 @@ class Trained:
     lr: float
     last_lr: float
     interrupted_by: int | None
+    slope_reached: int | None = None
 
 
 def is_main_process() -> bool:
@@ -110,6 +112,7 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Callable[[str]
         lr,
         monitor.lr,
         interrupted_by,
+        training.slope_stop.reached,
     )
 
 
@@ -221,6 +224,10 @@ def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) 
     if positions is not None and settings.seqlen > positions:
         raise RequestError(f"⟦seqlen {settings.seqlen}⟧: expected at most the model's {positions} positions")
     files.sequences("train", settings.seqlen)
+    if settings.until_slope is not None and not files.num_tokens["val"]:
+        raise RequestError(
+            f"⟦until_slope {settings.until_slope:g}⟧: {files.directory} has no validation tokens to see it"
+        )
     if files.num_tokens["val"]:
         files.sequences("val", settings.seqlen)
     if resumed is not None:
@@ -229,6 +236,11 @@ def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) 
             raise RequestError(
                 f"⟦train_steps {settings.train_steps}⟧: {resumed.path} is at step {resumed.step}, expected more than "
                 "that; raise ⟦train_steps⟧"
+            )
+        if settings.until_slope is not None and resumed.slope_reached is not None:
+            raise RequestError(
+                f"⟦until_slope {settings.until_slope:g}⟧: the slope of {resumed.path} has risen past it at step "
+                f"{resumed.slope_reached} already, expected a run that has not ended; grow it, or leave the option out"
             )
     elif (settings.out / METRICS).exists() or (settings.out / CHECKPOINTS).exists():
         raise RequestError(
@@ -264,8 +276,8 @@ def _check_machine(settings: TrainSettings) -> None:
     available = torch.cuda.device_count()
     if settings.accelerator == "cuda" and not available:
         raise RequestError(
-            f"⟦accelerator cuda⟧: torch sees no GPUs on this machine, expected ⟦devices {settings.devices}⟧; use cpu or "
-            "auto"
+            f"⟦accelerator cuda⟧: torch sees no GPUs on this machine, expected ⟦devices {settings.devices}⟧; use cpu "
+            "or auto"
         )
     on_cuda = settings.accelerator == "cuda" or (settings.accelerator == "auto" and available > 0)
     if on_cuda and settings.devices > available:

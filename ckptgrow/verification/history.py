@@ -27,6 +27,7 @@ from ckptgrow.verification.trees import differences, is_count, text
 Record = Mapping[str, Any]
 Check = Callable[[Any], bool]
 UNITS = ("heads", "kv_heads", "ffn", "dense_ffn")  # spaces that grow, besides those of the residual stream
+RECIPES = ("zero-copy", "zero-random", "random-zero")  # of what copies nothing
 PARTS = ("optimizer", "schedule", "new")
 
 
@@ -92,9 +93,11 @@ FIELDS: Mapping[str, Mapping[str, Check]] = {
 }
 OPTIONAL: Mapping[str, Check] = {
     "fresh_moments": _choice("zero", "mean"),
+    "fresh": lambda value: value is None or value in RECIPES,
     "schedule": _is_text,
     "moments": _choice("algebra", "unscaled"),
     "new_coordinates": _are_runs,
+    "wd_rule": _choice("trajectory", "sqrt", "keep"),
     **dict.fromkeys(("residual", *UNITS), is_count),
 }
 
@@ -129,6 +132,11 @@ class Declared:
     def widths(self) -> tuple[Record, ...]:
         """The growths that change learning rates under rule `mup`."""
         return tuple(record for record in self.records if record.get("operator") == "width")
+
+    @property
+    def decay_rule(self) -> str:
+        """By which rule weight decay follows learning rates under `mup`; growths of several are refused elsewhere."""
+        return next((str(one["wd_rule"]) for one in self.widths if "wd_rule" in one), "trajectory")
 
     @property
     def mup_share(self) -> float | None:
