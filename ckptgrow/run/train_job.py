@@ -212,7 +212,7 @@ def _last(rows: list[dict[str, str]], column: str) -> float | None:
 def _completed(config: Mapping[str, Any], where: Path) -> Mapping[str, Any]:
     from ckptgrow.formats.checkpoint import Checkpoint
 
-    return architecture_of(Checkpoint(where, "lightning", {}, config)).config
+    return architecture_of(Checkpoint(path=where, kind="lightning", tensors={}, config=config)).config
 
 
 def _places(given: Mapping[str, Any]) -> dict[str, Any]:
