@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 # growth
 How = Literal["diagonal", "tile", "pad"]  # blocks of grown matrices; "pad" copies nothing
 Separation = Literal["split", "noise", "none"]  # what tells the copies of a space apart
+Fresh = Literal["zero-copy", "zero-random", "random-zero"]  # how what copies nothing is written, and read
 FreshMoments = Literal["zero", "mean"]  # second moments of entries that copy nothing
 Place = Literal["alternate", "append", "middle"]  # of new layers
 NewLayer = Literal["zero-output", "zero-norm", "copy"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ckptgrow.choices import FreshMoments, How, Separation
+from ckptgrow.choices import Fresh, FreshMoments, How, Separation
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._growth_shared import reset_parts, show, step_choice
 from ckptgrow.commands._paths import check_paths
@@ -62,7 +62,15 @@ def width(
             metavar="S",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the split or the noise.")] = 0,
+    fresh: Annotated[
+        Fresh | None,
+        typer.Option(
+            help="With --how pad, how new coordinates are written and read: 'zero-copy' silences units by zeros and "
+            "copies the rest, 'zero-random' draws the rest, 'random-zero' draws units and reads them by zeros "
+            "[default: zero-random for --hidden, random-zero for units].",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split, the noise or what is drawn.")] = 0,
     fresh_moments: Annotated[
         FreshMoments,
         typer.Option(
@@ -118,6 +126,7 @@ def width(
         "separate": separate,
         "noise": _noise(noise),
         "spread": spread,
+        "fresh": fresh,
         "seed": seed,
     }
     show(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ckptgrow.choices import How, Separation
+from ckptgrow.choices import Fresh, How, Separation
 from ckptgrow.errors import RequestError
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
@@ -50,6 +50,7 @@ def width(
     separate: Separation | None = None,
     noise: float | Literal["auto"] = "auto",
     spread: float | None = None,
+    fresh: Fresh | None = None,
     seed: int = 0,
     request: StateRequest | None = None,
     progress: Progress = silent,
@@ -62,15 +63,17 @@ def width(
     (the default) one has all (see `spaces.split`); "noise" adds terms that the function cannot see but its rounding
     can, of strength `noise` in units of each matrix's root mean square; "none" leaves the copies equal, with `how`
     their blocks. A number for `noise` chooses between the latter two by itself. With `how` "pad" new coordinates copy
-    nothing, so that `hidden` may have any size (see `padding`).
+    nothing, so that `hidden` may have any size, and `fresh` says how they begin (see `padding`).
 
     Raises RequestError for sizes that cannot be, CkptgrowError for what is wrong with the source.
     """
     asked = (("residual", hidden), ("ffn", ffn), ("heads", heads), ("kv_heads", kv_heads))
     sizes = {space: size for space, size in asked if size is not None}
     _check(factor, sizes, how, request or StateRequest())
+    if fresh is not None and how != "pad":
+        raise RequestError(f"⟦fresh {fresh}⟧: says how what copies nothing begins; leave it out, or give ⟦how pad⟧")
     separation = _separation(how, separate, noise)
-    plan = _Plan(factor if sizes else factor or 2, sizes, how, _spread_out(separation, spread), seed)
+    plan = _Plan(factor if sizes else factor or 2, sizes, how, _spread_out(separation, spread), fresh, seed)
     return grow(source, target, plan.operator, request or StateRequest(), progress)
 
 
@@ -91,12 +94,13 @@ class _Plan:
     sizes: Mapping[str, int]
     how: How
     separation: _Separating
+    fresh: Fresh | None
     seed: int
 
     def operator(self, old: Architecture) -> Operator:
         """What it does to a model; raises RequestError for sizes that this one cannot have."""
         _check_size(old.sizes["residual"] * (self.factor or 1), *self.sizes.values())
-        growths, config = _padded(old, self.sizes) if self.how == "pad" else _copied(old, self.factor or self.sizes)
+        growths, config = self._padded(old) if self.how == "pad" else _copied(old, self.factor or self.sizes)
         if self.factor is None:
             old.with_config(config).check_accepted()  # some families want hidden to be a multiple of heads all the same
         has_dropout = any(old.config.get(field) for field in old.family.dropout)
@@ -120,8 +124,15 @@ class _Plan:
                 "noise": self.separation.noise,
                 "spread": self.separation.spread,
                 "seed": self.seed,
+                **({"fresh": self.fresh} if self.how == "pad" else {}),
             },
         )
+
+    def _padded(self, old: Architecture) -> tuple[dict[str, Growth], dict[str, Any]]:
+        """How every space grows by coordinates that copy nothing, and the grown config."""
+        for space in self.sizes:
+            check_exact(old, "hidden" if space == "residual" else space)
+        return padded_growths(old, self.sizes, self.fresh)
 
 
 def _check_size(*new: int) -> None:
@@ -178,13 +189,6 @@ def _check(factor: int | None, sizes: Mapping[str, int], how: How, request: Stat
         raise RequestError("⟦how pad⟧: expected sizes (⟦hidden⟧, ⟦heads⟧, ⟦kv_heads⟧, ⟦ffn⟧) and no ⟦factor⟧")
     if request.lr_rule == "mup":
         raise RequestError("⟦lr_rule mup⟧: new coordinates copy nothing, so no old lr changes; use ⟦lr_rule keep⟧")
-
-
-def _padded(old: Architecture, sizes: Mapping[str, int]) -> tuple[dict[str, Growth], dict[str, Any]]:
-    """How every space grows by coordinates that copy nothing, and the grown config."""
-    for space in sizes:
-        check_exact(old, "hidden" if space == "residual" else space)
-    return padded_growths(old, sizes)
 
 
 def _copied(old: Architecture, asked: int | Mapping[str, int]) -> tuple[dict[str, Growth], dict[str, Any]]:

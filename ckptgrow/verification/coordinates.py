@@ -36,7 +36,7 @@ def growths_between(small: TrainingState, grown: TrainingState) -> dict[str, Gro
                 f"{grown.where}: was grown by {' and '.join(sorted(map(str, grown_by)))}, expected one kind of growth "
                 f"since {small.where}; verify each on its own"
             )
-        return {space: padded(old[space], new[space], "zero", read_drawn=True) for space in old}
+        return {space: padded(old[space], new[space]) for space in old}
     growths = {space: identity(size) for space, size in old.items()}
     for step, _ in _steps(small, grown):
         growths = {space: _composed(growths[space], step[space]) for space in old}
@@ -107,7 +107,7 @@ def _steps(small: TrainingState, grown: TrainingState) -> Iterator[tuple[dict[st
         told = told if isinstance(told, Mapping) else sizes
         larger = {space: int(told.get(space, size)) for space, size in sizes.items()}
         if record.get("how") == "pad":
-            yield {space: padded(sizes[space], larger[space], "zero", read_drawn=True) for space in sizes}, record
+            yield {space: padded(sizes[space], larger[space]) for space in sizes}, record
         else:
             yield _copies(sizes, larger), record
         sizes = larger

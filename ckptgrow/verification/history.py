@@ -27,6 +27,7 @@ from ckptgrow.verification.trees import differences, is_count, text
 Record = Mapping[str, Any]
 Check = Callable[[Any], bool]
 UNITS = ("heads", "kv_heads", "ffn", "dense_ffn")  # spaces that grow, besides those of the residual stream
+RECIPES = ("zero-copy", "zero-random", "random-zero")  # of what copies nothing
 PARTS = ("optimizer", "schedule", "new")
 
 
@@ -92,6 +93,7 @@ FIELDS: Mapping[str, Mapping[str, Check]] = {
 }
 OPTIONAL: Mapping[str, Check] = {
     "fresh_moments": _choice("zero", "mean"),
+    "fresh": lambda value: value is None or value in RECIPES,
     "schedule": _is_text,
     "moments": _choice("algebra", "unscaled"),
     "new_coordinates": _are_runs,
