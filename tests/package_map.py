@@ -22,7 +22,7 @@ ROWS = (
     ("__main__",),
     ("cli", "ckptgrow"),
     ("commands",),
-    ("report",),
+    ("report", "demo"),
     ("run",),
     ("train",),
     ("growth", "verification", "evaluate", "planning", "conversion", "inspection"),

@@ -121,7 +121,7 @@ def curve(flops: np.ndarray, val_losses: np.ndarray) -> TrainedCurve:
 
 @pytest.mark.parametrize("noise", [0.0, 0.003])
 def test_what_was_saved_is_the_share_of_the_compute_to_the_same_loss(out: Path, noise: float) -> None:
-    """Of two power laws, one of which needs 0.75 / 2 of the other's compute; with noise the interval holds the truth."""
+    """Of two power laws, one of which needs 0.75 / 2 of the other's compute; with noise, its interval holds that."""
     flops, longer = np.geomspace(1e9, 1e12, 60), np.geomspace(1e9, 4e12, 72)
     drawn = np.random.default_rng(1)
     staged = curve(0.75 * flops, flops**-0.1 * np.exp(noise * drawn.standard_normal(60)))
