@@ -16,8 +16,8 @@ import typer
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands.data import data
 from ckptgrow.commands.generate import generate
-from ckptgrow.commands.run_report import report
 from ckptgrow.commands.run_plan import run_plan
+from ckptgrow.commands.run_report import report
 from ckptgrow.commands.train import train
 from ckptgrow.errors import MissingDependencyError, RequestError
 
@@ -96,7 +96,7 @@ def _staged(out: Path, screen: Screen) -> None:
     page = ["--out", str(out / "report.html")]
     _typed(["report", str(places[1]), "--scratch", str(places[2]), *page], screen)
     for directory in (places[1] / "stage-1", places[1] / "stage-2", places[2]):
-        said = ["--prompt", PROMPT, "--tokens", "120", "--tokenizer", "bytes"]
+        said = ["--prompt", PROMPT, "--num-tokens", "120", "--tokenizer", "bytes"]
         _typed(["generate", str(directory / "checkpoints" / "last.ckpt"), *said], screen)
 
 

@@ -179,7 +179,7 @@ def _of_no_growth(pair: Pair) -> Iterator[str]:
     if has_grown:
         yield "the history has no record of the growth, expected one"
     elif pair.has_moved:
-        old, new = pair.small.checkpoint.global_step, pair.grown.checkpoint.global_step
+        old, new = pair.small.checkpoint.position.global_step, pair.grown.checkpoint.position.global_step
         yield f"global_step is {new}, expected {old}: no record tells that it was moved"
 
 
@@ -203,8 +203,8 @@ def _record_problems(record: Any, where: str) -> Iterator[str]:
 
 def _entry_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
     """What stands beside the records: the last growth's version, the step, and the rise of rates from there."""
-    entry, last = pair.grown.checkpoint.growth, found[-1]
-    step = pair.grown.checkpoint.global_step
+    entry, last = pair.grown.checkpoint.growth.log, found[-1]
+    step = pair.grown.checkpoint.position.global_step
     rewarm = {"start": step, "steps": last["rewarm"]} if last["rewarm"] and step is not None else None
     expected = {"version": last["version"], "history": entry.get("history"), "rewarm": rewarm, "global_step": step}
     if "config" in entry:
@@ -214,7 +214,7 @@ def _entry_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
 
 def _step_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
     steps = [tuple(record["step"]) for record in found]
-    old, new = pair.small.checkpoint.global_step, pair.grown.checkpoint.global_step
+    old, new = pair.small.checkpoint.position.global_step, pair.grown.checkpoint.position.global_step
     if steps[0][0] != old:
         yield f"the history begins at step {steps[0][0]}, expected {old} as the small checkpoint"
     if steps[-1][1] != new:
