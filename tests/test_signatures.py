@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,26 @@ import ckptgrow
 
 PACKAGE = Path(ckptgrow.__file__).parent
 MOST_IN_ORDER = 4  # fields that a reader of a call can tell apart without their names
+MOST_LINES, MOST_PARAMETERS = 40, 6
+OPTION_LISTS = {  # what users call: each option by its name, with its type and its default
+    "conversion.py: convert",
+    "data/preparation.py: prepare",
+    "growth/deepening.py: depth",
+    "growth/widening.py: width",
+}
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Every function of the package, with where it stands."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                yield f"{path.relative_to(PACKAGE)}: {node.name}", node
+
+
+def parameters(node: ast.FunctionDef) -> list[str]:
+    named = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    return [one.arg for one in named if one.arg not in ("self", "cls")]
 
 
 def dataclasses() -> Iterator[tuple[str, ast.ClassDef, ast.expr]]:
@@ -31,3 +52,33 @@ def test_dataclasses_of_many_fields_are_made_by_their_names() -> None:
     many = [(where, decorator) for where, node, decorator in found if num_fields(node) > MOST_IN_ORDER]
     assert len(found) > 100 and len(many) > 50
     assert [where for where, decorator in many if "kw_only=True" not in ast.unparse(decorator)] == []
+
+
+def test_no_class_has_the_name_of_another() -> None:
+    counted = Counter(
+        node.name
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert {name for name, count in counted.items() if count > 1} == set()
+
+
+def test_functions_can_be_read_at_once() -> None:
+    """Commands are lists of options, and so is what users call from Python; their bodies are short all the same."""
+    long: list[str] = []
+    for where, node in functions():
+        assert node.end_lineno is not None
+        is_command = where.startswith("commands/") and len(parameters(node)) > MOST_PARAMETERS
+        begin = node.body[0].lineno if where in OPTION_LISTS else node.lineno
+        if node.end_lineno - begin + 1 > MOST_LINES and not is_command:
+            long.append(where)
+    assert long == []
+
+
+def test_functions_have_few_parameters() -> None:
+    wide = [(where, node) for where, node in functions() if len(parameters(node)) > MOST_PARAMETERS]
+    outside = [(where, node) for where, node in wide if not where.startswith("commands/")]
+    assert {where for where, _ in outside} == OPTION_LISTS
+    for where, node in outside:
+        assert len(node.args.args) <= 3, f"{where}: its options are given by their names"

@@ -10,9 +10,9 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -93,27 +93,36 @@ def prepare(
         raise RequestError(f"⟦workers {workers}⟧: expected at least 1")
     _check_free(out, force=force)
     work = pieces(expand(inputs), documents)
-    missing = [one for one in (out, *out.parents) if not one.exists()]
-    out.mkdir(parents=True, exist_ok=True)
-    try:
+    recipe = Recipe(
+        tokenizer=tokenizer if train_tokenizer is None else str(out / TRAINED),  # where it is in the end
+        special_tokens=special_tokens,
+        digest="",
+        val_fraction=val_fraction,
+        field=field,
+        documents=documents,
+    )
+    with _given_back(out):
         if train_tokenizer is not None:
             texts = (one.text for piece in work for one in documents_in(piece, (field,), documents, Remarks()))
             tokenizers.train(texts, train_tokenizer, out / TRAINING)
-            tokenizer = str(out / TRAINED)  # where it is in the end
         loaded = tokenizers.load(tokenizer if train_tokenizer is None else str(out / TRAINING), special_tokens)
-        tokenizers.separator_of(loaded, tokenizer)
-        recipe = Recipe(
-            tokenizer=tokenizer,
-            special_tokens=special_tokens,
-            digest=loaded.digest,
-            val_fraction=val_fraction,
-            field=field,
-            documents=documents,
-        )
+        tokenizers.separator_of(loaded, recipe.tokenizer)
+        recipe = replace(recipe, digest=loaded.digest)
         advance = progress(sum(_size(piece) for piece in work))
         parts = _parts_directory(out, recipe, work)
         done = _tokenized(work, parts, recipe, loaded, workers, advance)
-        result = _joined(out, parts, [counts for _, counts in done], recipe, loaded)
+        return _joined(out, parts, [counts for _, counts in done], recipe, loaded)
+
+
+@contextmanager
+def _given_back(out: Path) -> Generator[None]:
+    """A directory to write to, made where it is not there; where the block fails, all of this is undone. What is kept
+    for going on after an interruption stays after one alone.
+    """
+    missing = [one for one in (out, *out.parents) if not one.exists()]
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
     except CkptgrowError:
         _clear(out)
         with suppress(OSError):  # another may write there
@@ -121,7 +130,6 @@ def prepare(
                 directory.rmdir()
         raise
     _clear(out)
-    return result
 
 
 def _check_free(out: Path, *, force: bool) -> None:

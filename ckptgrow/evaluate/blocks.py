@@ -80,13 +80,9 @@ def file_loss(
     settings: EvalSettings,
     processes: EvalProcesses,
     progress: Progress = silent,
-    *,
-    block_size: int | None = None,
 ) -> Evaluation | None:
-    """Loss by token of a text, JSON lines, parquet or `.bin` of tokens, in blocks as long as the model's context or
-    `block_size`; None in all processes but the first.
-    """
-    size = checked_block_size(block_size, subject)
+    """Loss by token of a text, JSON lines, parquet or `.bin` of tokens; None in all processes but the first."""
+    size = checked_block_size(settings.block_size, subject)
     remarks = Remarks()
     tokens = map_tokens(file) if is_memory_mapped(file) else text_tokens(file, subject, remarks)
     found = block_loss(task, subject, every_token(tokens, size), settings, processes, progress)

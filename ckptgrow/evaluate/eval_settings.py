@@ -19,14 +19,17 @@ BatchSize = int | Literal["auto"]
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvalSettings:
-    """See the module's head; the defaults are lm-eval's, except for the batch size."""
+    """See the module's head; the defaults are lm-eval's, except for the batch size. Losses by token are over blocks of
+    `block_size` tokens, by default the model's context.
+    """
 
     batch_size: BatchSize = "auto"
     limit: float | None = None  # documents of each task, or a share of them below 1
     bootstrap_iters: int = BOOTSTRAP_ITERS  # resamples for standard errors without a formula; 0 for none
     num_fewshot: int | None = None
+    block_size: int | None = None
 
     def limited(self, items: Sequence[Item]) -> Sequence[Item]:
         """The items that the limit leaves, counted as lm-eval counts."""

@@ -46,7 +46,7 @@ class TrainedCurve:
 
 
 @dataclass(frozen=True)
-class Growth:
+class RecordedGrowth:
     """A growth: the stage it leads to, what it made, and its verification's result, None where it has none yet."""
 
     stage: str
@@ -62,7 +62,7 @@ class RunRecord:
     out: Path
     standing: Standing
     curves: tuple[TrainedCurve, ...]
-    growths: tuple[Growth, ...]
+    growths: tuple[RecordedGrowth, ...]
     evaluations: Mapping[str, Mapping[str, Any]]
     expected: tuple[tuple[float, float], ...]
     law: str | None
@@ -140,14 +140,14 @@ def _column(rows: list[dict[str, str]], name: str) -> Vector:
     return np.array([float(row[name]) for row in rows], dtype=np.float64)
 
 
-def _growths(work: Work) -> list[Growth]:
-    found: list[Growth] = []
+def _growths(work: Work) -> list[RecordedGrowth]:
+    found: list[RecordedGrowth] = []
     for stage in work.plan.stages:
         for operator in () if stage.operator is None else OPERATORS[stage.operator]:
             result = work.journal.result(f"{stage.name}/{operator}")
             if result is not None:
                 verified = work.journal.result(f"{stage.name}/verify-{operator}")
-                found.append(Growth(stage.name, operator, result, verified))
+                found.append(RecordedGrowth(stage.name, operator, result, verified))
     return found
 
 

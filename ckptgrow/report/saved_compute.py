@@ -23,7 +23,7 @@ Vector = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Saving:
+class SavedCompute:
     """A share of compute, with 90 % of resamples; `is_bound` where the model from scratch never got to the loss, so
     that its compute is more than what it had.
     """
@@ -51,7 +51,7 @@ class Saving:
         return f"{told}took {self.scratch_flops:.3g} for the same: {saved}{spread}."
 
 
-def saving_of(record: RunRecord) -> Saving | None:
+def saving_of(record: RunRecord) -> SavedCompute | None:
     """What the run saved; None where there is nothing to compare, or it has not got to its last stage."""
     scratch = record.scratch
     if scratch is None or not record.curves or not len(scratch.val_losses):
@@ -61,7 +61,7 @@ def saving_of(record: RunRecord) -> Saving | None:
         return None
     share, flops, is_bound = _share(last.flops, last.val_losses, scratch.flops, scratch.val_losses)
     interval = None if is_bound else _interval(last, scratch)
-    return Saving(
+    return SavedCompute(
         loss=float(last.val_losses[-1]),
         staged_flops=float(last.flops[-1]),
         scratch_flops=flops,

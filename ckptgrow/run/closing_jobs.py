@@ -52,7 +52,7 @@ class EvaluateJob:
         from ckptgrow.evaluate.subject import open_subject
 
         asked = self.asked
-        settings = EvalSettings(asked.batch_size, asked.limit, num_fewshot=asked.num_fewshot)
+        settings = EvalSettings(batch_size=asked.batch_size, limit=asked.limit, num_fewshot=asked.num_fewshot)
         with launched("auto") as processes:
             listener.stage(f"loading {work.last(self.stage)}")
             subject = open_subject(

@@ -67,7 +67,12 @@ def jobs_of(plan: StagedPlan) -> list[Job]:
 
 
 def run_plan(
-    plan: StagedPlan, data: Path, out: Path, listener: Listener, devices: Devices | None = None, only: str | None = None
+    plan: StagedPlan,
+    data: Path,
+    out: Path,
+    listener: Listener,
+    devices: Devices | None = None,
+    only: str | None = None,
 ) -> RunOutcome:
     """Executes a plan in a directory, or goes on with it there; `only` one of its jobs, where those before it are done.
 

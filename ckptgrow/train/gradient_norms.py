@@ -20,7 +20,7 @@ from ckptgrow.train.noise_scale import NoiseScale
 
 
 @dataclass
-class Listener:
+class GradientListener:
     """Sums the squares of one device's gradients, on their way into the mean over devices."""
 
     is_listening: bool = False
@@ -39,7 +39,7 @@ class GradientNorms(lightning.Callback):
     def __init__(self, every: int, grad_accum: int) -> None:
         self.every, self.grad_accum = every, grad_accum
         self.values: dict[str, float] = {}
-        self._listener = Listener()
+        self._listener = GradientListener()
         self._noise = NoiseScale()
         self._first: float | None = None
         self._num_sequences = 0
@@ -107,7 +107,7 @@ class GradientNorms(lightning.Callback):
         self._noise = NoiseScale(**state_dict)
 
 
-def _listening(listener: Listener, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+def _listening(listener: GradientListener, bucket: Any) -> torch.futures.Future[torch.Tensor]:
     listener.hear(bucket.buffer())
     group: Any = None  # the default process group
     return allreduce_hook(group, bucket)

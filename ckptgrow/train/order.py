@@ -54,42 +54,50 @@ class DataPosition:
     tokens: int = 0
 
 
-class BatchOrder(Sampler[list[Item]]):
-    """One device's part of every micro-batch, endlessly, from a place on.
+@dataclass(frozen=True, kw_only=True)
+class BatchShare:
+    """Which part of a step one device computes: `batch_size` sequences in each of `grad_accum` micro-batches, as the
+    `rank`-th of `num_devices`.
+    """
 
-    `batch_size` is one device's in a micro-batch; all micro-batches of a step are equally large.
+    batch_size: int
+    grad_accum: int = 1
+    rank: int = 0
+    num_devices: int = 1
+
+
+class BatchOrder(Sampler[list[Item]]):
+    """One device's part of every micro-batch, endlessly, from a place on: `num_sequences` of `length` tokens, shuffled
+    anew in every pass. All micro-batches of a step are equally large.
     """
 
     def __init__(
         self,
         num_sequences: int,
         length: int,
-        batch_size: int,
+        share: BatchShare,
         seed: int,
         *,
-        grad_accum: int = 1,
         start: DataPosition = DataPosition(),
-        rank: int = 0,
-        num_devices: int = 1,
         growing: GrowingBatches = GrowingBatches(),
     ) -> None:
-        self.num_sequences, self.length, self.batch_size, self.seed = num_sequences, length, batch_size, seed
-        self.grad_accum, self.start = grad_accum, start
-        self.rank, self.num_devices, self.growing = rank, num_devices, growing
+        self.num_sequences, self.length, self.share, self.seed = num_sequences, length, share, seed
+        self.start, self.growing = start, growing
         self._block_number, self._block = -1, list[int]()
 
     def __iter__(self) -> Iterator[list[Item]]:
         position, seen = self.start.position, self.start.tokens
-        unit = self.num_devices * self.grad_accum
+        share = self.share
+        unit = share.num_devices * share.grad_accum
         while True:
-            size = self.growing.batch(self.batch_size * unit, unit, seen) // self.grad_accum
+            size = self.growing.batch(share.batch_size * unit, unit, seen) // share.grad_accum
             used = self.growing.length(self.length, seen)
-            mine = size // self.num_devices
-            for _ in range(self.grad_accum):
-                first = position + self.rank * mine
+            mine = size // share.num_devices
+            for _ in range(share.grad_accum):
+                first = position + share.rank * mine
                 position += size
                 yield [(number, used, position) for number in self._sequences(first, first + mine)]
-            seen += size * self.grad_accum * used
+            seen += size * share.grad_accum * used
 
     def _sequences(self, start: int, stop: int) -> list[int]:
         """The sequences at places [start, stop) of the endless row, computed a block at a time."""

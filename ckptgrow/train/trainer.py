@@ -20,7 +20,7 @@ from ckptgrow.train.guards import FiniteLosses, Interrupted, Interruption
 from ckptgrow.train.metrics import MetricsFile
 from ckptgrow.train.module import LanguageModel
 from ckptgrow.train.monitor import Monitor, Report
-from ckptgrow.train.order import BatchOrder, collate
+from ckptgrow.train.order import BatchOrder, BatchShare, collate
 from ckptgrow.train.saving import AtomicCheckpoints, Checkpoints, Saving, will_validate
 from ckptgrow.train.settings import TrainSettings
 from ckptgrow.train.slope_stop import SlopeStop
@@ -46,12 +46,14 @@ class TokenData(lightning.LightningDataModule):
         order = BatchOrder(
             len(sequences),
             settings.seqlen,
-            settings.batch_size,
+            BatchShare(
+                batch_size=settings.batch_size,
+                grad_accum=settings.grad_accum,
+                rank=self.trainer.global_rank,
+                num_devices=self.trainer.world_size,
+            ),
             settings.seed,
-            grad_accum=settings.grad_accum,
             start=self.module.place,
-            rank=self.trainer.global_rank,
-            num_devices=self.trainer.world_size,
             growing=settings.growing,
         )
         return DataLoader(
@@ -84,13 +86,8 @@ class Training:
         losses, watch, writer = FiniteLosses(), Stopwatch(), AtomicCheckpoints(module.in_place_of_the_file)
         norms = GradientNorms(settings.log_every, settings.grad_accum)
         self.monitor = Monitor(settings.log_every, norms, losses, watch, report)
-        self.checkpoints = Checkpoints(
-            settings.out / CHECKPOINTS,
-            Saving(settings.save_every, settings.save_minutes * 60, settings.log_every, settings.keep),
-            writer,
-            losses.check,
-            watch,
-        )
+        saving = Saving(settings.save_every, settings.save_minutes * 60, settings.log_every, settings.keep)
+        self.checkpoints = Checkpoints(settings.out / CHECKPOINTS, saving, writer, losses.check, watch)
         num_growths = len(module.growth.get("history", ()))
         self.slope_stop = SlopeStop(settings.until_slope, num_growths, lambda: self.monitor.val_loss)
         ending = [self.checkpoints, Interruption(self.checkpoints.save, will_validate)]

@@ -89,10 +89,7 @@ def verify(
     measured = Scales(pair, weights, run.scales)
     moments = _moments(pair, run, measured, settings) if has_state(pair.small.optimizers) else None
     structure = _structure(pair, weights, measured, declared, apart)
-    trajectory = None
-    if settings.steps:
-        stage(f"training both for {settings.steps} steps")
-        trajectory = _trajectory(pair, batches, settings, structure)
+    trajectory = _trajectory(pair, batches, settings, structure, stage) if settings.steps else None
     report = VerifyReport(
         structure=structure,
         function=run.function,
@@ -266,8 +263,9 @@ def _structure(
 
 
 def _trajectory(
-    pair: Pair, batches: Sequence[torch.Tensor], settings: VerifySettings, structure: Structure
+    pair: Pair, batches: Sequence[torch.Tensor], settings: VerifySettings, structure: Structure, stage: Stage
 ) -> Trajectory | None:
+    stage(f"training both for {settings.steps} steps")
     if not has_state(pair.small.optimizers) or not has_state(pair.grown.optimizers):
         return None
     dtype = DTYPES[settings.dtype]

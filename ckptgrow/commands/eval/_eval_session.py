@@ -46,7 +46,7 @@ class Choices:
 
         if self.limit is not None and not (0 < self.limit < 1 or self.limit == int(self.limit) >= 1):
             raise RequestError(f"--limit {self.limit:g}: expected a whole number from 1 on, or a share below 1")
-        settings = EvalSettings(_batch_size(self.batch_size), self.limit, num_fewshot=self.num_fewshot)
+        settings = EvalSettings(batch_size=_batch_size(self.batch_size), limit=self.limit, num_fewshot=self.num_fewshot)
         return settings if self.bootstrap_iters is None else replace(settings, bootstrap_iters=self.bootstrap_iters)
 
 

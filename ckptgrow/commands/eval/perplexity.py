@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -55,6 +56,5 @@ def perplexity(
 
         read = validation_of(checkpoint) if file is None else file
         subject = work.open(checkpoint, read)
-        work.show(
-            file_loss(read.name, read, subject, work.settings, work.processes, work.progress, block_size=block_size)
-        )
+        settings = replace(work.settings, block_size=block_size)
+        work.show(file_loss(read.name, read, subject, settings, work.processes, work.progress))
