@@ -46,6 +46,7 @@ def convert(
     config: Path | None = None,
     drop: Sequence[str] = (),
     param_order: Path | None = None,
+    dialect: str | None = None,
     prefix: str = PREFIX,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
     force: bool = False,
@@ -60,7 +61,7 @@ def convert(
         raise RequestError(f"⟦to {to}⟧: expected {', '.join(words_of(Target))}")
     check_output(Path(source), Path(target), force=force, kind=to)
     processes().wait()  # all have looked before one writes
-    state = open_state(Path(source), config=config, drop=drop, param_order=param_order)
+    state = open_state(Path(source), config=config, drop=drop, param_order=param_order, dialect=dialect)
     new, left_out = _for(state, to, prefix)
     write_checkpoint(new, Path(target), progress, max_shard_bytes, force=force)
     return Converted(

@@ -21,6 +21,7 @@ from ckptgrow.state.opening import named_optimizers
 from ckptgrow.state.optimizer_kinds import name_of
 from ckptgrow.state.optimizer_state import OptimizerState, unmatched, without_record
 from ckptgrow.state.pieces import pieces_in
+from ckptgrow.state.translation import are_transformers, in_transformers_terms, why_unknown
 from ckptgrow.state.twins import claim_tensors
 from ckptgrow.storage.archives.archive import check_sums
 from ckptgrow.storage.dcp_io.dcp_pieces import Pieced
@@ -34,6 +35,7 @@ class Inspection:
     """The contents of a checkpoint; `problems` say why it could not be grown as it is."""
 
     kind: str
+    trainer: str | None  # whose names and forms they are, where they are not transformers'
     family: str | None
     config: Mapping[str, Any] | None
     sizes: Mapping[str, int]
@@ -55,27 +57,34 @@ class Inspection:
         return asdict(self)
 
 
-def inspect(path: str | Path, *, config: Path | None = None, check: bool = False) -> Inspection:
-    """Looks at a checkpoint of any kind; `config` is its transformers config.json where it has none.
+def inspect(
+    path: str | Path, *, config: Path | None = None, dialect: str | None = None, check: bool = False
+) -> Inspection:
+    """Looks at a checkpoint of any kind; `config` is its transformers config.json where it has none, `dialect` the
+    trainer's where its names do not tell it.
 
     With `check` every byte is read: the checksums of all that torch saved, and the sha256 of the weights, which is what
     a growth records of its source (files of safetensors have no checksums).
     Raises CheckpointError where it cannot be read at all; everything else is told in `problems`.
     """
-    checkpoint = read_checkpoint(Path(path))
+    in_file = read_checkpoint(Path(path))
     problems: list[str] = []
+    checkpoint, translation = in_transformers_terms(in_file, config, dialect)
     architecture = _architecture(checkpoint, config, problems)
-    in_file, claimed, unclaimed = checkpoint, None, list[str]()
+    claimed, unclaimed = None, list[str]()
     fields = checkpoint.config
     if architecture is not None:
-        joined = pieces_in(architecture.family, in_file.tensors).joined(in_file.tensors)
-        checkpoint = replace(in_file, tensors=joined)
+        joined = pieces_in(architecture.family, checkpoint.tensors).joined(checkpoint.tensors)
+        checkpoint = replace(checkpoint, tensors=joined)
         architecture, claimed, unclaimed = _claimed(checkpoint, architecture, problems)
         fields = architecture.config
+    if claimed is None and translation is None and not are_transformers(in_file.tensors):
+        problems.append(f"{path}: {why_unknown(in_file, config)}")
     names = [one.name for one in claimed.parameters] if claimed else list(checkpoint.tensors)
     distinct = {id(checkpoint.tensors[name]): checkpoint.tensors[name] for name in names}
     return Inspection(
         kind=checkpoint.kind,
+        trainer=translation.dialect.trainer if translation else None,
         family=architecture.family.model_type if architecture else None,
         config=dict(fields) if fields else None,
         sizes=architecture.own_sizes if architecture else {},

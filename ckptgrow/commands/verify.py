@@ -39,6 +39,7 @@ def verify(
     config: Annotated[
         Path | None, typer.Option(help="SMALL's transformers config.json, where it has none.", show_default=False)
     ] = None,
+    dialect: options.DialectOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Prove that a grown checkpoint lost nothing: exit 0 if so, 1 if something differs.
@@ -53,7 +54,7 @@ def verify(
     screen = Screen(as_json)
     settings = VerifySettings(tokens=tokens, batches=batches, steps=steps, dtype=dtype, device=device)
     with screen.stages() as stage:
-        report = verify_pair(small, grown, config=config, settings=settings, stage=stage)
+        report = verify_pair(small, grown, config=config, dialect=dialect, settings=settings, stage=stage)
     _show(report, screen)
     screen.result(report.to_json())
     return 0 if report.passed else 1

@@ -46,7 +46,9 @@ def grow(
     processes().wait()  # all have looked before one writes
     growing = opened(source, operator_for, request)
     grown = _grown(growing)
-    write_checkpoint(grown.checkpoint, target, progress, request.max_shard_bytes, force=request.force)
+    translation = growing.old.translation
+    written = grown.checkpoint if translation is None else translation.undone(grown.checkpoint)
+    write_checkpoint(written, target, progress, request.max_shard_bytes, force=request.force)
     return _result(growing, grown, target)
 
 

@@ -1,0 +1,285 @@
+"""Between a trainer's way of keeping a model and transformers': what is read is put into transformers' names and forms
+before anything is claimed, and what is written is put back.
+
+Growth, verification and conversion see transformers' model alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ckptgrow.dialects.dialect import LAYER, ConfigMap, Dialect, Row
+from ckptgrow.dialects.forms import Form
+from ckptgrow.dialects.known_dialects import DIALECTS, dialect_called
+from ckptgrow.errors import CheckpointError, ConfigError, RequestError, listing
+from ckptgrow.families.registry import FAMILIES, family_of
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.state.architecture import Architecture
+from ckptgrow.state.claim import expected_shapes, name_regex
+from ckptgrow.state.config_sources import completed_config, config_in_file
+from ckptgrow.state.cover import Cover, Instance, cover_of
+from ckptgrow.state.trainer_config import (
+    Sources,
+    as_transformers,
+    misfit,
+    sources_in,
+    with_fields_again,
+    without_fields,
+)
+from ckptgrow.state.translated_optimizers import OptimizerTerms, to_theirs, to_transformers
+from ckptgrow.storage.tensors import LazyTensor, Zeros, whole
+from ckptgrow.storage.transposed import Bands
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One tensor of the trainer's, or one that it lacks (`is_absent`), by transformers' names of its parts."""
+
+    row: Row
+    theirs: str
+    ours: tuple[str, ...]
+    form: Form
+    is_absent: bool
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A cover in a model of some sizes: every row in every layer."""
+
+    cover: Cover
+    architecture: Architecture
+    bands: Bands
+
+    @cached_property
+    def weights(self) -> tuple[Term, ...]:
+        """The tensors of the file, instance by instance."""
+        rows = self.cover.dialect.rows
+        return tuple(term for instance in self.cover.instances for row in rows for term in self._of(row, instance))
+
+    @cached_property
+    def optimizer(self) -> OptimizerTerms:
+        """The entries of optimizers, of the model's own parameters."""
+        rows = self.cover.dialect.rows_of_optimizer
+        terms = [term for row in rows for term in self._of(row, self.cover.instances[0])]
+        return {term.theirs: (term.ours, term.form) for term in terms if not term.is_absent}
+
+    @cached_property
+    def absent(self) -> dict[str, tuple[int, ...]]:
+        """Transformers' parameters that the trainer has not, with their shapes."""
+        return {term.ours[0]: term.form.shapes[0] for term in self.weights if term.is_absent}
+
+    def _of(self, row: Row, instance: Instance) -> Iterator[Term]:
+        """The row's tensors."""
+        shapes, sizes = self._shapes, {**self.architecture.sizes, "layers": self.architecture.num_layers}
+        if any(part.name not in shapes for part in row.parts):
+            return
+        layers = range(self.architecture.num_layers)
+        is_one = row.is_stacked or LAYER not in row.theirs
+        for layer in (None,) if is_one else layers:
+            inner = layers if row.is_stacked else (layer,)
+            ours = [part.name.replace(LAYER, str(at)) for at in inner for part in row.parts]
+            form = Form(row, tuple(shapes[part.name] for _ in inner for part in row.parts), sizes, self.bands)
+            is_absent = row.or_zero and not instance.has(row)
+            theirs = "" if is_absent else self._name(row, instance, layer)
+            yield Term(row, theirs, tuple(instance.prefix + name for name in ours), form, is_absent)
+
+    def _name(self, row: Row, instance: Instance, layer: int | None) -> str:
+        if instance.has(row):
+            return instance.name(row, layer)
+        return row.theirs if layer is None else row.theirs.replace(LAYER, str(layer))  # the optimizer's alone
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        tie = self.architecture.family.tie
+        shapes = expected_shapes(self.architecture)
+        return shapes if tie is None else {tie.head: shapes[tie.embedding], **shapes}
+
+
+@dataclass(frozen=True)
+class Translation:
+    """How a checkpoint was put into transformers' terms, and how one that came from it is put back.
+
+    `sources` is the trainer's config where it has one, `keyed_by` how each optimizer had its parameters.
+    """
+
+    terms: Terms
+    sources: Sources | None
+    keyed_by: tuple[str, ...]
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect."""
+        return self.terms.cover.dialect
+
+    def undone(self, checkpoint: Checkpoint) -> Checkpoint:
+        """A checkpoint in transformers' terms in the trainer's.
+
+        Raises RequestError for what the trainer has no place for.
+        """
+        architecture = self._architecture(checkpoint)
+        cover = replace(self.terms.cover, num_layers=architecture.num_layers)
+        terms = Terms(cover, architecture, Bands())
+        new = replace(
+            checkpoint,
+            tensors=_theirs(terms, checkpoint),
+            optimizers=to_theirs(checkpoint.optimizers, terms.optimizer, terms.absent, self.keyed_by),
+        )
+        config = self.dialect.config
+        if config is None or self.sources is None:
+            return new
+        return replace(with_fields_again(new, config, self.sources), config=None)
+
+    def _architecture(self, checkpoint: Checkpoint) -> Architecture:
+        config = checkpoint.config or {}
+        family = family_of(config)
+        return Architecture(family, completed_config(family, config), str(checkpoint.path))
+
+
+def in_transformers_terms(
+    checkpoint: Checkpoint, config: Path | None = None, dialect: str | None = None
+) -> tuple[Checkpoint, Translation | None]:
+    """A checkpoint in transformers' terms, and how it was put into them: None where no dialect fits, because they are
+    its own, or those of an unknown trainer. `config` is a file with transformers' config, from the user.
+
+    Raises CheckpointError where several dialects fit, or the one that is asked for does not.
+    """
+    given = None if config is None else config_in_file(config)
+    fitting, reasons = _fitting(checkpoint, given, dialect)
+    if len(fitting) > 1:
+        names = listing(one.dialect.name for one in fitting)
+        raise CheckpointError(f"{checkpoint.path}: {names} each fit it, expected one; say which with ⟦dialect NAME⟧")
+    if dialect is not None and not fitting:
+        raise CheckpointError(f"{checkpoint.path}: does not fit the dialect {'; '.join(reasons.values())}")
+    return (_translated(checkpoint, fitting[0], given), fitting[0]) if fitting else (checkpoint, None)
+
+
+def are_transformers(names: Collection[str]) -> bool:
+    """Whether most names of a file are some family's."""
+    patterns = {one.name for family in FAMILIES.values() for one in family.parameters}
+    regexes = [name_regex(pattern, pattern.partition(".")[0] + ".") for pattern in sorted(patterns)]
+    known = [name for name in names if any(regex.fullmatch(name) for regex in regexes)]
+    return 2 * len(known) > len(names)
+
+
+def why_unknown(checkpoint: Checkpoint, config: Path | None = None) -> str:
+    """Which trainers' dialects were tried, and what of a checkpoint does not fit each."""
+    _, reasons = _fitting(checkpoint, None if config is None else config_in_file(config), None)
+    return "tried " + "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
+
+
+def _fitting(
+    checkpoint: Checkpoint, given: Config | None, name: str | None
+) -> tuple[list[Translation], dict[str, str]]:
+    """The dialects that fit, and by their names why the others do not."""
+    fitting: list[Translation] = []
+    reasons: dict[str, str] = {}
+    for one in DIALECTS.values() if name is None else (dialect_called(name),):
+        found = _fit(checkpoint, one, given)
+        if isinstance(found, str):
+            reasons[one.name] = found
+        else:
+            fitting.append(found)
+    return fitting, reasons
+
+
+def _fit(checkpoint: Checkpoint, dialect: Dialect, given: Config | None) -> Translation | str:
+    """How a dialect fits a checkpoint, or why not."""
+    cover = cover_of(dialect, checkpoint.tensors)
+    if isinstance(cover, str):
+        return cover
+    sources = None if dialect.config is None else sources_in(checkpoint, dialect.config)
+    config = given or _own_config(dialect.config, sources) or checkpoint.config
+    if config is None:
+        return f"there is no {'.'.join(dialect.config.at) if dialect.config else 'config'}, and none was given"
+    if dialect.config is not None and sources is not None:
+        reason = misfit(dialect.config, sources.fields)
+        if reason is not None:
+            return reason
+    if config.get("model_type") not in dialect.model_types:
+        return f"its config is of {config.get('model_type')}, expected {listing(dialect.model_types)}"
+    try:
+        family = family_of(config)
+        terms = Terms(cover, Architecture(family, completed_config(family, config), str(checkpoint.path)), Bands())
+        reason = _shape_misfit(terms, checkpoint)
+    except ConfigError as error:
+        return error.message
+    return reason or Translation(terms, sources, tuple(raw.keyed_by for raw in checkpoint.optimizers))
+
+
+def _own_config(config: ConfigMap | None, sources: Sources | None) -> dict[str, Any] | None:
+    return None if config is None or sources is None else as_transformers(config, sources.fields)
+
+
+def _shape_misfit(terms: Terms, checkpoint: Checkpoint) -> str | None:
+    if terms.cover.num_layers != terms.architecture.num_layers:
+        return f"it has {terms.cover.num_layers} layers, expected {terms.architecture.num_layers} by its config"
+    covered = {term.theirs: term.form.shape for term in terms.weights if not term.is_absent}
+    for name, tensor in checkpoint.tensors.items():
+        expected = covered.get(name)
+        if expected is None:
+            return f"its config has no {name}"
+        if tensor.shape != expected:
+            return f"{name} has shape {list(tensor.shape)}, expected {list(expected)} by its config"
+    return None
+
+
+def _translated(checkpoint: Checkpoint, translation: Translation, given: Config | None) -> Checkpoint:
+    terms = translation.terms
+    config = translation.dialect.config
+    if config is not None and translation.sources is not None:
+        checkpoint = without_fields(checkpoint, config, translation.sources)
+    distinct = {id(tensor): name for name, tensor in reversed(list(checkpoint.tensors.items()))}
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items() if distinct[id(tensor)] == name}
+    own = terms.optimizer
+    shapes = {name: shape for name, shape in shapes.items() if name in own}
+    shapes |= {name: form.shape for name, (_, form) in own.items() if name not in checkpoint.tensors}
+    return replace(
+        checkpoint,
+        tensors=_ours(terms, checkpoint.tensors),
+        config=given or terms.architecture.config,
+        optimizers=to_transformers(checkpoint.optimizers, own, terms.absent, shapes),
+    )
+
+
+def _ours(terms: Terms, theirs: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Transformers' tensors in the order of the trainer's; what it lacks is zero and stands after its neighbour."""
+    dtype = next(iter(theirs.values())).dtype
+    place = {name: index for index, name in enumerate(theirs)}
+    made: dict[str, LazyTensor] = {}
+    order: dict[str, int] = {}
+    last = 0
+    for term in terms.weights:
+        if term.is_absent:
+            tensors: Sequence[LazyTensor] = [Zeros(shape, dtype) for shape in term.form.shapes]
+        else:
+            last = place[term.theirs]
+            tensor = theirs[term.theirs]
+            tensors = (tensor,) if term.row.is_renaming else term.form.ours(tensor)
+        made |= dict(zip(term.ours, tensors, strict=True))
+        order |= dict.fromkeys(term.ours, last)
+    return {name: made[name] for name in sorted(made, key=order.__getitem__)}
+
+
+def _theirs(terms: Terms, checkpoint: Checkpoint) -> dict[str, LazyTensor]:
+    """The reverse; raises RequestError where a tensor that the trainer lacks is not zero."""
+    ours = checkpoint.tensors
+    term_of = {name: term for term in terms.weights for name in term.ours}
+    strangers = [name for name in ours if name not in term_of]
+    if strangers:
+        raise RequestError(f"{checkpoint.path}: {terms.cover.dialect.name} has no place for {listing(strangers)}")
+    made: dict[str, LazyTensor] = {}
+    for name, tensor in ours.items():
+        term = term_of[name]
+        if term.is_absent:
+            if bool(whole(tensor).any()):
+                raise RequestError(f"{checkpoint.path}: {name} is not zero, expected zeros: its trainer has none")
+        elif term.theirs not in made:
+            parts = [ours[part] for part in term.ours]
+            made[term.theirs] = parts[0] if term.row.is_renaming else term.form.theirs(parts)
+    return made
