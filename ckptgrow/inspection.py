@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def inspect(
         num_parameters=sum(num_elements(tensor) for tensor in distinct.values()),
         num_tensors=len(in_file.tensors),
         dtypes=dict(Counter(_dtype_name(tensor) for tensor in in_file.tensors.values())),
-        optimizer=_optimizer(checkpoint, claimed, problems),
+        optimizer=_optimizer(checkpoint, claimed, translation.absent if translation else (), problems),
         schedule=_schedule(checkpoint),
         global_step=checkpoint.position.global_step,
         epoch=checkpoint.position.epoch,
@@ -142,8 +142,12 @@ def _dtype_name(tensor: LazyTensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _optimizer(checkpoint: Checkpoint, claimed: Claim | None, problems: list[str]) -> dict[str, Any] | None:
-    """The optimizer; one that is there and could not be matched to the model's parameters says why (`unmatched`)."""
+def _optimizer(
+    checkpoint: Checkpoint, claimed: Claim | None, absent: Collection[str], problems: list[str]
+) -> dict[str, Any] | None:
+    """The optimizer, whose trainer has no parameters `absent`; one that is there and could not be matched to the model's
+    parameters says why (`unmatched`).
+    """
     lost = state_in(
         checkpoint.path,
         [*checkpoint.carried.left_behind, *checkpoint.carried.closed],
@@ -161,7 +165,7 @@ def _optimizer(checkpoint: Checkpoint, claimed: Claim | None, problems: list[str
     except OptimizerError as error:
         problems.append(error.message)
         return {**_told(unnamed, None), "unmatched": error.message}
-    return _told(states, without_record(states, [one.name for one in claimed.parameters]))
+    return _told(states, without_record(states, [one.name for one in claimed.parameters if one.name not in absent]))
 
 
 def _told(states: Sequence[OptimizerState], unrecorded: list[str] | None) -> dict[str, Any]:

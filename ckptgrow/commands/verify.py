@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ckptgrow.choices import VerifyDevice, VerifyDtype
+from ckptgrow.commands import _options as options
 from ckptgrow.commands._memory import reuse_memory
 from ckptgrow.commands._paths import checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen

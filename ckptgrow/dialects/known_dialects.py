@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ckptgrow.dialects.dialect import Dialect
-from ckptgrow.dialects.tables import nanogpt
+from ckptgrow.dialects.tables import litgpt, nanogpt
 from ckptgrow.errors import RequestError
 
-DIALECTS: Mapping[str, Dialect] = {one.name: one for one in (*nanogpt.DIALECTS,)}
+DIALECTS: Mapping[str, Dialect] = {one.name: one for one in (*nanogpt.DIALECTS, *litgpt.DIALECTS)}
 
 
 def dialect_called(name: str) -> Dialect:

@@ -23,7 +23,7 @@ MODEL_WORDS = (
 )
 STEP_PLACES: tuple[Keys, ...] = (
     *((word,) for word in ("global_step", "global_steps", "step", "steps", "step_count", "num_steps", "current_step")),
-    *((word,) for word in ("iter_num", "iteration", "iterations", "iter")),
+    *((word,) for word in ("iter_num", "iteration", "iterations", "iter", "it")),
     *(("train_state", "step"), ("trainer_state", "global_step"), ("state", "timestamp", "Timestamp", "batch")),
 )
 EPOCH_PLACES: tuple[Keys, ...] = (("epoch",), ("current_epoch",), ("state", "timestamp", "Timestamp", "epoch"))

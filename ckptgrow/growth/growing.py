@@ -82,7 +82,12 @@ def opened(source: Path, operator_for: OperatorFor, request: StateRequest) -> Gr
     """
     request.check()
     old = open_state(
-        source, config=request.config, drop=request.drop, param_order=request.param_order, reset=request.reset
+        source,
+        config=request.config,
+        drop=request.drop,
+        param_order=request.param_order,
+        reset=request.reset,
+        dialect=request.dialect,
     )
     operator = operator_for(old.architecture)
     if not request.allow_nonfinite:

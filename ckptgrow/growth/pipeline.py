@@ -91,7 +91,7 @@ def _kept_notes(growing: Growing) -> list[str]:
         notes.append(f"left behind in {source}: {listing(old.carried.left_behind)}")
     if lost:
         notes.append(f"training state that the grown checkpoint does without: {listing(lost)}")
-    unrecorded = without_record(growing.old.optimizers, [one.name for one in growing.old.claim.parameters])
+    unrecorded = without_record(growing.old.optimizers, growing.old.trained)
     if unrecorded:
         notes.append(f"the optimizer has no record of {listing(unrecorded)}: frozen, or lost?")
     if unread:

@@ -55,6 +55,12 @@ class TrainingState:
         """The checkpoint's place, for messages."""
         return self.architecture.where
 
+    @property
+    def trained(self) -> list[str]:
+        """The parameters that the trainer has."""
+        absent = self.translation.absent if self.translation else {}
+        return [one.name for one in self.claim.parameters if one.name not in absent]
+
     def with_config(self, config: Mapping[str, Any]) -> TrainingState:
         """The same with another config."""
         return replace(self, architecture=self.architecture.with_config(config))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ckptgrow.dialects.dialect import ConfigMap
-from ckptgrow.errors import RequestError, listing
+from ckptgrow.errors import listing
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.storage.files.json_files import read_json
 from ckptgrow.storage.files.yaml_files import read_yaml
@@ -79,9 +79,8 @@ def without_fields(checkpoint: Checkpoint, config: ConfigMap, sources: Sources) 
 
 
 def with_fields_again(checkpoint: Checkpoint, config: ConfigMap, sources: Sources) -> Checkpoint:
-    """The reverse, its fields by transformers' config; raises RequestError where they cannot say it."""
+    """The reverse, its fields by transformers' config."""
     new: Mapping[str, Any] = checkpoint.config or {}
-    _check_sayable(config, sources.fields, new)
     rest: Any = checkpoint.rest
     for keys, node in sources.nodes.items():
         rest = with_node(rest, keys, as_trainers(config, node, new))
@@ -90,15 +89,3 @@ def with_fields_again(checkpoint: Checkpoint, config: ConfigMap, sources: Source
         changed = {**carried.changed, sources.file: as_trainers(config, sources.fields, new)}
         carried = replace(carried, files=(*carried.files, sources.file), changed=changed)
     return replace(checkpoint, rest=rest, carried=carried)
-
-
-def _check_sayable(config: ConfigMap, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    before = as_transformers(config, old)
-    said = as_transformers(config, as_trainers(config, old, new))
-    mapped = {ours for _, ours in config.fields}
-    lost = sorted(name for name in before.keys() | mapped if name in new and said.get(name, new[name]) != new[name])
-    if lost:
-        raise RequestError(
-            f"its trainer's config cannot say {listing(f'{name} {new[name]!r}' for name in lost)}, expected a growth "
-            "that it can; convert it first (ckptgrow convert ⟦to huggingface⟧)"
-        )

@@ -1,7 +1,7 @@
 """Optimizers' records between a trainer's names and forms and transformers'.
 
-An entry of its parameter's shape follows the parameter; a number is every part's. What the trainer lacks and
-transformers has gets a record of zeros, in the group of the parameters that have as many axes.
+An entry of its parameter's shape follows the parameter; a number is every part's. What the trainer lacks has no record,
+until it goes to a trainer that has it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ POWERS = {"gradient": -1, "square": -2, "magnitude": -1}  # of the weight's scal
 
 
 def to_transformers(
-    raws: Sequence[RawOptimizer], terms: OptimizerTerms, absent: Mapping[str, Shape], shapes: Mapping[str, Shape]
+    raws: Sequence[RawOptimizer], terms: OptimizerTerms, shapes: Mapping[str, Shape]
 ) -> tuple[RawOptimizer, ...]:
     """Optimizers by transformers' names, numbered, the names beside the numbers.
 
@@ -33,8 +33,6 @@ def to_transformers(
     that cannot follow their parameter.
     """
     found = [_to_transformers(state, terms) for state in named_states(raws, shapes)]
-    if found and absent:
-        found[0] = _with_zeros(found[0], absent)
     return tuple(replace(state, keyed_by="number").to_raw() for state in found)
 
 
@@ -84,8 +82,8 @@ def _check_shape(found: Shape, expected: Shape) -> None:
         )
 
 
-def _with_zeros(state: OptimizerState, absent: Mapping[str, Shape]) -> OptimizerState:
-    """The state with records of zeros for parameters that the trainer lacks, made after their group's first."""
+def with_zeros(state: OptimizerState, absent: Mapping[str, Shape]) -> OptimizerState:
+    """The state with records of zeros for parameters that the trainer lacks, in the groups of those with as many axes."""
     groups, records = list(state.groups), dict(state.state)
     for name, shape in absent.items():
         place = next((at for at, group in enumerate(groups) if _has_axes(state, group.names, len(shape))), 0)

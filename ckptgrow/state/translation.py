@@ -16,14 +16,16 @@ from ckptgrow.dialects.dialect import LAYER, ConfigMap, Dialect, Row
 from ckptgrow.dialects.forms import Form
 from ckptgrow.dialects.known_dialects import DIALECTS, dialect_called
 from ckptgrow.errors import CheckpointError, ConfigError, RequestError, listing
+from ckptgrow.families.family import Tie
 from ckptgrow.families.registry import FAMILIES, family_of
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.state.architecture import Architecture
-from ckptgrow.state.claim import expected_shapes, name_regex
+from ckptgrow.state.claim import Shape, expected_shapes, name_regex
 from ckptgrow.state.config_sources import completed_config, config_in_file
 from ckptgrow.state.cover import Cover, Instance, cover_of
 from ckptgrow.state.trainer_config import (
     Sources,
+    as_trainers,
     as_transformers,
     misfit,
     sources_in,
@@ -70,7 +72,7 @@ class Terms:
         return {term.theirs: (term.ours, term.form) for term in terms if not term.is_absent}
 
     @cached_property
-    def absent(self) -> dict[str, tuple[int, ...]]:
+    def absent(self) -> dict[str, Shape]:
         """Transformers' parameters that the trainer has not, with their shapes."""
         return {term.ours[0]: term.form.shapes[0] for term in self.weights if term.is_absent}
 
@@ -95,7 +97,7 @@ class Terms:
         return row.theirs if layer is None else row.theirs.replace(LAYER, str(layer))  # the optimizer's alone
 
     @cached_property
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
+    def _shapes(self) -> dict[str, Shape]:
         tie = self.architecture.family.tie
         shapes = expected_shapes(self.architecture)
         return shapes if tie is None else {tie.head: shapes[tie.embedding], **shapes}
@@ -117,12 +119,17 @@ class Translation:
         """The dialect."""
         return self.terms.cover.dialect
 
+    @property
+    def absent(self) -> Mapping[str, Shape]:
+        """Transformers' parameters that the trainer has not, which are zero, with their shapes."""
+        return self.terms.absent
+
     def undone(self, checkpoint: Checkpoint) -> Checkpoint:
         """A checkpoint in transformers' terms in the trainer's.
 
         Raises RequestError for what the trainer has no place for.
         """
-        architecture = self._architecture(checkpoint)
+        architecture = _architecture(checkpoint.config or {}, checkpoint.path)
         cover = replace(self.terms.cover, num_layers=architecture.num_layers)
         terms = Terms(cover, architecture, Bands())
         new = replace(
@@ -133,12 +140,26 @@ class Translation:
         config = self.dialect.config
         if config is None or self.sources is None:
             return new
+        said = as_transformers(config, as_trainers(config, self.sources.fields, checkpoint.config or {}))
+        tie = architecture.family.tie
+        tied = {tie.config: architecture.is_tied} if tie is not None else {}
+        _check_sayable(architecture, _architecture({**tied, **said}, checkpoint.path))
         return replace(with_fields_again(new, config, self.sources), config=None)
 
-    def _architecture(self, checkpoint: Checkpoint) -> Architecture:
-        config = checkpoint.config or {}
-        family = family_of(config)
-        return Architecture(family, completed_config(family, config), str(checkpoint.path))
+
+def _architecture(config: Config, path: Path) -> Architecture:
+    family = family_of(config)
+    return Architecture(family, completed_config(family, config), str(path))
+
+
+def _check_sayable(found: Architecture, said: Architecture) -> None:
+    """Raises RequestError where a trainer's config cannot say a model's sizes."""
+    lost = {f"{name} {size}" for name, size in found.own_sizes.items() if said.own_sizes.get(name) != size}
+    if lost:
+        raise RequestError(
+            f"{found.where}: its trainer's config cannot say {listing(lost)}, expected sizes that it derives; choose "
+            "others, or convert it first (ckptgrow convert ⟦to huggingface⟧)"
+        )
 
 
 def in_transformers_terms(
@@ -160,11 +181,10 @@ def in_transformers_terms(
 
 
 def are_transformers(names: Collection[str]) -> bool:
-    """Whether most names of a file are some family's."""
+    """Whether all names of a file are some family's."""
     patterns = {one.name for family in FAMILIES.values() for one in family.parameters}
     regexes = [name_regex(pattern, pattern.partition(".")[0] + ".") for pattern in sorted(patterns)]
-    known = [name for name in names if any(regex.fullmatch(name) for regex in regexes)]
-    return 2 * len(known) > len(names)
+    return all(any(regex.fullmatch(name) for regex in regexes) for name in names)
 
 
 def why_unknown(checkpoint: Checkpoint, config: Path | None = None) -> str:
@@ -204,12 +224,23 @@ def _fit(checkpoint: Checkpoint, dialect: Dialect, given: Config | None) -> Tran
     if config.get("model_type") not in dialect.model_types:
         return f"its config is of {config.get('model_type')}, expected {listing(dialect.model_types)}"
     try:
-        family = family_of(config)
-        terms = Terms(cover, Architecture(family, completed_config(family, config), str(checkpoint.path)), Bands())
+        tie = family_of(config).tie
+        if given is None and tie is not None and tie.config not in config:
+            config = {**config, tie.config: _are_tied(cover, checkpoint, tie)}
+        terms = Terms(cover, _architecture(config, checkpoint.path), Bands())
         reason = _shape_misfit(terms, checkpoint)
     except ConfigError as error:
         return error.message
     return reason or Translation(terms, sources, tuple(raw.keyed_by for raw in checkpoint.optimizers))
+
+
+def _are_tied(cover: Cover, checkpoint: Checkpoint, tie: Tie) -> bool:
+    """Whether the file has the head and the embedding as one tensor."""
+    model = cover.instances[0]
+    found = {
+        row.parts[0].name: checkpoint.tensors.get(model.name(row, None)) for row in cover.dialect.rows if model.has(row)
+    }
+    return found.get(tie.head) is None or found[tie.head] is found.get(tie.embedding)
 
 
 def _own_config(config: ConfigMap | None, sources: Sources | None) -> dict[str, Any] | None:
@@ -243,7 +274,7 @@ def _translated(checkpoint: Checkpoint, translation: Translation, given: Config 
         checkpoint,
         tensors=_ours(terms, checkpoint.tensors),
         config=given or terms.architecture.config,
-        optimizers=to_transformers(checkpoint.optimizers, own, terms.absent, shapes),
+        optimizers=to_transformers(checkpoint.optimizers, own, shapes),
     )
 
 

@@ -73,7 +73,8 @@ def verify(
 
     Nothing is taken from the growth's rules: weights are compared up to a measured factor, gradients are autograd's in
     both transformers models, and the stored moments must scale as those gradients do. `config` is the small one's
-    config.json where that has none, `dialect` the trainer's of both where their names do not tell it. `stage` is told what is being done.
+    config.json where that has none, `dialect` the trainer's of both where their names do not tell it. `stage` is told
+    what is being done.
 
     Raises a CkptgrowError where the two cannot be compared at all; a difference is a report that did not pass.
     """
