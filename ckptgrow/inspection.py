@@ -145,8 +145,8 @@ def _dtype_name(tensor: LazyTensor) -> str:
 def _optimizer(
     checkpoint: Checkpoint, claimed: Claim | None, absent: Collection[str], problems: list[str]
 ) -> dict[str, Any] | None:
-    """The optimizer, whose trainer has no parameters `absent`; one that is there and could not be matched to the model's
-    parameters says why (`unmatched`).
+    """The optimizer, whose trainer has no parameters `absent`; one that is there and could not be matched to the
+    model's parameters says why (`unmatched`).
     """
     lost = state_in(
         checkpoint.path,

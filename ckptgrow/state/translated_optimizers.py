@@ -83,7 +83,7 @@ def _check_shape(found: Shape, expected: Shape) -> None:
 
 
 def with_zeros(state: OptimizerState, absent: Mapping[str, Shape]) -> OptimizerState:
-    """The state with records of zeros for parameters that the trainer lacks, in the groups of those with as many axes."""
+    """The state with records of zeros for what the trainer lacks, in a group of parameters with as many axes."""
     groups, records = list(state.groups), dict(state.state)
     for name, shape in absent.items():
         place = next((at for at, group in enumerate(groups) if _has_axes(state, group.names, len(shape))), 0)
