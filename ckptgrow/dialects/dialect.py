@@ -84,7 +84,7 @@ class ConfigMap:
 class Dialect:
     """A trainer's way of saying a family.
 
-    `optimizer_rows` are the names and forms of the optimizer's entries where they are not those of `rows`. Where
+    `optimizer_rows` are the names and forms of the optimizer's entries where it has others than `rows`. Where
     `config` is None, the trainer leaves none on the disk, and the user passes transformers'; `model_types` are those
     that the rows say.
     """
@@ -97,8 +97,13 @@ class Dialect:
     config: ConfigMap | None = None
 
     @property
+    def parameter_rows(self) -> tuple[Row, ...]:
+        """The rows of the model's parameters."""
+        return tuple(row for row in self.rows if not row.is_buffer)
+
+    @property
     def rows_of_optimizer(self) -> tuple[Row, ...]:
         """The rows by which the optimizer's entries are understood."""
         replaced = {part.name for row in self.optimizer_rows for part in row.parts}
-        kept = [row for row in self.rows if not row.is_buffer and not replaced & {part.name for part in row.parts}]
+        kept = [row for row in self.parameter_rows if not replaced & {part.name for part in row.parts}]
         return (*kept, *self.optimizer_rows)

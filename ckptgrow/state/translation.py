@@ -33,6 +33,7 @@ from ckptgrow.state.trainer_config import (
     without_fields,
 )
 from ckptgrow.state.translated_optimizers import OptimizerTerms, to_theirs, to_transformers
+from ckptgrow.state.wrappers import bare_names
 from ckptgrow.storage.tensors import LazyTensor, Zeros, whole
 from ckptgrow.storage.transposed import Bands
 
@@ -52,10 +53,13 @@ class Term:
 
 @dataclass(frozen=True)
 class Terms:
-    """A cover in a model of some sizes: every row in every layer."""
+    """A cover in a model of some sizes: every row in every layer; `has_optimizers_rows` tells whether the optimizer has
+    the rows of its own.
+    """
 
     cover: Cover
     architecture: Architecture
+    has_optimizers_rows: bool
     bands: Bands
 
     @cached_property
@@ -67,7 +71,8 @@ class Terms:
     @cached_property
     def optimizer(self) -> OptimizerTerms:
         """The entries of optimizers, of the model's own parameters."""
-        rows = self.cover.dialect.rows_of_optimizer
+        dialect = self.cover.dialect
+        rows = dialect.rows_of_optimizer if self.has_optimizers_rows else dialect.parameter_rows
         terms = [term for row in rows for term in self._of(row, self.cover.instances[0])]
         return {term.theirs: (term.ours, term.form) for term in terms if not term.is_absent}
 
@@ -131,7 +136,7 @@ class Translation:
         """
         architecture = _architecture(checkpoint.config or {}, checkpoint.path)
         cover = replace(self.terms.cover, num_layers=architecture.num_layers)
-        terms = Terms(cover, architecture, Bands())
+        terms = Terms(cover, architecture, self.terms.has_optimizers_rows, Bands())
         new = replace(
             checkpoint,
             tensors=_theirs(terms, checkpoint),
@@ -213,6 +218,9 @@ def _fit(checkpoint: Checkpoint, dialect: Dialect, given: Config | None) -> Tran
     cover = cover_of(dialect, checkpoint.tensors)
     if isinstance(cover, str):
         return cover
+    strange = _strange_names(dialect)
+    if strange:
+        return f"{listing(dialect.model_types)} has no {listing(strange)}"
     sources = None if dialect.config is None else sources_in(checkpoint, dialect.config)
     config = given or _own_config(dialect.config, sources) or checkpoint.config
     if config is None:
@@ -227,11 +235,28 @@ def _fit(checkpoint: Checkpoint, dialect: Dialect, given: Config | None) -> Tran
         tie = family_of(config).tie
         if given is None and tie is not None and tie.config not in config:
             config = {**config, tie.config: _are_tied(cover, checkpoint, tie)}
-        terms = Terms(cover, _architecture(config, checkpoint.path), Bands())
+        architecture = _architecture(config, checkpoint.path)
+        terms = Terms(cover, architecture, _has_optimizers_rows(checkpoint, dialect), Bands())
         reason = _shape_misfit(terms, checkpoint)
     except ConfigError as error:
         return error.message
     return reason or Translation(terms, sources, tuple(raw.keyed_by for raw in checkpoint.optimizers))
+
+
+def _strange_names(dialect: Dialect) -> set[str]:
+    """Names that a dialect takes for transformers', and no family has."""
+    families = [FAMILIES[name] for name in dialect.model_types if name in FAMILIES]
+    known = {one.name for family in families for one in family.parameters} | {
+        one for family in families for one in family.buffers
+    }
+    return {part.name for row in dialect.rows for part in row.parts} - known
+
+
+def _has_optimizers_rows(checkpoint: Checkpoint, dialect: Dialect) -> bool:
+    """Whether the optimizer names the tensors that it alone has."""
+    told = bare_names(name for raw in checkpoint.optimizers for group in raw.groups for name in group.names or ())
+    ends = {row.theirs.rpartition(LAYER)[2] for row in dialect.optimizer_rows}
+    return any(name.endswith(end) for name in told.values() for end in ends)
 
 
 def _are_tied(cover: Cover, checkpoint: Checkpoint, tie: Tie) -> bool:
