@@ -35,7 +35,6 @@ from ckptgrow.state.trainer_config import (
 from ckptgrow.state.translated_optimizers import OptimizerTerms, to_theirs, to_transformers
 from ckptgrow.state.wrappers import bare_names
 from ckptgrow.storage.tensors import LazyTensor, Zeros, whole
-from ckptgrow.storage.transposed import Bands
 
 Config = Mapping[str, Any]
 
@@ -60,7 +59,6 @@ class Terms:
     cover: Cover
     architecture: Architecture
     has_optimizers_rows: bool
-    bands: Bands
 
     @cached_property
     def weights(self) -> tuple[Term, ...]:
@@ -91,7 +89,7 @@ class Terms:
         for layer in (None,) if is_one else layers:
             inner = layers if row.is_stacked else (layer,)
             ours = [part.name.replace(LAYER, str(at)) for at in inner for part in row.parts]
-            form = Form(row, tuple(shapes[part.name] for _ in inner for part in row.parts), sizes, self.bands)
+            form = Form(row, tuple(shapes[part.name] for _ in inner for part in row.parts), sizes)
             is_absent = row.or_zero and not instance.has(row)
             theirs = "" if is_absent else self._name(row, instance, layer)
             yield Term(row, theirs, tuple(instance.prefix + name for name in ours), form, is_absent)
@@ -136,7 +134,7 @@ class Translation:
         """
         architecture = _architecture(checkpoint.config or {}, checkpoint.path)
         cover = replace(self.terms.cover, num_layers=architecture.num_layers)
-        terms = Terms(cover, architecture, self.terms.has_optimizers_rows, Bands())
+        terms = Terms(cover, architecture, self.terms.has_optimizers_rows)
         new = replace(
             checkpoint,
             tensors=_theirs(terms, checkpoint),
@@ -236,7 +234,7 @@ def _fit(checkpoint: Checkpoint, dialect: Dialect, given: Config | None) -> Tran
         if given is None and tie is not None and tie.config not in config:
             config = {**config, tie.config: _are_tied(cover, checkpoint, tie)}
         architecture = _architecture(config, checkpoint.path)
-        terms = Terms(cover, architecture, _has_optimizers_rows(checkpoint, dialect), Bands())
+        terms = Terms(cover, architecture, _has_optimizers_rows(checkpoint, dialect))
         reason = _shape_misfit(terms, checkpoint)
     except ConfigError as error:
         return error.message

@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-
 import torch
 
 from ckptgrow.storage.tensors import LazyTensor, chunks
 
-BAND_BYTES = 48 * 2**20  # as much of a transposed matrix as is kept at once
-
-
-class Bands:
-    """Bands of transposed matrices that were made last, together of a bounded size: whoever reads rows in their order
-    reads each column of the matrix behind them once for every band.
-    """
-
-    def __init__(self, num_bytes: int = 2 * BAND_BYTES) -> None:
-        self._num_bytes = num_bytes
-        self._held: OrderedDict[int, tuple[int, torch.Tensor]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def rows(self, old: LazyTensor, start: int, stop: int) -> torch.Tensor:
-        """Columns [start, stop) of a matrix as rows, contiguous."""
-        with self._lock:
-            first, band = self._held.get(id(old), (0, None))
-        if band is None or not first <= start <= stop <= first + len(band):
-            height, width = old.shape
-            length = max(stop - start, BAND_BYTES // (old.dtype.itemsize * height))
-            first, band = start, _columns(old, start, min(width, start + length))
-            self._hold(id(old), first, band)
-        return band[start - first : stop - first]
-
-    def _hold(self, key: int, first: int, band: torch.Tensor) -> None:
-        with self._lock:
-            self._held[key] = (first, band)
-            self._held.move_to_end(key)
-            while len(self._held) > 1 and sum(one.nbytes for _, one in self._held.values()) > self._num_bytes:
-                self._held.popitem(last=False)
+BAND_BYTES = 24 * 2**20  # as much of a transposed matrix as is in memory at once
 
 
 class Transposed:
-    """A matrix's columns as rows; `bands` keeps what was made of it last."""
+    """A matrix's columns as rows. Whoever reads them in their order reads the matrix once for every band of them; the
+    last band is let go with its last row.
+    """
 
-    def __init__(self, old: LazyTensor, bands: Bands) -> None:
-        self._old, self._bands = old, bands
+    def __init__(self, old: LazyTensor) -> None:
+        self._old = old
+        self._first = 0
+        self._band: torch.Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,12 +31,18 @@ class Transposed:
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """See LazyTensor."""
-        return self._bands.rows(self._old, start, stop)
+        first, band = self._first, self._band
+        if band is None or not first <= start <= stop <= first + len(band):
+            height, width = self._old.shape
+            length = max(stop - start, BAND_BYTES // max(1, self.dtype.itemsize * height))
+            first, band = start, _columns(self._old, start, min(width, start + length))
+        self._first, self._band = first, None if stop == self.shape[0] else band
+        return band[start - first : stop - first]
 
 
 def _columns(old: LazyTensor, start: int, stop: int) -> torch.Tensor:
     """Columns [start, stop), transposed, shape (stop − start, rows of the matrix)."""
     made = torch.empty((stop - start, old.shape[0]), dtype=old.dtype)
     for first, last in chunks(old):
-        made[:, first:last] = old.rows(first, last)[:, start:stop].t()
+        made[:, first:last] = old.rows(first, last)[:, start:stop].t().contiguous()  # torch is quick into new memory
     return made
