@@ -10,11 +10,13 @@ from typing import Any, Literal, get_args
 # growth
 How = Literal["diagonal", "tile", "pad"]  # blocks of grown matrices; "pad" copies nothing
 Separation = Literal["split", "noise", "none"]  # what tells the copies of a space apart
+Fresh = Literal["zero-copy", "zero-random", "random-zero"]  # how what copies nothing is written, and read
 FreshMoments = Literal["zero", "mean"]  # second moments of entries that copy nothing
 Place = Literal["alternate", "append", "middle"]  # of new layers
 NewLayer = Literal["zero-output", "zero-norm", "copy"]
 DoublingLayers = Literal["alternate_id", "append_id", "alternate_copy", "append_copy"]  # the staged-training script's
 LrRule = Literal["keep", "mup"]
+DecayRule = Literal["trajectory", "sqrt", "keep"]  # of decoupled weight decay under lr rule mup
 StepWord = Literal["keep", "auto"]
 Part = Literal["optimizer", "schedule", "new"]  # of a checkpoint, that may begin anew; "new": moments of new entries
 MomentRule = Literal["algebra", "unscaled"]  # of old moments: the grown model's own, or as they are
@@ -36,6 +38,7 @@ Strategy = Literal["auto", "ddp", "fsdp"]
 Accelerator = Literal["auto", "cpu", "cuda"]
 Precision = Literal["32", "16-mixed", "bf16-mixed", "bf16-true", "64"]
 Logger = Literal["csv", "tensorboard", "wandb"]
+Frozen = Literal["none", "old-layers"]  # what does not train
 ResetPart = Literal["optimizer", "schedule", "data"]  # of a run
 
 # evaluation

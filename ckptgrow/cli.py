@@ -23,6 +23,7 @@ from ckptgrow.commands.depth import depth
 from ckptgrow.commands.eval.eval_app import eval_app
 from ckptgrow.commands.inspect import inspect
 from ckptgrow.commands.plan.plan_app import plan
+from ckptgrow.commands.run_plan import run_plan
 from ckptgrow.commands.train import train
 from ckptgrow.commands.verify import verify
 from ckptgrow.commands.width import width
@@ -61,6 +62,7 @@ def _begin(
 
 for command in (width, depth, verify, inspect, convert, data, train):
     app.command()(command)
+app.command("run")(run_plan)
 app.add_typer(eval_app, name="eval")
 app.add_typer(plan, name="plan")
 

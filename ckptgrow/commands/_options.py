@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ckptgrow.choices import LrRule, MomentRule
+from ckptgrow.choices import DecayRule, LrRule, MomentRule
 from ckptgrow.commands._paths import checkpoint_at, output_at
 
 InArgument = Annotated[
@@ -19,6 +19,13 @@ OutArgument = Annotated[
 ]
 LrRuleOption = Annotated[
     LrRule, typer.Option(help="Learning rates: 'keep' as they are, or 'mup' so that the trajectory is kept.")
+]
+DecayRuleOption = Annotated[
+    DecayRule,
+    typer.Option(
+        help="With --lr-rule mup, decoupled weight decay: 'trajectory' (times as large as the rate is smaller), 'sqrt' "
+        "(the root of that), or 'keep'."
+    ),
 ]
 StepOption = Annotated[
     str,

@@ -17,6 +17,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.live import Live
 
 Advance = Callable[[int], None]
 
@@ -93,6 +94,19 @@ class Screen:
             return
         with self._notes.status("") as status:
             yield status.update
+
+    @contextmanager
+    def live(self) -> Generator[Live]:
+        """A part of a terminal's stderr that is drawn anew by `update`; what is said meanwhile stands above it."""
+        from rich.live import Live
+
+        words = self._words
+        with Live("", console=self._notes, transient=True, refresh_per_second=4) as live:
+            self._words = self._notes  # so that sentences and the live part know of each other
+            try:
+                yield live
+            finally:
+                self._words = words
 
     @contextmanager
     def progress(self, description: str, total: int | None, *, unit: str = "bytes") -> Generator[Advance]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ckptgrow.choices import Accelerator, Logger, Precision, ResetPart, ScheduleKind, Strategy, words_of
+from ckptgrow.choices import Accelerator, Frozen, Logger, Precision, ResetPart, ScheduleKind, Strategy, words_of
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._paths import checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
@@ -53,6 +53,17 @@ def train(
     ] = "",
     step: Annotated[int | None, typer.Option(min=0, help="Schedule step to go on from with --resume.")] = None,
     rewarm: Annotated[int | None, typer.Option(min=0, help="Steps over which the learning rate rises again.")] = None,
+    rewarm_new: Annotated[
+        str | None,
+        typer.Option(
+            help="Times the learning rate for what the last growth added, rising to it over so many steps, as 1.3,250.",
+            metavar="PEAK,STEPS",
+        ),
+    ] = None,
+    freeze: Annotated[
+        Frozen | None,
+        typer.Option(help="'old-layers' trains only the layers that the last growth added [default: none]."),
+    ] = None,
     train_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps in all [default: 3000].")] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Sequences a device and micro-batch [default: 32].")
@@ -98,6 +109,14 @@ def train(
         int, typer.Option(min=1, help="Size of a validation, in 32 sequences, whatever --batch-size is.")
     ] = 50,
     val_sequences: Annotated[int | None, typer.Option(min=1, help="The same in sequences.", show_default=False)] = None,
+    until_slope: Annotated[
+        float | None,
+        typer.Option(
+            help="End early, at the validation where the slope d log L / d log C has risen past it, as -0.0475 for a "
+            "growth in width; the rule is that of plan watch.",
+            show_default=False,
+        ),
+    ] = None,
     log_every: Annotated[int, typer.Option(min=1, help="Steps between logged values.")] = 10,
     logger: Annotated[Logger, typer.Option(help="csv, or tensorboard or wandb beside it.")] = "csv",
     as_json: JsonOption = False,
@@ -129,10 +148,13 @@ def train(
         "val_every": val_every,
         "val_batches": val_batches,
         "val_sequences": val_sequences,
+        "until_slope": until_slope,
         "log_every": log_every,
         "logger": logger,
     }
     optional = {
+        "rewarm_new": None if rewarm_new is None else _rise(rewarm_new),
+        "freeze": freeze,
         "train_steps": train_steps,
         "batch_size": batch_size,
         "grad_accum": grad_accum,
@@ -195,6 +217,8 @@ def _say(screen: Screen, done: Trained) -> None:
         f"{done.checkpoint}: step {done.global_step:,}, {done.tokens_seen:,} tokens, lr {done.lr:g}"
         + (f"; {losses}" if losses else "")
     )
+    if done.slope_reached is not None:
+        screen.say(f"ended by its slope at step {done.slope_reached:,}: grow it now")
     screen.result(
         {
             "checkpoint": str(done.checkpoint),
@@ -203,6 +227,7 @@ def _say(screen: Screen, done: Trained) -> None:
             "loss": done.loss,
             "val_loss": done.val_loss,
             "lr": done.lr,
+            "slope_reached": done.slope_reached,
         }
     )
 
@@ -214,6 +239,14 @@ def _rate(value: str | None) -> float | None:
         return float(value)
     except ValueError as error:
         raise RequestError(f"--lr {value}: expected auto or a number") from error
+
+
+def _rise(value: str) -> tuple[float, int]:
+    peak, comma, steps = value.partition(",")
+    try:
+        return float(peak), int(steps if comma else "")
+    except ValueError as error:
+        raise RequestError(f"--rewarm-new {value}: expected a factor and a number of steps, as 1.3,250") from error
 
 
 def _config(path: Path) -> dict[str, Any]:

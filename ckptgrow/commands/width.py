@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ckptgrow.choices import FreshMoments, How, Separation
+from ckptgrow.choices import Fresh, FreshMoments, How, Separation
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._growth_shared import reset_parts, show, step_choice
 from ckptgrow.commands._paths import check_paths
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ckptgrow.growth.request import GrowthResult
 
 MOST_PARAMETERS = 10**9  # of models that are run to see how noise is conditioned
+WHOLE = 0.5  # the spread up to which no copy has more than the whole weight
 
 
 def width(
@@ -42,7 +43,7 @@ def width(
     separate: Annotated[
         Separation | None,
         typer.Option(
-            help="What tells the copies apart: 'split' deals each weight out to one copy (exact in every dtype), "
+            help="What tells the copies apart: 'split' deals each weight out to the copies (exact in every dtype), "
             "'noise' adds terms that cancel up to rounding, 'none' leaves the copies equal [default: split]."
         ),
     ] = None,
@@ -53,7 +54,23 @@ def width(
             "square; 'auto' is 0.25. 0 is --separate none."
         ),
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of the split or the noise.")] = 0,
+    spread: Annotated[
+        float | None,
+        typer.Option(
+            help="Of --separate split, how unequally weights are dealt out, up to 1.5: two copies get 1/2 + S and 1/2 "
+            "- S of each; at 0.5 one has all, at 1.5 twice the weight and the other minus the weight [default: 0.5].",
+            metavar="S",
+        ),
+    ] = None,
+    fresh: Annotated[
+        Fresh | None,
+        typer.Option(
+            help="With --how pad, how new coordinates are written and read: 'zero-copy' silences units by zeros and "
+            "copies the rest, 'zero-random' draws the rest, 'random-zero' draws units and reads them by zeros "
+            "[default: zero-random for --hidden, random-zero for units].",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split, the noise or what is drawn.")] = 0,
     fresh_moments: Annotated[
         FreshMoments,
         typer.Option(
@@ -61,6 +78,7 @@ def width(
         ),
     ] = "zero",
     lr_rule: options.LrRuleOption = "keep",
+    wd_rule: options.DecayRuleOption = "trajectory",
     step: options.StepOption = "keep",
     schedule: options.ScheduleOption = "",
     rewarm: options.RewarmOption = 0,
@@ -98,6 +116,7 @@ def width(
         fresh_moments=fresh_moments,
         schedule=schedule,
         moments=moments,
+        wd_rule=wd_rule,
     )
     values: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),
@@ -108,6 +127,8 @@ def width(
         "how": how,
         "separate": separate,
         "noise": _noise(noise),
+        "spread": spread,
+        "fresh": fresh,
         "seed": seed,
     }
     show(
@@ -115,25 +136,31 @@ def width(
         source,
         Screen(as_json),
         "widening",
-        lambda done: _conditioning(done, source, config),
+        lambda done: _conditioning(done, (source, target), config),
     )
 
 
-def _conditioning(done: GrowthResult, source: Path, config: Path | None) -> list[str]:
-    """How well the function is conditioned: by construction, or with noise measured in the real models."""
-    if done.record.get("separate") == "split":
-        return ["the copies are told apart by dealing weights out: nothing is rounded, in bfloat16 as in any precision"]
-    noise = done.record.get("noise", 0.0)
-    if noise == 0 or int(os.environ.get("RANK", "0")):
+def _conditioning(done: GrowthResult, pair: tuple[Path, Path], config: Path | None) -> list[str]:
+    """How well the function is conditioned: by construction, or where something multiplies rounding as measured in the
+    real models.
+    """
+    noise, spread = done.record.get("noise", 0.0), done.record.get("spread", 0.0)
+    if 0 < spread <= WHOLE:
+        return [
+            "the copies are told apart by dealing weights out: rounding multiplies nothing, in bfloat16 as in any "
+            "precision"
+        ]
+    if noise == spread or int(os.environ.get("RANK", "0")):
         return []
+    what = f"noise {noise:g}" if noise else f"spread {spread:g}"
     if done.num_parameters[1] > MOST_PARAMETERS:
-        return [f"noise {noise:g} multiplies rounding; not measured here, for the model is large: see verify"]
+        return [f"{what} multiplies rounding; not measured here, for the model is large: see verify"]
     from ckptgrow.verification.conditioning import conditioning
 
     try:
-        return [one.sentence(noise) for one in conditioning(source, done.out, config=config)]
+        return [one.sentence(what) for one in conditioning(*pair, config=config)]
     except CkptgrowError as error:  # it has grown all the same
-        return [f"how noise {noise:g} multiplies rounding could not be measured ({error})"]
+        return [f"how {what} multiplies rounding could not be measured ({error})"]
 
 
 def _noise(value: str) -> float | str:

@@ -107,6 +107,7 @@ class Family:
     made: Mapping[str, str] = field(default_factory=dict[str, str])  # spaces that the model's code makes of others
     buffers: tuple[str, ...] = ()
     dropout: tuple[str, ...] = ()  # config fields; any above zero separates copies by itself
+    activation: str | None = None  # the config field that names it, where one alone stands between two matrices
     padding: Padding | None = None  # None: new coordinates cannot be written so that nothing sees them
     residual: tuple[str, ...] = ("residual", "normed", "final")  # spaces that grow together with the hidden size
     stacks: Mapping[str, str] = field(default_factory=dict[str, str])  # beginning of names, config field of its layers

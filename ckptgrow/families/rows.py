@@ -20,14 +20,14 @@ EMBEDDING = Parameter("model.embed_tokens.weight", "vocab -> residual")
 ATTENTION = (
     Parameter(LAYER + "self_attn.q_proj.weight", "(heads head) <- normed"),
     Parameter(LAYER + "self_attn.k_proj.weight", "(kv_heads head) <- normed"),
-    Parameter(LAYER + "self_attn.v_proj.weight", "(kv_heads head) <- normed"),
+    Parameter(LAYER + "self_attn.v_proj.weight", "(kv_heads! head) <- normed"),
     Parameter(LAYER + "self_attn.o_proj.weight", "residual <- (heads head)"),
 )
 
 ATTENTION_BIASES = (
     Parameter(LAYER + "self_attn.q_proj.bias", "(heads head)", when="attention_bias"),
     Parameter(LAYER + "self_attn.k_proj.bias", "(kv_heads head)", when="attention_bias"),
-    Parameter(LAYER + "self_attn.v_proj.bias", "(kv_heads head)", when="attention_bias"),
+    Parameter(LAYER + "self_attn.v_proj.bias", "(kv_heads! head)", when="attention_bias"),
     Parameter(LAYER + "self_attn.o_proj.bias", "residual", when="attention_bias"),
 )
 
@@ -38,19 +38,19 @@ HEAD_NORMS = (
 
 GATED_FFN = (
     Parameter(LAYER + "mlp.gate_proj.weight", "ffn <- normed"),
-    Parameter(LAYER + "mlp.up_proj.weight", "ffn <- normed"),
+    Parameter(LAYER + "mlp.up_proj.weight", "ffn! <- normed"),
     Parameter(LAYER + "mlp.down_proj.weight", "residual <- ffn"),
 )
 
 FFN_BIASES = (
     Parameter(LAYER + "mlp.gate_proj.bias", "ffn", when="mlp_bias"),
-    Parameter(LAYER + "mlp.up_proj.bias", "ffn", when="mlp_bias"),
+    Parameter(LAYER + "mlp.up_proj.bias", "ffn!", when="mlp_bias"),
     Parameter(LAYER + "mlp.down_proj.bias", "residual", when="mlp_bias"),
 )
 
 EXPERTS = (
     Parameter(LAYER + "mlp.gate.weight", "experts <- normed"),
-    Parameter(LAYER + "mlp.experts.gate_up_proj", "experts: (2 ffn) <- normed"),
+    Parameter(LAYER + "mlp.experts.gate_up_proj", "experts: (2! ffn) <- normed"),
     Parameter(LAYER + "mlp.experts.down_proj", "experts: residual <- ffn"),
 )
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 
 from typing_extensions import NotRequired, TypedDict
 
-from ckptgrow.choices import FreshMoments, How, LrRule, MomentRule, NewLayer, Part, Separation
+from ckptgrow.choices import DecayRule, Fresh, FreshMoments, How, LrRule, MomentRule, NewLayer, Part, Separation
 from ckptgrow.errors import CheckpointError
 from ckptgrow.storage.fingerprint import Fingerprint
 
@@ -28,7 +28,9 @@ class OperatorRecord(TypedDict):
     how: NotRequired[How]
     separate: NotRequired[Separation]
     noise: NotRequired[float]
+    spread: NotRequired[float]
     seed: NotRequired[int]
+    fresh: NotRequired[Fresh]
     residual: NotRequired[int]
     heads: NotRequired[int]
     kv_heads: NotRequired[int]
@@ -52,6 +54,7 @@ class GrowthRecord(OperatorRecord):
     schedule: NotRequired[str]
     fresh_moments: NotRequired[FreshMoments]
     moments: NotRequired[MomentRule]
+    wd_rule: NotRequired[DecayRule]
     new_coordinates: NotRequired[dict[str, list[list[int]]]]
     version: str
     torch: str
@@ -67,11 +70,14 @@ class Rewarm(TypedDict):
 
 
 class GrowthLog(TypedDict, total=False):
-    """See the module's head; `config` is the grown one where hyper-parameters cannot hold it."""
+    """See the module's head; `rewarm_new` is the rise of new entries' rates in a run that goes on, `config` the grown
+    one where hyper-parameters cannot hold it.
+    """
 
     version: str
     history: list[GrowthRecord]
     rewarm: Rewarm | None
+    rewarm_new: Mapping[str, float]
     global_step: int | None
     config: Mapping[str, Any]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ckptgrow.choices import NewLayer, Place
 from ckptgrow.errors import RequestError, listing
+from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.refusals import check_exact
@@ -26,8 +27,8 @@ RHO = 1.412  # steps before over steps after growth in depth (Shen et al., table
 
 
 def depth(
-    source: str | Path,
-    target: str | Path,
+    source: Source,
+    target: str | Path | None,
     *,
     factor: int | None = None,
     layers: Sequence[int] | None = None,
@@ -48,7 +49,7 @@ def depth(
     """
     asked = _Asked(factor, layers, every, place, new)
     asked.check()
-    return grow(Path(source), Path(target), asked.operator, request or StateRequest(), progress)
+    return grow(source, target, asked.operator, request or StateRequest(), progress)
 
 
 @dataclass(frozen=True)

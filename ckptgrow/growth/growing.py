@@ -8,18 +8,21 @@ from functools import cached_property
 from pathlib import Path
 
 from ckptgrow.errors import RequestError
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.growth.lineage import Descent, descents
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.request import StateRequest
 from ckptgrow.growth.tensors.grown_tensors import checked_finite
 from ckptgrow.state.architecture import Architecture
-from ckptgrow.state.opening import TrainingState, open_state
+from ckptgrow.state.opening import TrainingState, understood
 from ckptgrow.state.optimizer_state import OptimizerState
 from ckptgrow.storage.fingerprint import Fingerprint
 from ckptgrow.storage.tensors import LazyTensor, is_lazy
 
 LATEST_STEP = 10**7  # schedules are run up to it
 OperatorFor = Callable[[Architecture], Operator]
+Source = str | Path | Checkpoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +78,15 @@ class Growing:
         return {one.name: one for one in self.lineage}
 
 
-def opened(source: Path, operator_for: OperatorFor, request: StateRequest) -> Growing:
+def opened(source: Path | Checkpoint, operator_for: OperatorFor, request: StateRequest) -> Growing:
     """Reads and understands a checkpoint that is to grow, and all that is asked of it.
 
     Raises a CkptgrowError for what does not fit, in the checkpoint or in the request.
     """
     request.check()
-    old = open_state(
-        source,
+    read = read_checkpoint(source) if isinstance(source, Path) else source
+    old = understood(
+        read,
         config=request.config,
         drop=request.drop,
         param_order=request.param_order,
@@ -92,7 +96,7 @@ def opened(source: Path, operator_for: OperatorFor, request: StateRequest) -> Gr
     operator = operator_for(old.architecture)
     if not request.allow_nonfinite:
         states = enumerate(old.optimizers)
-        old = replace(old, optimizers=tuple(_checked(one, f"{source}: optimizer {index}") for index, one in states))
+        old = replace(old, optimizers=tuple(_checked(one, f"{read.path}: optimizer {index}") for index, one in states))
     step = _new_step(old.checkpoint.position.global_step, request, operator.rho)
     return Growing(old, operator, request, step, descents(old.claim, operator), Fingerprint(old.stored))
 

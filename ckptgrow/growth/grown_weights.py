@@ -93,8 +93,10 @@ def _weight(one: Descent, operator: Operator, source: _Source) -> LazyTensor:
     if one.old.layout.offset:
         return gathered_beside(old, gather, one.old.layout.offset)
     if operator.separate == "split":
-        split = split_for(one.growth, seed=operator.seed, name=source.name, first_row=source.first_row)
-        return gathered(old, gather) if split is None else dealt(old, split)
+        split = split_for(
+            one.growth, seed=operator.seed, name=source.name, spread=operator.spread, first_row=source.first_row
+        )
+        return gathered(old, gather) if split is None else dealt(old, split, name)
     if operator.separate == "none":
         return gathered(old, gather)
     return with_noise(old, gather, _noise(one, operator, source.measure), f"{name}: noise {operator.noise:g}")

@@ -30,6 +30,7 @@ class Operator:
     block_weights: BlockWeights = tile
     separate: Separation = "none"  # what tells the copies of a space apart (`spaces.split`, `spaces.noise`)
     noise: float = 0.0  # in units of each matrix's root mean square
+    spread: float = 0.0  # of a split: for two copies, the shares' distance from ½
     seed: int = 0
     _by_layout: dict[Layout, TensorGrowth] = field(default_factory=dict[Layout, TensorGrowth], init=False, repr=False)
 

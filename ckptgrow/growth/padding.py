@@ -1,15 +1,28 @@
 """Growing by fresh coordinates: any hidden size, exactly, and with nothing trapped, for there are no copies.
 
-Residual coordinates are written as zero (RMSNorm) or as the mean of the old ones (LayerNorm) and read through drawn
-columns. With d → d' of them a norm's gain is multiplied by √(d/d') and its ε by d/d', so that
+One side of what is new is zero, so that the function stays, and the other is not, so that the zeros get gradients:
+
+                 residual coordinates are             new heads and feed-forward units have
+    zero-copy    read by copies of old columns        zero values, or one zero factor; the rest copied
+    zero-random  read by drawn columns                the same; the rest drawn
+    random-zero  –                                    drawn rows, read by columns of zeros
+
+Residual coordinates are always written as zero (RMSNorm) or as the mean of the old ones (LayerNorm): drawn ones would
+be in the norm. With d → d' of them a norm's gain is multiplied by √(d/d') and its ε by d/d', so that
 
     γ √(d/d') x / √(Σx²/d' + ε d/d')  =  γ x / √(Σx²/d + ε).
 
-New heads and feed-forward units are drawn, and read by columns of zeros. Gradients of old entries stay as they were,
-those of gains are √(d'/d) as large; behind a LayerNorm what writes the residual stream has no constant factor, because
-the new coordinates' gradients enter the mean that the norm's backward pass takes away.
+Of a gated unit act(g)·u only u may be zero, for with g = u = 0 both have gradient zero for ever; of a unit act(u) with
+one matrix alone u may be zero where act(0) = 0 and act'(0) ≠ 0, which is so for GELU and SiLU and not for ReLU. A head
+is zero by its values. Without any of these `zero-copy` and `zero-random` are refused.
 
-Source: Wang et al., "LEMON: Lossless Model Expansion", arXiv 2310.07999; the gradients are derived here.
+Gradients of old entries stay as they were, those of gains are √(d'/d) as large; behind a LayerNorm what writes the
+residual stream has no constant factor, because the new coordinates' gradients enter the mean that the norm's backward
+pass takes away. New entries begin with zero moments: they have seen no gradient, and whatever is multiplied by a zero
+of the other side had gradient zero.
+
+Source: Wang et al., "LEMON: Lossless Model Expansion", arXiv 2310.07999; "SPARKLING", arXiv 2602.02472 (zero-copy and
+its rivals compared); the gradients, and what may be zero, are derived here.
 """
 
 from __future__ import annotations
@@ -17,19 +30,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ckptgrow.choices import Fresh
 from ckptgrow.errors import RequestError
 from ckptgrow.families.family import Padding
-from ckptgrow.spaces.growth import Growth, identity, padded
+from ckptgrow.spaces.growth import Filling, Growth, Read, identity, padded
+from ckptgrow.spaces.layout import parse
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
 
-UNITS = ("heads", "kv_heads", "ffn", "dense_ffn")  # drawn, and read by zeros
+UNITS = ("heads", "kv_heads", "ffn", "dense_ffn")
+OF_UNITS: Mapping[Fresh, Filling] = {
+    "zero-copy": Filling("copied", "zero", "copied"),
+    "zero-random": Filling("drawn", "zero", "drawn"),
+    "random-zero": Filling("drawn", "drawn", "zero"),
+}
+ALIVE_AT_ZERO = (  # act(0) = 0 and act'(0) ≠ 0, by transformers' names
+    *("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate"),
+    *("quick_gelu", "silu", "swish", "mish", "tanh", "linear", "hardswish"),
+)
 
 
-def padded_growths(old: Architecture, sizes: Mapping[str, int]) -> tuple[dict[str, Growth], dict[str, Any]]:
-    """How every space grows, and the grown config; `sizes` are those asked for ("residual", "heads", …).
+def padded_growths(
+    old: Architecture, sizes: Mapping[str, int], fresh: Fresh | None
+) -> tuple[dict[str, Growth], dict[str, Any]]:
+    """How every space grows, and the grown config; `sizes` are those asked for ("residual", "heads", …); `fresh` is as
+    in the module's head, None "zero-random" for residual coordinates and "random-zero" for units.
 
-    Raises RequestError for sizes that cannot be, or a family whose config forbids it.
+    Raises RequestError for sizes that cannot be, a family whose config forbids it, or units that would be dead.
     """
     new = {**old.sizes, **_units(old, sizes)}
     hidden = sizes.get("residual", old.sizes["residual"])
@@ -44,27 +71,51 @@ def padded_growths(old: Architecture, sizes: Mapping[str, int]) -> tuple[dict[st
         raise RequestError(f"⟦{_option(next(iter(sizes)))}⟧: the model has this size already, expected a larger one")
     changed = with_sizes(old, new)
     growths = {space: identity(size) for space, size in old.sizes.items()}
-    growths |= {
-        space: padded(old.sizes[space], new[space], "drawn", read_drawn=False)
-        for space in UNITS
-        if space in old.sizes and new[space] > old.sizes[space]
-    }
+    for space in (one for one in UNITS if one in old.sizes and new[one] > old.sizes[one]):
+        _check_alive(old, space, fresh)
+        growths[space] = padded(old.sizes[space], new[space], OF_UNITS[fresh or "random-zero"])
     if hidden > old.sizes["residual"]:
         padding = _padding_of(old)
         changed[padding.eps] = old.config[padding.eps] * old.sizes["residual"] / hidden
-        growths |= _residual(old, padding, hidden)
+        growths |= _residual(old, padding, hidden, fresh or "zero-random")
     return growths, changed
 
 
-def _residual(old: Architecture, padding: Padding, hidden: int) -> dict[str, Growth]:
+def _check_alive(old: Architecture, space: str, fresh: Fresh | None) -> None:
+    """Raises RequestError where units that are written as zero would not be silent, or never get a gradient."""
+    if fresh in (None, "random-zero") or space not in ("ffn", "dense_ffn") or _is_gated(old, space):
+        return
+    name = old.config.get(old.family.activation) if old.family.activation else None
+    if name not in ALIVE_AT_ZERO:
+        raise RequestError(
+            f"{old.where}: ⟦fresh {fresh}⟧ writes new units as zero, and with the activation {name} they would not be "
+            "silent there or never get a gradient, expected one as gelu or silu; use ⟦fresh random-zero⟧"
+        )
+
+
+def _is_gated(old: Architecture, space: str) -> bool:
+    """Whether the units of a space are products, so that one factor may be zero while the other is not."""
+    writers = [parse(one.layout) for one in old.family.parameters if old.holds(one.when)]
+    written = [axis for layout in writers for axis in layout.axes if axis.role == "out" and space in axis.spaces]
+    sizes = {name: identity(size) for name, size in old.sizes.items()}
+    marks = [axis.growth(sizes).silencing for axis in written]
+    return any(one is None or not one.all() for one in marks)
+
+
+def _residual(old: Architecture, padding: Padding, hidden: int, fresh: Fresh) -> dict[str, Growth]:
+    if fresh == "random-zero":
+        raise RequestError(
+            f"⟦fresh random-zero⟧ ⟦hidden {hidden}⟧: drawn coordinates of the residual stream would be in its norms, "
+            "expected zero-copy or zero-random"
+        )
+    read: Read = "copied" if fresh == "zero-copy" else "drawn"
     ratio = hidden / old.sizes["residual"]
     powers = padding.scale_tied if old.is_tied else padding.scale
     return {
         space: padded(
             old.sizes[space],
             hidden,
-            "mean" if padding.norm == "layer" and space == "residual" else "zero",
-            read_drawn=True,
+            Filling("mean" if padding.norm == "layer" and space == "residual" else "zero", read=read),
             norm=ratio**-0.5,
             scale=ratio ** powers.get(space, 0.0),
         )

@@ -15,7 +15,7 @@ from ckptgrow.formats.growth_log import GrowthHistory, GrowthLog, GrowthRecord, 
 from ckptgrow.formats.known_formats import check_output, write_checkpoint
 from ckptgrow.formats.left_behind import check_left_behind
 from ckptgrow.growth.carried_state import check_carried, without_best
-from ckptgrow.growth.growing import Growing, OperatorFor, opened
+from ckptgrow.growth.growing import Growing, OperatorFor, Source, opened
 from ckptgrow.growth.grown_weights import grown_weights
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.growth.training.first_updates import first_update_notes
@@ -23,6 +23,7 @@ from ckptgrow.growth.training.grown_training import grown_training
 from ckptgrow.progress import Progress
 from ckptgrow.spaces.growth import runs_of
 from ckptgrow.state.optimizer_state import without_record
+from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.storage.tensors import num_elements
 from ckptgrow.version import __version__
 
@@ -39,10 +40,17 @@ class _Grown:
 
 
 def grow(
-    source: Path, target: Path, operator_for: OperatorFor, request: StateRequest, progress: Progress
+    source: Source, target: str | Path | None, operator_for: OperatorFor, request: StateRequest, progress: Progress
 ) -> GrowthResult:
-    """Grows a whole training state from one path to another."""
-    check_output(source, target, force=request.force)
+    """Grows a whole training state from one path to another. A checkpoint that was read takes the place of its path;
+    without a target nothing is written, and the result holds the grown checkpoint, its tensors still to be made.
+    """
+    source = Path(source) if isinstance(source, str) else source
+    if target is None:
+        growing = opened(source, operator_for, request)
+        return _result(growing, _grown(growing), None)
+    target = Path(target)
+    check_output(source if isinstance(source, Path) else source.path, target, force=request.force)
     processes().wait()  # all have looked before one writes
     growing = opened(source, operator_for, request)
     grown = _grown(growing)
@@ -94,6 +102,12 @@ def _kept_notes(growing: Growing) -> list[str]:
     unrecorded = without_record(growing.old.optimizers, growing.old.trained)
     if unrecorded:
         notes.append(f"the optimizer has no record of {listing(unrecorded)}: frozen, or lost?")
+    if NEW_RISE in old.growth.log:
+        peak = old.growth.log[NEW_RISE].get("peak")
+        notes.append(
+            f"what was new in the growth before had up to {peak} times the learning rate: that ends here, for the "
+            "grown run's new entries are this growth's"
+        )
     if unread:
         notes.append(
             f"carried as bytes, for they cannot be looked into: {listing(unread)}; leave out with ⟦drop⟧ what holds "
@@ -123,6 +137,8 @@ def _record(growing: Growing) -> GrowthRecord:
         record["fresh_moments"] = request.fresh_moments
     if request.moments != "algebra":
         record["moments"] = request.moments
+    if request.wd_rule != "trajectory":
+        record["wd_rule"] = request.wd_rule
     new = {space: runs_of(one.is_new) for space, one in growing.operator.growths.items() if one.is_new.any()}
     if new:
         record["new_coordinates"] = new
@@ -136,9 +152,10 @@ def _growth_log(growing: Growing, record: GrowthRecord) -> GrowthLog:
     return {"version": __version__, "history": history, "rewarm": rewarm, "global_step": step}
 
 
-def _result(growing: Growing, grown: _Grown, target: Path) -> GrowthResult:
+def _result(growing: Growing, grown: _Grown, target: Path | None) -> GrowthResult:
     old = growing.old
-    sha256 = growing.fingerprint.value() if processes().rank == 0 else None
+    is_read = target is not None and processes().rank == 0
+    sha256 = growing.fingerprint.value() if is_read else None
     return GrowthResult(
         out=target,
         old=old.architecture.own_sizes,
@@ -152,4 +169,6 @@ def _result(growing: Growing, grown: _Grown, target: Path) -> GrowthResult:
         step=(old.checkpoint.position.global_step, growing.step),
         notes=tuple(map(Message, grown.notes)),
         record=grown.record if sha256 is None else {**grown.record, "source_sha256": sha256},
+        config=growing.operator.config,
+        grown=grown.checkpoint if target is None else None,
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from ckptgrow.choices import FreshMoments, LrRule, MomentRule, Part, StepWord
+from ckptgrow.choices import DecayRule, FreshMoments, LrRule, MomentRule, Part, StepWord
 from ckptgrow.errors import RequestError
+from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.growth_log import GrowthRecord
 from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES
 
@@ -21,7 +23,8 @@ class StateRequest:
     `step`: the schedule step to go on from; "keep" leaves it, "auto" divides it by the operator's ρ. `rewarm`: steps
     over which the learning rate rises again from there. `reset`: parts to leave out of the grown checkpoint; "new"
     leaves out the moments of entries whose row, column or layer is new, which are then zero. `moments`: old moments
-    become those that the grown model would have gathered, or stay unscaled, in copies too.
+    become those that the grown model would have gathered, or stay unscaled, in copies too. `wd_rule`: how decoupled
+    weight decay follows learning rates under `lr_rule` "mup" (see `learning_rates`).
     `fresh_moments`: second moments of entries that copy nothing, zero or the mean of their row or column; first ones
     are zero. `max_shard_bytes` bounds the files of a Hugging Face directory's weights. `schedule`: what the user says
     of a LambdaLR's function (see `step_functions`).
@@ -41,12 +44,17 @@ class StateRequest:
     fresh_moments: FreshMoments = "zero"
     schedule: str = ""
     moments: MomentRule = "algebra"
+    wd_rule: DecayRule = "trajectory"
 
     def check(self) -> None:
         """Raises RequestError for what contradicts itself."""
         if "optimizer" in self.reset and (self.begins_anew or self.moments != "algebra"):
             other = "⟦reset new⟧" if self.begins_anew else f"⟦moments {self.moments}⟧"
             raise RequestError(f"⟦reset optimizer⟧ leaves out all moments, expected no {other} beside it; choose one")
+        if self.wd_rule != "trajectory" and self.lr_rule == "keep":
+            raise RequestError(
+                f"⟦wd_rule {self.wd_rule}⟧: ⟦lr_rule keep⟧ leaves weight decay too, expected ⟦lr_rule mup⟧"
+            )
         if self.begins_anew and self.fresh_moments != "zero":
             raise RequestError(
                 f"⟦fresh_moments {self.fresh_moments}⟧ fills what ⟦reset new⟧ makes zero, expected one of them"
@@ -60,9 +68,11 @@ class StateRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class GrowthResult:
-    """What a growth did; `notes` are sentences that a user should read."""
+    """What a growth did; `notes` are sentences that a user should read, `config` is the grown model's. `out` is None
+    where nothing was written: `grown` is the checkpoint then, its tensors still to be made.
+    """
 
-    out: Path
+    out: Path | None
     old: Mapping[str, int]
     new: Mapping[str, int]
     num_parameters: tuple[int, int]
@@ -71,3 +81,5 @@ class GrowthResult:
     step: tuple[int | None, int | None]
     record: GrowthRecord
     notes: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    grown: Checkpoint | None = None

@@ -7,13 +7,14 @@ Chen, Goodfellow, Shlens, "Net2Net", arXiv 1511.05641.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from ckptgrow.choices import How, Separation
+from ckptgrow.choices import Fresh, How, Separation
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.growth_log import OperatorRecord
+from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.padding import padded_growths
 from ckptgrow.growth.pipeline import grow
@@ -24,6 +25,7 @@ from ckptgrow.progress import Progress, silent
 from ckptgrow.spaces.gather import BlockWeights, diagonal, tile
 from ckptgrow.spaces.growth import Growth, copies, identity, product, shrunken_copies
 from ckptgrow.spaces.layers import Layer
+from ckptgrow.spaces.split import WHOLE
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
 from ckptgrow.state.sizes import LARGEST_SIZE
@@ -33,11 +35,12 @@ GROWING = ("heads", "kv_heads", "ffn", "dense_ffn")  # besides the residual stre
 RHO = 1.776  # steps before over steps after growth in width (Shen et al., table 3)
 NOISE = 0.25  # where noise is asked for without its strength; more makes the loss jump after growth
 MOST_NOISE = 64.0
+MOST_SPREAD = 1.5  # the last one at which two shares of any number sum to it to the bit
 
 
 def width(
-    source: str | Path,
-    target: str | Path,
+    source: Source,
+    target: str | Path | None,
     *,
     factor: int | None = None,
     ffn: int | None = None,
@@ -47,6 +50,8 @@ def width(
     how: How = "diagonal",
     separate: Separation | None = None,
     noise: float | Literal["auto"] = "auto",
+    spread: float | None = None,
+    fresh: Fresh | None = None,
     seed: int = 0,
     request: StateRequest | None = None,
     progress: Progress = silent,
@@ -54,20 +59,32 @@ def width(
     """Grows a checkpoint's width: everything by a whole `factor` (2 where no size is given), or single spaces.
 
     The function stays the same; moments become those that the grown model would have gathered (exactly, without
-    separation). `separate` says what tells the copies apart: "split" (the default) deals every old weight out to one
-    of the copies that it reads, which is exact in every dtype; "noise" adds terms that the function cannot see but its
-    rounding can, of strength `noise` in units of each matrix's root mean square; "none" leaves the copies equal, with
-    `how` their blocks. A number for `noise` chooses between the latter two by itself. With `how` "pad" new coordinates
-    copy nothing, so that `hidden` may have any size (see `padding`).
+    separation). `separate` says what tells the copies apart: "split" (the default) deals every old weight out to the
+    copies that it reads, exact in every dtype, with `spread` how unequally: two copies get ½ ± spread of it, so at ½
+    (the default) one has all (see `spaces.split`); "noise" adds terms that the function cannot see but its rounding
+    can, of strength `noise` in units of each matrix's root mean square; "none" leaves the copies equal, with `how`
+    their blocks. A number for `noise` chooses between the latter two by itself. With `how` "pad" new coordinates copy
+    nothing, so that `hidden` may have any size, and `fresh` says how they begin (see `padding`).
 
     Raises RequestError for sizes that cannot be, CkptgrowError for what is wrong with the source.
     """
     asked = (("residual", hidden), ("ffn", ffn), ("heads", heads), ("kv_heads", kv_heads))
     sizes = {space: size for space, size in asked if size is not None}
     _check(factor, sizes, how, request or StateRequest())
-    separation, sigma = _separation(how, separate, noise)
-    plan = _Plan(factor if sizes else factor or 2, sizes, how, separation, sigma, seed)
-    return grow(Path(source), Path(target), plan.operator, request or StateRequest(), progress)
+    if fresh is not None and how != "pad":
+        raise RequestError(f"⟦fresh {fresh}⟧: says how what copies nothing begins; leave it out, or give ⟦how pad⟧")
+    separation = _separation(how, separate, noise)
+    plan = _Plan(factor if sizes else factor or 2, sizes, how, _spread_out(separation, spread), fresh, seed)
+    return grow(source, target, plan.operator, request or StateRequest(), progress)
+
+
+@dataclass(frozen=True)
+class _Separating:
+    """What tells the copies apart, with the noise's strength and the split's spread; 0 where there is none."""
+
+    kind: Separation
+    noise: float = 0.0
+    spread: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -77,14 +94,14 @@ class _Plan:
     factor: int | None
     sizes: Mapping[str, int]
     how: How
-    separate: Separation
-    noise: float
+    separation: _Separating
+    fresh: Fresh | None
     seed: int
 
     def operator(self, old: Architecture) -> Operator:
         """What it does to a model; raises RequestError for sizes that this one cannot have."""
         _check_size(old.sizes["residual"] * (self.factor or 1), *self.sizes.values())
-        growths, config = _padded(old, self.sizes) if self.how == "pad" else _copied(old, self.factor or self.sizes)
+        growths, config = self._padded(old) if self.how == "pad" else _copied(old, self.factor or self.sizes)
         if self.factor is None:
             old.with_config(config).check_accepted()  # some families want hidden to be a multiple of heads all the same
         has_dropout = any(old.config.get(field) for field in old.family.dropout)
@@ -92,11 +109,12 @@ class _Plan:
             growths=growths,
             layers=[Layer(index, "old") for index in range(old.num_layers)],
             config=config,
-            trapped=self.separate == "none" and not has_dropout and self.how != "pad",
+            trapped=self.separation.kind == "none" and not has_dropout and self.how != "pad",
             rho=RHO,
             block_weights=BLOCK_WEIGHTS[self.how],
-            separate=self.separate,
-            noise=self.noise,
+            separate=self.separation.kind,
+            noise=self.separation.noise,
+            spread=self.separation.spread,
             seed=self.seed,
             record=self._record(),
         )
@@ -104,8 +122,20 @@ class _Plan:
     def _record(self) -> OperatorRecord:
         """What the history keeps of it."""
         asked = {"operator": "width", "factor": self.factor, **self.sizes, "how": self.how}
-        separation = {"separate": self.separate, "noise": self.noise, "seed": self.seed}
-        return cast(OperatorRecord, cast(object, {**asked, **separation}))
+        separation = {
+            "separate": self.separation.kind,
+            "noise": self.separation.noise,
+            "spread": self.separation.spread,
+            "seed": self.seed,
+        }
+        fresh = {"fresh": self.fresh} if self.how == "pad" else {}
+        return cast(OperatorRecord, cast(object, {**asked, **separation, **fresh}))
+
+    def _padded(self, old: Architecture) -> tuple[dict[str, Growth], dict[str, Any]]:
+        """How every space grows by coordinates that copy nothing, and the grown config."""
+        for space in self.sizes:
+            check_exact(old, "hidden" if space == "residual" else space)
+        return padded_growths(old, self.sizes, self.fresh)
 
 
 def _check_size(*new: int) -> None:
@@ -113,8 +143,8 @@ def _check_size(*new: int) -> None:
         raise RequestError(f"a size of {max(new)} is beyond any model, expected at most {LARGEST_SIZE}")
 
 
-def _separation(how: How, separate: Separation | None, noise: float | Literal["auto"]) -> tuple[Separation, float]:
-    """What tells the copies apart, and the strength of the noise; raises RequestError for what contradicts itself."""
+def _separation(how: How, separate: Separation | None, noise: float | Literal["auto"]) -> _Separating:
+    """What tells the copies apart, a split's spread aside; raises RequestError for what contradicts itself."""
     if noise != "auto" and not 0 <= noise <= MOST_NOISE:
         raise RequestError(
             f"⟦noise {noise}⟧: expected auto, or 0 to {MOST_NOISE:g} (times each matrix's root mean square)"
@@ -123,11 +153,25 @@ def _separation(how: How, separate: Separation | None, noise: float | Literal["a
         if noise not in ("auto", 0) or separate not in (None, "none"):
             asked = f"⟦noise {noise}⟧" if separate is None else f"⟦separate {separate}⟧"
             raise RequestError(f"{asked}: ⟦how pad⟧ makes no copies that it could tell apart; leave it out")
-        return "none", 0.0
+        return _Separating("none")
     asked_for: Separation = separate or ("split" if noise == "auto" else "noise" if noise else "none")
     if noise != "auto" and (noise > 0) != (asked_for == "noise"):
         raise RequestError(f"⟦separate {asked_for}⟧ and ⟦noise {noise:g}⟧ contradict each other; choose one")
-    return asked_for, (NOISE if noise == "auto" else float(noise)) if asked_for == "noise" else 0.0
+    return _Separating(asked_for, (NOISE if noise == "auto" else float(noise)) if asked_for == "noise" else 0.0)
+
+
+def _spread_out(separation: _Separating, spread: float | None) -> _Separating:
+    """The same with a split's spread; raises RequestError for one that nothing can have."""
+    if separation.kind == "split":
+        if spread is not None and not 0 < spread <= MOST_SPREAD:
+            raise RequestError(
+                f"⟦spread {spread:g}⟧: expected more than 0, which is ⟦separate none⟧, and at most {MOST_SPREAD:g}, at "
+                "which two copies get twice the weight and minus the weight"
+            )
+        return replace(separation, spread=WHOLE if spread is None else float(spread))
+    if spread is not None:
+        raise RequestError(f"⟦spread {spread:g}⟧: says how ⟦separate split⟧ deals weights out; leave it out")
+    return separation
 
 
 def _check(factor: int | None, sizes: Mapping[str, int], how: How, request: StateRequest) -> None:
@@ -148,13 +192,6 @@ def _check(factor: int | None, sizes: Mapping[str, int], how: How, request: Stat
         raise RequestError("⟦how pad⟧: expected sizes (⟦hidden⟧, ⟦heads⟧, ⟦kv_heads⟧, ⟦ffn⟧) and no ⟦factor⟧")
     if request.lr_rule == "mup":
         raise RequestError("⟦lr_rule mup⟧: new coordinates copy nothing, so no old lr changes; use ⟦lr_rule keep⟧")
-
-
-def _padded(old: Architecture, sizes: Mapping[str, int]) -> tuple[dict[str, Growth], dict[str, Any]]:
-    """How every space grows by coordinates that copy nothing, and the grown config."""
-    for space in sizes:
-        check_exact(old, "hidden" if space == "residual" else space)
-    return padded_growths(old, sizes)
 
 
 def _copied(old: Architecture, asked: int | Mapping[str, int]) -> tuple[dict[str, Growth], dict[str, Any]]:

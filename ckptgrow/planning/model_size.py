@@ -22,7 +22,7 @@ def model_size(value: str) -> float:
     except ValueError:
         config = _config(Path(value))
         with at(value):
-            return float(_without_embeddings(config))
+            return float(num_params(config))
     if not 0 < number < math.inf:
         raise RequestError(f"⟦params {value}⟧: expected a number above zero")
     return number
@@ -41,7 +41,8 @@ def _config(path: Path) -> Mapping[str, Any]:
     return architecture_of(read_checkpoint(path)).config
 
 
-def _without_embeddings(config: Mapping[str, Any]) -> int:
+def num_params(config: Mapping[str, Any]) -> int:
+    """N of the model of a transformers config."""
     import torch
 
     from ckptgrow.state.counting import num_without_embeddings

@@ -8,7 +8,7 @@ second half of the curve best, whose slope −β·(1 − E/L) is known at every 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -45,13 +45,25 @@ class Watch:
         return self.crossed_at is not None and self.slope_interval[1] > self.threshold
 
     @property
+    def is_likely(self) -> bool:
+        """Whether it is time, and the slope now is rather above τ than below: what an unwatched run grows by. The rule
+        alone takes the first crossing, which among few evaluations is often noise.
+        """
+        return self.crossed_at is not None and self.slope > self.threshold
+
+    @property
     def is_sure(self) -> bool:
         """Whether the slope's interval is on one side of τ."""
         return not self.slope_interval[0] <= self.threshold <= self.slope_interval[1]
 
 
 def watch(curve: Curve, threshold: float) -> Watch:
-    """What a curve says so far."""
+    """What a curve says so far, and the step that a power law predicts."""
+    return replace(slope_watch(curve, threshold), predicted=predicted_step(curve, threshold))
+
+
+def slope_watch(curve: Curve, threshold: float) -> Watch:
+    """What a curve says so far, without a prediction."""
     x, y = np.log(curve.steps), np.log(curve.losses)
     centre, slopes, variances = local_quadratic(x, y)
     recent = slice(-min(len(x), max(10, len(x) // 4)), None)
@@ -65,7 +77,7 @@ def watch(curve: Curve, threshold: float) -> Watch:
         slope,
         error,
         None if crossed is None else int(curve.steps[crossed]),
-        predicted_step(curve, threshold),
+        None,
     )
 
 

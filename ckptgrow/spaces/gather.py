@@ -24,9 +24,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from ckptgrow.spaces.growth import FloatVector, Growth, Run
+from ckptgrow.spaces.growth import FRESH, BoolVector, FloatVector, Growth, Run
 from ckptgrow.spaces.layout import Layout, Role
 
+ZEROS = ("zero", "mean")  # ways of writing a fresh coordinate that copy and draw nothing
 ReadRows = Callable[[int, int], torch.Tensor]
 
 
@@ -54,6 +55,30 @@ class GrownAxis:
 
     role: Role
     growth: Growth
+
+    @cached_property
+    def is_zero(self) -> BoolVector:
+        """For every new coordinate: whether it is fresh and filled with zeros, or a mean that takes their place."""
+        fresh, filling = self.growth.is_fresh, self.growth.filling
+        if self.role == "in":
+            return fresh & (filling.read == "zero")
+        marked = np.zeros_like(fresh) if self.growth.silencing is None else self.growth.silencing
+        return fresh & np.where(marked, filling.silencing in ZEROS, filling.written in ZEROS)
+
+    @cached_property
+    def is_drawn(self) -> BoolVector:
+        """For every new coordinate: whether it is fresh, and filled with drawn numbers."""
+        filling = self.growth.filling
+        is_copied = (filling.read if self.role == "in" else filling.written) == "copied"
+        has_template = self.growth.begins_as != FRESH
+        return self.growth.is_fresh & ~self.is_zero & ~(is_copied & has_template)
+
+    @cached_property
+    def begun(self) -> GrownAxis:
+        """The axis with fresh coordinates that begin as copies as copies."""
+        begins_as = np.where(self.is_zero | self.is_drawn, FRESH, self.growth.begins_as)
+        source = np.where(self.growth.is_fresh, begins_as, self.growth.source)
+        return GrownAxis(self.role, replace(self.growth, source=source))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +114,7 @@ class Gather:
         """The gather of the rows that repeat."""
         axis, *others = self.axes
         growth, size = axis.growth, len(self.scales[0]) // self.num_repeats
-        part = replace(growth, source=growth.source[:size], write=growth.write[:size], read=growth.read[:size])
+        part = Growth(growth.source[:size], growth.write[:size], growth.read[:size], growth.num_old)
         return Gather((GrownAxis(axis.role, part), *others), (self.scales[0][:size], *self.scales[1:]))
 
     @cached_property
@@ -188,6 +213,11 @@ class TensorGrowth:
     def _tiled(self) -> Gather:
         scales = tuple(axis.growth.read if axis.role == "in" else axis.growth.write for axis in self.axes)
         return Gather(self.axes, scales)
+
+    @cached_property
+    def begun(self) -> Gather:
+        """The gather of a weight with fresh coordinates, those that begin as copies included."""
+        return replace(self._tiled, axes=tuple(axis.begun for axis in self.axes))
 
     @cached_property
     def gradient(self) -> Gather:

@@ -9,9 +9,10 @@ A growth is three vectors over the new coordinates j:
 The function is preserved when Σ f[j]·b[j] = 1 over the copies j of every old coordinate.
 
 A new coordinate may also copy nothing (source −1: it is fresh). Then it is written so that nothing that is read from it
-reaches the function: as zero, as the mean of the old coordinates (where a LayerNorm follows), or by drawn weights that
-zero columns read. A norm that runs across fresh coordinates makes the old ones √(n'/n) larger: `norm` = √(n/n') is what
-its gain is multiplied by to undo that.
+reaches the function, as its `Filling` says: as zero, or as the mean of the old coordinates (where a LayerNorm follows),
+and read by copies of old columns or by drawn ones; or by rows that are drawn, which zero columns read. The copies are
+those of its `template`, an old coordinate. A norm that runs across fresh coordinates makes the old ones √(n'/n) larger:
+`norm` = √(n/n') is what its gain is multiplied by to undo that.
 
 Source: Chen, Goodfellow, Shlens, "Net2Net", arXiv 1511.05641 (copies and the split of their readers);
 Shen et al., "Staged Training for Transformer Language Models", arXiv 2203.06211 (width operator);
@@ -23,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +32,20 @@ import numpy.typing as npt
 IntVector = npt.NDArray[np.int64]
 BoolVector = npt.NDArray[np.bool_]
 FloatVector = npt.NDArray[np.float64]
-Written = Literal["zero", "mean", "drawn"]  # how a tensor that writes a space fills a fresh coordinate
+Written = Literal["zero", "mean", "drawn", "copied"]  # how a tensor that writes a space fills a fresh coordinate
+Read = Literal["zero", "drawn", "copied"]  # and one that reads it
 FRESH = -1
+
+
+@dataclass(frozen=True)
+class Filling:
+    """How tensors fill a space's fresh coordinates: those that write it, those among them whose zero alone silences a
+    unit (values of heads, one factor of gated units), and those that read it.
+    """
+
+    written: Written = "zero"
+    silencing: Written = "zero"
+    read: Read = "drawn"
 
 
 @dataclass(frozen=True)
@@ -58,8 +71,9 @@ class Growth:
     write: FloatVector
     read: FloatVector
     num_old: int
-    written: Written = "zero"
-    read_drawn: bool = False  # fresh coordinates are read by drawn columns; else by zeros
+    filling: Filling = Filling()
+    template: IntVector | None = None  # the old coordinate that each one copies, or begins as a copy of; or FRESH
+    silencing: BoolVector | None = None  # where what writes the space silences units by its zeros; None: nowhere
     norm: float = 1.0
 
     @property
@@ -82,6 +96,11 @@ class Growth:
     def has_fresh(self) -> bool:
         """Whether any new coordinate copies nothing."""
         return bool(self.is_fresh.any())
+
+    @property
+    def begins_as(self) -> IntVector:
+        """For every new coordinate the old one that it copies or begins as a copy of; FRESH where none. Shape (n',)."""
+        return self.source if self.template is None else self.template
 
     @cached_property
     def is_new(self) -> BoolVector:
@@ -178,33 +197,33 @@ def shrunken_copies(size: int, new_size: int, power: float = 1.0) -> Growth:
     return Growth(growth.source, growth.read**power, growth.read ** (1 - power), size)
 
 
-def padded(
-    size: int, new_size: int, written: Written, *, read_drawn: bool, norm: float = 1.0, scale: float = 1.0
-) -> Growth:
+def padded(size: int, new_size: int, filling: Filling = Filling(), *, norm: float = 1.0, scale: float = 1.0) -> Growth:
     """The old coordinates, f = scale and b = 1/scale, and fresh ones after them.
 
-    >>> padded(3, 5, "zero", read_drawn=True).source.tolist()
-    [0, 1, 2, -1, -1]
+    Fresh ones begin as copies of the old ones in turn, each old one once: of two that begin as one and the same, behind
+    rows of zeros, neither could ever part from the other. Further ones have no template.
+
+    >>> padded(3, 7).source.tolist(), padded(3, 7).begins_as.tolist()
+    ([0, 1, 2, -1, -1, -1, -1], [0, 1, 2, 0, 1, 2, -1])
     """
-    source = np.full(new_size, FRESH)
+    source, template = np.full(new_size, FRESH), np.full(new_size, FRESH)
     source[:size] = np.arange(size)
-    return Growth(
-        source, np.full(new_size, scale), np.full(new_size, 1 / scale), size, written, read_drawn=read_drawn, norm=norm
-    )
+    template[: 2 * size] = (np.arange(new_size) % size)[: 2 * size]
+    return Growth(source, np.full(new_size, scale), np.full(new_size, 1 / scale), size, filling, template, norm=norm)
 
 
 def product(factors: Sequence[Growth]) -> Growth:
     """The growth of an axis that is the outer product of spaces, the last one fastest, as in `(heads head)`."""
     result = factors[0]
     for inner in factors[1:]:
-        source = result.source[:, None] * inner.num_old + inner.source[None, :]
-        fresh = result.is_fresh[:, None] | inner.is_fresh[None, :]
         result = Growth(
-            np.where(fresh, FRESH, source).ravel(),
+            _pairs(result.source, inner.source, inner.num_old),
             np.outer(result.write, inner.write).ravel(),
             np.outer(result.read, inner.read).ravel(),
             result.num_old * inner.num_old,
-            *_of_the_fresh([result, inner]),
+            template=_pairs(result.begins_as, inner.begins_as, inner.num_old),
+            silencing=np.logical_or.outer(_silencing(result), _silencing(inner)).ravel(),
+            **_of_the_fresh([result, inner]),
         )
     return result
 
@@ -212,21 +231,38 @@ def product(factors: Sequence[Growth]) -> Growth:
 def concatenation(parts: Sequence[Growth]) -> Growth:
     """The growth of an axis on which spaces follow each other, as in fused `(q + k + v)` projections."""
     offsets = np.cumsum([0, *(part.num_old for part in parts)])
+
+    def moved(vectors: Sequence[IntVector]) -> IntVector:
+        pairs = zip(vectors, offsets[:-1], strict=True)
+        return np.concatenate([np.where(vector == FRESH, FRESH, vector + offset) for vector, offset in pairs])
+
     return Growth(
-        np.concatenate(
-            [
-                np.where(part.is_fresh, FRESH, part.source + offset)
-                for part, offset in zip(parts, offsets[:-1], strict=True)
-            ]
-        ),
+        moved([part.source for part in parts]),
         np.concatenate([part.write for part in parts]),
         np.concatenate([part.read for part in parts]),
         int(offsets[-1]),
-        *_of_the_fresh(parts),
+        template=moved([part.begins_as for part in parts]),
+        silencing=np.concatenate([_silencing(part) for part in parts]),
+        **_of_the_fresh(parts),
     )
 
 
-def _of_the_fresh(parts: Sequence[Growth]) -> tuple[Written, bool, float]:
+def _pairs(outer: IntVector, inner: IntVector, num_inner: int) -> IntVector:
+    """The coordinates of an outer product; FRESH where either is."""
+    is_fresh = np.logical_or.outer(outer == FRESH, inner == FRESH)
+    return np.where(is_fresh, FRESH, outer[:, None] * num_inner + inner[None, :]).ravel()
+
+
+def _silencing(growth: Growth) -> BoolVector:
+    return np.zeros(growth.num_new, np.bool_) if growth.silencing is None else growth.silencing
+
+
+class _OfTheFresh(TypedDict):
+    filling: Filling
+    norm: float
+
+
+def _of_the_fresh(parts: Sequence[Growth]) -> _OfTheFresh:
     """How an axis's fresh coordinates are written and read: as those of the part that has them."""
     one = next((part for part in parts if part.has_fresh), parts[0])
-    return one.written, one.read_drawn, one.norm
+    return {"filling": one.filling, "norm": one.norm}

@@ -9,6 +9,8 @@
     "gain normed"                   a norm's gain: it scales what it writes
     "1+gain normed"                 a gain stored without its 1, as in Gemma
     "fixed"                         a tensor that no growth touches
+    "(kv_heads! head) <- normed"    what writes it silences a unit by zeros alone: values, one factor of gated units
+    "(2! ffn) <- normed"            the same of the last of two: gate and up in one tensor
 
 Storage order is reading order; the arrow gives the direction of the data. As a grammar:
 
@@ -17,14 +19,14 @@ Storage order is reading order; the arrow gives the direction of the data. As a 
     axes   = axis axis…
     axis   = factor | "(" part ("+" part)… ")"
     part   = factor factor…
-    factor = the name of a space | a number from 1 on
+    factor = (the name of a space | a number from 1 on) ["!"]
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, NoReturn
 
@@ -36,6 +38,8 @@ Role = Literal["out", "in", "batch"]
 Kind = Literal["matrix", "bias", "gain", "fixed"]
 Factor = str | int
 Parts = tuple[tuple[Factor, ...], ...]
+MarkedFactor = tuple[Factor, bool]
+MarkedParts = tuple[tuple[MarkedFactor, ...], ...]
 
 _GAINS = {"gain": 0.0, "1+gain": 1.0}
 _RESERVED = {"fixed", *_GAINS}
@@ -49,6 +53,7 @@ class Axis:
 
     role: Role
     parts: Parts
+    silencing: tuple[tuple[bool, ...], ...]  # for every factor whether it has the mark "!"
 
     @property
     def spaces(self) -> frozenset[str]:
@@ -59,8 +64,8 @@ class Axis:
         """The axis's growth, from those of its spaces."""
         return concatenation(
             [
-                product([identity(factor) if isinstance(factor, int) else growths[factor] for factor in part])
-                for part in self.parts
+                product([_growth(*factor, growths) for factor in zip(part, marks, strict=True)])
+                for part, marks in zip(self.parts, self.silencing, strict=True)
             ]
         )
 
@@ -105,7 +110,7 @@ def parse(text: str) -> Layout:
     if text == "fixed":
         return Layout(text, "fixed", ())
     tokens = _Tokens(text)
-    batch: list[Parts] = []
+    batch: list[MarkedParts] = []
     gain, first = _written(tokens)
     if not gain and tokens.taken(":"):
         batch, (gain, first) = first, _written(tokens)
@@ -117,9 +122,9 @@ def parse(text: str) -> Layout:
         text,
         "matrix" if arrow else "gain" if gain else "bias",
         (
-            *(Axis("batch", axis) for axis in batch),
-            *(Axis("in" if arrow == "->" else "out", axis) for axis in first),
-            *(Axis("in" if arrow == "<-" else "out", axis) for axis in second),
+            *(_axis_of("batch", axis) for axis in batch),
+            *(_axis_of("in" if arrow == "->" else "out", axis) for axis in first),
+            *(_axis_of("in" if arrow == "<-" else "out", axis) for axis in second),
         ),
         _GAINS.get(gain, 0.0),
     )
@@ -147,19 +152,33 @@ class _Tokens:
         raise ValueError(f"layout {self.text!r}: found {found}, expected {expected}")
 
 
-def _written(tokens: _Tokens) -> tuple[str, list[Parts]]:
+def _axis_of(role: Role, parts: MarkedParts) -> Axis:
+    plain = tuple(tuple(factor for factor, _ in part) for part in parts)
+    return Axis(role, plain, tuple(tuple(is_marked for _, is_marked in part) for part in parts))
+
+
+def _growth(factor: Factor, is_silencing: bool, growths: Mapping[str, Growth]) -> Growth:
+    growth = identity(factor) if isinstance(factor, int) else growths[factor]
+    if not is_silencing:
+        return growth
+    all_of_it = np.ones(growth.num_new, np.bool_)
+    last_of_it = np.arange(growth.num_new) == growth.num_new - 1
+    return replace(growth, silencing=last_of_it if isinstance(factor, int) else all_of_it)
+
+
+def _written(tokens: _Tokens) -> tuple[str, list[MarkedParts]]:
     gain = tokens.taken(*_GAINS)
     return gain, [_axis(tokens)] if gain else _axes(tokens)
 
 
-def _axes(tokens: _Tokens) -> list[Parts]:
+def _axes(tokens: _Tokens) -> list[MarkedParts]:
     axes = [_axis(tokens)]
     while tokens.next == "(" or _is_factor(tokens.next):
         axes.append(_axis(tokens))
     return axes
 
 
-def _axis(tokens: _Tokens) -> Parts:
+def _axis(tokens: _Tokens) -> MarkedParts:
     if not tokens.taken("("):
         return ((_factor(tokens, "an axis"),),)
     parts = [_part(tokens)]
@@ -170,18 +189,18 @@ def _axis(tokens: _Tokens) -> Parts:
     return tuple(parts)
 
 
-def _part(tokens: _Tokens) -> tuple[Factor, ...]:
+def _part(tokens: _Tokens) -> tuple[MarkedFactor, ...]:
     factors = [_factor(tokens, "a factor")]
     while _is_factor(tokens.next):
         factors.append(_factor(tokens, "a factor"))
     return tuple(factors)
 
 
-def _factor(tokens: _Tokens, expected: str) -> Factor:
+def _factor(tokens: _Tokens, expected: str) -> MarkedFactor:
     if not _is_factor(tokens.next):
         tokens.refuse(expected)
     word = tokens.taken(tokens.next)
-    return int(word) if word.isdigit() else word
+    return int(word) if word.isdigit() else word, bool(tokens.taken("!"))
 
 
 def _is_factor(token: str) -> bool:

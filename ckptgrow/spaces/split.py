@@ -1,14 +1,27 @@
-"""Each old weight dealt out to one of the copies that it reads: separation that is exact in every dtype.
+"""Each old weight dealt out unequally among the copies that it reads: separation that rounding does not undo.
 
 A weight that reads a space grown by copies may be shared out among the copies c of each old input i in any way that
 sums to one, for they all carry the same activation:
 
     W'[o, (i, c)] = a_c(o, i) · W[src o, i] · f_out[o] / f_in[i, c]        Σ_c a_c(o, i) = 1
 
-Here a ∈ {0, 1}: one copy, drawn for every entry (o, i), has the whole weight and the others have zero. Every entry is
-then W or 0 up to the factors of the algebra, so nothing is rounded where those are powers of two, and nothing cancels:
-differences between the copies pass through no more than the small model's own weights. Each new row deals for itself,
-so the copies receive gradients of different parts of the old readers.
+One copy, drawn for every entry (o, i), has more than the others. With k copies and the spread S
+
+    a = (1 − 2S)/k + 2S  of the drawn one, (1 − 2S)/k  of every other             for two copies ½ + S and ½ − S
+
+so S = 0 would be even shares, ½ is {1, 0}, 1 is {1½, −½} and 1½ is {2, −1}. A coordinate's own number of copies is its
+k. Each new row deals for itself, so the copies receive gradients of different parts of the old readers: for two copies
+equal ones at S = 0, orthogonal ones at ½, nearly opposite ones from 1 on.
+
+    S = ½     every entry is W or 0 up to the factors of the algebra, so nothing is rounded where those are powers of
+              two, and nothing cancels: differences between the copies pass through no more than the small model's own
+              weights.
+    other S   the drawn share is rounded once, and the others share what is left of W. For two copies that is a number
+              of the dtype itself for every S up to 1½: W − y is exact for W/2 ≤ y ≤ W (Sterbenz), and up to 2W because
+              y is a multiple of W's last place. So the shares sum to W to the bit, and the function is exact, in every
+              dtype. For k copies they do where k − 1 is a power of two and the drawn share lies between ½ and 2 (what
+              is left is halved), else up to one rounding of each. Differences between the copies are multiplied by
+              Σ|a| = 1 + 2 (1 − 1/k) (2S − 1) from S = ½ on.
 
 The draws are counted (Philox) by seed, parameter name and row, so any row range can be drawn on its own, in any order,
 with the same result.
@@ -29,9 +42,10 @@ import numpy.typing as npt
 import torch
 
 from ckptgrow.spaces.gather import Gather, GrownAxis, TensorGrowth
-from ckptgrow.spaces.growth import Growth
+from ckptgrow.spaces.growth import Growth, Run
 from ckptgrow.spaces.noise import copied_input, key_of
 
+WHOLE = 0.5  # the spread that gives the drawn copy all and the others nothing
 Choices = npt.NDArray[np.uint8]
 BITS_PER_COUNT = 256  # Philox 4×64
 MOST_COPIES = 256
@@ -47,6 +61,7 @@ class Split:
 
     axes: tuple[GrownAxis, ...]
     key: int
+    spread: float = WHOLE
     first_row: int = 0
 
     @cached_property
@@ -57,21 +72,32 @@ class Split:
         return Gather(self.axes, tuple(scales))
 
     def deal(self, rows: torch.Tensor, start: int) -> None:
-        """Zeroes, in place, what another copy has: `rows` are those of `whole` from `start` on, contiguous."""
-        bits = rows.view(BIT_VIEWS[rows.dtype.itemsize])  # so that infinities become zero too, and zero has no sign
+        """Takes away, in place, what other copies have: `rows` are those of `whole` from `start` on, contiguous."""
         stop = start + len(rows)
         if self._in_axis == 0:
             for run in self._growth.runs_between(start, stop):
                 choices = self._choices(run.source, run.source + run.stop - run.start)
-                _keep(bits[run.start - start : run.stop - start], choices, run.copy)
+                self._share(rows[run.start - start : run.stop - start], choices, run)
             return
         leading = math.prod(self._shape[1 : self._in_axis])
         choices = self._choices(start * leading, stop * leading)
         choices = choices.reshape(stop - start, *self._shape[1 : self._in_axis], *choices.shape[1:])
         for run in self._growth.runs:
-            block = bits.narrow(self._in_axis, run.start, run.stop - run.start)
+            block = rows.narrow(self._in_axis, run.start, run.stop - run.start)
             sources = np.arange(run.source, run.source + run.stop - run.start)
-            _keep(block, choices.take(sources, self._in_axis), run.copy)
+            self._share(block, choices.take(sources, self._in_axis), run)
+
+    def _share(self, block: torch.Tensor, choices: Choices, run: Run) -> None:
+        """What one copy has of a block of whole weights, in place."""
+        is_drawn = np.equal(choices, run.copy)
+        num_copies = int(self._growth.num_copies[run.start])
+        if self.spread == WHOLE or num_copies == 1:
+            bits = block.view(BIT_VIEWS[block.dtype.itemsize])  # so that infinities become zero too, and zero unsigned
+            bits.mul_(torch.from_numpy(is_drawn.view(np.uint8)))
+            return
+        more = block * ((1 - 2 * self.spread) / num_copies + 2 * self.spread)
+        less = block - more if num_copies == 2 else ((block.double() - more) / (num_copies - 1)).to(block.dtype)
+        block.copy_(torch.where(torch.from_numpy(is_drawn), more, less))
 
     def _choices(self, start: int, stop: int) -> Choices:
         """Which copy has the weight, for rows [start, stop) counted as `first_row` is; shape (rows, *row's)."""
@@ -120,7 +146,7 @@ class Split:
         return int(self._old_counts.min()) == self._most
 
 
-def split_for(growth: TensorGrowth, *, seed: int, name: str, first_row: int = 0) -> Split | None:
+def split_for(growth: TensorGrowth, *, seed: int, name: str, spread: float = WHOLE, first_row: int = 0) -> Split | None:
     """How parameter `name` is dealt out; None where nothing that it reads has copies.
 
     Raises ValueError for more than 256 copies of a coordinate.
@@ -130,11 +156,7 @@ def split_for(growth: TensorGrowth, *, seed: int, name: str, first_row: int = 0)
         return None
     if int(growth.axes[position].growth.num_copies.max()) > MOST_COPIES:
         raise ValueError(f"{name} reads more than {MOST_COPIES} copies of a coordinate")
-    return Split(growth.axes, key_of(seed, name), first_row)
-
-
-def _keep(bits: torch.Tensor, choices: Choices, copy: int) -> None:
-    bits.mul_(torch.from_numpy(np.equal(choices, copy).view(np.uint8)))
+    return Split(growth.axes, key_of(seed, name), spread, first_row)
 
 
 def _raw(key: int, first: int, num_rows: int, length: int, bits_each: int) -> npt.NDArray[np.uint64]:

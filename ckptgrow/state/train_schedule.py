@@ -7,10 +7,14 @@ compute its rate at any step.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from ckptgrow.choices import ScheduleKind
+from ckptgrow.errors import RequestError
 
+NEW_RISE = "rewarm_new"  # its place beside the record of growths
 DECAY_SHARE = 0.2  # of the steps: the last phase of warm-up, stable, decay (Hu et al., arXiv 2404.06395)
 
 
@@ -51,3 +55,48 @@ class Schedule:
         if self.rewarm_steps <= 0 or step < self.rewarm_start:
             return 1.0
         return min(1.0, (step - self.rewarm_start + 1) / self.rewarm_steps)
+
+
+@dataclass(frozen=True)
+class NewRise:
+    """The rate of entries that a growth added, in units of the run's: from 1 to `peak` over `steps`, and then `peak`.
+
+    >>> [NewRise(1.5, 2, done).factor for done in range(3)]
+    [1.25, 1.5, 1.5]
+    """
+
+    peak: float
+    steps: int
+    done: int = 0
+
+    @classmethod
+    def checked(cls, peak: float, steps: int) -> NewRise:
+        """At its start; raises RequestError for what is none."""
+        if not (0 < peak < math.inf and steps >= 0):
+            raise RequestError(
+                f"⟦rewarm_new {peak:g},{steps}⟧: expected how many times the learning rate, above 0, and over how many "
+                "steps, as 1.3,250"
+            )
+        return cls(peak, steps)
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> NewRise:
+        """As a checkpoint keeps it; raises RequestError where that is something else."""
+        try:
+            rise = cls.checked(float(state["peak"]), int(state["steps"]))
+            return replace(rise, done=int(state["done"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise RequestError(f"{NEW_RISE} is {state}, expected peak, steps and done") from error
+
+    @property
+    def factor(self) -> float:
+        """Of the next step."""
+        return self.peak if self.done >= self.steps else 1 + (self.peak - 1) * (self.done + 1) / self.steps
+
+    def after_a_step(self) -> NewRise:
+        """One step further."""
+        return replace(self, done=self.done + 1)
+
+    def state(self) -> dict[str, Any]:
+        """As a checkpoint keeps it."""
+        return asdict(self)

@@ -18,8 +18,8 @@ ADAMW_RECORD = {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"}
 
 
 def new_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and embeddings decay; biases and norms (whatever has one axis) do not."""
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    """Matrices and embeddings decay; biases and norms (whatever has one axis) do not. Frozen ones are in them too."""
+    named = list(model.named_parameters())
     matrices: list[Named] = [one for one in named if one[1].dim() > 1]
     vectors: list[Named] = [one for one in named if one[1].dim() <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

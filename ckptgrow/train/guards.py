@@ -49,8 +49,10 @@ class Interrupted(Exception):  # noqa: N818  no error: the run ends as it was as
 class Interruption(lightning.Callback):
     """Ctrl-C and SIGTERM end the run after the step that it is in, saved; a second Ctrl-C ends it at once."""
 
-    def __init__(self, save: Callable[[lightning.Trainer], None]) -> None:
-        self.save = save
+    def __init__(
+        self, save: Callable[[lightning.Trainer], None], will_validate: Callable[[lightning.Trainer], bool]
+    ) -> None:
+        self.save, self._will_validate = save, will_validate
         self._received = 0
         self._step = 0
         self._before: dict[int, Any] = {}
@@ -64,10 +66,20 @@ class Interruption(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Never between the micro-batches of a step: their gradients are in no checkpoint. Raises Interrupted."""
+        """Never between the micro-batches of a step: their gradients are in no checkpoint; nor before the validation
+        of a step, which a run that goes on would lack. Raises Interrupted.
+        """
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
+        if not self._will_validate(trainer):
+            self._end(trainer)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """The step is whole now. Raises Interrupted."""
+        self._end(trainer)
+
+    def _end(self, trainer: lightning.Trainer) -> None:
         number = self._received
         if trainer.world_size > 1:
             received = torch.tensor(float(number), device=trainer.strategy.root_device)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import lightning
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from ckptgrow.state.train_schedule import NEW_RISE
+from ckptgrow.train.additions import NewEntries
 from ckptgrow.train.groups import new_groups, parameter_groups
+from ckptgrow.train.new_rates import NewRates
 from ckptgrow.train.order import DataPosition, key_of
 from ckptgrow.train.resuming import GROWTH, POSITION, TOKENS, Resumed
 from ckptgrow.train.settings import DATA, RUN, TrainSettings
@@ -19,7 +23,8 @@ SCALED_PRECISION = "16-mixed"
 
 
 class LanguageModel(lightning.LightningModule):
-    """Trains `model` (a transformers causal language model); `resumed` is what the run goes on from.
+    """Trains `model` (a transformers causal language model); `resumed` is what the run goes on from, `new` what the
+    last growth added to it.
 
     `position` counts the sequences that all devices have seen, `tokens_seen` their tokens: the place in the data.
     """
@@ -31,6 +36,7 @@ class LanguageModel(lightning.LightningModule):
         lr: float,
         data: Mapping[str, Any],
         resumed: Resumed | None = None,
+        new: Mapping[str, NewEntries] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.model = model
@@ -39,6 +45,7 @@ class LanguageModel(lightning.LightningModule):
         self.save_hyperparameters({"config": settings.config, "lr": lr, RUN: settings.carried(), DATA: dict(data)})
         self.resumed = resumed
         self.growth: dict[str, Any] = {} if resumed is None else resumed.growth
+        self._new_entries, self._new_rates = new, None
         self._schedule = settings.schedule_after(self.growth.get("rewarm"))
         place = DataPosition() if resumed is None else resumed.place
         self.position, self.tokens_seen = place.position, place.tokens
@@ -105,6 +112,9 @@ class LanguageModel(lightning.LightningModule):
         if state is not None:
             groups = [_plain(group) for group in parameter_groups(self.model, state)]
         optimizer = torch.optim.AdamW(groups, **defaults)
+        if NEW_RISE in self.growth:
+            self._new_rates = NewRates(optimizer, self.model, self._new_entries)
+            self._new_rates.load_state_dict(self.growth[NEW_RISE])
         # copies: loading a scheduler's state writes into its functions
         scheduler = LambdaLR(optimizer, [self._schedule.copy() for _ in groups])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -112,6 +122,8 @@ class LanguageModel(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The place in the data, and the growths that the model went through."""
         checkpoint[POSITION], checkpoint[TOKENS] = self.position, self.tokens_seen
+        if self._new_rates is not None:
+            self.growth[NEW_RISE] = self._new_rates.state_dict()
         if self.growth:
             checkpoint[GROWTH] = self.growth
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ckptgrow.errors import RequestError
+from ckptgrow.state.train_schedule import NEW_RISE, NewRise
 from ckptgrow.train.settings import WHOLE_BATCH, TrainSettings
 from ckptgrow.train.warmup import MOST_WARMUP
 
@@ -26,16 +27,23 @@ def check_lengths(settings: TrainSettings, given: Mapping[str, Any], start: int)
             f"⟦rewarm {settings.rewarm}⟧: the run has {total - start} steps from step {start} on, expected at most "
             "that; the learning rate would never rise to its peak"
         )
+    if settings.rewarm_new is not None and start + settings.rewarm_new[1] > total:
+        peak, steps = settings.rewarm_new
+        raise RequestError(
+            f"⟦rewarm_new {peak:g},{steps}⟧: the run has {total - start} steps from step {start} on, expected at most "
+            "that; the new entries' rate would never rise to its peak"
+        )
 
 
 def remarks(
-    settings: TrainSettings, given: Mapping[str, Any], stored: Mapping[str, Any], rewarm: Mapping[str, Any] | None
+    settings: TrainSettings, given: Mapping[str, Any], stored: Mapping[str, Any], growth: Mapping[str, Any]
 ) -> list[str]:
-    """Sentences; `stored` are the settings in the checkpoint that the run goes on from, `rewarm` the rise recorded in
-    it.
+    """Sentences; `stored` are the settings in the checkpoint that the run goes on from, `growth` what it records of its
+    growths and of rises of rates.
     """
+    rewarm = growth.get("rewarm")
     found = [_of_warmup(settings, given, stored), _of_rewarming(settings, rewarm), _of_batch(settings, stored)]
-    return [one for one in [*found, *_of_growing(settings)] if one]
+    return [one for one in [*found, _of_new_entries(growth), *_of_growing(settings)] if one]
 
 
 def _of_warmup(settings: TrainSettings, given: Mapping[str, Any], stored: Mapping[str, Any]) -> str:
@@ -56,6 +64,16 @@ def _of_rewarming(settings: TrainSettings, rewarm: Mapping[str, Any] | None) -> 
     return (
         f"re-warm-up: {int(rewarm['steps']):,} steps from step {int(rewarm['start']):,} on, as the checkpoint says, "
         f"end after this run, at step {settings.train_steps:,}: the learning rate never rises to its peak"
+    )
+
+
+def _of_new_entries(growth: Mapping[str, Any]) -> str:
+    if NEW_RISE not in growth:
+        return ""
+    rise = NewRise.of(growth[NEW_RISE])
+    return (
+        f"new entries: {rise.factor:.4g} times the learning rate, rising to {rise.peak:g} times over {rise.steps:,} "
+        f"steps, of which {min(rise.done, rise.steps):,} are done"
     )
 
 

@@ -13,9 +13,11 @@ from ckptgrow.errors import RequestError
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.formats.loops import with_step
+from ckptgrow.state.train_schedule import NEW_RISE, NewRise
 from ckptgrow.train.adoption import MODULE, Adopted, adopted
 from ckptgrow.train.order import DataPosition
 from ckptgrow.train.settings import RUN
+from ckptgrow.train.slope_stop import reached_in
 from ckptgrow.version import __version__
 
 POSITION, TOKENS = "position", "tokens_seen"
@@ -29,9 +31,10 @@ class Resumed:
     """A checkpoint's parts that a run needs before Lightning loads the rest.
 
     `arguments`: its hyper-parameters. `optimizer`: the file's tree where its groups are taken over, else None.
-    `growth`: the record of growths. `lr`: the peak that its groups were made with. `step`: the schedule's step to go
-    on from, `moved` where that is another than the file's. `adopted` is a checkpoint of another trainer, or in another
-    form than this command's, whose `optimizer` is then in this one's.
+    `growth`: the record of growths, and of the rises of rates after the last one. `lr`: the peak that its groups were
+    made with. `step`: the schedule's step to go on from, `moved` where that is another than the file's. `adopted` is a
+    checkpoint of another trainer, or in another form than this command's, whose `optimizer` is then in this one's.
+    `slope_reached` is the step at which the slope of its validations ended the run.
     """
 
     path: Path
@@ -43,6 +46,7 @@ class Resumed:
     step: int = 0
     moved: bool = False
     reset: tuple[str, ...] = ()
+    slope_reached: int | None = None
     adopted: Adopted | None = None
 
     def loaded(self, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -82,7 +86,8 @@ def resumed_from(path: Path, given: Mapping[str, Any]) -> tuple[Resumed, Mapping
     """Reads a checkpoint, and the config in it (None where there is none).
 
     Of what is `given`, `reset` names parts to begin anew, `step` the schedule's step to go on from, `rewarm` the steps
-    over which the learning rate rises again from there; `config` and `param_order` help to understand other trainers'.
+    over which the learning rate rises again from there, `rewarm_new` the new entries' own rise; `config` and
+    `param_order` help to understand other trainers'.
 
     Raises CheckpointError for a file that is damaged, RequestError for a schedule that a run cannot follow.
     """
@@ -100,11 +105,12 @@ def resumed_from(path: Path, given: Mapping[str, Any]) -> tuple[Resumed, Mapping
         arguments=arguments,
         optimizer=tree if has_groups else None,
         place=place,
-        growth=_growth(dict(tree.get(GROWTH) or {}), stored_step, start, given.get("rewarm", 0)),
+        growth=_growth(dict(tree.get(GROWTH) or {}), stored_step, start, given),
         lr=_peak(arguments, tree),
         step=start,
         moved=start != stored_step,
         reset=tuple(reset),
+        slope_reached=reached_in(tree),
     )
     return resumed, read.config
 
@@ -142,7 +148,7 @@ def _resumed_elsewhere(read: Checkpoint, given: Mapping[str, Any]) -> tuple[Resu
         arguments={},
         optimizer=None if found.optimizer is None else {"optimizer_states": [found.optimizer]},
         place=DataPosition(),
-        growth=_growth(dict(read.growth.log), stored_step, start, given.get("rewarm", 0)),
+        growth=_growth(dict(read.growth.log), stored_step, start, given),
         lr=max(found.base_lrs, default=0.0),
         step=start,
         reset=reset,
@@ -156,12 +162,14 @@ def _start(stored_step: int, given: Mapping[str, Any]) -> int:
     return int(asked) if asked is not None else 0 if "schedule" in given.get("reset", ()) else stored_step
 
 
-def _growth(stored: dict[str, Any], stored_step: int, start: int, rewarm: int) -> dict[str, Any]:
+def _growth(stored: dict[str, Any], stored_step: int, start: int, given: Mapping[str, Any]) -> dict[str, Any]:
     if stored and start != stored_step:
         stored["rewarm"] = None  # it was for where the schedule was
-    if not rewarm:
+    if given.get("rewarm_new") is not None:
+        stored = {**stored, NEW_RISE: NewRise.checked(*given["rewarm_new"]).state()}
+    if not given.get("rewarm"):
         return stored
-    return {"version": __version__, "history": [], **stored, "rewarm": {"start": start, "steps": rewarm}}
+    return {"version": __version__, "history": [], **stored, "rewarm": {"start": start, "steps": given["rewarm"]}}
 
 
 def _peak(arguments: Mapping[str, Any], tree: Mapping[str, Any]) -> float:

@@ -78,6 +78,7 @@ class Checkpoints(lightning.Callback):
         self.directory, self.every, self.keep, self.writer, self.check = directory, every, keep, writer, check
         self._watch = watch
         self._saved_step: int | None = None
+        self._waits = False
         self._written: list[Path] = []
 
     @property
@@ -93,8 +94,16 @@ class Checkpoints(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves where a step that is due has ended."""
+        """Saves where a step that is due has ended: behind its validation, or a run that goes on would lack that."""
         if trainer.global_step != self._saved_step and trainer.global_step % self.every == 0:
+            self._waits = will_validate(trainer)
+            if not self._waits:
+                self.save(trainer)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Saves what waited for it."""
+        if self._waits:
+            self._waits = False
             self.save(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -129,6 +138,12 @@ class Checkpoints(lightning.Callback):
         self._written = [*(one for one in self._written if one != newest), newest]
         while self.keep and len(self._written) > self.keep:
             self._written.pop(0).unlink(missing_ok=True)
+
+
+def will_validate(trainer: lightning.Trainer) -> bool:
+    """Whether a validation follows the batch that ends now; Lightning counts batches for it, over all epochs."""
+    every = trainer.val_check_batch or 1
+    return bool(trainer.enable_validation) and (trainer.fit_loop.total_batch_idx + 1) % every == 0
 
 
 def checkpoints_in(directory: Path) -> list[Path]:

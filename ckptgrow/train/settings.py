@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.choices import Accelerator, Logger, Precision, ResetPart, ScheduleKind, Strategy
+from ckptgrow.choices import Accelerator, Frozen, Logger, Precision, ResetPart, ScheduleKind, Strategy
 from ckptgrow.errors import RequestError
 from ckptgrow.state.train_schedule import Schedule
 from ckptgrow.train.order import GrowingBatches
@@ -31,6 +31,7 @@ CARRIED = (
     "grad_clip",
     "seed",
     "growing",
+    "freeze",
 )
 
 
@@ -48,6 +49,8 @@ class TrainSettings:
     reset: tuple[ResetPart, ...] = ()
     step: int | None = None
     rewarm: int = 0
+    rewarm_new: tuple[float, int] | None = None  # times the rate, over steps: of what the last growth added
+    freeze: Frozen = "none"
     train_steps: int = 3000
     batch_size: int = 32
     grad_accum: int = 1
@@ -73,6 +76,7 @@ class TrainSettings:
     val_every: int = 100
     val_batches: int = 50
     val_sequences: int | None = None  # None: by val_batches
+    until_slope: float | None = None  # d log L / d log C of the validations at which the run ends early
     log_every: int = 10
     logger: Logger = "csv"
 

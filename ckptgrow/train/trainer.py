@@ -21,8 +21,9 @@ from ckptgrow.train.metrics import MetricsFile
 from ckptgrow.train.module import LanguageModel
 from ckptgrow.train.monitor import Monitor, Report
 from ckptgrow.train.order import BatchOrder, collate
-from ckptgrow.train.saving import AtomicCheckpoints, Checkpoints
+from ckptgrow.train.saving import AtomicCheckpoints, Checkpoints, will_validate
 from ckptgrow.train.settings import TrainSettings
+from ckptgrow.train.slope_stop import SlopeStop
 from ckptgrow.train.stopwatch import Stopwatch
 from ckptgrow.train.token_sequences import TokenFiles
 from ckptgrow.train.validation import SharedSequences
@@ -86,6 +87,9 @@ class Training:
         self.checkpoints = Checkpoints(
             settings.out / CHECKPOINTS, settings.save_every, settings.keep, writer, losses.check, watch
         )
+        num_growths = len(module.growth.get("history", ()))
+        self.slope_stop = SlopeStop(settings.until_slope, num_growths, lambda: self.monitor.val_loss)
+        ending = [self.checkpoints, Interruption(self.checkpoints.save, will_validate)]
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)
         self.trainer = lightning.Trainer(
@@ -103,7 +107,7 @@ class Training:
             limit_val_batches=1.0 if files.num_tokens["val"] else 0,  # or Lightning warns
             num_sanity_val_steps=0,
             logger=_loggers(settings, module.tokens_seen),
-            callbacks=[norms, self.monitor, self.checkpoints, Interruption(self.checkpoints.save)],
+            callbacks=[norms, self.monitor, self.slope_stop, *ending],
             plugins=[writer],
             enable_checkpointing=False,  # Checkpoints does it
             enable_progress_bar=False,

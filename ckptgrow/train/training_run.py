@@ -13,12 +13,15 @@ import lightning
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from ckptgrow.errors import ConfigError, DataError, RequestError, at
+from ckptgrow.errors import ConfigError, DataError, RequestError, at, listing
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.planning.rates_by_size import lr_for_size
 from ckptgrow.state.counting import num_without_embeddings
 from ckptgrow.state.model import build_model
+from ckptgrow.state.train_schedule import NEW_RISE
+from ckptgrow.train.additions import NewEntries, new_in
 from ckptgrow.train.adoption import adopted
+from ckptgrow.train.freezing import freeze_old_layers
 from ckptgrow.train.launching import processes_of
 from ckptgrow.train.metrics import METRICS
 from ckptgrow.train.module import SCALED_PRECISION, LanguageModel
@@ -35,7 +38,9 @@ OPTIMIZER_OPTIONS = {"weight_decay": "⟦weight_decay⟧", "betas": "⟦adam_bet
 
 @dataclass(frozen=True)
 class Trained:
-    """Where a run ended; losses in nats. `interrupted_by` is the signal that ended it, None where nothing did."""
+    """Where a run ended; losses in nats. `interrupted_by` is the signal that ended it, None where nothing did;
+    `slope_reached` the step at which its slope did, None where that did not.
+    """
 
     out: Path
     checkpoint: Path
@@ -45,6 +50,7 @@ class Trained:
     val_loss: float | None
     lr: float
     interrupted_by: int | None
+    slope_reached: int | None = None
 
 
 def is_main_process() -> bool:
@@ -69,27 +75,23 @@ def train(given: Mapping[str, Any], report: Report | None = None, tell: Callable
 def _train(given: Mapping[str, Any], report: Report | None, tell: Callable[[str], None] | None) -> Trained:
     resumed, config = _resumed(given)
     stored = {} if resumed is None else resumed.arguments.get(RUN, {})
-    settings = settings_for(given, stored)
-    if resumed is not None:
-        _check_optimizer_options(given, resumed)
-        settings = replace(settings, config=_agreed_config(settings, config))
-        if settings.lr is None and resumed.lr:
-            settings = replace(settings, lr=resumed.lr)
-    elif settings.init_from is not None:
-        found = adopted(read_checkpoint(settings.init_from), settings.config, None, with_optimizer=False)
-        settings = replace(settings, config=_agreed_config(settings, found.state.config))
+    settings = _settings(given, stored, resumed, config)
     files = TokenFiles.open(settings.data)
     _check(settings, files, resumed)
     check_lengths(settings, given, 0 if resumed is None else resumed.step)
-    if tell is not None and is_main_process():
-        for sentence in remarks(settings, given, stored, None if resumed is None else resumed.growth.get("rewarm")):
-            tell(sentence)
     lightning.seed_everything(settings.seed, verbose=False)
     model = _model(settings, resumed).train()
+    new = _new_entries(model, settings, resumed)
+    free = freeze_old_layers(model, new) if settings.freeze == "old-layers" else ()
+    if tell is not None and is_main_process():
+        for sentence in remarks(settings, given, stored, {} if resumed is None else resumed.growth):
+            tell(sentence)
+        if free:
+            tell(f"frozen: all but {len(free)} parameters of new layers ({listing(free, limit=1)})")
     lr = settings.lr if settings.lr is not None else lr_for_size(num_without_embeddings(model))
     if settings.compile:
         model.compile()
-    module = LanguageModel(model, settings, lr, _identity(files), resumed)
+    module = LanguageModel(model, settings, lr, _identity(files), resumed, new)
     training = Training(settings, files, module, report)
     interrupted_by = training.fit()
     monitor = training.monitor
@@ -102,7 +104,24 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Callable[[str]
         monitor.val_loss,
         lr,
         interrupted_by,
+        training.slope_stop.reached,
     )
+
+
+def _settings(
+    given: Mapping[str, Any], stored: Mapping[str, Any], resumed: Resumed | None, config: Mapping[str, Any] | None
+) -> TrainSettings:
+    """What was asked for, and what the checkpoint says besides: its run's settings (`stored`), its model's config."""
+    settings = settings_for(given, stored)
+    if resumed is not None:
+        _check_optimizer_options(given, resumed)
+        settings = replace(settings, config=_agreed_config(settings, config))
+        if settings.lr is None and resumed.lr:
+            settings = replace(settings, lr=resumed.lr)
+    elif settings.init_from is not None:
+        found = adopted(read_checkpoint(settings.init_from), settings.config, None, with_optimizer=False)
+        settings = replace(settings, config=_agreed_config(settings, found.state.config))
+    return settings
 
 
 def _model(settings: TrainSettings, resumed: Resumed | None) -> torch.nn.Module:
@@ -115,13 +134,30 @@ def _model(settings: TrainSettings, resumed: Resumed | None) -> torch.nn.Module:
         return build_model(settings.config, torch.float32)
 
 
+def _new_entries(model: torch.nn.Module, settings: TrainSettings, resumed: Resumed | None) -> Mapping[str, NewEntries]:
+    """What the last growth added, where this run treats it otherwise than the rest."""
+    asked = {
+        "⟦rewarm_new⟧": resumed is not None and NEW_RISE in resumed.growth,
+        f"⟦freeze {settings.freeze}⟧": settings.freeze != "none",
+    }
+    options = [option for option, is_asked in asked.items() if is_asked]
+    if not options:
+        return {}
+    if resumed is None:
+        raise RequestError(f"{options[0]}: is for a run that goes on, expected ⟦resume CKPT⟧ beside it")
+    if settings.strategy == "fsdp":
+        raise RequestError(f"{options[0]}: needs whole parameters, expected ⟦strategy ddp⟧ or auto")
+    with at(f"{options[0]}: {resumed.path}"):
+        return new_in(model, resumed.growth.get("history", ()))
+
+
 def _resumed(given: Mapping[str, Any]) -> tuple[Resumed | None, Mapping[str, Any] | None]:
     path = given.get("resume")
     if path is not None:
         if given.get("init_from") is not None:
             raise RequestError("⟦init_from⟧: begins a new run, expected it without ⟦resume⟧")
         return resumed_from(path, given)
-    asked = [f"⟦{name}⟧" for name in ("reset", "step", "rewarm", "param_order") if given.get(name)]
+    asked = [f"⟦{name}⟧" for name in ("reset", "step", "rewarm", "rewarm_new", "param_order") if given.get(name)]
     if asked:
         raise RequestError(f"{asked[0]}: is for a run that goes on, expected ⟦resume CKPT⟧ beside it")
     return None, None
@@ -173,6 +209,10 @@ def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) 
     if isinstance(positions, int) and settings.seqlen > positions:
         raise RequestError(f"⟦seqlen {settings.seqlen}⟧: expected at most the model's {positions} positions")
     files.sequences("train", settings.seqlen)
+    if settings.until_slope is not None and not files.num_tokens["val"]:
+        raise RequestError(
+            f"⟦until_slope {settings.until_slope:g}⟧: {files.directory} has no validation tokens to see it"
+        )
     if files.num_tokens["val"]:
         files.sequences("val", settings.seqlen)
     if resumed is not None:
@@ -181,6 +221,11 @@ def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) 
             raise RequestError(
                 f"⟦train_steps {settings.train_steps}⟧: {resumed.path} is at step {resumed.step}, expected more than "
                 "that; raise ⟦train_steps⟧"
+            )
+        if settings.until_slope is not None and resumed.slope_reached is not None:
+            raise RequestError(
+                f"⟦until_slope {settings.until_slope:g}⟧: the slope of {resumed.path} has risen past it at step "
+                f"{resumed.slope_reached} already, expected a run that has not ended; grow it, or leave the option out"
             )
     elif (settings.out / METRICS).exists() or (settings.out / CHECKPOINTS).exists():
         raise RequestError(

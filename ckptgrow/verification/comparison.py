@@ -288,6 +288,8 @@ def _why_not_judged(pair: Pair, structure: Structure) -> str:
         return "new layers train at once, so the trajectories part by design"
     if pair.has_copies and structure.lr_rule == "keep":
         return "learning rates were kept, so the grown matrices move faster by design"
+    if pair.has_other_decay:
+        return "weight decay does not follow the learning rates (--wd-rule), so the trajectories part by design"
     if pair.has_copies and _are_apart(pair):
         return "the copies are told apart, so the trajectories part by design"
     if pair.has_copies and (pair.begins_anew or pair.are_moments_unscaled):

@@ -2,7 +2,8 @@
 
 Terms that cancel over the copies (noise) cancel only while the copies' activations are equal to the last bit. In real
 arithmetic these differ by rounding, and every matrix with noise multiplies the difference; a deep model can lose its
-function altogether. Weights that are dealt out or shared evenly multiply nothing.
+function altogether. Weights that are dealt out with more than the whole to one copy multiply it by a little over one
+each; weights that are dealt out whole, or shared evenly, multiply nothing.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ class Conditioning:
         """Whether the grown model rounds not much worse than the small one."""
         return self.grown <= max(BORNE * self.small, FLOOR)
 
-    def sentence(self, noise: float) -> str:
-        """What a user should know."""
+    def sentence(self, what: str) -> str:
+        """What a user should know of what separates the copies, as "noise 1"."""
         name = str(self.dtype).removeprefix("torch.")
         found = f"in {name} precision the grown model's logits are off by {self.grown:.1e} of the largest"
         own = f"the small model's by {self.small:.1e}" if self.small else "the small model's are the reference"
         if self.is_borne:
-            return f"{found} ({own}): noise {noise:g} is borne"
+            return f"{found} ({own}): {what} is borne"
         return (
-            f"{found} ({own}): noise {noise:g} multiplies rounding beyond what {name} bears; use less, or --separate "
-            "split, which rounds nothing"
+            f"{found} ({own}): {what} multiplies rounding beyond what {name} bears; use less, or --separate split with "
+            "its own spread, which multiplies nothing"
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ckptgrow.errors import listing
 from ckptgrow.verification.averages import average_problems
+from ckptgrow.verification.beginnings import beginning_problems
 from ckptgrow.verification.carried import carried_problems
 from ckptgrow.verification.configs import config_problems
 from ckptgrow.verification.coverage import coverage_problems
@@ -29,6 +30,7 @@ def judge_contents(
         *(rates.problems if rates else []),
         *history_problems(pair, declared),
         *separation_problems(pair, weights, declared),
+        *beginning_problems(pair, weights),
         *config_problems(pair),
         *coverage_problems(pair, declared),
         *schedule_problems(pair, moved),

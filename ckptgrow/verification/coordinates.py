@@ -36,7 +36,7 @@ def growths_between(small: TrainingState, grown: TrainingState) -> dict[str, Gro
                 f"{grown.where}: was grown by {' and '.join(sorted(map(str, grown_by)))}, expected one kind of growth "
                 f"since {small.where}; verify each on its own"
             )
-        return {space: padded(old[space], new[space], "zero", read_drawn=True) for space in old}
+        return {space: padded(old[space], new[space]) for space in old}
     growths = {space: identity(size) for space, size in old.items()}
     for step, _ in _steps(small, grown):
         growths = {space: _composed(growths[space], step[space]) for space in old}
@@ -64,12 +64,16 @@ def begun_anew(small: TrainingState, grown: TrainingState) -> dict[str, BoolVect
 
 
 def check_one_rule(small: TrainingState, grown: TrainingState) -> None:
-    """Raises RequestError where growths between the two carried moments over by different rules."""
-    if len(moment_rules(small, grown)) > 1:
-        raise RequestError(
-            f"{grown.where}: was grown with --moments algebra and unscaled, expected one of them since {small.where}; "
-            "verify each on its own"
-        )
+    """Raises RequestError where growths between the two carried moments over, or decay, by different rules."""
+    records = [one for one in growths_since(small, grown) if one.get("operator") == "width"]
+    decay = {str(one.get("wd_rule", "trajectory")) for one in records if one.get("lr_rule") == "mup"}
+    rules = {"--moments": moment_rules(small, grown), "--wd-rule": decay}
+    for option, found in rules.items():
+        if len(found) > 1:
+            raise RequestError(
+                f"{grown.where}: was grown with {option} {' and '.join(sorted(found))}, expected one of them since "
+                f"{small.where}; verify each on its own"
+            )
 
 
 def moment_rules(small: TrainingState, grown: TrainingState) -> set[str]:
@@ -103,7 +107,7 @@ def _steps(small: TrainingState, grown: TrainingState) -> Iterator[tuple[dict[st
         told = told if isinstance(told, Mapping) else sizes
         larger = {space: int(told.get(space, size)) for space, size in sizes.items()}
         if record.get("how") == "pad":
-            yield {space: padded(sizes[space], larger[space], "zero", read_drawn=True) for space in sizes}, record
+            yield {space: padded(sizes[space], larger[space]) for space in sizes}, record
         else:
             yield _copies(sizes, larger), record
         sizes = larger

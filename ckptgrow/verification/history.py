@@ -27,6 +27,7 @@ from ckptgrow.verification.trees import differences, is_count, text
 Record = Mapping[str, Any]
 Check = Callable[[Any], bool]
 UNITS = ("heads", "kv_heads", "ffn", "dense_ffn")  # spaces that grow, besides those of the residual stream
+RECIPES = ("zero-copy", "zero-random", "random-zero")  # of what copies nothing
 PARTS = ("optimizer", "schedule", "new")
 
 
@@ -84,6 +85,7 @@ FIELDS: Mapping[str, Mapping[str, Check]] = {
         "how": _choice("diagonal", "tile", "pad"),
         "separate": _choice("split", "noise", "none"),
         "noise": _is_strength,
+        "spread": _is_strength,
         "seed": is_count,
         **OF_ALL,
     },
@@ -91,9 +93,11 @@ FIELDS: Mapping[str, Mapping[str, Check]] = {
 }
 OPTIONAL: Mapping[str, Check] = {
     "fresh_moments": _choice("zero", "mean"),
+    "fresh": lambda value: value is None or value in RECIPES,
     "schedule": _is_text,
     "moments": _choice("algebra", "unscaled"),
     "new_coordinates": _are_runs,
+    "wd_rule": _choice("trajectory", "sqrt", "keep"),
     **dict.fromkeys(("residual", *UNITS), is_count),
 }
 
@@ -128,6 +132,11 @@ class Declared:
     def widths(self) -> tuple[Record, ...]:
         """The growths that change learning rates under rule `mup`."""
         return tuple(record for record in self.records if record.get("operator") == "width")
+
+    @property
+    def decay_rule(self) -> str:
+        """By which rule weight decay follows learning rates under `mup`; growths of several are refused elsewhere."""
+        return next((str(one["wd_rule"]) for one in self.widths if "wd_rule" in one), "trajectory")
 
     @property
     def mup_share(self) -> float | None:
@@ -187,8 +196,9 @@ def _record_problems(record: Any, where: str) -> Iterator[str]:
     for name in record.keys() - fields.keys() - {"operator"}:
         if name not in OPTIONAL or not OPTIONAL[name](record[name]):
             yield f"{where}[{name!r}] is {text(record[name])}, which no growth writes"
-    if record["operator"] == "width" and (record.get("separate") == "noise") != bool(record.get("noise")):
-        yield f"{where} says separate {text(record.get('separate'))} and noise {text(record.get('noise'))}"
+    for name, kind in (("noise", "noise"), ("spread", "split")):
+        if record["operator"] == "width" and (record.get("separate") == kind) != bool(record.get(name)):
+            yield f"{where} says separate {text(record.get('separate'))} and {name} {text(record.get(name))}"
 
 
 def _entry_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:

@@ -189,6 +189,11 @@ class Pair:
         return "unscaled" in moment_rules(self.small, self.grown)
 
     @property
+    def has_other_decay(self) -> bool:
+        """Whether weight decay follows learning rates by another rule than the trajectory's, by the record."""
+        return any(one.get("wd_rule", "trajectory") != "trajectory" for one in growths_since(self.small, self.grown))
+
+    @property
     def begins_anew(self) -> bool:
         """Whether moments of what was new were begun anew, by the record."""
         return any(has_begun_anew(record) for record in growths_since(self.small, self.grown))

@@ -22,6 +22,7 @@ from ckptgrow.verification.trees import differences, same_value, text
 Shares = Mapping[str, float]  # by rule, the power of the measured ratios that options have
 RULES: Shares = {"keep": 0.0, "mup": 1.0}
 MIXED = "keep and mup"
+DECAY, DECAY_POWERS = "weight_decay", {"trajectory": 1.0, "sqrt": 0.5, "keep": 0.0}  # of the rates' inverse
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ def judge_rates(pair: Pair, scales: Scales, moved: Moved, declared: Declared) ->
     """Compares every parameter's options under both rules, and under the mixture that a chain of growths records."""
     share = declared.mup_share
     shares = {**RULES, **({MIXED: share} if share is not None else {})}
-    found = {rule: list(_problems(pair, scales, moved, share)) for rule, share in shares.items()}
+    power = DECAY_POWERS.get(declared.decay_rule, 1.0)
+    found = {rule: list(_problems(pair, scales, moved, (share, share * power))) for rule, share in shares.items()}
     fitting = [rule for rule, problems in found.items() if not problems]
     recorded = {str(record.get("lr_rule")) for record in declared.widths}
     named = MIXED if len(recorded) > 1 else next(iter(recorded), "keep")
@@ -53,7 +55,8 @@ def _contradictions(rule: str, named: str, fitting: list[str]) -> list[str]:
     return [f"the history says lr rule {named}, but the groups' options follow {rule}"]
 
 
-def _problems(pair: Pair, scales: Scales, moved: Moved, share: float) -> Iterator[str]:
+def _problems(pair: Pair, scales: Scales, moved: Moved, powers: tuple[float, float]) -> Iterator[str]:
+    """What is wrong where options have these powers of the measured ratios, the second one for weight decay."""
     for place, (small, grown) in enumerate(zip(pair.small.optimizers, pair.grown.optimizers, strict=False)):
         old_group = {name: index for index, group in enumerate(small.groups) for name in group.names}
         seen: set[str] = set()
@@ -65,7 +68,7 @@ def _problems(pair: Pair, scales: Scales, moved: Moved, share: float) -> Iterato
                 old = moved.options_of(place, source, small.groups[source].options)
                 record = small.state.get(pair.links[name].small.name, {})
                 is_moved = moved.is_moved and place in moved.options
-                judged = _judged(scales.of(name), step_rule(old, record), old, share)
+                judged = _judged(scales.of(name), step_rule(old, record), old, powers)
                 for option, problem in _of_parameter(old, group.options, judged, is_moved):
                     if f"{index} {option}" not in seen:
                         seen.add(f"{index} {option}")
@@ -83,10 +86,11 @@ class _Judged:
     epsilon: float
 
 
-def _judged(measured: Measured, rule: StepRule | None, old: Mapping[str, Any], share: float) -> _Judged:
+def _judged(measured: Measured, rule: StepRule | None, old: Mapping[str, Any], powers: tuple[float, float]) -> _Judged:
+    share, of_decay = powers
     ratios = rule.ratios(measured, old) if share and rule and rule.ratios else {}
-    powers = {option: _power(ratio, share) for option, ratio in ratios.items()}
-    return _Judged(powers, rule.tolerance if rule else 0.0, measured.rounding)
+    raised = {option: _power(ratio, of_decay if option == DECAY else share) for option, ratio in ratios.items()}
+    return _Judged(raised, rule.tolerance if rule else 0.0, measured.rounding)
 
 
 def _power(ratio: Ratio, share: float) -> Ratio:

@@ -1,7 +1,7 @@
 """How the copies are told apart, read from the weights, against what the history says.
 
 none     every copy has an even share of the weight, or (`diagonal`) one copy, the same for all rows of a copy
-split    every entry is dealt to one of its copies
+split    every entry is dealt out by the same two shares, as unequal as the recorded spread says (see `shares`)
 noise    anything else, of the recorded strength: its root mean square in units of the matrix's
 """
 
@@ -17,12 +17,15 @@ import torch
 
 from ckptgrow.spaces.selection import selected
 from ckptgrow.verification.history import Declared
-from ckptgrow.verification.magnitude import largest, power
+from ckptgrow.verification.magnitude import power
 from ckptgrow.verification.pair import Link, Pair
-from ckptgrow.verification.precision import STORED_TOLERANCES
+from ckptgrow.verification.precision import rounding
+from ckptgrow.verification.shares import Part, distance_from_shares, measured_strength
 from ckptgrow.verification.weights import WeightScale
 
 ROUNDINGS = 4  # of stored weights
+OF_SUMS = 1e-13  # of factors and spreads that are measured over a whole weight, in float64
+LEAST = 1e-300  # in the place of zero, where a weight is zero
 ENTRIES = 2**22  # that are compared at a time
 LIKE = 0.1  # relative, of the strength of drawn terms over a whole model
 SCATTER = 3.0  # standard deviations, in units of 1/√draws, of the strength of few
@@ -34,11 +37,14 @@ class _Shares:
 
     `kind`: "even"; "diagonal", each copy of the outputs reading one copy of the inputs; "dealt", entry by entry;
     "other". `strength` is the root mean square of what even shares, or diagonal ones, leave, over the small weight's.
+    `spread` is half the difference of the two shares where it is dealt out, known up to `uncertainty`.
     `can_be_diagonal` tells whether both sides have equally many copies.
     """
 
     kind: str
     strength: Mapping[str, float]
+    spread: float
+    uncertainty: float
     num_entries: int
     can_be_diagonal: bool
 
@@ -62,7 +68,7 @@ def separation_problems(pair: Pair, weights: Mapping[str, WeightScale], declared
 
 
 def _of_one(record: Mapping[str, Any], shown: str, found: list[_Shares]) -> Iterator[str]:
-    separate, how, strength = (record.get(key) for key in ("separate", "how", "noise"))
+    separate, how, strength, spread = (record.get(key) for key in ("separate", "how", "noise", "spread"))
     if separate != shown:
         yield f"the history says that copies are separated by {separate}, but the weights show {shown}"
         return
@@ -71,6 +77,10 @@ def _of_one(record: Mapping[str, Any], shown: str, found: list[_Shares]) -> Iter
         as_shown = "diagonal" if is_diagonal else "tile"
         if how != as_shown:
             yield f"the history says how {how}, but the weights show {as_shown}"
+    if separate == "split" and isinstance(spread, float | int):
+        apart = [one.spread for one in found if one.kind == "dealt" and abs(one.spread - spread) > one.uncertainty]
+        if apart:
+            yield f"the history says spread {spread:g}, but the weights have {apart[0]:.3g}"
     if separate == "noise" and isinstance(strength, float | int):
         squares = [one.strength[_base(one, how)] ** 2 * one.num_entries for one in found]
         num_draws = sum(one.num_entries for one in found)
@@ -92,40 +102,42 @@ def _measured(pair: Pair, weights: Mapping[str, WeightScale]) -> Iterator[_Share
         is_copied = any(int(link.growths[axis].num_copies.max()) > 1 for axis in link.in_axes)
         is_plain = not link.is_new_layer and not link.grown.layout.offset
         if factor and is_copied and is_plain and bool(pair.small_tensor(link).any()):  # zeros show no shares
-            yield _shares(pair, link, factor, pair.grown.checkpoint.tensors[name].dtype)
+            yield _shares(pair, link, factor, pair.num_growths * rounding(pair.grown.checkpoint.tensors[name].dtype))
 
 
-def _shares(pair: Pair, link: Link, factor: float, dtype: torch.dtype) -> _Shares:
+def _shares(pair: Pair, link: Link, factor: float, unit: float) -> _Shares:
+    """`unit` is the largest relative error of an entry by rounding."""
     small, grown = pair.small_tensor(link), pair.grown_tensor(link)
-    limit = ROUNDINGS * STORED_TOLERANCES.get(dtype, 0.0) * max(abs(factor), 1.0) * largest(small)
-    counts, is_diagonal = _counts(link).expand(grown.shape), _diagonal(link).expand(grown.shape)
-    num_entries, worst = 0, {"even": 0.0, "diagonal": 0.0, "dealt": 0.0}
+    spread = measured_strength(part for _, part in _parts(link, factor * small, grown))
+    is_diagonal = _diagonal(link).expand(grown.shape)
+    num_entries, fits = 0, {"even": True, "diagonal": True, "dealt": True}
     squares = {"even": 0.0, "diagonal": 0.0}
-    step = max(1, ENTRIES * len(grown) // max(1, grown.numel()))
-    for start in range(0, len(grown), step):
-        rows = slice(start, start + step)
-        single, found = factor * _spread_rows(link, small, rows), grown[rows]
-        copied = counts[rows] > 1
+    for rows, (found, single, counts) in _parts(link, factor * small, grown):
+        copied = counts > 1
         num_entries += int(copied.sum())
         left = {
-            "even": found - single / counts[rows],
+            "even": found - single / counts,
             "diagonal": found - torch.where(is_diagonal[rows], single, 0.0),
-            "dealt": torch.minimum(found.abs(), (found - single).abs()),
+            "dealt": distance_from_shares((found, single, counts), spread),
         }
-        left["dealt"] = torch.minimum(left["dealt"], left["even"].abs())
-        worst = {kind: max(worst[kind], largest(one)) for kind, one in left.items()}
+        limit = ROUNDINGS * (unit + OF_SUMS) * single.abs() + LEAST
+        fits = {kind: fits[kind] and bool((one.abs() <= limit).all()) for kind, one in left.items()}
         squares = {kind: squares[kind] + power(left[kind][copied]) for kind in squares}
     own = math.sqrt(power(small) / small.numel())
     strength = {kind: math.sqrt(one / num_entries) / own for kind, one in squares.items()}
-    kind = next((kind for kind, one in worst.items() if one <= limit), "other")
-    return _Shares(kind, strength, num_entries, _can_be_diagonal(link))
+    kind = next((kind for kind, is_so in fits.items() if is_so), "other")
+    return _Shares(kind, strength, spread / 2, ROUNDINGS * (unit + OF_SUMS), num_entries, _can_be_diagonal(link))
 
 
-def _spread_rows(link: Link, small: torch.Tensor, rows: slice) -> torch.Tensor:
-    """Some rows of the small tensor at every grown coordinate's source."""
-    for axis, growth in enumerate(link.growths):
-        small = selected(small, axis, growth.source[rows] if axis == 0 else growth.source)
-    return small
+def _parts(link: Link, whole: torch.Tensor, grown: torch.Tensor) -> Iterator[tuple[slice, Part]]:
+    """The grown tensor some rows at a time, each entry with the whole weight and the number of copies that share it."""
+    counts = _counts(link).expand(grown.shape)
+    step = max(1, ENTRIES * len(grown) // max(1, grown.numel()))
+    for start in range(0, len(grown), step):
+        rows, single = slice(start, start + step), whole
+        for axis, growth in enumerate(link.growths):
+            single = selected(single, axis, growth.source[rows] if axis == 0 else growth.source)
+        yield rows, (grown[rows], single, counts[rows])
 
 
 def _counts(link: Link) -> torch.Tensor:

@@ -6,7 +6,7 @@ against exact arithmetic on the stored numbers: with c the copies of an input an
     | Σ_c W'[o, (i, c)] − factor · W[src o, i] |  ≤  u · Σ_c |W'[o, (i, c)]|
 
 which is all that storing rounded terms can leave. Where nearly all copies are shares of the weight (no noise) and sum
-to it to the bit (shares that are powers of two) all must.
+to it to the bit (a split, or shares that are powers of two) all must.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from ckptgrow.verification.layer_origins import is_zero_in
 from ckptgrow.verification.magnitude import largest, power
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.precision import rounding, smallest
+from ckptgrow.verification.shares import distance_from_shares, measured_strength
 
 NEARLY_ALL = 0.9  # of the entries: a rounded sum hits the exact one by chance far less often
+SHARES = 4.0  # roundings of the stored dtype in a share of up to twice the weight, and in the rest of it
 SUMS = 8.0  # roundings of float64 in the sums and products here
 
 
@@ -87,17 +89,18 @@ def _may_be_zero(link: Link) -> bool:
 
 
 def _is_dealt(link: Link, stored: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Whether (nearly) every copy reads all of its weight, nothing, or the even share: then nothing was added to them.
+    """Whether (nearly) every copy reads the larger or the smaller share of its weight: then nothing was added to them.
 
     Sums of terms that cancel are often exact by chance, mostly where these are small.
     """
-    shares = torch.ones(1, dtype=torch.float64)
+    counts = torch.ones(1, dtype=torch.float64)
     for axis in link.in_axes:
         expected = selected(expected, axis, link.growths[axis].source)
-        shares = shares * link.along(axis, link.growths[axis].read)
-    found, left = stored.double(), 2 * rounding(stored.dtype) * expected.abs()
-    is_share = (found == 0) | ((found - expected).abs() <= left) | ((found - expected * shares).abs() <= left)
-    is_share = is_share[(shares < 1).expand_as(is_share)]
+        counts = counts * link.along(axis, link.growths[axis].num_copies.astype(np.float64))
+    part = stored.double(), expected, counts.expand_as(expected)
+    left = SHARES * rounding(stored.dtype) * expected.abs()
+    is_share = distance_from_shares(part, measured_strength([part])) <= left
+    is_share = is_share[part[2] > 1]
     return not is_share.numel() or float(is_share.double().mean()) >= NEARLY_ALL
 
 

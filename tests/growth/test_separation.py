@@ -12,7 +12,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import ckptgrow
 from ckptgrow.cli import run
-from tests.helpers.families import CASES, batches, difference, loaded, outputs, perturbed, still_run
+from tests.helpers.families import (
+    CASES,
+    batches,
+    difference,
+    loaded,
+    outputs,
+    perturbed,
+    still,
+    still_run,
+    trained,
+)
 from tests.helpers.lightning_files import save_lightning
 
 ALIBI = ("bloom", "mpt")  # refused: their slopes depend on the number of heads; "olmo tied" has no final gain
@@ -105,6 +115,65 @@ def test_a_fresh_deep_llama_rounds_as_the_small_one_does(tmp_path: Path, stored:
         assert set(weight.detach().double().abs().flatten().tolist()) <= values, name
 
 
+@pytest.mark.parametrize("spread", [0.3, 1.0, 1.5])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+def test_in_the_file_the_shares_of_any_spread_sum_to_the_old_weights_to_the_bit(
+    tmp_path: Path, stored: torch.dtype, spread: float
+) -> None:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("llama", **{**FIELDS, "num_hidden_layers": 1})
+    small = AutoModelForCausalLM.from_config(config).to(stored)
+    source = save_lightning(tmp_path / "small.ckpt", small)
+    record = ckptgrow.width(source, tmp_path / "grown.ckpt", spread=spread).record
+    assert (record["separate"], record["spread"]) == ("split", spread)
+    grown = torch.load(tmp_path / "grown.ckpt", weights_only=True)["state_dict"]
+    num_shared = 0
+    for name, old in small.named_parameters():
+        new = grown[f"model.{name}"].double()
+        assert grown[f"model.{name}"].dtype == stored
+        if old.dim() == 2 and "embed" not in name:
+            rows, columns = old.shape
+            shares = new.reshape(-1, rows, 2, columns)
+            num_shared += int((shares.abs() > 0).all(2).sum())
+            assert torch.equal(shares.sum(2), old.detach().double().expand(len(shares), -1, -1)), name
+    assert num_shared > 1000
+
+
+@pytest.mark.parametrize("case", WIDER)
+def test_the_largest_spread_keeps_the_function_of_every_family(tmp_path: Path, case: str) -> None:
+    small = perturbed(case)
+    source = still_run(tmp_path / "small.ckpt", case)
+    factor = 3 if case == "llama" else 2
+    # the drawn share is twice the weight; gated T5's sharp scores make much of rounding, which this multiplies by 3
+    spread = {"llama": 1.25, "t5 gated": 1.0}.get(case, 1.5)
+    ckptgrow.width(source, tmp_path / "grown.ckpt", factor=factor, spread=spread)
+    grown, _ = loaded(tmp_path / "grown.ckpt")
+    assert difference(small, grown)[0] <= 1e-12
+    assert ckptgrow.verify(source, tmp_path / "grown.ckpt").passed
+
+
+@pytest.mark.parametrize("sizes", [{"factor": 2}, {"factor": 3}, {"ffn": 33}])
+def test_over_the_copies_of_an_output_true_gradients_sum_to_what_the_moments_sum_to(
+    tmp_path: Path, sizes: dict[str, int]
+) -> None:
+    """Each copy's own gradient is that of other parts of the old readers; together they are the old one."""
+    source = still_run(tmp_path / "small.ckpt", "llama")
+    ckptgrow.width(source, tmp_path / "grown.ckpt", spread=1.0, **sizes)
+    grown, tree = loaded(tmp_path / "grown.ckpt")
+    real = still(grown.parameters())
+    trained(grown, real, batches(5))
+    apart = 0
+    for index, (name, parameter) in enumerate(grown.named_parameters()):
+        stored, found = tree["optimizer_states"][0]["state"][index]["exp_avg"], real.state[parameter]["exp_avg"]
+        old = {"up_proj": 20, "gate_proj": 20, "o_proj": 16, "q_proj": 16, "down_proj": 16}.get(name.split(".")[-2])
+        if old is not None:
+            number = torch.arange(len(stored)) % old
+            sums = [torch.zeros(old, stored.shape[1]).double().index_add_(0, number, one) for one in (stored, found)]
+            torch.testing.assert_close(sums[0], sums[1], rtol=0, atol=1e-12 * float(sums[1].abs().max()))
+            apart += not torch.allclose(stored, found, rtol=0.1)
+    assert apart >= (4 if "ffn" in sizes else 8)
+
+
 def test_gradients_of_the_copies_differ_in_every_matrix_of_the_llama(tmp_path: Path) -> None:
     source = save_lightning(tmp_path / "small.ckpt", fresh_llama())
     ckptgrow.width(source, tmp_path / "grown.ckpt")
@@ -119,12 +188,14 @@ def test_gradients_of_the_copies_differ_in_every_matrix_of_the_llama(tmp_path: P
             assert float((gradient - swapped).norm() / gradient.norm()) >= 0.3, name
 
 
-@pytest.mark.parametrize(("noise", "warned"), [("0.25", False), ("2", True)])
-def test_growth_by_noise_tells_what_it_does_to_rounding(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], noise: str, warned: bool
+@pytest.mark.parametrize(
+    ("option", "strength", "warned"), [("--noise", "0.25", False), ("--noise", "2", True), ("--spread", "1", False)]
+)
+def test_growth_by_what_multiplies_rounding_tells_by_how_much(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, strength: str, warned: bool
 ) -> None:
     source = save_lightning(tmp_path / "small.ckpt", fresh_llama())
-    assert run(["width", str(source), str(tmp_path / "grown.ckpt"), "--noise", noise]) == 0
+    assert run(["width", str(source), str(tmp_path / "grown.ckpt"), option, strength]) == 0
     told = capsys.readouterr().out
     assert "in bfloat16 precision" in told and ("beyond what bfloat16 bears" in told) is warned
 

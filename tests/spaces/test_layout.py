@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from ckptgrow.spaces.growth import identity
 from ckptgrow.spaces.layers import keeps_order, listed, stretched
 from ckptgrow.spaces.layout import parse
 
@@ -109,3 +110,21 @@ def test_layer_maps() -> None:
 def test_the_examples_in_docstrings_hold(module: str) -> None:
     results = doctest.testmod(importlib.import_module(f"ckptgrow.{module}"))
     assert results.attempted > 0 and results.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "silencing"),
+    [
+        ("ffn! <- residual", [True, True, True]),
+        ("ffn <- residual", [False, False, False]),
+        ("(2! ffn) <- residual", [False, False, False, True, True, True]),
+        ("(heads 2! head) <- residual", [False, False, True, True] * 2),
+        ("(heads head + heads! head)", [False] * 4 + [True] * 4),
+    ],
+)
+def test_a_mark_says_which_rows_silence_a_unit(text: str, silencing: list[bool]) -> None:
+    sizes = {"ffn": 3, "residual": 2, "heads": 2, "head": 2}
+    layout = parse(text)
+    found = layout.axes[0].growth({space: identity(size) for space, size in sizes.items()}).silencing
+    assert found is not None and found.tolist() == silencing
+    assert [axis.parts for axis in layout.axes] == [axis.parts for axis in parse(text.replace("!", "")).axes]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from ckptgrow.spaces.gather import TensorGrowth
 from ckptgrow.spaces.growth import Growth, copies, identity, shrunken_copies
 from ckptgrow.spaces.layout import parse
-from ckptgrow.spaces.split import Split, split_for
+from ckptgrow.spaces.split import WHOLE, Split, split_for
 
 LAYOUTS = (
     "residual <- ffn",
@@ -42,9 +44,11 @@ def dealt(split: Split, old: torch.Tensor, start: int, stop: int) -> torch.Tenso
     return rows
 
 
-def split_of(layout: str, spaces: dict[str, Growth], seed: int = 0, first_row: int = 0) -> tuple[Split, TensorGrowth]:
+def split_of(
+    layout: str, spaces: dict[str, Growth], seed: int = 0, first_row: int = 0, spread: float = WHOLE
+) -> tuple[Split, TensorGrowth]:
     growth = TensorGrowth.of(parse(layout), spaces)
-    split = split_for(growth, seed=seed, name="weight", first_row=first_row)
+    split = split_for(growth, seed=seed, name="weight", spread=spread, first_row=first_row)
     assert split is not None
     return split, growth
 
@@ -108,6 +112,57 @@ def test_every_copy_gets_an_equal_share_and_no_two_rows_deal_alike(layout: str, 
     shares = (by_output != 0).double().reshape(128, num_copies, 96).mean((0, 2))
     assert bool(((shares - 1 / num_copies).abs() < 5 * (1 / num_copies / (128 * 96)) ** 0.5).all())
     assert len({tuple(row.tolist()) for row in by_output}) == 128
+
+
+def shares_of(num_copies: int, spread: float, dtype: torch.dtype, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Old weights of all sizes, those beside the smallest number too, and each copy's shares, first axis the copies."""
+    spaces = {"residual": copies(3, 6), "ffn": copies(16, 16 * num_copies)}
+    split, growth = split_of("residual <- ffn", spaces, seed, spread=spread)
+    generator = torch.Generator().manual_seed(seed)
+    least = -14 if dtype == torch.float16 else -100
+    exponents = torch.randint(least - 8, 12, growth.old_shape, generator=generator)
+    old = torch.ldexp(torch.randn(growth.old_shape, dtype=torch.float64, generator=generator), exponents).to(dtype)
+    return old, dealt(split, old, 0, 6).reshape(2, 3, num_copies, 16).permute(2, 0, 1, 3)
+
+
+@given(
+    spread=st.floats(0.001, 1.5),
+    dtype=st.sampled_from(DTYPES),
+    num_copies=st.sampled_from([2, 3, 5]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_shares_of_any_spread_sum_to_the_weight_to_the_bit(
+    spread: float, dtype: torch.dtype, num_copies: int, seed: int
+) -> None:
+    drawn = (1 - 2 * spread) / num_copies + 2 * spread
+    if num_copies > 2 and not 0.5 <= drawn <= 2:
+        return
+    old, shares = shares_of(num_copies, spread, dtype, seed)
+    tiny = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    for row in shares.flatten(1).T.tolist():
+        total = sum(map(Fraction, row))
+        off = min(abs(total - Fraction(one)) for one in old.flatten().tolist())
+        assert off <= (0 if num_copies == 2 else num_copies * tiny)  # halves of the smallest numbers are none
+
+
+@given(
+    spread=st.floats(0.001, 1.5), dtype=st.sampled_from(DTYPES), num_copies=st.integers(2, 9), seed=st.integers(0, 99)
+)
+@settings(max_examples=40, deadline=None)
+def test_one_copy_has_the_drawn_share_and_all_others_have_equal_ones(
+    spread: float, dtype: torch.dtype, num_copies: int, seed: int
+) -> None:
+    old, shares = shares_of(num_copies, spread, dtype, seed)
+    least = (1 - 2 * spread) / num_copies
+    weight = old.double().expand_as(shares)
+    left = 4 * torch.finfo(dtype).eps * weight.abs() + 4 * torch.finfo(dtype).tiny * torch.finfo(dtype).eps
+    is_drawn = (shares.double() - (least + 2 * spread) * weight).abs() <= left
+    is_other = (shares.double() - least * weight).abs() <= left
+    assert bool((is_drawn | is_other).all())
+    if 2 * spread > 100 * torch.finfo(dtype).eps:
+        is_large = weight[0].abs() > 1e3 * torch.finfo(dtype).tiny
+        assert bool((is_drawn & ~is_other).sum(0)[is_large].eq(1).all())
 
 
 def test_a_piece_deals_as_its_rows_of_the_whole() -> None:

@@ -136,6 +136,10 @@ def test_the_readmes_script_resumes_a_grown_checkpoint(tmp_path: Path, monkeypat
     assert len([line for line in script.splitlines() if line]) <= 10
     names: dict[str, Any] = {}
     exec(script, names)
+    (rates,) = [one for one in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "NewRates" in one]
+    exec(rates, names)
+    assert names["entries"]["transformer.wte.weight"].mask().float().mean() == 0.5
+    names["rates"].remove()
     small, checkpoint = load_model(source)
     optimizer = torch.optim.AdamW(parameter_groups(small, checkpoint))
     optimizer.load_state_dict(checkpoint["optimizer_states"][0])

@@ -91,7 +91,7 @@ def test_every_run_rises_to_its_peak_unless_something_else_is_asked_for(kind: st
     settings = settings_for({**WHERE, "train_steps": steps, "schedule": kind}, {})
     course = settings.schedule_after(None)
     assert max(course(step) for step in range(min(steps, 2000))) == 1.0
-    said = remarks(settings, {}, {}, None)
+    said = remarks(settings, {}, {}, {})
     assert (said == []) == (steps >= 3000)
     assert steps >= 3000 or f"warm-up: {steps // 3:,} steps" in said[0]
 
@@ -129,12 +129,12 @@ def test_on_other_devices_a_step_keeps_its_sequences(batch: int, accumulation: i
     assert found.batch_size * found.grad_accum * now == whole and found.batch_size <= batch
     divisors = [one for one in range(1, batch + 1) if whole % (one * now) == 0]
     assert found.batch_size == max(divisors)
-    said = remarks(found, {}, old.carried(), None)
+    said = remarks(found, {}, old.carried(), {})
     assert (said == []) == ((found.batch_size, found.grad_accum) == (batch, accumulation))
     asked = settings_for({**WHERE, "devices": now, "batch_size": batch + 1}, old.carried())
     assert asked.batch_size == batch + 1 and asked.grad_accum == accumulation
     if asked.whole_batch != whole:
-        assert f"where the checkpoint's run had {whole:,}" in remarks(asked, {}, old.carried(), None)[0]
+        assert f"where the checkpoint's run had {whole:,}" in remarks(asked, {}, old.carried(), {})[0]
 
 
 def test_a_run_that_goes_on_with_another_accumulation_sees_the_same_data(
@@ -163,7 +163,7 @@ def test_sizes_that_never_stop_growing_are_told() -> None:
     settings = TrainSettings(
         **WHERE, train_steps=10, warmup_steps=1, growing=GrowingBatches(10 * 32 * 512 + 1, 10 * 32 * 512)
     )
-    (said,) = remarks(settings, {"warmup_steps": 1}, {"warmup_steps": 1}, None)
+    (said,) = remarks(settings, {"warmup_steps": 1}, {"warmup_steps": 1}, {})
     assert said.startswith("batch size: grows over 163,841 tokens, and the run has 163,840 at most")
 
 

@@ -17,7 +17,7 @@ FAMILY = Family(
     pieces=(
         InPieces(
             LAYER + "mlp.experts.gate_up_proj",
-            (Parameter(EXPERT + "w1.weight", "ffn <- normed"), Parameter(EXPERT + "w3.weight", "ffn <- normed")),
+            (Parameter(EXPERT + "w1.weight", "ffn <- normed"), Parameter(EXPERT + "w3.weight", "ffn! <- normed")),
         ),
         InPieces(LAYER + "mlp.experts.down_proj", (Parameter(EXPERT + "w2.weight", "residual <- ffn"),)),
     ),

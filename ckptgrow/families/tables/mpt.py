@@ -25,10 +25,10 @@ FAMILY = Family(
     parameters=(
         Parameter("transformer.wte.weight", "vocab -> residual"),
         Parameter(LAYER + "norm_1.weight", "gain normed"),
-        Parameter(LAYER + "attn.Wqkv.weight", "(3 heads head) <- normed"),
+        Parameter(LAYER + "attn.Wqkv.weight", "(3! heads head) <- normed"),
         Parameter(LAYER + "attn.out_proj.weight", "residual <- (heads head)"),
         Parameter(LAYER + "norm_2.weight", "gain normed"),
-        Parameter(LAYER + "ffn.up_proj.weight", "ffn <- normed"),
+        Parameter(LAYER + "ffn.up_proj.weight", "ffn! <- normed"),
         Parameter(LAYER + "ffn.down_proj.weight", "residual <- ffn"),
         Parameter("transformer.norm_f.weight", "gain final"),
         Parameter("lm_head.weight", "vocab <- final"),

@@ -14,8 +14,8 @@ FAMILY = Family(
     parameters=(
         EMBEDDING,
         Parameter(LAYER + "self_attn.o_proj.weight", "residual <- (heads head)"),
-        Parameter(LAYER + "self_attn.qkv_proj.weight", "(heads head + kv_heads head + kv_heads head) <- normed"),
-        Parameter(LAYER + "mlp.gate_up_proj.weight", "(2 ffn) <- normed"),
+        Parameter(LAYER + "self_attn.qkv_proj.weight", "(heads head + kv_heads head + kv_heads! head) <- normed"),
+        Parameter(LAYER + "mlp.gate_up_proj.weight", "(2! ffn) <- normed"),
         Parameter(LAYER + "mlp.down_proj.weight", "residual <- ffn"),
         *NORMS,
         *FINAL,

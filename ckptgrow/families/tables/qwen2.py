@@ -26,7 +26,7 @@ FAMILY = Family(
         *ATTENTION,
         Parameter(LAYER + "self_attn.q_proj.bias", "(heads head)"),
         Parameter(LAYER + "self_attn.k_proj.bias", "(kv_heads head)"),
-        Parameter(LAYER + "self_attn.v_proj.bias", "(kv_heads head)"),
+        Parameter(LAYER + "self_attn.v_proj.bias", "(kv_heads! head)"),
         *GATED_FFN,
         *NORMS,
         *FINAL,

@@ -38,7 +38,7 @@ FAMILY = Family(
         *HEAD_NORMS,
         *(replace(one, layers="sparse") for one in (*EXPERTS[1:], EXPERTS[0])),  # here the router comes last
         Parameter(LAYER + "mlp.gate_proj.weight", "dense_ffn <- normed", layers="dense"),
-        Parameter(LAYER + "mlp.up_proj.weight", "dense_ffn <- normed", layers="dense"),
+        Parameter(LAYER + "mlp.up_proj.weight", "dense_ffn! <- normed", layers="dense"),
         Parameter(LAYER + "mlp.down_proj.weight", "residual <- dense_ffn", layers="dense"),
         *NORMS,
         *FINAL,
@@ -48,7 +48,7 @@ FAMILY = Family(
             LAYER + "mlp.experts.gate_up_proj",
             (
                 Parameter(EXPERT + "gate_proj.weight", "ffn <- normed"),
-                Parameter(EXPERT + "up_proj.weight", "ffn <- normed"),
+                Parameter(EXPERT + "up_proj.weight", "ffn! <- normed"),
             ),
         ),
         InPieces(LAYER + "mlp.experts.down_proj", (Parameter(EXPERT + "down_proj.weight", "residual <- ffn"),)),

@@ -16,7 +16,7 @@ FAMILY = Family(
         *ATTENTION,
         Parameter(LAYER + "self_attn.q_proj.bias", "(heads head)", when="use_qkv_bias"),
         Parameter(LAYER + "self_attn.k_proj.bias", "(kv_heads head)", when="use_qkv_bias"),
-        Parameter(LAYER + "self_attn.v_proj.bias", "(kv_heads head)", when="use_qkv_bias"),
+        Parameter(LAYER + "self_attn.v_proj.bias", "(kv_heads! head)", when="use_qkv_bias"),
         *GATED_FFN,
         Parameter(LAYER + "input_layernorm.weight", "gain normed"),
         Parameter(LAYER + "input_layernorm.bias", "normed"),

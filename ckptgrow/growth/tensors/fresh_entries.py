@@ -2,8 +2,13 @@
 
     written as zero     rows of zeros; norm biases too
     written as mean     each row the mean of the old rows, so that a LayerNorm's mean stays and the row vanishes in it
-    written as drawn    rows drawn at the old weight's root mean square, read by columns of zeros
+    drawn               rows or columns at the old weight's root mean square; biases are zero
+    copied              rows or columns of old coordinates, each one's once, then drawn ones (`spaces.growth.padded`)
     gains               the mean of the old gains; what they multiply is zero at first
+
+An entry in two new coordinates is zero where either is, else drawn where either is. Moments:
+
+    first moments       zeros
     second moments      zeros, or the mean of the old ones in their row or column
 
 Source: Wang et al., "LEMON: Lossless Model Expansion", arXiv 2310.07999, section 4 (the average before a LayerNorm).
@@ -16,10 +21,14 @@ from functools import cache
 
 import torch
 
+from ckptgrow.errors import RequestError
 from ckptgrow.growth.tensors.grown_tensors import root_mean_square
-from ckptgrow.spaces.gather import Gather, GrownAxis, TensorGrowth, tile
+from ckptgrow.spaces.gather import Gather, GrownAxis, TensorGrowth
+from ckptgrow.spaces.growth import BoolVector, Filling
 from ckptgrow.spaces.noise import key_of, uniform_draws
 from ckptgrow.storage.tensors import LazyTensor, Made, chunks
+
+SILENCED = (Filling("copied", "zero", "copied"), Filling("drawn", "zero", "drawn"))  # of units
 
 
 def averaged(old: LazyTensor, gather: Gather) -> LazyTensor:
@@ -54,47 +63,70 @@ def averaged(old: LazyTensor, gather: Gather) -> LazyTensor:
 def padded(old: LazyTensor, growth: TensorGrowth, seed: int, name: str) -> LazyTensor:
     """A weight's growth by entries that copy nothing (see the module's head); `name` decides what is drawn. Computed in
     float64 and rounded once.
+
+    Where new units are silenced and the columns that read them would be zeros too, making rows raises RequestError:
+    neither side would ever get a gradient.
     """
-    gather, offset = growth.weight(tile), growth.layout.offset
-
-    def copied(start: int, stop: int) -> torch.Tensor:
-        return gather.rows(lambda *old_rows: old.rows(*old_rows).double() + offset, start, stop)
-
-    @cache
-    def mean_of_rows() -> torch.Tensor:
-        return _sum_of_rows(made, copied) / growth.axes[0].growth.num_old
+    gather, offset, has_mean = growth.begun, growth.layout.offset, _mean_axis(growth)
+    reads_silenced = any(axis.role == "in" and axis.growth.filling in SILENCED for axis in growth.axes)
 
     @cache
     def amplitude() -> float:
-        return root_mean_square(old)
+        found = root_mean_square(old)
+        if found == 0 and reads_silenced:
+            raise RequestError(
+                f"{name}: is zero, so new units that are written as zero would be read by zeros, and neither side "
+                "would ever get a gradient; use ⟦fresh random-zero⟧"
+            )
+        return found
 
-    def rows(start: int, stop: int) -> torch.Tensor:
-        exact = copied(start, stop)
+    def filled(start: int, stop: int) -> torch.Tensor:
+        """All but the means."""
+        exact = gather.rows(lambda *old_rows: old.rows(*old_rows).double() + offset, start, stop)
         place = _drawn_entries(growth, start, stop).expand(exact.shape)
         if growth.layout.kind == "matrix" and bool(place.any()):
             drawn = torch.from_numpy(uniform_draws(key_of(seed, name), gather.shape, start, stop))
             exact[place] = amplitude() * drawn[place]
-        for position, axis in enumerate(growth.axes):
-            is_mean = axis.growth.written == "mean" or growth.layout.kind == "gain"
-            if axis.role == "out" and axis.growth.has_fresh and is_mean:
-                mean = mean_of_rows() if position == 0 else exact.sum(position, keepdim=True) / axis.growth.num_old
-                exact = torch.where(fresh_along(growth.axes, position, start, stop), mean, exact)
+        return exact
+
+    @cache
+    def mean_of_rows() -> torch.Tensor:
+        return _sum_of_rows(made, filled) / growth.axes[0].growth.num_old
+
+    def rows(start: int, stop: int) -> torch.Tensor:
+        if reads_silenced:
+            amplitude()
+        exact = filled(start, stop)
+        if has_mean is not None:
+            axis = growth.axes[has_mean]
+            mean = mean_of_rows() if has_mean == 0 else exact.sum(has_mean, keepdim=True) / axis.growth.num_old
+            exact = torch.where(_along(axis.growth.is_fresh, growth.axes, has_mean, start, stop), mean, exact)
         return (exact - offset).to(old.dtype)
 
     made = Made(gather.shape, old.dtype, rows)
     return made
 
 
+def _mean_axis(growth: TensorGrowth) -> int | None:
+    """The axis along which new rows are the mean of the old ones, which are zero before; None where there is none."""
+    is_gain = growth.layout.kind == "gain"
+    return next(
+        (
+            position
+            for position, axis in enumerate(growth.axes)
+            if axis.role == "out" and axis.growth.has_fresh and (axis.growth.filling.written == "mean" or is_gain)
+        ),
+        None,
+    )
+
+
 def _drawn_entries(growth: TensorGrowth, start: int, stop: int) -> torch.Tensor:
-    """Where rows [start, stop) are drawn: in a row or a column that is, unless the other one is zero (a mean is taken
-    of what was copied).
-    """
+    """Where rows [start, stop) are drawn: in a row or a column that is, unless the other one is zero."""
     is_drawn = torch.zeros((1,) * len(growth.axes), dtype=torch.bool)
     is_zero = is_drawn
     for position, axis in enumerate(growth.axes):
-        fresh = fresh_along(growth.axes, position, start, stop)
-        draws_it = axis.growth.read_drawn if axis.role == "in" else axis.growth.written == "drawn"
-        is_drawn, is_zero = (is_drawn | fresh, is_zero) if draws_it else (is_drawn, is_zero | fresh)
+        is_drawn = is_drawn | _along(axis.is_drawn, growth.axes, position, start, stop)
+        is_zero = is_zero | _along(axis.is_zero, growth.axes, position, start, stop)
     return is_drawn & ~is_zero
 
 
@@ -105,7 +137,11 @@ def _sum_of_rows(like: LazyTensor, rows: Callable[[int, int], torch.Tensor]) -> 
 
 def fresh_along(axes: Sequence[GrownAxis], position: int, start: int, stop: int) -> torch.Tensor:
     """Which coordinates of one axis copy nothing, broadcastable over rows [start, stop)."""
-    fresh = torch.from_numpy(axes[position].growth.is_fresh)
+    return _along(axes[position].growth.is_fresh, axes, position, start, stop)
+
+
+def _along(marks: BoolVector, axes: Sequence[GrownAxis], position: int, start: int, stop: int) -> torch.Tensor:
+    """Marks along one axis, broadcastable over rows [start, stop)."""
     shape = [1] * len(axes)
     shape[position] = -1
-    return (fresh[start:stop] if position == 0 else fresh).reshape(shape)
+    return torch.from_numpy(marks[start:stop] if position == 0 else marks).reshape(shape)

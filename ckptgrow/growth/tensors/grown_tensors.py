@@ -10,7 +10,7 @@ import torch
 from ckptgrow.errors import CheckpointError, RequestError
 from ckptgrow.spaces.gather import Gather
 from ckptgrow.spaces.noise import Noise
-from ckptgrow.spaces.split import Split
+from ckptgrow.spaces.split import WHOLE, Split
 from ckptgrow.storage.tensors import LazyTensor, Made, Repeated, chunks, num_elements
 
 
@@ -57,22 +57,33 @@ def with_noise(old: LazyTensor, gather: Gather, noise: Callable[[], Noise | None
         if term is not None:
             exact += torch.from_numpy(term.rows(start, stop))
         rounded = exact.to(old.dtype)
-        if not math.isfinite(rounded.sum().item()) and bool((exact.isfinite() & ~rounded.isfinite()).any()):
-            raise RequestError(f"{what} is beyond {old.dtype}, expected less of it")
+        _check_range(exact, rounded, what)
         return rounded
 
     return Made(gather.shape, old.dtype, rows)
 
 
-def dealt(old: LazyTensor, split: Split) -> LazyTensor:
-    """A weight dealt out among the copies that it reads."""
+def dealt(old: LazyTensor, split: Split, name: str) -> LazyTensor:
+    """A weight dealt out among the copies that it reads.
+
+    Where a share larger than the weight leaves the dtype's range, making rows raises RequestError, which says `name`.
+    """
 
     def rows(start: int, stop: int) -> torch.Tensor:
         found = split.whole.rows(old.rows, start, stop)
+        whole = found if split.spread == WHOLE else found.clone()
         split.deal(found, start)
+        if whole is not found:
+            _check_range(whole, found, f"{name}: spread {split.spread:g}")
         return found
 
     return Made(split.whole.shape, old.dtype, rows)
+
+
+def _check_range(given: torch.Tensor, made: torch.Tensor, what: str) -> None:
+    """Raises RequestError where finite numbers became none."""
+    if not math.isfinite(made.sum().item()) and bool((given.isfinite() & ~made.isfinite()).any()):
+        raise RequestError(f"{what} is beyond {made.dtype}, expected less of it")
 
 
 def checked_finite(old: LazyTensor, place: str) -> LazyTensor:

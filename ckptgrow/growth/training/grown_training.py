@@ -20,6 +20,7 @@ from ckptgrow.growth.training.grown_schedulers import (
     optimizer_of,
 )
 from ckptgrow.growth.training.learning_rates import Origin, with_rates
+from ckptgrow.growth.training.optimizer_table import row_of
 from ckptgrow.growth.training.step_functions import Course, course
 from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.state.optimizer_state import OptimizerState
@@ -103,11 +104,28 @@ def _grown_scheduler(growing: Growing, optimizers: Sequence[_Optimizer], index: 
     return scheduled
 
 
+def _pace(growing: Growing) -> int:
+    """How many times as fast matrices move in function under the old rates: the most copies that one of them reads,
+    where an optimizer's updates have the same size whatever the gradient's is.
+    """
+    groups = ((state, group) for state in growing.old.optimizers for group in state.groups)
+    is_normalised = any(row_of(state, group).lr in ("normalised", "adafactor") for state, group in groups)
+    copies = (axis.growth.num_copies.max() for one in growing.lineage for axis in one.growth.axes if axis.role == "in")
+    return max(map(int, copies), default=1) if is_normalised else 1
+
+
 def _notes(growing: Growing, schedulers: Sequence[Scheduled]) -> list[str]:
     notes: list[str] = []
     if not growing.old.optimizers:
         notes.append("it has no optimizer state: the weights alone were grown")
     notes += [one.note for one in schedulers if one.note]
+    pace = _pace(growing)
+    if growing.request.lr_rule == "keep" and pace > 1:
+        notes.append(
+            f"learning rates stay, so the function moves up to {pace} times as fast as before: where the small run was "
+            "near the largest rate that it bears, the loss rises at once and stays up until the rates fall; ⟦lr_rule "
+            "mup⟧ keeps the pace, and so does a lower lr"
+        )
     if growing.request.lr_rule == "mup" and growing.old.checkpoint.kind == "trainer":
         notes.append(
             "the optimizer has one group a learning rate now, where the Trainer makes two: give it one with these "

@@ -14,14 +14,19 @@ changes by s = b_out · f_in. What an optimizer makes of s decides:
                                                       eps'/eps = s · √(n_out · n_in)         of the Frobenius norm
     Adafactor        the update is normalised, and may be as large as the weight, whose root mean square changes by r:
                                                       lr'/lr = u / r        ε₂'/ε₂ = r       ε₁ with the gradient
-    decoupled decay                                   wd'/wd = lr/lr'
+    decoupled decay                                   wd'/wd = lr/lr'      (a power of it by another `wd_rule`)
     coupled decay    wd · W is added to g, so it must change by s where W changes by u: wd'/wd = s / u. Linear in
                      SGD, so exact for any weights; else only where all of W changes by u (`tile`, no separation).
+
+`wd_rule` says that power: 1 keeps the trajectory, lr · wd staying as it is (independent weight decay, and the width
+rule of Complete(d)P, arXiv 2512.22382); ½ is wd ∝ √width where lr ∝ 1/width, which keeps the gain of a matrix in the
+steady state that decay leads to; 0 leaves wd.
 
 Averages of updates (Adafactor's β₁) carry their learning rate with them and are scaled along.
 
 Source: derived here from equal function and equal update; the width scaling is that of Yang & Hu et al., "Tensor
 Programs V", arXiv 2203.03466. Muon's factors by shape: Liu et al., "Muon is Scalable", arXiv 2502.16982.
+wd ∝ √width: Fan et al., "Robust Layerwise Scaling Rules by Proper Weight Decay Tuning", arXiv 2510.15262.
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ from typing import Any
 
 import torch
 
+from ckptgrow.choices import DecayRule
 from ckptgrow.errors import OptimizerError, at
 from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.lineage import Descent
@@ -44,6 +50,7 @@ from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
 from ckptgrow.storage.tensors import Held, is_lazy, whole
 
 LR_OPTIONS = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
+DECAY_POWERS: Mapping[DecayRule, float] = {"trajectory": 1.0, "sqrt": 0.5, "keep": 0.0}
 SAME = 1e-6  # of root mean squares in float32 weights
 
 
@@ -83,6 +90,7 @@ def with_rates(
         parts: dict[Ratio, list[str]] = {}
         for name in group.names:
             ratio = _ratio(row, group.options, growing.descent_of[name], sizes)
+            ratio = replace(ratio, weight_decay=_decay(ratio, row, group.options, growing.request.wd_rule))
             if "beta2_decay" in group.options:
                 with at(name, OptimizerError):
                     _check_bound(group.options, records.get(name, {}), ratio.lr)
@@ -94,6 +102,17 @@ def with_rates(
             groups.append(ParameterGroup(options, tuple(names), has_param_names=True))
             origins.append(Origin(index, ratio.lr))
     return replace(state, groups=tuple(groups), state=records), tuple(origins)
+
+
+def _decay(ratio: Ratio, row: Row, options: Mapping[str, Any], rule: DecayRule) -> float:
+    """Weight decay's ratio by a rule. Raises OptimizerError for a rule that is none for decay in the gradient."""
+    is_in_gradient = row.lr == "gradient" or is_coupled(row, options)
+    if rule != "trajectory" and is_in_gradient and options.get("weight_decay"):
+        raise OptimizerError(
+            f"{row.name} has its weight decay in the gradient, expected a decoupled one for ⟦wd_rule {rule}⟧; leave it "
+            "out"
+        )
+    return ratio.weight_decay ** DECAY_POWERS[rule]
 
 
 def _ratio(row: Row, options: Mapping[str, Any], one: Descent, sizes: WeightSizes) -> Ratio:

@@ -1,0 +1,225 @@
+"""`ckptgrow run`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import typer
+
+from ckptgrow.commands._run_view import run_view
+from ckptgrow.commands._screen import JsonOption, Screen
+from ckptgrow.commands._spelling import spelled_in
+from ckptgrow.commands.depth import depth
+from ckptgrow.commands.train import train
+from ckptgrow.commands.verify import verify
+from ckptgrow.commands.width import width
+from ckptgrow.errors import MissingDependencyError, RequestError
+
+if TYPE_CHECKING:
+    from ckptgrow.run.devices import Devices
+    from ckptgrow.run.forecast import Forecast
+    from ckptgrow.run.staged_run import RunOutcome
+    from ckptgrow.run.standing import Standing
+    from ckptgrow.run.work import Work
+
+EXIT_DIFFERENT = 1
+WITH_OPTIONS: Mapping[str, Callable[..., Any]] = {"depth": depth, "width": width, "train": train, "verify": verify}
+
+
+def run_plan(
+    plan: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="PLAN", help="A plan (.yaml or .json), as `ckptgrow plan law --out` writes it.", show_default=False
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A directory that `ckptgrow data` wrote.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's directory.", show_default=False)] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what will happen, how many FLOPs, how much disk and time it takes.")
+    ] = False,
+    measure: Annotated[
+        int, typer.Option(min=0, help="With --dry-run, steps of every stage's model to time; 0 for none.")
+    ] = 5,
+    status: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Tell where the run in DIR stands.", show_default=False)
+    ] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of plans, by which editors complete them.")
+    ] = False,
+    devices: Annotated[int, typer.Option(min=1, help="Processes or GPUs on each node, for training.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes, for training.")] = 1,
+    launcher: Annotated[
+        Literal["lightning", "srun"],
+        typer.Option(help="Who starts the processes of training, where there are several."),
+    ] = "lightning",
+    slurm: Annotated[bool, typer.Option("--slurm", help="Hand a chain of jobs to sbatch instead of running.")] = False,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="JOB", help="Do one job of the run alone, as stage-2/train.", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """A whole staged training: train, watch the slope, grow, verify, go on; resumable at any moment.
+
+    Started again with the same words, it goes on where it was. A growth that fails its verification stops the run
+    (exit 1) and keeps everything.
+    """
+    screen = Screen(as_json)
+    try:
+        if schema:
+            from ckptgrow.run.plan_reading import plan_schema
+
+            print(json.dumps(plan_schema(_helps()), indent=2))
+            return 0
+        if status is not None:
+            from ckptgrow.run.standing import opened_run, standing
+
+            _show_standing(standing(opened_run(status)), screen)
+            return 0
+        for name, value in (("PLAN", plan), ("--data", data), ("--out", out)):
+            if value is None:
+                raise RequestError(f"run: lacks {name}, expected ckptgrow run PLAN --data DIR --out DIR")
+        assert plan is not None and data is not None and out is not None
+        from ckptgrow.run.devices import Devices
+
+        work = _work(plan, data, out, Devices(devices, nodes, launcher))
+    except ImportError as error:
+        raise MissingDependencyError("run needs `pip install 'ckptgrow[train,plan]'`") from error
+    if dry_run:
+        _show_forecast(work, measure, screen)
+        return 0
+    if slurm:
+        from ckptgrow.run.slurm_chain import submit_chain
+
+        for one in submit_chain(work.plan, plan, data, out, work.devices):
+            screen.say(f"{one.number}\t{one.script}")
+        return 0
+    return _run(work, only, screen)
+
+
+def _work(plan: Path, data: Path, out: Path, devices: Devices) -> Work:
+    from ckptgrow.run.journal import Journal
+    from ckptgrow.run.plan_reading import read_plan
+    from ckptgrow.run.work import Work
+    from ckptgrow.train.token_sequences import TokenFiles
+
+    found = read_plan(plan)
+    TokenFiles.open(data)  # names what is wrong with it
+    return Work(found, data, out, Journal.read(out), devices)
+
+
+def _run(work: Work, only: str | None, screen: Screen) -> int:
+    from ckptgrow.run.forecast import forecast
+    from ckptgrow.run.staged_run import run_plan as run
+    from ckptgrow.run.standing import standing
+
+    expected = forecast(work)
+    with run_view(screen, lambda: standing(work, expected)) as view:
+        done = run(work.plan, work.data, work.out, view, work.devices, only)
+    _show_outcome(done, screen)
+    if done.interrupted_by is not None:
+        return 128 + done.interrupted_by
+    return 0 if done.failed is None else EXIT_DIFFERENT
+
+
+def _show_outcome(done: RunOutcome, screen: Screen) -> None:
+    if done.interrupted_by is not None:
+        screen.warn("interrupted and saved; start it again with the same words to go on")
+    for problem in done.problems:
+        screen.say(f"- {problem}")
+    if done.failed is not None:
+        screen.say(f"{done.failed}: the growth lost something, so the run stops here; everything is kept", style="red")
+    elif done.interrupted_by is None:
+        screen.say(f"{done.out}: done; see ckptgrow report {done.out}")
+    screen.result(
+        {
+            "out": str(done.out),
+            "interrupted_by": done.interrupted_by,
+            "failed": done.failed,
+            "problems": spelled_in(list(done.problems)),
+        }
+    )
+
+
+def _show_standing(found: Standing, screen: Screen) -> None:
+    rows = [(one.name, one.state, one.seconds) for one in found.jobs]
+    screen.table(str(found.out), ("job", "state", "seconds"), rows)
+    screen.say(found.sentence)
+    slope = None if found.slope is None else [found.slope.slope, *found.slope.slope_interval]
+    screen.result(
+        {
+            "out": str(found.out),
+            "jobs": [vars(one) for one in found.jobs],
+            "current": found.current,
+            "progress": None if found.progress is None else vars(found.progress),
+            "slope": slope,
+            "tau": found.tau,
+            "flops_left": found.flops_left,
+            "seconds_left": found.seconds_left,
+            "free_bytes": found.free_bytes,
+        }
+    )
+
+
+def _show_forecast(work: Work, measure: int, screen: Screen) -> None:
+    from ckptgrow.run.forecast import forecast
+    from ckptgrow.run.staged_run import jobs_of
+    from ckptgrow.run.standing import duration
+
+    found = forecast(work, measure)
+    columns = ("stage", "parameters", "without embeddings", "from step", "steps", "tokens", "FLOPs", "time")
+    rows = [
+        (one.stage.name, one.size.total, one.size.without_embeddings, one.start, one.steps, one.tokens,
+         f"{one.flops:.3g}", None if one.seconds_per_step is None else duration(one.seconds_per_step * one.steps))
+        for one in found.stages
+    ]  # fmt: skip
+    screen.table("stages", columns, rows)
+    at_most = " at most" if any(one.stage.grow is not None for one in found.stages) else ""
+    time = "" if found.seconds is None else f", {duration(found.seconds)} of training by {measure} measured steps each"
+    screen.say(f"{found.flops:.3g} FLOPs{time}{at_most}; {found.disk_bytes / 2**30:.3f} GiB of disk at the fullest.")
+    commands = [shlex.join(words) for job in jobs_of(work.plan) for words in job.words(work)]
+    for command in commands:
+        screen.say(command)
+    screen.result({**_as_tree(found), "commands": commands})
+
+
+def _as_tree(found: Forecast) -> dict[str, object]:
+    return {
+        "stages": [
+            {
+                "name": one.stage.name,
+                "parameters": one.size.total,
+                "params": one.size.without_embeddings,
+                "start": one.start,
+                "steps": one.steps,
+                "tokens": one.tokens,
+                "flops": one.flops,
+                "seconds_per_step": one.seconds_per_step,
+            }
+            for one in found.stages
+        ],
+        "flops": found.flops,
+        "disk_bytes": found.disk_bytes,
+        "seconds": found.seconds,
+    }
+
+
+def _helps() -> dict[str, dict[str, str]]:
+    """What the options of the commands that a plan's options are those of do."""
+    found: dict[str, dict[str, str]] = {}
+    for name, command in WITH_OPTIONS.items():
+        hints = get_type_hints(command, include_extras=True)
+        found[name] = {
+            option: str(one.help)
+            for option, hint in hints.items()
+            for one in getattr(hint, "__metadata__", ())
+            if getattr(one, "help", None)
+        }
+    return found

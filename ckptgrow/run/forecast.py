@@ -1,0 +1,141 @@
+"""What a plan will take, before it runs: steps, tokens, FLOPs and disk of every stage, and from a few steps the time.
+
+Models are foreseen by the growths themselves, from configs alone.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ckptgrow.formats.known_formats import read_checkpoint
+from ckptgrow.run.growth_jobs import recipe_of
+from ckptgrow.run.model_sizes import ModelSize, grown_config, size_of
+from ckptgrow.run.staged_plan import OPERATORS, PlannedStage, StagedPlan
+from ckptgrow.run.train_job import TrainJob, metrics_rows
+from ckptgrow.run.work import SEQLEN, Work, length
+from ckptgrow.state.config_sources import architecture_of
+from ckptgrow.train.settings import TrainSettings, settings_for
+from ckptgrow.train.training_run import train
+
+TIMED_FROM = 2  # steps: the first ones allocate
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageForecast:
+    """A stage as planned: sizes, `steps` at most, tokens of these, FLOPs; bytes of its checkpoints at their most, and
+    of what it begins with; seconds a step where some were measured.
+    """
+
+    stage: PlannedStage
+    config: Mapping[str, Any]
+    size: ModelSize
+    start: int
+    steps: int
+    tokens: int
+    flops: float
+    checkpoint_bytes: int
+    grown_bytes: int
+    seconds_per_step: float | None = None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """All stages; `disk_bytes` is what lies there at the fullest moment."""
+
+    stages: tuple[StageForecast, ...]
+    disk_bytes: int
+
+    @property
+    def flops(self) -> float:
+        """In all."""
+        return sum(one.flops for one in self.stages)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of training, in all; None where nothing was measured."""
+        known = [one.seconds_per_step * one.steps for one in self.stages if one.seconds_per_step is not None]
+        return sum(known) if len(known) == len(self.stages) else None
+
+
+def forecast(work: Work, measure: int = 0) -> Forecast:
+    """What the plan will take; of `measure` steps of every stage's model, trained from scratch, also how long.
+
+    Raises what growths and configs raise that cannot be.
+    """
+    found: list[StageForecast] = []
+    carried: dict[str, Any] = {}
+    for number, stage in enumerate(work.plan.stages):
+        config = first_config(work) if number == 0 else _grown(found[-1].config, stage)
+        given = TrainJob(number, stage).given(work)
+        settings = settings_for(given, carried)
+        carried = settings.carried()
+        found.append(_stage(work, number, config, settings))
+        if measure:
+            seconds = _seconds_per_step(given | {"config": dict(config)}, carried, measure, work.out)
+            found[-1] = replace(found[-1], seconds_per_step=seconds)
+    return Forecast(tuple(found), _disk_bytes(work.plan, found))
+
+
+def first_config(work: Work) -> Mapping[str, Any]:
+    """The first model's config, completed by its family's defaults."""
+    if work.plan.checkpoint is not None:
+        return architecture_of(read_checkpoint(Path(work.plan.checkpoint))).config
+    from ckptgrow.formats.checkpoint import Checkpoint
+
+    return architecture_of(Checkpoint(path=Path("config"), kind="config", tensors={}, config=work.first_config)).config
+
+
+def _grown(config: Mapping[str, Any], stage: PlannedStage) -> Mapping[str, Any]:
+    assert stage.operator is not None
+    for operator in OPERATORS[stage.operator]:
+        config = grown_config(config, operator, recipe_of(stage, operator)[0])
+    return config
+
+
+def _stage(work: Work, number: int, config: Mapping[str, Any], settings: TrainSettings) -> StageForecast:
+    stage, size = work.plan.stages[number], size_of(config)
+    steps = length(stage)
+    tokens = steps * settings.whole_batch * (settings.seqlen or SEQLEN)
+    written = steps // settings.save_every + 1
+    num = min(written, settings.keep + 1) if settings.keep else written
+    operators = 0 if stage.operator is None else len(OPERATORS[stage.operator])
+    return StageForecast(
+        stage=stage,
+        config=config,
+        size=size,
+        start=work.start(number),
+        steps=steps,
+        tokens=tokens,
+        flops=size.flops(tokens),
+        checkpoint_bytes=num * size.state_bytes,
+        grown_bytes=operators * size.state_bytes,
+    )
+
+
+def _disk_bytes(plan: StagedPlan, stages: list[StageForecast]) -> int:
+    """The fullest moment: while a stage trains, with what is kept of those before it."""
+    kept = fullest = 0
+    for one in stages:
+        fullest = max(fullest, kept + one.grown_bytes + one.checkpoint_bytes)
+        if plan.keep == "all":
+            kept += one.grown_bytes + one.checkpoint_bytes
+        else:
+            kept = one.size.state_bytes + (kept if plan.keep == "ends" else 0)
+    return fullest
+
+
+def _seconds_per_step(given: Mapping[str, Any], carried: Mapping[str, Any], num: int, beside: Path) -> float:
+    """The median of some steps, by a run of the stage's model that is thrown away."""
+    where = next(one for one in (beside, *beside.parents) if one.exists())
+    with TemporaryDirectory(dir=where, prefix=".measured-") as scratch:
+        out = Path(scratch, "out")
+        kept = {name: value for name, value in carried.items() if name in ("batch_size", "grad_accum", "seqlen")}
+        short = {"train_steps": TIMED_FROM + num, "log_every": 1, "val_every": 10**9, "out": out, "logger": "csv"}
+        train({**kept, **given, **short, "warmup_steps": 0, "until_slope": None})
+        rows = metrics_rows(out)[TIMED_FROM:]
+    return statistics.median(float(row["seconds_per_step"]) for row in rows if row["seconds_per_step"])

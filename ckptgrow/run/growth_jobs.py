@@ -1,0 +1,138 @@
+"""Between two stages: the growth, and its verification."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ckptgrow.growth.request import StateRequest
+from ckptgrow.run.command_words import words_of_command
+from ckptgrow.run.staged_plan import GROWTHS, OPERATORS, Operator, PlannedStage, growth_options
+from ckptgrow.run.work import Listener, Work
+from ckptgrow.storage.files.atomic import appearing
+from ckptgrow.verification.comparison import VerifySettings, verify
+
+STATE = frozenset(one.name for one in fields(StateRequest))
+
+
+class VerificationFailed(Exception):  # noqa: N818  no fault of the request: the verdict that stops a run
+    """A growth did not pass its verification."""
+
+    def __init__(self, sentences: list[str]) -> None:
+        super().__init__("; ".join(sentences))
+        self.sentences = sentences
+
+
+@dataclass(frozen=True)
+class GrowJob:
+    """Grows a stage's model out of the one before it, by one operator."""
+
+    number: int
+    stage: PlannedStage
+    operator: Operator
+
+    @property
+    def name(self) -> str:
+        """In the journal."""
+        return f"{self.stage.name}/{self.operator}"
+
+    def pair(self, work: Work) -> tuple[Path, Path]:
+        """The small checkpoint and the grown one."""
+        return source_of(work, self.number, self.operator), work.grown(self.stage, self.operator)
+
+    @property
+    def of_model(self) -> dict[str, Any]:
+        """Options that say what the model becomes."""
+        return recipe_of(self.stage, self.operator)[0]
+
+    @property
+    def of_state(self) -> dict[str, Any]:
+        """Options that say what its training state becomes; the schedule moves with the last growth of a stage."""
+        found = recipe_of(self.stage, self.operator)[1]
+        assert self.stage.operator is not None
+        if self.operator != OPERATORS[self.stage.operator][-1]:
+            return found
+        step = {} if self.stage.restart_step is None else {"step": self.stage.restart_step}
+        return {**found, **step, **({"rewarm": self.stage.rewarm} if self.stage.rewarm else {})}
+
+    def words(self, work: Work) -> list[list[str]]:
+        """The command by hand."""
+        return [words_of_command(self.operator, self.pair(work), {**self.of_model, **self.of_state})]
+
+    def run(self, work: Work, listener: Listener) -> dict[str, Any]:
+        """Grows; what a killed process may have left there is replaced by the same."""
+        request = StateRequest(**self.of_state, force=True)
+        grow = GROWTHS[self.operator]
+        done = grow(*self.pair(work), **self.of_model, request=request, progress=listener.writes)
+        for note in done.notes:
+            listener.tell(note)
+        return {
+            "out": str(done.out),
+            "step": list(done.step),
+            "parameters": list(done.num_parameters),
+            "old": done.old,
+            "new": done.new,
+            "trapped": done.trapped,
+            "notes": list(done.notes),
+        }
+
+
+@dataclass(frozen=True)
+class VerifyJob:
+    """Verifies one growth."""
+
+    number: int
+    stage: PlannedStage
+    operator: Operator
+
+    @property
+    def name(self) -> str:
+        """In the journal."""
+        return f"{self.stage.name}/verify-{self.operator}"
+
+    def pair(self, work: Work) -> tuple[Path, Path]:
+        """The small checkpoint and the grown one."""
+        return source_of(work, self.number, self.operator), work.grown(self.stage, self.operator)
+
+    def words(self, work: Work) -> list[list[str]]:
+        """The command by hand."""
+        return [words_of_command("verify", self.pair(work), work.plan.verify)]
+
+    def run(self, work: Work, listener: Listener) -> dict[str, Any]:
+        """Judges; raises VerificationFailed for a growth that lost something."""
+        small, grown = self.pair(work)
+        report = verify(small, grown, settings=VerifySettings(**work.plan.verify), stage=listener.stage)
+        tree = report.to_json()
+        with appearing(grown.with_suffix(".verify.json")) as partial:
+            partial.write_text(json.dumps(tree, indent=2, default=str) + "\n", encoding="utf-8")
+        if not report.passed:
+            raise VerificationFailed(report.sentences)
+        return {
+            "passed": True,
+            "logits": report.function.relative,
+            "moments": None if report.moments is None else report.moments.worst_relative_error,
+            "asymmetry": None if report.asymmetry is None else report.asymmetry.weights,
+            "sentences": report.sentences,
+        }
+
+
+def source_of(work: Work, number: int, operator: Operator) -> Path:
+    """What an operator grows: the stage before's last checkpoint, or what the operator before it wrote."""
+    stage = work.plan.stages[number]
+    assert stage.operator is not None
+    place = OPERATORS[stage.operator].index(operator)
+    if place:
+        return work.grown(stage, OPERATORS[stage.operator][place - 1])
+    return work.last(work.plan.stages[number - 1])
+
+
+def recipe_of(stage: PlannedStage, operator: Operator) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A stage's options that one of its operators takes: of the model, and of the training state."""
+    known = growth_options(operator).types
+    taken: Mapping[str, Any] = {name: value for name, value in stage.recipe.items() if name in known}
+    of_state = {name: value for name, value in taken.items() if name in STATE}
+    of_model = {name: value for name, value in taken.items() if name not in STATE}
+    return ({} if stage.factor is None else {"factor": stage.factor}) | of_model, of_state

@@ -1,0 +1,168 @@
+"""Plans from files, checked as a whole before anything runs; and the schema by which editors complete them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from ckptgrow.errors import ConfigError, MissingDependencyError, RequestError, at
+from ckptgrow.run.staged_plan import (
+    OPERATORS,
+    PlannedStage,
+    StagedPlan,
+    growth_options,
+    path_beside,
+    train_options,
+    verify_options,
+)
+from ckptgrow.run.typed_values import Options, made, schema_of_class
+
+VERSION = 1
+Helps = Mapping[str, Mapping[str, str]]  # what options do, by command
+
+
+def read_plan(path: Path) -> StagedPlan:
+    """A plan from YAML or JSON, its first model's config in it and its stages named.
+
+    Raises RequestError that names the field for what cannot be executed, ConfigError for the first model's config.
+    """
+    with at(path):
+        plan = made(StagedPlan, _tree(path), "plan")
+        if isinstance(plan.config, str):
+            plan = replace(plan, config=_config(path_beside(path, plan.config)))
+        if plan.checkpoint is not None:
+            plan = replace(plan, checkpoint=str(path_beside(path, plan.checkpoint)))
+        return _whole(plan)
+
+
+def plan_in(tree: Mapping[str, Any]) -> tuple[StagedPlan, Path]:
+    """The plan and the data that a run's journal says."""
+    fields = {name: value for name, value in tree.items() if name != "data"}
+    return _whole(made(StagedPlan, fields, "plan")), Path(tree["data"])
+
+
+def _whole(plan: StagedPlan) -> StagedPlan:
+    """Checked, its stages named; raises RequestError."""
+    if plan.version != VERSION:
+        raise RequestError(f"version: is {plan.version}, expected {VERSION}; this ckptgrow knows no other")
+    if not plan.stages:
+        raise RequestError("stages: is empty, expected at least one")
+    stages = tuple(replace(one, name=one.name or f"stage-{number}") for number, one in enumerate(plan.stages, start=1))
+    plan = replace(plan, stages=stages)
+    _check(plan)
+    return replace(
+        plan,
+        train=train_options().checked(plan.train, "train"),
+        verify=verify_options().checked(plan.verify, "verify"),
+        stages=tuple(_checked(plan, number) for number in range(len(stages))),
+    )
+
+
+def plan_schema(helps: Helps) -> dict[str, Any]:
+    """The plan as JSON schema; `helps` say what the options of `width`, `depth`, `train` and `verify` do."""
+    tree = schema_of_class(StagedPlan)
+    growth: dict[str, Any] = {}
+    for operator in ("depth", "width"):
+        growth |= _described(growth_options(operator), helps.get(operator, {}))["properties"]
+    train = _described(train_options(), helps.get("train", {}))
+    stages = schema_of_class(PlannedStage)
+    stages["properties"]["train"] = {**train, "description": stages["properties"]["train"]["description"]}
+    recipe = {"type": "object", "additionalProperties": False, "properties": growth}
+    stages["properties"]["recipe"] = {**recipe, "description": stages["properties"]["recipe"]["description"]}
+    properties = tree["properties"]
+    properties["stages"] = {"type": "array", "items": stages, "description": properties["stages"]["description"]}
+    properties["train"] = {**train, "description": properties["train"]["description"]}
+    verify = _described(verify_options(), helps.get("verify", {}))
+    properties["verify"] = {**verify, "description": properties["verify"]["description"]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "ckptgrow plan", **tree}
+
+
+def _described(options: Options, helps: Mapping[str, str]) -> dict[str, Any]:
+    return Options(options.types, helps).schema()
+
+
+def _tree(path: Path) -> Mapping[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"cannot be read ({error}), expected a plan") from error
+    if path.suffix == ".json":
+        try:
+            return {name: value for name, value in json.loads(text).items() if name != "$schema"}
+        except ValueError as error:
+            raise RequestError(f"is no JSON ({error}), expected a plan") from error
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingDependencyError("YAML needs `pip install 'ckptgrow[plan]'`; a .json plan does not") from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RequestError(f"is no YAML ({' '.join(str(error).split())}), expected a plan") from error
+
+
+def _config(path: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"config: {path} cannot be read ({error}), expected a transformers config.json") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"config: {path} is no transformers config.json")
+    return cast(Mapping[str, Any], config)
+
+
+def _check(plan: StagedPlan) -> None:
+    """Raises RequestError for what contradicts itself."""
+    models = [name for name in ("config", "size", "checkpoint") if getattr(plan, name) is not None]
+    if len(models) != 1:
+        raise RequestError(
+            f"the first model is said by {' and '.join(models) or 'nothing'}, expected one of config, size and "
+            "checkpoint"
+        )
+    if isinstance(plan.config, Mapping) and "model_type" not in plan.config:
+        raise ConfigError("config: has no model_type, expected a transformers config")
+    names = [one.name for one in plan.stages]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise RequestError(f"stages[{number}].name: is {name} again, expected a name of its own")
+        if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith("."):
+            raise RequestError(f"stages[{number}].name: is {name!r}, expected letters, digits, - and _")
+    for number, stage in enumerate(plan.stages):
+        _check_stage(plan, number, stage)
+
+
+def _check_stage(plan: StagedPlan, number: int, stage: PlannedStage) -> None:
+    where, is_last = f"stages[{number}]", plan.after(number) is None
+    if number == 0 and stage.operator is not None:
+        raise RequestError(
+            f"{where}.operator: is {stage.operator}, expected none: the first stage grows out of nothing"
+        )
+    if number > 0 and stage.operator is None:
+        raise RequestError(f"{where}: lacks operator, expected width, depth or both")
+    if (stage.steps is None) == (stage.grow is None):
+        found = "both steps and grow" if stage.steps is not None else "neither steps nor grow"
+        raise RequestError(f"{where}: has {found}, expected one of them")
+    if stage.grow is not None and is_last:
+        raise RequestError(f"{where}.grow: nothing comes behind the last stage, expected steps")
+    for name, value in (("steps", stage.steps), ("grow.at_most", stage.grow and stage.grow.at_most)):
+        if value is not None and value < 1:
+            raise RequestError(f"{where}.{name}: is {value}, expected at least 1")
+    for name in ("batch_size", "micro_batch", "factor"):
+        value = getattr(stage, name)
+        if value is not None and value < 1:
+            raise RequestError(f"{where}.{name}: is {value}, expected at least 1")
+
+
+def _checked(plan: StagedPlan, number: int) -> PlannedStage:
+    """A stage with its options' values as the functions want them."""
+    stage, where = plan.stages[number], f"stages[{number}]"
+    train = train_options().checked(stage.train, f"{where}.train")
+    known: dict[str, Any] = {}
+    for operator in () if stage.operator is None else OPERATORS[stage.operator]:
+        known |= growth_options(operator).types
+    if stage.recipe and not known:
+        raise RequestError(f"{where}.recipe: the first stage does not grow, expected none")
+    return replace(stage, train=train, recipe=Options(known).checked(stage.recipe, f"{where}.recipe"))

@@ -1,0 +1,149 @@
+"""The run: a plan's jobs, one after the other, each noted in the journal when it is done.
+
+A run that was ended at any moment goes on with the job it was in. Jobs are idempotent: training goes on from its
+newest checkpoint, a growth is made again from the same bytes to the same bytes, and a verification judges again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ckptgrow.errors import RequestError
+from ckptgrow.run.closing_jobs import EvaluateJob, TidyJob
+from ckptgrow.run.devices import Devices
+from ckptgrow.run.forecast import forecast
+from ckptgrow.run.growth_jobs import GrowJob, VerificationFailed, VerifyJob
+from ckptgrow.run.journal import Journal
+from ckptgrow.run.staged_plan import OPERATORS, StagedPlan
+from ckptgrow.run.train_job import StoppedBySignal, TrainJob
+from ckptgrow.run.work import Listener, Work
+from ckptgrow.train.occupied import occupied
+
+
+class Job(Protocol):
+    """A part of a run that is done or not."""
+
+    @property
+    def name(self) -> str:
+        """In the journal: the stage and what is done."""
+        ...
+
+    def words(self, work: Work) -> list[list[str]]:
+        """The commands that do the same by hand."""
+        ...
+
+    def run(self, work: Work, listener: Listener) -> Mapping[str, Any]:
+        """Does it, or goes on with it; returns what the journal keeps."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """How a run ended: done where nothing else is said. `problems` are those of a growth that did not verify."""
+
+    out: Path
+    interrupted_by: int | None = None
+    failed: str | None = None
+    problems: tuple[str, ...] = ()
+
+
+def jobs_of(plan: StagedPlan) -> list[Job]:
+    """Everything that a plan has to be done, in its order."""
+    found: list[Job] = []
+    for number, stage in enumerate(plan.stages):
+        for operator in () if stage.operator is None else OPERATORS[stage.operator]:
+            found += [GrowJob(number, stage, operator), VerifyJob(number, stage, operator)]
+        found.append(TrainJob(number, stage))
+        asked = stage.evaluate or plan.evaluate
+        if asked is not None:
+            found.append(EvaluateJob(stage, asked))
+        if plan.keep != "all":
+            found.append(TidyJob(number, stage))
+    return found
+
+
+def run_plan(
+    plan: StagedPlan, data: Path, out: Path, listener: Listener, devices: Devices | None = None, only: str | None = None
+) -> RunOutcome:
+    """Executes a plan in a directory, or goes on with it there; `only` one of its jobs, where those before it are done.
+
+    Raises RequestError for another plan or other data than the directory's run began with, a directory that another
+    process holds, and a disk without room; what jobs raise otherwise.
+    """
+    with occupied(out):
+        work = Work(plan, data, out, Journal.read(out), devices or Devices())
+        _check_room(work)
+        work.journal.begin(tree_of(plan, data))
+        work.write_first_config()
+        for job in _asked(work, only):
+            began = work.journal.started(job.name)
+            listener.job(job.name, "")
+            try:
+                result = job.run(work, listener)
+            except StoppedBySignal as stop:
+                return RunOutcome(out, interrupted_by=stop.number)
+            except VerificationFailed as failure:
+                work.journal.failed(job.name, failure.sentences)
+                return RunOutcome(out, failed=job.name, problems=tuple(failure.sentences))
+            work.journal.finished(job.name, result, began)
+            listener.job(job.name, _in_words(result))
+    return RunOutcome(out)
+
+
+def tree_of(plan: StagedPlan, data: Path) -> dict[str, Any]:
+    """What a run's directory is for: a plan, and its data."""
+    return {**asdict(plan), "data": str(data)}
+
+
+def _asked(work: Work, only: str | None) -> Sequence[Job]:
+    """The jobs that are still to be done."""
+    jobs = jobs_of(work.plan)
+    names = [job.name for job in jobs]
+    if only is not None and only not in names:
+        raise RequestError(f"⟦only {only}⟧: is no job of the plan, expected one of {', '.join(names)}")
+    left = [job for job in jobs if work.journal.result(job.name) is None]
+    if only is None:
+        return left
+    before = next((job.name for job in left if names.index(job.name) < names.index(only)), None)
+    if before is not None:
+        raise RequestError(f"⟦only {only}⟧: {before} is not done, expected every job before it to be")
+    return [job for job in left if job.name == only]
+
+
+def _check_room(work: Work) -> None:
+    """Raises RequestError where the disk has not what the rest of the run will take at its fullest."""
+    expected = forecast(work)
+    there = sum(one.stat().st_size for one in work.out.rglob("*.ckpt") if one.is_file())
+    needed = expected.disk_bytes - there
+    free = shutil.disk_usage(work.out).free
+    if free < needed:
+        raise RequestError(
+            f"{work.out}: has {free / 2**30:.2f} GiB free, expected {needed / 2**30:.2f} GiB more for the plan's "
+            "checkpoints; make room, let the plan keep fewer (keep: ends, or newest), or choose another disk"
+        )
+
+
+def _in_words(result: Mapping[str, Any]) -> str:
+    """A job's result in a line."""
+    if "val_loss" in result:
+        losses = [f"{name} {result[name]:.4f}" for name in ("loss", "val_loss") if result[name] is not None]
+        reached = "" if result["slope_reached"] is None else ", ended by its slope"
+        return f"step {result['step']:,}{reached}; {', '.join(losses)}; {result['flops']:.3g} FLOPs"
+    if "parameters" in result:
+        old, new = result["parameters"]
+        return f"{old:,} → {new:,} parameters"
+    if "passed" in result:
+        moments = "" if result["moments"] is None else f", moments {result['moments']:.1e}"
+        return f"verified: logits differ by {result['logits']:.1e} of the largest{moments}"
+    if "results" in result:
+        return "; ".join(f"{task} {_score(scores)}" for task, scores in result["results"].items())
+    return f"removed {len(result.get('removed', ()))} checkpoints"
+
+
+def _score(scores: Mapping[str, Any]) -> str:
+    shown = [f"{name.partition(',')[0]} {value:.4f}" for name, value in scores.items() if "stderr" not in name]
+    return ", ".join(shown[:2])

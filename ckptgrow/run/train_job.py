@@ -1,0 +1,215 @@
+"""A stage's training: here, or in processes of its own; gone on with wherever it was."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ckptgrow.errors import CheckpointError, RequestError
+from ckptgrow.planning.executed import LARGEST_MICRO
+from ckptgrow.planning.operators import THRESHOLDS
+from ckptgrow.run.command_words import words_of_command
+from ckptgrow.run.devices import run_together
+from ckptgrow.run.model_sizes import size_of
+from ckptgrow.run.staged_plan import PlannedStage, StagedPlan
+from ckptgrow.run.work import FIRST_MODEL, Listener, Work, length
+from ckptgrow.state.config_sources import architecture_of
+from ckptgrow.train.metrics import METRICS
+from ckptgrow.train.monitor import Progress
+from ckptgrow.train.resuming import TOKENS
+from ckptgrow.train.slope_stop import reached_in
+from ckptgrow.train.training_run import train
+
+KEPT_CHECKPOINTS = 2  # in a stage's directory, where the plan does not say: the newest, and the one before it
+EXIT_SIGNALLED = 128
+
+
+class StoppedBySignal(Exception):  # noqa: N818  no error: the stage was saved, and goes on
+    """A signal ended a stage's training, after saving."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(str(number))
+        self.number = number
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Trains a stage to its end: its steps, or where the slope says to grow."""
+
+    number: int
+    stage: PlannedStage
+
+    @property
+    def name(self) -> str:
+        """In the journal."""
+        return f"{self.stage.name}/train"
+
+    def words(self, work: Work) -> list[list[str]]:
+        """The command by hand."""
+        given = self.given(work)
+        begun = work.begins_with(self.number)
+        model = {"config": work.out / FIRST_MODEL} if begun is None else {"resume": begun}
+        return [words_of_command("train", [], {**_places(given), **model, **_values(given)})]
+
+    def given(self, work: Work) -> dict[str, Any]:
+        """What `train` is asked for, apart from what it goes on from."""
+        stage, plan = self.stage, work.plan
+        is_last = plan.after(self.number) is None
+        asked = {
+            "seqlen": stage.seqlen,
+            "lr": stage.learning_rate,
+            "warmup_steps": stage.warmup,
+            "until_slope": tau_of(plan, self.number),
+            **batches_of(stage, work.devices.count),
+        }
+        return {
+            "data": work.data,
+            "out": work.directory(stage),
+            "train_steps": work.start(self.number) + length(stage),
+            "schedule": stage.schedule or ("wsd" if is_last else "constant"),
+            **{name: value for name, value in asked.items() if value is not None},
+            "keep": KEPT_CHECKPOINTS,
+            **plan.train,
+            **stage.train,
+        }
+
+    def run(self, work: Work, listener: Listener) -> dict[str, Any]:
+        """Trains; raises StoppedBySignal where a signal came first, and what `train` raises."""
+        given, last = self.given(work), work.last(self.stage)
+        if not is_finished(last, given["train_steps"]):
+            directory = work.directory(self.stage)
+            resume = last if last.exists() else work.begins_with(self.number)
+            if resume is None:
+                shutil.rmtree(directory, ignore_errors=True)  # a run that was ended before its first checkpoint
+            self._train(work, given, resume, listener)
+        return self._result(work)
+
+    def _train(self, work: Work, given: Mapping[str, Any], resume: Path | None, listener: Listener) -> None:
+        if work.devices.count > 1:
+            number = self._elsewhere(work, given, resume, listener)
+        else:
+            model = {"config": dict(work.first_config or {})} if resume is None else {"resume": resume}
+            reported = lambda one: listener.trained(self.stage.name, one)  # noqa: E731
+            number = train({**given, **model}, reported, listener.tell).interrupted_by
+        if number is not None:
+            raise StoppedBySignal(number)
+
+    def _elsewhere(self, work: Work, given: Mapping[str, Any], resume: Path | None, listener: Listener) -> int | None:
+        """In processes of its own; the signal's number where one ended them."""
+        model = {"config": work.out / FIRST_MODEL} if resume is None else {"resume": resume}
+        options = {**_places(given), **model, **_values(given), **work.devices.options}
+        directory = work.directory(self.stage)
+
+        def heard() -> None:
+            progress = newest_progress(directory, int(given["train_steps"]))
+            if progress is not None:
+                listener.trained(self.stage.name, progress)
+
+        code = run_together(work.devices.command(words_of_command("train", [], options)), heard)
+        if code > EXIT_SIGNALLED:
+            return code - EXIT_SIGNALLED
+        if code:
+            raise CheckpointError(f"{self.name}: its processes ended with exit code {code}; see what they said above")
+        return None
+
+    def _result(self, work: Work) -> dict[str, Any]:
+        """What the stage came to, from its files."""
+        last = work.last(self.stage)
+        tree = opened(last)
+        config = tree["hyper_parameters"]["config"]
+        size = size_of(_completed(config, last))
+        tokens = int(tree[TOKENS])
+        rows = metrics_rows(work.directory(self.stage))
+        return {
+            "checkpoint": str(last),
+            "step": int(tree["global_step"]),
+            "tokens": tokens,
+            "flops": size.flops(tokens - work.tokens_before(self.number)),
+            "params": size.without_embeddings,
+            "parameters": size.total,
+            "loss": _last(rows, "loss"),
+            "val_loss": _last(rows, "val_loss"),
+            "slope_reached": reached_in(tree),
+        }
+
+
+def tau_of(plan: StagedPlan, number: int) -> float | None:
+    """The slope at which a stage ends; None where its steps are fixed."""
+    stage, following = plan.stages[number], plan.after(number)
+    if stage.grow is None or following is None or following.operator is None:
+        return None
+    return THRESHOLDS[following.operator] if stage.grow.tau == "auto" else stage.grow.tau
+
+
+def batches_of(stage: PlannedStage, num_devices: int) -> dict[str, int]:
+    """Sequences a device and micro-batch, and micro-batches a step, for a stage's batch; nothing where it has none.
+
+    Raises RequestError where the devices cannot share it.
+    """
+    if stage.batch_size is None:
+        return {}
+    if stage.batch_size % num_devices:
+        raise RequestError(
+            f"{stage.name}: {num_devices} devices cannot share batch_size {stage.batch_size} evenly, expected a divisor"
+        )
+    on_each = stage.batch_size // num_devices
+    most = min(on_each, stage.micro_batch or LARGEST_MICRO)
+    micro = max(one for one in range(1, most + 1) if on_each % one == 0)
+    return {"batch_size": micro, "grad_accum": on_each // micro}
+
+
+def is_finished(checkpoint: Path, total: int) -> bool:
+    """Whether a stage's newest checkpoint is its last: at the last step, or where its slope ended it."""
+    if not checkpoint.exists():
+        return False
+    tree = opened(checkpoint)
+    return int(tree["global_step"]) >= total or reached_in(tree) is not None
+
+
+def opened(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's tree, its tensors not read."""
+    return torch.load(checkpoint, weights_only=True, mmap=True, map_location="cpu")
+
+
+def metrics_rows(directory: Path) -> list[dict[str, str]]:
+    """The rows of a stage's log; none where it has not begun."""
+    path = directory / METRICS
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if (row["step"] or "").isdigit() and row["val_bits"] is not None]
+
+
+def newest_progress(directory: Path, total: int) -> Progress | None:
+    """What a log says of a run in other processes."""
+    rows = metrics_rows(directory)
+    trained = [row for row in rows if row["loss"]]
+    if not trained:
+        return None
+    row = trained[-1]
+    speed, lr = float(row["tokens_per_second"]), float(row["lr"])
+    return Progress(int(row["step"]), total, int(row["tokens"]), lr, float(row["loss"]), _last(rows, "val_loss"), speed)
+
+
+def _last(rows: list[dict[str, str]], column: str) -> float | None:
+    return next((float(row[column]) for row in reversed(rows) if row[column]), None)
+
+
+def _completed(config: Mapping[str, Any], where: Path) -> Mapping[str, Any]:
+    from ckptgrow.formats.checkpoint import Checkpoint
+
+    return architecture_of(Checkpoint(path=where, kind="lightning", tensors={}, config=config)).config
+
+
+def _places(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: given[name] for name in ("data", "out")}
+
+
+def _values(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name not in ("data", "out")}

@@ -1,0 +1,80 @@
+"""Ends a run where its learning curve says that growing pays: the slope of its validations has risen past τ.
+
+The rule is that of `ckptgrow plan watch`, and the slope now must be above τ too, more likely than not. It looks at each
+validation, in every process, at what the run itself has validated; the evaluations are in its checkpoints, so that an
+interrupted run decides as one that nothing interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning
+import numpy as np
+
+from ckptgrow.planning.learning_curves import FEWEST, curve_of
+from ckptgrow.planning.logs import Log
+from ckptgrow.planning.watching import Watch, slope_watch
+
+STATE = "SlopeStop"  # Lightning's key of a callback's state: its class's name
+
+
+class SlopeStop(lightning.Callback):
+    """Stops at the first validation at which the slope d log L / d log C has risen past `threshold`; without one it
+    only keeps what was validated, for a run that goes on with one.
+
+    Evaluations of before a growth, which a grown checkpoint still holds, are of another model: `num_growths` tells
+    them apart. `validated` gives the newest loss in nats.
+    """
+
+    def __init__(self, threshold: float | None, num_growths: int, validated: Callable[[], float | None]) -> None:
+        self.threshold, self._num_growths, self._validated = threshold, num_growths, validated
+        self._steps: list[int] = []
+        self._losses: list[float] = []
+        self.reached: int | None = None
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Takes the evaluation; where it is time, the run ends after this step."""
+        loss = self._validated()
+        assert loss is not None
+        self._steps.append(trainer.global_step)
+        self._losses.append(loss)
+        found = None if self.threshold is None else seen(self._steps, self._losses, self.threshold)
+        if found is not None and found.is_likely:
+            self.reached = trainer.global_step
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The evaluations so far."""
+        return {
+            "num_growths": self._num_growths,
+            "steps": self._steps,
+            "losses": self._losses,
+            "reached": self.reached,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Goes on with those of the same model."""
+        if state_dict["num_growths"] == self._num_growths:
+            self._steps, self._losses = list(state_dict["steps"]), list(state_dict["losses"])
+
+
+def seen(steps: list[int], losses: list[float], threshold: float) -> Watch | None:
+    """What evaluations say of a growth at τ; None where they are too few to say anything."""
+    if len(steps) < FEWEST or min(steps) < 1:
+        return None
+    log = Log("validation", np.array(steps, dtype=np.float64), np.array(losses, dtype=np.float64))
+    curve = curve_of(log, 1.0, 1.0)  # slopes are the same in any unit of compute
+    return slope_watch(curve, threshold) if len(curve.steps) >= FEWEST else None
+
+
+def reached_in(checkpoint: Mapping[str, Any]) -> int | None:
+    """The step at which the run of a checkpoint was ended by its slope; None where it was not, or the model has grown
+    since.
+    """
+    state = (checkpoint.get("callbacks") or {}).get(STATE)
+    if not isinstance(state, dict) or state.get("reached") != checkpoint.get("global_step"):
+        return None
+    num_growths = len((checkpoint.get("ckptgrow") or {}).get("history", ()))
+    return int(state["reached"]) if state.get("num_growths") == num_growths else None

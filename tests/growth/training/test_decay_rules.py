@@ -1,0 +1,87 @@
+"""Weight decay under `mup` by the formulas of the papers that its rules come from; what `keep` says of the pace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ckptgrow
+from ckptgrow import Settings, StateRequest
+from ckptgrow.errors import OptimizerError, RequestError
+from tests.helpers.gpt2 import perturbed_gpt2
+from tests.helpers.lightning_files import save_lightning, trained_checkpoint
+from tests.helpers.optimizers import stored
+
+RATE, DECAY = 2e-3, 0.1
+RULES = {"trajectory": 1.0, "sqrt": 0.5, "keep": 0.0}
+
+
+def small_run(path: Path, kind: Any = torch.optim.AdamW, **options: Any) -> Path:
+    return trained_checkpoint(path, perturbed_gpt2(), lambda parameters: kind(parameters, lr=RATE, **options))
+
+
+def options_of(path: Path, name: str) -> dict[str, Any]:
+    (state,) = stored(path)
+    return next(group for group in state["param_groups"] if f"model.{name}" in group["param_names"])
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("rule", RULES)
+def test_matrices_decay_by_the_rules_power_of_the_width(tmp_path: Path, rule: Any, factor: int) -> None:
+    """With η ∝ 1/d: λ ∝ d keeps η λ (2512.22382), λ ∝ √d is 2510.15262's; what is like a vector keeps its λ."""
+    source = small_run(tmp_path / "small.ckpt", weight_decay=DECAY)
+    request = StateRequest(lr_rule="mup", wd_rule=rule)
+    ckptgrow.width(source, tmp_path / "grown.ckpt", factor=factor, separate="none", request=request)
+    matrix = options_of(tmp_path / "grown.ckpt", "transformer.h.0.mlp.c_fc.weight")
+    assert matrix["lr"] == pytest.approx(RATE / factor, rel=1e-12)
+    assert matrix["weight_decay"] == pytest.approx(DECAY * factor ** RULES[rule], rel=1e-12)
+    embedding = options_of(tmp_path / "grown.ckpt", "transformer.wte.weight")
+    assert (embedding["lr"], embedding["weight_decay"]) == (RATE, DECAY)
+    report = ckptgrow.verify(source, tmp_path / "grown.ckpt", settings=Settings(batches=1, steps=2))
+    assert report.passed, report.sentences
+    assert report.trajectory is not None and report.trajectory.judged == (rule == "trajectory")
+
+
+@pytest.mark.parametrize("lie", [{"wd_rule": "keep"}, {"wd_rule": "trajectory"}, {"lr_rule": "keep"}], ids=str)
+def test_another_rule_than_the_recorded_one_is_named(tmp_path: Path, lie: dict[str, str]) -> None:
+    source = small_run(tmp_path / "small.ckpt", weight_decay=DECAY)
+    ckptgrow.width(source, tmp_path / "grown.ckpt", request=StateRequest(lr_rule="mup", wd_rule="sqrt"))
+    tree = torch.load(tmp_path / "grown.ckpt", weights_only=True)
+    tree["ckptgrow"]["history"][-1].update(lie)
+    torch.save(tree, tmp_path / "tampered.ckpt")
+    report = ckptgrow.verify(source, tmp_path / "tampered.ckpt", settings=Settings(batches=1))
+    assert not report.passed
+    assert any("weight_decay of group" in one or "lr rule" in one for one in report.sentences), report.sentences
+
+
+def test_a_rule_needs_mup_and_decoupled_decay(tmp_path: Path) -> None:
+    source = small_run(tmp_path / "small.ckpt", weight_decay=DECAY)
+    with pytest.raises(RequestError, match='expected lr_rule="mup"'):
+        ckptgrow.width(source, tmp_path / "grown.ckpt", request=StateRequest(wd_rule="sqrt"))
+    other = small_run(tmp_path / "other.ckpt", torch.optim.SGD, weight_decay=DECAY)
+    with pytest.raises(OptimizerError, match=r"SGD has its weight decay in the gradient.*wd_rule="):
+        ckptgrow.width(other, tmp_path / "grown.ckpt", request=StateRequest(lr_rule="mup", wd_rule="sqrt"))
+    assert not (tmp_path / "grown.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "growth", "request_", "is_told"),
+    [
+        (torch.optim.AdamW, {"factor": 3}, StateRequest(), True),
+        (torch.optim.AdamW, {"factor": 3}, StateRequest(lr_rule="mup"), False),
+        (torch.optim.AdamW, {"ffn": 30, "how": "pad"}, StateRequest(), False),
+        (torch.optim.SGD, {"factor": 3}, StateRequest(), False),
+    ],
+)
+def test_kept_rates_say_that_the_function_moves_faster(
+    tmp_path: Path, kind: Any, growth: dict[str, Any], request_: StateRequest, is_told: bool
+) -> None:
+    """Only where updates have a size of their own: AdamW's, by as much as a matrix reads copies."""
+    model = perturbed_gpt2()
+    optimizer = kind(model.parameters(), lr=RATE)
+    source = save_lightning(tmp_path / "small.ckpt", model, [optimizer])
+    done = ckptgrow.width(source, tmp_path / "grown.ckpt", request=request_, **growth)
+    assert any("up to 3 times as fast" in str(note) for note in done.notes) == is_told
