@@ -21,7 +21,7 @@ from ckptgrow.state.opening import named_optimizers
 from ckptgrow.state.optimizer_kinds import name_of
 from ckptgrow.state.optimizer_state import OptimizerState, unmatched, without_record
 from ckptgrow.state.pieces import pieces_in
-from ckptgrow.state.translation import are_transformers, in_transformers_terms, why_unknown
+from ckptgrow.state.translation import are_transformers, changed_by, in_transformers_terms, why_unknown
 from ckptgrow.state.twins import claim_tensors
 from ckptgrow.storage.archives.archive import check_sums
 from ckptgrow.storage.dcp_io.dcp_pieces import Pieced
@@ -64,7 +64,8 @@ def inspect(
     trainer's where its names do not tell it.
 
     With `check` every byte is read: the checksums of all that torch saved, and the sha256 of the weights, which is what
-    a growth records of its source (files of safetensors have no checksums).
+    a growth records of its source (files of safetensors have no checksums); and a trainer's own names and forms must be
+    there again after the way to transformers' and back.
     Raises CheckpointError where it cannot be read at all; everything else is told in `problems`.
     """
     in_file = read_checkpoint(Path(path))
@@ -80,6 +81,8 @@ def inspect(
         fields = architecture.config
     if claimed is None and translation is None and not are_transformers(in_file.tensors):
         problems.append(f"{path}: {why_unknown(in_file, config)}")
+    if check and translation is not None:
+        problems += changed_by(translation, in_file, checkpoint)
     names = [one.name for one in claimed.parameters] if claimed else list(checkpoint.tensors)
     distinct = {id(checkpoint.tensors[name]): checkpoint.tensors[name] for name in names}
     return Inspection(

@@ -48,16 +48,20 @@ def grow(
     source = Path(source) if isinstance(source, str) else source
     if target is None:
         growing = opened(source, operator_for, request)
-        return _result(growing, _grown(growing), None)
+        return _result(growing, _in_trainers_terms(growing, _grown(growing)), None)
     target = Path(target)
     check_output(source if isinstance(source, Path) else source.path, target, force=request.force)
     processes().wait()  # all have looked before one writes
     growing = opened(source, operator_for, request)
-    grown = _grown(growing)
-    translation = growing.old.translation
-    written = grown.checkpoint if translation is None else translation.undone(grown.checkpoint)
-    write_checkpoint(written, target, progress, request.max_shard_bytes, force=request.force)
+    grown = _in_trainers_terms(growing, _grown(growing))
+    write_checkpoint(grown.checkpoint, target, progress, request.max_shard_bytes, force=request.force)
     return _result(growing, grown, target)
+
+
+def _in_trainers_terms(growing: Growing, grown: _Grown) -> _Grown:
+    """What was grown, in the names and forms in which the source had it."""
+    translation = growing.old.translation
+    return grown if translation is None else replace(grown, checkpoint=translation.undone(grown.checkpoint))
 
 
 def _grown(growing: Growing) -> _Grown:

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ckptgrow.dialects.dialect import LAYER, ConfigMap, Dialect, Row
 from ckptgrow.dialects.forms import Form
 from ckptgrow.dialects.known_dialects import DIALECTS, dialect_called
@@ -194,6 +196,14 @@ def why_unknown(checkpoint: Checkpoint, config: Path | None = None) -> str:
     """Which trainers' dialects were tried, and what of a checkpoint does not fit each."""
     _, reasons = _fitting(checkpoint, None if config is None else config_in_file(config), None)
     return "tried " + "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
+
+
+def changed_by(translation: Translation, read: Checkpoint, there: Checkpoint) -> list[str]:
+    """The tensors of a file that are not the same after the way to transformers' terms (`there`) and back."""
+    back = translation.undone(there).tensors
+    changed = [name for name, tensor in read.tensors.items() if not torch.equal(whole(tensor), whole(back[name]))]
+    name = translation.dialect.name
+    return [f"{read.path}: {listing(changed)} would not be the same after {name} and back"] if changed else []
 
 
 def _fitting(

@@ -19,10 +19,13 @@ from ckptgrow.formats.known_formats import read_checkpoint, write_checkpoint
 from ckptgrow.progress import silent
 from ckptgrow.state import translation
 from ckptgrow.state.translation import in_transformers_terms
+from ckptgrow.storage.tensors import whole
+from tests.helpers.distributed import tensors_of
 from tests.helpers.lightning_files import assert_same
 from tests.helpers.trainer_files import (
     SAMPLES,
     TRAINED,
+    config_beside,
     relative_difference,
     trainers_logits,
     transformers_logits,
@@ -40,10 +43,13 @@ def test_transformers_computes_what_the_trainer_computed(name: str) -> None:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_what_is_read_is_written_back_to_the_bit(tmp_path: Path, name: str) -> None:
     source = read_checkpoint(SAMPLES[name])
-    there, how = in_transformers_terms(source)
-    assert how is not None and how.dialect.trainer in ("nanoGPT", "litgpt")
+    there, how = in_transformers_terms(source, config_beside(SAMPLES[name]))
+    assert how is not None and how.dialect.trainer in ("nanoGPT", "litgpt", "torchtitan")
     target = tmp_path / SAMPLES[name].name
     write_checkpoint(how.undone(there), target, silent, force=False)
+    if name == "torchtitan":
+        assert_same(tensors_of(SAMPLES[name]), tensors_of(target))
+        return
     pairs = [(SAMPLES[name], target)] if target.is_file() else files_in(SAMPLES[name], target)
     for one, other in pairs:
         if one.suffix in (".pt", ".pth"):
@@ -67,8 +73,9 @@ def read_yaml(path: Path) -> Any:
 @pytest.mark.parametrize("operator", ["width", "depth"])
 def test_a_trainers_state_grows_and_computes_the_same(tmp_path: Path, name: str, operator: str) -> None:
     target = tmp_path / SAMPLES[name].name
-    getattr(ckptgrow, operator)(SAMPLES[name], target, factor=2)
-    report = ckptgrow.verify(SAMPLES[name], target)
+    config = config_beside(SAMPLES[name])
+    getattr(ckptgrow, operator)(SAMPLES[name], target, factor=2, request=ckptgrow.StateRequest(config=config))
+    report = ckptgrow.verify(SAMPLES[name], target, config=config)
     assert report.passed and report.moments is not None
     tokens, expected = trainers_logits(SAMPLES[name])
     assert relative_difference(transformers_logits(target, tokens), expected) < FLOAT32
@@ -178,3 +185,30 @@ def test_a_dialect_that_does_not_fit_says_why(tmp_path: Path) -> None:
         ckptgrow.width(tmp_path / "a.pt", tmp_path / "b.pt", request=ckptgrow.StateRequest(dialect="litgpt-llama"))
     with pytest.raises(RequestError, match="expected one of"):
         ckptgrow.width(tmp_path / "a.pt", tmp_path / "b.pt", request=ckptgrow.StateRequest(dialect="nothing"))
+
+
+def test_the_trainers_logits_see_a_missing_rotary_permutation(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = known_dialects.DIALECTS["torchtitan-llama3"]
+    rows = tuple(
+        Row(row.theirs, row.parts[0].name) if row.parts[0].steps and len(row.parts) == 1 else row for row in right.rows
+    )
+    changed(monkeypatch, "torchtitan-llama3", replace(right, rows=rows))
+    tokens, expected = trainers_logits(SAMPLES["torchtitan"])
+    assert relative_difference(transformers_logits(SAMPLES["torchtitan"], tokens), expected) > 1000 * FLOAT32
+
+
+def test_torchtitans_fused_moments_go_by_key_and_value_head(tmp_path: Path) -> None:
+    """Its wqkv is (kv heads, queries of a group, then key and value, head size): taken apart by hand here."""
+    config = config_beside(SAMPLES["torchtitan"])
+    there, _ = in_transformers_terms(read_checkpoint(SAMPLES["torchtitan"]), config)
+    fused = tensors_of(SAMPLES["torchtitan"])["optimizer.state.layers.1.attention.qkv_linear.wqkv.weight.exp_avg"]
+    query, key, value = fused.view(2, 4, 4, 16).split([2, 1, 1], dim=1)
+    halves = {
+        "q": query.reshape(4, 2, 2, 16).transpose(1, 2).reshape(16, 16),
+        "k": key.reshape(2, 2, 2, 16).transpose(1, 2).reshape(8, 16),
+        "v": value.reshape(8, 16),
+    }
+    names = there.optimizers[0].groups[0].names or ()
+    for letter, expected in halves.items():
+        record = there.optimizers[0].records[names.index(f"model.layers.1.self_attn.{letter}_proj.weight")]
+        assert torch.equal(whole(record["exp_avg"]), expected)
