@@ -187,8 +187,8 @@ def in_transformers_terms(
 
 def are_transformers(names: Collection[str]) -> bool:
     """Whether all names of a file are some family's."""
-    patterns = {one.name for family in FAMILIES.values() for one in family.parameters}
-    regexes = [name_regex(pattern, pattern.partition(".")[0] + ".") for pattern in sorted(patterns)]
+    patterns = {(one.name, family.base_prefix) for family in FAMILIES.values() for one in family.parameters}
+    regexes = [name_regex(*pattern) for pattern in sorted(patterns)]
     return all(any(regex.fullmatch(name) for regex in regexes) for name in names)
 
 
