@@ -251,10 +251,22 @@ def _coordinate_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
     for record, expected in zip(found, added_coordinates(pair.small, pair.grown), strict=True):
         told = record.get("new_coordinates", {})
         for space in sorted(told.keys() | expected.keys()):
-            runs, size = told.get(space, []), record["sizes"].get(space, 0)
-            marks = {number for start, stop in runs for number in range(start, min(stop, size))}
-            if space not in expected or marks != set(np.flatnonzero(expected[space]).tolist()):
-                yield f"the history says that coordinates {text(runs)} of {space} are new, which its sizes contradict"
+            if space not in expected or told.get(space) != _runs(np.flatnonzero(expected[space]).tolist()):
+                yield (
+                    f"the history says that coordinates {text(told.get(space))} of {space} are new, which its sizes "
+                    "contradict"
+                )
+
+
+def _runs(numbers: Sequence[int]) -> list[list[int]]:
+    """Ascending numbers as runs [start, stop)."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number:
+            runs[-1][1] += 1
+        else:
+            runs.append([number, number + 1])
+    return runs
 
 
 def _following(asked: set[str], family: Family) -> set[str]:
