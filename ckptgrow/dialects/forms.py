@@ -7,7 +7,7 @@ is read off, so nothing is written twice. Matrices that are transposed go by ban
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -183,5 +183,5 @@ def _layer(stack: LazyTensor, index: int) -> LazyTensor:
     """One layer of a stack."""
     if isinstance(stack, Stored):
         offset = stack.offset + index * stack.stride[0] * stack.dtype.itemsize
-        return Stored(stack.path, offset, stack.shape[1:], stack.dtype, stack.stride[1:])
+        return replace(stack, offset=offset, shape=stack.shape[1:], stride=stack.stride[1:])
     return Made(stack.shape[1:], stack.dtype, lambda start, stop: stack.rows(index, index + 1)[0][start:stop])

@@ -108,7 +108,7 @@ def tree_of(checkpoint: Checkpoint) -> dict[str, Any]:
     top = parts.pop((), None)
     for keys, value in parts.items():
         tree = with_node(tree, keys, value)
-    growth = dict(checkpoint.growth.log)
+    growth = checkpoint.growth.to_json()
     if places.config is None and growth and checkpoint.config is not None:
         growth["config"] = dict(checkpoint.config)
     if top is None:

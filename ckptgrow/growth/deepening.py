@@ -47,12 +47,12 @@ def depth(
 
     Raises RequestError for layers that cannot be, CkptgrowError for what is wrong with the source.
     """
-    asked = _Asked(factor, layers, every, place, new)
+    asked = _Asked(factor=factor, layers=layers, every=every, place=place, new=new)
     asked.check()
     return grow(source, target, asked.operator, request or StateRequest(), progress)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Asked:
     """Which layers come where, and what new ones are."""
 

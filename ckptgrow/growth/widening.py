@@ -74,7 +74,14 @@ def width(
     if fresh is not None and how != "pad":
         raise RequestError(f"⟦fresh {fresh}⟧: says how what copies nothing begins; leave it out, or give ⟦how pad⟧")
     separation = _separation(how, separate, noise)
-    plan = _Plan(factor if sizes else factor or 2, sizes, how, _spread_out(separation, spread), fresh, seed)
+    plan = _Plan(
+        factor=factor if sizes else factor or 2,
+        sizes=sizes,
+        how=how,
+        separation=_spread_out(separation, spread),
+        fresh=fresh,
+        seed=seed,
+    )
     return grow(source, target, plan.operator, request or StateRequest(), progress)
 
 
@@ -87,7 +94,7 @@ class _Separating:
     spread: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Plan:
     """A growth in width: by a factor, or to the sizes of some spaces."""
 

@@ -41,7 +41,7 @@ from ckptgrow.storage.tensors import LazyTensor, Zeros, whole
 Config = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Term:
     """One tensor of the trainer's, or one that it lacks (`is_absent`), by transformers' names of its parts."""
 
@@ -94,7 +94,8 @@ class Terms:
             form = Form(row, tuple(shapes[part.name] for _ in inner for part in row.parts), sizes)
             is_absent = row.or_zero and not instance.has(row)
             theirs = "" if is_absent else self._name(row, instance, layer)
-            yield Term(row, theirs, tuple(instance.prefix + name for name in ours), form, is_absent)
+            named = tuple(instance.prefix + name for name in ours)
+            yield Term(row=row, theirs=theirs, ours=named, form=form, is_absent=is_absent)
 
     def _name(self, row: Row, instance: Instance, layer: int | None) -> str:
         if instance.has(row):

@@ -127,4 +127,9 @@ def _composed(first: Growth, then: Growth) -> Growth:
     """One growth after another: the copies of copies."""
     if first.is_identity:
         return then
-    return Growth(first.source[then.source], np.ones(then.num_new), first.read[then.source] * then.read, first.num_old)
+    return Growth(
+        source=first.source[then.source],
+        write=np.ones(then.num_new),
+        read=first.read[then.source] * then.read,
+        num_old=first.num_old,
+    )
