@@ -65,6 +65,7 @@ def verify(
     grown: str | Path,
     *,
     config: Path | None = None,
+    dialect: str | None = None,
     settings: VerifySettings = VerifySettings(),
     stage: Stage = silent,
 ) -> VerifyReport:
@@ -72,12 +73,13 @@ def verify(
 
     Nothing is taken from the growth's rules: weights are compared up to a measured factor, gradients are autograd's in
     both transformers models, and the stored moments must scale as those gradients do. `config` is the small one's
-    config.json where that has none. `stage` is told what is being done.
+    config.json where that has none, `dialect` the trainer's of both where their names do not tell it. `stage` is told
+    what is being done.
 
     Raises a CkptgrowError where the two cannot be compared at all; a difference is a report that did not pass.
     """
     stage("reading both checkpoints")
-    pair, declared = _opened(Path(small), Path(grown), config)
+    pair, declared = _opened(Path(small), Path(grown), config, dialect)
     pair = replace(pair, grown=pair.grown.with_config(with_fixed_fields(pair)))
     stage("comparing weights")
     weights = weight_scales(pair)
@@ -145,13 +147,13 @@ def _run(
     return _Run(function, scales, asymmetry, true_difference)
 
 
-def _opened(small: Path, grown: Path, config: Path | None) -> tuple[Pair, Declared]:
+def _opened(small: Path, grown: Path, config: Path | None, dialect: str | None) -> tuple[Pair, Declared]:
     """Both checkpoints; the small one without what the history says that the user left out."""
-    new, checkpoint = open_state(grown), read_checkpoint(small)
+    new, checkpoint = open_state(grown, dialect=dialect), read_checkpoint(small)
     declared = Declared.of(new.checkpoint.history[len(checkpoint.history) :])
     known = {*checkpoint.tensors, *checkpoint.rest, *checkpoint.carried.files, *checkpoint.carried.left_behind}
     dropped = [name for name in declared.dropped if name in known]
-    old = understood(checkpoint, config=config, drop=dropped, reset=declared.reset)
+    old = understood(checkpoint, config=config, drop=dropped, reset=declared.reset, dialect=dialect)
     return open_pair(old, new), declared
 
 
