@@ -93,6 +93,7 @@ FIELDS: Mapping[str, Mapping[str, Check]] = {
 }
 OPTIONAL: Mapping[str, Check] = {
     "fresh_moments": _choice("zero", "mean"),
+    "seed": is_count,
     "fresh": lambda value: value is None or value in RECIPES,
     "schedule": _is_text,
     "moments": _choice("algebra", "unscaled"),
@@ -237,7 +238,7 @@ def _size_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
             expected |= {space: size * record["factor"] for space, size in expected.items() if space in growing}
         expected |= {space: record[space] for space in ("residual", *UNITS) if space in record}
     asked = {space for record in found for space in ("residual", *UNITS) if space in record}
-    only_factors = not asked and all(one["operator"] == "depth" or one["factor"] is not None for one in found)
+    only_factors = all(one["operator"] == "depth" or one["factor"] is not None for one in found)
     judged = growing & new.keys() if only_factors else asked & new.keys()
     if all(one["operator"] == "depth" or one["factor"] is None for one in found):
         judged |= (growing & new.keys()) - _following(asked, pair.grown.family)
