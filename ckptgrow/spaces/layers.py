@@ -8,7 +8,7 @@ Kinds of layers in the new stack:
     zero-norm     a copy whose norm gains and biases are zero: an exact identity (Shen et al., arXiv 2203.06211)
     random        matrices drawn as large as those of an old layer, its gains, biases zero (changes the function)
     ode           a copy of an old layer; all r mentions of that layer, the old one's too, write the residual stream 1/r
-                  as large: h + F(h) becomes r steps of F/r (changes the function, less than plain copies do)
+                  as large: h + F(h) becomes r steps of F/r (changes the function by the square of what blocks add)
 
 Source of the last: Chang et al., "Multi-level Residual Networks from Dynamical Systems View", arXiv 1710.10348.
 """
