@@ -21,6 +21,7 @@ from ckptgrow.commands.convert import convert
 from ckptgrow.commands.data import data
 from ckptgrow.commands.depth import depth
 from ckptgrow.commands.eval.eval_app import eval_app
+from ckptgrow.commands.generate import generate
 from ckptgrow.commands.inspect import inspect
 from ckptgrow.commands.plan.plan_app import plan
 from ckptgrow.commands.run_plan import run_plan
@@ -60,7 +61,7 @@ def _begin(
     help_if_bare(context)
 
 
-for command in (width, depth, verify, inspect, convert, data, train):
+for command in (width, depth, verify, inspect, convert, data, train, generate):
     app.command()(command)
 app.command("run")(run_plan)
 app.add_typer(eval_app, name="eval")
@@ -99,7 +100,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _refused(error: BaseException, *, as_json: bool) -> int:
-    """The exit code of an error, after its one line."""
+    """The exit code of an error, after its one line on stderr, and on stdout its object where JSON is asked for."""
     if isinstance(error, typer.Exit):
         return error.exit_code
     if isinstance(error, BrokenPipeError):  # `ckptgrow inspect X | head`: the reader has had enough
@@ -107,10 +108,9 @@ def _refused(error: BaseException, *, as_json: bool) -> int:
         return EXIT_DONE
     shown = "".join(one if one.isprintable() else "?" for one in _line(error))  # names from files go to a terminal
     shown = shown[:LONGEST_LINE]
+    print(f"ckptgrow: {shown}", file=sys.stderr)
     if as_json:
         print(json.dumps({"error": shown, "where": _place(error, shown)}))
-    else:
-        print(f"ckptgrow: {shown}", file=sys.stderr)
     return EXIT_WRONG
 
 

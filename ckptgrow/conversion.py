@@ -16,10 +16,11 @@ from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES
 from ckptgrow.formats.known_formats import check_output, write_checkpoint
 from ckptgrow.formats.lightning import SCALER_KEYS, UNDERSTOOD, plain_arguments
 from ckptgrow.formats.loops import fresh_loops
+from ckptgrow.formats.raw_optimizers import KeyedBy, RawOptimizer
 from ckptgrow.progress import Progress, silent
 from ckptgrow.state.claim import Claimed, twins
 from ckptgrow.state.opening import TrainingState, open_state
-from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
+from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup, numbered
 from ckptgrow.storage.tensors import LazyTensor, num_elements
 
 LIKE_LIGHTNING = ("lightning", "dcp")  # both hold Lightning's keys
@@ -70,23 +71,27 @@ def convert(
     )
 
 
-def _for(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoint, list[str]]:
+def _for(state: TrainingState, to: Target, prefix: str) -> tuple[Checkpoint, list[str]]:
     old = state.checkpoint
     is_lightning = old.kind in LIKE_LIGHTNING
     if is_lightning and to in LIKE_LIGHTNING:
         names = {one.name: one.name for one in state.claim.tensors}
-        optimizers = [_renamed(one, names, state, always=to == "dcp") for one in state.optimizers]
-        converted = tuple(one.to_torch() for one in optimizers)
-        new = replace(old, kind=to, tensors=state.stored, config=state.config, optimizers=converted)
+        optimizers = _renamed(state, names, to)
+        new = replace(old, kind=to, tensors=state.stored, config=state.config, optimizers=optimizers)
         if to == old.kind:
-            return new, list(old.left_behind)
-        return replace(new, carried=Carried(), layout=None), [*old.carried.files, *old.left_behind]
+            return new, list(old.carried.left_behind)
+        return replace(new, carried=Carried(), layout=None), _files(old)
     if not is_lightning and to == "huggingface":
         kind = old.kind if old.kind in ("huggingface", "trainer") else "huggingface"
         new = replace(old, kind=kind, tensors=state.stored, config=state.config, layout=None)
-        new = replace(new, optimizers=old.optimizers[:1], schedulers=old.schedulers[:1])
-        return new, [*old.left_behind, *_others(state)]
+        optimizers = tuple(map(numbered, old.optimizers[:1]))
+        new = replace(new, optimizers=optimizers, schedulers=old.schedulers[:1])
+        return new, [*old.carried.left_behind, *_others(state)]
     return _for_huggingface(state) if to == "huggingface" else _for_lightning(state, to, prefix)
+
+
+def _files(checkpoint: Checkpoint) -> list[str]:
+    return [*checkpoint.carried.files, *checkpoint.carried.left_behind]
 
 
 def _others(state: TrainingState) -> list[str]:
@@ -112,14 +117,13 @@ def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
     left_out = [key for key, value in rest.items() if key not in held and value not in ({}, [], None)]
     arguments = plain_arguments(rest.get("hyper_parameters"))
     left_out += [f"hyper_parameters[{key!r}]" for key in arguments if key != "config"]
-    left_out += [*old.carried.files, *old.left_behind, *(one.name for one in claimed.tensors if one.name not in names)]
-    left_out += _others(state)
+    left_out += [*_files(old), *(one.name for one in claimed.tensors if one.name not in names), *_others(state)]
     new = replace(
         old,
         kind="huggingface",
         tensors={names[one.name]: old.tensors[one.name] for one in ordered},
         config=state.config,
-        optimizers=tuple(_renamed(one, names, state).to_torch() for one in state.optimizers[:1]),
+        optimizers=_renamed(state, names, "huggingface")[:1],
         schedulers=old.schedulers[:1],
         rest={},
         carried=Carried(),
@@ -128,16 +132,16 @@ def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
     return new, left_out
 
 
-def _for_lightning(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoint, list[str]]:
+def _for_lightning(state: TrainingState, to: Target, prefix: str) -> tuple[Checkpoint, list[str]]:
     old, claimed = state.checkpoint, state.claim
     names = {one.name: prefix + one.module_name(one.layer).removeprefix(one.prefix) for one in claimed.model}
     tensors: dict[str, LazyTensor] = {names[one.name]: old.tensors[one.name] for one in claimed.model}
     tensors |= _twins(state, tensors, names)
-    left_out = [*old.carried.files, *old.left_behind, *(one.name for one in claimed.tensors if one.name not in names)]
-    epoch = int(old.epoch or 0)
-    if old.epoch != epoch and old.epoch is not None:
+    left_out = [*_files(old), *(one.name for one in claimed.tensors if one.name not in names)]
+    epoch = int(old.position.epoch or 0)
+    if old.position.epoch != epoch and old.position.epoch is not None:
         left_out.append(f"the place inside epoch {epoch}")
-    step = old.global_step or 0
+    step = old.position.global_step or 0
     rest: dict[str, Any] = {
         "epoch": epoch,
         "global_step": step,
@@ -155,8 +159,8 @@ def _for_lightning(state: TrainingState, to: str, prefix: str) -> tuple[Checkpoi
         kind=to,
         tensors=tensors,
         config=state.config,
-        optimizers=tuple(_renamed(one, names, state, always=to == "dcp").to_torch() for one in state.optimizers),
-        global_step=step,
+        optimizers=_renamed(state, names, to),
+        position=replace(old.position, global_step=step),
         rest=rest,
         carried=Carried(),
         layout=None,
@@ -185,16 +189,31 @@ def _has_backbone_prefix(one: Claimed) -> bool:
     return one.inner == one.pattern
 
 
-def _renamed(
-    optimizer: OptimizerState, names: Mapping[str, str], state: TrainingState, *, always: bool = False
-) -> OptimizerState:
-    """The same state under the target's names; they are written too where the target's order would not tell them."""
+def _renamed(state: TrainingState, names: Mapping[str, str], to: Target) -> tuple[RawOptimizer, ...]:
+    """The optimizers under the target's names: by name where the target has them so, else by number, and names are
+    written beside where the target's order would not tell them.
+    """
     in_file_order = [one.name for one in state.claim.parameters]
     known = set(in_file_order)
     in_module_order = [one.name for one in state.claim.in_module_order().tensors if one.name in known]
-    needs_names = always or in_file_order != in_module_order
-    groups = tuple(
-        ParameterGroup(group.options, tuple(names[name] for name in group.names), group.has_param_names or needs_names)
-        for group in optimizer.groups
+    needs_names = to == "dcp" or in_file_order != in_module_order
+    return tuple(
+        replace(
+            one,
+            groups=tuple(
+                ParameterGroup(
+                    group.options, tuple(names[name] for name in group.names), group.has_param_names or needs_names
+                )
+                for group in one.groups
+            ),
+            state={names[name]: record for name, record in one.state.items()},
+            keyed_by=_keyed_by(one, state.checkpoint.kind, to),
+        ).to_raw()
+        for one in state.optimizers
     )
-    return replace(optimizer, groups=groups, state={names[name]: record for name, record in optimizer.state.items()})
+
+
+def _keyed_by(optimizer: OptimizerState, kind: str, to: Target) -> KeyedBy:
+    if to == "dcp":
+        return "name"
+    return optimizer.keyed_by if kind == to else "number"

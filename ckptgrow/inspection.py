@@ -11,6 +11,7 @@ from typing import Any
 
 from ckptgrow.errors import ClaimError, ConfigError, OptimizerError, listing
 from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.growth_log import GrowthRecord
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.formats.left_behind import state_in
 from ckptgrow.state.architecture import Architecture
@@ -18,7 +19,7 @@ from ckptgrow.state.claim import Claim, unclaimed_names
 from ckptgrow.state.config_sources import architecture_of
 from ckptgrow.state.opening import named_optimizers
 from ckptgrow.state.optimizer_kinds import name_of
-from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup, without_record
+from ckptgrow.state.optimizer_state import OptimizerState, unmatched, without_record
 from ckptgrow.state.pieces import pieces_in
 from ckptgrow.state.twins import claim_tensors
 from ckptgrow.storage.archives.archive import check_sums
@@ -45,7 +46,7 @@ class Inspection:
     epoch: float | None
     precision: str | None
     unclaimed: list[str]
-    history: list[Mapping[str, Any]]
+    history: list[GrowthRecord]
     problems: list[str]
     sha256: str | None = None  # of all tensors, where it was asked for
 
@@ -83,11 +84,11 @@ def inspect(path: str | Path, *, config: Path | None = None, check: bool = False
         dtypes=dict(Counter(_dtype_name(tensor) for tensor in in_file.tensors.values())),
         optimizer=_optimizer(checkpoint, claimed, problems),
         schedule=_schedule(checkpoint),
-        global_step=checkpoint.global_step,
-        epoch=checkpoint.epoch,
+        global_step=checkpoint.position.global_step,
+        epoch=checkpoint.position.epoch,
         precision=checkpoint.precision,
         unclaimed=unclaimed,
-        history=checkpoint.history,
+        history=list(checkpoint.history),
         problems=problems,
         sha256=_checked(checkpoint) if check else None,
     )
@@ -100,7 +101,7 @@ def _checked(checkpoint: Checkpoint) -> str:
     for file in files:
         if file.is_file() and file.suffix != ".distcp" and zipfile.is_zipfile(file):
             check_sums(file, str(file))
-    for _, tensor in tensors_in([checkpoint.tensors, checkpoint.optimizers, checkpoint.rest]):
+    for _, tensor in tensors_in(checkpoint.tree):
         if isinstance(tensor, Pieced):
             for piece in tensor.pieces:
                 piece.check_sum()
@@ -135,37 +136,23 @@ def _dtype_name(tensor: LazyTensor) -> str:
 def _optimizer(checkpoint: Checkpoint, claimed: Claim | None, problems: list[str]) -> dict[str, Any] | None:
     """The optimizer; one that is there and could not be matched to the model's parameters says why (`unmatched`)."""
     lost = state_in(
-        checkpoint.path, [*checkpoint.left_behind, *checkpoint.carried.closed], list(checkpoint.tensors.values())
+        checkpoint.path,
+        [*checkpoint.carried.left_behind, *checkpoint.carried.closed],
+        list(checkpoint.tensors.values()),
     )
     if lost:
         problems.append(f"{checkpoint.path}: {listing(lost)} holds training state that no rule reads")
     if not checkpoint.optimizers:
         return None if not lost else {**_told((), None), "unmatched": f"{listing(lost)} is read by no rule"}
+    unnamed = tuple(map(unmatched, checkpoint.optimizers))
     if claimed is None:
-        return {**_told(_numbered(checkpoint), None), "unmatched": "the model's parameters are not known"}
+        return {**_told(unnamed, None), "unmatched": "the model's parameters are not known"}
     try:
         states = named_optimizers(checkpoint, claimed)
     except OptimizerError as error:
         problems.append(error.message)
-        return {**_told(_numbered(checkpoint), None), "unmatched": error.message}
+        return {**_told(unnamed, None), "unmatched": error.message}
     return _told(states, without_record(states, [one.name for one in claimed.parameters]))
-
-
-def _numbered(checkpoint: Checkpoint) -> tuple[OptimizerState, ...]:
-    """The optimizers, their parameters called by their numbers."""
-    return tuple(
-        OptimizerState(
-            tuple(
-                ParameterGroup(
-                    {key: value for key, value in group.items() if key not in ("params", "param_names")},
-                    tuple(str(number) for number in group["params"]),
-                )
-                for group in raw["param_groups"]
-            ),
-            {str(number): record for number, record in raw["state"].items()},
-        )
-        for raw in checkpoint.optimizers
-    )
 
 
 def _told(states: Sequence[OptimizerState], unrecorded: list[str] | None) -> dict[str, Any]:

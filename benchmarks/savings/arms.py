@@ -52,6 +52,7 @@ class Arm:
     point: float = 0.0
     multiplier: float = 1.0
     rewarm: int = 0
+    new_peak: float | None = None
     tuned_by: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -187,4 +188,5 @@ def _grown(piece: Piece, parent: Arm, recipe: Recipe, point: float, multiplier: 
         point=point,
         multiplier=multiplier,
         rewarm=round(recipe.rewarm * piece.steps),
+        new_peak=recipe.new_peak,
     )

@@ -15,12 +15,14 @@ class Recipe:
     """A way to grow: its name, command lines of `ckptgrow` without IN and OUT, and what the grown run does.
 
     In the commands `{hidden}`, `{ffn}` and `{heads}` are the large model's. `rewarm` is the length of the rate's rise
-    after growth, as a share of the large model's steps.
+    after growth, as a share of the large model's steps; with a `new_peak` new entries alone rise, from the rate
+    to that many times it.
     """
 
     name: str
     commands: tuple[str, ...]
     rewarm: float = 0.0
+    new_peak: float | None = None
 
 
 PAD = "width --how pad --hidden {hidden} --heads {heads} --kv-heads {heads} --ffn {ffn}"
@@ -32,6 +34,9 @@ WIDTH = (
     Recipe("split, re-warmed", ("width --separate split",), rewarm=0.03),
     Recipe("split, tile", ("width --how tile --separate split",)),
     Recipe("split, new moments", ("width --separate split --reset optimizer",)),
+    Recipe("split, new from zero", ("width --separate split --reset new",)),
+    Recipe("split, new faster", ("width --separate split",), rewarm=0.03, new_peak=1.3),
+    Recipe("SPARKLING", ("width --separate none --reset new --moments unscaled",), rewarm=0.03, new_peak=1.3),
     Recipe("noise 0.25", ("width --separate noise",)),
     Recipe("noise 1", ("width --noise 1",)),
     Recipe("pad", (PAD,)),

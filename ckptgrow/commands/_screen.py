@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +25,7 @@ Advance = Callable[[int], None]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 WIDTH_WITHOUT_TERMINAL = 160  # characters: scripts and logs should not see tables folded at 80
 WIDEST_PICTURE = 80  # characters
+SECONDS_OF_STAGES, SECONDS_OF_PROGRESS = 10.0, 60.0  # between lines, where there is no terminal
 
 
 def _console(*, stderr: bool) -> Console:
@@ -88,9 +90,12 @@ class Screen:
 
     @contextmanager
     def stages(self) -> Generator[Callable[[str], None]]:
-        """A spinner with what is being done, on a terminal's stderr; yields a function that takes the words."""
+        """A spinner with what is being done, on a terminal's stderr, and elsewhere lines of it now and then; yields a
+        function that takes the words.
+        """
         if not sys.stderr.isatty():
-            yield lambda stage: None
+            lines = _Lines(self.note, SECONDS_OF_STAGES)
+            yield lines.say
             return
         with self._notes.status("") as status:
             yield status.update
@@ -110,7 +115,7 @@ class Screen:
 
     @contextmanager
     def progress(self, description: str, total: int | None, *, unit: str = "bytes") -> Generator[Advance]:
-        """A progress bar on a terminal's stderr, nothing elsewhere; yields a function that advances it."""
+        """A progress bar on a terminal's stderr, a line a minute elsewhere; yields a function that advances it."""
         with self.progress_later(description, unit=unit) as start:
             yield start(total)
 
@@ -118,7 +123,8 @@ class Screen:
     def progress_later(self, description: str, *, unit: str = "bytes") -> Generator[Callable[[int | None], Advance]]:
         """The same where the total is known later: yields a function that takes it and gives the one that advances."""
         if not sys.stderr.isatty():
-            yield lambda total: lambda amount: None
+            lines = _Lines(self.note, SECONDS_OF_PROGRESS)
+            yield lambda total: lines.counting(description, total, unit)
             return
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -140,10 +146,16 @@ class Screen:
             yield start
 
     @contextmanager
-    def steps(self, description: str) -> Generator[Callable[[int, int, str], None]]:
-        """A bar of steps with words and the time left, on a terminal's stderr; yields what takes done, total, words."""
+    def steps(self, description: str) -> Generator[Callable[[int, int, str, bool], None]]:
+        """A bar of steps with words and the time left, on a terminal's stderr; elsewhere a line for each step that is
+        worth one. Yields what takes done, total, words, and whether the step is worth a line.
+        """
         if not sys.stderr.isatty():
-            yield lambda done, total, words: None
+            yield (
+                lambda done, total, words, is_told: (
+                    self.say(f"{description} {done:,}/{total:,}: {words}") if is_told else None
+                )
+            )
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -155,7 +167,36 @@ class Screen:
         words, left = TextColumn("{task.fields[words]}"), TimeRemainingColumn(compact=True)
         with Progress(*columns, words, left, console=self._notes, transient=True) as bar:
             task = bar.add_task(description, total=None, words="")
-            yield lambda done, total, words: bar.update(task, completed=done, total=total, words=words)
+            yield lambda done, total, words, _: bar.update(task, completed=done, total=total, words=words)
+
+
+class _Lines:
+    """Lines for a log: at most one in so many seconds, the first after as many."""
+
+    def __init__(self, note: Callable[[str], None], seconds: float) -> None:
+        self._note, self._seconds, self._told = note, seconds, time.monotonic()
+
+    def say(self, line: str) -> None:
+        """Writes the line, if it is time for one."""
+        if time.monotonic() - self._told >= self._seconds:
+            self._note(line)
+            self._told = time.monotonic()
+
+    def counting(self, description: str, total: int | None, unit: str) -> Advance:
+        """What takes amounts of work that are done, of a total in bytes or another unit."""
+        done = 0
+
+        def advance(amount: int) -> None:
+            nonlocal done
+            done += amount
+            of = "" if total is None else f" of {_amount(total, unit)}"
+            self.say(f"{description}: {_amount(done, unit)}{of}")
+
+        return advance
+
+
+def _amount(number: int, unit: str) -> str:
+    return f"{number / 2**30:.2f} GiB" if unit == "bytes" else f"{number:,} {unit}"
 
 
 def _cell(value: object) -> str:

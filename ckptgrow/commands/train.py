@@ -69,7 +69,9 @@ def train(
         int | None, typer.Option(min=1, help="Sequences a device and micro-batch [default: 32].")
     ] = None,
     grad_accum: Annotated[int | None, typer.Option(min=1, help="Micro-batches a step [default: 1].")] = None,
-    seqlen: Annotated[int | None, typer.Option(min=2, help="Tokens a sequence [default: 512].")] = None,
+    seqlen: Annotated[
+        int | None, typer.Option(min=2, help="Tokens a sequence [default: 512, or the model's positions].")
+    ] = None,
     lr: Annotated[
         str | None,
         typer.Option(
@@ -102,12 +104,18 @@ def train(
     precision: Annotated[Precision, typer.Option(help="What the model computes in.")] = "32",
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")] = False,
     num_workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
-    keep: Annotated[int, typer.Option(min=0, help="Checkpoints in --out to keep, the newest; 0 for all.")] = 0,
-    val_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 100,
+    save_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints [default: 1000].")] = None,
+    save_minutes: Annotated[
+        float | None, typer.Option(min=0, help="Write one after so long without one, too; 0 for never [default: 15].")
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=0, help="Checkpoints in --out to keep, the newest; 0 for all [default: 0].")
+    ] = None,
+    val_every: Annotated[int | None, typer.Option(min=1, help="Steps between validations [default: 100].")] = None,
     val_batches: Annotated[
-        int, typer.Option(min=1, help="Size of a validation, in 32 sequences, whatever --batch-size is.")
-    ] = 50,
+        int | None,
+        typer.Option(min=1, help="Size of a validation, in 32 sequences, whatever --batch-size is [default: 50]."),
+    ] = None,
     val_sequences: Annotated[int | None, typer.Option(min=1, help="The same in sequences.", show_default=False)] = None,
     until_slope: Annotated[
         float | None,
@@ -117,7 +125,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    log_every: Annotated[int, typer.Option(min=1, help="Steps between logged values.")] = 10,
+    log_every: Annotated[int | None, typer.Option(min=1, help="Steps between logged values [default: 10].")] = None,
     logger: Annotated[Logger, typer.Option(help="csv, or tensorboard or wandb beside it.")] = "csv",
     as_json: JsonOption = False,
 ) -> None:
@@ -143,13 +151,7 @@ def train(
         "precision": precision,
         "compile": compile_model,
         "num_workers": num_workers,
-        "save_every": save_every,
-        "keep": keep,
-        "val_every": val_every,
-        "val_batches": val_batches,
-        "val_sequences": val_sequences,
         "until_slope": until_slope,
-        "log_every": log_every,
         "logger": logger,
     }
     optional = {
@@ -166,6 +168,13 @@ def train(
         "grad_clip": grad_clip,
         "seed": seed,
         "lr": _rate(lr),
+        "save_every": save_every,
+        "save_minutes": save_minutes,
+        "keep": keep,
+        "val_every": val_every,
+        "val_batches": val_batches,
+        "val_sequences": val_sequences,
+        "log_every": log_every,
     }
     given |= {name: value for name, value in optional.items() if value is not None}
     if adam_beta1 is not None or adam_beta2 is not None:
@@ -183,7 +192,9 @@ def train(
     screen = Screen(as_json)
     try:
         with screen.steps("step") as show:
-            done = run_training(given, lambda step: show(step.step, step.total, _in_words(step)), screen.say)
+            done = run_training(
+                given, lambda step: show(step.step, step.total, _in_words(step), step.is_logged), screen.say
+            )
     except CkptgrowError:
         if is_main_process():
             raise
@@ -214,8 +225,8 @@ def _say(screen: Screen, done: Trained) -> None:
     if done.interrupted_by is not None:
         screen.warn(f"interrupted and saved; go on with --resume {done.checkpoint}")
     screen.say(
-        f"{done.checkpoint}: step {done.global_step:,}, {done.tokens_seen:,} tokens, lr {done.lr:g}"
-        + (f"; {losses}" if losses else "")
+        f"{done.checkpoint}: step {done.global_step:,}, {done.tokens_seen:,} tokens, last learning rate "
+        f"{done.last_lr:.4g} (peak {done.lr:.4g})" + (f"; {losses}" if losses else "")
     )
     if done.slope_reached is not None:
         screen.say(f"ended by its slope at step {done.slope_reached:,}: grow it now")
@@ -227,6 +238,7 @@ def _say(screen: Screen, done: Trained) -> None:
             "loss": done.loss,
             "val_loss": done.val_loss,
             "lr": done.lr,
+            "last_lr": done.last_lr,
             "slope_reached": done.slope_reached,
         }
     )

@@ -144,7 +144,7 @@ def _conditioning(done: GrowthResult, pair: tuple[Path, Path], config: Path | No
     """How well the function is conditioned: by construction, or where something multiplies rounding as measured in the
     real models.
     """
-    noise, spread = float(done.record["noise"]), float(done.record["spread"])
+    noise, spread = done.record.get("noise", 0.0), done.record.get("spread", 0.0)
     if 0 < spread <= WHOLE:
         return [
             "the copies are told apart by dealing weights out: rounding multiplies nothing, in bfloat16 as in any "

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from ckptgrow.data.documents import Remarks
 from ckptgrow.errors import DataError, RequestError
 from ckptgrow.evaluate.eval_settings import EvalSettings
 from ckptgrow.evaluate.evaluation import Evaluation
 from ckptgrow.evaluate.processes import EvalProcesses
 from ckptgrow.evaluate.progress_bars import Progress, silent
 from ckptgrow.evaluate.subject import Subject
-from ckptgrow.evaluate.tokens import Tokens
+from ckptgrow.evaluate.tokens import Tokens, is_memory_mapped, map_tokens, text_tokens
 
+PERPLEXITY = "perplexity"  # what the command and the task are called
 ROWS_TOGETHER = 1000  # rows that `datasets.map` hands over at once: blocks do not cross them
 
 
@@ -68,6 +71,26 @@ def framed_blocks(tokens: Tokens, block_size: int, begin: int, end: int) -> Bloc
     inner = block_size - 2
     spans = tuple((0, cut * inner, (cut + 1) * inner) for cut in range(len(tokens) // inner))
     return Blocks((tokens,), spans, (begin,), (end,))
+
+
+def file_loss(
+    task: str,
+    file: Path,
+    subject: Subject,
+    settings: EvalSettings,
+    processes: EvalProcesses,
+    progress: Progress = silent,
+    *,
+    block_size: int | None = None,
+) -> Evaluation | None:
+    """Loss by token of a text, JSON lines, parquet or `.bin` of tokens, in blocks as long as the model's context or
+    `block_size`; None in all processes but the first.
+    """
+    size = checked_block_size(block_size, subject)
+    remarks = Remarks()
+    tokens = map_tokens(file) if is_memory_mapped(file) else text_tokens(file, subject, remarks)
+    found = block_loss(task, subject, every_token(tokens, size), settings, processes, progress)
+    return None if found is None else replace(found, notes=remarks.notes())
 
 
 def block_loss(

@@ -32,6 +32,17 @@ class Evaluation:
     samples: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict[str, Any])
     notes: tuple[str, ...] = ()
 
+    def with_others(self, other: Evaluation) -> Evaluation:
+        """The same checkpoint's scores on further tasks beside these."""
+        return Evaluation(
+            self.checkpoint,
+            self.tokenizer,
+            {**self.results, **other.results},
+            {**self.num_samples, **other.num_samples},
+            {**self.samples, **other.samples},
+            (*self.notes, *other.notes),
+        )
+
     def to_json(self) -> Mapping[str, object]:
         """The JSON of `ckptgrow eval`."""
         return {

@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
+from ckptgrow.evaluate.blocks import PERPLEXITY
 from ckptgrow.evaluate.evaluation import Evaluation
 from ckptgrow.evaluate.tasks import Loaded
 
@@ -67,8 +69,8 @@ class Comparison:
         }
 
 
-def compare(evaluations: Sequence[Evaluation], loaded: Loaded) -> Comparison:
-    """Compares evaluations on the same tasks, metric by metric, with the first."""
+def compare(evaluations: Sequence[Evaluation], loaded: Loaded | None) -> Comparison:
+    """Compares evaluations on the same tasks, metric by metric, with the first; `loaded` are lm-eval's among these."""
     first, *others = evaluations
     rows: list[Difference] = []
     for task, scores in first.results.items():
@@ -98,11 +100,15 @@ def _is_score(metric: str, value: object) -> bool:
     return "," in metric and "_stderr," not in metric and isinstance(value, int | float)
 
 
-def _paired_error(loaded: Loaded, task: str, key: str, first: Evaluation, other: Evaluation) -> float | None:
+def _paired_error(loaded: Loaded | None, task: str, key: str, first: Evaluation, other: Evaluation) -> float | None:
     metric, filtered = key.split(",", 1)
-    aggregate = loaded.tasks[task].aggregation().get(metric) if task in loaded.tasks else None
+    if task == PERPLEXITY:
+        aggregate, values_of = BY_TOKEN.get(metric), _loss_and_number
+    else:
+        known = {} if loaded is None or task not in loaded.tasks else loaded.tasks[task].aggregation()
+        aggregate, values_of = known.get(metric), partial(_value, metric, filtered)
     pair = [
-        {one["doc_id"]: one[metric] for one in evaluation.samples.get(task, ()) if _has(one, metric, filtered)}
+        {one["doc_id"]: value for one in evaluation.samples.get(task, ()) if (value := values_of(one)) is not None}
         for evaluation in (first, other)
     ]
     if aggregate is None or pair[0].keys() != pair[1].keys() or len(pair[0]) < 2:
@@ -111,5 +117,20 @@ def _paired_error(loaded: Loaded, task: str, key: str, first: Evaluation, other:
     return paired_standard_error([pair[0][one] for one in order], [pair[1][one] for one in order], aggregate)
 
 
-def _has(sample: Mapping[str, Any], metric: str, filtered: str) -> bool:
-    return metric in sample and sample["filter"] == filtered
+def _value(metric: str, filtered: str, sample: Mapping[str, Any]) -> Any:
+    return sample[metric] if metric in sample and sample["filter"] == filtered else None
+
+
+def _loss_and_number(sample: Mapping[str, Any]) -> tuple[float, int]:
+    return sample["loss_sum"], sample["num_tokens"]
+
+
+def _mean_loss(blocks: Sequence[tuple[float, int]]) -> float:
+    """In nats a token, of blocks' summed losses and numbers of tokens."""
+    return sum(lost for lost, _ in blocks) / sum(num for _, num in blocks)
+
+
+BY_TOKEN: Mapping[str, Aggregation] = {
+    "loss": _mean_loss,
+    "perplexity": lambda blocks: math.exp(_mean_loss(blocks)),
+}

@@ -15,8 +15,10 @@ from ckptgrow.choices import EvalDtype, words_of
 from ckptgrow.data.tokenizers import BYTES, ByteTokenizer, Tokenizer, of_transformers
 from ckptgrow.errors import RequestError
 from ckptgrow.evaluate.tokenizer import find_tokenizer, load_tokenizer
+from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.state.model import load_model
 from ckptgrow.state.opening import open_state
+from ckptgrow.state.run_data import run_data_of
 
 DTYPES = {name: getattr(torch, name) for name in words_of(EvalDtype)}
 CONTEXT_FIELDS = ("n_positions", "max_position_embeddings", "n_ctx")  # where configs say it; lm-eval's order
@@ -48,6 +50,22 @@ class Subject:
         return cast(torch.nn.Embedding, self.model.get_input_embeddings()).num_embeddings
 
 
+def tokenizer_of(path: Path, asked: str | None) -> str:
+    """The name of the tokenizer that a checkpoint is read with; raises RequestError where nothing tells it."""
+    recorded = None if asked is not None else run_data_of(read_checkpoint(path)).tokenizer
+    return find_tokenizer(path, asked, recorded=recorded)
+
+
+def validation_of(path: Path) -> Path:
+    """The validation tokens of the run that a checkpoint is of; raises RequestError where none are found."""
+    data = run_data_of(read_checkpoint(path))
+    found = data.validation()
+    if found is None:
+        told = "nothing says which data its run had" if data.directory is None else f"{data.directory} has no val.bin"
+        raise RequestError(f"{path}: {told}, expected the file to evaluate; name it")
+    return found
+
+
 def open_subject(
     path: Path,
     *,
@@ -65,7 +83,7 @@ def open_subject(
     if dtype not in DTYPES:
         raise RequestError(f"⟦dtype {dtype}⟧: expected {', '.join(DTYPES)}")
     state = open_state(path, config=config)
-    name = find_tokenizer(path, tokenizer, others)
+    name = find_tokenizer(path, tokenizer, others, run_data_of(state.checkpoint).tokenizer)
     num_embeddings = state.architecture.sizes["vocab"]
     loaded = load_tokenizer(name, str(path), num_embeddings)
     model = load_model(state.checkpoint, state.claim, state.config, DTYPES[dtype], str(device))

@@ -35,8 +35,11 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def find_tokenizer(checkpoint: Path, asked: str | None, others: Sequence[Path] = ()) -> str:
-    """The name of a checkpoint's tokenizer: `asked`, or what its directory or a meta.json in `others` says.
+def find_tokenizer(
+    checkpoint: Path, asked: str | None, others: Sequence[Path] = (), recorded: str | None = None
+) -> str:
+    """The name of a checkpoint's tokenizer: `asked`, or what its directory holds, what its run `recorded`, or what a
+    meta.json near it or in `others` says.
 
     Raises RequestError where nothing says it.
     """
@@ -45,12 +48,15 @@ def find_tokenizer(checkpoint: Path, asked: str | None, others: Sequence[Path] =
     home = checkpoint if checkpoint.is_dir() else checkpoint.parent
     if any((home / file).is_file() for file in TOKENIZER_FILES):
         return str(home)
+    if recorded is not None and (Path(recorded).is_dir() or not Path(recorded).is_absolute()):
+        return recorded
     for directory in (home, home.parent, *(other if other.is_dir() else other.parent for other in others)):
         named = _named_by(directory / "meta.json")
         if named is not None:
             return named
     raise RequestError(
-        f"{checkpoint}: nothing says its tokenizer (no tokenizer.json beside it, no meta.json of its data); "
+        f"{checkpoint}: nothing says its tokenizer (no tokenizer.json beside it, no record of its run, no meta.json of "
+        f"its data{'' if recorded is None else f'; {recorded} is no longer there'}); "
         "pass ⟦tokenizer NAME⟧, DIR or bytes"
     )
 

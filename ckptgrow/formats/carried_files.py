@@ -1,10 +1,10 @@
-"""Files of a checkpoint's directory that go along as bytes."""
+"""Files of a checkpoint's directory that no format reads: what goes along as bytes, and what stays behind."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 from ckptgrow.storage.files.json_files import write_json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Carried:
     """Files by name in their directory. `held` is what is in those that are torch archives of plain values, by name;
     `closed` names other files of a kind that could hold tensors. `changed` is what is written in the place of some.
+    `left_behind` names what lies in the directory, is not part of the state, and does not go along.
     """
 
     directory: Path = Path()
@@ -23,6 +24,7 @@ class Carried:
     held: Mapping[str, Any] = field(default_factory=dict[str, Any])
     closed: tuple[str, ...] = ()
     changed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    left_behind: tuple[str, ...] = ()
 
     @property
     def num_bytes(self) -> int:
@@ -31,9 +33,14 @@ class Carried:
 
     def without(self, dropped: Collection[str]) -> Carried:
         """All but some files."""
-        files = tuple(name for name in self.files if name not in dropped)
-        held = {name: one for name, one in self.held.items() if name in files}
-        return replace(self, files=files, held=held, closed=tuple(name for name in self.closed if name in files))
+
+        def kept(names: Iterable[str]) -> tuple[str, ...]:
+            return tuple(name for name in names if name not in dropped)
+
+        held = {name: self.held[name] for name in kept(self.held)}
+        return replace(
+            self, files=kept(self.files), held=held, closed=kept(self.closed), left_behind=kept(self.left_behind)
+        )
 
     def copy_to(self, target: Path) -> None:
         """Copies the files and flushes them to the disk."""

@@ -2,54 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ckptgrow.formats.carried_files import Carried
+from ckptgrow.formats.growth_log import GrowthHistory, GrowthRecord
+from ckptgrow.formats.raw_optimizers import RawOptimizer
 from ckptgrow.progress import Advance
-from ckptgrow.storage.fingerprint import Fingerprint
 from ckptgrow.storage.tensors import LazyTensor
+
+Order = Literal["file", "module"]
+
+
+class PartsLayout(Protocol):
+    """A format's own knowledge of where the parts lay, for a writer of the same kind."""
+
+    @property
+    def order(self) -> Order:
+        """From where the model's own order of parameters is known: the file, or only the module (safetensors sort by
+        name).
+        """
+        ...
 
 
 @dataclass(frozen=True)
+class RunPosition:
+    """Where the run stands: how many steps of the optimizer it took, how many epochs, and its place in the data, as the
+    format keeps it.
+    """
+
+    global_step: int | None = None
+    epoch: float | None = None
+    data: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A training state as a file holds it.
 
-    `optimizers` and `schedulers` are still as torch wrote them (parameters by number): who is who is known only after
-    the tensors are claimed. `rest` is what the format carries besides, `carried` the files beside it; `layout` is the
-    format's own knowledge of where the parts lay, for a writer of the same kind. `order` says from
-    where the model's own order of parameters is known: the file, or only the module (safetensors sort by name).
-    `scaler` is the state of fp16's loss scaling. `left_behind` names what lies in the directory and is not part of the
-    state. `source` is the fingerprint of what it was grown from, whose placeholder stands in `growth` until all of that
-    has been read.
+    `optimizers` and `schedulers` are still as torch wrote them: who is who is known only after the tensors are claimed.
+    `scaler` is the state of fp16's loss scaling. `rest` is what the format carries besides, `carried` the files beside
+    it.
     """
 
     path: Path
     kind: str
     tensors: Mapping[str, LazyTensor]
     config: Mapping[str, Any] | None
-    original_arguments: Mapping[str, Any] | None = None
-    optimizers: tuple[Mapping[str, Any], ...] = ()
+    optimizers: tuple[RawOptimizer, ...] = ()
     schedulers: tuple[Mapping[str, Any], ...] = ()
-    global_step: int | None = None
-    epoch: float | None = None
-    precision: str | None = None
-    growth: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    scaler: Mapping[str, Any] | None = None
+    position: RunPosition = field(default_factory=RunPosition)
+    growth: GrowthHistory = field(default_factory=GrowthHistory)
     rest: Mapping[str, Any] = field(default_factory=dict[str, Any])
     carried: Carried = field(default_factory=Carried)
-    layout: object = None
-    data_position: Any = None
-    order: Literal["file", "module"] = "file"
-    scaler: Mapping[str, Any] | None = None
-    left_behind: tuple[str, ...] = ()
-    source: Fingerprint | None = None
+    layout: PartsLayout | None = None
 
     @property
-    def history(self) -> list[Mapping[str, Any]]:
+    def order(self) -> Order:
+        """From where the model's own order of parameters is known."""
+        return "file" if self.layout is None else self.layout.order
+
+    @property
+    def precision(self) -> str | None:
+        """Lightning's name of the precision, where the state tells it."""
+        return "16-mixed" if self.scaler else None
+
+    @property
+    def tree(self) -> tuple[object, ...]:
+        """Everything in it that may hold tensors, but for the files that are carried."""
+        return dict(self.tensors), [one.to_torch() for one in self.optimizers], dict(self.rest)
+
+    @property
+    def history(self) -> Sequence[GrowthRecord]:
         """The growths that this checkpoint went through, oldest first."""
-        return list(self.growth.get("history", []))
+        return self.growth.log.get("history", [])
 
 
 class Format(Protocol):

@@ -15,8 +15,7 @@ from typing import Any, cast
 
 from ckptgrow.distributed import processes
 from ckptgrow.errors import CheckpointError, at, listing
-from ckptgrow.formats.checked_parts import by_name, by_number
-from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.checkpoint import Checkpoint, Order
 from ckptgrow.formats.flat_optimizers import flattened, is_flat, nested
 from ckptgrow.formats.lightning import LightningFormat, from_tree
 from ckptgrow.formats.sidecar_files import CONFIG, others_in
@@ -31,7 +30,7 @@ OPTIMIZER_KEYS = ("optimizer", "optim")
 SCHEDULER_KEYS = ("lr_scheduler", "scheduler")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Keys:
     """Under which keys the parts lie: the model (at the top where it has none), optimizers, those of them that are
     flat, schedulers, and what is none of these. `has_config` tells whether a config lies beside them.
@@ -43,6 +42,7 @@ class Keys:
     schedulers: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     has_config: bool = False
+    order: Order = "file"
 
     @classmethod
     def of(cls, tree: Mapping[str, Any], *, has_config: bool) -> Keys:
@@ -53,7 +53,14 @@ class Keys:
         schedulers = tuple(key for key in SCHEDULER_KEYS if "last_epoch" in _dict(tree.get(key)))
         known = {model, *optimizers, *schedulers}
         others = (key for key, one in tree.items() if key not in known and (model or not is_lazy(one)))
-        return cls(model, optimizers, flat, schedulers, tuple(others), has_config)
+        return cls(
+            model=model,
+            optimizers=optimizers,
+            flat=flat,
+            schedulers=schedulers,
+            others=tuple(others),
+            has_config=has_config,
+        )
 
 
 @dataclass(frozen=True)
@@ -77,11 +84,10 @@ class DistributedFormat:
         if not tensors or not all(is_lazy(value) for value in tensors.values()):
             raise CheckpointError(f"{path}: holds {listing(tree)}, expected a model's tensors under 'model'")
         with at(path):
-            optimizers = [nested(tree[key]) if key in keys.flat else tree[key] for key in keys.optimizers]
-            numbered = [by_number(one) for one in optimizers]
+            optimizers = [nested(tree[key]) if key in keys.flat else _with_state(tree[key]) for key in keys.optimizers]
         parts: dict[str, Any] = {
             "state_dict": tensors,
-            "optimizer_states": numbered,
+            "optimizer_states": optimizers,
             **({"lr_schedulers": [tree[key] for key in keys.schedulers]} if keys.schedulers else {}),
         }
         checkpoint = from_tree({**meta, **parts}, path, self.kind)
@@ -89,14 +95,13 @@ class DistributedFormat:
         if config is None and keys.has_config:
             config = read_json(path / CONFIG)
         data = {file.name for file in path.glob("*.distcp")}
-        carried, left_behind = others_in(path, {METADATA, META, CONFIG, *data})
+        carried = others_in(path, {METADATA, META, CONFIG, *data})
         return replace(
             checkpoint,
             config=config,
             rest={**checkpoint.rest, **{key: tree[key] for key in keys.others}},
             carried=carried,
             layout=keys,
-            left_behind=left_behind,
         )
 
     def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
@@ -113,7 +118,7 @@ class DistributedFormat:
             rest = {key: value for key, value in checkpoint.rest.items() if key not in keys.others}
             tree = LightningFormat().tree(replace(checkpoint, tensors={}, optimizers=(), rest=rest))
             meta = {key: value for key, value in tree.items() if key not in ("state_dict", "optimizer_states")}
-            archive_writing.write(meta, path / META, advance, checkpoint.source)
+            archive_writing.write(meta, path / META, advance, checkpoint.growth.source)
             if keys.has_config and checkpoint.config is not None:
                 write_json(path / CONFIG, checkpoint.config, sort_keys=True)
 
@@ -121,12 +126,17 @@ class DistributedFormat:
 def _parts(checkpoint: Checkpoint, keys: Keys) -> dict[str, Any]:
     """A checkpoint's parts under their keys."""
     tensors = dict(checkpoint.tensors)
-    optimizers = dict(zip(keys.optimizers, map(by_name, checkpoint.optimizers), strict=False))
+    optimizers = dict(zip(keys.optimizers, checkpoint.optimizers, strict=False))
     return {
         **({keys.model: tensors} if keys.model else tensors),
-        **{key: flattened(one) if key in keys.flat else one for key, one in optimizers.items()},
+        **{key: flattened(one) if key in keys.flat else one.to_torch() for key, one in optimizers.items()},
         **dict(zip(keys.schedulers, map(dict, checkpoint.schedulers), strict=False)),
     }
+
+
+def _with_state(raw: Any) -> Any:
+    """An optimizer's state with records, of which a distributed checkpoint writes nothing where there are none."""
+    return {"state": {}, **raw} if isinstance(raw, dict) else raw
 
 
 def _dict(value: Any) -> dict[str, Any]:

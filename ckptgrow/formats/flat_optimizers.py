@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ckptgrow.errors import CheckpointError
+from ckptgrow.formats.raw_optimizers import RawOptimizer
 
 STATE, GROUPS = "state.", "param_groups."
 
@@ -47,14 +48,13 @@ def nested(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {"state": state, "param_groups": groups}
 
 
-def flattened(raw: Mapping[str, Any]) -> dict[str, Any]:
+def flattened(raw: RawOptimizer) -> dict[str, Any]:
     """The reverse."""
-    state = {f"{STATE}{name}.{key}": value for name, record in raw["state"].items() for key, value in record.items()}
+    state = {f"{STATE}{name}.{key}": value for name, record in raw.records.items() for key, value in record.items()}
     options = {
         f"{GROUPS}{name}.{key}": value
-        for group in raw["param_groups"]
-        for name in group["params"]
-        for key, value in group.items()
-        if key != "params"
+        for group in raw.groups
+        for name in group.keys
+        for key, value in group.options.items()
     }
     return {**state, **options}

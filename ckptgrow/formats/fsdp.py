@@ -13,9 +13,9 @@ from typing import Any
 
 from ckptgrow.distributed import processes
 from ckptgrow.errors import CheckpointError, at, listing
-from ckptgrow.formats.checked_parts import by_name, checked_optimizers, numbered
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.dcp import METADATA
+from ckptgrow.formats.raw_optimizers import RawOptimizer, raw_optimizer
 from ckptgrow.formats.sidecar_files import (
     Files,
     files_of,
@@ -47,15 +47,14 @@ class ShardedFormat:
         """Reads a directory; raises CheckpointError where a part is missing or damaged."""
         found = [match for one in path.iterdir() if one.is_dir() and (match := OPTIMIZERS.fullmatch(one.name))]
         optimizers = tuple(match[0] for match in sorted(found, key=lambda match: int(match[1])))
-        states = numbered({str(path / name): _part(path / name, OPTIMIZER_KEY) for name in optimizers})
+        states = tuple(_optimizer(path / name) for name in optimizers)
         tensors = _part(path / MODEL, MODEL_KEY)
         strangers = [name for name, value in tensors.items() if not is_lazy(value)]
         if strangers:
             raise CheckpointError(f"{path / MODEL}: {listing(strangers)} is no tensor, expected a state dict")
         files = Files(optimizers=optimizers, schedulers=part_files(path, "scheduler"))
         beside = read_beside(path, self.kind, {MODEL, *optimizers}, files)
-        with at(path):
-            return replace(beside, tensors=tensors, optimizers=checked_optimizers(states))
+        return replace(beside, tensors=tensors, optimizers=states)
 
     def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
         """Writes a directory; all processes of torchrun write their share of the weights and moments."""
@@ -66,11 +65,17 @@ class ShardedFormat:
             path.mkdir()
         together.wait()
         dcp_writing.write({MODEL_KEY: dict(checkpoint.tensors)}, path / MODEL, together, advance)
-        for state, part in named_files(files_of(checkpoint).optimizers, "optimizer_0", checkpoint.optimizers, path):
-            dcp_writing.write({OPTIMIZER_KEY: by_name(state)}, part, together, advance)
+        states = [one.to_torch() for one in checkpoint.optimizers]
+        for state, part in named_files(files_of(checkpoint).optimizers, "optimizer_0", states, path):
+            dcp_writing.write({OPTIMIZER_KEY: state}, part, together, advance)
         if together.rank == 0:
             fill(write_beside(checkpoint, path), advance)
             write_growth(checkpoint, path)
+
+
+def _optimizer(path: Path) -> RawOptimizer:
+    with at(path):  # where there are no records, nothing of them is written
+        return raw_optimizer({"state": {}, **_part(path, OPTIMIZER_KEY)})
 
 
 def _part(path: Path, key: str) -> dict[str, Any]:
@@ -78,5 +83,5 @@ def _part(path: Path, key: str) -> dict[str, Any]:
 
     tree = dcp_reading.read(path / METADATA)
     if not isinstance(tree.get(key), dict):
-        raise CheckpointError(f"{path}: holds {listing(tree)}, expected a state under {key!r}")
+        raise CheckpointError(f"holds {listing(tree)}, expected a state under {key!r}")
     return tree[key]

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from ckptgrow.errors import CheckpointError, at, listing
-from ckptgrow.formats.checked_parts import by_name, checked_optimizers, has_names, numbered
 from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.raw_optimizers import RawOptimizer, raw_optimizer
 from ckptgrow.formats.sidecar_files import (
     OF_ONE_PROCESS,
     TRAINER_STATE,
@@ -55,10 +55,7 @@ class HuggingFaceFormat:
         """Reads a directory; raises CheckpointError where a file is missing or malformed."""
         tensors, weight_files, metadata = _weights(path)
         optimizers = part_files(path, "optimizer")
-        found = [read_state(path / name) for name in optimizers]
-        with at(path):
-            raws = checked_optimizers(found)
-        states = numbered({str(path / name): raw for raw, name in zip(raws, optimizers, strict=True)})
+        states = tuple(_optimizer(path / name) for name in optimizers)
         has_full_state = FULL_STATE in weight_files
         weights = ((FULL_STATE,) if has_full_state else ()) + (
             (SAFETENSORS,) if len(weight_files) > has_full_state else ()
@@ -66,7 +63,9 @@ class HuggingFaceFormat:
         is_accelerates = has_full_state or any(name.endswith(".bin") for name in optimizers)
         other_kind = "accelerate" if is_accelerates else self.kind
         kind = "trainer" if (path / TRAINER_STATE).exists() else other_kind
-        files = Files(weights, optimizers, part_files(path, "scheduler"), metadata, any(map(has_names, raws)))
+        files = Files(
+            weights=weights, optimizers=optimizers, schedulers=part_files(path, "scheduler"), metadata=metadata
+        )
         beside = read_beside(path, kind, {*weight_files, *optimizers}, files)
         return replace(beside, tensors=tensors, optimizers=states)
 
@@ -75,7 +74,7 @@ class HuggingFaceFormat:
         path.mkdir()
         files = files_of(checkpoint)
         parts = write_beside(checkpoint, path)
-        states = [by_name(one) for one in checkpoint.optimizers] if files.named else checkpoint.optimizers
+        states = [one.to_torch() for one in checkpoint.optimizers]
         parts += [archive_writing.outline(*one) for one in named_files(files.optimizers, "optimizer.pt", states, path)]
         if FULL_STATE in files.weights:
             parts.append(archive_writing.outline(dict(checkpoint.tensors), path / FULL_STATE))
@@ -84,6 +83,12 @@ class HuggingFaceFormat:
             parts += outlines(path, "model", once(checkpoint.tensors), self.max_shard_bytes, metadata)
         fill(parts, advance)
         write_growth(checkpoint, path)
+
+
+def _optimizer(path: Path) -> RawOptimizer:
+    state = read_state(path)
+    with at(path):
+        return raw_optimizer(state)
 
 
 def _weight_files(path: Path) -> list[str]:

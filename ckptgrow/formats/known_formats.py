@@ -83,7 +83,7 @@ def write_checkpoint(
             f"{checkpoint.path}: {together.count} processes share the writing of {' and '.join(SHARED)} checkpoints "
             "alone; convert it first (ckptgrow convert ⟦to dcp⟧), or run one process"
         )
-    tensors = [tensor for _, tensor in tensors_in([checkpoint.tensors, checkpoint.optimizers, checkpoint.rest])]
+    tensors = [tensor for _, tensor in tensors_in(checkpoint.tree)]
     total = sum(num_bytes(tensor) for tensor in {id(tensor): tensor for tensor in tensors}.values())
     total += num_bytes_again(checkpoint)
     if together.rank == 0 and clear_leftovers(target):

@@ -13,17 +13,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from ckptgrow.errors import CheckpointError, at, listing
-from ckptgrow.formats.checked_parts import (
-    by_name,
-    checked_optimizers,
-    checked_schedulers,
-    checked_step,
-    has_names,
-    numbered,
-)
-from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.checked_parts import checked_schedulers, checked_step
+from ckptgrow.formats.checkpoint import Checkpoint, RunPosition
+from ckptgrow.formats.growth_log import GrowthHistory, growth_log
 from ckptgrow.formats.loops import data_position, with_step
 from ckptgrow.formats.pickled_configs import config_in, with_fields
+from ckptgrow.formats.raw_optimizers import raw_optimizers
 from ckptgrow.progress import Advance
 from ckptgrow.storage.archives import archive, archive_writing
 from ckptgrow.storage.pickles.opaque import Opaque
@@ -32,13 +27,6 @@ from ckptgrow.storage.tensors import is_lazy
 GROWTH_KEY = "ckptgrow"
 UNDERSTOOD = ("state_dict", "optimizer_states", "lr_schedulers", GROWTH_KEY)
 SCALER_KEYS = ("MixedPrecision", "MixedPrecisionPlugin", "NativeMixedPrecisionPlugin", "native_amp_scaling_state")
-
-
-@dataclass(frozen=True)
-class Naming:
-    """Which optimizers of the file, in order, had their parameters by name, as consolidated FSDP runs have them."""
-
-    by_name: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,36 +45,29 @@ class LightningFormat:
 
     def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
         """Writes a `.ckpt` with the order and the other keys of the one that was read."""
-        archive_writing.write(self.tree(checkpoint), path, advance, checkpoint.source)
+        archive_writing.write(self.tree(checkpoint), path, advance, checkpoint.growth.source)
 
     def tree(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """What a `.ckpt` holds, its tensors lazy."""
         tree = dict(checkpoint.rest)
         tree["state_dict"] = OrderedDict(checkpoint.tensors)
-        for key, states in (("optimizer_states", _as_read(checkpoint)), ("lr_schedulers", checkpoint.schedulers)):
+        optimizers = [one.to_torch() for one in checkpoint.optimizers]
+        for key, states in (("optimizer_states", optimizers), ("lr_schedulers", checkpoint.schedulers)):
             if states or key in tree:
                 tree[key] = [dict(one) for one in states]
-        if checkpoint.global_step != tree.get("global_step"):  # moved: else all counters stay as they are
-            tree["global_step"] = checkpoint.global_step
-            if checkpoint.global_step is not None and "loops" in tree:
-                tree["loops"] = with_step(tree["loops"], checkpoint.global_step)
+        step = checkpoint.position.global_step
+        if step != tree.get("global_step"):  # moved: else all counters stay as they are
+            tree["global_step"] = step
+            if step is not None and "loops" in tree:
+                tree["loops"] = with_step(tree["loops"], step)
         if checkpoint.scaler is not None and not any(tree.get(key) for key in SCALER_KEYS):
             tree[SCALER_KEYS[0]] = dict(checkpoint.scaler)
-        tree[GROWTH_KEY] = dict(checkpoint.growth)
+        tree[GROWTH_KEY] = dict(checkpoint.growth.log)
         if isinstance(tree.get("hyper_parameters"), Opaque):  # nothing can be put into it from outside
             tree[GROWTH_KEY]["config"] = dict(checkpoint.config or {})
         else:
             tree["hyper_parameters"] = _with_config(tree.get("hyper_parameters"), checkpoint.config)
         return tree
-
-
-def _as_read(checkpoint: Checkpoint) -> list[Mapping[str, Any]]:
-    """The optimizers, by name where the file had them so."""
-    naming = checkpoint.layout if isinstance(checkpoint.layout, Naming) else Naming()
-    states = checkpoint.optimizers
-    if len(naming.by_name) != len(states):
-        return list(states)
-    return [by_name(one) if named else one for one, named in zip(states, naming.by_name, strict=True)]
 
 
 def from_tree(tree: Any, path: Path, kind: str) -> Checkpoint:
@@ -99,29 +80,23 @@ def from_tree(tree: Any, path: Path, kind: str) -> Checkpoint:
     if stray:
         raise CheckpointError(f"{path}: state_dict has values that are no tensors: {listing(stray)}")
     arguments = plain_arguments(tree.get("hyper_parameters"))
-    growth = tree.get(GROWTH_KEY) or {}
     scaler = next((tree[key] for key in SCALER_KEYS if tree.get(key)), None)
     with at(path):
-        optimizers = checked_optimizers(tree.get("optimizer_states"))
+        growth = growth_log(tree.get(GROWTH_KEY) or {})
+        optimizers = raw_optimizers(tree.get("optimizer_states"))
         schedulers = checked_schedulers(tree.get("lr_schedulers"))
         global_step = checked_step(tree.get("global_step"))
-        by_number = numbered({f"optimizer {index}": one for index, one in enumerate(optimizers)})
     return Checkpoint(
         path=path,
         kind=kind,
         tensors=tree["state_dict"],
         config=_config(arguments) or growth.get("config"),
-        original_arguments=_original_arguments(arguments),
-        optimizers=by_number,
+        optimizers=optimizers,
         schedulers=schedulers,
-        global_step=global_step,
-        epoch=tree.get("epoch"),
-        precision="16-mixed" if scaler else None,
-        growth=growth,
-        rest={key: None if key in UNDERSTOOD else value for key, value in tree.items()},
-        layout=Naming(tuple(map(has_names, optimizers))),
-        data_position=data_position(tree),
         scaler=scaler,
+        position=RunPosition(global_step, tree.get("epoch"), data_position(tree)),
+        growth=GrowthHistory(growth),
+        rest={key: None if key in UNDERSTOOD else value for key, value in tree.items()},
     )
 
 
@@ -142,8 +117,9 @@ def _config(arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return dict(config) if isinstance(config, dict) and "model_type" in config else None
 
 
-def _original_arguments(arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The staged-training script's arguments, at the top or under `args`."""
+def original_arguments(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
+    """The staged-training script's arguments among the hyper-parameters, at the top or under `args`."""
+    arguments = plain_arguments(checkpoint.rest.get("hyper_parameters"))
     nested = plain_arguments(arguments.get("args"))
     for candidate in (arguments, nested):
         if "seqlen" in candidate and ("size" in candidate or "layers" in candidate):

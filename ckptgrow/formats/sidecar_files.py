@@ -19,7 +19,8 @@ from typing import Any, cast
 from ckptgrow.errors import CheckpointError, at, listing
 from ckptgrow.formats.carried_files import Carried
 from ckptgrow.formats.checked_parts import checked_schedulers, checked_step
-from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.checkpoint import Checkpoint, Order, RunPosition
+from ckptgrow.formats.growth_log import GrowthHistory, growth_log
 from ckptgrow.storage.archives import archive, archive_writing
 from ckptgrow.storage.files.json_files import LARGEST_LOG, read_json, write_json, write_text
 from ckptgrow.storage.files.tensor_writing import Outline
@@ -38,17 +39,15 @@ RANDOM_STATES = re.compile(r"(rng_state|random_states|sampler|dl_state_dict).*")
 OF_ONE_PROCESS = re.compile(r"(pytorch_model_fsdp|optimizer).*_rank\d+\.bin")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Files:
-    """How the files of each part are called, in order, and the weights' own metadata; `named` tells whether optimizers
-    have their parameters by name.
-    """
+    """How the files of each part are called, in order, and the weights' own metadata."""
 
     weights: tuple[str, ...] = ()
     optimizers: tuple[str, ...] = ()
     schedulers: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
-    named: bool = False
+    order: Order = "module"
 
 
 def part_files(path: Path, part: str) -> tuple[str, ...]:
@@ -69,12 +68,13 @@ def read_beside(path: Path, kind: str, stored: Collection[str], files: Files) ->
     Raises CheckpointError where a file is malformed, or is one process's part of a state.
     """
     trainer_state = read_json(path / TRAINER_STATE, LARGEST_LOG) if (path / TRAINER_STATE).exists() else {}
-    growth = read_json(path / GROWTH) if (path / GROWTH).exists() else {}
+    log = read_json(path / GROWTH) if (path / GROWTH).exists() else {}
     scaler = read_state(path / SCALER) if (path / SCALER).exists() else None
-    carried, left_behind = others_in(path, {*UNDERSTOOD, *files.schedulers, *stored})
+    carried = others_in(path, {*UNDERSTOOD, *files.schedulers, *stored})
     states = [read_state(path / name) for name in files.schedulers]
     with at(path):
         schedulers = checked_schedulers(states)
+        growth = growth_log(log)
         global_step = checked_step(growth.get("global_step", trainer_state.get("global_step")))
     return Checkpoint(
         path=path,
@@ -82,16 +82,11 @@ def read_beside(path: Path, kind: str, stored: Collection[str], files: Files) ->
         tensors={},
         config=read_json(path / CONFIG) if (path / CONFIG).exists() else None,
         schedulers=schedulers,
-        global_step=global_step,
-        epoch=trainer_state.get("epoch"),
-        growth=growth,
-        precision="16-mixed" if scaler else None,
+        scaler=scaler,
+        position=RunPosition(global_step, trainer_state.get("epoch"), data=trainer_state.get("global_step")),
+        growth=GrowthHistory(growth),
         carried=carried,
         layout=files,
-        data_position=trainer_state.get("global_step"),
-        order="module",
-        scaler=scaler,
-        left_behind=left_behind,
     )
 
 
@@ -100,8 +95,8 @@ def files_of(checkpoint: Checkpoint) -> Files:
     return checkpoint.layout if isinstance(checkpoint.layout, Files) else Files()
 
 
-def others_in(path: Path, known: Collection[str]) -> tuple[Carried, tuple[str, ...]]:
-    """Everything else in a directory: files that can go along, and what stays behind. Links are followed, for the hub's
+def others_in(path: Path, known: Collection[str]) -> Carried:
+    """Everything else in a directory. Links are followed, for the hub's
     cache is made of them.
 
     Raises CheckpointError for what is no plain file, and for one process's part of a state.
@@ -124,7 +119,7 @@ def others_in(path: Path, known: Collection[str]) -> tuple[Carried, tuple[str, .
     held = _held_in(path, files)
     may_hold = [name for name in files if name not in held and name != CODE and not RANDOM_STATES.fullmatch(name)]
     closed = tuple(name for name in may_hold if name.endswith(PICKLES) or zipfile.is_zipfile(path / name))
-    return Carried(path, files, held, closed), left_behind
+    return Carried(directory=path, files=files, held=held, closed=closed, left_behind=left_behind)
 
 
 def write_beside(checkpoint: Checkpoint, path: Path) -> list[Outline]:
@@ -133,7 +128,7 @@ def write_beside(checkpoint: Checkpoint, path: Path) -> list[Outline]:
     carried.copy_to(path)
     if checkpoint.config is not None:
         write_json(path / CONFIG, checkpoint.config, sort_keys=True)
-    if checkpoint.optimizers and checkpoint.global_step is not None and TRAINER_STATE not in carried.files:
+    if checkpoint.optimizers and checkpoint.position.global_step is not None and TRAINER_STATE not in carried.files:
         write_json(path / TRAINER_STATE, _trainer_state(checkpoint))
     schedulers = named_files(files_of(checkpoint).schedulers, "scheduler.pt", checkpoint.schedulers, path)
     outlines = [archive_writing.outline(*one) for one in schedulers]
@@ -152,9 +147,9 @@ def named_files(
 
 def write_growth(checkpoint: Checkpoint, path: Path) -> None:
     """Writes the history, when all that it was grown from has been read."""
-    if checkpoint.growth:
-        text = json.dumps(checkpoint.growth, indent=2) + "\n"
-        source = checkpoint.source
+    log, source = checkpoint.growth.log, checkpoint.growth.source
+    if log:
+        text = json.dumps(log, indent=2) + "\n"
         write_text(path / GROWTH, text.replace(source.placeholder, source.value()) if source else text)
 
 
@@ -189,8 +184,8 @@ def _held_in(path: Path, files: Sequence[str]) -> dict[str, Any]:
 def _trainer_state(checkpoint: Checkpoint) -> dict[str, Any]:
     """The least that `Trainer.train(resume_from_checkpoint=…)` needs."""
     return {
-        "epoch": float(checkpoint.epoch or 0),
-        "global_step": checkpoint.global_step,
+        "epoch": float(checkpoint.position.epoch or 0),
+        "global_step": checkpoint.position.global_step,
         "log_history": [],
         "train_batch_size": 1,  # unknown; the Trainer only compares it with its own
         "stateful_callbacks": {"TrainerControl": {"args": {}, "attributes": {}}},

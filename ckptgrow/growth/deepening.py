@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ckptgrow.choices import NewLayer, Place
 from ckptgrow.errors import RequestError, listing
+from ckptgrow.formats.growth_log import OperatorRecord
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.pipeline import grow
@@ -92,13 +93,17 @@ class _Asked:
             trapped=False,
             rho=RHO,
             seed=self.seed,
-            record={
-                "operator": "depth",
-                "new": self.new,
-                "layers": [[one.source, one.kind] for one in mapped],
-                **({"seed": self.seed} if self.new == "random" else {}),
-            },
+            record=self._record(mapped),
         )
+
+    def _record(self, mapped: Sequence[Layer]) -> OperatorRecord:
+        """What the history keeps of it."""
+        record: OperatorRecord = {
+            "operator": "depth",
+            "new": self.new,
+            "layers": [[one.source, one.kind] for one in mapped],
+        }
+        return {**record, "seed": self.seed} if self.new == "random" else record
 
     def _check_exact(self, old: Architecture) -> None:
         if self.new not in ("copy", "random") and not old.family.depth_is_exact:

@@ -48,7 +48,7 @@ class Growing:
     @property
     def moves(self) -> bool:
         """Whether the schedule goes on from another step."""
-        return self.step != self.old.checkpoint.global_step
+        return self.step != self.old.checkpoint.position.global_step
 
     @property
     def changes_rates(self) -> bool:
@@ -92,7 +92,7 @@ def opened(source: Path | Checkpoint, operator_for: OperatorFor, request: StateR
     if not request.allow_nonfinite:
         states = enumerate(old.optimizers)
         old = replace(old, optimizers=tuple(_checked(one, f"{read.path}: optimizer {index}") for index, one in states))
-    step = _new_step(old.checkpoint.global_step, request, operator.rho)
+    step = _new_step(old.checkpoint.position.global_step, request, operator.rho)
     return Growing(old, operator, request, step, descents(old.claim, operator), Fingerprint(old.stored))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ckptgrow.choices import Separation
+from ckptgrow.formats.growth_log import OperatorRecord
 from ckptgrow.spaces.gather import BlockWeights, TensorGrowth, tile
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layers import Layer, LayerKind
@@ -16,7 +17,7 @@ from ckptgrow.state.claim import Claimed
 RESIDUAL = "residual"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Operator:
     """A growth operator on a whole model; `layers` has one entry a new layer, `record` is what the history keeps."""
 
@@ -25,12 +26,12 @@ class Operator:
     config: Mapping[str, Any]
     trapped: bool
     rho: float  # steps before over steps after, at equal loss, for a step that is set automatically
+    record: OperatorRecord
     block_weights: BlockWeights = tile
     separate: Separation = "none"  # what tells the copies of a space apart (`spaces.split`, `spaces.noise`)
     noise: float = 0.0  # in units of each matrix's root mean square
     spread: float = 0.0  # of a split: for two copies, the shares' distance from ½
     seed: int = 0
-    record: Mapping[str, Any] = field(default_factory=dict[str, Any])
     _by_layout: dict[Layout, TensorGrowth] = field(default_factory=dict[Layout, TensorGrowth], init=False, repr=False)
 
     def tensor_growth(self, claimed: Claimed) -> TensorGrowth:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ckptgrow.distributed import processes
 from ckptgrow.errors import Message, listing
 from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.growth_log import GrowthHistory, GrowthLog, GrowthRecord, Rewarm
 from ckptgrow.formats.known_formats import check_output, write_checkpoint
 from ckptgrow.formats.left_behind import check_left_behind
 from ckptgrow.growth.carried_state import check_carried, without_best
@@ -34,7 +34,7 @@ class _Grown:
 
     checkpoint: Checkpoint
     num_parameters: int
-    record: Mapping[str, Any]
+    record: GrowthRecord
     notes: Sequence[str]
     begins_anew: bool  # copies have other moments than what they copy, which tells them apart
 
@@ -71,12 +71,11 @@ def _grown(growing: Growing) -> _Grown:
             old,
             tensors=weights.in_file,
             config=growing.operator.config,
-            optimizers=tuple(state.to_torch(names) for state in training.optimizers),
+            optimizers=tuple(state.to_raw(names) for state in training.optimizers),
             schedulers=training.schedulers,
             carried=carried,
-            global_step=growing.step,
-            growth=_growth_entry(growing, record),
-            source=growing.fingerprint,
+            position=replace(old.position, global_step=growing.step),
+            growth=GrowthHistory(_growth_log(growing, record), growing.fingerprint),
         ),
         sum(num_elements(weights.in_module[one.name]) for one in growing.lineage if one.old.name in own),
         record,
@@ -94,15 +93,15 @@ def _kept_notes(growing: Growing) -> list[str]:
     notes: list[str] = []
     lost = check_left_behind(old, is_reset="optimizer" in growing.request.reset)
     unread = check_carried(growing.old, growing.lineage)
-    if old.left_behind:
-        notes.append(f"left behind in {source}: {listing(old.left_behind)}")
+    if old.carried.left_behind:
+        notes.append(f"left behind in {source}: {listing(old.carried.left_behind)}")
     if lost:
         notes.append(f"training state that the grown checkpoint does without: {listing(lost)}")
     unrecorded = without_record(growing.old.optimizers, [one.name for one in growing.old.claim.parameters])
     if unrecorded:
         notes.append(f"the optimizer has no record of {listing(unrecorded)}: frozen, or lost?")
-    if NEW_RISE in old.growth:
-        peak = old.growth[NEW_RISE].get("peak")
+    if NEW_RISE in old.growth.log:
+        peak = old.growth.log[NEW_RISE].get("peak")
         notes.append(
             f"what was new in the growth before had up to {peak} times the learning rate: that ends here, for the "
             "grown run's new entries are this growth's"
@@ -115,22 +114,23 @@ def _kept_notes(growing: Growing) -> list[str]:
     return notes
 
 
-def _record(growing: Growing) -> dict[str, Any]:
+def _record(growing: Growing) -> GrowthRecord:
     """What the grown checkpoint's history keeps of this growth."""
     request = growing.request
-    record = {
+    record: GrowthRecord = {
         **growing.operator.record,
         "lr_rule": request.lr_rule,
-        "step": [growing.old.checkpoint.global_step, growing.step],
+        "step": [growing.old.checkpoint.position.global_step, growing.step],
         "rewarm": request.rewarm,
         "reset": list(request.reset),
         "drop": list(request.drop),
-        **({"schedule": request.schedule} if request.schedule else {}),
         "version": __version__,
         "torch": str(torch.__version__),
         "source_sha256": growing.fingerprint.placeholder,
         "sizes": dict(growing.new_architecture.sizes),
     }
+    if request.schedule:
+        record["schedule"] = request.schedule
     if any(one.growth.has_fresh for one in growing.lineage):
         record["fresh_moments"] = request.fresh_moments
     if request.moments != "algebra":
@@ -138,12 +138,14 @@ def _record(growing: Growing) -> dict[str, Any]:
     if request.wd_rule != "trajectory":
         record["wd_rule"] = request.wd_rule
     new = {space: runs_of(one.is_new) for space, one in growing.operator.growths.items() if one.is_new.any()}
-    return {**record, "new_coordinates": new} if new else record
+    if new:
+        record["new_coordinates"] = new
+    return record
 
 
-def _growth_entry(growing: Growing, record: dict[str, Any]) -> dict[str, Any]:
+def _growth_log(growing: Growing, record: GrowthRecord) -> GrowthLog:
     step, steps = growing.step, growing.request.rewarm
-    rewarm = {"start": step, "steps": steps} if steps and step is not None else None
+    rewarm: Rewarm | None = {"start": step, "steps": steps} if steps and step is not None else None
     history = [*growing.old.checkpoint.history, record]
     return {"version": __version__, "history": history, "rewarm": rewarm, "global_step": step}
 
@@ -151,7 +153,7 @@ def _growth_entry(growing: Growing, record: dict[str, Any]) -> dict[str, Any]:
 def _result(growing: Growing, grown: _Grown, target: Path | None) -> GrowthResult:
     old = growing.old
     is_read = target is not None and processes().rank == 0
-    sha256 = {"source_sha256": growing.fingerprint.value()} if is_read else {}
+    sha256 = growing.fingerprint.value() if is_read else None
     return GrowthResult(
         out=target,
         old=old.architecture.own_sizes,
@@ -162,9 +164,9 @@ def _result(growing: Growing, grown: _Grown, target: Path | None) -> GrowthResul
         ),
         trapped=growing.operator.trapped and not grown.begins_anew,
         lr_rule=growing.request.lr_rule,
-        step=(old.checkpoint.global_step, growing.step),
+        step=(old.checkpoint.position.global_step, growing.step),
         notes=tuple(map(Message, grown.notes)),
-        record={**grown.record, **sha256},
+        record=grown.record if sha256 is None else {**grown.record, "source_sha256": sha256},
         config=growing.operator.config,
         grown=grown.checkpoint if target is None else None,
     )

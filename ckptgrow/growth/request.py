@@ -10,6 +10,7 @@ from typing import Any
 from ckptgrow.choices import DecayRule, FreshMoments, LrRule, MomentRule, Part, StepWord
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.growth_log import GrowthRecord
 from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES
 
 StepChoice = int | StepWord
@@ -77,7 +78,7 @@ class GrowthResult:
     trapped: bool
     lr_rule: LrRule
     step: tuple[int | None, int | None]
+    record: GrowthRecord
     notes: tuple[str, ...] = ()
-    record: Mapping[str, Any] = field(default_factory=dict[str, Any])
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
     grown: Checkpoint | None = None

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from ckptgrow.choices import Fresh, How, Separation
 from ckptgrow.errors import RequestError
+from ckptgrow.formats.growth_log import OperatorRecord
 from ckptgrow.growth.copied_spaces import multiplied, resized
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
@@ -116,17 +117,7 @@ class _Plan:
             noise=self.separation.noise,
             spread=self.separation.spread,
             seed=self.seed,
-            record={
-                "operator": "width",
-                "factor": self.factor,
-                **self.sizes,
-                "how": self.how,
-                "separate": self.separation.kind,
-                "noise": self.separation.noise,
-                "spread": self.separation.spread,
-                "seed": self.seed,
-                **({"fresh": self.fresh} if self.how == "pad" else {}),
-            },
+            record=self._record(),
         )
 
     @property
@@ -138,6 +129,18 @@ class _Plan:
         """How every space grows by copies, and the grown config."""
         growths = multiplied(old, self.factor, self.sizes) if self.factor else resized(old, self.sizes)
         return growths, with_sizes(old, {space: one.num_new for space, one in growths.items()})
+
+    def _record(self) -> OperatorRecord:
+        """What the history keeps of it."""
+        asked = {"operator": "width", "factor": self.factor, **self.sizes, "how": self.how}
+        separation = {
+            "separate": self.separation.kind,
+            "noise": self.separation.noise,
+            "spread": self.separation.spread,
+            "seed": self.seed,
+        }
+        fresh = {"fresh": self.fresh} if self.how == "pad" else {}
+        return cast(OperatorRecord, cast(object, {**asked, **separation, **fresh}))
 
     def _padded(self, old: Architecture) -> tuple[dict[str, Growth], dict[str, Any]]:
         """How every space grows by coordinates that copy nothing, and the grown config."""

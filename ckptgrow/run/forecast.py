@@ -87,7 +87,7 @@ def first_config(work: Work) -> Mapping[str, Any]:
         return architecture_of(read_checkpoint(Path(work.plan.checkpoint))).config
     from ckptgrow.formats.checkpoint import Checkpoint
 
-    return architecture_of(Checkpoint(Path("config"), "config", {}, work.first_config)).config
+    return architecture_of(Checkpoint(path=Path("config"), kind="config", tensors={}, config=work.first_config)).config
 
 
 def _grown(config: Mapping[str, Any], stage: PlannedStage) -> Mapping[str, Any]:

@@ -50,7 +50,8 @@ def grown_config(config: Mapping[str, Any], operator: Operator, options: Mapping
     tied = dict(model.named_parameters(remove_duplicate=False)).keys() - dict(model.named_parameters()).keys()
     state = {name: one for name, one in model.state_dict().items() if name not in tied}
     tensors = {name: Made(tuple(one.shape), one.dtype, _none) for name, one in state.items()}
-    return GROWTHS[operator](Checkpoint(Path("the first model"), "config", tensors, config), None, **options).config
+    first = Checkpoint(path=Path("the first model"), kind="config", tensors=tensors, config=config)
+    return GROWTHS[operator](first, None, **options).config
 
 
 def _none(start: int, stop: int) -> torch.Tensor:

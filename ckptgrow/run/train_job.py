@@ -193,8 +193,16 @@ def newest_progress(directory: Path, total: int) -> Progress | None:
     if not trained:
         return None
     row = trained[-1]
-    speed, lr = float(row["tokens_per_second"]), float(row["lr"])
-    return Progress(int(row["step"]), total, int(row["tokens"]), lr, float(row["loss"]), _last(rows, "val_loss"), speed)
+    return Progress(
+        step=int(row["step"]),
+        total=total,
+        tokens=int(row["tokens"]),
+        lr=float(row["lr"]),
+        loss=float(row["loss"]),
+        val_loss=_last(rows, "val_loss"),
+        tokens_per_second=float(row["tokens_per_second"]),
+        is_logged=True,
+    )
 
 
 def _last(rows: list[dict[str, str]], column: str) -> float | None:
@@ -204,7 +212,7 @@ def _last(rows: list[dict[str, str]], column: str) -> float | None:
 def _completed(config: Mapping[str, Any], where: Path) -> Mapping[str, Any]:
     from ckptgrow.formats.checkpoint import Checkpoint
 
-    return architecture_of(Checkpoint(where, "lightning", {}, config)).config
+    return architecture_of(Checkpoint(path=where, kind="lightning", tensors={}, config=config)).config
 
 
 def _places(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -124,4 +124,4 @@ def length(stage: PlannedStage) -> int:
 def _stored_step(checkpoint: Path) -> int:
     from ckptgrow.formats.known_formats import read_checkpoint
 
-    return read_checkpoint(checkpoint).global_step or 0
+    return read_checkpoint(checkpoint).position.global_step or 0

@@ -13,6 +13,7 @@ from ckptgrow.families.family import Family
 from ckptgrow.families.registry import family_of
 from ckptgrow.families.tables.gpt2 import FAMILY as GPT2
 from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.lightning import original_arguments
 from ckptgrow.state.architecture import Architecture, config_errors
 from ckptgrow.state.sizes import fields_in
 from ckptgrow.storage.files.json_files import read_json
@@ -31,8 +32,8 @@ def architecture_of(checkpoint: Checkpoint, config_file: Path | None = None) -> 
             config = given
         elif checkpoint.config is not None:
             config = dict(checkpoint.config)
-        elif checkpoint.original_arguments is not None:
-            config = original_config(checkpoint.original_arguments)
+        elif (arguments := original_arguments(checkpoint)) is not None:
+            config = original_config(arguments)
         else:
             raise ConfigError(
                 "says nothing of its architecture (config.json, hyper_parameters['config'], or the original's size and "

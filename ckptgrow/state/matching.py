@@ -14,11 +14,11 @@ from types import MappingProxyType
 from typing import Any
 
 from ckptgrow.errors import OptimizerError, listing
+from ckptgrow.formats.raw_optimizers import Record
 from ckptgrow.state.wrappers import bare_names
 from ckptgrow.storage.tensors import is_lazy
 
 Shape = tuple[int, ...]
-Record = Mapping[str, Any]
 
 # Entries of a record that have another shape than their parameter: Adafactor's factors, torch's and transformers'.
 FACTORED: Mapping[str, Callable[[Shape], Shape]] = {

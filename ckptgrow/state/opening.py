@@ -16,7 +16,7 @@ from ckptgrow.formats.sidecar_files import SCALER, TRAINER_STATE
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.claim import Claim
 from ckptgrow.state.config_sources import architecture_of
-from ckptgrow.state.optimizer_state import OptimizerState, from_torch
+from ckptgrow.state.optimizer_state import OptimizerState, named_states
 from ckptgrow.state.pieces import Pieces, pieces_in
 from ckptgrow.state.twins import claim_tensors
 from ckptgrow.storage.tensors import LazyTensor
@@ -108,12 +108,12 @@ def named_optimizers(
     shapes = {one.name: checkpoint.tensors[one.name].shape for one in claim.parameters}
     in_module = {one.module_name(one.layer): one.name for one in claim.parameters}
     with at(checkpoint.path):
-        return from_torch(checkpoint.optimizers, shapes, order, in_module)
+        return named_states(checkpoint.optimizers, shapes, order, in_module)
 
 
 def _without(checkpoint: Checkpoint, drop: Sequence[str]) -> Checkpoint:
     keys = {key for key, value in checkpoint.rest.items() if value is not None}
-    known = {*checkpoint.tensors, *keys, *checkpoint.carried.files, *checkpoint.left_behind} - PARTS
+    known = {*checkpoint.tensors, *keys, *checkpoint.carried.files, *checkpoint.carried.left_behind} - PARTS
     unknown = [name for name in drop if name not in known]
     if unknown:
         raise RequestError(
@@ -126,7 +126,6 @@ def _without(checkpoint: Checkpoint, drop: Sequence[str]) -> Checkpoint:
         tensors={name: tensor for name, tensor in checkpoint.tensors.items() if name not in drop},
         rest=rest,
         carried=checkpoint.carried.without(drop),
-        left_behind=tuple(name for name in checkpoint.left_behind if name not in drop),
         scaler=None if {*drop} & {*SCALERS} else checkpoint.scaler,
     )
 

@@ -1,6 +1,7 @@
 """Optimizer state with its parameters by name: groups of options, and one record of tensors and numbers a parameter.
 
-torch numbers parameters; who they are is known from `param_names` in the groups, from the orders that real trainers
+Here alone the keys of files become names of the model's parameters, and names keys again. torch numbers parameters;
+who they are is known from `param_names` in the groups, from the orders that real trainers
 use (accepted only if every shape fits and all fitting orders agree), or from a file with the names in order.
 """
 
@@ -13,7 +14,8 @@ from types import MappingProxyType
 from typing import Any
 
 from ckptgrow.errors import OptimizerError, at, listing
-from ckptgrow.state.matching import Record, Shape, Slot, by_names, by_order, misfits
+from ckptgrow.formats.raw_optimizers import Key, KeyedBy, RawGroup, RawOptimizer, Record
+from ckptgrow.state.matching import Shape, Slot, by_names, by_order, misfits
 from ckptgrow.state.wrappers import bare_names
 
 # bitsandbytes' states: values and their maps (also wrapped, as its newer versions write them)
@@ -33,13 +35,14 @@ class ParameterGroup:
         return replace(self, options={**self.options, **options})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OptimizerState:
-    """One optimizer's state; `state` maps a parameter's name to its record."""
+    """One optimizer's state; `state` maps a parameter's name to its record, `keyed_by` tells how files have it."""
 
     groups: tuple[ParameterGroup, ...]
     state: Mapping[str, Record]
     other: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    keyed_by: KeyedBy = "number"
     is_told_as_filed: bool = False  # its groups say the names of the file's tensors, which may not be the module's
 
     @property
@@ -57,29 +60,33 @@ class OptimizerState:
         """Each parameter's group."""
         return {name: group for group in self.groups for name in group.names}
 
-    def to_torch(self, in_module: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
-        """The form of `torch.optim.Optimizer.state_dict()`; `in_module` tells the module's names, as torch writes them,
-        of parameters that the file calls otherwise.
+    def to_raw(self, in_module: Mapping[str, str] = MappingProxyType({})) -> RawOptimizer:
+        """What a file holds, its records in the order of its parameters; `in_module` tells the module's names, as torch
+        writes them, of parameters that the file calls otherwise.
         """
-        number = {name: position for position, name in enumerate(self.names)}
-        groups: list[dict[str, Any]] = []
-        for group in self.groups:
-            entry = {**group.options, "params": [number[name] for name in group.names]}
-            if group.has_param_names:
-                told = {} if self.is_told_as_filed else in_module
-                entry["param_names"] = [told.get(name, name) for name in group.names]
-            groups.append(entry)
-        records = {number[name]: dict(record) for name, record in self.state.items()}
-        return {**self.other, "state": dict(sorted(records.items())), "param_groups": groups}
+        told = {} if self.is_told_as_filed else in_module
+        is_named = self.keyed_by == "name"
+        keys = {name: told.get(name, name) if is_named else number for number, name in enumerate(self.names)}
+        groups = tuple(
+            RawGroup(
+                group.options,
+                tuple(keys[name] for name in group.names),
+                tuple(told.get(name, name) for name in group.names) if is_named or group.has_param_names else None,
+            )
+            for group in self.groups
+        )
+        return RawOptimizer(
+            groups, {key: self.state[name] for name, key in keys.items() if name in self.state}, self.other
+        )
 
 
-def from_torch(
-    raws: Sequence[Mapping[str, Any]],
+def named_states(
+    raws: Sequence[RawOptimizer],
     shapes: Mapping[str, Shape],
     order: Sequence[str] | None = None,
     in_module: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[OptimizerState, ...]:
-    """Names the parameters of a checkpoint's optimizers, each a torch optimizer's state dict.
+    """Names the parameters of a checkpoint's optimizers.
 
     Several optimizers share the model: each parameter belongs to one of them at most. `shapes` are the trainable
     parameters in model order; `order` is the user's own list of names, those of the first optimizer first; `in_module`
@@ -97,15 +104,17 @@ def from_torch(
                 f"optimizer {slot.optimizer}: {key} of {name} has shape {list(slot.record[key].shape)}, expected "
                 f"{list(expected)}"
             )
-    found: list[OptimizerState] = []
     remaining = iter(names)
-    for raw in raws:
-        numbers = [number for group in raw["param_groups"] for number in group["params"]]
-        found.append(_with_names(raw, dict(zip(numbers, remaining, strict=False))))
-    told = {name for raw in raws for group in raw["param_groups"] for name in group.get("param_names") or ()}
+    found = tuple(_with_names(raw, dict(zip(raw.keys, remaining, strict=False))) for raw in raws)
+    told = {name for raw in raws for group in raw.groups for name in group.names or ()}
     if told and not {*bare_names(told).values()} & (in_module.keys() - shapes.keys()):
         return tuple(replace(state, is_told_as_filed=True) for state in found)
-    return tuple(found)
+    return found
+
+
+def unmatched(raw: RawOptimizer) -> OptimizerState:
+    """An optimizer of which nobody knows whose its records are: its parameters are called by the file's keys."""
+    return _with_names(raw, {key: str(key) for key in (*raw.keys, *raw.records)})
 
 
 def without_record(states: Sequence[OptimizerState], names: Collection[str]) -> list[str]:
@@ -114,16 +123,12 @@ def without_record(states: Sequence[OptimizerState], names: Collection[str]) -> 
     return sorted(set(names) - recorded) if recorded else []
 
 
-def _slots(index: int, raw: Mapping[str, Any]) -> list[Slot]:
-    """An optimizer's numbered parameters, checked."""
-    if not isinstance(raw.get("state"), dict) or not isinstance(raw.get("param_groups"), list):
-        raise OptimizerError(f"holds {listing(raw)}, expected torch's 'state' and 'param_groups'")
-    state: dict[Any, dict[str, Any]] = raw["state"]
-    numbers = [number for group in raw["param_groups"] for number in group["params"]]
-    stray = set(state) - set(numbers)
-    if stray or len(set(numbers)) != len(numbers):
-        raise OptimizerError(f"state of parameters {listing(stray or numbers)}, expected each in one group")
-    quantised = {key for record in state.values() for key in record if QUANTISED.match(str(key))}
+def _slots(index: int, raw: RawOptimizer) -> list[Slot]:
+    """An optimizer's parameters with their records, checked."""
+    stray = set(raw.records) - set(raw.keys)
+    if stray or len(set(raw.keys)) != len(raw.keys):
+        raise OptimizerError(f"state of parameters {listing(stray or raw.keys)}, expected each in one group")
+    quantised = {key for record in raw.records.values() for key in record if QUANTISED.match(key)}
     if quantised:
         raise OptimizerError(
             f"holds 8-bit states ({listing(quantised)}), expected floating-point ones; turn them into those "
@@ -131,14 +136,14 @@ def _slots(index: int, raw: Mapping[str, Any]) -> list[Slot]:
             "exp_avg_sq), or leave the optimizer out with ⟦reset optimizer⟧"
         )
     return [
-        Slot(index, position, state.get(number, {}))
-        for position, group in enumerate(raw["param_groups"])
-        for number in group["params"]
+        Slot(index, position, raw.records.get(key, {}))
+        for position, group in enumerate(raw.groups)
+        for key in group.keys
     ]
 
 
 def _named(
-    raws: Sequence[Mapping[str, Any]],
+    raws: Sequence[RawOptimizer],
     slots: Sequence[Slot],
     shapes: Mapping[str, Shape],
     order: Sequence[str] | None,
@@ -147,7 +152,7 @@ def _named(
     if order is not None:
         with at("names in ⟦param_order⟧"):
             return by_names(order, slots, shapes, in_module)
-    names_of = [group.get("param_names") for raw in raws for group in raw["param_groups"]]
+    names_of = [group.names for raw in raws for group in raw.groups]
     told = [name for names in names_of for name in names or ()]
     place_of = {place: index for index, place in enumerate(_places(raws))}
     has_name = [names_of[place_of[slot.optimizer, slot.group]] is not None for slot in slots]
@@ -161,20 +166,24 @@ def _named(
     return [next(by_turns[is_known]) for is_known in has_name]
 
 
-def _places(raws: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
+def _places(raws: Sequence[RawOptimizer]) -> list[tuple[int, int]]:
     """Each group's optimizer and number there."""
-    return [(index, number) for index, raw in enumerate(raws) for number in range(len(raw["param_groups"]))]
+    return [(index, number) for index, raw in enumerate(raws) for number in range(len(raw.groups))]
 
 
-def _with_names(raw: Mapping[str, Any], name_of: Mapping[Any, str]) -> OptimizerState:
-    kept = {"params", "param_names"}
+def _with_names(raw: RawOptimizer, name_of: Mapping[Key, str]) -> OptimizerState:
     groups = tuple(
-        ParameterGroup(
-            {key: value for key, value in group.items() if key not in kept},
-            tuple(name_of[number] for number in group["params"]),
-            "param_names" in group,
-        )
-        for group in raw["param_groups"]
+        ParameterGroup(group.options, tuple(name_of[key] for key in group.keys), group.names is not None)
+        for group in raw.groups
     )
-    other = {key: value for key, value in raw.items() if key not in ("state", "param_groups")}
-    return OptimizerState(groups, {name_of[number]: record for number, record in raw["state"].items()}, other)
+    return OptimizerState(
+        groups=groups,
+        state={name_of[key]: record for key, record in raw.records.items()},
+        other=raw.other,
+        keyed_by=raw.keyed_by,
+    )
+
+
+def numbered(raw: RawOptimizer) -> RawOptimizer:
+    """The same optimizer by number, as every trainer reads it, its parameters' names beside the numbers."""
+    return raw if raw.keyed_by == "number" else replace(unmatched(raw), keyed_by="number").to_raw()

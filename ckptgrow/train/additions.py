@@ -59,8 +59,9 @@ def new_entries(model: torch.nn.Module, checkpoint: Mapping[str, Any] | str | Pa
     Raises RequestError where no growth is recorded, or one without which coordinates it added; a CkptgrowError where
     the model does not fit.
     """
-    growth = read_checkpoint(Path(checkpoint)).growth if isinstance(checkpoint, str | Path) else checkpoint
-    return new_in(model, growth.get(GROWTH_KEY, growth).get("history", ()))
+    if isinstance(checkpoint, str | Path):
+        return new_in(model, read_checkpoint(Path(checkpoint)).history)
+    return new_in(model, checkpoint.get(GROWTH_KEY, checkpoint).get("history", ()))
 
 
 def new_in(model: torch.nn.Module, history: Sequence[Record]) -> dict[str, NewEntries]:

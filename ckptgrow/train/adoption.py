@@ -83,7 +83,7 @@ def adopted(
     check_adamw(state.optimizers, str(checkpoint.path))
     _check_covered(state)
     names = {one.name: one.canonical for one in state.claim.model}
-    return Adopted(state, map_leaves(_renamed(state.optimizers[0], names).to_torch(), is_lazy, _value))
+    return Adopted(state, map_leaves(_renamed(state.optimizers[0], names).to_raw().to_torch(), is_lazy, _value))
 
 
 def _check_covered(state: TrainingState) -> None:
@@ -100,7 +100,9 @@ def _renamed(state: OptimizerState, names: Mapping[str, str]) -> OptimizerState:
     groups = tuple(
         replace(group, names=tuple(names[name] for name in group.names), has_param_names=True) for group in state.groups
     )
-    return replace(state, groups=groups, state={names[name]: record for name, record in state.state.items()})
+    return replace(
+        state, keyed_by="number", groups=groups, state={names[name]: record for name, record in state.state.items()}
+    )
 
 
 def _value(tensor: LazyTensor) -> torch.Tensor:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from ckptgrow.errors import OptimizerError, RequestError, at, listing
-from ckptgrow.formats.checked_parts import by_number, checked_optimizers
-from ckptgrow.state.optimizer_state import OptimizerState, from_torch
+from ckptgrow.formats.raw_optimizers import raw_optimizers
+from ckptgrow.state.optimizer_state import OptimizerState, named_states
 from ckptgrow.storage.tensors import Held
 from ckptgrow.storage.tree import map_leaves
 
@@ -43,8 +43,7 @@ def parameter_groups(model: torch.nn.Module, checkpoint: Mapping[str, Any], opti
     parameters = dict(model.named_parameters())
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     with at("the checkpoint"):
-        lazy = checked_optimizers(map_leaves(list(raws), torch.is_tensor, Held))
-        states = from_torch([by_number(raw) for raw in lazy], shapes)
+        states = named_states(raw_optimizers(map_leaves(list(raws), torch.is_tensor, Held)), shapes)
     used = {name for state in states for name in state.names}
     missing = {name for name, parameter in parameters.items() if parameter.requires_grad} - used
     if missing:

@@ -10,13 +10,14 @@ import lightning
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from ckptgrow.state.run_data import DATA
 from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.train.additions import NewEntries
 from ckptgrow.train.groups import new_groups, parameter_groups
 from ckptgrow.train.new_rates import NewRates
 from ckptgrow.train.order import DataPosition, key_of
 from ckptgrow.train.resuming import GROWTH, POSITION, TOKENS, Resumed
-from ckptgrow.train.settings import DATA, RUN, TrainSettings
+from ckptgrow.train.settings import RUN, TrainSettings
 from ckptgrow.train.validation import sequence_losses
 
 SCALED_PRECISION = "16-mixed"

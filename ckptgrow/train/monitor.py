@@ -29,6 +29,7 @@ class Progress:
     loss: float | None
     val_loss: float | None
     tokens_per_second: float | None
+    is_logged: bool  # whether this step's values are in the log, as every so many steps' are, and the last one's
 
 
 Report = Callable[[Progress], None]
@@ -82,7 +83,10 @@ class Monitor(lightning.Callback):
         self._sum, self._num = None, 0
         if self.report is not None and trainer.is_global_zero:
             total = int(trainer.max_steps)
-            self.report(Progress(step, total, module.tokens_seen, self.lr, self.loss, self.val_loss, self._speed))
+            is_logged = step % self.every == 0 or step == total
+            self.report(
+                Progress(step, total, module.tokens_seen, self.lr, self.loss, self.val_loss, self._speed, is_logged)
+            )
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Its time is not training's."""

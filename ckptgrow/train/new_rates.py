@@ -30,8 +30,9 @@ class NewRates:
 
         rates = NewRates(optimizer, model, new_entries(model, checkpoint), peak=1.3, steps=250)
 
-    `state_dict` and `load_state_dict` carry how far it is through an interruption. It keeps a copy of the parameters
-    that have new entries while a step lasts. `model` has the very tensors that the optimizer updates.
+    `state_dict` and `load_state_dict` carry how far it is through an interruption. It keeps a byte for
+    every entry of the parameters that have new ones, and a copy of these while a step lasts. `model` has the very
+    tensors that the optimizer updates, where they stay.
 
     Raises RequestError for a peak or a length that cannot be, OptimizerError where the optimizer lacks parameters.
     """
@@ -50,7 +51,7 @@ class NewRates:
         missing = [name for name in entries if name not in parameters or id(parameters[name]) not in updated]
         if missing:
             raise OptimizerError(f"the optimizer has no {listing(missing)}, expected the model's own parameters")
-        self._new = [(parameters[name], one) for name, one in entries.items()]
+        self._new = [(parameters[name], one.mask(parameters[name].device)) for name, one in entries.items()]
         self._before: list[torch.Tensor] = []
         self._hooks = [
             optimizer.register_step_pre_hook(self._remember),
@@ -81,10 +82,10 @@ class NewRates:
 
     @torch.no_grad()
     def _move(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        for before, (parameter, new) in zip(self._before, self._new, strict=False):
+        for before, (parameter, is_new) in zip(self._before, self._new, strict=False):
             dtype = torch.promote_types(parameter.dtype, torch.float32)
             after = parameter.to(dtype)
             moved = after + (self.factor - 1) * (after - before)
-            parameter.copy_(torch.where(new.mask(parameter.device), moved.to(parameter.dtype), parameter))
+            parameter.copy_(torch.where(is_new, moved.to(parameter.dtype), parameter))
         self._before = []
         self.rise = self.rise.after_a_step()

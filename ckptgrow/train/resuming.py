@@ -12,7 +12,6 @@ import torch
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.known_formats import read_checkpoint
-from ckptgrow.formats.lightning import Naming
 from ckptgrow.formats.loops import with_step
 from ckptgrow.state.train_schedule import NEW_RISE, NewRise
 from ckptgrow.train.adoption import MODULE, Adopted, adopted
@@ -122,11 +121,11 @@ def _is_own(read: Checkpoint) -> bool:
     """
     arguments = read.rest.get("hyper_parameters")
     is_runs = isinstance(arguments, dict) and isinstance(cast(dict[str, Any], arguments).get(RUN), dict)
-    groups = [group for one in read.optimizers for group in one["param_groups"]]
-    names_stand_beside = isinstance(read.layout, Naming) and not any(read.layout.by_name)
-    has_names = names_stand_beside and all("param_names" in group for group in groups)
+    names_stand_beside = all(
+        one.keyed_by == "number" and all(group.names is not None for group in one.groups) for one in read.optimizers
+    )
     is_module = all(name.startswith(MODULE) and "._orig_mod." not in name for name in read.tensors)
-    return read.kind == "lightning" and is_runs and has_names and is_module
+    return read.kind == "lightning" and is_runs and names_stand_beside and is_module
 
 
 def _resumed_elsewhere(read: Checkpoint, given: Mapping[str, Any]) -> tuple[Resumed, Mapping[str, Any]]:
@@ -142,14 +141,14 @@ def _resumed_elsewhere(read: Checkpoint, given: Mapping[str, Any]) -> tuple[Resu
             "step with ⟦strategy ddp⟧ or auto first"
         )
     found = adopted(read, given.get("config"), given.get("param_order"), with_optimizer="optimizer" not in reset)
-    stored_step = read.global_step or 0
+    stored_step = read.position.global_step or 0
     start = _start(stored_step, given)
     resumed = Resumed(
         path=read.path,
         arguments={},
         optimizer=None if found.optimizer is None else {"optimizer_states": [found.optimizer]},
         place=DataPosition(),
-        growth=_growth(dict(read.growth), stored_step, start, given),
+        growth=_growth(dict(read.growth.log), stored_step, start, given),
         lr=max(found.base_lrs, default=0.0),
         step=start,
         reset=reset,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,25 +61,37 @@ class AtomicCheckpoints(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-class Checkpoints(lightning.Callback):
-    """`step-N.ckpt` every `every` steps and at the end; `last.ckpt` is a second name of the newest.
+@dataclass(frozen=True)
+class Saving:
+    """When checkpoints are written: every `every` steps, and after `seconds` without one (0: never), which is asked
+    every `asked_every` steps. `keep` is how many of them stay, 0 for all.
+    """
 
-    `keep` is how many of them are kept, 0 for all: those written last, whether by this process or by one that it goes
-    on from; files of any other name are never touched. `check` raises where the state is not worth keeping.
+    every: int
+    seconds: float
+    asked_every: int
+    keep: int
+
+
+class Checkpoints(lightning.Callback):
+    """`step-N.ckpt` whenever `saving` says, and at the end; `last.ckpt` is a second name of the newest.
+
+    Those written last are kept, whether by this process or by one that it goes on from; files of any other name are
+    never touched. `check` raises where the state is not worth keeping.
     """
 
     def __init__(
         self,
         directory: Path,
-        every: int,
-        keep: int,
+        saving: Saving,
         writer: AtomicCheckpoints,
         check: Callable[[lightning.Trainer], None],
         watch: Stopwatch,
     ) -> None:
-        self.directory, self.every, self.keep, self.writer, self.check = directory, every, keep, writer, check
+        self.directory, self.saving, self.writer, self.check = directory, saving, writer, check
         self._watch = watch
         self._saved_step: int | None = None
+        self._saved_at = 0.0  # seconds, by time.monotonic
         self._waits = False
         self._written: list[Path] = []
 
@@ -88,14 +102,14 @@ class Checkpoints(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """The step that a run goes on from is not saved again."""
-        self._saved_step = trainer.global_step
+        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         self._written = checkpoints_in(self.directory)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves where a step that is due has ended: behind its validation, or a run that goes on would lack that."""
-        if trainer.global_step != self._saved_step and trainer.global_step % self.every == 0:
+        if trainer.global_step != self._saved_step and self._is_due(trainer):
             self._waits = will_validate(trainer)
             if not self._waits:
                 self.save(trainer)
@@ -121,11 +135,20 @@ class Checkpoints(lightning.Callback):
         failed = torch.tensor(float(self.writer.failure is not None), device=trainer.strategy.root_device)
         if float(trainer.strategy.reduce(failed, reduce_op="max")):
             raise self.writer.failure or CheckpointError(f"{path}: could not be written")
-        self._saved_step = trainer.global_step
+        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         if trainer.is_global_zero:
             self._link(path)
             self._forget(path)
         self._watch.resume()
+
+    def _is_due(self, trainer: lightning.Trainer) -> bool:
+        """By the step, or by the first process's clock."""
+        if trainer.global_step % self.saving.every == 0:
+            return True
+        if not self.saving.seconds or trainer.global_step % self.saving.asked_every:
+            return False
+        is_late = time.monotonic() - self._saved_at >= self.saving.seconds
+        return bool(trainer.strategy.broadcast(is_late)) if trainer.world_size > 1 else is_late
 
     def _link(self, path: Path) -> None:
         with appearing(self.last) as partial:
@@ -136,7 +159,7 @@ class Checkpoints(lightning.Callback):
 
     def _forget(self, newest: Path) -> None:
         self._written = [*(one for one in self._written if one != newest), newest]
-        while self.keep and len(self._written) > self.keep:
+        while self.saving.keep and len(self._written) > self.saving.keep:
             self._written.pop(0).unlink(missing_ok=True)
 
 

@@ -13,8 +13,9 @@ from ckptgrow.state.train_schedule import Schedule
 from ckptgrow.train.order import GrowingBatches
 from ckptgrow.train.warmup import MOST_WARMUP, default_warmup
 
-RUN, DATA = "run", "data"  # their places in a checkpoint's hyper-parameters
+RUN = "run"  # the place of what is carried among a checkpoint's hyper-parameters
 WHOLE_BATCH = "whole_batch"  # beside what is carried: sequences a step over all devices
+MOST_TOKENS = 512  # of a sequence, where none is asked for and the model has as many positions
 VALIDATION_BATCH = 32  # sequences that --val-batches counts, whatever the run's batches are
 
 # What a run that goes on takes from its checkpoint, unless it is asked for something else.
@@ -31,6 +32,13 @@ CARRIED = (
     "grad_clip",
     "seed",
     "growing",
+    "save_every",
+    "save_minutes",
+    "keep",
+    "val_every",
+    "val_batches",
+    "val_sequences",
+    "log_every",
     "freeze",
 )
 
@@ -54,7 +62,7 @@ class TrainSettings:
     train_steps: int = 3000
     batch_size: int = 32
     grad_accum: int = 1
-    seqlen: int = 512
+    seqlen: int = MOST_TOKENS
     lr: float | None = None  # None: by size
     schedule: ScheduleKind = "linear"
     warmup_steps: int = MOST_WARMUP  # `settings_for` shortens it to the run
@@ -72,6 +80,7 @@ class TrainSettings:
     compile: bool = False
     num_workers: int = 0
     save_every: int = 1000
+    save_minutes: float = 15.0  # and after so long without one; 0 for never
     keep: int = 0
     val_every: int = 100
     val_batches: int = 50
@@ -107,6 +116,12 @@ class TrainSettings:
         return {**plain, WHOLE_BATCH: self.whole_batch}
 
 
+def positions_of(config: Mapping[str, Any]) -> int | None:
+    """The longest sequence that a model reads, in tokens, where its config tells it."""
+    positions = config.get("n_positions") or config.get("max_position_embeddings")
+    return positions if isinstance(positions, int) else None
+
+
 def settings_for(given: Mapping[str, Any], stored: Mapping[str, Any]) -> TrainSettings:
     """What was asked for, else what the checkpoint's run had (`carried`), else the defaults.
 
@@ -116,6 +131,8 @@ def settings_for(given: Mapping[str, Any], stored: Mapping[str, Any]) -> TrainSe
     """
     known = {one.name for one in fields(TrainSettings)}
     values = {name: value for name, value in stored.items() if name in CARRIED}
+    if "val_batches" in given:
+        values.pop("val_sequences", None)
     if isinstance(values.get("growing"), dict):
         values["growing"] = GrowingBatches(**values["growing"])
     if "betas" in values:

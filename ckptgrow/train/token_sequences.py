@@ -19,13 +19,16 @@ DTYPES = ("uint16", "uint32")
 
 @dataclass(frozen=True)
 class TokenFiles:
-    """A directory that `ckptgrow data` wrote. `sha256` and `num_tokens` have one entry a split."""
+    """A directory that `ckptgrow data` wrote. `sha256` and `num_tokens` have one entry a split; `tokenizer` is a name
+    or an absolute directory.
+    """
 
     directory: Path
     vocab_size: int
     dtype: str
     num_tokens: Mapping[str, int]
     sha256: Mapping[str, str]
+    tokenizer: str | None = None
 
     @classmethod
     def open(cls, directory: Path) -> TokenFiles:
@@ -42,6 +45,7 @@ class TokenFiles:
                 str(meta["dtype"]),
                 {str(split): int(num) for split, num in meta["num_tokens"].items()},
                 {str(split): str(digest) for split, digest in meta["sha256"].items()},
+                _tokenizer(directory, meta.get("tokenizer")),
             )
         except OSError as error:
             raise DataError(f"{directory}: has no meta.json, expected what `ckptgrow data` writes") from error
@@ -74,6 +78,14 @@ class TokenFiles:
                 f"{path}: has {path.stat().st_size} bytes, expected {expected} for the {self.dtype} tokens that "
                 "meta.json counts; prepare the data again"
             )
+
+
+def _tokenizer(directory: Path, told: object) -> str | None:
+    """What meta.json calls the tokenizer: a directory as seen from here, from meta.json or beside it, or a name."""
+    if not isinstance(told, str):
+        return None
+    places = (Path(told), directory / told, directory / Path(told).name)
+    return next((str(place.resolve()) for place in places if place.is_dir()), told)
 
 
 class Sequences(Dataset[torch.Tensor]):

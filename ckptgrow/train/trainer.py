@@ -21,7 +21,7 @@ from ckptgrow.train.metrics import MetricsFile
 from ckptgrow.train.module import LanguageModel
 from ckptgrow.train.monitor import Monitor, Report
 from ckptgrow.train.order import BatchOrder, collate
-from ckptgrow.train.saving import AtomicCheckpoints, Checkpoints, will_validate
+from ckptgrow.train.saving import AtomicCheckpoints, Checkpoints, Saving, will_validate
 from ckptgrow.train.settings import TrainSettings
 from ckptgrow.train.slope_stop import SlopeStop
 from ckptgrow.train.stopwatch import Stopwatch
@@ -85,7 +85,11 @@ class Training:
         norms = GradientNorms(settings.log_every, settings.grad_accum)
         self.monitor = Monitor(settings.log_every, norms, losses, watch, report)
         self.checkpoints = Checkpoints(
-            settings.out / CHECKPOINTS, settings.save_every, settings.keep, writer, losses.check, watch
+            settings.out / CHECKPOINTS,
+            Saving(settings.save_every, settings.save_minutes * 60, settings.log_every, settings.keep),
+            writer,
+            losses.check,
+            watch,
         )
         num_growths = len(module.growth.get("history", ()))
         self.slope_stop = SlopeStop(settings.until_slope, num_growths, lambda: self.monitor.val_loss)

@@ -18,10 +18,12 @@ from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.planning.rates_by_size import lr_for_size
 from ckptgrow.state.counting import num_without_embeddings
 from ckptgrow.state.model import build_model
+from ckptgrow.state.run_data import DATA, DIRECTORY, TOKENIZER
 from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.train.additions import NewEntries, new_in
 from ckptgrow.train.adoption import adopted
 from ckptgrow.train.freezing import freeze_old_layers
+from ckptgrow.train.header import header
 from ckptgrow.train.launching import processes_of
 from ckptgrow.train.metrics import METRICS
 from ckptgrow.train.module import SCALED_PRECISION, LanguageModel
@@ -29,7 +31,7 @@ from ckptgrow.train.monitor import Report
 from ckptgrow.train.occupied import occupied
 from ckptgrow.train.remarks import check_lengths, remarks
 from ckptgrow.train.resuming import Resumed, resumed_from
-from ckptgrow.train.settings import DATA, RUN, TrainSettings, settings_for
+from ckptgrow.train.settings import RUN, TrainSettings, positions_of, settings_for
 from ckptgrow.train.token_sequences import TokenFiles
 from ckptgrow.train.trainer import CHECKPOINTS, Training
 
@@ -38,8 +40,9 @@ OPTIMIZER_OPTIONS = {"weight_decay": "⟦weight_decay⟧", "betas": "⟦adam_bet
 
 @dataclass(frozen=True)
 class Trained:
-    """Where a run ended; losses in nats. `interrupted_by` is the signal that ended it, None where nothing did;
-    `slope_reached` the step at which its slope did, None where that did not.
+    """Where a run ended; losses in nats. `lr` is the peak learning rate, `last_lr` that of the last step;
+    `interrupted_by` is the signal that ended the run, None where nothing did; `slope_reached` the step at which its
+    slope did, None where that did not.
     """
 
     out: Path
@@ -49,6 +52,7 @@ class Trained:
     loss: float | None
     val_loss: float | None
     lr: float
+    last_lr: float
     interrupted_by: int | None
     slope_reached: int | None = None
 
@@ -93,6 +97,9 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Callable[[str]
         model.compile()
     module = LanguageModel(model, settings, lr, _identity(files), resumed, new)
     training = Training(settings, files, module, report)
+    if tell is not None and is_main_process():
+        for sentence in header(settings, files, module, training.trainer.strategy.root_device):
+            tell(sentence)
     interrupted_by = training.fit()
     monitor = training.monitor
     return Trained(
@@ -103,6 +110,7 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Callable[[str]
         monitor.loss,
         monitor.val_loss,
         lr,
+        monitor.lr,
         interrupted_by,
         training.slope_stop.reached,
     )
@@ -121,6 +129,9 @@ def _settings(
     elif settings.init_from is not None:
         found = adopted(read_checkpoint(settings.init_from), settings.config, None, with_optimizer=False)
         settings = replace(settings, config=_agreed_config(settings, found.state.config))
+    positions = positions_of(settings.config)
+    if positions is not None and not ("seqlen" in given or "seqlen" in stored):
+        settings = replace(settings, seqlen=min(settings.seqlen, positions))
     return settings
 
 
@@ -192,8 +203,12 @@ def _agreed_config(settings: TrainSettings, stored: Mapping[str, Any] | None) ->
 
 
 def _identity(files: TokenFiles) -> dict[str, Any]:
-    """What a run that goes on must find again for its place in the data to mean the same."""
-    return {"vocab_size": files.vocab_size, "sha256": files.sha256.get("train", "")}
+    """What a run that goes on must find again for its place in the data to mean the same, and where evaluation finds
+    the run's tokenizer and validation tokens.
+    """
+    found = {"vocab_size": files.vocab_size, "sha256": files.sha256.get("train", "")}
+    where = {DIRECTORY: str(files.directory.resolve())}
+    return {**found, **where, **({} if files.tokenizer is None else {TOKENIZER: files.tokenizer})}
 
 
 def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) -> None:
@@ -205,8 +220,8 @@ def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) 
             f"{meta}: has a vocabulary of {files.vocab_size}, expected at most the model's {vocabulary}; prepare the "
             "data with the model's tokenizer"
         )
-    positions = settings.config.get("n_positions") or settings.config.get("max_position_embeddings")
-    if isinstance(positions, int) and settings.seqlen > positions:
+    positions = positions_of(settings.config)
+    if positions is not None and settings.seqlen > positions:
         raise RequestError(f"⟦seqlen {settings.seqlen}⟧: expected at most the model's {positions} positions")
     files.sequences("train", settings.seqlen)
     if settings.until_slope is not None and not files.num_tokens["val"]:
@@ -259,6 +274,11 @@ def _check_same_data(files: TokenFiles, resumed: Resumed, settings: TrainSetting
 
 def _check_machine(settings: TrainSettings) -> None:
     available = torch.cuda.device_count()
+    if settings.accelerator == "cuda" and not available:
+        raise RequestError(
+            f"⟦accelerator cuda⟧: torch sees no GPUs on this machine, expected ⟦devices {settings.devices}⟧; use cpu "
+            "or auto"
+        )
     on_cuda = settings.accelerator == "cuda" or (settings.accelerator == "auto" and available > 0)
     if on_cuda and settings.devices > available:
         raise RequestError(f"⟦devices {settings.devices}⟧: this machine has {available} GPUs, expected at most that")

@@ -40,7 +40,7 @@ def carried_problems(pair: Pair) -> list[str]:
     if kinds[0] != kinds[1]:
         return [f"it is of kind {grown.kind}, expected {small.kind} as the small one; verify before it is converted"]
     problems: list[str] = []
-    if small.data_position != grown.data_position:
+    if small.position.data != grown.position.data:
         problems.append("the data position was moved, expected it as in the small checkpoint")
     problems += _key_problems(small, grown)
     problems += differences(grown.scaler, small.scaler, ("scaler",))
@@ -50,9 +50,10 @@ def carried_problems(pair: Pair) -> list[str]:
 
 def _key_problems(small: Checkpoint, grown: Checkpoint) -> Iterator[str]:
     expected = dict(small.rest)
-    if small.global_step != grown.global_step:  # which the history has to tell
-        expected |= {"global_step": grown.global_step} if "global_step" in expected else {}
-        expected |= {"loops": _moved_loops(expected["loops"], grown.global_step)} if "loops" in expected else {}
+    step = grown.position.global_step
+    if small.position.global_step != step:  # which the history has to tell
+        expected |= {"global_step": step} if "global_step" in expected else {}
+        expected |= {"loops": _moved_loops(expected["loops"], step)} if "loops" in expected else {}
     found = dict(grown.rest)
     found.pop(GROWTH_KEY, None)
     expected.pop(GROWTH_KEY, None)
@@ -122,8 +123,8 @@ def _file_problems(small: Checkpoint, grown: Checkpoint) -> Iterator[str]:
             yield from differences(found, cleared, (TRAINER_STATE,))
         elif not filecmp.cmp(before, after, shallow=False):
             yield f"the file {name} is another than the small checkpoint's"
-    if grown.left_behind:
-        yield f"{listing(grown.left_behind)} is additional, expected none: growth leaves such files behind"
+    if grown.carried.left_behind:
+        yield f"{listing(grown.carried.left_behind)} is additional, expected none: growth leaves such files behind"
     config = grown.path / CONFIG
     if grown.kind not in DIRECTORIES and config.is_file() and grown.config is not None:
         yield from differences(read_json(config), dict(grown.config), (CONFIG,))

@@ -142,7 +142,7 @@ def _opened(small: Path, grown: Path, config: Path | None) -> tuple[Pair, Declar
     """Both checkpoints; the small one without what the history says that the user left out."""
     new, checkpoint = open_state(grown), read_checkpoint(small)
     declared = Declared.of(new.checkpoint.history[len(checkpoint.history) :])
-    known = {*checkpoint.tensors, *checkpoint.rest, *checkpoint.carried.files, *checkpoint.left_behind}
+    known = {*checkpoint.tensors, *checkpoint.rest, *checkpoint.carried.files, *checkpoint.carried.left_behind}
     dropped = [name for name in declared.dropped if name in known]
     old = understood(checkpoint, config=config, drop=dropped, reset=declared.reset)
     return open_pair(old, new), declared

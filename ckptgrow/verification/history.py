@@ -185,7 +185,7 @@ def _of_no_growth(pair: Pair) -> Iterator[str]:
     if has_grown:
         yield "the history has no record of the growth, expected one"
     elif pair.has_moved:
-        old, new = pair.small.checkpoint.global_step, pair.grown.checkpoint.global_step
+        old, new = pair.small.checkpoint.position.global_step, pair.grown.checkpoint.position.global_step
         yield f"global_step is {new}, expected {old}: no record tells that it was moved"
 
 
@@ -209,8 +209,8 @@ def _record_problems(record: Any, where: str) -> Iterator[str]:
 
 def _entry_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
     """What stands beside the records: the last growth's version, the step, and the rise of rates from there."""
-    entry, last = pair.grown.checkpoint.growth, found[-1]
-    step = pair.grown.checkpoint.global_step
+    entry, last = pair.grown.checkpoint.growth.log, found[-1]
+    step = pair.grown.checkpoint.position.global_step
     rewarm = {"start": step, "steps": last["rewarm"]} if last["rewarm"] and step is not None else None
     expected = {"version": last["version"], "history": entry.get("history"), "rewarm": rewarm, "global_step": step}
     if "config" in entry:
@@ -220,7 +220,7 @@ def _entry_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
 
 def _step_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
     steps = [tuple(record["step"]) for record in found]
-    old, new = pair.small.checkpoint.global_step, pair.grown.checkpoint.global_step
+    old, new = pair.small.checkpoint.position.global_step, pair.grown.checkpoint.position.global_step
     if steps[0][0] != old:
         yield f"the history begins at step {steps[0][0]}, expected {old} as the small checkpoint"
     if steps[-1][1] != new:
@@ -257,10 +257,22 @@ def _coordinate_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
     for record, expected in zip(found, added_coordinates(pair.small, pair.grown), strict=True):
         told = record.get("new_coordinates", {})
         for space in sorted(told.keys() | expected.keys()):
-            runs, size = told.get(space, []), record["sizes"].get(space, 0)
-            marks = {number for start, stop in runs for number in range(start, min(stop, size))}
-            if space not in expected or marks != set(np.flatnonzero(expected[space]).tolist()):
-                yield f"the history says that coordinates {text(runs)} of {space} are new, which its sizes contradict"
+            if space not in expected or told.get(space) != _runs(np.flatnonzero(expected[space]).tolist()):
+                yield (
+                    f"the history says that coordinates {text(told.get(space))} of {space} are new, which its sizes "
+                    "contradict"
+                )
+
+
+def _runs(numbers: Sequence[int]) -> list[list[int]]:
+    """Ascending numbers as runs [start, stop)."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number:
+            runs[-1][1] += 1
+        else:
+            runs.append([number, number + 1])
+    return runs
 
 
 def _following(asked: set[str], family: Family) -> set[str]:

@@ -213,7 +213,7 @@ def _step_limit(pair: Pair) -> int | None:
     """The earliest step that a growth set the schedule to, as the history has it, which is judged beside; else the
     grown one's own where that is another.
     """
-    new = pair.grown.checkpoint.global_step
+    new = pair.grown.checkpoint.position.global_step
     steps = [record.get("step") for record in growths_since(pair.small, pair.grown)]
     set_to = [one[1] for one in steps if are_steps(one) and one[0] != one[1] and one[1] is not None]
     return min([*set_to, *([new] if pair.has_moved and new is not None else [])], default=None)

@@ -228,7 +228,7 @@ class Pair:
     @cached_property
     def has_moved(self) -> bool:
         """Whether the schedule's step is another."""
-        return self.small.checkpoint.global_step != self.grown.checkpoint.global_step
+        return self.small.checkpoint.position.global_step != self.grown.checkpoint.position.global_step
 
     @cached_property
     def num_growths(self) -> int:

@@ -46,7 +46,7 @@ class Moved:
 
 def moved_schedules(pair: Pair, schedule: str | None) -> Moved:
     """Runs the small checkpoint's schedulers to the grown one's step; they stay where that is the same."""
-    old, new = pair.small.checkpoint.global_step, pair.grown.checkpoint.global_step
+    old, new = pair.small.checkpoint.position.global_step, pair.grown.checkpoint.position.global_step
     raws, optimizers = pair.small.checkpoint.schedulers, pair.small.optimizers
     if old is None or new is None or old == new:
         return Moved(tuple(raws), {}, is_moved=False)

@@ -78,6 +78,12 @@ def has_separate() -> bool:
     return "--separate" in called("width", "--help").out
 
 
+@functools.cache
+def has_moments() -> bool:
+    """Whether `--moments` and `--reset new` exist."""
+    return "--moments" in called("width", "--help").out
+
+
 def _place(error: Exception) -> str:
     """An error with the line of the product that it comes from."""
     frames = [one for one in traceback.extract_tb(error.__traceback__) if "ckptgrow" in Path(one.filename).parts]

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from tests.campaign import operators, runs, subjects
-from tests.campaign.commands import called, grown, has_separate
+from tests.campaign.commands import called, grown, has_moments, has_separate
 from tests.campaign.files import FORMATS, STEPLESS, State, save
 from tests.campaign.operators import Operator
 from tests.campaign.outcome import FindingError, RefusedError
 from tests.campaign.runs import Run
 
 PECULIARITIES = ("none", "none", "tiny", "spread", "zero", "missing")
+MOMENTS = ((), (), ("--reset", "new"), ("--moments", "unscaled"), ("--reset", "new", "--moments", "unscaled"))
 SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")
 # by a stronger noise than these, rounding truly changes the function
 SEPARATIONS = {
@@ -67,7 +68,8 @@ def operator_for(random: Random, run: Run, *, is_first: bool = True) -> Operator
     while True:
         found = operators.drawn(random, run.subject, known)
         if is_first or "--layers" not in found.words:
-            return found
+            begun = random.choice(MOMENTS) if has_moments() else ()
+            return replace(found, words=(*found.words, *begun))
 
 
 def make_peculiar(random: Random, how: str, state: State) -> None:

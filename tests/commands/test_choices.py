@@ -47,7 +47,9 @@ CASES = list(choosing())
 
 def test_most_commands_have_such_options() -> None:
     assert len(CASES) > 20
-    assert {"width", "depth", "verify", "convert", "data", "train", "eval", "plan"} == {words[0] for words, *_ in CASES}
+    assert {"width", "depth", "verify", "convert", "data", "train", "generate", "eval", "plan"} == {
+        words[0] for words, *_ in CASES
+    }
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_errors_are_json_where_json_is_asked_for(
     assert run([*arguments, "--json"]) == 2
     shown = capsys.readouterr()
     error = json.loads(shown.out)
-    assert shown.err == ""
+    assert shown.err == f"ckptgrow: {error['error']}\n"
     assert error.keys() == {"error", "where"}
     assert error["where"] == where
     assert where is None or where.split()[0] in error["error"]

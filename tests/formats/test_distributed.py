@@ -22,6 +22,7 @@ from ckptgrow.cli import run
 from ckptgrow.distributed import Processes
 from ckptgrow.errors import CheckpointError, UnsafePickleError
 from ckptgrow.formats import known_formats
+from ckptgrow.state.opening import open_state
 from ckptgrow.storage.dcp_io.dcp_writing import write
 from ckptgrow.storage.tensors import Held, is_lazy, whole
 from ckptgrow.storage.tree import tensors_in
@@ -74,6 +75,28 @@ def test_what_torchs_own_interface_wrote_grows(tmp_path: Path) -> None:
     new = {"model": get_model_state_dict(wide)}
     dcp.load(new, checkpoint_id=tmp_path / "grown", no_dist=True)
     assert tensors_of(tmp_path / "grown").keys() >= {"('optim', 'state', 'transformer.wte.weight', 'exp_avg')"}
+
+
+def test_numbers_in_a_distributed_checkpoint_stay_numbers(tmp_path: Path) -> None:
+    """The program that saved `optimizer.state_dict()` itself, with names in its groups, loads it so again."""
+
+    def trained_state(model: Any, steps: int) -> dict[str, Any]:
+        optimizer = torch.optim.AdamW(model.named_parameters(), lr=1e-3)
+        train(model, optimizer, token_batches(steps))
+        return optimizer.state_dict()
+
+    model = perturbed_gpt2()
+    state = {"model": get_model_state_dict(model), "optim": trained_state(model, 2)}
+    dcp.save(state, checkpoint_id=tmp_path / "small", no_dist=True)
+    (tmp_path / "small" / "config.json").write_text(json.dumps(model.config.to_dict()))
+    ckptgrow.width(tmp_path / "small", tmp_path / "grown", noise=0)
+    wide = perturbed_gpt2(n_embd=24, n_head=6, n_inner=40)
+    loaded = {"optim": trained_state(wide, 1)}
+    dcp.load(loaded, checkpoint_id=tmp_path / "grown", no_dist=True)
+    grown = open_state(tmp_path / "grown").optimizers[0].state
+    for number, (name, _) in enumerate(wide.named_parameters()):
+        record = loaded["optim"]["state"][number]
+        assert record["step"] == 2 and torch.equal(record["exp_avg"], whole(grown[name]["exp_avg"])), name
 
 
 def test_growing_gives_the_same_tensors_as_growing_the_file(source: Path, lightning_file: Path, tmp_path: Path) -> None:

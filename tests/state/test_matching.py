@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from transformers import Trainer, TrainingArguments
 
 from ckptgrow.errors import OptimizerError
-from ckptgrow.state.optimizer_state import from_torch
+from ckptgrow.formats.raw_optimizers import raw_optimizers
+from ckptgrow.state.optimizer_state import named_states
 from ckptgrow.storage.tensors import Held
 from tests.helpers.gpt2 import perturbed_gpt2
 
@@ -34,7 +35,7 @@ def raw(groups: Sequence[Sequence[str]], *, with_state: bool = True, with_names:
 
 
 def named(*raws: Mapping[str, Any], shapes: Mapping[str, Any] = SHAPES, order: Any = None) -> list[list[list[str]]]:
-    found = from_torch(raws, shapes, order)
+    found = named_states(raw_optimizers(raws), shapes, order)
     return [[list(group.names) for group in one.groups] for one in found]
 
 

@@ -65,7 +65,8 @@ def shared(base: list[str], data: Path, tmp_path_factory: pytest.TempPathFactory
     done = train_in_process([f"--data={data}", f"--resume={out / 'checkpoints' / 'last.ckpt'}", "--json", *devices])
     assert json.loads(done.stdout)["global_step"] == 64  # one object, of the main process alone
     told = done.stderr.splitlines()
-    assert len(told) == 2 and told[0].startswith("went on from "), told
+    assert sum(line.startswith(("model: ", "went on from ")) for line in told) == 2, told
+    assert len({line for line in told if line.startswith("step ")}) == sum(one.startswith("step ") for one in told)
     return out
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,9 @@ from ckptgrow.commands.eval._eval_options import local_files
 from ckptgrow.commands.eval._eval_session import Choices, Session, metric_name, session
 
 if TYPE_CHECKING:
+    from ckptgrow.evaluate.evaluation import Evaluation
     from ckptgrow.evaluate.score_comparison import Comparison
+    from ckptgrow.evaluate.tasks import Loaded
 
 
 def compare(
@@ -46,7 +49,8 @@ def compare(
     """Several checkpoints side by side.
 
     With differences from SMALL and their standard errors, paired by document. Right after growth every score must be
-    equal. All are read with SMALL's tokenizer; --config is SMALL's.
+    equal. All are read with SMALL's tokenizer; --config is SMALL's. The task 'perplexity' is loss by token of a file
+    (--data perplexity=FILE), by default of the validation tokens of SMALL's run.
     """
     choices = Choices(
         tokenizer=tokenizer,
@@ -62,12 +66,13 @@ def compare(
     )
     with session(choices, as_json, small, *grown) as work:
         from ckptgrow.evaluate.score_comparison import compare as compare_evaluations
-        from ckptgrow.evaluate.tokenizer import find_tokenizer
+        from ckptgrow.evaluate.subject import tokenizer_of
 
-        loaded = work.load(tasks, local_files(data), include_path or ())
-        shared = replace(choices, tokenizer=find_tokenizer(small, tokenizer))
+        asked = _asked(tasks, local_files(data), small)
+        loaded = work.load(asked.tasks, asked.local, include_path or ()) if asked.tasks else None
+        shared = replace(choices, tokenizer=tokenizer_of(small, tokenizer))
         works = [replace(work, choices=shared)] + [replace(work, choices=replace(shared, config=None))] * len(grown)
-        evaluations = [one.run(path, loaded) for one, path in zip(works, (small, *grown), strict=True)]
+        evaluations = [_evaluated(one, path, loaded, asked) for one, path in zip(works, (small, *grown), strict=True)]
         done = [one for one in evaluations if one is not None]
         if not done:
             return 0
@@ -75,6 +80,39 @@ def compare(
         work.write_samples(done)
         _show(comparison, work)
         return 1 if tolerance is not None and comparison.exceeding(tolerance) else 0
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """lm-eval's tasks by commas, the local files that they run on, and the file of tokens or text for perplexity."""
+
+    tasks: str
+    local: Mapping[str, Path]
+    tokens: Path | None
+
+
+def _asked(tasks: str, local: Mapping[str, Path], small: Path) -> _Asked:
+    from ckptgrow.evaluate.blocks import PERPLEXITY
+    from ckptgrow.evaluate.subject import validation_of
+
+    names = [name.strip() for name in tasks.split(",")]
+    if PERPLEXITY not in names:
+        return _Asked(tasks, local, None)
+    others = {name: file for name, file in local.items() if name != PERPLEXITY}
+    tokens = local[PERPLEXITY] if PERPLEXITY in local else validation_of(small)
+    return _Asked(",".join(name for name in names if name != PERPLEXITY), others, tokens)
+
+
+def _evaluated(work: Session, path: Path, loaded: Loaded | None, asked: _Asked) -> Evaluation | None:
+    """One checkpoint on lm-eval's tasks, and on the file for perplexity."""
+    from ckptgrow.evaluate.blocks import PERPLEXITY, file_loss
+
+    found = None if loaded is None else work.run(path, loaded)
+    if asked.tokens is None:
+        return found
+    subject = work.open(path, asked.tokens)
+    lost = file_loss(PERPLEXITY, asked.tokens, subject, work.settings, work.processes, work.progress)
+    return lost if found is None or lost is None else found.with_others(lost)
 
 
 def _show(comparison: Comparison, work: Session) -> None:

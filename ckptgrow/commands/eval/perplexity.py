@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +16,13 @@ from ckptgrow.commands.eval._eval_session import Choices, session
 def perplexity(
     checkpoint: options.CheckpointArgument,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Text, JSON lines, parquet, or a .bin of tokens.", show_default=False)
-    ],
+        Path | None,
+        typer.Argument(
+            metavar="FILE",
+            help="Text, JSON lines, parquet, or a .bin of tokens; by default the run's own val.bin.",
+            show_default=False,
+        ),
+    ] = None,
     block_size: options.BlockSizeOption = None,
     tokenizer: options.TokenizerOption = None,
     batch_size: options.BatchSizeOption = "auto",
@@ -46,14 +50,11 @@ def perplexity(
         force=force,
     )
     with session(choices, as_json, checkpoint) as work:
-        from ckptgrow.data.documents import Remarks
-        from ckptgrow.evaluate import blocks
-        from ckptgrow.evaluate.tokens import is_memory_mapped, map_tokens, text_tokens
+        from ckptgrow.evaluate.blocks import file_loss
+        from ckptgrow.evaluate.subject import validation_of
 
-        subject = work.open(checkpoint, file)
-        size = blocks.checked_block_size(block_size, subject)
-        remarks = Remarks()
-        tokens = map_tokens(file) if is_memory_mapped(file) else text_tokens(file, subject, remarks)
-        cut = blocks.every_token(tokens, size)
-        found = blocks.block_loss(file.name, subject, cut, work.settings, work.processes, work.progress)
-        work.show(None if found is None else replace(found, notes=remarks.notes()))
+        read = validation_of(checkpoint) if file is None else file
+        subject = work.open(checkpoint, read)
+        work.show(
+            file_loss(read.name, read, subject, work.settings, work.processes, work.progress, block_size=block_size)
+        )

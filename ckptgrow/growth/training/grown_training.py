@@ -98,7 +98,7 @@ def _grown_scheduler(growing: Growing, optimizers: Sequence[_Optimizer], index: 
     if not growing.moves or growing.step is None:
         return Scheduled(grown, None)
     check_sets_alone(index, place, raws, old.optimizers)
-    clock = clock_at(raws[index], (old.checkpoint.global_step or 0, growing.step))
+    clock = clock_at(raws[index], (old.checkpoint.position.global_step or 0, growing.step))
     scheduled = moved(grown, clock, optimizer.new, named)
     optimizer.new = replace(optimizer.new, groups=scheduled.groups(optimizer.new))
     return scheduled

@@ -139,7 +139,7 @@ def out_of_file(value: Any) -> Any:
 
 def state_of(optimizer: torch.optim.Optimizer) -> OptimizerState:
     groups = [{key: in_file(one) for key, one in group.items() if key != "params"} for group in optimizer.param_groups]
-    return OptimizerState(tuple(ParameterGroup(group, (str(i),)) for i, group in enumerate(groups)), {})
+    return OptimizerState(groups=tuple(ParameterGroup(group, (str(i),)) for i, group in enumerate(groups)), state={})
 
 
 def as_mup_splits(state: OptimizerState) -> OptimizerState:
@@ -153,7 +153,7 @@ def as_mup_splits(state: OptimizerState) -> OptimizerState:
         )
         for index, origin in enumerate(ORIGINS)
     ]
-    return OptimizerState(tuple(groups), {})
+    return OptimizerState(groups=tuple(groups), state={})
 
 
 def course_of(optimizer: torch.optim.Optimizer, scheduler: Any, steps: int) -> list[list[float]]:

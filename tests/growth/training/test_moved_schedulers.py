@@ -101,7 +101,7 @@ def named(optimizer: torch.optim.Optimizer) -> OptimizerState:
         ParameterGroup({key: value for key, value in group.items() if key != "params"}, (str(index),))
         for index, group in enumerate(optimizer.param_groups)
     )
-    return OptimizerState(groups, {})
+    return OptimizerState(groups=groups, state={})
 
 
 def resumed_with(make: Make, state: Any, groups: Any, kind: Any) -> tuple[torch.optim.Optimizer, Any]:
@@ -259,7 +259,7 @@ def test_tensor_learning_rates_are_scaled_and_moved_as_tensors() -> None:
     grown = grown_scheduler(state, [Origin(0, 1.0), Origin(0, 0.5)], 1)
     assert [float(whole(one)) for one in grown["base_lrs"]] == pytest.approx([0.1, 0.05])
     options = {"lr": Held(torch.tensor(0.1)), "initial_lr": Held(torch.tensor(0.1)), "betas": (0.9, 0.999)}
-    scheduled = moved(state, 2, OptimizerState((ParameterGroup(options, ("a",)),), {}))
-    (group,) = scheduled.groups(OptimizerState((ParameterGroup(options, ("a",)),), {}))
+    scheduled = moved(state, 2, OptimizerState(groups=(ParameterGroup(options, ("a",)),), state={}))
+    (group,) = scheduled.groups(OptimizerState(groups=(ParameterGroup(options, ("a",)),), state={}))
     assert is_lazy(group.options["lr"])
     assert float(whole(group.options["lr"])) == pytest.approx(0.025)

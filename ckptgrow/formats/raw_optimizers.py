@@ -1,0 +1,151 @@
+"""An optimizer's state as its file has it: groups and records whose parameters are called by number or by name.
+
+torch numbers parameters, and may write `param_names` beside the numbers; consolidated and sharded states of FSDP have
+the names in the numbers' place. Who the parameters are in the model is found out by `state.optimizer_state`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ckptgrow.errors import CheckpointError, at, listing
+from ckptgrow.formats.checked_parts import is_number, listed
+from ckptgrow.storage.tensors import is_lazy
+
+Key = int | str
+KeyedBy = Literal["number", "name"]
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RawGroup:
+    """The options of a group (lr, betas, …) and the keys of its parameters, in order; `names` are what the file calls
+    them, which are the keys themselves where it has no numbers, and None where it does not say.
+    """
+
+    options: Mapping[str, Any]
+    keys: tuple[Key, ...]
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class RawOptimizer:
+    """See the module's head; `records` are by the keys of the groups, `other` is what stands beside groups and
+    records.
+    """
+
+    groups: tuple[RawGroup, ...]
+    records: Mapping[Key, Record]
+    other: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """The keys of all parameters, in the optimizer's order."""
+        return tuple(key for group in self.groups for key in group.keys)
+
+    @property
+    def keyed_by(self) -> KeyedBy:
+        """What the parameters' keys are."""
+        return "name" if self.keys and all(isinstance(key, str) for key in self.keys) else "number"
+
+    def check_owners(self) -> None:
+        """Raises CheckpointError for records of parameters in no group, and for parameters in two."""
+        stray = set(self.records) - set(self.keys)
+        if stray or len(set(self.keys)) != len(self.keys):
+            raise CheckpointError(f"state of {listing(stray or self.keys)}, expected each in one of its groups")
+
+    def to_torch(self) -> dict[str, Any]:
+        """The form of `torch.optim.Optimizer.state_dict()`, by number or by name as this is."""
+        has_numbers = self.keyed_by == "number"
+        groups = [
+            {
+                **group.options,
+                "params": list(group.keys),
+                **({"param_names": list(group.names)} if has_numbers and group.names is not None else {}),
+            }
+            for group in self.groups
+        ]
+        records = {key: dict(record) for key, record in self.records.items()}
+        return {**self.other, "state": records, "param_groups": groups}
+
+
+def raw_optimizers(values: Any) -> tuple[RawOptimizer, ...]:
+    """Optimizers in a list, or none; raises CheckpointError as `raw_optimizer` does."""
+    found: list[RawOptimizer] = []
+    for index, value in enumerate(listed(values, "optimizer states")):
+        with at(f"optimizer {index}"):
+            found.append(raw_optimizer(value))
+    return tuple(found)
+
+
+def raw_optimizer(value: Any) -> RawOptimizer:
+    """An optimizer's state as torch writes it, or with names for numbers.
+
+    Raises CheckpointError for anything else, and for an option that growth and schedules compute with and that is no
+    number.
+    """
+    groups = value.get("param_groups") if isinstance(value, dict) else None
+    if not isinstance(groups, list):
+        raise CheckpointError("has no param_groups with params, expected torch's state")
+    state = value.get("state")
+    if not isinstance(state, dict) or not all(map(_is_record, state.values())):
+        raise CheckpointError("has no state of records, expected torch's state")
+    found = tuple(map(_group, groups))
+    other = {key: one for key, one in value.items() if key not in ("state", "param_groups")}
+    optimizer = RawOptimizer(found, _records(found, state), other)
+    if optimizer.keyed_by == "name":
+        optimizer.check_owners()
+    return optimizer
+
+
+def _group(value: Any) -> RawGroup:
+    if not _is_record(value) or not isinstance(value.get("params"), list):
+        raise CheckpointError("has no param_groups with params, expected torch's state")
+    keys, names = tuple(value["params"]), value.get("param_names")
+    _check_options(value)
+    if keys and all(isinstance(key, str) for key in keys):
+        names = keys
+    elif names is not None and not (isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)):
+        raise CheckpointError(f"param_names are {str(names)[:40]}, expected the parameters' names")
+    told = ("params",) if names is None else ("params", "param_names")
+    options = {key: one for key, one in value.items() if key not in told}
+    return RawGroup(options, keys, None if names is None else tuple(names))
+
+
+def _records(groups: tuple[RawGroup, ...], state: Mapping[Key, Record]) -> dict[Key, Record]:
+    """Records by the groups' keys, though theirs be names, or numbers that a distributed checkpoint turned into
+    text.
+    """
+    keys = {key for group in groups for key in group.keys}
+    named: dict[str, Key] = {
+        name: key
+        for group in groups
+        if len(group.names or ()) == len(group.keys)
+        for key, name in zip(group.keys, group.names or (), strict=True)
+    }
+    spelt: dict[Key, Key] = {**named, **{str(key): key for key in keys}, **{key: key for key in keys}}
+    return {spelt.get(key, key): record for key, record in state.items()}
+
+
+def _check_options(group: Mapping[str, Any]) -> None:
+    """Raises CheckpointError where an option that growth and schedules compute with is no number."""
+    for key in ("lr", "initial_lr", "eps", "weight_decay", "momentum"):
+        if not _is_option(group.get(key, 0.0)):
+            raise CheckpointError(f"{key} is {str(group[key])[:40]}, expected a finite number from 0 on")
+    betas = group.get("betas", ())
+    if not isinstance(betas, list | tuple) or not all(map(_is_option, betas)):
+        raise CheckpointError(f"betas are {str(betas)[:40]}, expected finite numbers from 0 on")
+
+
+def _is_option(value: Any) -> bool:
+    """A number that can be; tensors, None and transformers' pairs of ε are told elsewhere."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_option, value))
+    return value is None or is_lazy(value) or (is_number(value) and 0 <= value < math.inf)
+
+
+def _is_record(record: Any) -> bool:
+    return isinstance(record, dict) and all(isinstance(key, str) for key in record)

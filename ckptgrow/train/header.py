@@ -1,0 +1,43 @@
+"""What a run is, told before its first step: model, device, tokens a step, passes over the data, learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from ckptgrow.state.counting import num_without_embeddings
+from ckptgrow.train.module import LanguageModel
+from ckptgrow.train.settings import TrainSettings
+from ckptgrow.train.token_sequences import TokenFiles
+
+PADDING, SHARE = 128, 0.1  # of a vocabulary: rows that no token uses, beyond which the two are hardly meant for another
+
+
+def header(settings: TrainSettings, files: TokenFiles, module: LanguageModel, device: torch.device) -> Iterator[str]:
+    """Sentences about the run."""
+    model, start = module.model, 0 if module.resumed is None else module.resumed.step
+    num = sum(parameter.numel() for parameter in model.parameters())
+    devices = f"{settings.num_devices} × {device.type}" if settings.num_devices > 1 else device.type
+    yield (
+        f"model: {settings.config.get('model_type')}, {num:,} parameters ({num_without_embeddings(model):,} without "
+        f"embeddings), on {devices} in {settings.precision}"
+    )
+    tokens = settings.whole_batch * settings.seqlen
+    left = settings.train_steps - start
+    passes = left * tokens / max(1, files.num_tokens["train"])
+    since = f" from step {start:,} on" if start else ""
+    yield (
+        f"steps: {left:,}{since}, of {settings.whole_batch:,} sequences of {settings.seqlen:,} tokens "
+        f"({tokens:,} tokens a step); {passes:.2g} passes over {files.num_tokens['train']:,} training tokens"
+    )
+    yield (
+        f"learning rate: {module.lr:.4g} at its peak, {settings.schedule} after {settings.warmup_steps:,} steps of "
+        "warm-up"
+    )
+    vocabulary = settings.config.get("vocab_size")
+    if isinstance(vocabulary, int) and vocabulary > files.vocab_size * (1 + SHARE) + PADDING:
+        yield (
+            f"warning: the model has {vocabulary:,} tokens, the data {files.vocab_size:,}: embeddings of the others "
+            "are never trained; is it the config for these data?"
+        )
