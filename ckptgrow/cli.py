@@ -19,12 +19,14 @@ from ckptgrow.commands._spelling import spelled
 from ckptgrow.commands._values import not_among
 from ckptgrow.commands.convert import convert
 from ckptgrow.commands.data import data
+from ckptgrow.commands.demo import demo
 from ckptgrow.commands.depth import depth
 from ckptgrow.commands.eval.eval_app import eval_app
 from ckptgrow.commands.generate import generate
 from ckptgrow.commands.inspect import inspect
 from ckptgrow.commands.plan.plan_app import plan
 from ckptgrow.commands.run_plan import run_plan
+from ckptgrow.commands.run_report import report
 from ckptgrow.commands.train import train
 from ckptgrow.commands.verify import verify
 from ckptgrow.commands.width import width
@@ -64,6 +66,8 @@ def _begin(
 for command in (width, depth, verify, inspect, convert, data, train, generate):
     app.command()(command)
 app.command("run")(run_plan)
+app.command()(report)
+app.command()(demo)
 app.add_typer(eval_app, name="eval")
 app.add_typer(plan, name="plan")
 

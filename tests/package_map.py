@@ -22,6 +22,7 @@ ROWS = (
     ("__main__",),
     ("cli", "ckptgrow"),
     ("commands",),
+    ("report", "demo"),
     ("run",),
     ("train",),
     ("growth", "verification", "evaluate", "planning", "conversion", "inspection"),

@@ -47,7 +47,7 @@ def spread(small: Curve, large: Curve, rule: Callable[[Curve, Curve, int], Answe
     noises = [(curve, *centre_and_scaled_residuals(curve)) for curve in (small, large)]
     found: list[Answer] = []
     for number in range(RESAMPLES):
-        pair = [_resampled(*noise, generator) for noise in noises]
+        pair = [resampled(*noise, generator) for noise in noises]
         answer = rule(pair[0], pair[1], WINDOWS[number % len(WINDOWS)])
         if answer is not None:
             found.append(answer)
@@ -92,7 +92,8 @@ def _quadratic_at(x: Vector, y: Vector, place: float, bandwidth: float) -> tuple
     return float(values[0]), float(values[1] / reach), float((solver[1] ** 2).sum() / reach**2)
 
 
-def _resampled(curve: Curve, centre: Vector, residuals: Vector, scale: Vector, generator: np.random.Generator) -> Curve:
+def resampled(curve: Curve, centre: Vector, residuals: Vector, scale: Vector, generator: np.random.Generator) -> Curve:
+    """The curve with its residuals drawn again in blocks, at the scale that they have nearby."""
     num = len(centre)
     block = max(1, min(BLOCK, num // 5))
     starts = generator.integers(0, num, -(-num // block))

@@ -1,0 +1,167 @@
+"""What a run's files say, put together for a report: curves over compute, growths, evaluations, times, commands."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ckptgrow.errors import DataError
+from ckptgrow.run.forecast import Forecast, forecast
+from ckptgrow.run.model_sizes import size_of
+from ckptgrow.run.staged_plan import OPERATORS
+from ckptgrow.run.staged_run import jobs_of
+from ckptgrow.run.standing import JobStanding, Standing, opened_run, standing
+from ckptgrow.run.train_job import metrics_rows, opened
+from ckptgrow.run.work import Work
+from ckptgrow.train.saving import LAST
+from ckptgrow.train.trainer import CHECKPOINTS
+
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedCurve:
+    """A model's training: FLOPs since the run began (6·N·tokens, N without embeddings) and losses in nats, of its
+    validations and of its logged steps, and the learning rates at these.
+    """
+
+    name: str
+    params: int
+    flops: Vector
+    val_losses: Vector
+    step_flops: Vector
+    losses: Vector
+    rates: Vector
+
+    @property
+    def spent(self) -> float:
+        """FLOPs at its end."""
+        return float(max(self.step_flops.max(initial=0.0), self.flops.max(initial=0.0)))
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A growth: the stage it leads to, what it made, and its verification's result, None where it has none yet."""
+
+    stage: str
+    operator: str
+    result: Mapping[str, Any]
+    verified: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """See the module's head. `expected` are FLOPs and losses at the ends of the stages as the planner foresaw them."""
+
+    out: Path
+    standing: Standing
+    curves: tuple[TrainedCurve, ...]
+    growths: tuple[Growth, ...]
+    evaluations: Mapping[str, Mapping[str, Any]]
+    expected: tuple[tuple[float, float], ...]
+    law: str | None
+    saving: float | None
+    commands: tuple[str, ...]
+    scratch: TrainedCurve | None
+
+    @property
+    def jobs(self) -> Sequence[JobStanding]:
+        """Of the plan, in their order."""
+        return self.standing.jobs
+
+
+def recorded(out: Path, scratch: Path | None = None) -> RunRecord:
+    """A run's directory; `scratch` is the directory of a training of the last model from scratch.
+
+    Raises RequestError where `out` holds no run, DataError where `scratch` holds no training.
+    """
+    work = opened_run(out)
+    expected = forecast(work)
+    return RunRecord(
+        out=out,
+        standing=standing(work, expected),
+        curves=tuple(_curves(work, expected)),
+        growths=tuple(_growths(work)),
+        evaluations=_evaluations(work),
+        expected=_expected(work),
+        law=work.plan.law,
+        saving=work.plan.saving,
+        commands=tuple(shlex.join(line) for job in jobs_of(work.plan) for line in job.words(work)),
+        scratch=None if scratch is None else from_scratch(scratch),
+    )
+
+
+def from_scratch(directory: Path) -> TrainedCurve:
+    """The curve of a directory of `ckptgrow train`."""
+    last = directory / CHECKPOINTS / LAST
+    if not last.exists() or not metrics_rows(directory):
+        raise DataError(f"{directory}: holds no training, expected the ⟦out⟧ of `ckptgrow train` with a checkpoint")
+    size = size_of(opened(last)["hyper_parameters"]["config"])
+    return _curve(directory, "from scratch", size.without_embeddings, 0.0, 0)
+
+
+def _curves(work: Work, expected: Forecast) -> list[TrainedCurve]:
+    found: list[TrainedCurve] = []
+    spent = 0.0
+    for number, stage in enumerate(work.plan.stages):
+        if not metrics_rows(work.directory(stage)):
+            break
+        params = expected.stages[number].size.without_embeddings
+        found.append(_curve(work.directory(stage), stage.name, params, spent, work.tokens_before(number)))
+        spent = max(spent, found[-1].spent)
+    return found
+
+
+def _curve(directory: Path, name: str, params: int, spent: float, tokens_before: int) -> TrainedCurve:
+    rows = metrics_rows(directory)
+    validated, logged = [row for row in rows if row["val_loss"]], [row for row in rows if row["loss"]]
+
+    def flops(chosen: list[dict[str, str]]) -> Vector:
+        return spent + 6.0 * params * (_column(chosen, "tokens") - tokens_before)
+
+    return TrainedCurve(
+        name=name,
+        params=params,
+        flops=flops(validated),
+        val_losses=_column(validated, "val_loss"),
+        step_flops=flops(logged),
+        losses=_column(logged, "loss"),
+        rates=_column(logged, "lr"),
+    )
+
+
+def _column(rows: list[dict[str, str]], name: str) -> Vector:
+    return np.array([float(row[name]) for row in rows], dtype=np.float64)
+
+
+def _growths(work: Work) -> list[Growth]:
+    found: list[Growth] = []
+    for stage in work.plan.stages:
+        for operator in () if stage.operator is None else OPERATORS[stage.operator]:
+            result = work.journal.result(f"{stage.name}/{operator}")
+            if result is not None:
+                verified = work.journal.result(f"{stage.name}/verify-{operator}")
+                found.append(Growth(stage.name, operator, result, verified))
+    return found
+
+
+def _evaluations(work: Work) -> dict[str, Mapping[str, Any]]:
+    results = {one.name: work.journal.result(f"{one.name}/evaluate") for one in work.plan.stages}
+    return {name: result["results"] for name, result in results.items() if result is not None}
+
+
+def _expected(work: Work) -> tuple[tuple[float, float], ...]:
+    found: list[tuple[float, float]] = []
+    spent = 0.0
+    for stage in work.plan.stages:
+        if stage.compute is None or stage.loss is None:
+            return ()
+        spent += stage.compute
+        found.append((spent, stage.loss))
+    return tuple(found)

@@ -1,0 +1,96 @@
+"""What a staged run saved: its compute against what the model from scratch needed for the same validation loss.
+
+    saving = 1 − C_staged / C_scratch(L),   L the staged run's last validation loss
+
+Its interval is over the noise of evaluations: residuals of both curves around their smooth course are drawn in blocks,
+and each pair is read again. It says nothing of other seeds.
+
+Source: Künsch, "The Jackknife and the Bootstrap for General Stationary Observations", Annals of Statistics 17, 1989.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ckptgrow.planning.learning_curves import FEWEST, Curve
+from ckptgrow.planning.uncertainty import QUANTILES, RESAMPLES, centre_and_scaled_residuals, resampled
+from ckptgrow.report.run_record import RunRecord, TrainedCurve
+
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A share of compute, with 90 % of resamples; `is_bound` where the model from scratch never got to the loss, so
+    that its compute is more than what it had.
+    """
+
+    loss: float
+    staged_flops: float
+    scratch_flops: float
+    share: float
+    interval: tuple[float, float] | None
+    is_bound: bool
+
+    @property
+    def sentence(self) -> str:
+        """In words."""
+        spread = ""
+        if self.interval is not None:
+            spread = f" (90 % of resamples of the evaluations' noise: {self.interval[0]:.0%} to {self.interval[1]:.0%})"
+        told = (
+            f"The staged run had a validation loss of {self.loss:.4f} after {self.staged_flops:.3g} FLOPs. The last "
+            "model from scratch "
+        )
+        if self.is_bound:
+            return f"{told}did not get there in {self.scratch_flops:.3g}: at least {self.share:.0%} saved{spread}."
+        saved = f"{self.share:.0%} saved" if self.share >= 0 else f"{-self.share:.0%} more than from scratch"
+        return f"{told}took {self.scratch_flops:.3g} for the same: {saved}{spread}."
+
+
+def saving_of(record: RunRecord) -> Saving | None:
+    """What the run saved; None where there is nothing to compare, or it has not got to its last stage."""
+    scratch = record.scratch
+    if scratch is None or not record.curves or not len(scratch.val_losses):
+        return None
+    last = record.curves[-1]
+    if not len(last.val_losses):
+        return None
+    share, flops, is_bound = _share(last.flops, last.val_losses, scratch.flops, scratch.val_losses)
+    interval = None if is_bound else _interval(last, scratch)
+    return Saving(float(last.val_losses[-1]), float(last.flops[-1]), flops, share, interval, is_bound)
+
+
+def _share(flops: Vector, losses: Vector, other_flops: Vector, other_losses: Vector) -> tuple[float, float, bool]:
+    """The share saved, the other's FLOPs to the last loss (interpolated in logarithms), and whether it never got
+    there.
+    """
+    loss = losses[-1]
+    below = np.flatnonzero(other_losses <= loss)
+    if not len(below):
+        return float(1 - flops[-1] / other_flops[-1]), float(other_flops[-1]), True
+    place = int(below[0])
+    if place == 0:
+        needed = float(other_flops[0])
+    else:
+        ends = np.log(other_losses[[place, place - 1]])
+        needed = float(np.exp(np.interp(np.log(loss), ends, np.log(other_flops[[place, place - 1]]))))
+    return float(1 - flops[-1] / needed), needed, False
+
+
+def _interval(last: TrainedCurve, scratch: TrainedCurve) -> tuple[float, float] | None:
+    """None for curves that are too short to see their noise."""
+    if min(len(last.val_losses), len(scratch.val_losses)) < FEWEST:
+        return None
+    generator = np.random.default_rng(0)
+    curves = [Curve(one.name, one.flops, one.val_losses, one.flops) for one in (last, scratch)]
+    noises = [(one, *centre_and_scaled_residuals(one)) for one in curves]
+    shares: list[float] = []
+    for _ in range(RESAMPLES):
+        one, other = (resampled(*noise, generator) for noise in noises)
+        shares.append(_share(one.compute, one.losses, other.compute, other.losses)[0])
+    low, high = np.quantile(shares, QUANTILES)
+    return float(low), float(high)
