@@ -29,7 +29,7 @@ from ckptgrow.storage.tensors import LazyTensor, num_elements
 from ckptgrow.storage.tree import tensors_in
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Inspection:
     """The contents of a checkpoint; `problems` say why it could not be grown as it is."""
 

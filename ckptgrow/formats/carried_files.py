@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from ckptgrow.storage.files.json_files import write_json
+from ckptgrow.storage.files.json_files import Json, write_json
+from ckptgrow.storage.tree import Tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +21,9 @@ class Carried:
 
     directory: Path = Path()
     files: tuple[str, ...] = ()
-    held: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    held: Mapping[str, Tree] = field(default_factory=dict[str, Tree])
     closed: tuple[str, ...] = ()
-    changed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    changed: Mapping[str, Mapping[str, Json]] = field(default_factory=dict[str, Mapping[str, Json]])
     left_behind: tuple[str, ...] = ()
 
     @property

@@ -25,7 +25,7 @@ OperatorFor = Callable[[Architecture], Operator]
 Source = str | Path | Checkpoint
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Growing:
     """The checkpoint as it was, its records checked for numbers that are none where they are read; the operator; what
     the user asks besides; the schedule step to go on from; every new tensor with the old one that it comes from.
@@ -93,7 +93,14 @@ def opened(source: Path | Checkpoint, operator_for: OperatorFor, request: StateR
         states = enumerate(old.optimizers)
         old = replace(old, optimizers=tuple(_checked(one, f"{read.path}: optimizer {index}") for index, one in states))
     step = _new_step(old.checkpoint.position.global_step, request, operator.rho)
-    return Growing(old, operator, request, step, descents(old.claim, operator), Fingerprint(old.stored))
+    return Growing(
+        old=old,
+        operator=operator,
+        request=request,
+        step=step,
+        lineage=descents(old.claim, operator),
+        fingerprint=Fingerprint(old.stored),
+    )
 
 
 def _checked(state: OptimizerState, where: str) -> OptimizerState:

@@ -77,7 +77,13 @@ def _in_file(growing: Growing, in_module: dict[str, LazyTensor]) -> dict[str, La
         first_row = 0
         for part in parts:
             old = growing.tensors[part.name]
-            piece = Descent(part.name_in(one.index), part, operator.tensor_growth(part), one.layer, one.index)
+            piece = Descent(
+                name=part.name_in(one.index),
+                old=part,
+                growth=operator.tensor_growth(part),
+                layer=one.layer,
+                index=one.index,
+            )
             written[piece.name] = _weight(piece, operator, _Source(old, old, one.old.canonical, first_row))
             first_row += piece.growth.axes[0].growth.num_new
     return written

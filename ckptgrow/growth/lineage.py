@@ -13,7 +13,7 @@ from ckptgrow.state.claim import Claim, Claimed
 UNCHANGED = Layer(0, "old")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Descent:
     """One new tensor: its name, the old tensor that it comes from, how that grows, what its layer is and its number."""
 
@@ -58,7 +58,7 @@ class Descent:
 def descents(claim: Claim, operator: Operator) -> tuple[Descent, ...]:
     """All new tensors in model order: layers in the new stack's order, the rest where it was."""
     return tuple(
-        Descent(name, old, operator.tensor_growth(old), layer, index)
+        Descent(name=name, old=old, growth=operator.tensor_growth(old), layer=layer, index=index)
         for name, old, layer, index in _ordered(claim.tensors, operator)
     )
 

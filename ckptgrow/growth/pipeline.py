@@ -28,7 +28,7 @@ from ckptgrow.storage.tensors import num_elements
 from ckptgrow.version import __version__
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Grown:
     """The grown checkpoint, what its history keeps of this growth, and what the user should know of it."""
 
@@ -67,7 +67,7 @@ def _grown(growing: Growing) -> _Grown:
     names = {one.name: one.module_name for one in growing.lineage} if old.order == "module" else {}
     own = {one.name for one in growing.old.claim.parameters}
     return _Grown(
-        replace(
+        checkpoint=replace(
             old,
             tensors=weights.in_file,
             config=growing.operator.config,
@@ -77,10 +77,10 @@ def _grown(growing: Growing) -> _Grown:
             position=replace(old.position, global_step=growing.step),
             growth=GrowthHistory(_growth_log(growing, record), growing.fingerprint),
         ),
-        sum(num_elements(weights.in_module[one.name]) for one in growing.lineage if one.old.name in own),
-        record,
-        [*training.notes, *best_notes, *kept_notes, *first_update_notes(growing, training.optimizers)],
-        growing.request.begins_anew and any(state.state for state in training.optimizers),
+        num_parameters=sum(num_elements(weights.in_module[one.name]) for one in growing.lineage if one.old.name in own),
+        record=record,
+        notes=[*training.notes, *best_notes, *kept_notes, *first_update_notes(growing, training.optimizers)],
+        begins_anew=growing.request.begins_anew and any(state.state for state in training.optimizers),
     )
 
 

@@ -75,7 +75,14 @@ def width(
         raise RequestError(f"⟦fresh {fresh}⟧: says how what copies nothing begins; leave it out, or give ⟦how pad⟧")
     has_readers = factor is not None or set(sizes) != {"kv_heads"}
     separation = _separation(how, separate, noise) if has_readers else _unseparated(separate, noise)
-    plan = _Plan(factor or (None if sizes else 2), sizes, how, _spread_out(separation, spread), fresh, seed)
+    plan = _Plan(
+        factor=factor or (None if sizes else 2),
+        sizes=sizes,
+        how=how,
+        separation=_spread_out(separation, spread),
+        fresh=fresh,
+        seed=seed,
+    )
     return grow(source, target, plan.operator, request or StateRequest(), progress)
 
 
@@ -88,7 +95,7 @@ class _Separating:
     spread: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Plan:
     """A growth in width: by a factor, or to the sizes of some spaces."""
 

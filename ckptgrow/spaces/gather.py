@@ -114,7 +114,9 @@ class Gather:
         """The gather of the rows that repeat."""
         axis, *others = self.axes
         growth, size = axis.growth, len(self.scales[0]) // self.num_repeats
-        part = Growth(growth.source[:size], growth.write[:size], growth.read[:size], growth.num_old)
+        part = Growth(
+            source=growth.source[:size], write=growth.write[:size], read=growth.read[:size], num_old=growth.num_old
+        )
         return Gather((GrownAxis(axis.role, part), *others), (self.scales[0][:size], *self.scales[1:]))
 
     @cached_property

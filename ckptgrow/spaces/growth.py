@@ -63,7 +63,7 @@ class Run:
         return Run(first, last, self.source + first - self.start, self.copy) if first < last else None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Growth:
     """One space's growth; vectors have length n' (see the module's head)."""
 
@@ -179,7 +179,7 @@ def runs_of(marks: BoolVector) -> list[list[int]]:
 
 def identity(size: int) -> Growth:
     """A space that does not grow: f = b = 1."""
-    return Growth(np.arange(size), np.ones(size), np.ones(size), size)
+    return Growth(source=np.arange(size), write=np.ones(size), read=np.ones(size), num_old=size)
 
 
 def copies(size: int, new_size: int) -> Growth:
@@ -192,7 +192,7 @@ def copies(size: int, new_size: int) -> Growth:
     """
     source = np.arange(new_size) % size
     counts = np.bincount(source, minlength=size)
-    return Growth(source, np.ones(new_size), 1.0 / counts[source], size)
+    return Growth(source=source, write=np.ones(new_size), read=1.0 / counts[source], num_old=size)
 
 
 def shrunken_copies(size: int, new_size: int, power: float = 1.0) -> Growth:
@@ -202,7 +202,7 @@ def shrunken_copies(size: int, new_size: int, power: float = 1.0) -> Growth:
     model multiplies by the root of the hidden size.
     """
     growth = copies(size, new_size)
-    return Growth(growth.source, growth.read**power, growth.read ** (1 - power), size)
+    return Growth(source=growth.source, write=growth.read**power, read=growth.read ** (1 - power), num_old=size)
 
 
 def serving_copies(size: int, new_size: int) -> Growth:
@@ -216,7 +216,8 @@ def serving_copies(size: int, new_size: int) -> Growth:
     """
     num_copies = new_size // size
     share = np.full(new_size, 1.0 / num_copies)
-    return Growth(np.repeat(np.arange(size), num_copies), np.ones(new_size), share, size, squared=share)
+    source = np.repeat(np.arange(size), num_copies)
+    return Growth(source=source, write=np.ones(new_size), read=share, num_old=size, squared=share)
 
 
 def padded(size: int, new_size: int, filling: Filling = Filling(), *, norm: float = 1.0, scale: float = 1.0) -> Growth:
@@ -231,7 +232,15 @@ def padded(size: int, new_size: int, filling: Filling = Filling(), *, norm: floa
     source, template = np.full(new_size, FRESH), np.full(new_size, FRESH)
     source[:size] = np.arange(size)
     template[: 2 * size] = (np.arange(new_size) % size)[: 2 * size]
-    return Growth(source, np.full(new_size, scale), np.full(new_size, 1 / scale), size, filling, template, norm=norm)
+    return Growth(
+        source=source,
+        write=np.full(new_size, scale),
+        read=np.full(new_size, 1 / scale),
+        num_old=size,
+        filling=filling,
+        template=template,
+        norm=norm,
+    )
 
 
 def product(factors: Sequence[Growth]) -> Growth:
@@ -239,10 +248,10 @@ def product(factors: Sequence[Growth]) -> Growth:
     result = factors[0]
     for inner in factors[1:]:
         result = Growth(
-            _pairs(result.source, inner.source, inner.num_old),
-            np.outer(result.write, inner.write).ravel(),
-            np.outer(result.read, inner.read).ravel(),
-            result.num_old * inner.num_old,
+            source=_pairs(result.source, inner.source, inner.num_old),
+            write=np.outer(result.write, inner.write).ravel(),
+            read=np.outer(result.read, inner.read).ravel(),
+            num_old=result.num_old * inner.num_old,
             template=_pairs(result.begins_as, inner.begins_as, inner.num_old),
             silencing=np.logical_or.outer(_silencing(result), _silencing(inner)).ravel(),
             squared=np.outer(result.read_squared, inner.read_squared).ravel(),
@@ -260,10 +269,10 @@ def concatenation(parts: Sequence[Growth]) -> Growth:
         return np.concatenate([np.where(vector == FRESH, FRESH, vector + offset) for vector, offset in pairs])
 
     return Growth(
-        moved([part.source for part in parts]),
-        np.concatenate([part.write for part in parts]),
-        np.concatenate([part.read for part in parts]),
-        int(offsets[-1]),
+        source=moved([part.source for part in parts]),
+        write=np.concatenate([part.write for part in parts]),
+        read=np.concatenate([part.read for part in parts]),
+        num_old=int(offsets[-1]),
         template=moved([part.begins_as for part in parts]),
         silencing=np.concatenate([_silencing(part) for part in parts]),
         squared=np.concatenate([part.read_squared for part in parts]),

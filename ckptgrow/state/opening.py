@@ -25,7 +25,7 @@ PARTS = {"global_step", "epoch", "loops", TRAINER_STATE}  # a state without them
 SCALERS = (*SCALER_KEYS, SCALER)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingState:
     """See the module's head. `checkpoint.tensors` are as the module has them, `stored` as the file has them."""
 
@@ -95,7 +95,9 @@ def understood(
     architecture, claimed = claim_tensors(architecture, checkpoint.tensors)
     ordered = claimed.in_module_order() if checkpoint.order == "module" else claimed
     states = named_optimizers(checkpoint, ordered, _names_in(param_order))
-    return TrainingState(checkpoint, architecture, ordered, states, stored, pieces)
+    return TrainingState(
+        checkpoint=checkpoint, architecture=architecture, claim=ordered, optimizers=states, stored=stored, pieces=pieces
+    )
 
 
 def named_optimizers(

@@ -1,11 +1,16 @@
-"""State trees: nested dicts, lists and plain values whose tensors are lazy."""
+"""State trees: nested dicts, lists and plain values whose tensors are lazy.
+
+A `Tree` is what a file of torch's holds once it is read: whoever takes something out of it asks first what it is.
+"""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from datetime import timedelta
+from pathlib import PurePath
+from typing import Any, TypeAlias
 
 import torch
 
@@ -13,16 +18,19 @@ from ckptgrow.storage.pickles.numpy_values import ArrayForm, array_in
 from ckptgrow.storage.pickles.opaque import Opaque
 from ckptgrow.storage.tensors import LazyTensor, is_lazy
 
+Plain: TypeAlias = bool | int | float | complex | str | bytes | None
+Leaf: TypeAlias = Plain | LazyTensor | Opaque | torch.dtype | torch.device | torch.Size | timedelta | PurePath
+Tree: TypeAlias = "Leaf | Mapping[Any, Tree] | Sequence[Tree] | Set[Tree] | Namespace"
 Keys = tuple[object, ...]
 
 
-def map_leaves(tree: Any, is_leaf: Callable[[object], bool], change: Callable[[Any], object]) -> Any:
+def map_leaves(tree: object, is_leaf: Callable[[object], bool], change: Callable[[Any], object]) -> Any:
     """The same tree with every such leaf replaced by `change(leaf)`; containers are new, their types the same, and
     what was in several places is so again.
     """
-    done: dict[int, Any] = {}
+    done: dict[int, object] = {}
 
-    def mapped(node: Any) -> Any:
+    def mapped(node: object) -> object:
         if is_leaf(node):
             return change(node)
         if not isinstance(node, dict | list | tuple | set | frozenset | Namespace):
@@ -31,7 +39,7 @@ def map_leaves(tree: Any, is_leaf: Callable[[object], bool], change: Callable[[A
             done[id(node)] = rebuilt(node)
         return done[id(node)]
 
-    def rebuilt(node: Any) -> Any:
+    def rebuilt(node: dict[object, object] | Iterable[object] | Namespace) -> object:
         if isinstance(node, dict):
             entries = {key: mapped(value) for key, value in node.items()}
             kind_of_tree = next((one for one in (OrderedDict, Counter) if isinstance(node, one)), dict)
@@ -45,14 +53,14 @@ def map_leaves(tree: Any, is_leaf: Callable[[object], bool], change: Callable[[A
     return mapped(tree)
 
 
-def tensors_in(tree: Any) -> Iterator[tuple[Keys, LazyTensor]]:
+def tensors_in(tree: object) -> Iterator[tuple[Keys, LazyTensor]]:
     """Every tensor of a tree with keys that lead to it, in order; containers in several places are looked into once."""
     for path, node in _nodes(tree, (), set()):
         if is_lazy(node):
             yield path, node
 
 
-def _nodes(tree: Any, path: Keys, seen: set[int]) -> Iterator[tuple[Keys, Any]]:
+def _nodes(tree: object, path: Keys, seen: set[int]) -> Iterator[tuple[Keys, object]]:
     yield path, tree
     if isinstance(tree, dict | list | tuple | set | frozenset | Namespace | Opaque):
         if id(tree) in seen:  # the user's objects may also refer to each other in circles
@@ -62,15 +70,15 @@ def _nodes(tree: Any, path: Keys, seen: set[int]) -> Iterator[tuple[Keys, Any]]:
             yield from _nodes(value, (*path, key), seen)
 
 
-def dicts_in(tree: Any) -> Iterator[tuple[Keys, dict[Any, Any]]]:
+def dicts_in(tree: object) -> Iterator[tuple[Keys, Mapping[object, object]]]:
     """Every dict below the top of a tree, also an object's state, with keys that lead to it, outer ones first."""
     for path, node in _nodes(tree, (), set()):
-        inner: Any = node.state if isinstance(node, Opaque) else node
+        inner = node.state if isinstance(node, Opaque) else node
         if isinstance(inner, dict) and path:
-            yield path, cast(dict[Any, Any], inner)
+            yield path, inner
 
 
-def arrays_in(tree: Any) -> Iterator[tuple[Keys, ArrayForm]]:
+def arrays_in(tree: object) -> Iterator[tuple[Keys, ArrayForm]]:
     """Every NumPy array of a tree, as far as it is known, with keys that lead to it."""
     for path, node in _nodes(tree, (), set()):
         form = array_in(node)
@@ -88,7 +96,7 @@ def path_text(path: Keys) -> str:
     return str(first) + "".join(f"[{key!r}]" for key in others)
 
 
-def _children(tree: Any) -> Iterator[tuple[object, Any]]:
+def _children(tree: object) -> Iterator[tuple[object, object]]:
     if isinstance(tree, dict):
         yield from tree.items()
     elif isinstance(tree, list | tuple | set | frozenset):

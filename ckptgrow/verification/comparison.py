@@ -45,7 +45,7 @@ Stage = Callable[[str], None]
 GRADIENT_BATCHES = 2  # one factor a tensor is measured: more tokens would not make it sharper
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VerifySettings:
     """How to compare: `batches` of 2 sequences each, `steps` optimizer steps, in `dtype` on `device`."""
 
@@ -93,7 +93,14 @@ def verify(
     if settings.steps:
         stage(f"training both for {settings.steps} steps")
         trajectory = _trajectory(pair, batches, settings, structure)
-    report = VerifyReport(structure, run.function, moments, trajectory, run.asymmetry, [])
+    report = VerifyReport(
+        structure=structure,
+        function=run.function,
+        moments=moments,
+        trajectory=trajectory,
+        asymmetry=run.asymmetry,
+        sentences=[],
+    )
     return replace(report, sentences=[*sentences(report, pair), *left_out(declared)])
 
 
@@ -178,7 +185,7 @@ def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
     lost = originals.keys() - {link.small.canonical for link in links.values()}
     if lost:
         raise RequestError(f"{grown.where}: has no parameter that comes from {listing(lost)} of {small.where}")
-    return Pair(small, grown, links, growths, layers)
+    return Pair(small=small, grown=grown, links=links, growths=growths, layers=layers)
 
 
 def _models(pair: Pair, dtype: torch.dtype, device: str) -> tuple[PreTrainedModel, PreTrainedModel]:
@@ -276,7 +283,16 @@ def _trajectory(
     # each step multiplies rounding: stored float32 states drift apart by their own rounding first
     dtypes = {dtype, *_weight_dtypes(pair), *stored_dtypes(pair.small.optimizers)}
     tolerance = max(10 * TOLERANCES[coarsest(dtypes)], step_rounding(pair.small))
-    return Trajectory(settings.steps, worst, small, grown, not why, tolerance, bool(why) or worst <= tolerance, why)
+    return Trajectory(
+        steps=settings.steps,
+        max_abs_loss_diff=worst,
+        small=small,
+        grown=grown,
+        judged=not why,
+        tolerance=tolerance,
+        passed=bool(why) or worst <= tolerance,
+        why=why,
+    )
 
 
 def _why_not_judged(pair: Pair, structure: Structure) -> str:

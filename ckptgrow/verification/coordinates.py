@@ -131,7 +131,7 @@ def _serving(size: int, num_copies: int) -> Growth:
     """
     share = np.full(size * num_copies, 1 / num_copies)
     source = np.arange(size * num_copies) // num_copies
-    return Growth(source, np.ones(len(source)), share, size, squared=share)
+    return Growth(source=source, write=np.ones(len(source)), read=share, num_old=size, squared=share)
 
 
 def _composed(first: Growth, then: Growth) -> Growth:
@@ -139,9 +139,9 @@ def _composed(first: Growth, then: Growth) -> Growth:
     if first.is_identity:
         return then
     return Growth(
-        first.source[then.source],
-        np.ones(then.num_new),
-        first.read[then.source] * then.read,
-        first.num_old,
+        source=first.source[then.source],
+        write=np.ones(then.num_new),
+        read=first.read[then.source] * then.read,
+        num_old=first.num_old,
         squared=first.read_squared[then.source] * then.read_squared,
     )

@@ -51,14 +51,18 @@ def compared(
         own = _difference(reference, small) / scale if scale > 0 else 0.0
         tolerance = max(OWN_ERRORS * own, rounding(dtype))
         how = f"by the small model's own error in {_name(dtype)}, {own:.1e} of the largest logit"
-        return Function(worst, relative, tolerance, relative <= tolerance, how)
+        return Function(
+            max_abs_logit_diff=worst, relative=relative, tolerance=tolerance, passed=relative <= tolerance, judged=how
+        )
     tolerance, how = TOLERANCES[dtype], f"by a few hundred roundings of {_name(dtype)}"
     if relative > tolerance and _can_round(pair, weights, relative):
         stored = _stored_rounding(pair, weights, dtype)
         response = _response(models[1], samples[:1], grown[:1], stored) / scale
         tolerance = max(tolerance, min(RESPONSES * response, _bearable(stored)))
         how = f"by the grown model's response to rounding its weights, {response:.1e} of the largest logit"
-    return Function(worst, relative, tolerance, relative <= tolerance, how)
+    return Function(
+        max_abs_logit_diff=worst, relative=relative, tolerance=tolerance, passed=relative <= tolerance, judged=how
+    )
 
 
 def _difference(expected: Logits, found: Logits) -> float:

@@ -39,7 +39,7 @@ class LayerOrigin:
 UNCHANGED = LayerOrigin(0, "old")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Link:
     """One grown parameter, the small one that it comes from, and the copies along each axis."""
 
@@ -71,7 +71,15 @@ class Link:
             for axis, one in zip(grown.layout.axes, axes, strict=True)
         ]
         marks = [one if some is None else one[some] for one, some in zip(marks, kept, strict=True)]
-        return cls(grown, small, copied, kept, layer, tuple(marks), frozenset(ratios))
+        return cls(
+            grown=grown,
+            small=small,
+            growths=copied,
+            kept=kept,
+            layer=layer,
+            anew=tuple(marks),
+            ratios=frozenset(ratios),
+        )
 
     def squares(self, expected: torch.Tensor) -> torch.Tensor:
         """What is expected of squares, from those of copies with equal gradients: more where they are unequal parts."""
@@ -184,7 +192,7 @@ class Link:
         return any(bool((growth.num_copies > 1).any()) for growth in self.growths)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Pair:
     """Both checkpoints and their links, by the grown parameter's name."""
 

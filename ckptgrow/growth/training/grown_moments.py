@@ -34,7 +34,7 @@ from ckptgrow.storage.tensors import Held, LazyTensor, Zeros, is_lazy, whole
 LARGEST_STEP = 2.0**53  # the last whole number that a float64 counts up to
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Context:
     """What the growth of one parameter's record depends on."""
 
@@ -94,7 +94,7 @@ def grown_state(state: OptimizerState, growing: Growing, sizes: WeightSizes) -> 
         for descent in (growing.descent_of[name] for name in group.names):
             record = state.state.get(descent.old.name)
             if record is not None:
-                context = _Context(descent, record, group.options, growing, sizes)
+                context = _Context(descent=descent, record=record, options=group.options, growing=growing, sizes=sizes)
                 records[descent.name] = {key: _grown_entry(entries, key, context) for key in record}
     return replace(state, groups=tuple(groups), state=records)
 
