@@ -73,6 +73,7 @@ def _losses(axes: Any, record: RunRecord) -> None:
     begin = min(float(one.flops[one.val_losses <= high].min(initial=one.flops[-1])) for one in shown)
     axes.set_xlim(begin / 1.1, None)
     tick_losses(axes, low, high)
+    axes.tick_params(which="minor", labelsize=5.5)  # where compute spans less than a decade, these are named too
     axes.set(xlabel=AXIS[0], ylabel=AXIS[1])
     axes.legend(frameon=False, loc="best", fontsize=8)
 
