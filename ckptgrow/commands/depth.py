@@ -52,10 +52,11 @@ def depth(
     new: Annotated[
         NewLayer | None,
         typer.Option(
-            help="New layers: 'zero-output' or 'zero-norm' (exact identities), or 'copy' (stacking) [default: "
-            "zero-output]."
+            help="New layers: 'zero-output' or 'zero-norm' (exact identities), or, changing the function, 'copy' "
+            "(stacking), 'ode' (copies that share what they write) or 'random' [default: zero-output]."
         ),
     ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --new random.")] = 0,
     doubling_layers: Annotated[
         DoublingLayers | None,
         typer.Option(help="The staged-training script's names for place and kind."),
@@ -113,6 +114,7 @@ def depth(
         "every": None if every is None else whole_number("--every", every),
         "place": place or "alternate",
         "new": new or "zero-output",
+        "seed": seed,
     }
     show(
         lambda progress: grow_depth(source, target, **values, request=request, progress=progress),

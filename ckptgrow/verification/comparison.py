@@ -226,7 +226,7 @@ def _moments(pair: Pair, run: _Run, measured: Scales, settings: VerifySettings) 
 def _agreed(pair: Pair, weights: Mapping[str, WeightScale]) -> tuple[list[str], dict[str, Growth]]:
     """The tensors whose factors no one scale for every space explains, and what most agree that the spaces are."""
     factors, layouts = with_tied_head(
-        {name: scale.factor for name, scale in weights.items()},
+        {name: scale.factor and scale.factor / pair.links[name].share for name, scale in weights.items()},
         {name: link.grown.layout for name, link in pair.links.items()},
         pair.growths,
         _tie(pair.grown),
@@ -302,6 +302,8 @@ def _why_not_judged(pair: Pair, structure: Structure) -> str:
         return "new coordinates train at once, so the trajectories part by design"
     if any(layer.kind != "old" for layer in pair.layers):
         return "new layers train at once, so the trajectories part by design"
+    if pair.serves_parts:
+        return "copies of key heads serve different queries, so the trajectories part by design"
     if pair.has_copies and structure.lr_rule == "keep":
         return "learning rates were kept, so the grown matrices move faster by design"
     if pair.has_other_decay:
