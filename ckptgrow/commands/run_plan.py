@@ -112,7 +112,7 @@ def _work(plan: Path, data: Path, out: Path, devices: Devices) -> Work:
 
     found = read_plan(plan)
     TokenFiles.open(data)  # names what is wrong with it
-    return Work(found, data, out, Journal.read(out), devices)
+    return Work(plan=found, data=data, out=out, journal=Journal.read(out), devices=devices)
 
 
 def _run(work: Work, only: str | None, screen: Screen) -> int:

@@ -35,7 +35,7 @@ COPY_BYTES = 2**24
 Advance = Callable[[int], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides what comes out."""
 
@@ -47,7 +47,7 @@ class Recipe:
     documents: Documents
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """What was written."""
 
@@ -102,7 +102,14 @@ def prepare(
             tokenizer = str(out / TRAINED)  # where it is in the end
         loaded = tokenizers.load(tokenizer if train_tokenizer is None else str(out / TRAINING), special_tokens)
         tokenizers.separator_of(loaded, tokenizer)
-        recipe = Recipe(tokenizer, special_tokens, loaded.digest, val_fraction, field, documents)
+        recipe = Recipe(
+            tokenizer=tokenizer,
+            special_tokens=special_tokens,
+            digest=loaded.digest,
+            val_fraction=val_fraction,
+            field=field,
+            documents=documents,
+        )
         advance = progress(sum(_size(piece) for piece in work))
         parts = _parts_directory(out, recipe, work)
         done = _tokenized(work, parts, recipe, loaded, workers, advance)
@@ -250,15 +257,15 @@ def _joined(
         (out / TRAINING).rename(out / TRAINED)
     separator = tokenizers.separator_of(tokenizer, recipe.tokenizer)
     result = Prepared(
-        out,
-        recipe.tokenizer,
-        tokenizer.vocab_size,
-        _dtype(tokenizer).name,
-        separator,
-        documents,
-        tokens,
-        digests,
-        remarks.notes(),
+        out=out,
+        tokenizer=recipe.tokenizer,
+        vocab_size=tokenizer.vocab_size,
+        dtype=_dtype(tokenizer).name,
+        separator=separator,
+        num_documents=documents,
+        num_tokens=tokens,
+        sha256=digests,
+        notes=remarks.notes(),
     )
     meta = {**asdict(result), "val_fraction": recipe.val_fraction, "special_tokens": recipe.special_tokens}
     del meta["out"], meta["notes"]

@@ -82,7 +82,7 @@ class ByteTokenizer:
         return self.encode([text])[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FastTokenizer:
     """The `tokenizers` object inside a fast Hugging Face tokenizer: it pickles, and workers need no transformers."""
 
@@ -109,7 +109,7 @@ class FastTokenizer:
         return np.concatenate(self.encode(_parts(text, self.spelled)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SlowTokenizer:
     """A Hugging Face tokenizer written in Python."""
 
@@ -205,11 +205,19 @@ def of_transformers(tokenizer: Any, special_tokens: SpecialTokens = "text") -> T
         reserved = (set(ends) - {tokenizer.unk_token_id}) | set(ends[:1])  # unknown words give the unknown token
     spelled = tuple(str(one) for one in tokenizer.all_special_tokens)
     if not tokenizer.is_fast:
-        return SlowTokenizer(tokenizer, vocab_size, separator, frozenset(reserved), spelled)
+        return SlowTokenizer(
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            separator=separator,
+            reserved=frozenset(reserved),
+            spelled=spelled,
+        )
     fast = copy.deepcopy(tokenizer.backend_tokenizer)
     fast.no_truncation()
     fast.no_padding()
-    return FastTokenizer(fast, vocab_size, separator, frozenset(reserved), spelled)
+    return FastTokenizer(
+        tokenizer=fast, vocab_size=vocab_size, separator=separator, reserved=frozenset(reserved), spelled=spelled
+    )
 
 
 def _parts(text: str, spelled: Sequence[str]) -> list[str]:

@@ -173,7 +173,13 @@ def _evaluation(task: str, subject: Subject, losses: Sequence[tuple[int, float, 
         "sample_len": len(losses),
     }
     records = [{"doc_id": index, "loss_sum": lost, "num_tokens": count} for index, lost, count in losses]
-    return Evaluation(subject.path, subject.tokenizer_name, {task: scores}, {task: len(losses)}, {task: records})
+    return Evaluation(
+        checkpoint=subject.path,
+        tokenizer=subject.tokenizer_name,
+        results={task: scores},
+        num_samples={task: len(losses)},
+        samples={task: records},
+    )
 
 
 def _standard_error(loss: float, losses: Sequence[tuple[int, float, int]], num_tokens: int) -> float:

@@ -60,7 +60,7 @@ class Definitions:
         return name in self.tasks or name in self.groups or name in self.tags
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _File:
     path: Path
     tasks: tuple[str, ...]
@@ -109,13 +109,13 @@ def _read(file: Path) -> _File:
     groups = () if is_class else tuple(name for key, name in named if key == "group")
     includes = (entry.strip(" \"'-") for entry in _entries(_INCLUDES, text))
     return _File(
-        file,
-        () if groups else tuple(name for key, name in named if key == "task"),
-        groups,
-        frozenset(word for entry in _entries(_TAGS, text) for word in _WORD.findall(entry) if word != "null")
+        path=file,
+        tasks=() if groups else tuple(name for key, name in named if key == "task"),
+        groups=groups,
+        tags=frozenset(word for entry in _entries(_TAGS, text) for word in _WORD.findall(entry) if word != "null")
         if _TAGS.search(text)
         else None,
-        tuple(Path(os.path.normpath(file.parent / included)) for included in includes),
+        includes=tuple(Path(os.path.normpath(file.parent / included)) for included in includes),
     )
 
 

@@ -21,7 +21,7 @@ from ckptgrow.storage.files.atomic import appearing
 from ckptgrow.storage.files.targets import check_target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """The scores of one checkpoint, by task, in lm-eval's own form ("acc,none", "acc_stderr,none")."""
 
@@ -35,12 +35,12 @@ class Evaluation:
     def with_others(self, other: Evaluation) -> Evaluation:
         """The same checkpoint's scores on further tasks beside these."""
         return Evaluation(
-            self.checkpoint,
-            self.tokenizer,
-            {**self.results, **other.results},
-            {**self.num_samples, **other.num_samples},
-            {**self.samples, **other.samples},
-            (*self.notes, *other.notes),
+            checkpoint=self.checkpoint,
+            tokenizer=self.tokenizer,
+            results={**self.results, **other.results},
+            num_samples={**self.num_samples, **other.num_samples},
+            samples={**self.samples, **other.samples},
+            notes=(*self.notes, *other.notes),
         )
 
     def to_json(self) -> Mapping[str, object]:
@@ -85,12 +85,12 @@ def evaluate(
         else ()
     )
     return Evaluation(
-        subject.path,
-        subject.tokenizer_name,
-        {**output["results"], **output.get("groups", {})},
-        {task: counts["effective"] for task, counts in output["n-samples"].items()},
-        {task: sorted(samples, key=lambda one: one["doc_id"]) for task, samples in output["samples"].items()},
-        (*loaded.notes, *truncated),
+        checkpoint=subject.path,
+        tokenizer=subject.tokenizer_name,
+        results={**output["results"], **output.get("groups", {})},
+        num_samples={task: counts["effective"] for task, counts in output["n-samples"].items()},
+        samples={task: sorted(samples, key=lambda one: one["doc_id"]) for task, samples in output["samples"].items()},
+        notes=(*loaded.notes, *truncated),
     )
 
 

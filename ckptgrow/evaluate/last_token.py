@@ -121,4 +121,11 @@ def _evaluation(
         for line, observed, predicted in samples
     ]
     scores = {"alias": TASK, "acc,none": accuracy, "acc_stderr,none": error, "sample_len": num}
-    return Evaluation(subject.path, subject.tokenizer_name, {TASK: scores}, {TASK: num}, {TASK: records}, tuple(notes))
+    return Evaluation(
+        checkpoint=subject.path,
+        tokenizer=subject.tokenizer_name,
+        results={TASK: scores},
+        num_samples={TASK: num},
+        samples={TASK: records},
+        notes=tuple(notes),
+    )

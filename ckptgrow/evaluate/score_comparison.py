@@ -22,7 +22,7 @@ MAX_LEFT_OUT = 500  # more samples than that are left out in as many equal parts
 Aggregation = Callable[[Sequence[Any]], float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """One metric of one task: the values of all checkpoints, and by how much the others differ from the first."""
 
@@ -79,7 +79,15 @@ def compare(evaluations: Sequence[Evaluation], loaded: Loaded | None) -> Compari
                 continue
             values = tuple(float(one.results[task][metric]) for one in evaluations)
             errors = tuple(_paired_error(loaded, task, metric, first, other) for other in others)
-            rows.append(Difference(task, metric, values, tuple(one - values[0] for one in values[1:]), errors))
+            rows.append(
+                Difference(
+                    task=task,
+                    metric=metric,
+                    values=values,
+                    differences=tuple(one - values[0] for one in values[1:]),
+                    standard_errors=errors,
+                )
+            )
     return Comparison(tuple(evaluations), tuple(rows))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TOP_HEADING = re.compile(r"\s*= (?!= ).*(?<! =) =\s*")  # " = Title = ", and not " = = Section = = "
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Documents:
     """The documents of a file under the name of the task's field, and what is worth telling of them."""
 
@@ -47,11 +47,11 @@ def passages(path: Path) -> Documents:
     one_word = [one for one in texts if " " not in one.text]
     open_ended = [one for one in texts if one.text != one.text.rstrip()]
     return Documents(
-        str(path),
-        "text",
-        tuple(texts),
-        _notes(path, (num_empty, "empty line{s} left out")),
-        _notes(
+        where=str(path),
+        field="text",
+        texts=tuple(texts),
+        notes=_notes(path, (num_empty, "empty line{s} left out")),
+        harness_notes=_notes(
             path,
             (len(one_word), "passage{s} of one word (first: line {line}), scored without a context", one_word),
             (
@@ -70,17 +70,21 @@ def pages(path: Path) -> Documents:
     one page. Raises DataError that names the line.
     """
     if is_plain(path):
-        return Documents(str(path), "page", tuple(_split(read_plain(path))))
+        return Documents(where=str(path), field="page", texts=tuple(_split(read_plain(path))))
     field, rows, num_empty = read_records(path, ("page", "text"))
     if field == "text":
         # these rows keep their line's end; " \n" between paragraphs became ""
         return Documents(
-            str(path), "page", tuple(_split([Text(row.line, row.text.removesuffix("\n") or " ") for row in rows]))
+            where=str(path),
+            field="page",
+            texts=tuple(_split([Text(row.line, row.text.removesuffix("\n") or " ") for row in rows])),
         )
     for page in rows:
         if not page.text.strip():
             raise DataError(f"{path}: line {page.line}: the page is empty, expected text")
-    return Documents(str(path), "page", tuple(rows), _notes(path, (num_empty, "empty line{s} left out")))
+    return Documents(
+        where=str(path), field="page", texts=tuple(rows), notes=_notes(path, (num_empty, "empty line{s} left out"))
+    )
 
 
 READERS: Mapping[str, Callable[[Path], Documents]] = {

@@ -24,7 +24,7 @@ class Parameter:
     layers: Layers = "all"  # the layers that have it (see Sparse)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Size:
     """Where the size of a space stands in the config: a field, else what the architecture derives it from."""
 
@@ -43,7 +43,7 @@ class InPieces:
     parts: tuple[Parameter, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tie:
     """A head that shares the embedding's tensor where the config says so."""
 
@@ -87,7 +87,7 @@ class Refusal:
     when: str | None = None  # None: always
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """One family's table; names are those of the module with its head (`AutoModelForCausalLM`)."""
 

@@ -5,14 +5,14 @@ from ckptgrow.families.family import Parameter, Refusal, Size, Tie
 LAYER = "model.layers.{layer}."
 
 SIZES = {
-    "vocab": Size("vocab_size"),
-    "residual": Size("hidden_size"),
+    "vocab": Size(config="vocab_size"),
+    "residual": Size(config="hidden_size"),
     "normed": Size(same="residual"),
     "final": Size(same="residual"),
-    "heads": Size("num_attention_heads"),
-    "kv_heads": Size("num_key_value_heads", same="heads"),
-    "head": Size("head_dim", ratio=("residual", "heads")),
-    "ffn": Size("intermediate_size"),
+    "heads": Size(config="num_attention_heads"),
+    "kv_heads": Size(config="num_key_value_heads", same="heads"),
+    "head": Size(config="head_dim", ratio=("residual", "heads")),
+    "ffn": Size(config="intermediate_size"),
 }
 
 EMBEDDING = Parameter("model.embed_tokens.weight", "vocab -> residual")

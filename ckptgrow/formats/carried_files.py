@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from ckptgrow.storage.files.json_files import write_json
+from ckptgrow.storage.files.json_files import Json, write_json
+from ckptgrow.storage.files.yaml_files import write_yaml
+from ckptgrow.storage.tree import Tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +22,9 @@ class Carried:
 
     directory: Path = Path()
     files: tuple[str, ...] = ()
-    held: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    held: Mapping[str, Tree] = field(default_factory=dict[str, Tree])
     closed: tuple[str, ...] = ()
-    changed: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])
+    changed: Mapping[str, Mapping[str, Json]] = field(default_factory=dict[str, Mapping[str, Json]])
     left_behind: tuple[str, ...] = ()
 
     @property
@@ -45,7 +46,7 @@ class Carried:
     def copy_to(self, target: Path) -> None:
         """Copies the files and flushes them to the disk."""
         for name, value in self.changed.items():
-            write_json(target / name, value)
+            (write_json if name.endswith(".json") else write_yaml)(target / name, value)
         for name in (name for name in self.files if name not in self.changed):
             shutil.copy2(self.directory / name, target / name)
             descriptor = os.open(target / name, os.O_RDONLY)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from ckptgrow.formats.carried_files import Carried
+from ckptgrow.formats.checked_parts import Scheduler
 from ckptgrow.formats.growth_log import GrowthHistory, GrowthRecord
 from ckptgrow.formats.raw_optimizers import RawOptimizer
 from ckptgrow.progress import Advance
 from ckptgrow.storage.tensors import LazyTensor
+from ckptgrow.storage.tree import Tree
 
 Order = Literal["file", "module"]
+Config: TypeAlias = Mapping[str, Any]  # a transformers config, its fields as in config.json
 
 
 class PartsLayout(Protocol):
@@ -35,7 +38,7 @@ class RunPosition:
 
     global_step: int | None = None
     epoch: float | None = None
-    data: Any = None
+    data: Tree = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +53,13 @@ class Checkpoint:
     path: Path
     kind: str
     tensors: Mapping[str, LazyTensor]
-    config: Mapping[str, Any] | None
+    config: Config | None
     optimizers: tuple[RawOptimizer, ...] = ()
-    schedulers: tuple[Mapping[str, Any], ...] = ()
-    scaler: Mapping[str, Any] | None = None
+    schedulers: tuple[Scheduler, ...] = ()
+    scaler: Mapping[str, Tree] | None = None
     position: RunPosition = field(default_factory=RunPosition)
     growth: GrowthHistory = field(default_factory=GrowthHistory)
-    rest: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    rest: Mapping[str, Tree] = field(default_factory=dict[str, Tree])
     carried: Carried = field(default_factory=Carried)
     layout: PartsLayout | None = None
 
@@ -71,7 +74,7 @@ class Checkpoint:
         return "16-mixed" if self.scaler else None
 
     @property
-    def tree(self) -> tuple[object, ...]:
+    def tree(self) -> Tree:
         """Everything in it that may hold tensors, but for the files that are carried."""
         return dict(self.tensors), [one.to_torch() for one in self.optimizers], dict(self.rest)
 

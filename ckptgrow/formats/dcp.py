@@ -11,18 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
 
 from ckptgrow.distributed import processes
 from ckptgrow.errors import CheckpointError, at, listing
 from ckptgrow.formats.checkpoint import Checkpoint, Order
 from ckptgrow.formats.flat_optimizers import flattened, is_flat, nested
-from ckptgrow.formats.lightning import LightningFormat, from_tree
+from ckptgrow.formats.lightning import from_tree, tree_of
 from ckptgrow.formats.sidecar_files import CONFIG, others_in
 from ckptgrow.progress import Advance
 from ckptgrow.storage.archives import archive, archive_writing
 from ckptgrow.storage.files.json_files import read_json, write_json
 from ckptgrow.storage.tensors import is_lazy
+from ckptgrow.storage.tree import Tree
 
 METADATA, META = ".metadata", "meta.pt"
 MODEL_KEYS = ("model", "state_dict")
@@ -45,7 +45,7 @@ class Keys:
     order: Order = "file"
 
     @classmethod
-    def of(cls, tree: Mapping[str, Any], *, has_config: bool) -> Keys:
+    def of(cls, tree: Mapping[str, Tree], *, has_config: bool) -> Keys:
         """Finds the parts of a state."""
         model = next((key for key in MODEL_KEYS if isinstance(tree.get(key), dict)), None)
         optimizers = tuple(key for key in tree if key in OPTIMIZER_KEYS or key.startswith("optimizer_"))
@@ -80,17 +80,18 @@ class DistributedFormat:
         tree = dcp_reading.read(path / METADATA)
         meta = archive.read(path / META) if (path / META).is_file() else {}
         keys = Keys.of(tree, has_config=(path / CONFIG).is_file())
-        tensors = tree[keys.model] if keys.model else {k: v for k, v in tree.items() if is_lazy(v)}
-        if not tensors or not all(is_lazy(value) for value in tensors.values()):
+        state = _dict(tree.get(keys.model)) if keys.model else {k: v for k, v in tree.items() if is_lazy(v)}
+        tensors = {name: value for name, value in state.items() if is_lazy(value)}
+        if not tensors or len(tensors) < len(state):
             raise CheckpointError(f"{path}: holds {listing(tree)}, expected a model's tensors under 'model'")
         with at(path):
-            optimizers = [nested(tree[key]) if key in keys.flat else _with_state(tree[key]) for key in keys.optimizers]
-        parts: dict[str, Any] = {
+            optimizers = [_nested(tree[key]) for key in keys.optimizers]
+        parts: dict[str, Tree] = {
             "state_dict": tensors,
             "optimizer_states": optimizers,
             **({"lr_schedulers": [tree[key] for key in keys.schedulers]} if keys.schedulers else {}),
         }
-        checkpoint = from_tree({**meta, **parts}, path, self.kind)
+        checkpoint = from_tree({**_dict(meta), **parts}, path, self.kind)
         config = checkpoint.config
         if config is None and keys.has_config:
             config = read_json(path / CONFIG)
@@ -116,14 +117,14 @@ class DistributedFormat:
         if together.rank == 0:
             checkpoint.carried.copy_to(path)
             rest = {key: value for key, value in checkpoint.rest.items() if key not in keys.others}
-            tree = LightningFormat().tree(replace(checkpoint, tensors={}, optimizers=(), rest=rest))
+            tree = tree_of(replace(checkpoint, tensors={}, optimizers=(), rest=rest))
             meta = {key: value for key, value in tree.items() if key not in ("state_dict", "optimizer_states")}
             archive_writing.write(meta, path / META, advance, checkpoint.growth.source)
             if keys.has_config and checkpoint.config is not None:
                 write_json(path / CONFIG, checkpoint.config, sort_keys=True)
 
 
-def _parts(checkpoint: Checkpoint, keys: Keys) -> dict[str, Any]:
+def _parts(checkpoint: Checkpoint, keys: Keys) -> dict[str, Tree]:
     """A checkpoint's parts under their keys."""
     tensors = dict(checkpoint.tensors)
     optimizers = dict(zip(keys.optimizers, checkpoint.optimizers, strict=False))
@@ -134,10 +135,12 @@ def _parts(checkpoint: Checkpoint, keys: Keys) -> dict[str, Any]:
     }
 
 
-def _with_state(raw: Any) -> Any:
-    """An optimizer's state with records, of which a distributed checkpoint writes nothing where there are none."""
+def _nested(raw: Tree) -> Tree:
+    """An optimizer's state as torch has it; of records that are none a distributed checkpoint writes nothing."""
+    if is_flat(raw):
+        return nested(raw)
     return {"state": {}, **raw} if isinstance(raw, dict) else raw
 
 
-def _dict(value: Any) -> dict[str, Any]:
-    return cast(dict[str, Any], value) if isinstance(value, dict) else {}
+def _dict(value: Tree) -> dict[str, Tree]:
+    return value if isinstance(value, dict) else {}

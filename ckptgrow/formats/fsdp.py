@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ckptgrow.distributed import processes
 from ckptgrow.errors import CheckpointError, at, listing
@@ -28,6 +27,7 @@ from ckptgrow.formats.sidecar_files import (
 from ckptgrow.progress import Advance
 from ckptgrow.storage.files.tensor_writing import fill
 from ckptgrow.storage.tensors import is_lazy
+from ckptgrow.storage.tree import Tree
 
 MODEL, OPTIMIZERS = "pytorch_model_fsdp_0", re.compile(r"optimizer_(\d+)")
 MODEL_KEY, OPTIMIZER_KEY = "model", "optimizer"
@@ -48,8 +48,9 @@ class ShardedFormat:
         found = [match for one in path.iterdir() if one.is_dir() and (match := OPTIMIZERS.fullmatch(one.name))]
         optimizers = tuple(match[0] for match in sorted(found, key=lambda match: int(match[1])))
         states = tuple(_optimizer(path / name) for name in optimizers)
-        tensors = _part(path / MODEL, MODEL_KEY)
-        strangers = [name for name, value in tensors.items() if not is_lazy(value)]
+        state = _part(path / MODEL, MODEL_KEY)
+        tensors = {name: value for name, value in state.items() if is_lazy(value)}
+        strangers = state.keys() - tensors.keys()
         if strangers:
             raise CheckpointError(f"{path / MODEL}: {listing(strangers)} is no tensor, expected a state dict")
         files = Files(optimizers=optimizers, schedulers=part_files(path, "scheduler"))
@@ -74,14 +75,16 @@ class ShardedFormat:
 
 
 def _optimizer(path: Path) -> RawOptimizer:
+    state = _part(path, OPTIMIZER_KEY)
     with at(path):  # where there are no records, nothing of them is written
-        return raw_optimizer({"state": {}, **_part(path, OPTIMIZER_KEY)})
+        return raw_optimizer({"state": {}, **state})
 
 
-def _part(path: Path, key: str) -> dict[str, Any]:
+def _part(path: Path, key: str) -> dict[str, Tree]:
     from ckptgrow.storage.dcp_io import dcp_reading  # torch's part of it takes a second to import
 
     tree = dcp_reading.read(path / METADATA)
-    if not isinstance(tree.get(key), dict):
-        raise CheckpointError(f"holds {listing(tree)}, expected a state under {key!r}")
-    return tree[key]
+    state = tree.get(key)
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: holds {listing(tree)}, expected a state under {key!r}")
+    return state

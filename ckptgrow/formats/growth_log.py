@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from typing_extensions import NotRequired, TypedDict
 
 from ckptgrow.choices import DecayRule, Fresh, FreshMoments, How, LrRule, MomentRule, NewLayer, Part, Separation
 from ckptgrow.errors import CheckpointError
+from ckptgrow.storage.files.json_files import Json
 from ckptgrow.storage.fingerprint import Fingerprint
+from ckptgrow.storage.tree import Tree
 
 
 class OperatorRecord(TypedDict):
@@ -30,7 +32,7 @@ class OperatorRecord(TypedDict):
     noise: NotRequired[float]
     spread: NotRequired[float]
     seed: NotRequired[int]
-    fresh: NotRequired[Fresh]
+    fresh: NotRequired[Fresh | None]
     residual: NotRequired[int]
     heads: NotRequired[int]
     kv_heads: NotRequired[int]
@@ -79,7 +81,7 @@ class GrowthLog(TypedDict, total=False):
     rewarm: Rewarm | None
     rewarm_new: Mapping[str, float]
     global_step: int | None
-    config: Mapping[str, Any]
+    config: Mapping[str, Json]
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,12 @@ class GrowthHistory:
     log: GrowthLog = field(default_factory=GrowthLog)
     source: Fingerprint | None = None
 
+    def to_json(self) -> dict[str, Json]:
+        """The log as files have it."""
+        return cast(dict[str, Json], cast(object, dict(self.log)))
 
-def growth_log(value: Any) -> GrowthLog:
+
+def growth_log(value: Tree) -> GrowthLog:
     """The log in a file; raises CheckpointError where it is none, whatever its records say."""
     if not isinstance(value, dict) or not isinstance(value.get("history", []), list):
         raise CheckpointError(f"its growth log is {str(value)[:40]!r}, expected a history of growths")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
 
 from ckptgrow.errors import CheckpointError, at, listing
 from ckptgrow.formats.checkpoint import Checkpoint
@@ -32,7 +31,7 @@ from ckptgrow.progress import Advance
 from ckptgrow.storage.archives import archive_writing
 from ckptgrow.storage.files.safetensor_files import INDEX_SUFFIX, outlines, read_file, read_index, read_shards
 from ckptgrow.storage.files.tensor_writing import fill
-from ckptgrow.storage.tensors import LazyTensor, num_bytes
+from ckptgrow.storage.tensors import LazyTensor, Stored, num_bytes
 
 SAFETENSORS, TORCH, FULL_STATE = "model.safetensors", "pytorch_model.bin", "pytorch_model_fsdp.bin"
 DEFAULT_SHARD_BYTES = 5 * 10**9
@@ -132,12 +131,15 @@ def _weights_from(path: Path, name: str) -> tuple[dict[str, LazyTensor], set[str
         return tensors, {name}, metadata
     if name == SAFETENSORS + INDEX_SUFFIX:
         tensors, metadata = read_index(path / name)
-        shards = {cast(Any, tensor).path.name for tensor in tensors.values()}
-        return tensors, {name, *shards}, metadata
+        return tensors, {name, *_files_of(tensors)}, metadata
     if name == TORCH:
         return read_tensors(path / name), {name}, {}
     found = read_shards(path / name, read_tensors)
-    return found, {name, *(cast(Any, tensor).path.name for tensor in found.values())}, {}
+    return found, {name, *_files_of(found)}, {}
+
+
+def _files_of(tensors: Mapping[str, LazyTensor]) -> set[str]:
+    return {tensor.path.name for tensor in tensors.values() if isinstance(tensor, Stored)}
 
 
 def num_bytes_again(checkpoint: Checkpoint) -> int:

@@ -8,79 +8,61 @@ from __future__ import annotations
 from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 from ckptgrow.errors import CheckpointError, at, listing
 from ckptgrow.formats.checked_parts import checked_schedulers, checked_step
-from ckptgrow.formats.checkpoint import Checkpoint, RunPosition
+from ckptgrow.formats.checkpoint import Checkpoint, Config, RunPosition
 from ckptgrow.formats.growth_log import GrowthHistory, growth_log
 from ckptgrow.formats.loops import data_position, with_step
 from ckptgrow.formats.pickled_configs import config_in, with_fields
 from ckptgrow.formats.raw_optimizers import raw_optimizers
-from ckptgrow.progress import Advance
-from ckptgrow.storage.archives import archive, archive_writing
 from ckptgrow.storage.pickles.opaque import Opaque
 from ckptgrow.storage.tensors import is_lazy
+from ckptgrow.storage.tree import Tree
 
-GROWTH_KEY = "ckptgrow"
+LIGHTNING, GROWTH_KEY = "lightning", "ckptgrow"
 UNDERSTOOD = ("state_dict", "optimizer_states", "lr_schedulers", GROWTH_KEY)
 SCALER_KEYS = ("MixedPrecision", "MixedPrecisionPlugin", "NativeMixedPrecisionPlugin", "native_amp_scaling_state")
 
 
-@dataclass(frozen=True)
-class LightningFormat:
-    """See the module's head."""
-
-    kind: str = "lightning"
-
-    def recognises(self, path: Path) -> bool:
-        """Any file: the archive itself says the rest."""
-        return path.is_file()
-
-    def read(self, path: Path) -> Checkpoint:
-        """Reads a `.ckpt`; raises CheckpointError where the archive holds no `state_dict`."""
-        return from_tree(archive.read(path), path, self.kind)
-
-    def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
-        """Writes a `.ckpt` with the order and the other keys of the one that was read."""
-        archive_writing.write(self.tree(checkpoint), path, advance, checkpoint.growth.source)
-
-    def tree(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """What a `.ckpt` holds, its tensors lazy."""
-        tree = dict(checkpoint.rest)
-        tree["state_dict"] = OrderedDict(checkpoint.tensors)
-        optimizers = [one.to_torch() for one in checkpoint.optimizers]
-        for key, states in (("optimizer_states", optimizers), ("lr_schedulers", checkpoint.schedulers)):
-            if states or key in tree:
-                tree[key] = [dict(one) for one in states]
-        step = checkpoint.position.global_step
-        if step != tree.get("global_step"):  # moved: else all counters stay as they are
-            tree["global_step"] = step
-            if step is not None and "loops" in tree:
-                tree["loops"] = with_step(tree["loops"], step)
-        if checkpoint.scaler is not None and not any(tree.get(key) for key in SCALER_KEYS):
-            tree[SCALER_KEYS[0]] = dict(checkpoint.scaler)
-        tree[GROWTH_KEY] = dict(checkpoint.growth.log)
-        if isinstance(tree.get("hyper_parameters"), Opaque):  # nothing can be put into it from outside
-            tree[GROWTH_KEY]["config"] = dict(checkpoint.config or {})
-        else:
-            tree["hyper_parameters"] = _with_config(tree.get("hyper_parameters"), checkpoint.config)
-        return tree
+def tree_of(checkpoint: Checkpoint) -> dict[str, Tree]:
+    """What a `.ckpt` holds, its tensors lazy."""
+    tree = dict(checkpoint.rest)
+    tree["state_dict"] = OrderedDict(checkpoint.tensors)
+    optimizers = [one.to_torch() for one in checkpoint.optimizers]
+    for key, states in (("optimizer_states", optimizers), ("lr_schedulers", checkpoint.schedulers)):
+        if states or key in tree:
+            tree[key] = [dict(one) for one in states]
+    step = checkpoint.position.global_step
+    if step != tree.get("global_step"):  # moved: else all counters stay as they are
+        tree["global_step"] = step
+        if step is not None and "loops" in tree:
+            tree["loops"] = with_step(tree["loops"], step)
+    if checkpoint.scaler is not None and not any(tree.get(key) for key in SCALER_KEYS):
+        tree[SCALER_KEYS[0]] = dict(checkpoint.scaler)
+    log = checkpoint.growth.to_json()
+    if isinstance(tree.get("hyper_parameters"), Opaque):  # nothing can be put into it from outside
+        log["config"] = dict(checkpoint.config or {})
+    else:
+        tree["hyper_parameters"] = _with_config(tree.get("hyper_parameters"), checkpoint.config)
+    tree[GROWTH_KEY] = log
+    return tree
 
 
-def from_tree(tree: Any, path: Path, kind: str) -> Checkpoint:
+def from_tree(tree: Tree, path: Path, kind: str) -> Checkpoint:
     """A checkpoint from the tree of a `.ckpt`; raises CheckpointError where it holds no `state_dict` of tensors."""
-    if not isinstance(tree, dict) or not isinstance(tree.get("state_dict"), dict):
+    state = tree.get("state_dict") if isinstance(tree, dict) else None
+    if not isinstance(tree, dict) or not isinstance(state, dict):
         found = listing(tree) if isinstance(tree, dict) else type(tree).__name__
         raise CheckpointError(f"{path}: holds {found}, expected a Lightning checkpoint with 'state_dict'")
-    tree = cast(dict[str, Any], tree)
-    stray = [name for name, value in tree["state_dict"].items() if not is_lazy(value)]
+    tensors = {name: value for name, value in state.items() if is_lazy(value)}
+    stray = state.keys() - tensors.keys()
     if stray:
         raise CheckpointError(f"{path}: state_dict has values that are no tensors: {listing(stray)}")
     arguments = plain_arguments(tree.get("hyper_parameters"))
-    scaler = next((tree[key] for key in SCALER_KEYS if tree.get(key)), None)
+    scaler = next((found for key in SCALER_KEYS if isinstance(found := tree.get(key), dict) and found), None)
+    epoch = tree.get("epoch")
     with at(path):
         growth = growth_log(tree.get(GROWTH_KEY) or {})
         optimizers = raw_optimizers(tree.get("optimizer_states"))
@@ -89,25 +71,25 @@ def from_tree(tree: Any, path: Path, kind: str) -> Checkpoint:
     return Checkpoint(
         path=path,
         kind=kind,
-        tensors=tree["state_dict"],
+        tensors=tensors,
         config=_config(arguments) or growth.get("config"),
         optimizers=optimizers,
         schedulers=schedulers,
         scaler=scaler,
-        position=RunPosition(global_step, tree.get("epoch"), data_position(tree)),
+        position=RunPosition(global_step, epoch if isinstance(epoch, int | float) else None, data_position(tree)),
         growth=GrowthHistory(growth),
         rest={key: None if key in UNDERSTOOD else value for key, value in tree.items()},
     )
 
 
-def plain_arguments(arguments: Any) -> dict[str, Any]:
+def plain_arguments(arguments: Tree) -> dict[str, Tree]:
     """Hyper-parameters as a dict, however they were kept."""
     if isinstance(arguments, Namespace):
         return dict(vars(arguments))
     return dict(arguments) if isinstance(arguments, dict) else {}
 
 
-def _config(arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _config(arguments: Mapping[str, Tree]) -> Config | None:
     """A transformers config among the hyper-parameters: a mapping with `model_type`, or an object of transformers'."""
     config = arguments.get("config")
     if isinstance(config, Opaque):
@@ -117,7 +99,7 @@ def _config(arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return dict(config) if isinstance(config, dict) and "model_type" in config else None
 
 
-def original_arguments(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
+def original_arguments(checkpoint: Checkpoint) -> Mapping[str, Tree] | None:
     """The staged-training script's arguments among the hyper-parameters, at the top or under `args`."""
     arguments = plain_arguments(checkpoint.rest.get("hyper_parameters"))
     nested = plain_arguments(arguments.get("args"))
@@ -127,11 +109,11 @@ def original_arguments(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
     return None
 
 
-def _with_config(arguments: Any, config: Mapping[str, Any] | None) -> Any:
+def _with_config(arguments: Tree, config: Config | None) -> Tree:
     if config is None:
         return {} if arguments is None else arguments
     old = plain_arguments(arguments).get("config")
     new = with_fields(old, config) if isinstance(old, Opaque) and config_in(old) is not None else dict(config)
     if isinstance(arguments, Namespace):
         return Namespace(**{**vars(arguments), "config": new})
-    return {**(arguments or {}), "config": new}
+    return {**(arguments if isinstance(arguments, dict) else {}), "config": new}

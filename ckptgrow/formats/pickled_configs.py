@@ -7,37 +7,36 @@ name among those that transformers lists.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
 
 import torch
 
+from ckptgrow.storage.files.json_files import Json
 from ckptgrow.storage.pickles.opaque import Opaque
 
 ROOT, ENDING = "transformers.models.", "Config"
 
 
-def config_in(node: Any) -> dict[str, Any] | None:
+def config_in(node: object) -> dict[str, Json] | None:
     """The fields of a pickled config as config.json has them, None of anything else."""
     if not isinstance(node, Opaque) or not isinstance(node.state, dict):
         return None
     module, name = type(node).named
     if not module.startswith(ROOT) or not name.endswith(ENDING):
         return None
-    state = cast(dict[str, Any], node.state)
-    model_type = state.get("model_type") or _model_type(name)
+    model_type = node.state.get("model_type") or _model_type(name)
     if model_type is None:
         return None
-    public = {key: _plain(value) for key, value in state.items() if not str(key).startswith("_") and _is_plain(value)}
-    return {**public, "model_type": model_type}
+    fields = {str(key): value for key, value in node.state.items() if not str(key).startswith("_")}
+    return {**{key: _plain(value) for key, value in fields.items() if _is_plain(value)}, "model_type": str(model_type)}
 
 
-def with_fields(node: Opaque, config: Mapping[str, Any]) -> Opaque:
+def with_fields(node: Opaque, config: Mapping[str, object]) -> Opaque:
     """The same object with the fields in which `config` differs."""
     before = config_in(node) or {}
     changed = {key: value for key, value in config.items() if key not in before or before[key] != value}
-    made: Any = type(node).__new__(type(node), *node.args)
+    made = type(node).__new__(type(node), *node.args)
     made.is_call, made.listed, made.entries = node.is_call, node.listed, node.entries
-    made.state = {**cast(dict[str, Any], node.state), **changed}
+    made.state = {**(node.state if isinstance(node.state, dict) else {}), **changed}
     return made
 
 
@@ -48,19 +47,20 @@ def _model_type(class_name: str) -> str | None:
     return next((one for one in CONFIG_MAPPING if one.replace("_", "").replace("-", "") == bare), None)
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     if isinstance(value, dict):
-        return all(map(_is_plain, cast(dict[Any, Any], value).values()))
+        return all(map(_is_plain, value.values()))
     if isinstance(value, list | tuple | set):
-        return all(map(_is_plain, cast(list[Any], value)))
+        return all(map(_is_plain, value))
     return value is None or isinstance(value, str | int | float | torch.dtype)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, torch.dtype):
-        return str(value).removeprefix("torch.")
+def _plain(value: object) -> Json:
+    """A plain value as JSON has it."""
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in cast(dict[Any, Any], value).items()}
+        return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple | set):
-        return [_plain(one) for one in cast(list[Any], value)]
-    return value
+        return [_plain(one) for one in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return str(value).removeprefix("torch.")  # a dtype

@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, TypeGuard
 
 from ckptgrow.errors import CheckpointError, at, listing
-from ckptgrow.formats.checked_parts import is_number, listed
+from ckptgrow.formats.checked_parts import listed
 from ckptgrow.storage.tensors import is_lazy
+from ckptgrow.storage.tree import Tree
 
 Key = int | str
 KeyedBy = Literal["number", "name"]
-Record = Mapping[str, Any]
+Record: TypeAlias = Mapping[str, Any]  # the entries of a parameter: tensors, numbers
+Options: TypeAlias = Mapping[str, Any]  # of a group: numbers, switches, betas
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class RawGroup:
     them, which are the keys themselves where it has no numbers, and None where it does not say.
     """
 
-    options: Mapping[str, Any]
+    options: Options
     keys: tuple[Key, ...]
     names: tuple[str, ...] | None = None
 
@@ -39,7 +41,7 @@ class RawOptimizer:
 
     groups: tuple[RawGroup, ...]
     records: Mapping[Key, Record]
-    other: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    other: Mapping[str, Tree] = field(default_factory=dict[str, Tree])
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -57,7 +59,7 @@ class RawOptimizer:
         if stray or len(set(self.keys)) != len(self.keys):
             raise CheckpointError(f"state of {listing(stray or self.keys)}, expected each in one of its groups")
 
-    def to_torch(self) -> dict[str, Any]:
+    def to_torch(self) -> dict[str, Tree]:
         """The form of `torch.optim.Optimizer.state_dict()`, by number or by name as this is."""
         has_numbers = self.keyed_by == "number"
         groups = [
@@ -72,7 +74,7 @@ class RawOptimizer:
         return {**self.other, "state": records, "param_groups": groups}
 
 
-def raw_optimizers(values: Any) -> tuple[RawOptimizer, ...]:
+def raw_optimizers(values: Tree) -> tuple[RawOptimizer, ...]:
     """Optimizers in a list, or none; raises CheckpointError as `raw_optimizer` does."""
     found: list[RawOptimizer] = []
     for index, value in enumerate(listed(values, "optimizer states")):
@@ -81,27 +83,27 @@ def raw_optimizers(values: Any) -> tuple[RawOptimizer, ...]:
     return tuple(found)
 
 
-def raw_optimizer(value: Any) -> RawOptimizer:
+def raw_optimizer(value: Tree) -> RawOptimizer:
     """An optimizer's state as torch writes it, or with names for numbers.
 
     Raises CheckpointError for anything else, and for an option that growth and schedules compute with and that is no
     number.
     """
-    groups = value.get("param_groups") if isinstance(value, dict) else None
+    state = value if isinstance(value, dict) else {}
+    groups, records = state.get("param_groups"), state.get("state")
     if not isinstance(groups, list):
         raise CheckpointError("has no param_groups with params, expected torch's state")
-    state = value.get("state")
-    if not isinstance(state, dict) or not all(map(_is_record, state.values())):
+    if not isinstance(records, dict) or not all(map(_is_record, records.values())):
         raise CheckpointError("has no state of records, expected torch's state")
     found = tuple(map(_group, groups))
-    other = {key: one for key, one in value.items() if key not in ("state", "param_groups")}
-    optimizer = RawOptimizer(found, _records(found, state), other)
+    other = {key: one for key, one in state.items() if key not in ("state", "param_groups")}
+    optimizer = RawOptimizer(found, _records(found, records), other)
     if optimizer.keyed_by == "name":
         optimizer.check_owners()
     return optimizer
 
 
-def _group(value: Any) -> RawGroup:
+def _group(value: Tree) -> RawGroup:
     if not _is_record(value) or not isinstance(value.get("params"), list):
         raise CheckpointError("has no param_groups with params, expected torch's state")
     keys, names = tuple(value["params"]), value.get("param_names")
@@ -115,7 +117,7 @@ def _group(value: Any) -> RawGroup:
     return RawGroup(options, keys, None if names is None else tuple(names))
 
 
-def _records(groups: tuple[RawGroup, ...], state: Mapping[Key, Record]) -> dict[Key, Record]:
+def _records(groups: tuple[RawGroup, ...], records: Mapping[Key, Tree]) -> dict[Key, Record]:
     """Records by the groups' keys, though theirs be names, or numbers that a distributed checkpoint turned into
     text.
     """
@@ -127,10 +129,10 @@ def _records(groups: tuple[RawGroup, ...], state: Mapping[Key, Record]) -> dict[
         for key, name in zip(group.keys, group.names or (), strict=True)
     }
     spelt: dict[Key, Key] = {**named, **{str(key): key for key in keys}, **{key: key for key in keys}}
-    return {spelt.get(key, key): record for key, record in state.items()}
+    return {spelt.get(key, key): record for key, record in records.items() if _is_record(record)}
 
 
-def _check_options(group: Mapping[str, Any]) -> None:
+def _check_options(group: Options) -> None:
     """Raises CheckpointError where an option that growth and schedules compute with is no number."""
     for key in ("lr", "initial_lr", "eps", "weight_decay", "momentum"):
         if not _is_option(group.get(key, 0.0)):
@@ -140,12 +142,14 @@ def _check_options(group: Mapping[str, Any]) -> None:
         raise CheckpointError(f"betas are {str(betas)[:40]}, expected finite numbers from 0 on")
 
 
-def _is_option(value: Any) -> bool:
+def _is_option(value: Tree) -> bool:
     """A number that can be; tensors, None and transformers' pairs of ε are told elsewhere."""
     if isinstance(value, list | tuple):
         return all(map(_is_option, value))
-    return value is None or is_lazy(value) or (is_number(value) and 0 <= value < math.inf)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return 0 <= value < math.inf
+    return value is None or is_lazy(value)
 
 
-def _is_record(record: Any) -> bool:
+def _is_record(record: Tree) -> TypeGuard[Record]:
     return isinstance(record, dict) and all(isinstance(key, str) for key in record)

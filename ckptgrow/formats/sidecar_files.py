@@ -14,7 +14,6 @@ import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
 
 from ckptgrow.errors import CheckpointError, at, listing
 from ckptgrow.formats.carried_files import Carried
@@ -22,9 +21,10 @@ from ckptgrow.formats.checked_parts import checked_schedulers, checked_step
 from ckptgrow.formats.checkpoint import Checkpoint, Order, RunPosition
 from ckptgrow.formats.growth_log import GrowthHistory, growth_log
 from ckptgrow.storage.archives import archive, archive_writing
-from ckptgrow.storage.files.json_files import LARGEST_LOG, read_json, write_json, write_text
+from ckptgrow.storage.files.json_files import LARGEST_LOG, Json, read_json, write_json, write_text
 from ckptgrow.storage.files.tensor_writing import Outline
 from ckptgrow.storage.tensors import LazyTensor, is_lazy
+from ckptgrow.storage.tree import Tree
 
 CONFIG, TRAINER_STATE, GROWTH, SCALER = "config.json", "trainer_state.json", "ckptgrow.json", "scaler.pt"
 UNDERSTOOD = (CONFIG, GROWTH)
@@ -72,6 +72,7 @@ def read_beside(path: Path, kind: str, stored: Collection[str], files: Files) ->
     scaler = read_state(path / SCALER) if (path / SCALER).exists() else None
     carried = others_in(path, {*UNDERSTOOD, *files.schedulers, *stored})
     states = [read_state(path / name) for name in files.schedulers]
+    epoch = trainer_state.get("epoch")
     with at(path):
         schedulers = checked_schedulers(states)
         growth = growth_log(log)
@@ -83,7 +84,9 @@ def read_beside(path: Path, kind: str, stored: Collection[str], files: Files) ->
         config=read_json(path / CONFIG) if (path / CONFIG).exists() else None,
         schedulers=schedulers,
         scaler=scaler,
-        position=RunPosition(global_step, trainer_state.get("epoch"), data=trainer_state.get("global_step")),
+        position=RunPosition(
+            global_step, epoch if isinstance(epoch, int | float) else None, data=trainer_state.get("global_step")
+        ),
         growth=GrowthHistory(growth),
         carried=carried,
         layout=files,
@@ -138,8 +141,8 @@ def write_beside(checkpoint: Checkpoint, path: Path) -> list[Outline]:
 
 
 def named_files(
-    names: Sequence[str], default: str, states: Sequence[Mapping[str, Any]], path: Path
-) -> list[tuple[dict[str, Any], Path]]:
+    names: Sequence[str], default: str, states: Sequence[Mapping[str, Tree]], path: Path
+) -> list[tuple[dict[str, Tree], Path]]:
     """Each state of a part with its file: called as those that were read, else the only one as the Trainer calls it."""
     chosen = names if len(names) == len(states) else (default,) * len(states[:1])
     return [(dict(state), path / name) for name, state in zip(chosen, states, strict=True)]
@@ -153,25 +156,27 @@ def write_growth(checkpoint: Checkpoint, path: Path) -> None:
         write_text(path / GROWTH, text.replace(source.placeholder, source.value()) if source else text)
 
 
-def read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Tree]:
     """A state dict that torch saved; raises CheckpointError where it is none."""
     tree = archive.read(path)
     if not isinstance(tree, dict):
         raise CheckpointError(f"{path}: holds a {type(tree).__name__}, expected a state dict")
-    return cast(dict[str, Any], tree)
+    return tree
 
 
 def read_tensors(path: Path) -> dict[str, LazyTensor]:
     """A state dict of tensors alone; raises CheckpointError where it is none."""
     tree = archive.read(path)
-    if not isinstance(tree, dict) or not all(is_lazy(value) for value in tree.values()):
+    entries = tree if isinstance(tree, dict) else {}
+    tensors = {str(name): tensor for name, tensor in entries.items() if is_lazy(tensor)}
+    if not isinstance(tree, dict) or len(tensors) < len(tree):
         raise CheckpointError(f"{path}: expected a state dict, names with tensors alone")
-    return {str(name): tensor for name, tensor in tree.items()}
+    return tensors
 
 
-def _held_in(path: Path, files: Sequence[str]) -> dict[str, Any]:
+def _held_in(path: Path, files: Sequence[str]) -> dict[str, Tree]:
     """What carried archives hold, as far as it can be known without running their code."""
-    held: dict[str, Any] = {}
+    held: dict[str, Tree] = {}
     for name in files:
         if name != CODE and zipfile.is_zipfile(path / name):
             try:
@@ -181,7 +186,7 @@ def _held_in(path: Path, files: Sequence[str]) -> dict[str, Any]:
     return held
 
 
-def _trainer_state(checkpoint: Checkpoint) -> dict[str, Any]:
+def _trainer_state(checkpoint: Checkpoint) -> dict[str, Json]:
     """The least that `Trainer.train(resume_from_checkpoint=…)` needs."""
     return {
         "epoch": float(checkpoint.position.epoch or 0),

@@ -25,7 +25,7 @@ OperatorFor = Callable[[Architecture], Operator]
 Source = str | Path | Checkpoint
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Growing:
     """The checkpoint as it was, its records checked for numbers that are none where they are read; the operator; what
     the user asks besides; the schedule step to go on from; every new tensor with the old one that it comes from.
@@ -86,14 +86,26 @@ def opened(source: Path | Checkpoint, operator_for: OperatorFor, request: StateR
     request.check()
     read = read_checkpoint(source) if isinstance(source, Path) else source
     old = understood(
-        read, config=request.config, drop=request.drop, param_order=request.param_order, reset=request.reset
+        read,
+        config=request.config,
+        drop=request.drop,
+        param_order=request.param_order,
+        reset=request.reset,
+        dialect=request.dialect,
     )
     operator = operator_for(old.architecture)
     if not request.allow_nonfinite:
         states = enumerate(old.optimizers)
         old = replace(old, optimizers=tuple(_checked(one, f"{read.path}: optimizer {index}") for index, one in states))
     step = _new_step(old.checkpoint.position.global_step, request, operator.rho)
-    return Growing(old, operator, request, step, descents(old.claim, operator), Fingerprint(old.stored))
+    return Growing(
+        old=old,
+        operator=operator,
+        request=request,
+        step=step,
+        lineage=descents(old.claim, operator),
+        fingerprint=Fingerprint(old.stored),
+    )
 
 
 def _checked(state: OptimizerState, where: str) -> OptimizerState:

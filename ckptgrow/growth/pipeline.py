@@ -28,7 +28,7 @@ from ckptgrow.storage.tensors import num_elements
 from ckptgrow.version import __version__
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Grown:
     """The grown checkpoint, what its history keeps of this growth, and what the user should know of it."""
 
@@ -48,14 +48,20 @@ def grow(
     source = Path(source) if isinstance(source, str) else source
     if target is None:
         growing = opened(source, operator_for, request)
-        return _result(growing, _grown(growing), None)
+        return _result(growing, _in_trainers_terms(growing, _grown(growing)), None)
     target = Path(target)
     check_output(source if isinstance(source, Path) else source.path, target, force=request.force)
     processes().wait()  # all have looked before one writes
     growing = opened(source, operator_for, request)
-    grown = _grown(growing)
+    grown = _in_trainers_terms(growing, _grown(growing))
     write_checkpoint(grown.checkpoint, target, progress, request.max_shard_bytes, force=request.force)
     return _result(growing, grown, target)
+
+
+def _in_trainers_terms(growing: Growing, grown: _Grown) -> _Grown:
+    """What was grown, in the names and forms in which the source had it."""
+    translation = growing.old.translation
+    return grown if translation is None else replace(grown, checkpoint=translation.undone(grown.checkpoint))
 
 
 def _grown(growing: Growing) -> _Grown:
@@ -67,7 +73,7 @@ def _grown(growing: Growing) -> _Grown:
     names = {one.name: one.module_name for one in growing.lineage} if old.order == "module" else {}
     own = {one.name for one in growing.old.claim.parameters}
     return _Grown(
-        replace(
+        checkpoint=replace(
             old,
             tensors=weights.in_file,
             config=growing.operator.config,
@@ -77,10 +83,10 @@ def _grown(growing: Growing) -> _Grown:
             position=replace(old.position, global_step=growing.step),
             growth=GrowthHistory(_growth_log(growing, record), growing.fingerprint),
         ),
-        sum(num_elements(weights.in_module[one.name]) for one in growing.lineage if one.old.name in own),
-        record,
-        [*training.notes, *best_notes, *kept_notes, *first_update_notes(growing, training.optimizers)],
-        growing.request.begins_anew and any(state.state for state in training.optimizers),
+        num_parameters=sum(num_elements(weights.in_module[one.name]) for one in growing.lineage if one.old.name in own),
+        record=record,
+        notes=[*training.notes, *best_notes, *kept_notes, *first_update_notes(growing, training.optimizers)],
+        begins_anew=growing.request.begins_anew and any(state.state for state in training.optimizers),
     )
 
 
@@ -97,7 +103,7 @@ def _kept_notes(growing: Growing) -> list[str]:
         notes.append(f"left behind in {source}: {listing(old.carried.left_behind)}")
     if lost:
         notes.append(f"training state that the grown checkpoint does without: {listing(lost)}")
-    unrecorded = without_record(growing.old.optimizers, [one.name for one in growing.old.claim.parameters])
+    unrecorded = without_record(growing.old.optimizers, growing.old.trained)
     if unrecorded:
         notes.append(f"the optimizer has no record of {listing(unrecorded)}: frozen, or lost?")
     if NEW_RISE in old.growth.log:

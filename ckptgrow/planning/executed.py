@@ -17,7 +17,7 @@ NEAR = 0.01  # of a batch: of those so near to the plan's, the one with the larg
 FARTHEST = 0.05  # of a batch: beyond, a law's steps do not hold any more
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Executed:
     """Sequences, steps and the peak rate that a stage's commands name; `warmup` and `rewarm` in steps."""
 
@@ -70,14 +70,14 @@ def executed(number: int, stage: Stage, seqlen: int, warmup: int, rewarm: int) -
         raise RequestError(f"⟦rewarm {rewarm}⟧: {where} has {steps} steps, expected at most that")
     is_grown = stage.growth is not None
     return Executed(
-        micro,
-        accumulation,
-        seqlen,
-        restart,
-        steps,
-        min(warmup, restart) if is_grown else warmup,
-        rewarm if is_grown else 0,
-        float(f"{stage.learning_rate:.6g}"),
+        micro=micro,
+        accumulation=accumulation,
+        seqlen=seqlen,
+        restart_step=restart,
+        steps=steps,
+        warmup=min(warmup, restart) if is_grown else warmup,
+        rewarm=rewarm if is_grown else 0,
+        learning_rate=float(f"{stage.learning_rate:.6g}"),
     )
 
 

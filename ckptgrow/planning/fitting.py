@@ -72,9 +72,26 @@ def fit(points: Points, form: LawForm, name: str) -> Fit:
 def _law(name: str, form: LawForm, values: Sequence[float]) -> Law:
     size_scale, size_exponent, data_scale, data_exponent = values[:4]
     if form == "hoffmann":
-        return Law(name, values[4], size_scale, size_exponent, data_scale, data_exponent, "tokens")
-    batch = LAWS["kaplan"].batch_scale, LAWS["kaplan"].batch_exponent
-    return Law(name, 0.0, size_scale, size_exponent, data_scale, data_exponent, "steps", *batch)
+        return Law(
+            name=name,
+            floor=values[4],
+            size_scale=size_scale,
+            size_exponent=size_exponent,
+            data_scale=data_scale,
+            data_exponent=data_exponent,
+            measure="tokens",
+        )
+    return Law(
+        name=name,
+        floor=0.0,
+        size_scale=size_scale,
+        size_exponent=size_exponent,
+        data_scale=data_scale,
+        data_exponent=data_exponent,
+        measure="steps",
+        batch_scale=LAWS["kaplan"].batch_scale,
+        batch_exponent=LAWS["kaplan"].batch_exponent,
+    )
 
 
 def _data(points: Points, form: LawForm) -> Vector:

@@ -23,7 +23,7 @@ from ckptgrow.planning.uncertainty import Answer, Spread, spread
 MOST_WITHOUT = 0.1  # share of resamples in which a plan that can be trusted may find no point
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GrowthPoint:
     """Steps in optimizer steps, losses in nats, saving as a share of compute, its spread over resamples."""
 
@@ -64,15 +64,15 @@ def growth_point(small: Curve, large: Curve, operator: OperatorName, threshold: 
     target = int(np.argmin(np.abs(large.losses - loss)))
     saving = float((large.compute[target] - small.compute[before]) / large.compute[optimal])
     return GrowthPoint(
-        operator,
-        tau,
-        saving,
-        int(small.steps[before]),
-        int(large.steps[target]),
-        int(large.steps[optimal]),
-        float(small.steps[before] / large.steps[target]),
-        loss,
-        spread(small, large, lambda one, other, window: _answer(one, other, tau, window)),
+        operator=operator,
+        threshold=tau,
+        saving=saving,
+        step_before=int(small.steps[before]),
+        step_target=int(large.steps[target]),
+        step_optimality=int(large.steps[optimal]),
+        rho=float(small.steps[before] / large.steps[target]),
+        loss_at_growth=loss,
+        spread=spread(small, large, lambda one, other, window: _answer(one, other, tau, window)),
     )
 
 

@@ -16,7 +16,7 @@ from ckptgrow.planning.staging import Problem, StagedLosses, check_feasible, gro
 MOST_SEQUENCES = 500  # of growths; each takes some hundredths of a second
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One model: N without embeddings, losses in nats, batch in tokens, steps of that batch, compute in FLOPs."""
 
@@ -42,7 +42,7 @@ class Stage:
         return self.restart_step + self.steps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LawPlan:
     """Stages; compute in FLOPs, against one model from scratch and against stages that all have the last one's size.
 
@@ -77,7 +77,7 @@ class LawPlan:
         return replace(self, stages=tuple(replace(one, learning_rate=learning_rate(one.params)) for one in self.stages))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Target:
     """What a plan is for; without `params` the size is free, without `loss` it is the one the size is best for.
 
@@ -98,14 +98,26 @@ def law_plan(law: Law, target: Target, batch: float | None, learning_rate: Calla
     """
     loss = _target_loss(law, target)
     unit = unit_cost(law, batch, loss)
-    whole = Problem(law, loss, target.params, (), unit)
+    whole = Problem(law=law, loss=loss, size=target.params, growths=(), unit=unit)
     check_feasible(whole)
     schedule, sequence = _best(law, target, loss, unit)
     size = schedule.sizes[-1]
-    same = best_schedule(Problem(law, loss, target.params, growth_bounds([1.0] * (target.num_stages - 1)), unit))
+    same = best_schedule(
+        Problem(
+            law=law, loss=loss, size=target.params, growths=growth_bounds([1.0] * (target.num_stages - 1)), unit=unit
+        )
+    )
     known = tuple(constants(law, one, size, unit) for one in target.growths)
     stages = _stages(law, schedule, sequence, batch, learning_rate)
-    return LawPlan(law, unit, stages, known, schedule.compute, best_schedule(whole), same.compute)
+    return LawPlan(
+        law=law,
+        unit=unit,
+        stages=stages,
+        constants=known,
+        compute=schedule.compute,
+        alone=best_schedule(whole),
+        compute_same_size=same.compute,
+    )
 
 
 def _target_loss(law: Law, target: Target) -> float:
@@ -122,7 +134,9 @@ def _best(
     steps = target.num_stages - 1
     if target.any_ratio is not None:
         low, high = (math.log(one) for one in target.any_ratio)
-        return best_schedule(Problem(law, loss, target.params, ((low, high),) * steps, unit)), [None] * steps
+        return best_schedule(
+            Problem(law=law, loss=loss, size=target.params, growths=((low, high),) * steps, unit=unit)
+        ), [None] * steps
     if len(target.growths) ** steps > MOST_SEQUENCES:
         raise RequestError(
             f"⟦stages {target.num_stages}⟧: {len(target.growths)} growths at each of {steps} places are "
@@ -130,7 +144,18 @@ def _best(
             "a smaller ⟦max_factor⟧"
         )
     found: list[tuple[StagedLosses, Sequence[GrowthStep | None]]] = [
-        (best_schedule(Problem(law, loss, target.params, growth_bounds([one.ratio for one in each]), unit)), each)
+        (
+            best_schedule(
+                Problem(
+                    law=law,
+                    loss=loss,
+                    size=target.params,
+                    growths=growth_bounds([one.ratio for one in each]),
+                    unit=unit,
+                )
+            ),
+            each,
+        )
         for each in itertools.product(target.growths, repeat=steps)
     ]
     return min(found, key=lambda one: one[0].compute)
@@ -157,16 +182,16 @@ def _stages(
         rho = None if before is None or smaller is None else float(law.data(smaller, before) / law.data(size, before))
         stages.append(
             Stage(
-                size,
-                growth,
-                before,
-                loss,
-                tokens,
-                round(restart),
-                round(per_unit * float(law.data(size, loss)) - restart),
-                rho,
-                compute,
-                learning_rate(size),
+                params=size,
+                growth=growth,
+                loss_before=before,
+                loss=loss,
+                batch_tokens=tokens,
+                restart_step=round(restart),
+                steps=round(per_unit * float(law.data(size, loss)) - restart),
+                rho=rho,
+                compute=compute,
+                learning_rate=learning_rate(size),
             )
         )
     return tuple(stages)

@@ -14,7 +14,7 @@ Measure = Literal["steps", "tokens"]
 Number = Any  # float, complex, or an array of them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Law:
     """L(N, u) = E + a·N^−α + b·u^−β, in nats; u counts S_min (steps at a far larger batch than critical) or tokens.
 
@@ -87,7 +87,7 @@ class Law:
 def _kaplan(name: str, critical_size: float, size_exponent: float) -> Law:
     """(N_c/N)^α_N + (S_c/S_min)^α_S with the constants that all of Kaplan et al.'s fits share."""
     return Law(
-        name,
+        name=name,
         floor=0.0,
         size_scale=critical_size**size_exponent,
         size_exponent=size_exponent,
@@ -105,7 +105,15 @@ LAWS: Mapping[str, Law] = {
     # Its appendix A's L(N) with its L(S_min): the constants of the released code of Shen et al., arXiv 2203.06211
     "staged-training": _kaplan("staged-training", 8.8e13, 0.076),
     # Hoffmann et al., "Training Compute-Optimal Large Language Models", arXiv 2203.15556, equation 10, appendix D.3
-    "hoffmann": Law("hoffmann", 1.69, 406.4, 0.34, 410.7, 0.28, "tokens"),
+    "hoffmann": Law(
+        name="hoffmann",
+        floor=1.69,
+        size_scale=406.4,
+        size_exponent=0.34,
+        data_scale=410.7,
+        data_exponent=0.28,
+        measure="tokens",
+    ),
 }
 
 

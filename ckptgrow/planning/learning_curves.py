@@ -22,7 +22,7 @@ FEWEST = 10  # evaluations
 MANY = 0.1  # of a log's evaluations: a rule that takes more of them for spikes does not fit the log
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cleaning:
     """What of a log is in no curve: evaluations of `rows` that a rule took for spikes, that a restarted run did again,
     that were cut short by a crash, and what was logged at step 0 or before.
@@ -53,7 +53,7 @@ class Cleaning:
         return self.spikes > MANY * (self.rows - self.replaced - self.cut - self.at_zero)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Curve:
     """Steps, evaluation losses (nats) and compute C = 6·N·tokens (FLOPs); vectors of the same length."""
 
@@ -115,9 +115,11 @@ def curve_of(log: Log, num_parameters: float, tokens_per_step: float, rule: Spik
     at_zero = len(log.steps) - len(steps)
     kept = RULES[rule](losses)
     rows = len(log.steps) + log.replaced + log.cut
-    cleaning = Cleaning(rule, rows, int((~kept).sum()), log.replaced, log.cut, at_zero)
+    cleaning = Cleaning(
+        rule=rule, rows=rows, spikes=int((~kept).sum()), replaced=log.replaced, cut=log.cut, at_zero=at_zero
+    )
     compute = 6.0 * num_parameters * tokens_per_step * steps[kept]
-    return Curve(log.where, steps[kept], losses[kept], compute, cleaning)
+    return Curve(where=log.where, steps=steps[kept], losses=losses[kept], compute=compute, cleaning=cleaning)
 
 
 def _checked(log: Log) -> tuple[Vector, Vector]:

@@ -33,7 +33,7 @@ class Names:
 USUAL = Names()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Log:
     """Steps and losses of a run, vectors of the same length; how many rows a restart did again, and how many were cut
     short.
@@ -90,7 +90,7 @@ def read_log_file(path: Path, names: Names = USUAL) -> Log:
 def _log(path: Path, rows: Sequence[Row], cut: int = 0) -> Log:
     kept = surviving(rows, str(path))
     steps, losses = ([row[place] for row in kept] for place in (0, 1))
-    return Log(str(path), np.array(steps), np.array(losses), len(rows) - len(kept), cut)
+    return Log(where=str(path), steps=np.array(steps), losses=np.array(losses), replaced=len(rows) - len(kept), cut=cut)
 
 
 def _step_name(path: Path, columns: Sequence[str], names: Names) -> str:

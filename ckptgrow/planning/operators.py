@@ -39,7 +39,7 @@ class GrowthStep:
         return self.factor ** POWERS[self.operator]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Constants:
     """What a law says of a growth: slope and loss at which it saves most, steps before over after, share saved.
 
@@ -79,11 +79,11 @@ def constants(law: Law, growth: GrowthStep, large: float, unit: float | None) ->
     loss = limit + math.exp(_root(advantage, -30.0, 10.0))
     saved = compute_to(law, large, loss, unit) - compute_to(law, small, loss, unit)
     return Constants(
-        growth,
-        float(slope(law, small, loss, unit)),
-        rho_at(law, growth, large, loss),
-        loss,
-        float(saved / compute_to(law, large, law.efficient_loss(large), unit)),
+        growth=growth,
+        tau=float(slope(law, small, loss, unit)),
+        rho=rho_at(law, growth, large, loss),
+        loss=loss,
+        saving=float(saved / compute_to(law, large, law.efficient_loss(large), unit)),
     )
 
 

@@ -17,7 +17,7 @@ from ckptgrow.planning.shapes import Shape, shapes
 VERSION = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """What commands need beside the plan: prepared data, tokens a sequence, steps of re-warm-up, the rule's name, and
     the first stage's steps of warm-up out of all that it has.

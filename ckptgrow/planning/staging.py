@@ -23,7 +23,7 @@ from ckptgrow.planning.laws import Law, cost, cost_by_loss
 Vector = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Problem:
     """What is asked for: the final loss, the final size (None: whatever is best), how sizes grow, what data cost.
 

@@ -22,7 +22,7 @@ NORMAL_90 = 1.645  # standard errors on either side of 90 %
 FARTHEST = 100.0  # steps ahead that a prediction is made for, in units of those trained
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Watch:
     """Slopes are d log L / d log C; `crossed_at` is the rule's own step, `predicted` the power law's."""
 
@@ -71,13 +71,13 @@ def slope_watch(curve: Curve, threshold: float) -> Watch:
     slope, error = float(slopes[-1]), float(np.sqrt(variances[-1] * inflated_variance(residuals)))
     crossed = curve.index_where_slope_rises_past(threshold)
     return Watch(
-        int(curve.steps[-1]),
-        float(curve.losses[-1]),
-        threshold,
-        slope,
-        error,
-        None if crossed is None else int(curve.steps[crossed]),
-        None,
+        step=int(curve.steps[-1]),
+        loss=float(curve.losses[-1]),
+        threshold=threshold,
+        slope=slope,
+        slope_error=error,
+        crossed_at=None if crossed is None else int(curve.steps[crossed]),
+        predicted=None,
     )
 
 

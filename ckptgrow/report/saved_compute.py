@@ -22,7 +22,7 @@ from ckptgrow.report.run_record import RunRecord, TrainedCurve
 Vector = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Saving:
     """A share of compute, with 90 % of resamples; `is_bound` where the model from scratch never got to the loss, so
     that its compute is more than what it had.
@@ -61,7 +61,14 @@ def saving_of(record: RunRecord) -> Saving | None:
         return None
     share, flops, is_bound = _share(last.flops, last.val_losses, scratch.flops, scratch.val_losses)
     interval = None if is_bound else _interval(last, scratch)
-    return Saving(float(last.val_losses[-1]), float(last.flops[-1]), flops, share, interval, is_bound)
+    return Saving(
+        loss=float(last.val_losses[-1]),
+        staged_flops=float(last.flops[-1]),
+        scratch_flops=flops,
+        share=share,
+        interval=interval,
+        is_bound=is_bound,
+    )
 
 
 def _share(flops: Vector, losses: Vector, other_flops: Vector, other_losses: Vector) -> tuple[float, float, bool]:
@@ -86,7 +93,9 @@ def _interval(last: TrainedCurve, scratch: TrainedCurve) -> tuple[float, float] 
     if min(len(last.val_losses), len(scratch.val_losses)) < FEWEST:
         return None
     generator = np.random.default_rng(0)
-    curves = [Curve(one.name, one.flops, one.val_losses, one.flops) for one in (last, scratch)]
+    curves = [
+        Curve(where=one.name, steps=one.flops, losses=one.val_losses, compute=one.flops) for one in (last, scratch)
+    ]
     noises = [(one, *centre_and_scaled_residuals(one)) for one in curves]
     shares: list[float] = []
     for _ in range(RESAMPLES):

@@ -75,7 +75,7 @@ def run_plan(
     process holds, and a disk without room; what jobs raise otherwise.
     """
     with occupied(out):
-        work = Work(plan, data, out, Journal.read(out), devices or Devices())
+        work = Work(plan=plan, data=data, out=out, journal=Journal.read(out), devices=devices or Devices())
         _check_room(work)
         work.journal.begin(tree_of(plan, data))
         work.write_first_config()

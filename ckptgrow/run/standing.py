@@ -78,7 +78,7 @@ def opened_run(out: Path) -> Work:
     if journal.plan is None:
         raise RequestError(f"{out}: holds no run, expected the ⟦out⟧ of a `ckptgrow run`")
     plan, data = plan_in(journal.plan)
-    return Work(plan, data, out, journal)
+    return Work(plan=plan, data=data, out=out, journal=journal)
 
 
 def standing(work: Work, expected: Forecast | None = None) -> Standing:

@@ -47,7 +47,7 @@ class Listener(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Work:
     """See the module's head."""
 

@@ -63,7 +63,7 @@ class Run:
         return Run(first, last, self.source + first - self.start, self.copy) if first < last else None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Growth:
     """One space's growth; vectors have length n' (see the module's head)."""
 
@@ -75,6 +75,14 @@ class Growth:
     template: IntVector | None = None  # the old coordinate that each one copies, or begins as a copy of; or FRESH
     silencing: BoolVector | None = None  # where what writes the space silences units by its zeros; None: nowhere
     norm: float = 1.0
+    squared: FloatVector | None = None  # what squared gradients are multiplied by; None: b²
+
+    @property
+    def read_squared(self) -> FloatVector:
+        """What squared gradients are multiplied by: b², or more where copies' gradients are different parts. Shape
+        (n',).
+        """
+        return self.read**2 if self.squared is None else self.squared
 
     @property
     def num_new(self) -> int:
@@ -171,7 +179,7 @@ def runs_of(marks: BoolVector) -> list[list[int]]:
 
 def identity(size: int) -> Growth:
     """A space that does not grow: f = b = 1."""
-    return Growth(np.arange(size), np.ones(size), np.ones(size), size)
+    return Growth(source=np.arange(size), write=np.ones(size), read=np.ones(size), num_old=size)
 
 
 def copies(size: int, new_size: int) -> Growth:
@@ -184,7 +192,7 @@ def copies(size: int, new_size: int) -> Growth:
     """
     source = np.arange(new_size) % size
     counts = np.bincount(source, minlength=size)
-    return Growth(source, np.ones(new_size), 1.0 / counts[source], size)
+    return Growth(source=source, write=np.ones(new_size), read=1.0 / counts[source], num_old=size)
 
 
 def shrunken_copies(size: int, new_size: int, power: float = 1.0) -> Growth:
@@ -194,7 +202,22 @@ def shrunken_copies(size: int, new_size: int, power: float = 1.0) -> Growth:
     model multiplies by the root of the hidden size.
     """
     growth = copies(size, new_size)
-    return Growth(growth.source, growth.read**power, growth.read ** (1 - power), size)
+    return Growth(source=growth.source, write=growth.read**power, read=growth.read ** (1 - power), num_old=size)
+
+
+def serving_copies(size: int, new_size: int) -> Growth:
+    """Copies of each coordinate side by side, c of them, each serving a part of what the old one served: f = 1.
+
+    Their gradients are different parts of the old one, in the mean b = 1/c of it; squares are 1/c of the old one's
+    where the parts are uncorrelated (1/c² were they equal).
+
+    >>> serving_copies(2, 4).source.tolist(), serving_copies(2, 4).read_squared.tolist()
+    ([0, 0, 1, 1], [0.5, 0.5, 0.5, 0.5])
+    """
+    num_copies = new_size // size
+    share = np.full(new_size, 1.0 / num_copies)
+    source = np.repeat(np.arange(size), num_copies)
+    return Growth(source=source, write=np.ones(new_size), read=share, num_old=size, squared=share)
 
 
 def padded(size: int, new_size: int, filling: Filling = Filling(), *, norm: float = 1.0, scale: float = 1.0) -> Growth:
@@ -209,7 +232,15 @@ def padded(size: int, new_size: int, filling: Filling = Filling(), *, norm: floa
     source, template = np.full(new_size, FRESH), np.full(new_size, FRESH)
     source[:size] = np.arange(size)
     template[: 2 * size] = (np.arange(new_size) % size)[: 2 * size]
-    return Growth(source, np.full(new_size, scale), np.full(new_size, 1 / scale), size, filling, template, norm=norm)
+    return Growth(
+        source=source,
+        write=np.full(new_size, scale),
+        read=np.full(new_size, 1 / scale),
+        num_old=size,
+        filling=filling,
+        template=template,
+        norm=norm,
+    )
 
 
 def product(factors: Sequence[Growth]) -> Growth:
@@ -217,12 +248,13 @@ def product(factors: Sequence[Growth]) -> Growth:
     result = factors[0]
     for inner in factors[1:]:
         result = Growth(
-            _pairs(result.source, inner.source, inner.num_old),
-            np.outer(result.write, inner.write).ravel(),
-            np.outer(result.read, inner.read).ravel(),
-            result.num_old * inner.num_old,
+            source=_pairs(result.source, inner.source, inner.num_old),
+            write=np.outer(result.write, inner.write).ravel(),
+            read=np.outer(result.read, inner.read).ravel(),
+            num_old=result.num_old * inner.num_old,
             template=_pairs(result.begins_as, inner.begins_as, inner.num_old),
             silencing=np.logical_or.outer(_silencing(result), _silencing(inner)).ravel(),
+            squared=np.outer(result.read_squared, inner.read_squared).ravel(),
             **_of_the_fresh([result, inner]),
         )
     return result
@@ -237,12 +269,13 @@ def concatenation(parts: Sequence[Growth]) -> Growth:
         return np.concatenate([np.where(vector == FRESH, FRESH, vector + offset) for vector, offset in pairs])
 
     return Growth(
-        moved([part.source for part in parts]),
-        np.concatenate([part.write for part in parts]),
-        np.concatenate([part.read for part in parts]),
-        int(offsets[-1]),
+        source=moved([part.source for part in parts]),
+        write=np.concatenate([part.write for part in parts]),
+        read=np.concatenate([part.read for part in parts]),
+        num_old=int(offsets[-1]),
         template=moved([part.begins_as for part in parts]),
         silencing=np.concatenate([_silencing(part) for part in parts]),
+        squared=np.concatenate([part.read_squared for part in parts]),
         **_of_the_fresh(parts),
     )
 

@@ -32,7 +32,7 @@ OWN_CLASSES: Mapping[Head, tuple[str, ...]] = {  # how transformers ends the nam
 COUNTERS = ("n_averaged",)  # torch's AveragedModel counts in it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Claimed:
     """One tensor and what the table says of it."""
 
@@ -110,7 +110,7 @@ def _block(pattern: str, stacks: Collection[str]) -> str:
     return next((stack for stack in stacks if pattern.startswith(stack)), pattern.rpartition(".")[0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Entry:
     pattern: str
     layout: str
@@ -172,12 +172,12 @@ def _entries(architecture: Architecture) -> list[_Entry]:
     ]
     return [
         _Entry(
-            name,
-            layout,
-            layout == "fixed",
-            name_regex(spelling, family.base_prefix),
-            _layers_with(architecture, name, layers),
-            family.base_prefix,
+            pattern=name,
+            layout=layout,
+            is_buffer=layout == "fixed",
+            regex=name_regex(spelling, family.base_prefix),
+            layers=_layers_with(architecture, name, layers),
+            base_prefix=family.base_prefix,
         )
         for name, layout, layers in parameters + others + buffers
         for spelling in _spellings(name, family)
@@ -216,15 +216,15 @@ def _match(name: str, bare: str, entries: Sequence[_Entry]) -> Claimed | None:
         if layer is not None and int(layer) not in entry.layers:
             continue
         return Claimed(
-            name,
-            bare,
-            name if layer is None else with_part(name, bare, match.start("layer"), "{layer}"),
-            entry.pattern,
-            None if layer is None else int(layer),
-            match["prefix"],
-            parse(entry.layout),
-            entry.is_buffer,
-            entry.pattern if match["base"] else entry.pattern.removeprefix(entry.base_prefix),
+            name=name,
+            bare=bare,
+            template=name if layer is None else with_part(name, bare, match.start("layer"), "{layer}"),
+            pattern=entry.pattern,
+            layer=None if layer is None else int(layer),
+            prefix=match["prefix"],
+            layout=parse(entry.layout),
+            is_buffer=entry.is_buffer,
+            inner=entry.pattern if match["base"] else entry.pattern.removeprefix(entry.base_prefix),
         )
     return None
 
@@ -270,6 +270,16 @@ def _check_once(claimed: Sequence[Claimed]) -> None:
                 f"{other} and {one.name} name one parameter, expected one of them; leave out the one that is "
                 "not meant with ⟦drop NAME⟧"
             )
+
+
+def expected_shapes(architecture: Architecture) -> dict[str, Shape]:
+    """The shapes of a model's parameters by the table's names, `{layer}` left open."""
+    spaces = {space: identity(size) for space, size in architecture.sizes.items()}
+    return {
+        one.name: tuple(axis.growth(spaces).num_old for axis in parse(one.layout).axes)
+        for one in architecture.family.parameters
+        if architecture.holds(one.when)
+    }
 
 
 def _check_shapes(architecture: Architecture, claimed: Sequence[Claimed], shapes: Mapping[str, Shape]) -> None:

@@ -100,4 +100,14 @@ def _claimed(name: str, bare: str, match: re.Match[str], part: Parameter) -> Cla
     template = with_part(name, bare, match.start("layer"), "{layer}")
     pattern = part.name.replace("{expert}", match["expert"])
     layer, layout = int(match["layer"]), parse(part.layout)
-    return Claimed(name, bare, template, pattern, layer, match["prefix"], layout, False, pattern)
+    return Claimed(
+        name=name,
+        bare=bare,
+        template=template,
+        pattern=pattern,
+        layer=layer,
+        prefix=match["prefix"],
+        layout=layout,
+        is_buffer=False,
+        inner=pattern,
+    )

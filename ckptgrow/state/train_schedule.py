@@ -18,7 +18,7 @@ NEW_RISE = "rewarm_new"  # its place beside the record of growths
 DECAY_SHARE = 0.2  # of the steps: the last phase of warm-up, stable, decay (Hu et al., arXiv 2404.06395)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Schedule:
     """factor(step): linear warm-up from 0 over `warmup` steps, then the kind's course to 0 at `total`.
 

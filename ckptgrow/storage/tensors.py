@@ -91,7 +91,7 @@ def bytes_of(tensor: torch.Tensor) -> memoryview:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stored:
     """A tensor that lies in a file: `offset` in bytes from the file's start, `stride` in elements."""
 

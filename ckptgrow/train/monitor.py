@@ -18,7 +18,7 @@ from ckptgrow.train.stopwatch import Stopwatch
 LARGEST_EXPONENT = 80.0  # of a perplexity: beyond, a float in a CSV serves nobody
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Progress:
     """A run after a step; losses in nats, None before the first is known."""
 
@@ -85,7 +85,16 @@ class Monitor(lightning.Callback):
             total = int(trainer.max_steps)
             is_logged = step % self.every == 0 or step == total
             self.report(
-                Progress(step, total, module.tokens_seen, self.lr, self.loss, self.val_loss, self._speed, is_logged)
+                Progress(
+                    step=step,
+                    total=total,
+                    tokens=module.tokens_seen,
+                    lr=self.lr,
+                    loss=self.loss,
+                    val_loss=self.val_loss,
+                    tokens_per_second=self._speed,
+                    is_logged=is_logged,
+                )
             )
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -26,7 +26,7 @@ BATCHES = "epoch_loop.batch_progress"
 CLOCK = ("last_epoch", "_step_count")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Resumed:
     """A checkpoint's parts that a run needs before Lightning loads the rest.
 

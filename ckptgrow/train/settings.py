@@ -43,7 +43,7 @@ CARRIED = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """All of it; sizes in sequences and tokens, lengths in optimizer steps. Defaults are the staged-training script's
     where they still make sense.
@@ -107,7 +107,13 @@ class TrainSettings:
     def schedule_after(self, rewarm: Mapping[str, Any] | None) -> Schedule:
         """The learning rate's course; `rewarm` is the `start` and `steps` of a rise, as grown checkpoints record it."""
         rise = rewarm or {"start": 0, "steps": 0}
-        return Schedule(self.schedule, self.warmup_steps, self.train_steps, int(rise["start"]), int(rise["steps"]))
+        return Schedule(
+            kind=self.schedule,
+            warmup=self.warmup_steps,
+            total=self.train_steps,
+            rewarm_start=int(rise["start"]),
+            rewarm_steps=int(rise["steps"]),
+        )
 
     def carried(self) -> dict[str, Any]:
         """The part that goes into checkpoints, as plain values."""

@@ -64,7 +64,7 @@ def seen(steps: list[int], losses: list[float], threshold: float) -> Watch | Non
     """What evaluations say of a growth at τ; None where they are too few to say anything."""
     if len(steps) < FEWEST or min(steps) < 1:
         return None
-    log = Log("validation", np.array(steps, dtype=np.float64), np.array(losses, dtype=np.float64))
+    log = Log(where="validation", steps=np.array(steps, dtype=np.float64), losses=np.array(losses, dtype=np.float64))
     curve = curve_of(log, 1.0, 1.0)  # slopes are the same in any unit of compute
     return slope_watch(curve, threshold) if len(curve.steps) >= FEWEST else None
 

@@ -17,7 +17,7 @@ from ckptgrow.errors import DataError
 DTYPES = ("uint16", "uint32")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenFiles:
     """A directory that `ckptgrow data` wrote. `sha256` and `num_tokens` have one entry a split; `tokenizer` is a name
     or an absolute directory.
@@ -40,12 +40,12 @@ class TokenFiles:
         try:
             meta = json.loads(path.read_text(encoding="utf-8"))
             found = cls(
-                directory,
-                int(meta["vocab_size"]),
-                str(meta["dtype"]),
-                {str(split): int(num) for split, num in meta["num_tokens"].items()},
-                {str(split): str(digest) for split, digest in meta["sha256"].items()},
-                _tokenizer(directory, meta.get("tokenizer")),
+                directory=directory,
+                vocab_size=int(meta["vocab_size"]),
+                dtype=str(meta["dtype"]),
+                num_tokens={str(split): int(num) for split, num in meta["num_tokens"].items()},
+                sha256={str(split): str(digest) for split, digest in meta["sha256"].items()},
+                tokenizer=_tokenizer(directory, meta.get("tokenizer")),
             )
         except OSError as error:
             raise DataError(f"{directory}: has no meta.json, expected what `ckptgrow data` writes") from error

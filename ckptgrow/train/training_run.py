@@ -38,7 +38,7 @@ from ckptgrow.train.trainer import CHECKPOINTS, Training
 OPTIMIZER_OPTIONS = {"weight_decay": "⟦weight_decay⟧", "betas": "⟦adam_beta1⟧, ⟦adam_beta2⟧", "eps": "⟦adam_epsilon⟧"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trained:
     """Where a run ended; losses in nats. `lr` is the peak learning rate, `last_lr` that of the last step;
     `interrupted_by` is the signal that ended the run, None where nothing did; `slope_reached` the step at which its
@@ -103,16 +103,16 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Callable[[str]
     interrupted_by = training.fit()
     monitor = training.monitor
     return Trained(
-        settings.out,
-        training.checkpoints.last,
-        training.trainer.global_step,
-        module.tokens_seen,
-        monitor.loss,
-        monitor.val_loss,
-        lr,
-        monitor.lr,
-        interrupted_by,
-        training.slope_stop.reached,
+        out=settings.out,
+        checkpoint=training.checkpoints.last,
+        global_step=training.trainer.global_step,
+        tokens_seen=module.tokens_seen,
+        loss=monitor.loss,
+        val_loss=monitor.val_loss,
+        lr=lr,
+        last_lr=monitor.lr,
+        interrupted_by=interrupted_by,
+        slope_reached=training.slope_stop.reached,
     )
 
 

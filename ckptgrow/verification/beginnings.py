@@ -43,7 +43,7 @@ LIKE = 0.5  # relative, of the root mean squares of drawn entries and of a tenso
 SCATTER = 3.0  # standard deviations, in units of 1/√draws
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Begun:
     """One grown parameter with new entries: its numbers, the old ones where each coordinate begins, and the kind that
     each entry is to be, as a place in `ORDER`; old entries are beyond it.
@@ -90,7 +90,15 @@ def _begun(pair: Pair, name: str, link: Link, recipe: str | None, factor: float)
     if link.grown.layout.kind == "bias":
         kinds = torch.where(kinds == ORDER.index("drawn"), ORDER.index("zero"), kinds)
     dtype = pair.grown.checkpoint.tensors[name].dtype
-    return _Begun(name, found, old, kinds.expand_as(found), mean_axis, rounding(dtype), smallest(dtype))
+    return _Begun(
+        name=name,
+        found=found,
+        old=old,
+        kinds=kinds.expand_as(found),
+        mean_axis=mean_axis,
+        unit=rounding(dtype),
+        least=smallest(dtype),
+    )
 
 
 def _places(axis: Axis, growth: Growth, recipe: str | None) -> npt.NDArray[np.int64]:

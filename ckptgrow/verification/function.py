@@ -51,14 +51,18 @@ def compared(
         own = _difference(reference, small) / scale if scale > 0 else 0.0
         tolerance = max(OWN_ERRORS * own, rounding(dtype))
         how = f"by the small model's own error in {_name(dtype)}, {own:.1e} of the largest logit"
-        return Function(worst, relative, tolerance, relative <= tolerance, how)
+        return Function(
+            max_abs_logit_diff=worst, relative=relative, tolerance=tolerance, passed=relative <= tolerance, judged=how
+        )
     tolerance, how = TOLERANCES[dtype], f"by a few hundred roundings of {_name(dtype)}"
     if relative > tolerance and _can_round(pair, weights, relative):
         stored = _stored_rounding(pair, weights, dtype)
         response = _response(models[1], samples[:1], grown[:1], stored) / scale
         tolerance = max(tolerance, min(RESPONSES * response, _bearable(stored)))
         how = f"by the grown model's response to rounding its weights, {response:.1e} of the largest logit"
-    return Function(worst, relative, tolerance, relative <= tolerance, how)
+    return Function(
+        max_abs_logit_diff=worst, relative=relative, tolerance=tolerance, passed=relative <= tolerance, judged=how
+    )
 
 
 def _difference(expected: Logits, found: Logits) -> float:
@@ -68,7 +72,7 @@ def _difference(expected: Logits, found: Logits) -> float:
 def _can_round(pair: Pair, weights: Mapping[str, WeightScale], relative: float) -> bool:
     """Whether rounding can be the cause: all weights are the small one's, and what comes out are numbers."""
     same = all(scale.roundings <= 1 for scale in weights.values())
-    return same and math.isfinite(relative) and all(layer.kind != "copy" for layer in pair.layers)
+    return same and math.isfinite(relative) and not pair.changes
 
 
 def _stored_rounding(pair: Pair, weights: Mapping[str, WeightScale], dtype: torch.dtype) -> float:

@@ -54,8 +54,16 @@ def moment_errors(pair: Pair, gradients: Mapping[str, GradientScale], scales: Sc
                 if old != new:
                     problems.append(f"the state of {name} holds {_keys(new)}, expected {_keys(old)}")
                 continue
-            options = old_groups[link.small.name].options, new_groups[name].options
-            case = _Case(name, link, gradients.get(name), scales.of(name), *options, limit, pair)
+            case = _Case(
+                name=name,
+                link=link,
+                gradient=gradients.get(name),
+                scales=scales.of(name),
+                old=old_groups[link.small.name].options,
+                new=new_groups[name].options,
+                limit=limit,
+                pair=pair,
+            )
             dtypes |= {value.dtype for value in old.values() if is_lazy(value) and value.shape}
             problems += _number_problems(case, old, new)
             problems += _dtype_problems(case, old, new)
@@ -69,7 +77,7 @@ def moment_errors(pair: Pair, gradients: Mapping[str, GradientScale], scales: Sc
     return MomentErrors({key: error * tolerance for key, error in errors.items()}, problems, tolerance)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Case:
     """One parameter, and what its records are judged by."""
 
@@ -137,7 +145,8 @@ def _expected(case: _Case, old: torch.Tensor, power: int) -> torch.Tensor:
     small, scale = case.link.without_anew(case.link.spread(old)), case.gradient
     if power == 0 or scale is None or case.are_unscaled:
         return small
-    return scale.at(case.link) ** power * small
+    expected = scale.at(case.link) ** power * small
+    return case.link.squares(expected) if power == 2 else expected
 
 
 def _is_young(case: _Case, found: torch.Tensor, power: int, dtype: torch.dtype) -> bool:

@@ -44,7 +44,7 @@ FACTORS = (("row_var", "col_var"), ("exp_avg_sq_row", "exp_avg_sq_col"))
 KEPT_AXES = ("row_var",)  # torch's factors keep the averaged axis, whatever their other sizes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """The measured scales of one parameter (see the module's head); None where its weight or gradient is zero."""
 
@@ -62,7 +62,7 @@ class Measured:
         return None if self.weight is None or not self.gradient else self.weight / self.gradient
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class StepRule:
     """One optimizer's rule, by its name; `powers` differ from the common ones; `updates` are averages of updates."""
 
@@ -136,26 +136,26 @@ def _adam(groups: Any) -> torch.optim.Optimizer:
 ROUNDED = 1e-6  # where the size of stored weights enters
 
 RULES: tuple[StepRule, ...] = (
-    StepRule("NAdam", torch.optim.NAdam, _coupled),
-    StepRule("Adam", _adam, _without_size),
-    StepRule("AdamW", _adam, _without_size),
-    StepRule("AdamW of transformers", _adam, _without_size),
-    StepRule("DeepSpeedCPUAdam", _adam, _without_size),
-    StepRule("RAdam", torch.optim.RAdam, _coupled),
-    StepRule("Adamax", torch.optim.Adamax, _coupled),
-    StepRule("LAMB", None, None),
-    StepRule("FusedAdam", None, None),
-    StepRule("an optimizer with Adam's averages", None, None),
-    StepRule("Lion", Lion, _without_size),
-    StepRule("Adagrad", torch.optim.Adagrad, _coupled),
-    StepRule("RMSprop", torch.optim.RMSprop, _coupled, powers={"momentum_buffer": 0}),
-    StepRule("Muon", torch.optim.Muon, _of_matrices, step_rounding=2e-3),
-    StepRule("SGD", torch.optim.SGD, _of_gradients),
-    StepRule("Adafactor", torch.optim.Adafactor, _of_weights, tolerance=ROUNDED),
+    StepRule(name="NAdam", build=torch.optim.NAdam, ratios=_coupled),
+    StepRule(name="Adam", build=_adam, ratios=_without_size),
+    StepRule(name="AdamW", build=_adam, ratios=_without_size),
+    StepRule(name="AdamW of transformers", build=_adam, ratios=_without_size),
+    StepRule(name="DeepSpeedCPUAdam", build=_adam, ratios=_without_size),
+    StepRule(name="RAdam", build=torch.optim.RAdam, ratios=_coupled),
+    StepRule(name="Adamax", build=torch.optim.Adamax, ratios=_coupled),
+    StepRule(name="LAMB", build=None, ratios=None),
+    StepRule(name="FusedAdam", build=None, ratios=None),
+    StepRule(name="an optimizer with Adam's averages", build=None, ratios=None),
+    StepRule(name="Lion", build=Lion, ratios=_without_size),
+    StepRule(name="Adagrad", build=torch.optim.Adagrad, ratios=_coupled),
+    StepRule(name="RMSprop", build=torch.optim.RMSprop, ratios=_coupled, powers={"momentum_buffer": 0}),
+    StepRule(name="Muon", build=torch.optim.Muon, ratios=_of_matrices, step_rounding=2e-3),
+    StepRule(name="SGD", build=torch.optim.SGD, ratios=_of_gradients),
+    StepRule(name="Adafactor", build=torch.optim.Adafactor, ratios=_of_weights, tolerance=ROUNDED),
     StepRule(
-        "Adafactor of transformers",
-        AdafactorOfTransformers,
-        _of_weights_or_not,
+        name="Adafactor of transformers",
+        build=AdafactorOfTransformers,
+        ratios=_of_weights_or_not,
         updates=("exp_avg",),
         tolerance=ROUNDED,
     ),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Structure:
     """Names, shapes, dtypes, clocks, learning rates, and each weight up to a factor."""
 
@@ -21,7 +21,7 @@ class Structure:
     has_wrong_weights: bool = False  # an entry of some weight is further off than storing it rounds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Function:
     """Logits of both models on the same tokens."""
 
@@ -32,7 +32,7 @@ class Function:
     judged: str = ""  # how the tolerance was found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Moments:
     """Stored moments and steps against what the gradients' algebra, measured by autograd, demands."""
 
@@ -47,7 +47,7 @@ class Moments:
     problems: list[str] = field(default_factory=list[str])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trajectory:
     """Losses of real optimizer steps in both models."""
 
@@ -71,7 +71,7 @@ class Asymmetry:
     trapped: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VerifyReport:
     """All of it; `sentences` say in words what a user should know."""
 

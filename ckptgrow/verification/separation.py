@@ -31,7 +31,7 @@ LIKE = 0.1  # relative, of the strength of drawn terms over a whole model
 SCATTER = 3.0  # standard deviations, in units of 1/√draws, of the strength of few
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Shares:
     """How one weight is shared out among the copies that it reads.
 
@@ -126,7 +126,14 @@ def _shares(pair: Pair, link: Link, factor: float, unit: float) -> _Shares:
     own = math.sqrt(power(small) / small.numel())
     strength = {kind: math.sqrt(one / num_entries) / own for kind, one in squares.items()}
     kind = next((kind for kind, is_so in fits.items() if is_so), "other")
-    return _Shares(kind, strength, spread / 2, ROUNDINGS * (unit + OF_SUMS), num_entries, _can_be_diagonal(link))
+    return _Shares(
+        kind=kind,
+        strength=strength,
+        spread=spread / 2,
+        uncertainty=ROUNDINGS * (unit + OF_SUMS),
+        num_entries=num_entries,
+        can_be_diagonal=_can_be_diagonal(link),
+    )
 
 
 def _parts(link: Link, whole: torch.Tensor, grown: torch.Tensor) -> Iterator[tuple[slice, Part]]:

@@ -277,7 +277,9 @@ def test_a_directory_of_local_states_alone_says_what_to_save(
     ],
 )
 def test_blocks_must_cover_a_tensor_once(blocks: list[Any], covers: bool) -> None:
-    pieces = [Piece(start, shape, torch.float32, Path(), 0, 0) for start, shape in blocks]
+    pieces = [
+        Piece(start=start, shape=shape, dtype=torch.float32, path=Path(), offset=0, length=0) for start, shape in blocks
+    ]
     assert _cover(pieces, (4, 3)) is covers
 
 

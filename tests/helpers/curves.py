@@ -22,7 +22,7 @@ def power_law(floor: float, scale: float, steps: Vector) -> Vector:
 
 def made(floor: float, scale: float, params: float, every: float = 50.0, until: float = 20_000.0) -> Curve:
     steps = np.arange(every, until, every)
-    return Curve("made", steps, power_law(floor, scale, steps), 6 * params * TOKENS * steps)
+    return Curve(where="made", steps=steps, losses=power_law(floor, scale, steps), compute=6 * params * TOKENS * steps)
 
 
 def noisy(curve: Curve, sigma: float, generator: np.random.Generator, correlation: float = 0.3) -> Curve:

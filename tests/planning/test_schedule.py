@@ -22,7 +22,7 @@ def problem(law: Law, num: int, *, size: float | None = LARGE, batch: float | No
     loss = float(law.efficient_loss(LARGE))
     if law.measure == "tokens":
         batch = batch or 5e5
-    return Problem(law, loss, size, (ANY,) * (num - 1), unit_cost(law, batch, loss))
+    return Problem(law=law, loss=loss, size=size, growths=(ANY,) * (num - 1), unit=unit_cost(law, batch, loss))
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
@@ -78,7 +78,7 @@ def test_two_stages_are_no_worse_than_any_on_a_grid(law: Law, batch: float | Non
 
 def test_three_stages_of_fixed_growths_are_no_worse_than_any_on_a_grid() -> None:
     law, loss = LAWS["kaplan"], float(LAWS["kaplan"].efficient_loss(LARGE))
-    asked = Problem(law, loss, LARGE, growth_bounds([4, 2]), None)
+    asked = Problem(law=law, loss=loss, size=LARGE, growths=growth_bounds([4, 2]), unit=None)
     sizes = np.log([LARGE / 8, LARGE / 2, LARGE])
     limits = law.limit(np.exp(sizes))
     first, second = (np.maximum(one, loss) + np.geomspace(1e-3, 1.5, 150) for one in limits[:2])
@@ -105,23 +105,30 @@ def test_a_free_size_is_no_worse_than_any_on_a_grid() -> None:
 
 def test_bounds_of_growth_hold() -> None:
     law, loss = LAWS["kaplan"], 2.9
-    found = best_schedule(Problem(law, loss, None, ((0.0, math.log(2)),) * 2, None))
+    found = best_schedule(Problem(law=law, loss=loss, size=None, growths=((0.0, math.log(2)),) * 2, unit=None))
     assert all(np.array(found.sizes[1:]) / found.sizes[:-1] <= 2 + 1e-9)
 
 
 def test_more_stages_never_cost_more_and_one_size_saves_nothing_at_a_fixed_batch() -> None:
     computes = [best_schedule(problem(LAWS["kaplan"], num, batch=5e5)).compute for num in (1, 2, 3)]
     assert computes[0] > computes[1] > computes[2]
-    plan = law_plan(LAWS["kaplan"], Target(LARGE, None, 3, growths(("width",), 2)), 5e5, lambda _: 1e-3)
+    plan = law_plan(
+        LAWS["kaplan"],
+        Target(params=LARGE, loss=None, num_stages=3, growths=growths(("width",), 2)),
+        5e5,
+        lambda _: 1e-3,
+    )
     assert plan.saving_of_batches == pytest.approx(0, abs=1e-9) and plan.saving > 0.1
 
 
 def test_the_plans_operators_are_the_best_of_all_sequences() -> None:
     law, choices = LAWS["kaplan"], growths(("width", "depth", "both"), 2)
-    plan = law_plan(law, Target(LARGE, None, 3, choices), None, lambda _: 1e-3)
+    plan = law_plan(law, Target(params=LARGE, loss=None, num_stages=3, growths=choices), None, lambda _: 1e-3)
     loss = plan.stages[-1].loss
     every = [
-        best_schedule(Problem(law, loss, LARGE, growth_bounds([one.ratio, other.ratio]), None)).compute
+        best_schedule(
+            Problem(law=law, loss=loss, size=LARGE, growths=growth_bounds([one.ratio, other.ratio]), unit=None)
+        ).compute
         for one in choices
         for other in choices
     ]
@@ -131,7 +138,12 @@ def test_the_plans_operators_are_the_best_of_all_sequences() -> None:
 
 def test_steps_and_batches_add_up_to_the_compute() -> None:
     for batch in (None, 1e6):
-        plan = law_plan(LAWS["kaplan"], Target(LARGE, None, 2, growths(("width",), 2)), batch, lambda _: 1e-3)
+        plan = law_plan(
+            LAWS["kaplan"],
+            Target(params=LARGE, loss=None, num_stages=2, growths=growths(("width",), 2)),
+            batch,
+            lambda _: 1e-3,
+        )
         for stage in plan.stages:
             assert 6 * stage.params * stage.batch_tokens * stage.steps == pytest.approx(stage.compute, rel=1e-4)
         first, second = plan.stages
@@ -145,4 +157,9 @@ def test_steps_and_batches_add_up_to_the_compute() -> None:
 )
 def test_targets_out_of_reach_are_named(name: str, size: float | None, loss: float, words: str) -> None:
     with pytest.raises(RequestError, match=words):
-        law_plan(LAWS[name], Target(size, loss, 2, growths(("width",), 2)), 5e5, lambda _: 1e-3)
+        law_plan(
+            LAWS[name],
+            Target(params=size, loss=loss, num_stages=2, growths=growths(("width",), 2)),
+            5e5,
+            lambda _: 1e-3,
+        )

@@ -88,7 +88,7 @@ def test_schedules_are_those_of_transformers() -> None:
     for kind, maker in makers.items():
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
         reference = maker(optimizer, 10, 100)
-        ours = Schedule(kind, 10, 100)  # type: ignore[arg-type]
+        ours = Schedule(kind=kind, warmup=10, total=100)  # type: ignore[arg-type]
         for step in range(100):
             if step >= 10:  # theirs starts at 0, ours at 1/10: the first step is not lost
                 assert ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
@@ -97,9 +97,9 @@ def test_schedules_are_those_of_transformers() -> None:
 
 
 def test_a_schedule_rises_again_from_where_it_restarts() -> None:
-    schedule = Schedule("constant", 0, 100, rewarm_start=40, rewarm_steps=4)
+    schedule = Schedule(kind="constant", warmup=0, total=100, rewarm_start=40, rewarm_steps=4)
     assert [schedule(step) for step in (39, 40, 41, 42, 43, 44)] == [1.0, 0.25, 0.5, 0.75, 1.0, 1.0]
-    assert Schedule("wsd", 0, 100)(79) == 1.0 and Schedule("wsd", 0, 100)(90) == 0.5
+    assert Schedule(kind="wsd", warmup=0, total=100)(79) == 1.0 and Schedule(kind="wsd", warmup=0, total=100)(90) == 0.5
 
 
 def test_the_learning_rate_by_size_is_the_scripts() -> None:

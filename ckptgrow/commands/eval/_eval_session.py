@@ -50,7 +50,7 @@ class Choices:
         return settings if self.bootstrap_iters is None else replace(settings, bootstrap_iters=self.bootstrap_iters)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Session:
     """One command at work: its processes, options and screen."""
 
@@ -145,7 +145,9 @@ def session(choices: Choices, as_json: bool, *checkpoints: Path) -> Generator[Se
     for checkpoint in checkpoints:
         check_samples(choices.samples, checkpoint, force=choices.force)
     with launched(choices.device) as processes:
-        yield Session(processes, choices, settings, Screen(as_json), time.monotonic())
+        yield Session(
+            processes=processes, choices=choices, settings=settings, screen=Screen(as_json), begun=time.monotonic()
+        )
 
 
 def metric_name(key: str) -> str:

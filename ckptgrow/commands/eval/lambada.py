@@ -84,4 +84,4 @@ def _passages(work: Session, data: Path | None) -> Documents:
         return passages(data)
     task = work.load("lambada_openai", {}).tasks["lambada_openai"]
     texts = tuple(Text(number, text) for number, text in enumerate(task.eval_docs["text"], start=1))
-    return Documents("lambada_openai", "text", texts)
+    return Documents(where="lambada_openai", field="text", texts=texts)

@@ -105,7 +105,9 @@ def law(
         from ckptgrow.train.warmup import default_warmup
 
         warmup = default_warmup if warmup_steps is None else lambda _: warmup_steps
-        written = plan_file(out, found, RunSettings(data, seqlen, rewarm, rule, warmup))
+        written = plan_file(
+            out, found, RunSettings(data=data, seqlen=seqlen, rewarm=rewarm, lr_rule=rule, warmup=warmup)
+        )
         screen.say(f"plan: {written[0]}, with the first model's config in {written[1]}")
     screen.result({**as_tree(found), "lr_rule": rule, "out": None if out is None else str(out)})
 
@@ -121,14 +123,25 @@ def _target(params: float | None, loss: float | None, stages: int, operators: st
         largest = LARGEST_RATIO if max_factor is None else max_factor
         if not 1 < largest < math.inf:
             raise RequestError(f"--max-factor {largest:g}: expected a number above 1")
-        return Target(params, loss, stages, growths(("depth", "width", "both"), 2), (1.0, largest))
+        return Target(
+            params=params,
+            loss=loss,
+            num_stages=stages,
+            growths=growths(("depth", "width", "both"), 2),
+            any_ratio=(1.0, largest),
+        )
     names = chosen_by_commas("--operators", operators, (*words_of(OperatorName), ANY))
     largest = LARGEST_FACTOR if max_factor is None else max_factor
     if not names or ANY in names:
         raise RequestError(f"--operators {operators}: expected width, depth and both by commas, or any alone")
     if not 2 <= largest < math.inf:
         raise RequestError(f"--max-factor {largest:g}: expected at least 2; operators have whole factors")
-    return Target(params, loss, stages, growths(cast("tuple[OperatorName, ...]", names), int(largest)))
+    return Target(
+        params=params,
+        loss=loss,
+        num_stages=stages,
+        growths=growths(cast("tuple[OperatorName, ...]", names), int(largest)),
+    )
 
 
 def _batch(value: str | None, law: Law) -> float | None:

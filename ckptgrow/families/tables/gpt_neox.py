@@ -10,13 +10,13 @@ FAMILY = Family(
     base_prefix="gpt_neox.",
     num_layers="num_hidden_layers",
     sizes={
-        "vocab": Size("vocab_size"),
-        "residual": Size("hidden_size"),
+        "vocab": Size(config="vocab_size"),
+        "residual": Size(config="hidden_size"),
         "normed": Size(same="residual"),
         "final": Size(same="residual"),
-        "heads": Size("num_attention_heads"),
+        "heads": Size(config="num_attention_heads"),
         "head": Size(ratio=("residual", "heads")),
-        "ffn": Size("intermediate_size"),
+        "ffn": Size(config="intermediate_size"),
     },
     parameters=(
         Parameter("gpt_neox.embed_in.weight", "vocab -> residual"),

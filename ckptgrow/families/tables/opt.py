@@ -17,16 +17,16 @@ FAMILY = Family(
     base_prefix="model.",
     num_layers="num_hidden_layers",
     sizes={
-        "vocab": Size("vocab_size"),
-        "position": Size("max_position_embeddings"),
-        "residual": Size("hidden_size"),
+        "vocab": Size(config="vocab_size"),
+        "position": Size(config="max_position_embeddings"),
+        "residual": Size(config="hidden_size"),
         "normed": Size(same="residual"),
         "final": Size(same="residual"),
-        "embedded": Size("word_embed_proj_dim", same="residual"),
+        "embedded": Size(config="word_embed_proj_dim", same="residual"),
         "projected": Size(same="embedded"),
-        "heads": Size("num_attention_heads"),
+        "heads": Size(config="num_attention_heads"),
         "head": Size(ratio=("residual", "heads")),
-        "ffn": Size("ffn_dim"),
+        "ffn": Size(config="ffn_dim"),
     },
     parameters=(
         Parameter("model.decoder.embed_tokens.weight", "vocab -> residual", when=UNPROJECTED),
@@ -83,7 +83,7 @@ FAMILY = Family(
                 "it normalises after each block; ⟦new copy⟧ stacks layers, which changes the function",
                 when="not do_layer_norm_before",
             )
-            for new in ("zero-output", "zero-norm")
+            for new in ("zero-output", "zero-norm", "ode")
         ),
     ),
 )

@@ -27,9 +27,9 @@ FAMILY = Family(
     num_layers="num_hidden_layers",
     sizes={
         **SIZES,
-        "ffn": Size("moe_intermediate_size"),
-        "dense_ffn": Size("intermediate_size"),
-        "experts": Size("num_local_experts"),
+        "ffn": Size(config="moe_intermediate_size"),
+        "dense_ffn": Size(config="intermediate_size"),
+        "experts": Size(config="num_local_experts"),
     },
     parameters=(
         EMBEDDING,

@@ -54,7 +54,7 @@ DECAY_POWERS: Mapping[DecayRule, float] = {"trajectory": 1.0, "sqrt": 0.5, "keep
 SAME = 1e-6  # of root mean squares in float32 weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ratio:
     """New over old options; `eps` has one entry for every number in that option, which may be a tuple."""
 
@@ -119,10 +119,11 @@ def _ratio(row: Row, options: Mapping[str, Any], one: Descent, sizes: WeightSize
     if row.lr == "none":
         raise OptimizerError(f"no lr rule known for {row.name}, expected a named one such as AdamW; use ⟦lr_rule keep⟧")
     sides = Sides.of(one.name, one.growth)
+    sides = replace(sides, write_out=sides.write_out * one.share, read_out=sides.read_out * one.share_of_gradient)
     update, gradient = sides.update, sides.gradient
     coupled = gradient / update
     if row.lr == "gradient":
-        return Ratio(update / gradient, (), coupled, gradient)
+        return Ratio(lr=update / gradient, eps=(), weight_decay=coupled, gradient=gradient)
     if row.lr == "adafactor":
         return _adafactor(options, one, sides, sizes)
     if row.lr == "orthogonal":
@@ -132,15 +133,15 @@ def _ratio(row: Row, options: Mapping[str, Any], one: Descent, sizes: WeightSize
             )
         spread = math.sqrt(sides.copies_out * sides.copies_in)
         lr = update * spread / _shape_factor(options.get("adjust_lr_fn"), one)
-        return Ratio(lr, (gradient * spread,), 1 / lr, gradient)
+        return Ratio(lr=lr, eps=(gradient * spread,), weight_decay=1 / lr, gradient=gradient)
     if not is_coupled(row, options) or not options.get("weight_decay"):
-        return Ratio(update, (gradient,), 1 / update, gradient)
+        return Ratio(lr=update, eps=(gradient,), weight_decay=1 / update, gradient=gradient)
     if abs(sizes.ratio(one) - update) > SAME * update:
         raise OptimizerError(
             f"{row.name} with weight decay in the gradient has no exact lr rule unless all copies are equal, "
             "expected ⟦how tile⟧ ⟦separate none⟧, decoupled decay, or none; use ⟦lr_rule keep⟧"
         )
-    return Ratio(update, (gradient,), coupled, gradient)
+    return Ratio(lr=update, eps=(gradient,), weight_decay=coupled, gradient=gradient)
 
 
 def _adafactor(options: Mapping[str, Any], one: Descent, sides: Sides, sizes: WeightSizes) -> Ratio:
@@ -164,7 +165,13 @@ def _adafactor(options: Mapping[str, Any], one: Descent, sides: Sides, sizes: We
     is_vector = is_torch and len(one.growth.axes) < 2
     bound = sides.gradient if is_vector else sides.gradient**2
     decay = 1 / sides.update if not is_torch else 1 / lr
-    return Ratio(lr, (bound, size), decay, sides.gradient, torch.finfo(sizes.old[one.old.name].dtype).eps)
+    return Ratio(
+        lr=lr,
+        eps=(bound, size),
+        weight_decay=decay,
+        gradient=sides.gradient,
+        rounding=torch.finfo(sizes.old[one.old.name].dtype).eps,
+    )
 
 
 def _check_bound(options: Mapping[str, Any], record: Mapping[str, Any], ratio: float) -> None:

@@ -13,7 +13,7 @@ from ckptgrow.spaces.gather import TensorGrowth
 from ckptgrow.spaces.growth import FloatVector, Growth, IntVector
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sides:
     """Writes, reads and copies of the output and the input side (see `learning_rates`)."""
 
@@ -47,9 +47,9 @@ class Sides:
             return math.prod(float(distinct[0]) for distinct in values)
 
         return cls(
-            one("out", lambda space: space.write),
-            one("out", lambda space: space.read),
-            one("out", lambda space: space.num_copies),
-            one("in", lambda space: space.write),
-            one("in", lambda space: space.num_copies),
+            write_out=one("out", lambda space: space.write),
+            read_out=one("out", lambda space: space.read),
+            copies_out=one("out", lambda space: space.num_copies),
+            write_in=one("in", lambda space: space.write),
+            copies_in=one("in", lambda space: space.num_copies),
         )

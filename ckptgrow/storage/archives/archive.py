@@ -12,14 +12,14 @@ import types
 import warnings
 import zipfile
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, BinaryIO
 
 import torch
 
 from ckptgrow.errors import CheckpointError, UnsafePickleError, listing
 from ckptgrow.storage.pickles.opaque_pickles import PLAIN_CLASSES, is_refused, unpickler_of
 from ckptgrow.storage.tensors import Stored, num_bytes, num_elements
-from ckptgrow.storage.tree import map_leaves
+from ckptgrow.storage.tree import Tree, map_leaves
 
 LARGEST_PICKLE = 512 * 2**20  # bytes of a tree without its tensors; a million tensors take a tenth of it
 LARGEST_NOTE = 2**16  # bytes of any entry beside the pickle and the storages
@@ -33,7 +33,7 @@ _LOCAL_SIGNATURE = b"PK\x03\x04"
 _LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
 
 
-def read(path: Path) -> Any:
+def read(path: Path) -> Tree:
     """The archive's tree, its tensors `Stored`; tensors that share their place in the file are the same object.
 
     Raises CheckpointError for what is no whole archive, UnsafePickleError for pickles that name code.
@@ -41,7 +41,7 @@ def read(path: Path) -> Any:
     sizes = _record_sizes(path)
     located = _Located(path, sizes)
     try:
-        with torch.serialization.safe_globals(PLAIN_CLASSES), warnings.catch_warnings():
+        with torch.serialization.safe_globals([*PLAIN_CLASSES]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of TypedStorage, which old files name
             tree = _load(path, located)
         return map_leaves(tree, torch.is_tensor, located.stored)
@@ -55,7 +55,7 @@ def _damaged(path: Path | str, reason: str) -> CheckpointError:
     return CheckpointError(f"{path}: damaged, expected a whole torch.save archive ({reason}); copy it again")
 
 
-def _load(path: Path, located: _Located) -> Any:
+def _load(path: Path, located: _Located) -> object:
     try:
         return torch.load(path, map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -190,11 +190,11 @@ class _Located:
         if start is None:
             raise CheckpointError(f"{self.path}: holds a tensor without data, expected plain dense tensors")
         stored = Stored(
-            self.path,
-            start + int(meta.storage_offset()) * meta.dtype.itemsize,
-            tuple(meta.shape),
-            meta.dtype,
-            tuple(meta.stride()),
+            path=self.path,
+            offset=start + int(meta.storage_offset()) * meta.dtype.itemsize,
+            shape=tuple(meta.shape),
+            dtype=meta.dtype,
+            stride=tuple(meta.stride()),
         )
         self._check(stored, start)
         return self._seen.setdefault(stored, stored)

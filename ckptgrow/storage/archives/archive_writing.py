@@ -13,7 +13,7 @@ import types
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import torch
 from zlib_ng import zlib_ng
@@ -25,12 +25,13 @@ from ckptgrow.storage.files.tensor_writing import Extent, Outline, fill
 from ckptgrow.storage.fingerprint import Fingerprint
 from ckptgrow.storage.pickles.opaque_pickles import pickler_of
 from ckptgrow.storage.tensors import LazyTensor, num_bytes
+from ckptgrow.storage.tree import Tree
 
 _DESCRIPTOR_SIGNATURE = b"PK\x07\x08"
 _CENTRAL_SIGNATURE = b"PK\x01\x02"
 
 
-def write(tree: Any, path: Path, advance: Advance, source: Fingerprint | None = None) -> None:
+def write(tree: Tree, path: Path, advance: Advance, source: Fingerprint | None = None) -> None:
     """Writes a tree to `path`, which is made or overwritten; `advance` is told the bytes of every piece written.
     Where the tree holds the placeholder of `source`, its value takes the place when all tensors are written.
 
@@ -39,7 +40,7 @@ def write(tree: Any, path: Path, advance: Advance, source: Fingerprint | None = 
     fill([outline(tree, path, source)], advance)
 
 
-def outline(tree: Any, path: Path, source: Fingerprint | None = None) -> Outline:
+def outline(tree: Tree, path: Path, source: Fingerprint | None = None) -> Outline:
     """Writes a tree to `path` without its tensors' data, which is to be filled; see `write`."""
     hollows = _Hollows()
     module = types.SimpleNamespace(__name__=__name__, Pickler=pickler_of(hollows.hollow))

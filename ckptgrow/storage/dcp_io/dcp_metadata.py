@@ -9,6 +9,7 @@ from __future__ import annotations
 import pathlib
 import pickle
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,11 +19,18 @@ from torch.distributed.checkpoint.metadata import Metadata
 
 from ckptgrow.errors import CheckpointError, UnsafePickleError
 from ckptgrow.storage.pickles.opaque import Named, Opaque
-from ckptgrow.storage.pickles.opaque_pickles import PYTHON_UNPICKLER, is_refused, refuse_instruction
+from ckptgrow.storage.pickles.opaque_pickles import (
+    PYTHON_UNPICKLER,
+    Unpickling,
+    arguments_on,
+    is_refused,
+    reader_with,
+    refuse_instruction,
+)
 
 _CLASS = re.compile(r"_?[A-Z]\w*")
 LARGEST_METADATA = 512 * 2**20  # bytes
-_RECORDS: tuple[Any, ...] = (
+_RECORDS: tuple[type, ...] = (
     metadata.Metadata,
     metadata.TensorStorageMetadata,
     metadata.BytesStorageMetadata,
@@ -32,13 +40,14 @@ _RECORDS: tuple[Any, ...] = (
     metadata.StorageMeta,
     vars(filesystem)["_StorageInfo"],
 )
-_CALLED: tuple[Any, ...] = (
+_CALLED: tuple[Callable[..., object], ...] = (
     torch.Size,
     vars(metadata)["_MEM_FORMAT_ENCODING"],
     torch.serialization._get_layout,  # pyright: ignore[reportPrivateUsage]
     pathlib.PosixPath,
     pathlib.PurePosixPath,
 )
+_MADE: tuple[object, ...] = (*_RECORDS, torch.Size)
 
 
 def read_metadata(path: Path) -> Metadata:
@@ -62,12 +71,12 @@ def read_metadata(path: Path) -> Metadata:
     return found
 
 
-def _allowed() -> dict[str, Any]:
+def _allowed() -> Mapping[str, object]:
     dtypes = {str(one): one for one in vars(torch).values() if isinstance(one, torch.dtype)}
     return dtypes | {f"{one.__module__}.{one.__qualname__}": one for one in (*_RECORDS, *_CALLED)}
 
 
-def _find_class(reader: Any, module: str, name: str) -> Any:
+def _find_class(reader: Unpickling, module: str, name: str) -> object:
     allowed = _allowed()
     if f"{module}.{name}" in allowed:
         return allowed[f"{module}.{name}"]
@@ -77,33 +86,33 @@ def _find_class(reader: Any, module: str, name: str) -> Any:
     return Named(name, (Opaque,), {"named": (module, name)})
 
 
-def _load_reduce(reader: Any) -> None:
-    arguments = reader.stack.pop()
+def _load_reduce(reader: Unpickling) -> None:
+    arguments = arguments_on(reader)
     called = reader.stack[-1]
-    if not isinstance(called, Named) and called not in _CALLED:
+    if not callable(called) or not (isinstance(called, Named) or called in _CALLED):
         raise pickle.UnpicklingError(f"calls {called!r}")
     reader.stack[-1] = called(*arguments)
 
 
-def _load_newobj(reader: Any) -> None:
-    arguments = reader.stack.pop()
+def _load_newobj(reader: Unpickling) -> None:
+    arguments = arguments_on(reader)
     made = reader.stack.pop()
-    if not isinstance(made, Named) and made not in (*_RECORDS, torch.Size):
+    if not isinstance(made, Named) and made not in _MADE:
         raise pickle.UnpicklingError(f"makes {made!r}")
     reader.append(cast(Any, made).__new__(made, *arguments))
 
 
-def _load_build(reader: Any) -> None:
+def _load_build(reader: Unpickling) -> None:
     state = reader.stack.pop()
     made = reader.stack[-1]
     if isinstance(made, Opaque):
         made.state = state
-    elif type(made) not in _RECORDS:
-        raise pickle.UnpicklingError(f"changes {type(made)!r}")
     elif isinstance(made, metadata.TensorProperties):
         made.__setstate__(state)
-    else:
+    elif type(made) in _RECORDS and isinstance(state, dict):
         vars(made).update(state)
+    else:
+        raise pickle.UnpicklingError(f"changes {type(made)!r}")
 
 
 _REFUSED = (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4)
@@ -114,4 +123,4 @@ _INSTRUCTIONS = {
     pickle.NEWOBJ[0]: _load_newobj,
     pickle.BUILD[0]: _load_build,
 }
-_Reader: Any = type("Reader", (PYTHON_UNPICKLER,), {"dispatch": _INSTRUCTIONS, "find_class": _find_class})
+_Reader = reader_with(_INSTRUCTIONS, _find_class)

@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import torch
+from typing_extensions import Buffer
 
 from ckptgrow.errors import CheckpointError
 from ckptgrow.storage.archives.archive import DAMAGES, check_sums, entry_sizes
 from ckptgrow.storage.pickles.opaque_pickles import unpickler_of
 from ckptgrow.storage.tensors import Held, Stored
+from ckptgrow.storage.tree import Tree
 
 LARGEST_OBJECT = 256 * 2**20  # bytes
 
@@ -46,7 +48,7 @@ class Slice(io.RawIOBase):
         self._position = base + offset
         return self._position
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: Buffer) -> int:
         """See io.RawIOBase.readinto."""
         view = memoryview(buffer)[: max(0, self._length - self._position)]
         self._file.seek(self._offset + self._position)
@@ -60,7 +62,7 @@ class Slice(io.RawIOBase):
         super().close()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Piece:
     """A block of a tensor: where it begins, its shape, and where its archive lies."""
 
@@ -81,7 +83,9 @@ class Piece:
                 meta = torch.load(file, map_location="meta", weights_only=True)
             start: int = meta.untyped_storage()._checkpoint_offset
             offset = self.offset + start + int(meta.storage_offset()) * meta.dtype.itemsize
-            stored = Stored(self.path, offset, tuple(meta.shape), meta.dtype, tuple(meta.stride()))
+            stored = Stored(
+                path=self.path, offset=offset, shape=tuple(meta.shape), dtype=meta.dtype, stride=tuple(meta.stride())
+            )
         except DAMAGES as error:
             raise CheckpointError(f"{self.path}: damaged at byte {self.offset} ({type(error).__name__})") from error
         inside = self.offset <= offset and offset + stored.span * meta.dtype.itemsize <= self.offset + self.length
@@ -125,7 +129,7 @@ class Pieced:
         return result
 
 
-def read_object(path: Path, offset: int, length: int) -> Any:
+def read_object(path: Path, offset: int, length: int) -> Tree:
     """A value that is no tensor; raises CheckpointError where it is damaged or names code."""
     if length > LARGEST_OBJECT:
         raise CheckpointError(f"{path}: holds an object of {length} bytes, expected at most {LARGEST_OBJECT}")

@@ -7,7 +7,6 @@ import types
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
@@ -21,11 +20,12 @@ from ckptgrow.distributed import Processes
 from ckptgrow.progress import Advance
 from ckptgrow.storage.pickles.opaque_pickles import pickler_of
 from ckptgrow.storage.tensors import LazyTensor, chunks, is_lazy, whole
+from ckptgrow.storage.tree import Tree
 
 PIECE_BYTES = 64 * 2**20  # a block of a tensor in the file; as much of it as is in memory at once
 
 
-def write(tree: Mapping[str, Any], path: Path, processes: Processes, advance: Advance) -> None:
+def write(tree: Mapping[str, Tree], path: Path, processes: Processes, advance: Advance) -> None:
     """Writes a nested tree whose tensors are lazy; every process writes its blocks, and all must call this."""
     planner = RowPlanner(processes, advance)
     writer = FileSystemWriter(path, sync_files=True)
@@ -64,7 +64,7 @@ class RowPlanner(DefaultSavePlanner):
 
     def resolve_data(self, write_item: WriteItem) -> torch.Tensor | io.BytesIO:
         """A block's rows, or an object's bytes."""
-        value: Any = self.state_dict[write_item.index.fqn]
+        value = self.state_dict[write_item.index.fqn]
         if write_item.tensor_data is None:
             stream = io.BytesIO()
             torch.save(value, stream, pickle_module=types.SimpleNamespace(__name__=__name__, Pickler=pickler_of(whole)))

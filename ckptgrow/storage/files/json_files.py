@@ -5,27 +5,28 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, cast
+from typing import TypeAlias
 
 from ckptgrow.errors import CheckpointError
 
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 LARGEST_JSON = 32 * 2**20  # bytes; parsed, they may take thirty times as many
 LARGEST_LOG = 256 * 2**20  # bytes of a Trainer's state; a log of a million steps is smaller
 
 
-def read_json(path: Path, largest: int = LARGEST_JSON) -> dict[str, Any]:
+def read_json(path: Path, largest: int = LARGEST_JSON) -> dict[str, Json]:
     """A JSON object; raises CheckpointError where the file holds none, or more than `largest` bytes."""
     if not path.is_file() or path.stat().st_size > largest:
         raise CheckpointError(f"{path}: is no plain file of at most {largest} bytes, expected a JSON object")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value: Json = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: is no JSON ({type(error).__name__}), expected an object; copy it again"
         ) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: is a {type(value).__name__}, expected a JSON object")
-    return cast(dict[str, Any], value)
+    return value
 
 
 def write_json(path: Path, value: object, *, sort_keys: bool = False) -> None:

@@ -10,10 +10,10 @@ import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
+from typing_extensions import TypedDict
 
 from ckptgrow.errors import CheckpointError
 from ckptgrow.storage.files.json_files import read_json, write_json
@@ -39,6 +39,14 @@ INDEX_SUFFIX = ".index.json"
 METADATA = "__metadata__"
 
 
+class Entry(TypedDict):
+    """A tensor in the header: its dtype by name, its shape, where its bytes begin and end in the data."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
+
+
 def read_file(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """One file's tensors, in the order of their data, and its metadata.
 
@@ -51,8 +59,9 @@ def read_file(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
         raise CheckpointError(f"{path}: is no whole safetensors file ({error}); copy it again") from error
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        header = cast(dict[str, Any], json.loads(file.read(length)))
-    metadata = header.pop(METADATA, {})
+        parsed = json.loads(file.read(length))
+    metadata: dict[str, str] = parsed.pop(METADATA, {})
+    header: dict[str, Entry] = parsed
     unknown = {entry["dtype"] for entry in header.values()} - set(DTYPES)
     if unknown:
         raise CheckpointError(f"{path}: has tensors of dtype {sorted(unknown)[0]}, expected {', '.join(DTYPES)}")
@@ -80,8 +89,10 @@ def read_shards(path: Path, read: Callable[[Path], Mapping[str, LazyTensor]]) ->
 
     Raises CheckpointError as `read_index` does.
     """
-    weight_map = read_json(path).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+    listed = read_json(path).get("weight_map")
+    entries = listed.items() if isinstance(listed, dict) else ()
+    weight_map = {name: shard for name, shard in entries if isinstance(shard, str)}
+    if weight_map != listed:
         raise CheckpointError(f"{path}: is no index of shards, expected a weight_map from tensors to files")
     tensors: dict[str, LazyTensor] = {}
     for shard in sorted(set(weight_map.values())):
@@ -90,9 +101,9 @@ def read_shards(path: Path, read: Callable[[Path], Mapping[str, LazyTensor]]) ->
         if not (path.parent / shard).is_file():
             raise CheckpointError(f"{path}: names shard {shard}, which is missing; copy it too")
         found = read(path.parent / shard)
-        listed = {name for name, where in weight_map.items() if where == shard}
-        if listed != set(found):
-            stray = sorted(listed ^ set(found))[0]
+        named = {name for name, where in weight_map.items() if where == shard}
+        if named != set(found):
+            stray = sorted(named ^ set(found))[0]
             raise CheckpointError(f"{path}: and shard {shard} disagree on tensor {stray}; copy both again")
         tensors |= found
     return {name: tensors[name] for name in weight_map}
@@ -118,7 +129,7 @@ def outlines(
 
 def outline(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> Outline:
     """Writes one file without its tensors' data, which is to be filled."""
-    header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
+    header: dict[str, Entry] = {}
     # widest dtypes first, as the specification asks for the sake of alignment
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     offset = 0
@@ -127,7 +138,7 @@ def outline(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str
         stop = offset + num_bytes(tensor)
         header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, stop]}
         offset = stop
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json.dumps({METADATA: dict(metadata), **header} if metadata else header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
     with path.open("wb") as file:
@@ -148,10 +159,12 @@ def _sharded(tensors: Mapping[str, LazyTensor], max_bytes: int) -> Sequence[dict
     return shards
 
 
-def _stored(path: Path, data_start: int, entry: Mapping[str, Any]) -> Stored:
+def _stored(path: Path, data_start: int, entry: Entry) -> Stored:
     shape = tuple(entry["shape"])
     strides = [1]
     for size in reversed(shape[1:]):
         strides.insert(0, strides[0] * size)
     offset = data_start + entry["data_offsets"][0]
-    return Stored(path, offset, shape, DTYPES[entry["dtype"]], tuple(strides[: len(shape)]))
+    return Stored(
+        path=path, offset=offset, shape=shape, dtype=DTYPES[entry["dtype"]], stride=tuple(strides[: len(shape)])
+    )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import Any, cast
 
 from ckptgrow.storage.pickles.opaque import Opaque
 
@@ -52,7 +51,7 @@ class ArrayForm:
         return math.prod(self.shape)
 
 
-def number_in(made: Any) -> Any:
+def number_in(made: object) -> object:
     """A NumPy number out of its stand-in; anything else as it is."""
     if not isinstance(made, Opaque) or type(made).named not in {(module, SCALAR) for module in MULTIARRAY}:
         return made
@@ -62,7 +61,7 @@ def number_in(made: Any) -> Any:
     letter = FORMATS.get(kind)
     if letter is None or struct.calcsize("<" + letter) != len(made.args[1]):
         return made
-    value: Any = struct.unpack((">" if order == ">" else "<") + letter, made.args[1])[0]
+    value = struct.unpack((">" if order == ">" else "<") + letter, made.args[1])[0]
     if isinstance(value, bool):
         return value
     number = PickledFloat(value) if isinstance(value, float) else PickledInt(value)
@@ -70,30 +69,30 @@ def number_in(made: Any) -> Any:
     return number
 
 
-def array_in(node: Any) -> ArrayForm | None:
+def array_in(node: object) -> ArrayForm | None:
     """The form of an array, None of anything else."""
     if not isinstance(node, Opaque) or not node.is_call:
         return None
     module, name = type(node).named
-    state: Any = node.state
-    if module in MULTIARRAY and name == "_reconstruct" and isinstance(state, tuple) and len(cast(Any, state)) == 5:
+    state = node.state if isinstance(node.state, tuple) else ()
+    if module in MULTIARRAY and name == "_reconstruct" and len(state) == 5:
         shape, dtype = state[1], state[2]
     elif module in NUMERIC and name == "_frombuffer" and len(node.args) == 4:
         dtype, shape = node.args[1], node.args[2]
     else:
         return None
     kind, _ = _dtype(dtype)
-    if not isinstance(shape, tuple) or not all(isinstance(size, int) for size in cast(tuple[Any, ...], shape)):
+    if not isinstance(shape, tuple) or not all(isinstance(size, int) for size in shape):
         return None
     digits = kind[1:]
-    return ArrayForm(cast(tuple[int, ...], shape), kind[:1], int(digits) if digits.isdigit() else 1)
+    return ArrayForm(tuple(shape), kind[:1], int(digits) if digits.isdigit() else 1)
 
 
-def _dtype(node: Any) -> tuple[str, str]:
+def _dtype(node: object) -> tuple[str, str]:
     """A pickled dtype's kind with its size, as `f8`, and its order of bytes; empty for anything else."""
     if not isinstance(node, Opaque) or type(node).named != ("numpy", "dtype"):
         return "", ""
-    kind: Any = node.args[0] if node.args else ""
-    state: Any = node.state
-    order = state[1] if isinstance(state, tuple) and len(cast(Any, state)) > 1 else "<"
+    kind = node.args[0] if node.args else ""
+    state = node.state if isinstance(node.state, tuple) else ()
+    order = state[1] if len(state) > 1 else "<"
     return (kind, str(order)) if isinstance(kind, str) else ("", "")

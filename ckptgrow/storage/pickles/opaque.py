@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copyreg
 from collections.abc import Iterator
-from typing import Any, cast
 
 ABSENT = object()
 
@@ -14,8 +13,8 @@ class Named(type):
 
     named: tuple[str, str]
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        made: Any = type.__call__(cls, *args)
+    def __call__(cls, *args: object, **kwargs: object) -> Opaque:
+        made: Opaque = type.__call__(cls, *args)
         made.is_call = True
         return made
 
@@ -24,10 +23,10 @@ class Opaque(metaclass=Named):
     """An object as its pickle describes it: what was called with what, its state, and what was put into it."""
 
     named = ("", "")
-    args: tuple[Any, ...]
+    args: tuple[object, ...]
     is_call: bool
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Opaque:
+    def __new__(cls, *args: object, **kwargs: object) -> Opaque:
         made = super().__new__(cls)
         made.args, made.is_call = args, False
         made.state = ABSENT
@@ -35,36 +34,35 @@ class Opaque(metaclass=Named):
         made.entries = []
         return made
 
-    state: Any
-    listed: list[Any]
-    entries: list[tuple[Any, Any]]
+    state: object
+    listed: list[object]
+    entries: list[tuple[object, object]]
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: object) -> None:
         self.state = state
 
-    def append(self, item: Any) -> None:
+    def append(self, item: object) -> None:
         """As pickles do with lists."""
         self.listed.append(item)
 
-    def extend(self, items: Any) -> None:
+    def extend(self, items: list[object]) -> None:
         """As pickles do with lists."""
         self.listed.extend(items)
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: object, value: object) -> None:
         self.entries.append((key, value))
 
-    def parts(self) -> Iterator[tuple[object, Any]]:
+    def parts(self) -> Iterator[tuple[object, object]]:
         """What it holds, by keys for messages."""
         yield "arguments", self.args
         if self.state is not ABSENT:
-            state: Any = self.state
-            yield from cast(dict[object, Any], state).items() if isinstance(state, dict) else [("state", state)]
+            yield from self.state.items() if isinstance(self.state, dict) else [("state", self.state)]
         yield from enumerate(self.listed)
         yield from self.entries
 
-    def as_pickled(self) -> tuple[Any, ...]:
+    def as_pickled(self) -> tuple[object, ...]:
         """What `__reduce__` of the true object returned."""
-        function: Any = type(self) if self.is_call else cast(Any, copyreg).__newobj__
+        function = type(self) if self.is_call else vars(copyreg)["__newobj__"]
         args = self.args if self.is_call else (type(self), *self.args)
         state = None if self.state is ABSENT else self.state
         return function, args, state, iter(self.listed), iter(self.entries)

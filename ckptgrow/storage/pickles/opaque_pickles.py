@@ -21,7 +21,7 @@ from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING  # pickles of protocol 2
 from argparse import Namespace
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import IO, Any, ClassVar, Protocol, cast
 
 import torch
 
@@ -30,7 +30,7 @@ from ckptgrow.storage.pickles.opaque import ABSENT, Named, Opaque
 from ckptgrow.storage.tensors import LazyTensor, is_lazy
 
 # Plain data that training scripts put beside their tensors; building them runs no code of the file.
-PLAIN_CLASSES: list[Any] = [Namespace, datetime.timedelta, pathlib.PosixPath, pathlib.PurePosixPath]
+PLAIN_CLASSES: tuple[type, ...] = (Namespace, datetime.timedelta, pathlib.PosixPath, pathlib.PurePosixPath)
 # Plain values, containers and classes of the libraries that every script has, carried as stand-ins: none of them is
 # called while reading, and calling them where the file belongs only builds values.
 HARMLESS_LIBRARY: Mapping[str, frozenset[str]] = {
@@ -78,9 +78,47 @@ HARMLESS_CLASSES = re.compile(
     r"|transformers\.(trainer_utils|training_args|utils\.generic)\.[A-Z]\w*(Strategy|Type|Names)"
 )
 OWN_ROOTS = ("torch", "ckptgrow", "transformers", "numpy")  # refused like the standard library
+
+
+class Unpickling(Protocol):
+    """What instructions need of Python's own unpickler."""
+
+    stack: list[object]
+    dispatch: ClassVar[dict[int, Callable[..., None]]]
+
+    def __init__(self, file: IO[bytes]) -> None: ...
+
+    def append(self, item: object, /) -> None:
+        """Puts an object on the stack."""
+        ...
+
+    def pop_mark(self) -> list[object]:
+        """The objects of the stack since the last mark."""
+        ...
+
+    def load(self) -> object:
+        """Runs the pickle."""
+        ...
+
+
+class Pickling(Protocol):
+    """What is needed of Python's own pickler."""
+
+    write: Callable[[bytes], object]
+
+    def memoize(self, obj: object) -> None:
+        """Remembers an object that was written."""
+        ...
+
+    def save_global(self, obj: object, name: str | None = None) -> None:
+        """Writes a class or function by its name."""
+        ...
+
+
+_CONTAINERS: tuple[object, ...] = (OrderedDict, Counter, Namespace)
 # The pure Python ones: every instruction of theirs can be replaced.
-PYTHON_UNPICKLER: Any = vars(pickle)["_Unpickler"]
-PYTHON_PICKLER: Any = vars(pickle)["_Pickler"]
+PYTHON_UNPICKLER: type[Unpickling] = vars(pickle)["_Unpickler"]
+PYTHON_PICKLER: type[Pickling] = vars(pickle)["_Pickler"]
 
 
 def is_refused(module: str, name: str) -> bool:
@@ -93,7 +131,7 @@ def is_refused(module: str, name: str) -> bool:
     return is_everyones and not is_harmless
 
 
-def unpickler_of(located: Callable[[torch.Tensor], LazyTensor]) -> Any:
+def unpickler_of(located: Callable[[torch.Tensor], LazyTensor]) -> type[Unpickling]:
     """An unpickler class for `torch.load(pickle_module=…)` that makes lazy tensors and stand-ins.
 
     It raises UnpicklingError where the pickle wants anything else.
@@ -102,7 +140,7 @@ def unpickler_of(located: Callable[[torch.Tensor], LazyTensor]) -> Any:
     callable_ids = {id(function) for function in allowed.values()}
     stand_ins: dict[tuple[str, str], Named] = {}
 
-    def find_class(reader: Any, module: str, name: str) -> Any:
+    def find_class(reader: Unpickling, module: str, name: str) -> object:
         full = f"{module}.{name}"
         if full in allowed:
             return allowed[full]
@@ -110,10 +148,10 @@ def unpickler_of(located: Callable[[torch.Tensor], LazyTensor]) -> Any:
             raise pickle.UnpicklingError(f"names {full}")
         return stand_ins.setdefault((module, name), Named(name, (Opaque,), {"named": (module, name)}))
 
-    def load_reduce(reader: Any) -> None:
-        arguments = reader.stack.pop()
+    def load_reduce(reader: Unpickling) -> None:
+        arguments = arguments_on(reader)
         function = reader.stack[-1]
-        if not isinstance(function, Named) and id(function) not in callable_ids:
+        if not callable(function) or not (isinstance(function, Named) or id(function) in callable_ids):
             raise pickle.UnpicklingError(f"calls {function!r}")
         reader.stack[-1] = number_in(function(*arguments))
 
@@ -129,16 +167,31 @@ def unpickler_of(located: Callable[[torch.Tensor], LazyTensor]) -> Any:
         pickle.SETITEM[0]: _load_setitem,
         pickle.SETITEMS[0]: _load_setitems,
     }
+    return reader_with(instructions, find_class)
+
+
+def reader_with(
+    instructions: Mapping[int, Callable[..., None]], find_class: Callable[[Unpickling, str, str], object]
+) -> type[Unpickling]:
+    """An unpickler with instructions of its own."""
     return type("Reader", (PYTHON_UNPICKLER,), {"dispatch": instructions, "find_class": find_class})
 
 
-def pickler_of(hollow: Callable[[LazyTensor], torch.Tensor]) -> Any:
+def arguments_on(reader: Unpickling) -> tuple[object, ...]:
+    """The arguments of a call, off the stack."""
+    arguments = reader.stack.pop()
+    if not isinstance(arguments, tuple):
+        raise pickle.UnpicklingError(f"calls with {type(arguments)!r} for arguments")
+    return arguments
+
+
+def pickler_of(hollow: Callable[[LazyTensor], torch.Tensor]) -> type[Pickling]:
     """A pickler class for `torch.save(pickle_module=…)`: lazy tensors as `hollow` makes them, stand-ins as they were.
 
     It imports no module of a stand-in.
     """
 
-    def reducer_override(writer: Any, value: Any) -> Any:
+    def reducer_override(writer: Pickling, value: object) -> object:
         if isinstance(value, Opaque):
             return value.as_pickled()
         if isinstance(value, PickledFloat | PickledInt):
@@ -147,7 +200,7 @@ def pickler_of(hollow: Callable[[LazyTensor], torch.Tensor]) -> Any:
             return hollow(value).__reduce_ex__(2)
         return NotImplemented
 
-    def save_global(writer: Any, value: Any, name: str | None = None) -> None:
+    def save_global(writer: Pickling, value: object, name: str | None = None) -> None:
         if not isinstance(value, Named):
             PYTHON_PICKLER.save_global(writer, value, name)
             return
@@ -159,65 +212,73 @@ def pickler_of(hollow: Callable[[LazyTensor], torch.Tensor]) -> Any:
     return type("Writer", (PYTHON_PICKLER,), members)
 
 
-def refuse_instruction(reader: Any) -> None:
+def refuse_instruction(reader: Unpickling) -> None:
     """For instructions that no torch.save writes."""
     raise pickle.UnpicklingError("uses an old or rare pickle instruction")
 
 
-def _load_newobj(reader: Any) -> None:
-    arguments = reader.stack.pop()
-    made: Any = reader.stack.pop()
-    if not isinstance(made, Named) and made not in (OrderedDict, Counter, Namespace):
+def _load_newobj(reader: Unpickling) -> None:
+    arguments = arguments_on(reader)
+    made = reader.stack.pop()
+    if not isinstance(made, Named) and made not in _CONTAINERS:
         raise pickle.UnpicklingError(f"makes {made!r}")
     reader.append(cast(Any, made).__new__(made, *arguments))
 
 
-def _load_build(reader: Any) -> None:
+def _load_build(reader: Unpickling) -> None:
     state = reader.stack.pop()
     made = reader.stack[-1]
     if isinstance(made, Opaque) and made.state is ABSENT:
         made.state = state
     elif isinstance(made, Namespace | OrderedDict) and isinstance(state, dict):
-        vars(cast(Any, made)).update({str(key): value for key, value in cast(dict[Any, Any], state).items()})
+        vars(made).update({str(key): value for key, value in state.items()})
     else:
         raise pickle.UnpicklingError(f"changes {type(made)!r}")
 
 
-def _fillable(target: Any, *kinds: type) -> Any:
-    if type(target) not in kinds and not isinstance(target, Opaque):
-        raise pickle.UnpicklingError(f"puts items into {type(target)!r}")
-    return target
+def _list_on(reader: Unpickling) -> list[object] | Opaque:
+    target = reader.stack[-1]
+    if type(target) is list or isinstance(target, Opaque):
+        return target
+    raise pickle.UnpicklingError(f"puts items into {type(target)!r}")
 
 
-def _load_append(reader: Any) -> None:
+def _dict_on(reader: Unpickling) -> dict[object, object] | Opaque:
+    target = reader.stack[-1]
+    if isinstance(target, Opaque) or (isinstance(target, dict) and type(target) in (dict, OrderedDict, Counter)):
+        return target
+    raise pickle.UnpicklingError(f"puts items into {type(target)!r}")
+
+
+def _load_append(reader: Unpickling) -> None:
     item = reader.stack.pop()
-    _fillable(reader.stack[-1], list).append(item)
+    _list_on(reader).append(item)
 
 
-def _load_appends(reader: Any) -> None:
+def _load_appends(reader: Unpickling) -> None:
     items = reader.pop_mark()
-    _fillable(reader.stack[-1], list).extend(items)
+    _list_on(reader).extend(items)
 
 
-def _load_setitem(reader: Any) -> None:
+def _load_setitem(reader: Unpickling) -> None:
     value, key = reader.stack.pop(), reader.stack.pop()
-    _fillable(reader.stack[-1], dict, OrderedDict, Counter)[key] = value
+    _dict_on(reader)[key] = value
 
 
-def _load_setitems(reader: Any) -> None:
+def _load_setitems(reader: Unpickling) -> None:
     items = reader.pop_mark()
-    target = _fillable(reader.stack[-1], dict, OrderedDict, Counter)
+    target = _dict_on(reader)
     for index in range(0, len(items), 2):
         target[items[index]] = items[index + 1]
 
 
-def _allowed(located: Callable[[torch.Tensor], LazyTensor]) -> Mapping[str, Any]:
+def _allowed(located: Callable[[torch.Tensor], LazyTensor]) -> Mapping[str, object]:
     """What pickles may name and call, by full name."""
 
-    def tensor(*args: Any) -> LazyTensor:
+    def tensor(*args: object) -> LazyTensor:
         return located(torch._utils._rebuild_tensor_v2(*args[:6]))  # pyright: ignore
 
-    def parameter(data: LazyTensor, *others: Any) -> LazyTensor:
+    def parameter(data: LazyTensor, *others: object) -> LazyTensor:
         return data
 
     dtypes = {str(one): one for one in vars(torch).values() if isinstance(one, torch.dtype)}

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.s
 
 Make = Callable[[torch.optim.Optimizer, Sequence[float]], Any]
 BASES, ORIGINS = (0.1, 0.2), (Origin(0, 1.0), Origin(0, 0.5), Origin(1, 0.25))
-TRAINING = Schedule("cosine", 5, 40)  # the function of `ckptgrow train`, whose fields the state holds
+TRAINING = Schedule(kind="cosine", warmup=5, total=40)  # the function of `ckptgrow train`, whose fields the state holds
 
 
 def after(milestone: int, *makes: Make) -> Make:
