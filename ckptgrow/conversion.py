@@ -21,8 +21,10 @@ from ckptgrow.progress import Progress, silent
 from ckptgrow.state.claim import Claimed, twins
 from ckptgrow.state.opening import TrainingState, open_state
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup, numbered
+from ckptgrow.state.translated_optimizers import with_zeros
 from ckptgrow.storage.tensors import LazyTensor, num_elements
 
+DIRECTORIES = ("huggingface", "trainer", "accelerate", "fsdp")  # their parts lie in files of one kind
 LIKE_LIGHTNING = ("lightning", "dcp")  # both hold Lightning's keys
 PREFIX = "model."  # what a LightningModule calls its model, most often
 LIGHTNING_VERSION = "2.5.0"  # whose layout of `loops` is written; later ones read it
@@ -46,6 +48,7 @@ def convert(
     config: Path | None = None,
     drop: Sequence[str] = (),
     param_order: Path | None = None,
+    dialect: str | None = None,
     prefix: str = PREFIX,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
     force: bool = False,
@@ -60,7 +63,9 @@ def convert(
         raise RequestError(f"⟦to {to}⟧: expected {', '.join(words_of(Target))}")
     check_output(Path(source), Path(target), force=force, kind=to)
     processes().wait()  # all have looked before one writes
-    state = open_state(Path(source), config=config, drop=drop, param_order=param_order)
+    state = open_state(Path(source), config=config, drop=drop, param_order=param_order, dialect=dialect)
+    if state.translation is not None:
+        state = replace(state, optimizers=tuple(with_zeros(one, state.translation.absent) for one in state.optimizers))
     new, left_out = _for(state, to, prefix)
     write_checkpoint(new, Path(target), progress, max_shard_bytes, force=force)
     return Converted(
@@ -81,13 +86,18 @@ def _for(state: TrainingState, to: Target, prefix: str) -> tuple[Checkpoint, lis
         if to == old.kind:
             return new, list(old.carried.left_behind)
         return replace(new, carried=Carried(), layout=None), _files(old)
-    if not is_lightning and to == "huggingface":
+    if old.kind in DIRECTORIES and to == "huggingface":
         kind = old.kind if old.kind in ("huggingface", "trainer") else "huggingface"
         new = replace(old, kind=kind, tensors=state.stored, config=state.config, layout=None)
         optimizers = tuple(map(numbered, old.optimizers[:1]))
         new = replace(new, optimizers=optimizers, schedulers=old.schedulers[:1])
         return new, [*old.carried.left_behind, *_others(state)]
     return _for_huggingface(state) if to == "huggingface" else _for_lightning(state, to, prefix)
+
+
+def _by_key(files: Mapping[str, Any]) -> dict[str, Any]:
+    """What lies in several files, by file and key."""
+    return {f"{file}[{key!r}]": value for file, tree in files.items() for key, value in tree.items()}
 
 
 def _files(checkpoint: Checkpoint) -> list[str]:
@@ -114,7 +124,8 @@ def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
         "global_step",
         "epoch",
     }
-    left_out = [key for key, value in rest.items() if key not in held and value not in ({}, [], None)]
+    unread = _by_key(rest) if old.kind == "torch-files" else rest
+    left_out = [key for key, value in unread.items() if key not in held and value not in ({}, [], None)]
     arguments = plain_arguments(rest.get("hyper_parameters"))
     left_out += [f"hyper_parameters[{key!r}]" for key in arguments if key != "config"]
     left_out += [*_files(old), *(one.name for one in claimed.tensors if one.name not in names), *_others(state)]

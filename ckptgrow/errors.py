@@ -86,6 +86,11 @@ class CkptgrowError(Exception):
         self.message = Message(" ".join(f"{place}: {self.message.marked}".split()))
         self.args = (self.message,)
 
+    def add(self, more: str) -> None:
+        """Puts more behind the message."""
+        self.message = Message(" ".join(f"{self.message.marked}; {more}".split()))
+        self.args = (self.message,)
+
 
 class RequestError(CkptgrowError):
     """The request itself cannot be met, whatever the files hold."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ckptgrow.state.opening import named_optimizers
 from ckptgrow.state.optimizer_kinds import name_of
 from ckptgrow.state.optimizer_state import OptimizerState, unmatched, without_record
 from ckptgrow.state.pieces import pieces_in
+from ckptgrow.state.translation import are_transformers, changed_by, in_transformers_terms, why_unknown
 from ckptgrow.state.twins import claim_tensors
 from ckptgrow.storage.archives.archive import check_sums
 from ckptgrow.storage.dcp_io.dcp_pieces import Pieced
@@ -34,6 +35,7 @@ class Inspection:
     """The contents of a checkpoint; `problems` say why it could not be grown as it is."""
 
     kind: str
+    trainer: str | None  # whose names and forms they are, where they are not transformers'
     family: str | None
     config: Mapping[str, Any] | None
     sizes: Mapping[str, int]
@@ -55,34 +57,44 @@ class Inspection:
         return asdict(self)
 
 
-def inspect(path: str | Path, *, config: Path | None = None, check: bool = False) -> Inspection:
-    """Looks at a checkpoint of any kind; `config` is its transformers config.json where it has none.
+def inspect(
+    path: str | Path, *, config: Path | None = None, dialect: str | None = None, check: bool = False
+) -> Inspection:
+    """Looks at a checkpoint of any kind; `config` is its transformers config.json where it has none, `dialect` the
+    trainer's where its names do not tell it.
 
     With `check` every byte is read: the checksums of all that torch saved, and the sha256 of the weights, which is what
-    a growth records of its source (files of safetensors have no checksums).
+    a growth records of its source (files of safetensors have no checksums); and a trainer's own names and forms must be
+    there again after the way to transformers' and back.
     Raises CheckpointError where it cannot be read at all; everything else is told in `problems`.
     """
-    checkpoint = read_checkpoint(Path(path))
+    in_file = read_checkpoint(Path(path))
     problems: list[str] = []
+    checkpoint, translation = in_transformers_terms(in_file, config, dialect)
     architecture = _architecture(checkpoint, config, problems)
-    in_file, claimed, unclaimed = checkpoint, None, list[str]()
+    claimed, unclaimed = None, list[str]()
     fields = checkpoint.config
     if architecture is not None:
-        joined = pieces_in(architecture.family, in_file.tensors).joined(in_file.tensors)
-        checkpoint = replace(in_file, tensors=joined)
+        joined = pieces_in(architecture.family, checkpoint.tensors).joined(checkpoint.tensors)
+        checkpoint = replace(checkpoint, tensors=joined)
         architecture, claimed, unclaimed = _claimed(checkpoint, architecture, problems)
         fields = architecture.config
+    if claimed is None and translation is None and not are_transformers(in_file.tensors):
+        problems.append(f"{path}: {why_unknown(in_file, config)}")
+    if check and translation is not None:
+        problems += changed_by(translation, in_file, checkpoint)
     names = [one.name for one in claimed.parameters] if claimed else list(checkpoint.tensors)
     distinct = {id(checkpoint.tensors[name]): checkpoint.tensors[name] for name in names}
     return Inspection(
         kind=checkpoint.kind,
+        trainer=translation.dialect.trainer if translation else None,
         family=architecture.family.model_type if architecture else None,
         config=dict(fields) if fields else None,
         sizes=architecture.own_sizes if architecture else {},
         num_parameters=sum(num_elements(tensor) for tensor in distinct.values()),
         num_tensors=len(in_file.tensors),
         dtypes=dict(Counter(_dtype_name(tensor) for tensor in in_file.tensors.values())),
-        optimizer=_optimizer(checkpoint, claimed, problems),
+        optimizer=_optimizer(checkpoint, claimed, translation.absent if translation else (), problems),
         schedule=_schedule(checkpoint),
         global_step=checkpoint.position.global_step,
         epoch=checkpoint.position.epoch,
@@ -133,8 +145,12 @@ def _dtype_name(tensor: LazyTensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _optimizer(checkpoint: Checkpoint, claimed: Claim | None, problems: list[str]) -> dict[str, Any] | None:
-    """The optimizer; one that is there and could not be matched to the model's parameters says why (`unmatched`)."""
+def _optimizer(
+    checkpoint: Checkpoint, claimed: Claim | None, absent: Collection[str], problems: list[str]
+) -> dict[str, Any] | None:
+    """The optimizer, whose trainer has no parameters `absent`; one that is there and could not be matched to the
+    model's parameters says why (`unmatched`).
+    """
     lost = state_in(
         checkpoint.path,
         [*checkpoint.carried.left_behind, *checkpoint.carried.closed],
@@ -152,7 +168,7 @@ def _optimizer(checkpoint: Checkpoint, claimed: Claim | None, problems: list[str
     except OptimizerError as error:
         problems.append(error.message)
         return {**_told(unnamed, None), "unmatched": error.message}
-    return _told(states, without_record(states, [one.name for one in claimed.parameters]))
+    return _told(states, without_record(states, [one.name for one in claimed.parameters if one.name not in absent]))
 
 
 def _told(states: Sequence[OptimizerState], unrecorded: list[str] | None) -> dict[str, Any]:

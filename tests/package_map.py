@@ -27,7 +27,7 @@ ROWS = (
     ("train",),
     ("growth", "verification", "evaluate", "planning", "conversion", "inspection"),
     ("state",),
-    ("families", "formats"),
+    ("families", "formats", "dialects"),
     ("storage", "data"),
     ("spaces", "distributed"),
     ("choices", "errors", "progress", "version"),

@@ -60,6 +60,14 @@ MomentsOption = Annotated[
 ConfigOption = Annotated[
     Path | None, typer.Option(help="A transformers config.json, where the checkpoint has none.", show_default=False)
 ]
+DialectOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The trainer whose names and forms they are, or a file that says one's own; most are recognised.",
+        metavar="NAME|FILE",
+        show_default=False,
+    ),
+]
 ParamOrderOption = Annotated[
     Path | None,
     typer.Option(help="A file with one parameter name a line, in the optimizer's order.", show_default=False),

@@ -28,6 +28,7 @@ def convert(
         str, typer.Option(help="What the model's names begin with inside a LightningModule (for lightning and dcp).")
     ] = "model.",
     config: options.ConfigOption = None,
+    dialect: options.DialectOption = None,
     param_order: options.ParamOrderOption = None,
     drop: options.DropOption = None,
     max_shard_size: options.MaxShardSizeOption = "5GB",
@@ -48,6 +49,7 @@ def convert(
             target,
             to,
             config=config,
+            dialect=dialect,
             drop=tuple(drop or ()),
             param_order=param_order,
             prefix=prefix,

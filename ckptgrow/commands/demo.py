@@ -6,8 +6,8 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,7 +48,7 @@ def demo(
     begun = time.monotonic()
     _make_room(out, force=force)
     screen = Screen(as_json)
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+    with redirect_stdout(sys.stderr) if as_json else nullcontext(), _on_one_thread():
         _staged(out, screen)
     record = _record(out)
     _show_curves(record, screen)
@@ -61,6 +61,19 @@ def demo(
     )
     screen.say(f"{seconds:.0f} s. The report: {out / 'report.html'}")
     screen.result({"out": str(out), "report": str(out / "report.html"), "val_losses": losses, "seconds": seconds})
+
+
+@contextmanager
+def _on_one_thread() -> Generator[None]:
+    """Matrices as small as the demo's gain nothing from several, which on a busy machine wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _make_room(out: Path, *, force: bool) -> None:

@@ -52,10 +52,11 @@ def depth(
     new: Annotated[
         NewLayer | None,
         typer.Option(
-            help="New layers: 'zero-output' or 'zero-norm' (exact identities), or 'copy' (stacking) [default: "
-            "zero-output]."
+            help="New layers: 'zero-output' or 'zero-norm' (exact identities), or, changing the function, 'copy' "
+            "(stacking), 'ode' (copies that share what they write) or 'random' [default: zero-output]."
         ),
     ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --new random.")] = 0,
     doubling_layers: Annotated[
         DoublingLayers | None,
         typer.Option(help="The staged-training script's names for place and kind."),
@@ -67,6 +68,7 @@ def depth(
     reset: options.ResetOption = "",
     moments: options.MomentsOption = "algebra",
     config: options.ConfigOption = None,
+    dialect: options.DialectOption = None,
     param_order: options.ParamOrderOption = None,
     drop: options.DropOption = None,
     allow_nonfinite: options.AllowNonfiniteOption = False,
@@ -97,6 +99,7 @@ def depth(
         rewarm=rewarm,
         reset=reset_parts(reset),
         config=config,
+        dialect=dialect,
         param_order=param_order,
         drop=tuple(drop or ()),
         allow_nonfinite=allow_nonfinite,
@@ -111,6 +114,7 @@ def depth(
         "every": None if every is None else whole_number("--every", every),
         "place": place or "alternate",
         "new": new or "zero-output",
+        "seed": seed,
     }
     show(
         lambda progress: grow_depth(source, target, **values, request=request, progress=progress),

@@ -26,6 +26,7 @@ def inspect(
         typer.Argument(metavar="CKPT", help="The checkpoint to look at.", show_default=False, callback=checkpoint_at),
     ] = None,
     config: options.ConfigOption = None,
+    dialect: options.DialectOption = None,
     families: Annotated[bool, typer.Option("--families", help="List the families, and what each supports.")] = False,
     check: Annotated[
         bool,
@@ -42,7 +43,7 @@ def inspect(
         raise RequestError("Missing argument 'CKPT'; name a checkpoint, or pass --families")
     from ckptgrow.inspection import inspect as inspect_checkpoint
 
-    found = inspect_checkpoint(checkpoint, config=config, check=check)
+    found = inspect_checkpoint(checkpoint, config=config, dialect=dialect, check=check)
     found = replace(found, problems=spelled_in(found.problems), optimizer=spelled_in(found.optimizer))
     screen.table("", (str(checkpoint), ""), _rows(found))
     if found.sha256 is not None:
@@ -66,6 +67,7 @@ def _list_families(screen: Screen) -> None:
 def _rows(found: Inspection) -> list[tuple[str, str]]:
     return [
         ("kind", found.kind),
+        *([("trainer", found.trainer)] if found.trainer else []),
         ("family", found.family or "unknown"),
         ("sizes", ", ".join(f"{name} {size:,}" for name, size in found.sizes.items()) or "unknown"),
         ("parameters", f"{found.num_parameters:,} in {found.num_tensors} tensors"),

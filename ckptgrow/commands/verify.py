@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ckptgrow.choices import VerifyDevice, VerifyDtype
+from ckptgrow.commands import _options as options
 from ckptgrow.commands._memory import reuse_memory
 from ckptgrow.commands._paths import checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
@@ -39,6 +40,7 @@ def verify(
     config: Annotated[
         Path | None, typer.Option(help="SMALL's transformers config.json, where it has none.", show_default=False)
     ] = None,
+    dialect: options.DialectOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Prove that a grown checkpoint lost nothing: exit 0 if so, 1 if something differs.
@@ -53,7 +55,7 @@ def verify(
     screen = Screen(as_json)
     settings = VerifySettings(tokens=tokens, batches=batches, steps=steps, dtype=dtype, device=device)
     with screen.stages() as stage:
-        report = verify_pair(small, grown, config=config, settings=settings, stage=stage)
+        report = verify_pair(small, grown, config=config, dialect=dialect, settings=settings, stage=stage)
     _show(report, screen)
     screen.result(report.to_json())
     return 0 if report.passed else 1

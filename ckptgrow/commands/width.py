@@ -29,9 +29,11 @@ def width(
     factor: Annotated[
         str | None, typer.Option(help="How many times as wide: a whole number from 2 on [default: 2].", metavar="K")
     ] = None,
-    ffn: Annotated[int | None, typer.Option(min=1, help="Feed-forward units instead of a factor.")] = None,
-    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads instead of a factor.")] = None,
-    kv_heads: Annotated[int | None, typer.Option(min=1, help="Key and value heads, with --heads.")] = None,
+    ffn: Annotated[int | None, typer.Option(min=1, help="Feed-forward units instead of a factor or with one.")] = None,
+    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads instead of a factor or with one.")] = None,
+    kv_heads: Annotated[
+        int | None, typer.Option(min=1, help="Key and value heads: alone, with --heads, or with a factor.")
+    ] = None,
     hidden: Annotated[int | None, typer.Option(min=1, help="Any hidden size, with --how pad.")] = None,
     how: Annotated[
         How,
@@ -85,6 +87,7 @@ def width(
     reset: options.ResetOption = "",
     moments: options.MomentsOption = "algebra",
     config: options.ConfigOption = None,
+    dialect: options.DialectOption = None,
     param_order: options.ParamOrderOption = None,
     drop: options.DropOption = None,
     allow_nonfinite: options.AllowNonfiniteOption = False,
@@ -106,6 +109,7 @@ def width(
         rewarm=rewarm,
         reset=reset_parts(reset),
         config=config,
+        dialect=dialect,
         param_order=param_order,
         drop=tuple(drop or ()),
         allow_nonfinite=allow_nonfinite,

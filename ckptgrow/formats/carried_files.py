@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ckptgrow.storage.files.json_files import Json, write_json
+from ckptgrow.storage.files.yaml_files import write_yaml
 from ckptgrow.storage.tree import Tree
 
 
@@ -45,7 +46,7 @@ class Carried:
     def copy_to(self, target: Path) -> None:
         """Copies the files and flushes them to the disk."""
         for name, value in self.changed.items():
-            write_json(target / name, value)
+            (write_json if name.endswith(".json") else write_yaml)(target / name, value)
         for name in (name for name in self.files if name not in self.changed):
             shutil.copy2(self.directory / name, target / name)
             descriptor = os.open(target / name, os.O_RDONLY)

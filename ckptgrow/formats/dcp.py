@@ -16,7 +16,7 @@ from ckptgrow.distributed import processes
 from ckptgrow.errors import CheckpointError, at, listing
 from ckptgrow.formats.checkpoint import Checkpoint, Order
 from ckptgrow.formats.flat_optimizers import flattened, is_flat, nested
-from ckptgrow.formats.lightning import LightningFormat, from_tree
+from ckptgrow.formats.lightning import from_tree, tree_of
 from ckptgrow.formats.sidecar_files import CONFIG, others_in
 from ckptgrow.progress import Advance
 from ckptgrow.storage.archives import archive, archive_writing
@@ -117,7 +117,7 @@ class DistributedFormat:
         if together.rank == 0:
             checkpoint.carried.copy_to(path)
             rest = {key: value for key, value in checkpoint.rest.items() if key not in keys.others}
-            tree = LightningFormat().tree(replace(checkpoint, tensors={}, optimizers=(), rest=rest))
+            tree = tree_of(replace(checkpoint, tensors={}, optimizers=(), rest=rest))
             meta = {key: value for key, value in tree.items() if key not in ("state_dict", "optimizer_states")}
             archive_writing.write(meta, path / META, advance, checkpoint.growth.source)
             if keys.has_config and checkpoint.config is not None:

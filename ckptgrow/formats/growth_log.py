@@ -32,7 +32,7 @@ class OperatorRecord(TypedDict):
     noise: NotRequired[float]
     spread: NotRequired[float]
     seed: NotRequired[int]
-    fresh: NotRequired[Fresh]
+    fresh: NotRequired[Fresh | None]
     residual: NotRequired[int]
     heads: NotRequired[int]
     kv_heads: NotRequired[int]

@@ -11,7 +11,8 @@ from ckptgrow.formats.checkpoint import Checkpoint, Format
 from ckptgrow.formats.dcp import DistributedFormat
 from ckptgrow.formats.fsdp import ShardedFormat
 from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat, num_bytes_again
-from ckptgrow.formats.lightning import LightningFormat
+from ckptgrow.formats.torch_directories import TorchDirectoryFormat
+from ckptgrow.formats.torch_files import TorchFileFormat
 from ckptgrow.progress import Progress
 from ckptgrow.storage.archives.archive import DAMAGES
 from ckptgrow.storage.files.atomic import appearing, check_space, clear_leftovers
@@ -19,7 +20,13 @@ from ckptgrow.storage.files.targets import check_suffix, check_target
 from ckptgrow.storage.tensors import num_bytes
 from ckptgrow.storage.tree import tensors_in
 
-FORMATS: tuple[Format, ...] = (DistributedFormat(), ShardedFormat(), HuggingFaceFormat(), LightningFormat())
+FORMATS: tuple[Format, ...] = (
+    DistributedFormat(),
+    ShardedFormat(),
+    HuggingFaceFormat(),
+    TorchDirectoryFormat(),
+    TorchFileFormat(),
+)
 HEADROOM, OF_A_TENSOR = 1.02, 2500  # alignment beside the tensors' bytes; bytes of a name, an archive's directory
 SHARED = ("dcp", "fsdp")  # kinds that several processes can write together
 
@@ -40,7 +47,8 @@ def format_of(path: Path) -> Format:
 def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:
     """The format that writes a kind; `max_shard_bytes` bounds the files of a directory's weights."""
     writers: Mapping[str, Format] = {
-        "lightning": LightningFormat(),
+        **dict.fromkeys(("lightning", "torch"), TorchFileFormat()),
+        "torch-files": TorchDirectoryFormat(),
         "dcp": DistributedFormat(),
         "fsdp": ShardedFormat(),
         **dict.fromkeys(("huggingface", "trainer", "accelerate"), HuggingFaceFormat(max_shard_bytes)),

@@ -8,7 +8,6 @@ from __future__ import annotations
 from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from ckptgrow.errors import CheckpointError, at, listing
@@ -18,57 +17,37 @@ from ckptgrow.formats.growth_log import GrowthHistory, growth_log
 from ckptgrow.formats.loops import data_position, with_step
 from ckptgrow.formats.pickled_configs import config_in, with_fields
 from ckptgrow.formats.raw_optimizers import raw_optimizers
-from ckptgrow.progress import Advance
-from ckptgrow.storage.archives import archive, archive_writing
 from ckptgrow.storage.pickles.opaque import Opaque
 from ckptgrow.storage.tensors import is_lazy
 from ckptgrow.storage.tree import Tree
 
-GROWTH_KEY = "ckptgrow"
+LIGHTNING, GROWTH_KEY = "lightning", "ckptgrow"
 UNDERSTOOD = ("state_dict", "optimizer_states", "lr_schedulers", GROWTH_KEY)
 SCALER_KEYS = ("MixedPrecision", "MixedPrecisionPlugin", "NativeMixedPrecisionPlugin", "native_amp_scaling_state")
 
 
-@dataclass(frozen=True)
-class LightningFormat:
-    """See the module's head."""
-
-    kind: str = "lightning"
-
-    def recognises(self, path: Path) -> bool:
-        """Any file: the archive itself says the rest."""
-        return path.is_file()
-
-    def read(self, path: Path) -> Checkpoint:
-        """Reads a `.ckpt`; raises CheckpointError where the archive holds no `state_dict`."""
-        return from_tree(archive.read(path), path, self.kind)
-
-    def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
-        """Writes a `.ckpt` with the order and the other keys of the one that was read."""
-        archive_writing.write(self.tree(checkpoint), path, advance, checkpoint.growth.source)
-
-    def tree(self, checkpoint: Checkpoint) -> dict[str, Tree]:
-        """What a `.ckpt` holds, its tensors lazy."""
-        tree = dict(checkpoint.rest)
-        tree["state_dict"] = OrderedDict(checkpoint.tensors)
-        optimizers = [one.to_torch() for one in checkpoint.optimizers]
-        for key, states in (("optimizer_states", optimizers), ("lr_schedulers", checkpoint.schedulers)):
-            if states or key in tree:
-                tree[key] = [dict(one) for one in states]
-        step = checkpoint.position.global_step
-        if step != tree.get("global_step"):  # moved: else all counters stay as they are
-            tree["global_step"] = step
-            if step is not None and "loops" in tree:
-                tree["loops"] = with_step(tree["loops"], step)
-        if checkpoint.scaler is not None and not any(tree.get(key) for key in SCALER_KEYS):
-            tree[SCALER_KEYS[0]] = dict(checkpoint.scaler)
-        log = checkpoint.growth.to_json()
-        if isinstance(tree.get("hyper_parameters"), Opaque):  # nothing can be put into it from outside
-            log["config"] = dict(checkpoint.config or {})
-        else:
-            tree["hyper_parameters"] = _with_config(tree.get("hyper_parameters"), checkpoint.config)
-        tree[GROWTH_KEY] = log
-        return tree
+def tree_of(checkpoint: Checkpoint) -> dict[str, Tree]:
+    """What a `.ckpt` holds, its tensors lazy."""
+    tree = dict(checkpoint.rest)
+    tree["state_dict"] = OrderedDict(checkpoint.tensors)
+    optimizers = [one.to_torch() for one in checkpoint.optimizers]
+    for key, states in (("optimizer_states", optimizers), ("lr_schedulers", checkpoint.schedulers)):
+        if states or key in tree:
+            tree[key] = [dict(one) for one in states]
+    step = checkpoint.position.global_step
+    if step != tree.get("global_step"):  # moved: else all counters stay as they are
+        tree["global_step"] = step
+        if step is not None and "loops" in tree:
+            tree["loops"] = with_step(tree["loops"], step)
+    if checkpoint.scaler is not None and not any(tree.get(key) for key in SCALER_KEYS):
+        tree[SCALER_KEYS[0]] = dict(checkpoint.scaler)
+    log = checkpoint.growth.to_json()
+    if isinstance(tree.get("hyper_parameters"), Opaque):  # nothing can be put into it from outside
+        log["config"] = dict(checkpoint.config or {})
+    else:
+        tree["hyper_parameters"] = _with_config(tree.get("hyper_parameters"), checkpoint.config)
+    tree[GROWTH_KEY] = log
+    return tree
 
 
 def from_tree(tree: Tree, path: Path, kind: str) -> Checkpoint:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ckptgrow.choices import NewLayer, Place
 from ckptgrow.errors import RequestError, listing
+from ckptgrow.formats.growth_log import OperatorRecord
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.pipeline import grow
@@ -35,6 +36,7 @@ def depth(
     every: int | None = None,
     place: Place = "alternate",
     new: NewLayer = "zero-output",
+    seed: int = 0,
     request: StateRequest | None = None,
     progress: Progress = silent,
 ) -> GrowthResult:
@@ -42,12 +44,14 @@ def depth(
     `layers` lists them.
 
     `layers` names an old layer for every new one: its first mention is that layer, a later one a new layer made from
-    it. With "zero-output" and "zero-norm" new layers are exact identities with zero moments at step 0; with "copy" they
-    are copies with their moments, and the function changes.
+    it. With "zero-output" and "zero-norm" new layers are exact identities with zero moments at step 0. All others
+    change the function: "copy" makes copies with their moments, "ode" copies of which each, and the old layer, writes
+    its part of the residual stream, with moments by the same parts, and "random" draws layers by `seed`, with zero
+    moments at step 0 (see `spaces.layers`).
 
     Raises RequestError for layers that cannot be, CkptgrowError for what is wrong with the source.
     """
-    asked = _Asked(factor=factor, layers=layers, every=every, place=place, new=new)
+    asked = _Asked(factor=factor, layers=layers, every=every, place=place, new=new, seed=seed)
     asked.check()
     return grow(source, target, asked.operator, request or StateRequest(), progress)
 
@@ -61,6 +65,7 @@ class _Asked:
     every: int | None
     place: Place
     new: NewLayer
+    seed: int
 
     def check(self) -> None:
         """Raises RequestError for what contradicts itself."""
@@ -87,14 +92,25 @@ class _Asked:
             config=with_layers(old, [one.source for one in mapped]),
             trapped=False,
             rho=RHO,
-            record={"operator": "depth", "new": self.new, "layers": [[one.source, one.kind] for one in mapped]},
+            seed=self.seed,
+            record=self._record(mapped),
         )
 
+    def _record(self, mapped: Sequence[Layer]) -> OperatorRecord:
+        """What the history keeps of it."""
+        record: OperatorRecord = {
+            "operator": "depth",
+            "new": self.new,
+            "layers": [[one.source, one.kind] for one in mapped],
+        }
+        return {**record, "seed": self.seed} if self.new == "random" else record
+
     def _check_exact(self, old: Architecture) -> None:
-        if self.new != "copy" and not old.family.depth_is_exact:
+        if self.new not in ("copy", "random") and not old.family.depth_is_exact:
+            what = "has a share in a sum" if self.new == "ode" else "is an identity"
             raise RequestError(
-                f"{old.where}: {old.family.model_type} normalises after each block, so no layer of kind {self.new} is "
-                "an identity; ⟦new copy⟧ stacks layers, which changes the function"
+                f"{old.where}: {old.family.model_type} normalises after each block, so no layer of kind {self.new} "
+                f"{what}; ⟦new copy⟧ stacks layers, which changes the function"
             )
         check_exact(old, "depth", self.new)
 

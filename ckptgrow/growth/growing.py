@@ -86,7 +86,12 @@ def opened(source: Path | Checkpoint, operator_for: OperatorFor, request: StateR
     request.check()
     read = read_checkpoint(source) if isinstance(source, Path) else source
     old = understood(
-        read, config=request.config, drop=request.drop, param_order=request.param_order, reset=request.reset
+        read,
+        config=request.config,
+        drop=request.drop,
+        param_order=request.param_order,
+        reset=request.reset,
+        dialect=request.dialect,
     )
     operator = operator_for(old.architecture)
     if not request.allow_nonfinite:

@@ -13,10 +13,12 @@ from ckptgrow.growth.tensors.fresh_entries import padded
 from ckptgrow.growth.tensors.grown_tensors import (
     constant,
     dealt,
+    drawn,
     gathered,
     gathered_beside,
     own,
     root_mean_square,
+    scaled_beside,
     with_noise,
 )
 from ckptgrow.spaces.noise import Noise, noise_for
@@ -92,6 +94,10 @@ def _weight(one: Descent, operator: Operator, source: _Source) -> LazyTensor:
     if one.is_zero:
         value = -one.old.layout.offset
         return constant(gather.shape, old.dtype, value) if value else Zeros(gather.shape, old.dtype)
+    if one.is_drawn:
+        return drawn(old, source.measure, operator.seed, one.module_name)
+    if one.share != 1:
+        return scaled_beside(old, one.share, one.old.layout.offset)
     if one.growth.is_identity:
         return own(old)
     if one.growth.has_fresh:

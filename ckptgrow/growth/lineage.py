@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ckptgrow.growth.operator import Operator, is_zero_in
+from ckptgrow.growth.operator import RESIDUAL, Operator, is_zero_in
 from ckptgrow.spaces.gather import TensorGrowth
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.state.claim import Claim, Claimed
@@ -30,8 +30,24 @@ class Descent:
 
     @property
     def is_in_new_layer(self) -> bool:
-        """Whether its layer is an identity, which has seen no gradient yet."""
-        return self.layer.kind in ("zero-output", "zero-norm")
+        """Whether its layer is an identity, or drawn, which has seen no gradient yet."""
+        return self.layer.kind in ("zero-output", "zero-norm", "random")
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the new tensor is drawn because its layer is."""
+        return self.layer.kind == "random" and self.old.layout.kind == "matrix"
+
+    @property
+    def share(self) -> float:
+        """What the new tensor is of the old one, where its layer writes a share of the residual stream."""
+        return self.layer.share if RESIDUAL in self.old.layout.written else 1.0
+
+    @property
+    def share_of_gradient(self) -> float:
+        """What its gradient is of the old one there, had the layers between left the stream as it was."""
+        is_in_layer = self.old.layer is not None
+        return self.layer.share if is_in_layer and RESIDUAL not in self.old.layout.written else 1.0
 
     @property
     def module_name(self) -> str:

@@ -45,8 +45,10 @@ def is_zero_in(kind: LayerKind, claimed: Claimed) -> bool:
     """Whether a tensor of a new layer of this kind is zero.
 
     zero-output: what writes the residual stream. zero-norm: every gain and every bias of the block, those of the
-    projections too, or they leak through.
+    projections too, or they leak through. random: every bias.
     """
+    if kind == "random":
+        return claimed.layout.kind == "bias"
     if kind == "zero-output":
         return RESIDUAL in claimed.layout.written
     return kind == "zero-norm" and claimed.layout.kind in ("gain", "bias")

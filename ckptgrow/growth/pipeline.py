@@ -48,14 +48,20 @@ def grow(
     source = Path(source) if isinstance(source, str) else source
     if target is None:
         growing = opened(source, operator_for, request)
-        return _result(growing, _grown(growing), None)
+        return _result(growing, _in_trainers_terms(growing, _grown(growing)), None)
     target = Path(target)
     check_output(source if isinstance(source, Path) else source.path, target, force=request.force)
     processes().wait()  # all have looked before one writes
     growing = opened(source, operator_for, request)
-    grown = _grown(growing)
+    grown = _in_trainers_terms(growing, _grown(growing))
     write_checkpoint(grown.checkpoint, target, progress, request.max_shard_bytes, force=request.force)
     return _result(growing, grown, target)
+
+
+def _in_trainers_terms(growing: Growing, grown: _Grown) -> _Grown:
+    """What was grown, in the names and forms in which the source had it."""
+    translation = growing.old.translation
+    return grown if translation is None else replace(grown, checkpoint=translation.undone(grown.checkpoint))
 
 
 def _grown(growing: Growing) -> _Grown:
@@ -97,7 +103,7 @@ def _kept_notes(growing: Growing) -> list[str]:
         notes.append(f"left behind in {source}: {listing(old.carried.left_behind)}")
     if lost:
         notes.append(f"training state that the grown checkpoint does without: {listing(lost)}")
-    unrecorded = without_record(growing.old.optimizers, [one.name for one in growing.old.claim.parameters])
+    unrecorded = without_record(growing.old.optimizers, growing.old.trained)
     if unrecorded:
         notes.append(f"the optimizer has no record of {listing(unrecorded)}: frozen, or lost?")
     if NEW_RISE in old.growth.log:

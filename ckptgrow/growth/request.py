@@ -36,6 +36,7 @@ class StateRequest:
     reset: tuple[Part, ...] = ()
     config: Path | None = None
     param_order: Path | None = None
+    dialect: str | None = None
     drop: tuple[str, ...] = ()
     allow_nonfinite: bool = False
     force: bool = False

@@ -14,16 +14,16 @@ from typing import Any, Literal, cast
 from ckptgrow.choices import Fresh, How, Separation
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.growth_log import OperatorRecord
+from ckptgrow.growth.copied_spaces import multiplied, resized
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.padding import padded_growths
 from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
-from ckptgrow.growth.shrinking import shrunken_spaces
 from ckptgrow.progress import Progress, silent
 from ckptgrow.spaces.gather import BlockWeights, diagonal, tile
-from ckptgrow.spaces.growth import Growth, copies, identity, product, shrunken_copies
+from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.spaces.split import WHOLE
 from ckptgrow.state.architecture import Architecture
@@ -31,7 +31,6 @@ from ckptgrow.state.grown_config import with_sizes
 from ckptgrow.state.sizes import LARGEST_SIZE
 
 BLOCK_WEIGHTS: Mapping[How, BlockWeights] = {"diagonal": diagonal, "tile": tile, "pad": tile}
-GROWING = ("heads", "kv_heads", "ffn", "dense_ffn")  # besides the residual stream's spaces
 RHO = 1.776  # steps before over steps after growth in width (Shen et al., table 3)
 NOISE = 0.25  # where noise is asked for without its strength; more makes the loss jump after growth
 MOST_NOISE = 64.0
@@ -56,7 +55,8 @@ def width(
     request: StateRequest | None = None,
     progress: Progress = silent,
 ) -> GrowthResult:
-    """Grows a checkpoint's width: everything by a whole `factor` (2 where no size is given), or single spaces.
+    """Grows a checkpoint's width: everything by a whole `factor` (2 where no size is given), or single spaces; beside a
+    factor, a size is what one space becomes instead.
 
     The function stays the same; moments become those that the grown model would have gathered (exactly, without
     separation). `separate` says what tells the copies apart: "split" (the default) deals every old weight out to the
@@ -73,9 +73,10 @@ def width(
     _check(factor, sizes, how, request or StateRequest())
     if fresh is not None and how != "pad":
         raise RequestError(f"⟦fresh {fresh}⟧: says how what copies nothing begins; leave it out, or give ⟦how pad⟧")
-    separation = _separation(how, separate, noise)
+    has_readers = factor is not None or set(sizes) != {"kv_heads"}
+    separation = _separation(how, separate, noise) if has_readers else _unseparated(separate, noise)
     plan = _Plan(
-        factor=factor if sizes else factor or 2,
+        factor=factor or (None if sizes else 2),
         sizes=sizes,
         how=how,
         separation=_spread_out(separation, spread),
@@ -108,15 +109,15 @@ class _Plan:
     def operator(self, old: Architecture) -> Operator:
         """What it does to a model; raises RequestError for sizes that this one cannot have."""
         _check_size(old.sizes["residual"] * (self.factor or 1), *self.sizes.values())
-        growths, config = self._padded(old) if self.how == "pad" else _copied(old, self.factor or self.sizes)
-        if self.factor is None:
+        growths, config = self._padded(old) if self.how == "pad" else self._copied(old)
+        if self.sizes:
             old.with_config(config).check_accepted()  # some families want hidden to be a multiple of heads all the same
         has_dropout = any(old.config.get(field) for field in old.family.dropout)
         return Operator(
             growths=growths,
             layers=[Layer(index, "old") for index in range(old.num_layers)],
             config=config,
-            trapped=self.separation.kind == "none" and not has_dropout and self.how != "pad",
+            trapped=self.separation.kind == "none" and not has_dropout and self.has_equal_copies,
             rho=RHO,
             block_weights=BLOCK_WEIGHTS[self.how],
             separate=self.separation.kind,
@@ -125,6 +126,16 @@ class _Plan:
             seed=self.seed,
             record=self._record(),
         )
+
+    @property
+    def has_equal_copies(self) -> bool:
+        """Whether copies get equal gradients unless something separates them; those of key heads alone do not."""
+        return self.how != "pad" and (self.factor is not None or set(self.sizes) != {"kv_heads"})
+
+    def _copied(self, old: Architecture) -> tuple[dict[str, Growth], dict[str, Any]]:
+        """How every space grows by copies, and the grown config."""
+        growths = multiplied(old, self.factor, self.sizes) if self.factor else resized(old, self.sizes)
+        return growths, with_sizes(old, {space: one.num_new for space, one in growths.items()})
 
     def _record(self) -> OperatorRecord:
         """What the history keeps of it."""
@@ -167,6 +178,14 @@ def _separation(how: How, separate: Separation | None, noise: float | Literal["a
     return _Separating(asked_for, (NOISE if noise == "auto" else float(noise)) if asked_for == "noise" else 0.0)
 
 
+def _unseparated(separate: Separation | None, noise: float | Literal["auto"]) -> _Separating:
+    """Key heads alone have nothing that reads copies; raises RequestError where something is asked for."""
+    if noise not in ("auto", 0) or separate not in (None, "none"):
+        asked = f"⟦noise {noise}⟧" if separate is None else f"⟦separate {separate}⟧"
+        raise RequestError(f"{asked}: key heads' copies serve different queries, which tells them apart; leave it out")
+    return _Separating("none")
+
+
 def _spread_out(separation: _Separating, spread: float | None) -> _Separating:
     """The same with a split's spread; raises RequestError for one that nothing can have."""
     if separation.kind == "split":
@@ -183,8 +202,8 @@ def _spread_out(separation: _Separating, spread: float | None) -> _Separating:
 
 def _check(factor: int | None, sizes: Mapping[str, int], how: How, request: StateRequest) -> None:
     """Raises RequestError for what contradicts itself."""
-    if factor is not None and sizes:
-        raise RequestError(f"⟦factor {factor}⟧ and single sizes ({', '.join(sizes)}) exclude each other; choose one")
+    if factor is not None and "residual" in sizes:
+        raise RequestError(f"⟦factor {factor}⟧ and ⟦hidden {sizes['residual']}⟧ exclude each other; choose one")
     if factor is not None and factor < 2:
         raise RequestError(f"⟦factor {factor}⟧: expected a whole number of at least 2")
     if "residual" in sizes and how != "pad":
@@ -199,60 +218,3 @@ def _check(factor: int | None, sizes: Mapping[str, int], how: How, request: Stat
         raise RequestError("⟦how pad⟧: expected sizes (⟦hidden⟧, ⟦heads⟧, ⟦kv_heads⟧, ⟦ffn⟧) and no ⟦factor⟧")
     if request.lr_rule == "mup":
         raise RequestError("⟦lr_rule mup⟧: new coordinates copy nothing, so no old lr changes; use ⟦lr_rule keep⟧")
-
-
-def _copied(old: Architecture, asked: int | Mapping[str, int]) -> tuple[dict[str, Growth], dict[str, Any]]:
-    """How every space grows by copies, for a factor or for sizes, and the grown config."""
-    growths = _multiplied(old, asked) if isinstance(asked, int) else _resized(old, asked)
-    return growths, with_sizes(old, {space: one.num_new for space, one in growths.items()})
-
-
-def _multiplied(old: Architecture, factor: int) -> dict[str, Growth]:
-    check_exact(old, "width")
-    shrunken = shrunken_spaces(old)
-    growths: dict[str, Growth] = {}
-    for space, size in old.sizes.items():
-        if space in shrunken:
-            growths[space] = shrunken_copies(size, factor * size, shrunken[space])
-        elif space in old.family.residual or space in GROWING:
-            growths[space] = copies(size, factor * size)
-        else:
-            growths[space] = identity(size)
-    return growths
-
-
-def _resized(old: Architecture, sizes: Mapping[str, int]) -> dict[str, Growth]:
-    for space, size in sizes.items():
-        check_exact(old, space)
-        if space not in old.sizes:
-            raise RequestError(f"⟦{space}⟧: {old.family.model_type} has no such size of its own")
-        if size < old.sizes[space]:
-            raise RequestError(f"⟦{space} {size}⟧: expected at least the old size, {old.sizes[space]}")
-    if all(size == old.sizes[space] for space, size in sizes.items()):
-        asked = " ".join(f"⟦{space} {size}⟧" for space, size in sizes.items())
-        raise RequestError(f"{asked}: the model has this size already, expected a larger one")
-    growths = {space: copies(size, sizes.get(space, size)) for space, size in old.sizes.items()}
-    return {**growths, **_heads(old.sizes, sizes)} if {"heads", "kv_heads"} & set(sizes) else growths
-
-
-def _heads(old: Mapping[str, int], sizes: Mapping[str, int]) -> dict[str, Growth]:
-    """Copies of heads under which every query head still reads its own key head.
-
-    Query head (group j, member m) copies (source_kv[j], source_member[m]); its readers are split over the copies of
-    both. A group may not shrink: its members would be dealt out among copies of their key head, whose gradients would
-    then be different parts of the old one.
-    """
-    if "kv_heads" not in old:
-        return {}
-    heads, kv_heads = old["heads"], old["kv_heads"]
-    new_heads = sizes.get("heads", heads)
-    new_kv_heads = sizes.get("kv_heads", new_heads if heads == kv_heads else kv_heads)
-    members, new_members = heads // kv_heads, new_heads // new_kv_heads
-    if new_heads % new_kv_heads or new_members < members:
-        raise RequestError(
-            f"⟦heads {new_heads}⟧ ⟦kv_heads {new_kv_heads}⟧: {heads} heads share {kv_heads} key heads, expected a "
-            f"multiple of {new_kv_heads} heads, at least {members * new_kv_heads}; a key head whose queries are "
-            "divided among its copies has no exact moments"
-        )
-    groups = copies(kv_heads, new_kv_heads)
-    return {"heads": product([groups, copies(members, new_members)]), "kv_heads": groups}

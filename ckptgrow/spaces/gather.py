@@ -4,7 +4,7 @@ For `out <- in` with write f and read b (DESIGN of the algebra in `growth`):
 
     weight              W'[o, i] = f_out[o] · b_in[i] · W[src o, src i] + N[o, i]      N invisible to the function
     gradient            g'[o, i] = b_out[o] · f_in[i] · g[src o, src i]
-    squared gradient    v'[o, i] = (b_out[o] · f_in[i])² · v[src o, src i]
+    squared gradient    v'[o, i] = (b_out[o] · f_in[i])² · v[src o, src i]   b² is another where a growth says so
 
 The first two are linear in the old tensor, so Adam's first moment grows like the gradient and its second like the
 square, exactly, in every block – off the diagonal too.
@@ -230,7 +230,8 @@ class TensorGrowth:
     @cached_property
     def square(self) -> Gather:
         """The gather of the squared gradient."""
-        return Gather(self.axes, tuple(scale**2 for scale in self.gradient.scales))
+        scales = (one.growth.write**2 if one.role == "in" else one.growth.read_squared for one in self.axes)
+        return Gather(self.axes, tuple(scales))
 
     @cached_property
     def magnitude(self) -> Gather:
@@ -268,7 +269,8 @@ def _of_a_gain(axis: GrownAxis) -> GrownAxis:
     growth = axis.growth
     if growth.norm == 1:
         return axis
-    return GrownAxis(axis.role, replace(growth, write=growth.write * growth.norm, read=growth.read / growth.norm))
+    read = growth.read / growth.norm
+    return GrownAxis(axis.role, replace(growth, write=growth.write * growth.norm, read=read, squared=read**2))
 
 
 def _per_copy(block_weights: BlockWeights) -> BlockWeights:

@@ -75,6 +75,14 @@ class Growth:
     template: IntVector | None = None  # the old coordinate that each one copies, or begins as a copy of; or FRESH
     silencing: BoolVector | None = None  # where what writes the space silences units by its zeros; None: nowhere
     norm: float = 1.0
+    squared: FloatVector | None = None  # what squared gradients are multiplied by; None: b²
+
+    @property
+    def read_squared(self) -> FloatVector:
+        """What squared gradients are multiplied by: b², or more where copies' gradients are different parts. Shape
+        (n',).
+        """
+        return self.read**2 if self.squared is None else self.squared
 
     @property
     def num_new(self) -> int:
@@ -197,6 +205,21 @@ def shrunken_copies(size: int, new_size: int, power: float = 1.0) -> Growth:
     return Growth(source=growth.source, write=growth.read**power, read=growth.read ** (1 - power), num_old=size)
 
 
+def serving_copies(size: int, new_size: int) -> Growth:
+    """Copies of each coordinate side by side, c of them, each serving a part of what the old one served: f = 1.
+
+    Their gradients are different parts of the old one, in the mean b = 1/c of it; squares are 1/c of the old one's
+    where the parts are uncorrelated (1/c² were they equal).
+
+    >>> serving_copies(2, 4).source.tolist(), serving_copies(2, 4).read_squared.tolist()
+    ([0, 0, 1, 1], [0.5, 0.5, 0.5, 0.5])
+    """
+    num_copies = new_size // size
+    share = np.full(new_size, 1.0 / num_copies)
+    source = np.repeat(np.arange(size), num_copies)
+    return Growth(source=source, write=np.ones(new_size), read=share, num_old=size, squared=share)
+
+
 def padded(size: int, new_size: int, filling: Filling = Filling(), *, norm: float = 1.0, scale: float = 1.0) -> Growth:
     """The old coordinates, f = scale and b = 1/scale, and fresh ones after them.
 
@@ -231,6 +254,7 @@ def product(factors: Sequence[Growth]) -> Growth:
             num_old=result.num_old * inner.num_old,
             template=_pairs(result.begins_as, inner.begins_as, inner.num_old),
             silencing=np.logical_or.outer(_silencing(result), _silencing(inner)).ravel(),
+            squared=np.outer(result.read_squared, inner.read_squared).ravel(),
             **_of_the_fresh([result, inner]),
         )
     return result
@@ -251,6 +275,7 @@ def concatenation(parts: Sequence[Growth]) -> Growth:
         num_old=int(offsets[-1]),
         template=moved([part.begins_as for part in parts]),
         silencing=np.concatenate([_silencing(part) for part in parts]),
+        squared=np.concatenate([part.read_squared for part in parts]),
         **_of_the_fresh(parts),
     )
 

@@ -6,27 +6,34 @@ Kinds of layers in the new stack:
     copy          a copy of an old layer with its moments (stacking; changes the function)
     zero-output   a copy whose matrices and biases that write the residual stream are zero: an exact identity
     zero-norm     a copy whose norm gains and biases are zero: an exact identity (Shen et al., arXiv 2203.06211)
+    random        matrices drawn as large as those of an old layer, its gains, biases zero (changes the function)
+    ode           a copy of an old layer; all r mentions of that layer, the old one's too, write the residual stream 1/r
+                  as large: h + F(h) becomes r steps of F/r (changes the function by the square of what blocks add)
+
+Source of the last: Chang et al., "Multi-level Residual Networks from Dynamical Systems View", arXiv 1710.10348.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ckptgrow.choices import NewLayer, Place
 
-LayerKind = Literal["old", "zero-output", "zero-norm", "copy"]
+LayerKind = Literal["old", "zero-output", "zero-norm", "copy", "random", "ode"]
 
 NEW_LAYERS: tuple[NewLayer, ...] = get_args(NewLayer)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of the new stack: the old layer it comes from, and as what."""
+    """One layer of the new stack: the old layer it comes from, as what, and how much of what that writes it writes."""
 
     source: int
     kind: LayerKind
+    share: float = 1.0
 
 
 def stretched(num_old: int, factor: int, place: Place, new: NewLayer) -> tuple[Layer, ...]:
@@ -66,10 +73,12 @@ def interspersed(num_old: int, every: int, new: NewLayer) -> tuple[Layer, ...]:
 
 def listed(sources: Sequence[int], new: NewLayer) -> tuple[Layer, ...]:
     """A map from an explicit list: an old layer's first mention is that layer, every later one a new layer from it."""
+    counts = Counter(sources)
     seen: set[int] = set()
     layers: list[Layer] = []
     for source in sources:
-        layers.append(Layer(source, new if source in seen else "old"))
+        share = 1 / counts[source] if new == "ode" else 1.0
+        layers.append(Layer(source, new if source in seen else "old", share))
         seen.add(source)
     return tuple(layers)
 

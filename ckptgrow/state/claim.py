@@ -272,6 +272,16 @@ def _check_once(claimed: Sequence[Claimed]) -> None:
             )
 
 
+def expected_shapes(architecture: Architecture) -> dict[str, Shape]:
+    """The shapes of a model's parameters by the table's names, `{layer}` left open."""
+    spaces = {space: identity(size) for space, size in architecture.sizes.items()}
+    return {
+        one.name: tuple(axis.growth(spaces).num_old for axis in parse(one.layout).axes)
+        for one in architecture.family.parameters
+        if architecture.holds(one.when)
+    }
+
+
 def _check_shapes(architecture: Architecture, claimed: Sequence[Claimed], shapes: Mapping[str, Shape]) -> None:
     spaces = {space: identity(size) for space, size in architecture.sizes.items()}
     layouts = {one.layout for one in claimed if one.layout.kind != "fixed"}

@@ -26,7 +26,7 @@ def architecture_of(checkpoint: Checkpoint, config_file: Path | None = None) -> 
 
     Raises ConfigError where there is no config, or none with a table.
     """
-    given = None if config_file is None else _from_file(config_file)
+    given = None if config_file is None else config_in_file(config_file)
     with at(config_file or checkpoint.path):
         if given is not None:
             config = given
@@ -40,10 +40,10 @@ def architecture_of(checkpoint: Checkpoint, config_file: Path | None = None) -> 
                 "seqlen); pass a transformers config with ⟦config FILE⟧"
             )
         family = family_of(config)
-        return Architecture(family, _completed(family, config), str(checkpoint.path))
+        return Architecture(family, completed_config(family, config), str(checkpoint.path))
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def config_in_file(path: Path) -> dict[str, Any]:
     file = path / "config.json" if path.is_dir() else path
     if not file.exists():
         raise ConfigError(f"{file}: no such file, expected a transformers config.json")
@@ -67,7 +67,7 @@ def original_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"model_type": "gpt2", "vocab_size": GPT2_VOCABULARY, "n_positions": arguments["seqlen"], **sizes}
 
 
-def _completed(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
+def completed_config(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with transformers' defaults for fields of the table that it does not have, the kinds of single layers
     that transformers derives by a rule, and fields under their own names where it has them under an alias.
     """

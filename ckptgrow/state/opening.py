@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.errors import OptimizerError, RequestError, at, listing
+from ckptgrow.errors import ClaimError, ConfigError, OptimizerError, RequestError, at, listing
 from ckptgrow.families.family import Family
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.known_formats import read_checkpoint
@@ -18,6 +18,7 @@ from ckptgrow.state.claim import Claim
 from ckptgrow.state.config_sources import architecture_of
 from ckptgrow.state.optimizer_state import OptimizerState, named_states
 from ckptgrow.state.pieces import Pieces, pieces_in
+from ckptgrow.state.translation import Translation, are_transformers, in_transformers_terms, why_unknown
 from ckptgrow.state.twins import claim_tensors
 from ckptgrow.storage.tensors import LazyTensor
 
@@ -27,7 +28,9 @@ SCALERS = (*SCALER_KEYS, SCALER)
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
-    """See the module's head. `checkpoint.tensors` are as the module has them, `stored` as the file has them."""
+    """See the module's head. `checkpoint.tensors` are as the module has them, `stored` as the file has them, in
+    transformers' terms; `translation` is how a trainer's own names and forms became these.
+    """
 
     checkpoint: Checkpoint
     architecture: Architecture
@@ -35,6 +38,7 @@ class TrainingState:
     optimizers: tuple[OptimizerState, ...]
     stored: Mapping[str, LazyTensor]
     pieces: Pieces
+    translation: Translation | None = None
 
     @property
     def family(self) -> Family:
@@ -51,6 +55,12 @@ class TrainingState:
         """The checkpoint's place, for messages."""
         return self.architecture.where
 
+    @property
+    def trained(self) -> list[str]:
+        """The parameters that the trainer has."""
+        absent = self.translation.absent if self.translation else {}
+        return [one.name for one in self.claim.parameters if one.name not in absent]
+
     def with_config(self, config: Mapping[str, Any]) -> TrainingState:
         """The same with another config."""
         return replace(self, architecture=self.architecture.with_config(config))
@@ -63,15 +73,19 @@ def open_state(
     drop: Sequence[str] = (),
     param_order: Path | None = None,
     reset: Collection[str] = (),
+    dialect: str | None = None,
 ) -> TrainingState:
     """Reads a checkpoint of any format and understands it; tensors stay on disk.
 
     `config` is a transformers config.json where the checkpoint has none; `drop` names tensors or keys to leave out;
     `param_order` is a file with the optimizer's parameter names, one a line; `reset` names parts (`optimizer`,
-    `schedule`) to leave out, which then need not be understood.
+    `schedule`) to leave out, which then need not be understood; `dialect` is the trainer's by name, or a file that says
+    the user's own, where the names alone do not tell.
     Raises a CkptgrowError that names what does not fit.
     """
-    return understood(read_checkpoint(path), config=config, drop=drop, param_order=param_order, reset=reset)
+    return understood(
+        read_checkpoint(path), config=config, drop=drop, param_order=param_order, reset=reset, dialect=dialect
+    )
 
 
 def understood(
@@ -81,22 +95,35 @@ def understood(
     drop: Sequence[str] = (),
     param_order: Path | None = None,
     reset: Collection[str] = (),
+    dialect: str | None = None,
 ) -> TrainingState:
     """The same of a checkpoint that was read."""
     if "schedule" in reset:
         checkpoint = replace(checkpoint, schedulers=())
     if "optimizer" in reset:
         checkpoint = replace(checkpoint, optimizers=())
-    architecture = architecture_of(checkpoint, config)
     checkpoint = _without(checkpoint, drop)
+    checkpoint, translation = in_transformers_terms(checkpoint, config, dialect)
     stored = checkpoint.tensors
-    pieces = pieces_in(architecture.family, stored)
-    checkpoint = replace(checkpoint, tensors=pieces.joined(stored))
-    architecture, claimed = claim_tensors(architecture, checkpoint.tensors)
+    try:
+        architecture = architecture_of(checkpoint, config)
+        pieces = pieces_in(architecture.family, stored)
+        checkpoint = replace(checkpoint, tensors=pieces.joined(stored))
+        architecture, claimed = claim_tensors(architecture, checkpoint.tensors)
+    except (ClaimError, ConfigError) as error:
+        if translation is None and not are_transformers(stored):
+            error.add(why_unknown(checkpoint, config))
+        raise
     ordered = claimed.in_module_order() if checkpoint.order == "module" else claimed
     states = named_optimizers(checkpoint, ordered, _names_in(param_order))
     return TrainingState(
-        checkpoint=checkpoint, architecture=architecture, claim=ordered, optimizers=states, stored=stored, pieces=pieces
+        checkpoint=checkpoint,
+        architecture=architecture,
+        claim=ordered,
+        optimizers=states,
+        stored=stored,
+        pieces=pieces,
+        translation=translation,
     )
 
 

@@ -9,8 +9,10 @@ from argparse import Namespace
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from datetime import timedelta
+from functools import reduce
+from operator import getitem
 from pathlib import PurePath
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 
@@ -43,7 +45,10 @@ def map_leaves(tree: object, is_leaf: Callable[[object], bool], change: Callable
         if isinstance(node, dict):
             entries = {key: mapped(value) for key, value in node.items()}
             kind_of_tree = next((one for one in (OrderedDict, Counter) if isinstance(node, one)), dict)
-            return kind_of_tree(entries)
+            made = kind_of_tree(entries)
+            if kind_of_tree is OrderedDict:  # a module's state dict has metadata
+                vars(made).update({name: mapped(value) for name, value in vars(node).items()})
+            return made
         if isinstance(node, Namespace):
             return Namespace(**{key: mapped(value) for key, value in vars(node).items()})
         if isinstance(node, torch.Size) or (isinstance(node, tuple) and hasattr(node, "_fields")):
@@ -105,3 +110,33 @@ def _children(tree: object) -> Iterator[tuple[object, object]]:
         yield from vars(tree).items()
     elif isinstance(tree, Opaque):
         yield from tree.parts()
+
+
+def node_at(tree: Any, path: Keys) -> Any:
+    """What lies at the end of some keys, None where they lead nowhere.
+
+    >>> node_at({"state": [{"lr": 1.0}]}, ("state", 0, "lr"))
+    1.0
+    """
+    try:
+        return reduce(getitem, path, tree)
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
+def with_node(tree: Any, path: Keys, value: Any) -> Any:
+    """The same tree with `value` at the end of some keys; what lies beside them is shared, not copied.
+
+    >>> with_node({"state": {"step": 1}, "seed": 0}, ("state", "step"), 2)
+    {'state': {'step': 2}, 'seed': 0}
+    """
+    if not path:
+        return value
+    first, *others = path
+    if isinstance(tree, list | tuple):
+        changed = list(cast(Sequence[Any], tree))
+        changed[cast(int, first)] = with_node(changed[cast(int, first)], tuple(others), value)
+        return changed if isinstance(tree, list) else tuple(changed)
+    entries = {**cast(dict[object, Any], tree or {})}
+    entries[first] = with_node(entries.get(first), tuple(others), value)
+    return OrderedDict(entries) if isinstance(tree, OrderedDict) else entries

@@ -65,6 +65,7 @@ def verify(
     grown: str | Path,
     *,
     config: Path | None = None,
+    dialect: str | None = None,
     settings: VerifySettings = VerifySettings(),
     stage: Stage = silent,
 ) -> VerifyReport:
@@ -72,12 +73,13 @@ def verify(
 
     Nothing is taken from the growth's rules: weights are compared up to a measured factor, gradients are autograd's in
     both transformers models, and the stored moments must scale as those gradients do. `config` is the small one's
-    config.json where that has none. `stage` is told what is being done.
+    config.json where that has none, `dialect` the trainer's of both where their names do not tell it. `stage` is told
+    what is being done.
 
     Raises a CkptgrowError where the two cannot be compared at all; a difference is a report that did not pass.
     """
     stage("reading both checkpoints")
-    pair, declared = _opened(Path(small), Path(grown), config)
+    pair, declared = _opened(Path(small), Path(grown), config, dialect)
     pair = replace(pair, grown=pair.grown.with_config(with_fixed_fields(pair)))
     stage("comparing weights")
     weights = weight_scales(pair)
@@ -142,13 +144,13 @@ def _run(
     return _Run(function, scales, asymmetry, true_difference)
 
 
-def _opened(small: Path, grown: Path, config: Path | None) -> tuple[Pair, Declared]:
+def _opened(small: Path, grown: Path, config: Path | None, dialect: str | None) -> tuple[Pair, Declared]:
     """Both checkpoints; the small one without what the history says that the user left out."""
-    new, checkpoint = open_state(grown), read_checkpoint(small)
+    new, checkpoint = open_state(grown, dialect=dialect), read_checkpoint(small)
     declared = Declared.of(new.checkpoint.history[len(checkpoint.history) :])
     known = {*checkpoint.tensors, *checkpoint.rest, *checkpoint.carried.files, *checkpoint.carried.left_behind}
     dropped = [name for name in declared.dropped if name in known]
-    old = understood(checkpoint, config=config, drop=dropped, reset=declared.reset)
+    old = understood(checkpoint, config=config, drop=dropped, reset=declared.reset, dialect=dialect)
     return open_pair(old, new), declared
 
 
@@ -221,7 +223,7 @@ def _moments(pair: Pair, run: _Run, measured: Scales, settings: VerifySettings) 
 def _agreed(pair: Pair, weights: Mapping[str, WeightScale]) -> tuple[list[str], dict[str, Growth]]:
     """The tensors whose factors no one scale for every space explains, and what most agree that the spaces are."""
     factors, layouts = with_tied_head(
-        {name: scale.factor for name, scale in weights.items()},
+        {name: scale.factor and scale.factor / pair.links[name].share for name, scale in weights.items()},
         {name: link.grown.layout for name, link in pair.links.items()},
         pair.growths,
         _tie(pair.grown),
@@ -298,6 +300,8 @@ def _why_not_judged(pair: Pair, structure: Structure) -> str:
         return "new coordinates train at once, so the trajectories part by design"
     if any(layer.kind != "old" for layer in pair.layers):
         return "new layers train at once, so the trajectories part by design"
+    if pair.serves_parts:
+        return "copies of key heads serve different queries, so the trajectories part by design"
     if pair.has_copies and structure.lr_rule == "keep":
         return "learning rates were kept, so the grown matrices move faster by design"
     if pair.has_other_decay:

@@ -120,7 +120,18 @@ def _copies(old: Mapping[str, int], new: Mapping[str, int]) -> dict[str, Growth]
         members, new_members = (sizes["heads"] // sizes["kv_heads"] for sizes in (old, new))
         if new_members >= members:
             growths["heads"] = product([growths["kv_heads"], copies(members, new_members)])
+        elif new["heads"] == old["heads"] and members % new_members == 0:
+            growths["kv_heads"] = _serving(old["kv_heads"], members // new_members)
     return growths
+
+
+def _serving(size: int, num_copies: int) -> Growth:
+    """Copies of key heads beside each other, as the queries are that they serve: the gradients of these are parts of
+    the old one that sum to it, and so do their squares where they are uncorrelated.
+    """
+    share = np.full(size * num_copies, 1 / num_copies)
+    source = np.arange(size * num_copies) // num_copies
+    return Growth(source=source, write=np.ones(len(source)), read=share, num_old=size, squared=share)
 
 
 def _composed(first: Growth, then: Growth) -> Growth:
@@ -132,4 +143,5 @@ def _composed(first: Growth, then: Growth) -> Growth:
         write=np.ones(then.num_new),
         read=first.read[then.source] * then.read,
         num_old=first.num_old,
+        squared=first.read_squared[then.source] * then.read_squared,
     )

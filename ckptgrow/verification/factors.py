@@ -107,7 +107,9 @@ def measured_growths(factors: Factors, layouts: Layouts, growths: Mapping[str, G
         half = min(HALVES, key=lambda one: abs(one / 2 * math.log(counts[space]) - logarithm))
         write = counts[space] ** (half / 2)
         growth = growths[space]
-        found[space] = replace(growth, write=growth.write * write, read=growth.read / write)
+        found[space] = replace(
+            growth, write=growth.write * write, read=growth.read / write, squared=growth.read_squared / write**2
+        )
     return found
 
 

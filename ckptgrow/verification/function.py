@@ -72,7 +72,7 @@ def _difference(expected: Logits, found: Logits) -> float:
 def _can_round(pair: Pair, weights: Mapping[str, WeightScale], relative: float) -> bool:
     """Whether rounding can be the cause: all weights are the small one's, and what comes out are numbers."""
     same = all(scale.roundings <= 1 for scale in weights.values())
-    return same and math.isfinite(relative) and all(layer.kind != "copy" for layer in pair.layers)
+    return same and math.isfinite(relative) and not pair.changes
 
 
 def _stored_rounding(pair: Pair, weights: Mapping[str, WeightScale], dtype: torch.dtype) -> float:

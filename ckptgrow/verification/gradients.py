@@ -91,7 +91,7 @@ def _scale(
     scale_of_all: float,
 ) -> GradientScale:
     old, new = small.get(link.small.canonical), grown.get(link.grown.canonical)
-    demanded = _demanded(link, weight, growths)
+    demanded = _demanded(link, weight, growths) * link.share_of_gradient
     if old is None or new is None or largest(old) <= DEAD * scale_of_all:
         left = 0.0 if new is None else largest(new) / scale_of_all
         return GradientScale(demanded, None, left)

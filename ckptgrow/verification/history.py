@@ -93,6 +93,7 @@ FIELDS: Mapping[str, Mapping[str, Check]] = {
 }
 OPTIONAL: Mapping[str, Check] = {
     "fresh_moments": _choice("zero", "mean"),
+    "seed": is_count,
     "fresh": lambda value: value is None or value in RECIPES,
     "schedule": _is_text,
     "moments": _choice("algebra", "unscaled"),
@@ -130,28 +131,33 @@ class Declared:
 
     @cached_property
     def widths(self) -> tuple[Record, ...]:
-        """The growths that change learning rates under rule `mup`."""
+        """The growths in width."""
         return tuple(record for record in self.records if record.get("operator") == "width")
+
+    @cached_property
+    def rated(self) -> tuple[Record, ...]:
+        """The growths that change learning rates under rule `mup`."""
+        return tuple(one for one in self.records if one.get("operator") == "width" or one.get("new") == "ode")
 
     @property
     def decay_rule(self) -> str:
         """By which rule weight decay follows learning rates under `mup`; growths of several are refused elsewhere."""
-        return next((str(one["wd_rule"]) for one in self.widths if "wd_rule" in one), "trajectory")
+        return next((str(one["wd_rule"]) for one in self.rated if "wd_rule" in one), "trajectory")
 
     @property
     def mup_share(self) -> float | None:
         """The part of the measured ratios that learning rates have: 0 under `keep`, 1 under `mup`, and where rules were
         mixed over growths by whole factors the share of the logarithms; None where that is not known.
         """
-        rules = {record.get("lr_rule") for record in self.widths}
+        rules = {record.get("lr_rule") for record in self.rated}
         if len(rules) < 2:
             return None
         logs = [
             (math.log(factor), record.get("lr_rule"))
-            for record in self.widths
+            for record in self.rated
             if is_count(factor := record.get("factor")) and factor > 1
         ]
-        if len(logs) < len(self.widths):
+        if len(logs) < len(self.rated):
             return None
         return sum(log for log, rule in logs if rule == "mup") / sum(log for log, _ in logs)
 
@@ -237,7 +243,7 @@ def _size_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
             expected |= {space: size * record["factor"] for space, size in expected.items() if space in growing}
         expected |= {space: record[space] for space in ("residual", *UNITS) if space in record}
     asked = {space for record in found for space in ("residual", *UNITS) if space in record}
-    only_factors = not asked and all(one["operator"] == "depth" or one["factor"] is not None for one in found)
+    only_factors = all(one["operator"] == "depth" or one["factor"] is not None for one in found)
     judged = growing & new.keys() if only_factors else asked & new.keys()
     if all(one["operator"] == "depth" or one["factor"] is None for one in found):
         judged |= (growing & new.keys()) - _following(asked, pair.grown.family)

@@ -4,6 +4,7 @@ can be right, as the weights alone show.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeGuard, get_args
@@ -34,7 +35,10 @@ def recorded_layers(records: Sequence[Any], num_old: int, num_new: int) -> tuple
         if not is_layer_map(listed) or misfit_of(listed, len(layers)):
             return None
         is_anew = "new" in (record.get("reset") or ())
-        layers = tuple(_made(layers[source], kind, is_anew=is_anew) for source, kind in listed)
+        counts = Counter(source for source, _ in listed)
+        shares = [1 / counts[source] if record.get("new") == "ode" else 1.0 for source, _ in listed]
+        made = [_made(layers[source], kind, is_anew=is_anew) for source, kind in listed]
+        layers = tuple(replace(one, share=one.share * share) for one, share in zip(made, shares, strict=True))
     return layers if len(layers) == num_new else None
 
 
@@ -42,11 +46,12 @@ def _made(origin: LayerOrigin, kind: LayerKind, *, is_anew: bool) -> LayerOrigin
     """What a layer is that is made from one that was made itself; `is_anew` where new layers begin without moments."""
     if kind == "old":
         return origin
-    is_anew = is_anew or origin.is_anew
-    if kind == "copy" and origin.zeroed:
+    is_anew = is_anew or origin.is_anew or kind == "random"
+    if kind in ("copy", "ode") and origin.zeroed:
         return replace(origin, is_anew=is_anew)
-    zeroed = origin.zeroed if kind == "copy" else origin.zeroed | frozenset[LayerKind]([kind])
-    return LayerOrigin(origin.source, kind, zeroed, is_anew)
+    if kind not in IDENTITIES:
+        return replace(origin, kind=kind, is_anew=is_anew, is_drawn=origin.is_drawn or kind == "random")
+    return replace(origin, kind=kind, zeroed=origin.zeroed | frozenset[LayerKind]([kind]), is_anew=is_anew)
 
 
 def is_layer_map(value: Any) -> TypeGuard[list[tuple[int, LayerKind]]]:

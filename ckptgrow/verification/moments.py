@@ -145,7 +145,8 @@ def _expected(case: _Case, old: torch.Tensor, power: int) -> torch.Tensor:
     small, scale = case.link.without_anew(case.link.spread(old)), case.gradient
     if power == 0 or scale is None or case.are_unscaled:
         return small
-    return scale.at(case.link) ** power * small
+    expected = scale.at(case.link) ** power * small
+    return case.link.squares(expected) if power == 2 else expected
 
 
 def _is_young(case: _Case, found: torch.Tensor, power: int, dtype: torch.dtype) -> bool:

@@ -19,6 +19,8 @@ from ckptgrow.state.opening import TrainingState
 from ckptgrow.storage.tensors import whole
 from ckptgrow.verification.coordinates import growths_since, has_begun_anew, moment_rules
 
+PARTS = 1.5  # times b², beyond rounding: two copies that serve different parts have squares twice as large
+
 
 @dataclass(frozen=True)
 class LayerOrigin:
@@ -30,6 +32,8 @@ class LayerOrigin:
     kind: LayerKind
     zeroed: frozenset[LayerKind] = frozenset()
     is_anew: bool = False  # it was made, or what it was made from was, with moments of no gradient
+    is_drawn: bool = False  # its matrices are random numbers
+    share: float = 1.0  # of what the old layer writes to the residual stream
 
 
 UNCHANGED = LayerOrigin(0, "old")
@@ -77,10 +81,28 @@ class Link:
             ratios=frozenset(ratios),
         )
 
+    def squares(self, expected: torch.Tensor) -> torch.Tensor:
+        """What is expected of squares, from those of copies with equal gradients: more where they are unequal parts."""
+        for axis, growth in enumerate(self.growths):
+            if axis not in self.in_axes and bool((growth.read_squared > PARTS * growth.read**2).any()):
+                expected = expected * self.along(axis, growth.read_squared / growth.read**2)
+        return expected
+
     @property
     def is_new_layer(self) -> bool:
         """Whether it lies in a layer that was made as an identity."""
         return bool(self.layer.zeroed)
+
+    @property
+    def share(self) -> float:
+        """What a layer that writes a share of the residual stream has of the old weight."""
+        return self.layer.share if "residual" in self.grown.layout.written else 1.0
+
+    @property
+    def share_of_gradient(self) -> float:
+        """What is left of its gradient there."""
+        is_in_layer = self.grown.layer is not None
+        return self.layer.share if is_in_layer and "residual" not in self.grown.layout.written else 1.0
 
     @property
     def has_no_moments(self) -> bool:
@@ -180,6 +202,11 @@ class Pair:
     growths: Mapping[str, Growth]
     layers: tuple[LayerOrigin, ...]
 
+    @property
+    def changes(self) -> frozenset[LayerKind]:
+        """The kinds of new layers that change the function."""
+        return frozenset(layer.kind for layer in self.layers if layer.kind in ("copy", "random", "ode"))
+
     @cached_property
     def is_padded(self) -> bool:
         """Whether there are new coordinates that copy nothing."""
@@ -215,6 +242,11 @@ class Pair:
     def num_growths(self) -> int:
         """How many growths lie between the two, each of which rounds once; at least 1."""
         return max(1, len(growths_since(self.small, self.grown)))
+
+    @cached_property
+    def serves_parts(self) -> bool:
+        """Whether copies serve different parts of what the old coordinates served."""
+        return any(bool((one.read_squared > PARTS * one.read**2).any()) for one in self.growths.values())
 
     @cached_property
     def has_copies(self) -> bool:

@@ -40,7 +40,7 @@ def judge_rates(pair: Pair, scales: Scales, moved: Moved, declared: Declared) ->
     power = DECAY_POWERS.get(declared.decay_rule, 1.0)
     found = {rule: list(_problems(pair, scales, moved, (share, share * power))) for rule, share in shares.items()}
     fitting = [rule for rule, problems in found.items() if not problems]
-    recorded = {str(record.get("lr_rule")) for record in declared.widths}
+    recorded = {str(record.get("lr_rule")) for record in declared.rated}
     named = MIXED if len(recorded) > 1 else next(iter(recorded), "keep")
     if fitting:
         rule = named if named in fitting else fitting[0]

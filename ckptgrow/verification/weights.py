@@ -30,6 +30,8 @@ from ckptgrow.verification.shares import distance_from_shares, measured_strength
 
 NEARLY_ALL = 0.9  # of the entries: a rounded sum hits the exact one by chance far less often
 SHARES = 4.0  # roundings of the stored dtype in a share of up to twice the weight, and in the rest of it
+LIKE = 0.5  # relative, of the root mean squares of drawn weights and of what may lie in unequal pieces
+SCATTER = 3.0  # standard deviations, in units of 1/√draws
 SUMS = 8.0  # roundings of float64 in the sums and products here
 
 
@@ -70,17 +72,30 @@ def _scale(pair: Pair, name: str) -> WeightScale:
     grown = pair.grown_tensor(link)
     if link.is_new_layer and not bool(grown.any()) and _may_be_zero(link):
         return WeightScale(None, 0.0, 0.0)
+    if link.layer.is_drawn and link.grown.layout.kind != "gain":
+        return _drawn_scale(link, small, grown)
     summed = link.summed_inputs(grown)
     squares = power(small)
     if squares == 0:
         left = largest(summed)
         return WeightScale(None, left, math.inf if left > 0 else 0.0)
-    factor = snapped(float((summed * small).sum()) / squares, link.ratios)
+    # a layer's share is no power of a size's ratio
+    factor = link.share * snapped(float((summed * small).sum()) / squares / link.share, link.ratios)
     if not math.isfinite(factor):
         return WeightScale(None, math.inf, math.inf)
     differences = torch.sub(summed, small, alpha=factor).abs_()
     error = largest(differences) / (max(abs(factor), 1e-30) * largest(small))
     return WeightScale(factor, error, _roundings(pair, link, differences, factor * small))
+
+
+def _drawn_scale(link: Link, small: torch.Tensor, grown: torch.Tensor) -> WeightScale:
+    """Of a layer that was drawn: biases are zero, matrices as large as the small one's."""
+    if link.grown.layout.kind == "bias":
+        left = largest(grown)
+        return WeightScale(None, left, math.inf if left > 0 else 0.0)
+    sizes = [math.sqrt(power(one) / one.numel()) for one in (small, grown)]
+    error = abs(sizes[1] - sizes[0]) / sizes[0] if sizes[0] else sizes[1]
+    return WeightScale(None, error, 0.0 if error <= LIKE + SCATTER / math.sqrt(grown.numel()) else math.inf)
 
 
 def _may_be_zero(link: Link) -> bool:

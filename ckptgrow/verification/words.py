@@ -46,8 +46,11 @@ def _function(report: VerifyReport, pair: Pair) -> list[str]:
         f"the function changed: logits differ by {function.relative:.1e} of the largest, expected at most "
         f"{function.tolerance:.0e}, judged {function.judged}"
     ]
-    if any(layer.kind == "copy" for layer in pair.layers):
+    if "copy" in pair.changes:
         found.append("layers were stacked (--new copy), which does not preserve the function")
+    for kind, done in (("ode", "were divided among copies"), ("random", "are drawn")):
+        if kind in pair.changes:
+            found.append(f"layers {done} (--new {kind}), which does not preserve the function")
     return found
 
 

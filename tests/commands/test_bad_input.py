@@ -231,7 +231,7 @@ def test_factors_that_cannot_be(source: Path, capsys: pytest.CaptureFixture[str]
         (["--step", "-3"], ["--step -3"]),
         (["--reset", "everything"], ["--reset everything"]),
         (["--ffn", "10"], ["--ffn 10", "20"]),
-        (["--ffn", "40", "--factor", "2"], ["exclude"]),
+        (["--hidden", "40", "--factor", "2"], ["exclude"]),
         (["--heads", "4"], ["head"]),
         (["--kv-heads", "4"], ["kv-heads"]),
         (["--ffn", "33", "--lr-rule", "mup"], ["uneven"]),

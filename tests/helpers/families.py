@@ -138,6 +138,7 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # what few configs of
     "opt without biases": ("opt", {**OPT, "enable_bias": False}),
     "t5 of unequal stacks": ("t5", {**T5, "num_layers": 1, "num_decoder_layers": 3}),
     "t5 with a deep encoder": ("t5", {**T5_DEEP, "feed_forward_proj": "gated-gelu"}),
+    "llama of one key head": ("llama", {"num_key_value_heads": 1}),
     "opt tied without gains": ("opt", {**OPT, **GAINLESS}),
     "opt tied post-norm": ("opt", {**OPT, **POST}),
     "opt tied without final norm": ("opt", {**OPT, "_remove_final_layer_norm": True}),

@@ -96,6 +96,7 @@ def grow_now(rows: list[dict[str, str]], path: Path, capsys: pytest.CaptureFixtu
         writer = csv.DictWriter(file, ["step", "val_loss"])
         writer.writeheader()
         writer.writerows({"step": row["step"], "val_loss": row["val_loss"]} for row in rows)
+    capsys.readouterr()
     assert run_command(["plan", "watch", str(path), "--operator=width", f"--threshold={TAU}", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     return found["grow_now"] and found["slope"] > TAU
@@ -136,6 +137,22 @@ def test_a_slope_counts_the_evaluations_of_one_model(data: Path, whole: Path, tm
         ]
     )
     assert len(losses(tmp_path / "next", "val_loss")) >= 10 and min(losses(tmp_path / "next", "val_loss")) > reached
+
+
+def test_an_interrupted_run_ends_at_the_same_slope(
+    whole: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The evaluations of before the interruption count."""
+    out, asked = tmp_path / "out", f"--until-slope={TAU}"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_in(44, patch)
+        train_here([*arguments(data, out), f"--config={config_file(tmp_path)}", asked], expected=130)
+    train_here([*arguments(data, out), f"--resume={out / 'checkpoints' / 'last.ckpt'}", asked])
+    with (whole / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["val_loss"]]
+    num = len(losses(out, "val_loss"))
+    assert 11 < num < len(rows)
+    assert grow_now(rows[:num], tmp_path / "log.csv", capsys)
 
 
 def test_a_slope_needs_validation_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,7 @@ FAMILY = Family(
                 "it normalises after each block; ⟦new copy⟧ stacks layers, which changes the function",
                 when="not do_layer_norm_before",
             )
-            for new in ("zero-output", "zero-norm")
+            for new in ("zero-output", "zero-norm", "ode")
         ),
     ),
 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import torch
 
 from ckptgrow.errors import CheckpointError, RequestError
 from ckptgrow.spaces.gather import Gather
-from ckptgrow.spaces.noise import Noise
+from ckptgrow.spaces.noise import Noise, key_of, uniform_draws
 from ckptgrow.spaces.split import WHOLE, Split
 from ckptgrow.storage.tensors import LazyTensor, Made, Repeated, chunks, num_elements
 
@@ -29,6 +30,29 @@ def gathered(old: LazyTensor, gather: Gather) -> LazyTensor:
 def scaled(old: LazyTensor, factor: float) -> LazyTensor:
     """A tensor times a number, computed in float64 and rounded once."""
     return Made(old.shape, old.dtype, lambda *rows: (old.rows(*rows).double() * factor).to(old.dtype))
+
+
+def scaled_beside(old: LazyTensor, factor: float, offset: float) -> LazyTensor:
+    """A tensor to which the model adds `offset`: the sum times a number, computed in float64 and rounded once."""
+
+    def rows(start: int, stop: int) -> torch.Tensor:
+        return ((old.rows(start, stop).double() + offset) * factor - offset).to(old.dtype)
+
+    return Made(old.shape, old.dtype, rows)
+
+
+def drawn(like: LazyTensor, measure: LazyTensor, seed: int, name: str) -> LazyTensor:
+    """Uniform draws in a tensor's shape, as large as `measure` in the root mean square; `name` decides which."""
+
+    @cache
+    def amplitude() -> float:
+        return root_mean_square(measure)
+
+    def rows(start: int, stop: int) -> torch.Tensor:
+        found = uniform_draws(key_of(seed, name), like.shape, start, stop)
+        return torch.from_numpy(amplitude() * found).to(like.dtype)
+
+    return Made(like.shape, like.dtype, rows)
 
 
 def gathered_beside(old: LazyTensor, gather: Gather, offset: float) -> LazyTensor:

@@ -61,6 +61,14 @@ class _Context:
         gather = growth.unscaled if request.moments == "unscaled" else _gather(entry, growth)
         return gather.begun_anew if request.begins_anew else gather
 
+    def share(self, entry: Entry) -> float:
+        """What an entry is of the old one where the layer writes a share of the residual stream."""
+        if self.growing.request.moments == "unscaled":
+            return 1.0
+        # of two factors of a square each is a mean of squares
+        power = {"gradient": 1, "magnitude": 1, "square": 2, "row": 2, "column": 2}.get(entry, 0)
+        return self.descent.share_of_gradient**power
+
     def step(self, old: float) -> float:
         """The parameter's own clock (bias correction) in the grown state; it never pretends to have seen more gradients
         than it has.
@@ -137,7 +145,7 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
         shape = value.shape if growth.is_identity else growth.gradient.shape
         return Zeros(shape, value.dtype)
     if growth.is_identity:
-        return own(value)
+        return own(value) if context.share(entry) == 1 else scaled(value, context.share(entry))
     if entry in ("row", "column"):
         other = next(name for name, kind in entries.items() if kind in ("row", "column") and name != key)
         return grown_factor(entry, value, context.record[other], context.gather(entry), filled=context.fills)

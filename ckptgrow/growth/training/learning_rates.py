@@ -119,6 +119,7 @@ def _ratio(row: Row, options: Mapping[str, Any], one: Descent, sizes: WeightSize
     if row.lr == "none":
         raise OptimizerError(f"no lr rule known for {row.name}, expected a named one such as AdamW; use ⟦lr_rule keep⟧")
     sides = Sides.of(one.name, one.growth)
+    sides = replace(sides, write_out=sides.write_out * one.share, read_out=sides.read_out * one.share_of_gradient)
     update, gradient = sides.update, sides.gradient
     coupled = gradient / update
     if row.lr == "gradient":

@@ -20,7 +20,7 @@ class WeightSizes:
 
     def ratio(self, one: Descent) -> float:
         """The new root mean square over the old one; 1 where nothing grew or the old weight is zero."""
-        if one.growth.is_identity:
+        if one.growth.is_identity and one.share == 1:
             return 1.0
         if one.name not in self._known:
             old = root_mean_square(self.old[one.old.name])

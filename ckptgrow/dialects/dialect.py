@@ -1,0 +1,109 @@
+"""What a table of another trainer's names may say.
+
+    Row("layers.{layer}.attention.wq.weight", "rotary heads: model.layers.{layer}.self_attn.q_proj.weight")
+    Row("h.{layer}.attn.qkv.weight", Q, K, V, how="join")
+
+A row has one name of the trainer's and one or more of transformers'. Words before a name say what is done to that
+tensor on its way to the trainer, `how` what makes one tensor of them:
+
+    rotary SPACE    the rows of each head from two halves to pairs, as Meta's rotary positions turn them
+    times C, plus C a constant; moments follow by the gradient, which is 1/C as large
+    transpose       a matrix with its axes exchanged
+    join            one after the other along the first axis
+    group           q, k, v by key and value head: the queries that share the head, then the head's key, then its value
+    stack           all layers in one tensor, the layer as the first axis, before what else `how` says
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+LAYER = "{layer}"
+JOINING = ("join", "group")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of transformers' tensors in a row, and what is done to it on its way to the trainer, in order."""
+
+    name: str
+    steps: tuple[tuple[str, ...], ...] = ()
+
+    @classmethod
+    def of(cls, text: str) -> Part:
+        """From `STEP, STEP: NAME` or `NAME`."""
+        steps, _, name = text.rpartition(": ")
+        return cls(name, tuple(tuple(one.split()) for one in steps.split(", ") if one))
+
+
+class Row:
+    """One of the trainer's tensors. See the module's head.
+
+    `or_zero`: the trainer may have it or not, in all layers alike; where it has not, transformers' tensors are zero.
+    `is_buffer`: no parameter, so that no optimizer knows it.
+    """
+
+    def __init__(self, theirs: str, *ours: str, how: str = "", or_zero: bool = False, is_buffer: bool = False) -> None:
+        self.theirs = theirs
+        self.parts = tuple(map(Part.of, ours))
+        self.how = tuple(how.split())
+        self.or_zero = or_zero
+        self.is_buffer = is_buffer
+
+    @property
+    def is_stacked(self) -> bool:
+        """Whether one tensor of the trainer's holds all layers."""
+        return "stack" in self.how
+
+    @property
+    def is_renaming(self) -> bool:
+        """Whether its tensors differ in nothing but their names."""
+        return len(self.parts) == 1 and not self.how and not self.parts[0].steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigMap:
+    """The trainer's config, and transformers'.
+
+    `at` leads to the trainer's: keys of the file's tree, or the name of a file beside it. `fields` are pairs of the
+    trainer's field (dots lead into it) and transformers'; `constants` are what transformers' must say besides.
+    `expects` are the values of the trainer's fields for which the map is right: others are refused by name. `also` are
+    further places that repeat the trainer's fields.
+    """
+
+    at: tuple[str, ...]
+    fields: tuple[tuple[str, str], ...]
+    constants: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    expects: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
+    also: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """A trainer's way of saying a family.
+
+    `optimizer_rows` are the names and forms of the optimizer's entries where it has others than `rows`. Where
+    `config` is None, the trainer leaves none on the disk, and the user passes transformers'; `model_types` are those
+    that the rows say.
+    """
+
+    name: str
+    trainer: str
+    model_types: tuple[str, ...]
+    rows: tuple[Row, ...]
+    optimizer_rows: tuple[Row, ...] = ()
+    config: ConfigMap | None = None
+
+    @property
+    def parameter_rows(self) -> tuple[Row, ...]:
+        """The rows of the model's parameters."""
+        return tuple(row for row in self.rows if not row.is_buffer)
+
+    @property
+    def rows_of_optimizer(self) -> tuple[Row, ...]:
+        """The rows by which the optimizer's entries are understood."""
+        replaced = {part.name for row in self.optimizer_rows for part in row.parts}
+        kept = [row for row in self.parameter_rows if not replaced & {part.name for part in row.parts}]
+        return (*kept, *self.optimizer_rows)

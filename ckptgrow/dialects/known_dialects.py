@@ -1,0 +1,22 @@
+"""Which dialects there are, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ckptgrow.dialects.dialect import Dialect
+from ckptgrow.dialects.dialect_files import SUFFIXES, read_dialect
+from ckptgrow.dialects.tables import litgpt, nanogpt, torchtitan
+from ckptgrow.errors import RequestError
+
+DIALECTS: Mapping[str, Dialect] = {one.name: one for one in (*nanogpt.DIALECTS, *litgpt.DIALECTS, *torchtitan.DIALECTS)}
+
+
+def dialect_called(name: str) -> Dialect:
+    """A dialect by its name, or the user's own in a file; raises RequestError where there is none."""
+    if name in DIALECTS:
+        return DIALECTS[name]
+    if Path(name).suffix in SUFFIXES:
+        return read_dialect(Path(name))
+    raise RequestError(f"⟦dialect {name}⟧: expected one of {', '.join(sorted(DIALECTS))}, or a file that says one")

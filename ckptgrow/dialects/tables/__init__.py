@@ -1,0 +1,1 @@
+"""One table a trainer: its parameters by transformers' names, and its config."""

@@ -1,0 +1,191 @@
+"""litgpt: one class of its own for many families, whose config tells which; q, k and v one after the other.
+
+Source: Lightning AI, litgpt, `model.py` and `config.py`, of version 0.5.13.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ckptgrow.dialects.dialect import ConfigMap, Dialect, Row
+
+THEIR, OUR = "transformer.h.{layer}.", "model.layers.{layer}."
+ATTENTION = (
+    Row(
+        THEIR + "attn.qkv.weight",
+        *(f"{OUR}self_attn.{letter}_proj.weight" for letter in "qkv"),
+        how="join",
+    ),
+    Row(THEIR + "attn.proj.weight", OUR + "self_attn.o_proj.weight"),
+)
+QKV_BIAS = Row(THEIR + "attn.qkv.bias", *(f"{OUR}self_attn.{letter}_proj.bias" for letter in "qkv"), how="join")
+HEAD_NORMS = (
+    Row(THEIR + "attn.norm_q.weight", OUR + "self_attn.q_norm.weight"),
+    Row(THEIR + "attn.norm_k.weight", OUR + "self_attn.k_norm.weight"),
+)
+GATED_FFN = (
+    Row(THEIR + "mlp.fc_1.weight", OUR + "mlp.gate_proj.weight"),
+    Row(THEIR + "mlp.fc_2.weight", OUR + "mlp.up_proj.weight"),
+    Row(THEIR + "mlp.proj.weight", OUR + "mlp.down_proj.weight"),
+)
+NORMS = (
+    Row(THEIR + "norm_1.weight", OUR + "input_layernorm.weight"),
+    Row(THEIR + "norm_2.weight", OUR + "post_attention_layernorm.weight"),
+)
+NORM_BIASES = (
+    Row(THEIR + "norm_1.bias", OUR + "input_layernorm.bias"),
+    Row(THEIR + "norm_2.bias", OUR + "post_attention_layernorm.bias"),
+)
+POST_NORMS = (
+    Row(THEIR + "post_attention_norm.weight", OUR + "post_attention_layernorm.weight"),
+    Row(THEIR + "post_mlp_norm.weight", OUR + "post_feedforward_layernorm.weight"),
+)
+HEAD = Row("lm_head.weight", "lm_head.weight")
+EMBEDDING = Row("transformer.wte.weight", "model.embed_tokens.weight")
+FINAL = Row("transformer.ln_f.weight", "model.norm.weight")
+
+SIZES = (
+    ("n_layer", "num_hidden_layers"),
+    ("n_embd", "hidden_size"),
+    ("n_head", "num_attention_heads"),
+    ("intermediate_size", "intermediate_size"),
+    ("padded_vocab_size", "vocab_size"),
+    ("block_size", "max_position_embeddings"),
+    ("rope_base", "rope_theta"),
+)
+GROUPED = (*SIZES, ("n_query_groups", "num_key_value_heads"), ("head_size", "head_dim"))
+PLAIN: Mapping[str, tuple[Any, ...]] = {
+    "norm_class_name": ("RMSNorm",),
+    "mlp_class_name": ("LLaMAMLP",),
+    "bias": (False,),
+    "attn_bias": (False, None),
+    "lm_head_bias": (False,),
+    "parallel_residual": (False,),
+    "shared_attention_norm": (False,),
+    "rotary_percentage": (1.0,),
+    "rope_adjustments": (None,),
+    "rope_condense_ratio": (1,),
+    "rope_interleave": (False, None),
+    "rope_local_base_freq": (None,),
+    "sliding_window_size": (None,),
+    "attention_scores_scalar": (None,),
+    "attention_logit_softcapping": (None,),
+    "final_logit_softcapping": (None,),
+    "scale_embeddings": (False,),
+    "norm_qk": (False, None),
+    "norm_1": (True, None),
+    "norm_2": (True, None),
+    "post_attention_norm": (False, None),
+    "post_mlp_norm": (False, None),
+    "n_expert": (0,),
+    "latent_attention": (None,),
+}
+
+
+def _dialect(
+    model_type: str,
+    rows: tuple[Row, ...],
+    fields: tuple[tuple[str, str], ...],
+    expects: Mapping[str, tuple[Any, ...]],
+    **constants: Any,
+) -> Dialect:
+    return Dialect(
+        name=f"litgpt-{model_type}",
+        trainer="litgpt",
+        model_types=(model_type,),
+        rows=rows,
+        config=ConfigMap(
+            at=("model_config.yaml",),
+            fields=fields,
+            constants={"model_type": model_type, "bos_token_id": None, "eos_token_id": None, **constants},
+            expects={**PLAIN, **expects},
+        ),
+    )
+
+
+LLAMA = (HEAD, EMBEDDING, *ATTENTION, *GATED_FFN, *NORMS, FINAL)
+RMS = (*GROUPED, ("norm_eps", "rms_norm_eps"))
+
+DIALECTS = (
+    _dialect("llama", LLAMA, RMS, {}, architectures=["LlamaForCausalLM"]),
+    _dialect("qwen2", (*LLAMA, QKV_BIAS), RMS, {"attn_bias": (True,)}, architectures=["Qwen2ForCausalLM"]),
+    _dialect(
+        "qwen3",
+        (*LLAMA, *HEAD_NORMS),
+        RMS,
+        {"norm_qk": (True,), "norm_qk_type": ("default",)},
+        architectures=["Qwen3ForCausalLM"],
+    ),
+    _dialect(
+        "olmo2",
+        (HEAD, EMBEDDING, *ATTENTION, *HEAD_NORMS, *GATED_FFN, *POST_NORMS, FINAL),
+        (*SIZES, ("n_query_groups", "num_key_value_heads"), ("norm_eps", "rms_norm_eps")),
+        {
+            "norm_qk": (True,),
+            "norm_qk_type": ("olmo2",),
+            "norm_1": (False,),
+            "norm_2": (False,),
+            "post_attention_norm": (True,),
+            "post_mlp_norm": (True,),
+        },
+        architectures=["Olmo2ForCausalLM"],
+    ),
+    _dialect(
+        "gemma",
+        LLAMA,
+        RMS,
+        {"mlp_class_name": ("GemmaMLP",), "scale_embeddings": (True,), "gelu_approximate": ("tanh",)},
+        architectures=["GemmaForCausalLM"],
+        hidden_act="gelu_pytorch_tanh",
+        hidden_activation="gelu_pytorch_tanh",
+    ),
+    _dialect(
+        "stablelm",
+        (*LLAMA, *NORM_BIASES, Row("transformer.ln_f.bias", "model.norm.bias")),
+        (
+            *SIZES,
+            ("n_query_groups", "num_key_value_heads"),
+            ("norm_eps", "layer_norm_eps"),
+            ("rotary_percentage", "partial_rotary_factor"),
+        ),
+        {"norm_class_name": ("LayerNorm",), "rotary_percentage": (0.25, 0.5, 1.0)},
+        architectures=["StableLmForCausalLM"],
+    ),
+    _dialect(
+        "phi",
+        (
+            HEAD,
+            Row("lm_head.bias", "lm_head.bias"),
+            EMBEDDING,
+            ATTENTION[0],
+            QKV_BIAS,
+            Row(THEIR + "attn.proj.weight", OUR + "self_attn.dense.weight"),
+            Row(THEIR + "attn.proj.bias", OUR + "self_attn.dense.bias"),
+            Row(THEIR + "mlp.fc.weight", OUR + "mlp.fc1.weight"),
+            Row(THEIR + "mlp.fc.bias", OUR + "mlp.fc1.bias"),
+            Row(THEIR + "mlp.proj.weight", OUR + "mlp.fc2.weight"),
+            Row(THEIR + "mlp.proj.bias", OUR + "mlp.fc2.bias"),
+            NORMS[0],
+            NORM_BIASES[0],
+            Row("transformer.ln_f.weight", "model.final_layernorm.weight"),
+            Row("transformer.ln_f.bias", "model.final_layernorm.bias"),
+        ),
+        (
+            *SIZES,
+            ("n_query_groups", "num_key_value_heads"),
+            ("norm_eps", "layer_norm_eps"),
+            ("rotary_percentage", "partial_rotary_factor"),
+        ),
+        {
+            "norm_class_name": ("LayerNorm",),
+            "mlp_class_name": ("GptNeoxMLP",),
+            "gelu_approximate": ("tanh",),
+            "bias": (True,),
+            "lm_head_bias": (True,),
+            "parallel_residual": (True,),
+            "shared_attention_norm": (True,),
+            "rotary_percentage": (0.4, 0.5, 1.0),
+        },
+        architectures=["PhiForCausalLM"],
+        hidden_act="gelu_new",
+    ),
+)

@@ -1,0 +1,48 @@
+"""Matrices transposed on their way, a band of columns at a time."""
+
+from __future__ import annotations
+
+import torch
+
+from ckptgrow.storage.tensors import LazyTensor, chunks
+
+BAND_BYTES = 24 * 2**20  # as much of a transposed matrix as is in memory at once
+
+
+class Transposed:
+    """A matrix's columns as rows. Whoever reads them in their order reads the matrix once for every band of them; the
+    last band is let go with its last row.
+    """
+
+    def __init__(self, old: LazyTensor) -> None:
+        self._old = old
+        self._first = 0
+        self._band: torch.Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See LazyTensor."""
+        return (self._old.shape[1], self._old.shape[0])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """See LazyTensor."""
+        return self._old.dtype
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See LazyTensor."""
+        first, band = self._first, self._band
+        if band is None or not first <= start <= stop <= first + len(band):
+            height, width = self._old.shape
+            length = max(stop - start, BAND_BYTES // max(1, self.dtype.itemsize * height))
+            first, band = start, _columns(self._old, start, min(width, start + length))
+        self._first, self._band = first, None if stop == self.shape[0] else band
+        return band[start - first : stop - first]
+
+
+def _columns(old: LazyTensor, start: int, stop: int) -> torch.Tensor:
+    """Columns [start, stop), transposed, shape (stop − start, rows of the matrix)."""
+    made = torch.empty((stop - start, old.shape[0]), dtype=old.dtype)
+    for first, last in chunks(old):
+        made[:, first:last] = old.rows(first, last)[:, start:stop].t().contiguous()  # torch is quick into new memory
+    return made

@@ -1,0 +1,44 @@
+"""Files that other trainers' own code wrote, with what it computed from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ckptgrow.state.model import load_model
+from ckptgrow.state.opening import open_state
+from tests.helpers.paths import ROOT
+
+TRAINERS = ROOT / "fixtures" / "trainers"
+SAMPLES = {
+    "nanogpt": TRAINERS / "nanogpt" / "ckpt.pt",
+    "nanogpt-bias": TRAINERS / "nanogpt" / "ckpt_bias.pt",
+    "torchtitan": TRAINERS / "torchtitan" / "step-5",
+    **{f"litgpt-{path.name}": path for path in sorted((TRAINERS / "litgpt").iterdir()) if path.is_dir()},
+}
+TRAINED = ("nanogpt", "nanogpt-bias", "torchtitan", "litgpt-llama")  # the others are models alone
+
+
+def config_beside(path: Path) -> Path | None:
+    """Transformers' config, where the trainer leaves none on the disk and the user passes it."""
+    config = path.parent / "config.json"
+    return config if config.is_file() else None
+
+
+def trainers_logits(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens, and what the trainer's own model computed."""
+    stored = torch.load(path.parent / "logits.pt", weights_only=True)
+    return stored["tokens"], stored[path.name]
+
+
+def transformers_logits(path: Path, tokens: torch.Tensor, dialect: str | None = None) -> torch.Tensor:
+    """What transformers' model behind the dialect computes."""
+    state = open_state(path, config=config_beside(path), dialect=dialect)
+    model = load_model(state.checkpoint, state.claim, state.config, torch.float32, "cpu").eval()
+    with torch.no_grad():
+        return model(tokens).logits
+
+
+def relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).abs().max() / other.abs().max())

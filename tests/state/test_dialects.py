@@ -1,0 +1,215 @@
+"""Trainers' own files: understood by their names, grown, written back to the bit, judged by the trainers' logits."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ckptgrow
+from ckptgrow.cli import run
+from ckptgrow.dialects import known_dialects
+from ckptgrow.dialects.dialect import ConfigMap, Dialect, Row
+from ckptgrow.errors import CheckpointError, ClaimError, ConfigError, RequestError
+from ckptgrow.formats.known_formats import read_checkpoint, write_checkpoint
+from ckptgrow.progress import silent
+from ckptgrow.state import translation
+from ckptgrow.state.translation import in_transformers_terms
+from ckptgrow.storage.tensors import whole
+from tests.helpers.distributed import tensors_of
+from tests.helpers.lightning_files import assert_same
+from tests.helpers.trainer_files import (
+    SAMPLES,
+    TRAINED,
+    config_beside,
+    relative_difference,
+    trainers_logits,
+    transformers_logits,
+)
+
+FLOAT32 = 2e-6  # of the largest logit: two implementations round differently
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_transformers_computes_what_the_trainer_computed(name: str) -> None:
+    tokens, expected = trainers_logits(SAMPLES[name])
+    assert relative_difference(transformers_logits(SAMPLES[name], tokens), expected) < FLOAT32
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_what_is_read_is_written_back_to_the_bit(tmp_path: Path, name: str) -> None:
+    source = read_checkpoint(SAMPLES[name])
+    there, how = in_transformers_terms(source, config_beside(SAMPLES[name]))
+    assert how is not None and how.dialect.trainer in ("nanoGPT", "litgpt", "torchtitan")
+    target = tmp_path / SAMPLES[name].name
+    write_checkpoint(how.undone(there), target, silent, force=False)
+    if name == "torchtitan":
+        assert_same(tensors_of(SAMPLES[name]), tensors_of(target))
+        return
+    pairs = [(SAMPLES[name], target)] if target.is_file() else files_in(SAMPLES[name], target)
+    for one, other in pairs:
+        if one.suffix in (".pt", ".pth"):
+            assert_same(torch.load(one, weights_only=True), torch.load(other, weights_only=True))
+        else:
+            assert read_yaml(one) == read_yaml(other)
+
+
+def files_in(one: Path, other: Path) -> list[tuple[Path, Path]]:
+    assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
+    return [(path, other / path.name) for path in one.iterdir()]
+
+
+def read_yaml(path: Path) -> Any:
+    import yaml
+
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("operator", ["width", "depth"])
+def test_a_trainers_state_grows_and_computes_the_same(tmp_path: Path, name: str, operator: str) -> None:
+    target = tmp_path / SAMPLES[name].name
+    config = config_beside(SAMPLES[name])
+    getattr(ckptgrow, operator)(SAMPLES[name], target, factor=2, request=ckptgrow.StateRequest(config=config))
+    report = ckptgrow.verify(SAMPLES[name], target, config=config)
+    assert report.passed and report.moments is not None
+    tokens, expected = trainers_logits(SAMPLES[name])
+    assert relative_difference(transformers_logits(target, tokens), expected) < FLOAT32
+    assert isinstance(translation_of(target), translation.Translation)
+
+
+def translation_of(path: Path) -> Any:
+    return in_transformers_terms(read_checkpoint(path))[1]
+
+
+def test_nanogpt_resumes_from_the_grown_file_with_its_own_arguments(tmp_path: Path) -> None:
+    """Its train.py builds the model from `model_args`, and groups of AdamW for matrices and for vectors."""
+    ckptgrow.width(SAMPLES["nanogpt"], tmp_path / "ckpt.pt", factor=2)
+    old, new = (torch.load(path, weights_only=True) for path in (SAMPLES["nanogpt"], tmp_path / "ckpt.pt"))
+    assert new["model_args"] == {**old["model_args"], "n_embd": 32, "n_head": 4}
+    assert new["config"]["n_embd"] == 32 and new["iter_num"] == old["iter_num"]
+    assert new["model"].keys() == old["model"].keys()
+    shapes = [tuple(tensor.shape) for name, tensor in new["model"].items() if name != "lm_head.weight"]
+    ordered = [shape for shape in shapes if len(shape) > 1] + [shape for shape in shapes if len(shape) == 1]
+    assert [tuple(record["exp_avg"].shape) for record in new["optimizer"]["state"].values()] == ordered
+    assert [len(group["params"]) for group in new["optimizer"]["param_groups"]] == [10, 5]
+
+
+def test_a_compiled_model_keeps_its_prefix(tmp_path: Path) -> None:
+    state = torch.load(SAMPLES["nanogpt"], weights_only=True)
+    state["model"] = {f"_orig_mod.{name}": tensor for name, tensor in state["model"].items()}
+    torch.save(state, tmp_path / "a.pt")
+    ckptgrow.depth(tmp_path / "a.pt", tmp_path / "b.pt", factor=2)
+    grown = torch.load(tmp_path / "b.pt", weights_only=True)
+    assert all(name.startswith("_orig_mod.transformer.") for name in list(grown["model"])[:-1])
+    assert grown["model_args"]["n_layer"] == 4
+
+
+@pytest.mark.parametrize("name", ["nanogpt-bias", "litgpt-llama"])
+def test_a_trainers_file_becomes_a_directory_of_transformers(tmp_path: Path, name: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    ckptgrow.convert(SAMPLES[name], tmp_path / "hf", "huggingface")
+    tokens, expected = trainers_logits(SAMPLES[name])
+    model, info = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", output_loading_info=True, dtype=torch.float32)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    with torch.no_grad():
+        assert relative_difference(model.eval()(tokens).logits, expected) < FLOAT32
+
+
+def changed(monkeypatch: pytest.MonkeyPatch, name: str, dialect: Dialect) -> None:
+    monkeypatch.setattr(translation, "DIALECTS", {**known_dialects.DIALECTS, name: dialect})
+
+
+def config_of(dialect: Dialect) -> ConfigMap:
+    assert dialect.config is not None
+    return dialect.config
+
+
+def test_the_trainers_logits_see_a_wrong_activation(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = known_dialects.DIALECTS["nanogpt"]
+    constants = {**config_of(right).constants, "activation_function": "gelu_new"}
+    changed(monkeypatch, "nanogpt", replace(right, config=replace(config_of(right), constants=constants)))
+    tokens, expected = trainers_logits(SAMPLES["nanogpt"])
+    assert relative_difference(transformers_logits(SAMPLES["nanogpt"], tokens), expected) > 10 * FLOAT32
+
+
+def test_the_trainers_logits_see_a_permutation_that_is_not_the_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = known_dialects.DIALECTS["litgpt-llama"]
+    rows = tuple(
+        Row(row.theirs, *(f"rotary heads: {row.parts[0].name}", *(part.name for part in row.parts[1:])), how="join")
+        if row.how == ("join",)
+        else row
+        for row in right.rows
+    )
+    changed(monkeypatch, "litgpt-llama", replace(right, rows=rows))
+    tokens, expected = trainers_logits(SAMPLES["litgpt-llama"])
+    assert relative_difference(transformers_logits(SAMPLES["litgpt-llama"], tokens), expected) > 1000 * FLOAT32
+
+
+def test_two_dialects_that_fit_are_both_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    twin = replace(known_dialects.DIALECTS["nanogpt"], name="twin")
+    changed(monkeypatch, "twin", twin)
+    with pytest.raises(CheckpointError, match="nanogpt, twin each fit it"):
+        in_transformers_terms(read_checkpoint(SAMPLES["nanogpt"]))
+
+
+def test_an_unknown_file_says_which_trainers_were_tried_and_why_not(tmp_path: Path) -> None:
+    state = torch.load(SAMPLES["nanogpt"], weights_only=True)
+    state["model"] = {name.replace(".h.", ".stages."): tensor for name, tensor in state["model"].items()}
+    torch.save(state, tmp_path / "a.pt")
+    with pytest.raises((ClaimError, ConfigError), match=r"nanogpt \(it has no transformer.stages.0.attn") as caught:
+        ckptgrow.width(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert "litgpt-llama (" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_growth_that_the_trainers_config_cannot_say_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="cannot say ffn 128"):
+        ckptgrow.width(SAMPLES["nanogpt"], tmp_path / "b.pt", factor=None, ffn=128)
+    assert not (tmp_path / "b.pt").exists()
+
+
+def test_inspect_names_the_trainer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", str(SAMPLES["litgpt-llama"])]) == 0
+    assert "trainer" in (shown := capsys.readouterr().out) and "litgpt" in shown
+    assert "unclaimed" in shown and "none" in shown
+
+
+def test_a_dialect_that_does_not_fit_says_why(tmp_path: Path) -> None:
+    shutil.copy(SAMPLES["nanogpt"], tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="does not fit the dialect"):
+        ckptgrow.width(tmp_path / "a.pt", tmp_path / "b.pt", request=ckptgrow.StateRequest(dialect="litgpt-llama"))
+    with pytest.raises(RequestError, match="expected one of"):
+        ckptgrow.width(tmp_path / "a.pt", tmp_path / "b.pt", request=ckptgrow.StateRequest(dialect="nothing"))
+
+
+def test_the_trainers_logits_see_a_missing_rotary_permutation(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = known_dialects.DIALECTS["torchtitan-llama3"]
+    rows = tuple(
+        Row(row.theirs, row.parts[0].name) if row.parts[0].steps and len(row.parts) == 1 else row for row in right.rows
+    )
+    changed(monkeypatch, "torchtitan-llama3", replace(right, rows=rows))
+    tokens, expected = trainers_logits(SAMPLES["torchtitan"])
+    assert relative_difference(transformers_logits(SAMPLES["torchtitan"], tokens), expected) > 1000 * FLOAT32
+
+
+def test_torchtitans_fused_moments_go_by_key_and_value_head(tmp_path: Path) -> None:
+    """Its wqkv is (kv heads, queries of a group, then key and value, head size): taken apart by hand here."""
+    config = config_beside(SAMPLES["torchtitan"])
+    there, _ = in_transformers_terms(read_checkpoint(SAMPLES["torchtitan"]), config)
+    stored = tensors_of(SAMPLES["torchtitan"])
+    fused = next(one for name, one in stored.items() if "layers.1" in name and name.endswith("wqkv.weight.exp_avg')"))
+    query, key, value = fused.view(2, 4, 4, 16).split([2, 1, 1], dim=1)
+    halves = {
+        "q": query.reshape(4, 2, 2, 16).transpose(1, 2).reshape(16, 16),
+        "k": key.reshape(2, 2, 2, 16).transpose(1, 2).reshape(8, 16),
+        "v": value.reshape(8, 16),
+    }
+    names = there.optimizers[0].groups[0].names or ()
+    for letter, expected in halves.items():
+        record = there.optimizers[0].records[names.index(f"model.layers.1.self_attn.{letter}_proj.weight")]
+        assert torch.equal(whole(record["exp_avg"]), expected)
