@@ -63,35 +63,28 @@ def inspect(
     """Looks at a checkpoint of any kind; `config` is its transformers config.json where it has none, `dialect` the
     trainer's where its names do not tell it.
 
-    With `check` every byte is read: the checksums of all that torch saved, and the sha256 of the weights, which is what
-    a growth records of its source (files of safetensors have no checksums); and a trainer's own names and forms must be
-    there again after the way to transformers' and back.
+    With `check` every byte is read: the checksums of all that torch saved (safetensors have none), and the sha256 of
+    the weights, which a growth records of its source; a trainer's own names and forms must come back from transformers'.
     Raises CheckpointError where it cannot be read at all; everything else is told in `problems`.
     """
-    in_file = read_checkpoint(Path(path))
-    problems: list[str] = []
+    in_file, problems = read_checkpoint(Path(path)), list[str]()
     checkpoint, translation = in_transformers_terms(in_file, config, dialect)
-    architecture = _architecture(checkpoint, config, problems)
-    claimed, unclaimed = None, list[str]()
-    fields = checkpoint.config
+    architecture, claimed, unclaimed = _architecture(checkpoint, config, problems), None, list[str]()
     if architecture is not None:
         joined = pieces_in(architecture.family, checkpoint.tensors).joined(checkpoint.tensors)
         checkpoint = replace(checkpoint, tensors=joined)
         architecture, claimed, unclaimed = _claimed(checkpoint, architecture, problems)
-        fields = architecture.config
+    fields = checkpoint.config if architecture is None else architecture.config
     if claimed is None and translation is None and not are_transformers(in_file.tensors):
         problems.append(f"{path}: {why_unknown(in_file, config)}")
-    if check and translation is not None:
-        problems += changed_by(translation, in_file, checkpoint)
-    names = [one.name for one in claimed.parameters] if claimed else list(checkpoint.tensors)
-    distinct = {id(checkpoint.tensors[name]): checkpoint.tensors[name] for name in names}
+    problems += changed_by(translation, in_file, checkpoint) if check and translation else []
     return Inspection(
         kind=checkpoint.kind,
         trainer=translation.dialect.trainer if translation else None,
         family=architecture.family.model_type if architecture else None,
         config=dict(fields) if fields else None,
         sizes=architecture.own_sizes if architecture else {},
-        num_parameters=sum(num_elements(tensor) for tensor in distinct.values()),
+        num_parameters=_num_parameters(checkpoint, claimed),
         num_tensors=len(in_file.tensors),
         dtypes=dict(Counter(_dtype_name(tensor) for tensor in in_file.tensors.values())),
         optimizer=_optimizer(checkpoint, claimed, translation.absent if translation else (), problems),
@@ -104,6 +97,13 @@ def inspect(
         problems=problems,
         sha256=_checked(checkpoint) if check else None,
     )
+
+
+def _num_parameters(checkpoint: Checkpoint, claimed: Claim | None) -> int:
+    """Elements of the parameters, those that several names share counted once."""
+    names = [one.name for one in claimed.parameters] if claimed else list(checkpoint.tensors)
+    distinct = {id(checkpoint.tensors[name]): checkpoint.tensors[name] for name in names}
+    return sum(num_elements(tensor) for tensor in distinct.values())
 
 
 def _checked(checkpoint: Checkpoint) -> str:

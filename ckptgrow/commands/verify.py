@@ -79,15 +79,10 @@ def _show(report: VerifyReport, screen: Screen) -> None:
         ),
     ]
     if report.moments is not None:
-        rows.append(
-            (
-                "moments",
-                f"{report.moments.num_compared} states against autograd",
-                report.moments.worst_relative_error,
-                report.moments.tolerance,
-                _verdict(report.moments.passed),
-            )
-        )
+        moments = report.moments
+        name = f"{moments.num_compared} states against autograd"
+        found = (moments.worst_relative_error, moments.tolerance, _verdict(moments.passed))
+        rows.append(("moments", name, *found))
     if report.trajectory is not None:
         judged = _verdict(report.trajectory.passed) if report.trajectory.judged else "not judged"
         name = f"losses over {report.trajectory.steps} steps"

@@ -91,12 +91,11 @@ def verify(
     measured = Scales(pair, weights, run.scales)
     moments = _moments(pair, run, measured, settings) if has_state(pair.small.optimizers) else None
     structure = _structure(pair, weights, measured, declared, apart)
-    trajectory = _trajectory(pair, batches, settings, structure, stage) if settings.steps else None
     report = VerifyReport(
         structure=structure,
         function=run.function,
         moments=moments,
-        trajectory=trajectory,
+        trajectory=_trajectory(pair, batches, settings, structure, stage) if settings.steps else None,
         asymmetry=run.asymmetry,
         sentences=[],
     )

@@ -27,7 +27,7 @@ Fingerprints = Mapping[str, tuple[float, ...]]
 
 def recorded_layers(records: Sequence[Any], num_old: int, num_new: int) -> tuple[LayerOrigin, ...] | None:
     """The layer maps of the records, one applied to the other; None where they are none of such models."""
-    layers = tuple(LayerOrigin(index, "old") for index in range(num_old))
+    layers = tuple(LayerOrigin(source=index, kind="old") for index in range(num_old))
     for record in records:
         if not isinstance(record, Mapping) or "layers" not in record:
             continue
@@ -84,7 +84,7 @@ def matched_layers(
     that writes the residual stream or every gain is zero, a copy otherwise.
     """
     if num_old == num_new:
-        return tuple(LayerOrigin(index, "old") for index in range(num_old))
+        return tuple(LayerOrigin(source=index, kind="old") for index in range(num_old))
     old = _stack(small, growths, num_old, projected=False)
     new = _stack(grown, growths, num_new, projected=True)
     layers: list[LayerOrigin] = []
@@ -108,16 +108,15 @@ def _judge(
 ) -> LayerOrigin:
     likeness = [_likeness(layer, candidate) for candidate in old]
     if next_old < len(old) and (likeness[next_old] == 1 or must_be_old):
-        return LayerOrigin(next_old, "old")
+        return LayerOrigin(source=next_old, kind="old")
     source = max(range(len(old)), key=lambda candidate: (likeness[candidate], candidate == next_old - 1))
     kind = _identity_kind(grown, layer, index)
     if kind is not None:
-        return LayerOrigin(source, kind, frozenset({kind}))
+        return LayerOrigin(source=source, kind=kind, zeroed=frozenset({kind}))
     if next_old in (source, 0):
-        return LayerOrigin(next_old, "old")
-    if likeness[source] == 1 or next_old >= len(old):
-        return LayerOrigin(source, "copy")
-    return LayerOrigin(next_old, "old") if likeness[next_old] >= likeness[source] else LayerOrigin(source, "copy")
+        return LayerOrigin(source=next_old, kind="old")
+    is_copy = next_old >= len(old) or likeness[source] == 1 or likeness[next_old] < likeness[source]
+    return LayerOrigin(source=source, kind="copy") if is_copy else LayerOrigin(source=next_old, kind="old")
 
 
 def _likeness(one: Fingerprints, other: Fingerprints) -> float:

@@ -22,7 +22,7 @@ from ckptgrow.verification.coordinates import growths_since, has_begun_anew, mom
 PARTS = 1.5  # times b², beyond rounding: two copies that serve different parts have squares twice as large
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LayerOrigin:
     """The old layer that a grown layer is or was made from, as what, and the kinds of identities that its making, and
     that of the layers between, set to zero.
@@ -36,7 +36,7 @@ class LayerOrigin:
     share: float = 1.0  # of what the old layer writes to the residual stream
 
 
-UNCHANGED = LayerOrigin(0, "old")
+UNCHANGED = LayerOrigin(source=0, kind="old")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

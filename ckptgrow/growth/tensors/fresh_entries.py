@@ -28,6 +28,10 @@ from ckptgrow.spaces.growth import BoolVector, Filling
 from ckptgrow.spaces.noise import key_of, uniform_draws
 from ckptgrow.storage.tensors import LazyTensor, Made, chunks
 
+NEVER_LEARNS = (
+    "is zero, so new units that are written as zero would be read by zeros, and neither side would ever get a "
+    "gradient; use ⟦fresh random-zero⟧"
+)
 SILENCED = (Filling("copied", "zero", "copied"), Filling("drawn", "zero", "drawn"))  # of units
 
 
@@ -64,8 +68,7 @@ def padded(old: LazyTensor, growth: TensorGrowth, seed: int, name: str) -> LazyT
     """A weight's growth by entries that copy nothing (see the module's head); `name` decides what is drawn. Computed in
     float64 and rounded once.
 
-    Where new units are silenced and the columns that read them would be zeros too, making rows raises RequestError:
-    neither side would ever get a gradient.
+    Making rows raises RequestError where silenced units would be read by zeros: neither would ever get a gradient.
     """
     gather, offset, has_mean = growth.begun, growth.layout.offset, _mean_axis(growth)
     reads_silenced = any(axis.role == "in" and axis.growth.filling in SILENCED for axis in growth.axes)
@@ -74,10 +77,7 @@ def padded(old: LazyTensor, growth: TensorGrowth, seed: int, name: str) -> LazyT
     def amplitude() -> float:
         found = root_mean_square(old)
         if found == 0 and reads_silenced:
-            raise RequestError(
-                f"{name}: is zero, so new units that are written as zero would be read by zeros, and neither side "
-                "would ever get a gradient; use ⟦fresh random-zero⟧"
-            )
+            raise RequestError(f"{name}: {NEVER_LEARNS}")
         return found
 
     def filled(start: int, stop: int) -> torch.Tensor:
@@ -98,9 +98,9 @@ def padded(old: LazyTensor, growth: TensorGrowth, seed: int, name: str) -> LazyT
             amplitude()
         exact = filled(start, stop)
         if has_mean is not None:
-            axis = growth.axes[has_mean]
-            mean = mean_of_rows() if has_mean == 0 else exact.sum(has_mean, keepdim=True) / axis.growth.num_old
-            exact = torch.where(_along(axis.growth.is_fresh, growth.axes, has_mean, start, stop), mean, exact)
+            grown = growth.axes[has_mean].growth
+            mean = mean_of_rows() if has_mean == 0 else exact.sum(has_mean, keepdim=True) / grown.num_old
+            exact = torch.where(_along(grown.is_fresh, growth.axes, has_mean, start, stop), mean, exact)
         return (exact - offset).to(old.dtype)
 
     made = Made(gather.shape, old.dtype, rows)

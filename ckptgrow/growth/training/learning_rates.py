@@ -43,7 +43,7 @@ from ckptgrow.errors import OptimizerError, at
 from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.lineage import Descent
 from ckptgrow.growth.tensors.grown_tensors import scaled
-from ckptgrow.growth.training.optimizer_table import Row, is_coupled, row_of
+from ckptgrow.growth.training.optimizer_table import OptimizerRow, is_coupled, row_of
 from ckptgrow.growth.training.sides import Sides
 from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
@@ -104,7 +104,7 @@ def with_rates(
     return replace(state, groups=tuple(groups), state=records), tuple(origins)
 
 
-def _decay(ratio: Ratio, row: Row, options: Mapping[str, Any], rule: DecayRule) -> float:
+def _decay(ratio: Ratio, row: OptimizerRow, options: Mapping[str, Any], rule: DecayRule) -> float:
     """Weight decay's ratio by a rule. Raises OptimizerError for a rule that is none for decay in the gradient."""
     is_in_gradient = row.lr == "gradient" or is_coupled(row, options)
     if rule != "trajectory" and is_in_gradient and options.get("weight_decay"):
@@ -115,7 +115,7 @@ def _decay(ratio: Ratio, row: Row, options: Mapping[str, Any], rule: DecayRule) 
     return ratio.weight_decay ** DECAY_POWERS[rule]
 
 
-def _ratio(row: Row, options: Mapping[str, Any], one: Descent, sizes: WeightSizes) -> Ratio:
+def _ratio(row: OptimizerRow, options: Mapping[str, Any], one: Descent, sizes: WeightSizes) -> Ratio:
     if row.lr == "none":
         raise OptimizerError(f"no lr rule known for {row.name}, expected a named one such as AdamW; use ⟦lr_rule keep⟧")
     sides = Sides.of(one.name, one.growth)
@@ -197,14 +197,14 @@ def _adjusted(kind: str | None, shape: Sequence[int]) -> float:
     return math.sqrt(max(rows, columns)) if kind == "match_rms_adamw" else math.sqrt(max(1.0, rows / columns))
 
 
-def _with_updates(row: Row, record: Mapping[str, Any], ratio: float) -> dict[str, Any]:
+def _with_updates(row: OptimizerRow, record: Mapping[str, Any], ratio: float) -> dict[str, Any]:
     return {
         key: scaled(value, ratio) if row.entries[key] == "update" and is_lazy(value) else value
         for key, value in record.items()
     }
 
 
-def _scaled_options(options: Mapping[str, Any], ratio: Ratio, row: Row) -> dict[str, Any]:
+def _scaled_options(options: Mapping[str, Any], ratio: Ratio, row: OptimizerRow) -> dict[str, Any]:
     scaled = {key: times(value, ratio.lr) if key in LR_OPTIONS else value for key, value in options.items()}
     eps = scaled.get("eps")
     if isinstance(eps, tuple | list):

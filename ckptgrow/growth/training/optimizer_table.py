@@ -18,7 +18,7 @@ LrKind = Literal["normalised", "gradient", "orthogonal", "adafactor", "none"]
 
 
 @dataclass(frozen=True)
-class Row:
+class OptimizerRow:
     """One optimizer's rule.
 
     `coupled`: whether weight decay is added to the gradient (L2), where no option `decoupled_weight_decay` says it.
@@ -35,28 +35,28 @@ class Row:
         return next(kind.entries for kind in KINDS if kind.name == self.name)
 
 
-ROWS: tuple[Row, ...] = (
-    Row("NAdam", "normalised", coupled=True),
-    Row("Adam", "normalised"),
-    Row("AdamW", "normalised"),
-    Row("AdamW of transformers", "normalised"),
-    Row("DeepSpeedCPUAdam", "none"),  # its groups do not say whether weight decay is added to the gradient
-    Row("LAMB", "none"),
-    Row("FusedAdam", "none"),
-    Row("Adamax", "normalised", coupled=True),
-    Row("RAdam", "normalised", coupled=True),
-    Row("an optimizer with Adam's averages", "none"),
-    Row("Lion", "normalised"),
-    Row("Adagrad", "normalised", coupled=True, also_scaled={"initial_accumulator_value": 2}),
-    Row("RMSprop", "normalised", coupled=True),
-    Row("Muon", "orthogonal"),
-    Row("SGD", "gradient", coupled=True),
-    Row("Adafactor", "adafactor"),
-    Row("Adafactor of transformers", "adafactor"),
+ROWS: tuple[OptimizerRow, ...] = (
+    OptimizerRow("NAdam", "normalised", coupled=True),
+    OptimizerRow("Adam", "normalised"),
+    OptimizerRow("AdamW", "normalised"),
+    OptimizerRow("AdamW of transformers", "normalised"),
+    OptimizerRow("DeepSpeedCPUAdam", "none"),  # its groups do not say whether weight decay is added to the gradient
+    OptimizerRow("LAMB", "none"),
+    OptimizerRow("FusedAdam", "none"),
+    OptimizerRow("Adamax", "normalised", coupled=True),
+    OptimizerRow("RAdam", "normalised", coupled=True),
+    OptimizerRow("an optimizer with Adam's averages", "none"),
+    OptimizerRow("Lion", "normalised"),
+    OptimizerRow("Adagrad", "normalised", coupled=True, also_scaled={"initial_accumulator_value": 2}),
+    OptimizerRow("RMSprop", "normalised", coupled=True),
+    OptimizerRow("Muon", "orthogonal"),
+    OptimizerRow("SGD", "gradient", coupled=True),
+    OptimizerRow("Adafactor", "adafactor"),
+    OptimizerRow("Adafactor of transformers", "adafactor"),
 )
 
 
-def row_of(state: OptimizerState, group: ParameterGroup) -> Row:
+def row_of(state: OptimizerState, group: ParameterGroup) -> OptimizerRow:
     """The row of a group.
 
     Raises OptimizerError, naming the keys, where the records hold what no optimizer with these options knows, or where
@@ -79,7 +79,7 @@ def row_of(state: OptimizerState, group: ParameterGroup) -> Row:
     )
 
 
-def is_coupled(row: Row, options: Mapping[str, Any]) -> bool:
+def is_coupled(row: OptimizerRow, options: Mapping[str, Any]) -> bool:
     """Whether weight decay goes through the gradient; Adam groups that do not say so are taken for AdamW's."""
     decoupled = options.get("decoupled_weight_decay")
     return row.coupled if decoupled is None else not decoupled
