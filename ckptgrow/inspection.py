@@ -64,7 +64,7 @@ def inspect(
     trainer's where its names do not tell it.
 
     With `check` every byte is read: the checksums of all that torch saved (safetensors have none), and the sha256 of
-    the weights, which a growth records of its source; a trainer's own names and forms must come back from transformers'.
+    the weights, which a growth records of its source; a trainer's own names must come back from transformers'.
     Raises CheckpointError where it cannot be read at all; everything else is told in `problems`.
     """
     in_file, problems = read_checkpoint(Path(path)), list[str]()

@@ -65,8 +65,7 @@ def averaged(old: LazyTensor, gather: Gather) -> LazyTensor:
 
 
 def padded(old: LazyTensor, growth: TensorGrowth, seed: int, name: str) -> LazyTensor:
-    """A weight's growth by entries that copy nothing (see the module's head); `name` decides what is drawn. Computed in
-    float64 and rounded once.
+    """A weight's growth by entries that copy nothing, in float64 and rounded once; `name` decides what is drawn.
 
     Making rows raises RequestError where silenced units would be read by zeros: neither would ever get a gradient.
     """
@@ -82,6 +81,8 @@ def padded(old: LazyTensor, growth: TensorGrowth, seed: int, name: str) -> LazyT
 
     def filled(start: int, stop: int) -> torch.Tensor:
         """All but the means."""
+        if reads_silenced:
+            amplitude()
         exact = gather.rows(lambda *old_rows: old.rows(*old_rows).double() + offset, start, stop)
         place = _drawn_entries(growth, start, stop).expand(exact.shape)
         if growth.layout.kind == "matrix" and bool(place.any()):
@@ -94,8 +95,6 @@ def padded(old: LazyTensor, growth: TensorGrowth, seed: int, name: str) -> LazyT
         return _sum_of_rows(made, filled) / growth.axes[0].growth.num_old
 
     def rows(start: int, stop: int) -> torch.Tensor:
-        if reads_silenced:
-            amplitude()
         exact = filled(start, stop)
         if has_mean is not None:
             grown = growth.axes[has_mean].growth
