@@ -187,10 +187,11 @@ def in_transformers_terms(
 
 
 def are_transformers(names: Collection[str]) -> bool:
-    """Whether all names of a file are some family's."""
+    """Whether most names of a file are some family's: others may be heads of another task."""
     patterns = {(one.name, family.base_prefix) for family in FAMILIES.values() for one in family.parameters}
     regexes = [name_regex(*pattern) for pattern in sorted(patterns)]
-    return all(any(regex.fullmatch(name) for regex in regexes) for name in names)
+    known = sum(any(regex.fullmatch(name) for regex in regexes) for name in names)
+    return 2 * known > len(names)
 
 
 def why_unknown(checkpoint: Checkpoint, config: Path | None = None) -> str:

@@ -258,7 +258,7 @@ def test_of_several_growths_to_one_place_one_ends_well(
     source: Path, directory: Path, tmp_path: Path, kind: str
 ) -> None:
     small = source if kind == "file" else directory
-    target = tmp_path / "grown.ckpt"
+    target = tmp_path / small.with_stem("grown").name
     children = [started(lambda: main(["width", str(small), str(target), "--noise", "0"])) for _ in range(4)]
     assert sorted(map(ended, children)) == [0, 2, 2, 2]
     ckptgrow.inspect(target)

@@ -74,16 +74,23 @@ def test_a_run_equals_its_commands_by_hand(whole: Path, tmp_path: Path) -> None:
     assert_same_run(here, whole)
 
 
-def interrupted(plan: Path, data: Path, out: Path, number: int, seconds: list[float]) -> int:
-    """Starts the run once for each of so many seconds, sends it the signal then, and lets it end at last; returns how
-    often a signal met it at work.
+def signs(out: Path) -> int:
+    """How far a run has come: lines of its journal and of its stages' logs."""
+    files = [out / "journal.jsonl", *out.glob("*/metrics.csv")]
+    return sum(len(one.read_text().splitlines()) for one in files if one.exists())
+
+
+def interrupted(plan: Path, data: Path, out: Path, number: int, moments: list[tuple[int, float]]) -> int:
+    """Starts the run once for each moment, so many signs of progress and seconds later than its start, sends it the
+    signal then, and lets it end at last; returns how often a signal met it at work.
     """
     met = 0
-    for wait in seconds:
+    for progress, seconds in moments:
+        goal = signs(out) + progress
         process = Started("ckptgrow", words(plan, data, out))
-        limit = time.monotonic() + wait
-        while process.poll() is None and time.monotonic() < limit:
-            time.sleep(0.01)
+        while process.poll() is None and signs(out) < goal:
+            time.sleep(0.001)
+        time.sleep(seconds)
         if process.poll() is None:
             (os.killpg if number == signal.SIGKILL else os.kill)(process.pid, number)
         code = process.wait()
@@ -99,8 +106,8 @@ def test_a_run_that_is_ended_again_and_again_is_the_same_run(
     whole: Path, data: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     drawn = random.Random(int(number))
-    waits = [1.0 + 3 * drawn.random() for _ in range(3 if number == signal.SIGKILL else 1)]
-    assert interrupted(whole.parent / "plan.json", data, tmp_path / "out", number, waits) >= 1
+    moments = [(drawn.randint(1, 25), 0.03 * drawn.random()) for _ in range(3 if number == signal.SIGKILL else 1)]
+    assert interrupted(whole.parent / "plan.json", data, tmp_path / "out", number, moments) == len(moments)
     assert_same_run(tmp_path / "out", whole)
 
 
@@ -113,7 +120,7 @@ def test_twenty_kills_change_nothing(whole: Path, data: Path, tmp_path: Path, se
         data,
         tmp_path / "out",
         signal.SIGKILL,
-        [0.5 + 3 * drawn.random() for _ in range(20)],
+        [(drawn.randint(1, 5), 0.1 * drawn.random()) for _ in range(20)],
     )
     assert met >= 10
     assert_same_run(tmp_path / "out", whole)
