@@ -1,6 +1,6 @@
-"""Every choice out of a few words, once: for the types of the library, and for what commands take and show.
+"""Every choice between a few words, written once, for the library's types and for the commands.
 
-Imports nothing heavy, so that `--help` shows them at once.
+Imports nothing heavy, so that the help of commands appears at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The console script: every command by name, and the one place where errors become exit codes."""
+"""The console script: all commands by name, and the only place where errors become exit codes."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ app.add_typer(plan, name="plan")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and exits: 0 done, 1 verified and different, 2 the request or its input is wrong.
 
-    A termination unwinds like an interruption, so that nothing is left half written; under torchrun the first process
-    alone speaks.
+    A termination is handled like an interruption, so that nothing is left half written; under torchrun only the first
+    process prints.
     """
     gc.set_threshold(100_000)  # walking what torch's import leaves, again and again, takes half a second
     signal.signal(signal.SIGTERM, _stopped)
@@ -159,8 +159,9 @@ def _wrong_choice(error: typer.BadParameter) -> RequestError | None:
 
 
 def _signal_behind(error: BaseException | None) -> int | None:
-    """The signal that an error comes from: what it interrupts may fail in turn while it unwinds, as torch.save and
-    modules that are being imported do.
+    """The number of the signal from which an error comes; None where it comes from none.
+
+    Code that a signal interrupts may raise errors of its own, as torch.save and modules that are being imported do.
     """
     if _received:
         return _received[0]
@@ -178,7 +179,7 @@ class Terminated(BaseException):
 
 
 def _part_from_others() -> None:
-    """Leaves the group of processes that torchrun started, if this one has joined it."""
+    """Leaves the group of processes that torchrun started, if this process has joined it."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Between formats: the same parameters, moments and steps under the names and in the places of the other kind."""
+"""Converts checkpoints between kinds: the same parameters, moments and steps, under the names of the other kind."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LIGHTNING_VERSION = "2.5.0"  # whose layout of `loops` is written; later ones re
 
 @dataclass(frozen=True)
 class Converted:
-    """What a conversion did; `left_out` is what the target cannot hold."""
+    """What a conversion did: `kinds` before and after; `left_out`: what the target has no place for."""
 
     out: Path
     kinds: tuple[str, str]
@@ -54,9 +54,9 @@ def convert(
     force: bool = False,
     progress: Progress = silent,
 ) -> Converted:
-    """Writes a checkpoint as another kind, bit for bit where the kind has a place for it.
+    """Writes a checkpoint as another kind, with equal bits for all that this kind has a place for.
 
-    `prefix` is put before the model's names in Lightning's kinds. Raises RequestError for an unknown kind,
+    `prefix`: stands before the model's names in Lightning's kinds. Raises RequestError for an unknown kind, and another
     CkptgrowError for what is wrong with the source.
     """
     if to not in words_of(Target):
@@ -105,7 +105,7 @@ def _files(checkpoint: Checkpoint) -> list[str]:
 
 
 def _others(state: TrainingState) -> list[str]:
-    """The optimizers and schedulers that a kind with one of each has no place for."""
+    """The names of optimizers and schedulers beyond the first, for which a kind with one of each has no place."""
     optimizers = [f"optimizer {index}" for index in range(1, len(state.checkpoint.optimizers))]
     return optimizers + [f"scheduler {index}" for index in range(1, len(state.checkpoint.schedulers))]
 
@@ -180,9 +180,7 @@ def _for_lightning(state: TrainingState, to: Target, prefix: str) -> tuple[Check
 
 
 def _twins(state: TrainingState, tensors: Mapping[str, LazyTensor], names: Mapping[str, str]) -> dict[str, LazyTensor]:
-    """A module's state dict names a tied head, and whatever else is one tensor, under every name, where a directory of
-    safetensors stores it once.
-    """
+    """Further names of tensors in a module's state dict, such as a tied head's, which safetensors store only once."""
     stored = {one.canonical: one for one in state.claim.model if _has_backbone_prefix(one)}
     found: dict[str, LazyTensor] = {}
     tie = state.family.tie

@@ -1,4 +1,4 @@
-"""The processes that share one growth under torchrun, or the one that there is."""
+"""The processes that share one growth under torchrun, or this process alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Processes:
     count: int = 1
 
     def agree_on(self, path: Path) -> Path:
-        """The first process's path, in all of them."""
+        """The path of the first process, in all processes."""
         if self.count == 1:
             return path
         box = [str(path)]
@@ -33,7 +33,7 @@ class Processes:
         return Path(box[0])
 
     def wait(self) -> None:
-        """Until all of them are here."""
+        """Waits until all processes have called it."""
         if self.count > 1:
             with _told_of_failures():
                 dist.barrier()
@@ -48,7 +48,7 @@ def _told_of_failures() -> Generator[None]:
 
 
 def processes() -> Processes:
-    """What torchrun started (joined through gloo), else this process alone."""
+    """The processes that torchrun started, joined through gloo; else this process alone."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 or not {"MASTER_ADDR", "RANK"} <= os.environ.keys():
         return Processes()

@@ -1,4 +1,4 @@
-"""What can go wrong, as one tree; each message is one line that says where, what was found and what to do.
+"""All errors as one tree; each message is one line that says where, what was found, what was expected, what to do.
 
 CkptgrowError
 ├── RequestError        the command or call asks for something that cannot be
@@ -10,11 +10,11 @@ CkptgrowError
 ├── DataError           training, evaluation or curve data that cannot be used
 └── MissingDependencyError   an extra of the package is not installed
 
-Who raises says what was found and what to do; where, who called knows: `at` puts the place before the message as the
-error climbs.
+The function that raises an error knows what was found and what to do; its callers know the place. `at` puts the place
+before the message while the error passes through them.
 
-Messages name options by their Python names between ⟦ and ⟧, a value behind the name: "use ⟦how pad⟧". Who calls from
-Python reads `use how="pad"`; the commands write `use --how pad` (`commands._spelling`).
+Messages name options by their Python names between ⟦ and ⟧, with a value behind the name: "use ⟦how pad⟧". A caller
+from Python reads `use how="pad"`; the commands write `use --how pad` (`commands._spelling`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Message(str):
     marked: str
 
     def __new__(cls, marked: str) -> Message:
-        """From a text with marks, or from another message."""
+        """A message from a text with marks, or from another message."""
         text = marked.marked if isinstance(marked, Message) else marked
         made = super().__new__(cls, with_options(text, _in_python))
         made.marked = text
@@ -47,7 +47,7 @@ class Message(str):
 
 
 def with_options(marked: str, spell: Callable[[str, str | None], str]) -> str:
-    """A text with its options spelled: `spell` gets a name and the value, if there is one."""
+    """A text whose marks are replaced by what `spell` returns for an option's name and value (None without one)."""
     return OPTION.sub(lambda found: spell(found[1], found[2]), marked)
 
 
@@ -65,10 +65,7 @@ def _quoted(value: str) -> str:
 
 
 class CkptgrowError(Exception):
-    """Base of all errors that a user can cause and mend; commands turn them into one line and exit 2.
-
-    `option`: the Python name of the option that is wrong, where it is one.
-    """
+    """The base of all errors that a user can cause and correct; commands turn them into one line and exit code 2."""
 
     def __init__(self, message: str) -> None:
         marked = message.marked if isinstance(message, Message) else message
@@ -77,7 +74,7 @@ class CkptgrowError(Exception):
 
     @property
     def option(self) -> str | None:
-        """The option that the message begins with."""
+        """The Python name of the option with which the message begins; None where it begins with another place."""
         found = OPTION.match(self.message.marked)
         return found and found[1]
 
@@ -105,7 +102,7 @@ class UnsafePickleError(CheckpointError):
 
 
 class ClaimError(CkptgrowError):
-    """A tensor that no table claims, or a claim that no tensor meets."""
+    """A tensor that belongs to no row of a family's table, or a row without its tensor."""
 
 
 class OptimizerError(CkptgrowError):

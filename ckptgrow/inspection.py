@@ -1,4 +1,4 @@
-"""What a checkpoint holds, without reading its tensors."""
+"""Tells what a checkpoint holds, without reading its tensors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ckptgrow.storage.tree import tensors_in
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """The contents of a checkpoint; `problems` say why it could not be grown as it is."""
+    """The contents of a checkpoint; `problems`: sentences on why it could not be grown as it is."""
 
     kind: str
     trainer: str | None  # whose names and forms they are, where they are not transformers'
@@ -53,7 +53,7 @@ class Inspection:
     sha256: str | None = None  # of all tensors, where it was asked for
 
     def to_json(self) -> Mapping[str, object]:
-        """The JSON of `ckptgrow inspect`."""
+        """The contents as plain values."""
         return asdict(self)
 
 
@@ -107,7 +107,7 @@ def _num_parameters(checkpoint: Checkpoint, claimed: Claim | None) -> int:
 
 
 def _checked(checkpoint: Checkpoint) -> str:
-    """Reads every tensor, and every archive by its checksums; returns the sha256 of the weights."""
+    """Reads every tensor, compares the checksums of every archive, and returns the sha256 of the weights."""
     path = checkpoint.path
     files = [path] if path.is_file() else sorted(path.rglob("*"))
     for file in files:
@@ -131,7 +131,7 @@ def _architecture(checkpoint: Checkpoint, config: Path | None, problems: list[st
 def _claimed(
     checkpoint: Checkpoint, architecture: Architecture, problems: list[str]
 ) -> tuple[Architecture, Claim | None, list[str]]:
-    """The architecture, which says whether the head is tied in fact, the claim, and what it leaves over."""
+    """The architecture, with whether the head really is tied; the claim; and the tensors that no row claims."""
     try:
         architecture, claimed = claim_tensors(architecture, checkpoint.tensors)
         return architecture, claimed.in_module_order() if checkpoint.order == "module" else claimed, []

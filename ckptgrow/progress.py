@@ -1,4 +1,4 @@
-"""How a caller hears of progress."""
+"""How the library reports the progress of writing."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ Progress = Callable[[int], Advance]
 
 
 def silent(total: int) -> Advance:
-    """No progress."""
+    """Tells nobody of the progress."""
     return lambda amount: None

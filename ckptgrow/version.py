@@ -1,3 +1,3 @@
-"""The version of ckptgrow: read here by the package, by checkpoints that it writes, and by its build."""
+"""The version of ckptgrow, for the package, for the checkpoints that it writes, and for its build."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""One file a command: parse, call the package, print. Heavy imports happen inside the commands.
+"""The commands, each in a file of its own: parse, call the package, print. Heavy imports happen inside the commands.
 
-What several commands share begins with an underscore.
+Names of files that several commands share begin with an underscore.
 """

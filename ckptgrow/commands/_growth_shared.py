@@ -1,4 +1,4 @@
-"""What `width` and `depth` have in common: the request, the progress bar, the sentence, the JSON."""
+"""What `width` and `depth` have in common: options, the progress bar, the sentence about the result, the JSON."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRAPPED = (
 
 
 def step_choice(value: str) -> StepChoice:
-    """`keep`, `auto`, or a number of steps from 0."""
+    """The value of --step: `keep`, `auto`, or a number of steps; raises RequestError for others."""
     if value in words_of(StepWord):
         return cast("StepWord", value)
     try:
@@ -36,7 +36,7 @@ def step_choice(value: str) -> StepChoice:
 
 
 def reset_parts(value: str) -> tuple[Part, ...]:
-    """Parts by commas; raises RequestError for unknown ones."""
+    """The parts of --reset, which commas separate; raises RequestError for unknown ones."""
     return cast("tuple[Part, ...]", chosen_by_commas("--reset", value, words_of(Part)))
 
 
@@ -47,7 +47,7 @@ def show(
     verb: str,
     measured: Callable[[GrowthResult], list[str]] = lambda done: [],
 ) -> None:
-    """Runs a growth under a progress bar and tells what it did, and what `measured` finds of the result."""
+    """Runs a growth with a progress bar and tells what it did, with the notes that `measured` makes on the result."""
     with screen.progress_later(f"{verb} {source.name}") as progress:
         done = run(progress)
     done = replace(done, notes=tuple(map(spelled, (*done.notes, *measured(done)))))

@@ -1,4 +1,4 @@
-"""How the process gets its memory where large tensors come and go."""
+"""How a process that makes and drops many large tensors gets its memory."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _LARGEST_INT = 2**31 - 1
 
 
 def reuse_memory() -> None:
-    """Keeps freed memory for the next tensor, in huge pages; to be called before torch is imported.
+    """Keeps freed memory for the next tensor, in huge pages; must be called before torch is imported.
 
-    By default glibc maps every large tensor anew, and the kernel clears it page by page: a third of a verification's
-    time. Other C libraries are left as they are.
+    By default glibc asks the kernel for new memory for every large tensor, and the kernel clears it page by page, which
+    takes a third of a verification's time. Other C libraries stay as they are.
 
     Source: mallopt(3); torch's THP_MEM_ALLOC_ENABLE.
     """

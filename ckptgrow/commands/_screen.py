@@ -38,7 +38,7 @@ def _console(*, stderr: bool) -> Console:
 
 
 class Screen:
-    """Where one command's words, tables, progress and result go."""
+    """Shows one command's sentences, tables, progress and result where they belong."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
@@ -46,19 +46,19 @@ class Screen:
         self._words = self._notes if as_json else _console(stderr=False)
 
     def say(self, sentence: str, style: str | None = None) -> None:
-        """A sentence for people (stderr under `--json`)."""
+        """Shows a sentence for people; on stderr under `--json`."""
         self._words.print(sentence, style=style)
 
     def note(self, sentence: str) -> None:
-        """A remark on stderr."""
+        """Shows a remark on stderr."""
         self._notes.print(sentence, markup=False, highlight=False)
 
     def warn(self, sentence: str) -> None:
-        """A warning on stderr."""
+        """Shows a warning on stderr."""
         self._notes.print(f"warning: {sentence}", style="yellow")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """A table for people, its numbers right-aligned; where there is no terminal, lines with tabs for scripts."""
+        """Shows a table for people, with numbers at the right; without a terminal, lines with tabs for scripts."""
         if not self._words.is_terminal:
             lines = [columns, *([_cell(value) for value in row] for row in rows)]
             for line in ([title] if title else []) + ["\t".join(line) for line in lines]:
@@ -75,7 +75,7 @@ class Screen:
         self._words.print(table)
 
     def picture(self, draw: Callable[[int], Sequence[Sequence[tuple[str, str]]]]) -> None:
-        """Rows of (text, style), drawn for a width in characters: on a terminal alone."""
+        """Shows rows of (text, style) that `draw` makes for a width in characters; only on a terminal."""
         if not self._words.is_terminal:
             return
         from rich.text import Text
@@ -84,7 +84,7 @@ class Screen:
             self._words.print(Text.assemble(*row))
 
     def result(self, values: Mapping[str, object]) -> None:
-        """The command's result: under `--json` one object on stdout, otherwise nothing (the words said it)."""
+        """Prints the command's result under `--json`, as one object on stdout; otherwise nothing."""
         if self._as_json:
             print(json.dumps(_finite(values), default=str, allow_nan=False))
 
@@ -121,7 +121,10 @@ class Screen:
 
     @contextmanager
     def progress_later(self, description: str, *, unit: str = "bytes") -> Generator[Callable[[int | None], Advance]]:
-        """The same where the total is known later: yields a function that takes it and gives the one that advances."""
+        """A progress bar whose total is known later.
+
+        Yields a function that takes it and returns the one that advances.
+        """
         if not sys.stderr.isatty():
             lines = _Lines(self.note, SECONDS_OF_PROGRESS)
             yield lambda total: lines.counting(description, total, unit)
@@ -212,7 +215,7 @@ def _cell(value: object) -> str:
 
 
 def _finite(value: object) -> object:
-    """JSON has no NaN or infinity: they become null and strings."""
+    """A tree of values for JSON, which has no NaN or infinity: these become null and strings."""
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     if isinstance(value, Mapping):
@@ -223,6 +226,6 @@ def _finite(value: object) -> object:
 
 
 def help_if_bare(context: typer.Context) -> None:
-    """Shows the help where a command with others below it stands alone."""
+    """Prints the help where a command that has commands below it is called without one."""
     if context.invoked_subcommand is None:
         print(context.get_help())

@@ -1,4 +1,4 @@
-"""Options as the command line spells them, in what the library says."""
+"""Writes the options in the library's messages as the command line spells them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def spelled(message: str) -> str:
 
 
 def spelled_in(tree: Any) -> Any:
-    """Lists and dicts with every message in them spelled so."""
+    """A tree of dicts and lists in which every message is spelled so."""
     if isinstance(tree, Mapping):
         return {key: spelled_in(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):

@@ -1,4 +1,4 @@
-"""Values of options out of their words: some of a few, a whole number, a size in bytes."""
+"""Reads the values of options: words out of a few, a whole number, a size in bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ckptgrow.errors import RequestError
 
 
 def chosen_by_commas(option: str, value: str, choices: tuple[str, ...]) -> tuple[str, ...]:
-    """Words out of a few, by commas; raises RequestError that names them."""
+    """Words out of a few, separated by commas; raises RequestError for others, which names the few."""
     words = tuple(word.strip() for word in value.split(",") if word.strip())
     for word in words:
         if word not in choices:
@@ -18,12 +18,12 @@ def chosen_by_commas(option: str, value: str, choices: tuple[str, ...]) -> tuple
 
 
 def not_among(option: str, value: str, choices: Sequence[str]) -> RequestError:
-    """The error of a value that is nsome of a few."""
+    """The error for a value that is not one of a few."""
     return RequestError(f"{option} {value}: expected {' or '.join(choices)}")
 
 
 def whole_number(option: str, value: str) -> int:
-    """A whole number; raises RequestError otherwise."""
+    """Reads a whole number; raises RequestError for anything else."""
     try:
         return int(value)
     except ValueError as error:
@@ -31,7 +31,7 @@ def whole_number(option: str, value: str) -> int:
 
 
 def byte_size(option: str, value: str) -> int:
-    """Bytes from a number with a decimal unit, as 5GB; raises RequestError otherwise."""
+    """Reads a number of bytes with a decimal unit, as 5GB; raises RequestError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", value.strip().upper())
     if match is None or float(match[1]) == 0:
         raise RequestError(f"{option} {value}: expected a size as 5GB or 200MB")

@@ -35,9 +35,9 @@ def convert(
     force: options.ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a checkpoint as another kind: parameters, moments and steps bit for bit.
+    """Write a checkpoint as another kind, with the same parameters, moments and steps to the bit.
 
-    What the other kind has no place for is listed.
+    Parts for which the other kind has no place are left out and listed.
     """
     check_target(source, target, force=force)
     from ckptgrow.conversion import convert as convert_checkpoint

@@ -78,7 +78,7 @@ def depth(
 ) -> None:
     """Add layers to a checkpoint, its optimizer, schedule and config included.
 
-    New layers are exact identities that train at once, or copies of old ones (which changes the function).
+    New layers are exact identities that train from the first step on, or copies, which change the function.
     """
     from ckptgrow.growth.deepening import depth as grow_depth
 
@@ -125,14 +125,14 @@ def depth(
 
 
 def _alone(option: str, others: Mapping[str, str | None]) -> None:
-    """Raises RequestError for an option beside one that says the same already."""
+    """Raises RequestError where an option is given together with one of `others`, which say the same thing."""
     given = [other for other, value in others.items() if value is not None]
     if given:
         raise RequestError(f"{option} and {given[0]} exclude each other: both say what layers come where; choose one")
 
 
 def _layer_list(value: str) -> list[int]:
-    """Layers and ranges of them, both ends included."""
+    """Reads layers and ranges of them, both ends included; raises RequestError for anything else."""
     from ckptgrow.state.sizes import MOST_LAYERS
 
     found: list[int] = []

@@ -129,9 +129,9 @@ def train(
     logger: Annotated[Logger, typer.Option(help="csv, or tensorboard or wandb beside it.")] = "csv",
     as_json: JsonOption = False,
 ) -> None:
-    """Train a causal language model on CPU, one GPU or many, or go on from a checkpoint, grown ones too.
+    """Train a causal language model on a CPU or on one or many GPUs, or go on from a checkpoint, grown or not.
 
-    A run that goes on takes its settings from the checkpoint where no option says otherwise.
+    A run that goes on takes its settings from the checkpoint, unless an option says otherwise.
     """
     if all(one is None for one in (config, size, resume, init_from)):
         raise RequestError("train: expected one of --config FILE, --size NAME, --resume CKPT and --init-from CKPT")

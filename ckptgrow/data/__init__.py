@@ -1,1 +1,1 @@
-"""Text into memory-mapped token files: inputs, tokenizers, the parallel preparation, and what reads the result."""
+"""Turns text into memory-mapped token files: inputs, documents, tokenizers, and the parallel preparation."""

@@ -1,4 +1,4 @@
-"""Documents out of files of records: a column of parquet, a feature of TFRecord."""
+"""Reads documents from files of records: a column of parquet, or a feature of TFRecord."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ CHECKSUM_BYTES = 4
 
 
 def from_parquet(path: Path, fields: Sequence[str], remarks: Remarks) -> Iterator[Document]:
-    """The documents of a column, the first of `fields` that there is; nulls are left out, and `remarks` hears of them.
+    """The documents in a column, the first of `fields` that the file has; nulls are left out and added to `remarks`.
 
-    Raises DataError that names the row where something else than text stands.
+    Raises DataError, which names the row, for anything else than text.
     """
     try:
         import pyarrow
@@ -60,9 +60,9 @@ def _row(value: Any, field: str, place: DocumentPlace, remarks: Remarks) -> Docu
 
 
 def from_tfrecord(path: Path, fields: Sequence[str]) -> Iterator[Document]:
-    """The documents of a feature of bytes, the first of `fields` that an example has.
+    """The documents in a feature of bytes, the first of `fields` that an example has.
 
-    Raises DataError that names the record for what is no example with that text, damaged or cut short.
+    Raises DataError, which names the record, where it is damaged, cut short, or not an example with one such text.
     """
     try:
         from google.protobuf.message import DecodeError
@@ -94,7 +94,7 @@ def from_tfrecord(path: Path, fields: Sequence[str]) -> Iterator[Document]:
 
 
 def _records(file: IO[bytes], path: Path) -> Iterator[bytes]:
-    """Every record of a TFRecord file, its checksums compared: length, checksum, content, checksum."""
+    """Every record of a TFRecord file, which holds length, checksum, content, checksum; checksums are compared."""
     from tfrecord.writer import TFRecordWriter
 
     checksum: Any = TFRecordWriter.masked_crc

@@ -1,6 +1,6 @@
-"""Files as bytes, decompressed by their name (.gz, .zst): what is not whole is refused, never read as far as it goes.
+"""Reads files as bytes, decompressed by their names (.gz, .zst); files that are not whole are refused.
 
-A cut that falls exactly between two members of a `.gz` or two frames of a `.zst` leaves a whole file, and is not seen.
+A file that is cut exactly between two members of a `.gz`, or two frames of a `.zst`, is whole and not refused.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ GZIP_WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say: gzip's header, checksum 
 
 
 class _Member(Protocol):
-    """One gzip member or zstd frame on its way out."""
+    """The decompressor of one gzip member or zstd frame."""
 
     def decompress(self, data: bytes, /) -> bytes:
-        """What these bytes give; raises the library's own error where they are damaged."""
+        """Decompresses some bytes; raises the library's own error where they are damaged."""
         ...
 
     @property
     def eof(self) -> bool:
-        """Whether its end, and its checksum, were reached."""
+        """Whether the end, with its checksum, was reached."""
         ...
 
     @property
     def unused_data(self) -> bytes:
-        """What was given beyond its end."""
+        """The bytes behind the end, which were not used."""
         ...
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether a file is compressed, by its name."""
+    """Whether a file's name says that it is compressed."""
     return path.suffix.lower() in COMPRESSIONS
 
 
 def opened(path: Path) -> IO[bytes]:
     """The file's content, decompressed while it is read.
 
-    Raises DataError that names the file where it cannot be opened and, from the reads, where it is damaged or ends
-    before its own end.
+    Raises DataError, which names the file, where it cannot be opened; reading raises it where the file is damaged or
+    cut short.
     """
     try:
         file = path.open("rb")
@@ -71,7 +71,10 @@ def opened(path: Path) -> IO[bytes]:
 def _members(
     path: Path, file: IO[bytes], begin: Callable[[], _Member], damages: tuple[type[Exception], ...], padding: bytes
 ) -> Iterator[bytes]:
-    """What all members give, one after the other; `padding` may stand after a member (gzip: zeros, to fill a tape)."""
+    """The content of all members, one after the other.
+
+    `padding` may follow a member (in gzip zeros, to fill a tape).
+    """
     member: _Member | None = None
     num_members = 0
     while data := file.read(READ_BYTES):
@@ -98,18 +101,18 @@ def _members(
 
 
 class _Blocks(io.RawIOBase):
-    """An iterator of bytes as a stream."""
+    """A stream that reads from an iterator of bytes."""
 
     def __init__(self, file: IO[bytes], blocks: Iterator[bytes]) -> None:
         super().__init__()
         self._file, self._blocks, self._rest = file, blocks, memoryview(b"")
 
     def readable(self) -> bool:
-        """It is there to be read."""
+        """Always true, as `io` asks of a stream that can be read."""
         return True
 
     def readinto(self, buffer: object, /) -> int:
-        """The next bytes, as many as there are and fit; 0 at the end."""
+        """Reads the next bytes into a buffer, as many as there are and fit; returns their number, 0 at the end."""
         if not self._rest:
             self._rest = memoryview(next(self._blocks, b""))
         target = memoryview(cast(bytearray, buffer)).cast("B")
@@ -119,6 +122,6 @@ class _Blocks(io.RawIOBase):
         return size
 
     def close(self) -> None:
-        """Closes the file beneath."""
+        """Closes the compressed file too."""
         self._file.close()
         super().close()

@@ -1,7 +1,7 @@
-"""What a document is: its text, and the place that messages about it name.
+"""A document: its text, and its place for messages.
 
-The same document is the same text in every format: line ends at its end are not part of it, a document of white space
-alone is none, and text is Unicode (half a surrogate pair, which JSON can spell, is not).
+The same document is the same text in every format. Line ends at its end do not belong to it, a text of white space
+alone is not a document, and text is Unicode (half a surrogate pair, which JSON can write, is not).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ COUNT_BYTES = 2**24
 
 
 class DocumentPlace(NamedTuple):
-    """Where a document begins; its words are for messages alone, so that the line is counted only for them."""
+    """Where a document begins; its line is only counted when a message shows it."""
 
     path: Path
     unit: str = "line"  # or row, record; empty where the file is one document
@@ -25,14 +25,14 @@ class DocumentPlace(NamedTuple):
     before: int = 0
 
     def __str__(self) -> str:
-        """As "a.txt line 3", counted from the beginning of the file."""
+        """The place as a message shows it, such as "a.txt line 3", counted from the beginning of the file."""
         if not self.unit:
             return str(self.path)
         return f"{self.path} {self.unit} {self.number + _line_ends(self.path, self.before)}"
 
 
 class Document(NamedTuple):
-    """One document, without line ends at its end, and not empty."""
+    """One document: its text, not empty and without line ends at its end, and its place."""
 
     text: str
     place: DocumentPlace
@@ -40,17 +40,17 @@ class Document(NamedTuple):
 
 @dataclass
 class Remarks:
-    """What a reader met that its user should know: how often, and where first."""
+    """What a reader left out, for the user: how often, and where first."""
 
     found: dict[str, tuple[int, str]] = field(default_factory=dict[str, tuple[int, str]])
 
     def add(self, sentence: str, where: object, number: int = 1) -> None:
-        """One more, or some more."""
+        """Counts `number` more cases of a sentence, the first of them at `where`."""
         before, first = self.found.get(sentence, (0, str(where)))
         self.found[sentence] = (before + number, first)
 
     def notes(self) -> tuple[str, ...]:
-        """Sentences for people."""
+        """One sentence for each kind of case."""
         return tuple(
             f"{first}: {sentence}" + (f" ({number} in all, this is the first)" if number > 1 else "")
             for sentence, (number, first) in self.found.items()
@@ -62,7 +62,7 @@ NULL_LEFT_OUT = "has null instead of text; left out"
 
 
 def document(text: str, place: DocumentPlace) -> Document | None:
-    """A document of this text; None where it is empty. Raises DataError for text that is not Unicode."""
+    """The document with a text; None where it is empty. Raises DataError for text that is not Unicode."""
     text = text.rstrip(LINE_ENDS)
     if not text or text.isspace():
         return None
@@ -85,7 +85,7 @@ def half_pair(text: str) -> str | None:
 
 
 def decoded(data: bytes, where: object) -> str:
-    """UTF-8 as text; raises DataError that names the place."""
+    """Decodes UTF-8; raises DataError, which names the place, for anything else."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -93,7 +93,7 @@ def decoded(data: bytes, where: object) -> str:
 
 
 def _line_ends(path: Path, size: int) -> int:
-    """Line ends in the first `size` bytes of a file."""
+    """The number of line ends in the first `size` bytes of a file."""
     number = 0
     with path.open("rb") as file:
         while size > 0 and (data := file.read(min(size, COUNT_BYTES))):

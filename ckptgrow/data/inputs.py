@@ -1,4 +1,4 @@
-"""Which files there are, what each holds by its name, and how large ones are cut into pieces."""
+"""Finds the input files, tells their kinds by their names, and cuts large ones into pieces."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class InputPiece:
 
 
 def expand(inputs: Sequence[str]) -> list[Path]:
-    """Files out of files, directories (all files below, hidden ones left out) and globs, each once, sorted.
+    """All files that the inputs name, sorted, each once: files, directories (all visible files below), or patterns.
 
-    Raises DataError for an input that is nothing.
+    Raises DataError for an input that names nothing.
     """
     found: set[Path] = set()
     for one in inputs:
@@ -48,7 +48,7 @@ def expand(inputs: Sequence[str]) -> list[Path]:
 
 
 def pieces(paths: Sequence[Path], documents: Documents) -> list[InputPiece]:
-    """The work, in order: large uncompressed files of lines are cut."""
+    """All files in order; large uncompressed files of lines are cut into several pieces."""
     work: list[InputPiece] = []
     for path in paths:
         size = path.stat().st_size
@@ -60,7 +60,7 @@ def pieces(paths: Sequence[Path], documents: Documents) -> list[InputPiece]:
 
 
 def kind_of(path: Path) -> Kind:
-    """What a file holds, by its name."""
+    """What a file holds, as its name says."""
     name = path.name.lower()
     for suffix in COMPRESSIONS:
         name = name.removesuffix(suffix)

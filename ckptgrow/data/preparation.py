@@ -1,6 +1,7 @@
-"""`train.bin`, `val.bin` and `meta.json` from documents: parallel, resumable, in memory that the input does not grow.
+"""Makes `train.bin`, `val.bin` and `meta.json` from documents, in parallel and resumable.
 
-A document goes to validation by a hash of its text, so the split depends neither on the order of files nor on workers.
+Memory does not grow with the input. A hash of its text decides whether a document is for validation, so the split
+depends neither on the order of files nor on the number of workers.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides what comes out."""
+    """All settings that the result depends on."""
 
     tokenizer: str
     special_tokens: tokenizers.SpecialTokens
@@ -49,7 +50,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What was written."""
+    """What was written: counts by split, and the sha256 of each token file."""
 
     out: Path
     tokenizer: str
@@ -63,7 +64,7 @@ class Prepared:
 
 
 def silent(total: int) -> Advance:
-    """No progress."""
+    """Tells nobody of the progress."""
     return lambda amount: None
 
 
@@ -83,9 +84,12 @@ def prepare(
 ) -> Prepared:
     """Tokenizes inputs into `out`; an interrupted run with the same inputs and settings goes on where it was.
 
-    `special_tokens` says what spelled special tokens are: text as any other, or tokens ("parse"). Raises DataError for
-    inputs that cannot be read, RequestError for settings that cannot be or an `out` that is done; neither leaves
-    anything behind.
+    `train_tokenizer`: trains a tokenizer with so many tokens on the inputs instead. `val_fraction`: the share of
+    documents for validation. `field`: where records hold their text. `special_tokens`: whether special tokens that a
+    text spells are "text" like any other, or tokens ("parse").
+
+    Raises DataError for inputs that cannot be read, and RequestError for wrong settings or an `out` that holds prepared
+    data. Neither leaves anything behind.
     """
     if not 0 <= val_fraction < 1:
         raise RequestError(f"⟦val_fraction {val_fraction}⟧: expected at least 0 and less than 1")
@@ -140,7 +144,7 @@ def _check_free(out: Path, *, force: bool) -> None:
 
 
 def _clear(out: Path) -> None:
-    """Removes what is kept for going on after an interruption."""
+    """Removes everything that is only kept so that an interrupted run can go on."""
     for name in (PARTS, TRAINING):
         shutil.rmtree(out / name, ignore_errors=True)
 
@@ -154,7 +158,7 @@ def _size(piece: InputPiece) -> int:
 
 
 def _parts_directory(out: Path, recipe: Recipe, work: Sequence[InputPiece]) -> Path:
-    """Finished pieces of an interrupted run are kept as long as inputs and settings are the same."""
+    """The directory for finished pieces, which are kept as long as inputs and settings stay the same."""
     described = [(str(one.path), one.start, one.stop, one.path.stat().st_mtime_ns) for one in work]
     key = hashlib.sha256(json.dumps([asdict(recipe), described]).encode()).hexdigest()[:16]
     parts = out / PARTS
@@ -198,7 +202,7 @@ def _begin(tokenizer: tokenizers.Tokenizer) -> None:
 
 
 def _tokenize(task: tuple[int, InputPiece, Path, Recipe]) -> tuple[int, dict[str, Any]]:
-    """One piece into a file a split; its counts, written last, mark it as done."""
+    """Tokenizes one piece into one file for each split; the file of its counts, written last, marks it as done."""
     number, piece, parts, recipe = task
     marker = parts / f"{number}.json"
     if marker.exists():
@@ -226,7 +230,7 @@ def _tokenize(task: tuple[int, InputPiece, Path, Recipe]) -> tuple[int, dict[str
 def _encoded(
     batch: Sequence[Document], recipe: Recipe, tokenizer: tokenizers.Tokenizer, counts: dict[str, Any]
 ) -> dict[Split, list[tokenizers.Ids]]:
-    """Each document's ids and its separator, unless the text itself has ended it (where special tokens are parsed)."""
+    """The ids of each document with a separator, unless the text itself ends with one (where they are parsed)."""
     end = tokenizers.separator_of(tokenizer, recipe.tokenizer)
     separator = np.array([end], dtype=_dtype(tokenizer))
     found: dict[Split, list[tokenizers.Ids]] = {split: [] for split in SPLITS}

@@ -1,4 +1,4 @@
-"""Documents out of text and JSON lines, also compressed, a piece of a file at a time."""
+"""Reads documents from text and JSON lines, compressed or not, one piece of a file at a time."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ JSON_NAMES: dict[type, str] = {
 def documents_in(
     piece: InputPiece, fields: Sequence[str], documents: Documents, remarks: Remarks
 ) -> Iterator[Document]:
-    """The documents of a piece; empty ones and nulls are left out, and of the latter `remarks` hears.
+    """The documents in a piece of a file; empty ones and nulls are left out, and nulls are added to `remarks`.
 
-    `fields` are names under which records may hold their text; the first that a record has counts. Raises DataError
-    naming the line for malformed JSON, a missing field, or text that is no UTF-8.
+    `fields`: names under which records may hold their text; the first that a record has counts. Raises DataError, which
+    names the line, for malformed JSON, a missing field, or text that is not UTF-8.
     """
     match kind_of(piece.path):
         case "parquet":
@@ -55,9 +55,9 @@ def documents_in(
 
 
 def json_text(line: str, fields: Sequence[str], place: object, remarks: Remarks) -> str | None:
-    """The text of one line of JSON; None for an empty line, and for null, of which `remarks` hears.
+    """The text in one line of JSON; None for an empty line, and for null, which is added to `remarks`.
 
-    Raises DataError that names the place for what is no object with text under one of `fields`.
+    Raises DataError, which names the place, for anything but an object with text under one of `fields`.
     """
     if not line.strip():
         return None
@@ -103,7 +103,7 @@ def _whole(piece: InputPiece, remarks: Remarks) -> Document | None:
 
 
 def _lines(piece: InputPiece, remarks: Remarks) -> Iterator[tuple[bytes, DocumentPlace]]:
-    """Lines that begin inside the piece, with their place; a byte order mark at the file's head is left out."""
+    """The lines that begin inside the piece, with their places; a byte order mark at the file's start is left out."""
     with opened(piece.path) as file:
         if piece.start:
             file.seek(piece.start - 1)

@@ -1,7 +1,7 @@
 """Tokenizers by name: any Hugging Face one, `bytes`, or a byte-level BPE trained on the input.
 
-What they give are the tokens of the text alone: no begin or end token that the tokenizer would add, and none that the
-text spells. A page on GPT-2 that has "<|endoftext|>" in it is one document.
+They give the tokens of the text alone, without begin or end tokens that the tokenizer would add. Special tokens that
+the text spells are text: a page on GPT-2 in which "<|endoftext|>" occurs is one document.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SPECIAL_TOKENS: tuple[SpecialTokens, ...] = ("text", "parse")
 
 
 class Tokenizer(Protocol):
-    """Text to ids; what `separator` is ends every document."""
+    """What turns texts into ids, as the preparation of data needs it."""
 
     @property
     def vocab_size(self) -> int:
@@ -38,17 +38,17 @@ class Tokenizer(Protocol):
 
     @property
     def separator(self) -> int | None:
-        """The id that stands after every document; None where the tokenizer has none that could."""
+        """The id that stands behind every document; None where the tokenizer has none."""
         ...
 
     @property
     def reserved(self) -> frozenset[int]:
-        """Ids that no text may give: they begin or end documents. Empty where special tokens are parsed."""
+        """Ids that no text may give, because they begin or end documents; empty where special tokens are parsed."""
         ...
 
     @property
     def digest(self) -> str:
-        """The same for tokenizers that give the same ids."""
+        """A text that is equal for tokenizers that give the same ids."""
         ...
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
@@ -56,13 +56,13 @@ class Tokenizer(Protocol):
         ...
 
     def encode_apart(self, text: str) -> Ids:
-        """The ids of a text in which `encode` found a reserved one: what spells it is taken apart, if that can be."""
+        """The ids of a text for which `encode` gave a reserved id: what spells it is cut in two, where possible."""
         ...
 
 
 @dataclass(frozen=True)
 class ByteTokenizer:
-    """A token is a byte of UTF-8. Documents end with byte 0, so that a text that holds it can be no document."""
+    """A tokenizer whose tokens are the bytes of UTF-8; byte 0 ends documents, so no document may hold it."""
 
     vocab_size: int = 256
     separator: int | None = 0
@@ -78,13 +78,13 @@ class ByteTokenizer:
         return [np.frombuffer(text.encode("utf-8"), dtype=np.uint8) for text in texts]
 
     def encode_apart(self, text: str) -> Ids:
-        """See Tokenizer; a byte has no parts."""
+        """The ids as `encode` gives them, because a byte cannot be cut in two."""
         return self.encode([text])[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FastTokenizer:
-    """The `tokenizers` object inside a fast Hugging Face tokenizer: it pickles, and workers need no transformers."""
+    """The `tokenizers` object inside a fast Hugging Face tokenizer; worker processes need no transformers for it."""
 
     tokenizer: Any
     vocab_size: int
@@ -144,8 +144,8 @@ class SlowTokenizer:
 def encoded(tokenizer: Tokenizer, documents: Sequence[Document]) -> list[Ids]:
     """The ids of each document's text.
 
-    Raises DataError that names the place of a text that gives an id that begins or ends documents, or one that the
-    tokenizer's own vocabulary does not have.
+    Raises DataError, which names the place, where a text gives an id that begins or ends documents, or one outside the
+    tokenizer's vocabulary.
     """
     found = tokenizer.encode([one.text for one in documents])
     reserved = np.array(sorted(tokenizer.reserved), dtype=np.int64)
@@ -177,10 +177,7 @@ def separator_of(tokenizer: Tokenizer, name: str) -> int:
 
 
 def load(name: str, special_tokens: SpecialTokens = "text") -> Tokenizer:
-    """`bytes`, a directory with a tokenizer, or a name on the hub or in its cache.
-
-    Raises DataError where there is none.
-    """
+    """Loads a tokenizer: `bytes`, a directory, or a name on the hub or in its cache; raises DataError for others."""
     if name == BYTES:
         return ByteTokenizer() if special_tokens == "text" else ByteTokenizer(reserved=frozenset())
     from transformers import AutoTokenizer
@@ -194,7 +191,7 @@ def load(name: str, special_tokens: SpecialTokens = "text") -> Tokenizer:
 
 
 def of_transformers(tokenizer: Any, special_tokens: SpecialTokens = "text") -> Tokenizer:
-    """A Hugging Face tokenizer's; the tokenizer itself stays as it is."""
+    """Wraps a Hugging Face tokenizer, which stays as it is."""
     ends = [
         one for one in (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id) if isinstance(one, int)
     ]

@@ -1,4 +1,4 @@
-"""Token-level loss and perplexity over blocks of a text or a memory-mapped file of tokens.
+"""Loss and perplexity per token, over blocks of a text or a memory-mapped file of tokens.
 
 Source of `script_blocks` and `framed_blocks`: allenai/staged-training, eval_wikitext.py and tools/.
 """
@@ -28,7 +28,7 @@ ROWS_TOGETHER = 1000  # rows that `datasets.map` hands over at once: blocks do n
 
 @dataclass(frozen=True)
 class Blocks:
-    """Sequences of tokens; in each, every token but the first is predicted from those before it."""
+    """Blocks of tokens; in each, every token but the first is predicted from those before it."""
 
     source: Sequence[Tokens]
     spans: tuple[tuple[int, int, int], ...]  # which source, from where, to where
@@ -51,9 +51,9 @@ def every_token(tokens: Tokens, block_size: int) -> Blocks:
 
 
 def script_blocks(rows: Sequence[Sequence[int]], block_size: int) -> Blocks:
-    """The script's: a thousand rows at a time are joined and cut; what is left over is dropped.
+    """The script's blocks: every thousand rows are joined and cut, and the rest is dropped.
 
-    Where a thousand rows do not fill a block, they make one shorter block.
+    A thousand rows that do not fill a block make one shorter block.
     """
     groups: list[Tokens] = []
     spans: list[tuple[int, int, int]] = []
@@ -67,7 +67,7 @@ def script_blocks(rows: Sequence[Sequence[int]], block_size: int) -> Blocks:
 
 
 def framed_blocks(tokens: Tokens, block_size: int, begin: int, end: int) -> Blocks:
-    """The script's for memory-mapped files: `block_size` − 2 tokens between a begin and an end token."""
+    """The script's blocks of memory-mapped files: `block_size` − 2 tokens between a begin and an end token."""
     inner = block_size - 2
     spans = tuple((0, cut * inner, (cut + 1) * inner) for cut in range(len(tokens) // inner))
     return Blocks((tokens,), spans, (begin,), (end,))
@@ -97,10 +97,10 @@ def block_loss(
     processes: EvalProcesses,
     progress: Progress = silent,
 ) -> Evaluation | None:
-    """Mean cross-entropy in nats a predicted token, and its exponential; None in all processes but the first.
+    """The mean cross-entropy in nats per predicted token, and perplexity; None in all processes but the first.
 
-    Standard errors treat blocks as independent. Raises DataError where there is nothing to predict or a token is
-    outside of the vocabulary.
+    Standard errors treat blocks as independent. Raises DataError where there is nothing to predict, or where a token is
+    outside of the model's vocabulary.
     """
     num = len(settings.limited(range(len(blocks))))
     if num == 0:
@@ -119,9 +119,9 @@ def block_loss(
 
 
 def checked_block_size(block_size: int | None, subject: Subject, extra: int = 0) -> int:
-    """The block size, by default the model's context; `extra` tokens more than the model reads are allowed.
+    """The block size, by default the model's context.
 
-    Raises RequestError for blocks longer than the context.
+    Raises RequestError for blocks that are more than `extra` tokens longer than the context.
     """
     longest = subject.max_length
     if block_size is None:
@@ -179,7 +179,10 @@ def _evaluation(task: str, subject: Subject, losses: Sequence[tuple[int, float, 
 
 
 def _standard_error(loss: float, losses: Sequence[tuple[int, float, int]], num_tokens: int) -> float:
-    """Of a ratio of sums, linearised, over blocks (Cochran, Sampling Techniques, 1977, section 6.4)."""
+    """The standard error of a ratio of sums over blocks, linearised.
+
+    Source: Cochran, Sampling Techniques, 1977, section 6.4.
+    """
     num = len(losses)
     if num < 2:
         return math.nan

@@ -1,4 +1,4 @@
-"""Which files define lm-eval's tasks, without loading its whole index (14,000 files, 17 s on two cores).
+"""Finds the files that define lm-eval's tasks, without loading its whole index (14,000 files, 17 s on two cores).
 
 A definition is a YAML file that names its `task` or `group` at the left margin, and its `tag`s there or in a file that
 it includes; those lines alone are read.
@@ -29,7 +29,7 @@ _WORD = re.compile(r"""[^\s"',\[\]-][^\s"',\[\]]*""")
 
 @dataclass(frozen=True)
 class Definitions:
-    """The file of every task and group, and the tasks of every tag."""
+    """The files that define tasks and groups, and the tasks of each tag, by name."""
 
     tasks: Mapping[str, Path]
     groups: Mapping[str, Path]
@@ -40,9 +40,9 @@ class Definitions:
         return self.groups[name] if name in self.groups else self.tasks[name]
 
     def meaning(self, name: str) -> list[str]:
-        """The tasks and groups that a task, a group, a tag or a pattern of tasks (`arc_*`) means, sorted.
+        """The tasks and groups to which a name refers, sorted: a task, a group, a tag, or a pattern such as `arc_*`.
 
-        Raises RequestError where there is none, with the nearest names.
+        Raises RequestError, which gives the nearest names, where there is none.
         """
         if name in self.groups or name in self.tasks:
             return [name]
@@ -56,7 +56,7 @@ class Definitions:
         return found
 
     def knows(self, name: str) -> bool:
-        """Whether it is a task, group or tag."""
+        """Whether a name is that of a task, group or tag."""
         return name in self.tasks or name in self.groups or name in self.tags
 
 
@@ -70,7 +70,10 @@ class _File:
 
 
 def find_definitions(extra: Sequence[Path] = ()) -> Definitions:
-    """The definitions of the installed lm-eval, and of a user's own directories, which win."""
+    """The definitions of the installed lm-eval and of a user's own directories, which come first.
+
+    Raises RequestError for a directory that does not exist.
+    """
     files = list(_harness_files())
     for root in extra:
         if not root.is_dir():
@@ -97,7 +100,7 @@ def _harness_files() -> list[_File]:
 
 
 def _read_all(root: Path) -> list[_File]:
-    """In lm-eval's order, in which the first of several files with one name wins."""
+    """All files below a directory, in lm-eval's order, in which the first of several files with one name counts."""
     paths = (Path(directory, name) for directory, _, names in os.walk(root) for name in names if name.endswith(".yaml"))
     return [_read(path) for path in sorted(paths, key=Path.as_posix)]
 
@@ -120,7 +123,7 @@ def _read(file: Path) -> _File:
 
 
 def _entries(pattern: re.Pattern[str], text: str) -> list[str]:
-    """The values at a key: the one on its line, or those of the list below it."""
+    """The values of a key: the one on its line, or those of the list below it."""
     return [
         entry
         for match in pattern.finditer(text)

@@ -1,4 +1,4 @@
-"""The packages of the `eval` extra, asked for before anything is read."""
+"""Checks that the packages of the `eval` extra are installed, before anything is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much is computed at once, and how much of the data."""
+"""The settings of an evaluation: how much is computed at once, and on how much of the data."""
 
 from __future__ import annotations
 
@@ -32,18 +32,21 @@ class EvalSettings:
     block_size: int | None = None
 
     def limited(self, items: Sequence[Item]) -> Sequence[Item]:
-        """The items that the limit leaves, counted as lm-eval counts."""
+        """The items that the limit allows, counted as lm-eval counts them."""
         if self.limit is None:
             return items
         return items[: math.ceil(len(items) * self.limit) if self.limit < 1 else int(self.limit)]
 
     def batch_of(self, subject: Subject) -> int:
-        """The batch size as a number: for `auto` what keeps one batch's logits at LOGITS_AT_ONCE."""
+        """The batch size as a number; for `auto` the one whose logits take `LOGITS_AT_ONCE` bytes."""
         if self.batch_size != "auto":
             return self.batch_size
         bytes_of_one = 4 * subject.num_embeddings * (subject.max_length or DEFAULT_LENGTH)
         return max(1, min(MAX_BATCH_SIZE, LOGITS_AT_ONCE // bytes_of_one))
 
     def harness_batch(self, subject: Subject, processes: EvalProcesses) -> BatchSize:
-        """The batch size for lm-eval, which tries what memory holds; a CPU's process would be killed by that."""
+        """The batch size for lm-eval.
+
+        For `auto` lm-eval tries how much memory holds; on a CPU that would end the process, so it gets a number there.
+        """
         return self.batch_of(subject) if processes.device.type == "cpu" else self.batch_size

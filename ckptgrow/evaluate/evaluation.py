@@ -44,7 +44,7 @@ class Evaluation:
         )
 
     def to_json(self) -> Mapping[str, object]:
-        """The JSON of `ckptgrow eval`."""
+        """The scores as plain values."""
         return {
             "checkpoint": str(self.checkpoint),
             "tokenizer": self.tokenizer,
@@ -57,9 +57,10 @@ class Evaluation:
 def evaluate(
     subject: Subject, loaded: Loaded, settings: EvalSettings, processes: EvalProcesses, progress: Progress = silent
 ) -> Evaluation | None:
-    """lm-eval's results for a checkpoint on tasks, to the last digit those of the same weights in its own `HFLM`.
+    """lm-eval's results for a checkpoint on tasks; None in all processes but the first.
 
-    None in all processes but the first. Raises RequestError where memory or the processes' number does not fit.
+    They equal those of the same weights in lm-eval's own `HFLM` to the last digit. Raises RequestError where memory is
+    too small, where there are more processes than documents, and where lm-eval fails.
     """
     from ckptgrow.evaluate.harness import scores
     from ckptgrow.evaluate.language_model import CheckpointLM
@@ -95,7 +96,7 @@ def evaluate(
 
 
 def write_samples(evaluations: Sequence[Evaluation], path: Path) -> None:
-    """lm-eval's samples as JSON lines, each with its task and checkpoint."""
+    """Writes lm-eval's samples as JSON lines, each with its task and checkpoint."""
     with appearing(path) as partial, partial.open("w", encoding="utf-8") as out:
         for one in evaluations:
             for task, samples in one.samples.items():

@@ -1,4 +1,4 @@
-"""Texts of a local file, each with the line that it stands on: plain lines, JSON lines, or a parquet column."""
+"""Reads the texts in a local file with their line numbers: plain lines, JSON lines, or a parquet column."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from ckptgrow.evaluate.dependency import require
 
 @dataclass(frozen=True)
 class Text:
-    """One line or row: its number in the file, from 1 on, and what it says (a plain line without its end)."""
+    """One line or row: its number in the file, from 1 on, and its text, without a line end."""
 
     line: int
     text: str
 
 
 def is_plain(path: Path) -> bool:
-    """Whether a file is plain text, by its name."""
+    """Whether a file's name says that it is plain text."""
     return kind_of(path) == "text"
 
 
 def read_plain(path: Path) -> list[Text]:
-    """Every line of a plain file, the empty ones too.
+    """Every line of a plain file, including empty ones.
 
-    Raises DataError where it cannot be read, is empty, or holds a line that is no UTF-8.
+    Raises DataError where it cannot be read, is empty, or is not UTF-8.
     """
     lines = [Text(number, text.removesuffix("\r")) for number, text in _decoded(path)]
     return lines[:-1] if not lines[-1].text else lines
 
 
 def read_records(path: Path, fields: Sequence[str]) -> tuple[str, list[Text], int]:
-    """The first of `fields` that the records have, its texts, and how many empty lines there were between them.
+    """The first of `fields` that the records have, its texts, and the number of empty lines between records.
 
-    Raises DataError that names the line where something else than an object with that text stands.
+    Raises DataError, which names the line, for anything else than an object with text in this field.
     """
     if kind_of(path) == "parquet":
         return _read_parquet(path, fields)
@@ -117,7 +117,7 @@ def _kind(value: object) -> str:
 
 
 def _as_text(value: Any) -> Any:
-    """A value of a column, which is not asked to be UTF-8 where it is written."""
+    """A value of a column; bytes where it is not UTF-8, which parquet does not check."""
     try:
         return value.as_py()
     except UnicodeDecodeError:

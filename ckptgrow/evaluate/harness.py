@@ -1,10 +1,10 @@
-"""What `lm_eval.simple_evaluate` does around `lm_eval.evaluate`, and nothing else.
+"""Runs lm-eval's tasks as `lm_eval.simple_evaluate` does, without what else that does.
 
-It would also ask git for the commit of the directory that the user stands in (which prints "fatal: not a git
-repository" past Python's streams) and take a census of the machine (two seconds of other programs).
+It would also ask git for the commit of the user's directory (which may print "fatal: not a git repository" past
+Python's streams), and describe the machine (two seconds of other programs).
 
-Errors by bootstrap are drawn in one process, or in processes that begin anew: lm-eval's own fork this one, whose
-threads' locks may be held at that moment, and then wait for ever. The draws are the same in all of them.
+Bootstrap errors are drawn in this process, or in new processes. lm-eval itself would fork this process: where another
+thread holds a lock at that moment, the fork waits for ever. The draws are the same in all cases.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PYTHON_SEED, NUMPY_SEED, TORCH_SEED, FEWSHOT_SEED = 0, 1234, 1234, 1234  # simpl
 
 
 def scores(model: Any, loaded: Loaded, settings: EvalSettings) -> Any:
-    """lm-eval's results for a model of its own kind on tasks; None in all processes but the first."""
+    """lm-eval's results for one of its model objects on tasks; None in all processes but the first."""
     random.seed(PYTHON_SEED)
     np.random.seed(NUMPY_SEED)
     torch.manual_seed(TORCH_SEED)
@@ -50,7 +50,7 @@ def scores(model: Any, loaded: Loaded, settings: EvalSettings) -> Any:
 
 @contextmanager
 def bootstrapping(*, is_quick: bool) -> Generator[None]:
-    """See the module's head; what the process was set to before is so again afterwards."""
+    """Sets how bootstrap errors are drawn while the block runs; `is_quick`: in this process."""
     switch, method = os.environ.get(ONE_PROCESS), multiprocessing.get_start_method(allow_none=True)
     if is_quick:
         os.environ[ONE_PROCESS] = "1"
@@ -65,7 +65,7 @@ def bootstrapping(*, is_quick: bool) -> Generator[None]:
 
 
 def _set_fewshot(task: Any, num_fewshot: int | None) -> None:
-    """The examples before each question: as asked, except where the task allows none; none where nobody says."""
+    """Sets the number of examples before each question: as asked for, unless the task allows none; by default none."""
     told = task.get_config("num_fewshot")
     if num_fewshot is not None and told != 0:
         task.set_config(key="num_fewshot", value=num_fewshot)
@@ -75,6 +75,6 @@ def _set_fewshot(task: Any, num_fewshot: int | None) -> None:
 
 
 def _alone(loaded: Loaded) -> list[Any]:
-    """The tasks outside of all groups."""
+    """The tasks that are in no group."""
     grouped = {task.task_name for group in loaded.groups.values() for task in group.get_all_tasks()}
     return [task for name, task in loaded.tasks.items() if name not in grouped]

@@ -1,4 +1,4 @@
-"""lm-eval's own language model over a loaded checkpoint: shared by several processes, counting what it does."""
+"""lm-eval's own language model with a loaded checkpoint: it can be shared by processes, and reports its progress."""
 
 # lm-eval's registry hides the type of the classes that it registers:
 # pyright: reportCallIssue=false, reportAttributeAccessIssue=false
@@ -24,7 +24,7 @@ Request = tuple[tuple[str, str] | None, list[int], list[int]]  # what stands the
 
 
 class CheckpointLM(HFLM):
-    """`HFLM` on a model that is loaded already, with the distribution that it then leaves to its caller."""
+    """`HFLM` with a model that is loaded already; for such models it leaves the distribution over processes to us."""
 
     def __init__(self, subject: Subject, settings: EvalSettings, processes: EvalProcesses, start: Start) -> None:
         self._processes = processes
@@ -44,16 +44,16 @@ class CheckpointLM(HFLM):
 
     @property
     def rank(self) -> int:
-        """Which process this one is."""
+        """The number of this process."""
         return self._processes.rank
 
     @property
     def world_size(self) -> int:
-        """How many share the documents."""
+        """The number of processes that share the documents."""
         return self._processes.world_size
 
     def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Every process's tensor, one after the other."""
+        """The tensors of all processes, one after the other."""
         if self.world_size == 1:
             return tensor
         pieces = [torch.zeros_like(tensor) for _ in range(self.world_size)]
@@ -61,21 +61,21 @@ class CheckpointLM(HFLM):
         return torch.cat([torch.atleast_1d(piece) for piece in pieces])
 
     def gather_object(self, obj: Any, dst: int = 0) -> list[Any]:
-        """Every process's object."""
+        """The objects of all processes, in every process."""
         return self._processes.gather(obj)
 
     def barrier(self) -> None:
-        """Waits for all."""
+        """Waits for all processes."""
         self._processes.gather(None)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """lm-eval's; every answer advances the bar."""
+        """Answers as lm-eval's model does; every answer advances the bar."""
         self._instances = requests
         self.set_cache_hook(_Answered(self._expect(len(requests))))
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
-        """lm-eval's; every window advances the bar."""
+        """Answers as lm-eval's model does; every window advances the bar."""
         lengths = [len(self.tok_encode(*request.args)) for request in requests]
         self._count_windows = self._expect(sum(-(-length // self.max_length) for length in lengths))
         self.set_cache_hook(CacheHook(None))
@@ -85,12 +85,12 @@ class CheckpointLM(HFLM):
             self._count_windows = None
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """lm-eval's; every answer advances the bar."""
+        """Answers as lm-eval's model does; every answer advances the bar."""
         self.set_cache_hook(_Answered(self._expect(len(requests))))
         return super().generate_until(requests, disable_tqdm=disable_tqdm)
 
     def _expect(self, number: int) -> Advance:
-        """So many more answers, after those of the tasks before."""
+        """Adds `number` answers to the bar's total; returns the function that advances it."""
         self._num_expected += number
         return self._start(self._num_expected)
 
@@ -110,7 +110,7 @@ class CheckpointLM(HFLM):
         return answers
 
     def _check(self, requests: Sequence[Request]) -> None:
-        """Counts what lm-eval cuts; raises DataError where its assertions would fail."""
+        """Counts requests that lm-eval will cut; raises DataError where its assertions would fail."""
         for (_, context, scored), instance in zip(requests, self._instances, strict=True):
             if not 0 < len(scored) <= self.max_length:
                 where = f"{instance.task_name}: {_place(instance)}"
@@ -120,7 +120,7 @@ class CheckpointLM(HFLM):
             self.num_truncated += len(context) + len(scored) > self.max_length + 1
 
     def _check_known(self, requests: Sequence[Request]) -> None:
-        """Raises DataError where the tokenizer gives ids that the model has no embeddings for."""
+        """Raises DataError where the tokenizer gives ids for which the model has no embeddings."""
         largest = max((max(part) for _, *parts in requests for part in parts if part), default=0)
         if largest >= self._num_embeddings:
             raise DataError(
@@ -130,14 +130,14 @@ class CheckpointLM(HFLM):
 
 
 class _Answered(CacheHook):
-    """lm-eval tells its cache of every answer as it comes."""
+    """A cache for lm-eval, which only counts: lm-eval adds every answer to its cache at once."""
 
     def __init__(self, advance: Advance) -> None:
         super().__init__(None)
         self._advance = advance
 
     def add_partial(self, attr: str, req: Any, res: Any) -> None:
-        """One more."""
+        """Counts one more answer."""
         self._advance(1)
 
 

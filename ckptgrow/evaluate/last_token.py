@@ -1,7 +1,7 @@
-"""The staged-training script's LAMBADA: is a passage's last token the most probable one?
+"""The staged-training script's LAMBADA: whether a passage's last token is the most probable one.
 
-Source: allenai/staged-training, eval_lambada.py. It counts the last *token* where lm-eval counts the last word.
-The tokens are those of the passage alone: a tokenizer's own begin and end tokens are left out, as lm-eval leaves them.
+Source: allenai/staged-training, eval_lambada.py. It counts the last *token*, where lm-eval counts the last word.
+The tokens are those of the passage alone, without the tokenizer's begin and end tokens, as in lm-eval.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ QUOTES = (("“", '"'), ("”", '"'), ("''", '"'), ("``", '"'))
 
 @dataclass(frozen=True)
 class Reading:
-    """How the script reads a passage: its options `--preprocess`, `--jeff_suggestion`, `--ignore-fragments`."""
+    """How the script reads a passage, by its three options (preprocess, jeff_suggestion, ignore-fragments)."""
 
     plain_quotes: bool = False  # typographic and doubled quotes become "
     leading_newline: bool = False

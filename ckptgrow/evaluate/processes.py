@@ -26,15 +26,15 @@ class EvalProcesses:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process tells the results."""
+        """Whether this is the process that shows the results."""
         return self.rank == 0
 
     def share(self, length: int) -> range:
-        """The indices of `length` items that fall to this process, dealt in turn."""
+        """The indices of the items, out of `length`, that this process evaluates."""
         return range(self.rank, length, self.world_size)
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value, by rank, in every process."""
+        """The values of all processes by rank, in every process."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -44,9 +44,9 @@ class EvalProcesses:
 
 @contextmanager
 def launched(device: str) -> Generator[EvalProcesses]:
-    """The processes that the launcher's environment names (RANK, WORLD_SIZE, LOCAL_RANK), joined while the block runs.
+    """Joins the processes that a launcher started (RANK, WORLD_SIZE, LOCAL_RANK) while the block runs.
 
-    Raises RequestError for a device that is not here.
+    Raises RequestError for a device that this machine does not have.
     """
     world_size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     chosen = _device(device, int(os.environ.get("LOCAL_RANK", "0")))

@@ -1,4 +1,4 @@
-"""How far an evaluation is: told to whoever shows it."""
+"""How an evaluation reports its progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""lm-eval, datasets and transformers print, log and draw bars wherever they run; here they do it into nothing."""
+"""Silences lm-eval, datasets and transformers, which print, log and draw bars wherever they run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOGGERS = ("lm_eval", "datasets", "huggingface_hub", "transformers", "accelerate
 
 @contextmanager
 def quiet() -> Generator[None]:
-    """Keeps what other libraries print, log and warn of from both streams; errors are raised as ever."""
+    """Keeps what other libraries print, log and warn away from both streams; errors are raised as usual."""
     levels = {name: logging.getLogger(name).level for name in LOGGERS}
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,8 +1,10 @@
 """Several checkpoints' scores side by side: differences from the first, and their standard errors, paired by sample.
 
-Standard errors of differences are jackknife ones (Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982,
-chapter 3): the metric's own aggregation is computed without each sample in turn, for both checkpoints, so that what
-the samples have in common cancels. For a mean that is the usual paired standard error.
+Standard errors of differences are jackknife ones: the metric's own aggregation is computed without each sample in turn,
+for both checkpoints, so that whatever the samples have in common cancels. For a mean this is the usual paired standard
+error.
+
+Source: Efron, The Jackknife, the Bootstrap and Other Resampling Plans, 1982, chapter 3.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ Aggregation = Callable[[Sequence[Any]], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One metric of one task: the values of all checkpoints, and by how much the others differ from the first."""
+    """One metric of one task: the values of all checkpoints, and the differences of the others from the first."""
 
     task: str
     metric: str
@@ -41,7 +43,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Evaluations of several checkpoints on the same tasks, the first being what the others are compared with."""
+    """Evaluations of several checkpoints on the same tasks; all are compared with the first."""
 
     evaluations: tuple[Evaluation, ...]
     rows: tuple[Difference, ...]
@@ -51,7 +53,7 @@ class Comparison:
         return [row for row in self.rows if not row.largest_relative <= tolerance]
 
     def to_json(self) -> Mapping[str, object]:
-        """The JSON of `ckptgrow eval compare`."""
+        """The comparison as plain values."""
         return {
             "checkpoints": [str(one.checkpoint) for one in self.evaluations],
             "results": [one.results for one in self.evaluations],

@@ -1,4 +1,4 @@
-"""What is evaluated: a checkpoint of any kind as a real transformers model, and its tokenizer."""
+"""The checkpoint that is evaluated: a real transformers model and its tokenizer, from a checkpoint of any kind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONTEXT_FIELDS = ("n_positions", "max_position_embeddings", "n_ctx")  # where co
 
 @dataclass(frozen=True)
 class Subject:
-    """See the module's head."""
+    """A model to evaluate, in evaluation mode, with its tokenizer."""
 
     path: Path
     model: PreTrainedModel
@@ -35,18 +35,18 @@ class Subject:
 
     @property
     def max_length(self) -> int | None:
-        """The longest sequence in tokens, where the config says one."""
+        """The longest sequence in tokens; None where the config does not say it."""
         config = self.model.config
         return next((getattr(config, name) for name in CONTEXT_FIELDS if hasattr(config, name)), None)
 
     @cached_property
     def encoder(self) -> Tokenizer:
-        """The tokenizer as `ckptgrow data` uses it: the tokens of a text alone, none added, none spelled."""
+        """The tokenizer as the preparation of data uses it: it gives the tokens of a text alone."""
         return ByteTokenizer() if self.tokenizer_name == BYTES else of_transformers(self.tokenizer)
 
     @property
     def num_embeddings(self) -> int:
-        """How many token ids the model knows."""
+        """The number of token ids for which the model has embeddings."""
         return cast(torch.nn.Embedding, self.model.get_input_embeddings()).num_embeddings
 
 
@@ -77,8 +77,9 @@ def open_subject(
 ) -> Subject:
     """Reads a checkpoint of any kind and builds its model, in evaluation mode, in `dtype` on `device`.
 
-    `config` is its transformers config.json where it has none; `others` are places that may name its tokenizer.
-    Raises a CkptgrowError that names what does not fit.
+    `config`: a transformers config.json, for a checkpoint that has none; `others`: files or directories beside which a
+    meta.json may name the tokenizer.
+    Raises a CkptgrowError where the checkpoint cannot be read or its tokenizer is not known.
     """
     if dtype not in DTYPES:
         raise RequestError(f"⟦dtype {dtype}⟧: expected {', '.join(DTYPES)}")

@@ -19,7 +19,7 @@ TOP_HEADING = re.compile(r"\s*= (?!= ).*(?<! =) =\s*")  # " = Title = ", and not
 
 @dataclass(frozen=True, kw_only=True)
 class Documents:
-    """The documents of a file under the name of the task's field, and what is worth telling of them."""
+    """The documents of a file, the task's field in which they stand, and notes for the user."""
 
     where: str
     field: str
@@ -29,11 +29,11 @@ class Documents:
 
 
 def passages(path: Path) -> Documents:
-    """LAMBADA's passages: JSON lines or parquet with `text`, or plain text with a passage a line.
+    """LAMBADA's passages: JSON lines or parquet with `text`, or plain text with one passage on each line.
 
-    Empty lines between records are left out, and told; so is what lm-eval scores in an unexpected way: a passage of
-    one word (after the beginning-of-text token alone) and one with white space at its end (its last word is empty).
-    Raises DataError that names the line.
+    Notes tell of empty lines between records, which are left out, and of passages that lm-eval scores in an unexpected
+    way: those of one word (which have no context) and those with white space at their end (whose last word is empty).
+    Raises DataError, which names the line, for an empty passage.
     """
     if is_plain(path):
         lines = read_plain(path)
@@ -64,10 +64,10 @@ def passages(path: Path) -> Documents:
 
 
 def pages(path: Path) -> Documents:
-    """WikiText's pages: text in its own layout, or JSON lines or parquet with `page` (whole ones) or `text` (lines).
+    """WikiText's pages: text in its own layout, or JSON lines or parquet with `page` (whole pages) or `text` (lines).
 
-    A page begins at each heading of the first level (" = Title = "), as in lm-eval's data set; a text without any is
-    one page. Raises DataError that names the line.
+    A page begins at each heading of the first level (" = Title = "), as in lm-eval's data set; a text without headings
+    is one page. Raises DataError, which names the line, for an empty page.
     """
     if is_plain(path):
         return Documents(where=str(path), field="page", texts=tuple(_split(read_plain(path))))
@@ -95,7 +95,7 @@ READERS: Mapping[str, Callable[[Path], Documents]] = {
 
 
 def local_dataset(task: str, path: str, **_: object) -> datasets.DatasetDict:
-    """What lm-eval calls for a task with a local file: its documents as the `test` split."""
+    """The documents of a local file as the `test` split; lm-eval calls this for a task with such a file."""
     import datasets
 
     documents = READERS[task](Path(path))
@@ -117,7 +117,7 @@ def _split(lines: Sequence[Text]) -> list[Text]:
 
 
 def _notes(path: Path, *counts: tuple[int, str] | tuple[int, str, Sequence[Text]]) -> tuple[str, ...]:
-    """Sentences on what there is some of: how many, what, and which."""
+    """A sentence for each count that is not 0: the number, what was counted, and the first line where it is given."""
     return tuple(
         f"{path}: {number} " + sentence.format(s="" if number == 1 else "s", line=which[0][0].line if which else 0)
         for number, sentence, *which in counts

@@ -1,4 +1,4 @@
-"""lm-eval's own tasks by name, on their own data or on local files, and nothing else of its index."""
+"""Loads lm-eval's own tasks by name, on their own data or on local files, without the rest of its index."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ckptgrow.evaluate.task_documents import READERS
 
 @dataclass(frozen=True)
 class Loaded:
-    """Tasks ready to run: lm-eval's own objects, and what is worth telling of their data."""
+    """Tasks that are ready to run: lm-eval's own objects, and notes on their data."""
 
     manager: Any  # without one, lm-eval would load its whole index
     tasks: Mapping[str, Any]
@@ -27,10 +27,10 @@ class Loaded:
 
 
 def load_tasks(names: Sequence[str], local: Mapping[str, Path] | None = None, include: Sequence[Path] = ()) -> Loaded:
-    """The tasks, groups and tags of these names or patterns; `local` maps a task to the file that it runs on.
+    """Loads the tasks of some names or patterns, which may be those of groups and tags too.
 
-    `include` are directories with a user's own definitions. Raises RequestError for unknown names, DataError where
-    data can neither be read nor had.
+    `local`: by task, the file on which it runs; `include`: directories with a user's own definitions. Raises
+    RequestError for unknown names, and DataError where data can neither be read nor downloaded.
     """
     local = local or {}
     unreadable = [name for name in local if name not in READERS]
@@ -85,7 +85,7 @@ def _build(
 
 
 def _write_definition(target: Path, original: Path, task: str, data: Path | None) -> None:
-    """A definition that is lm-eval's own, by its `include`; with a local file, its data alone is another."""
+    """Writes a definition that includes lm-eval's own; with a local file, only its data differ."""
     changes: dict[str, Any] = {"include": str(original)}
     function = ""
     if data is not None:

@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint: the one asked for, the one beside it, the one that its data names, or bytes."""
+"""Finds the tokenizer of a checkpoint: the one asked for, the one beside it, or the one that its data names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer without a file: a token's id is its byte (UTF-8); byte 0 begins and ends documents."""
+    """A tokenizer that needs no file: a token's id is its byte in UTF-8; byte 0 begins and ends documents."""
     name = "<0x{:02X}>".format
     vocabulary = {name(byte): byte for byte in range(256)}
     backend = Tokenizer(BPE(vocabulary, [], byte_fallback=True))
@@ -62,9 +62,9 @@ def find_tokenizer(
 
 
 def load_tokenizer(name: str, where: str, num_embeddings: int) -> PreTrainedTokenizerBase:
-    """The tokenizer of that name, directory, or `bytes`, for a model with `num_embeddings` token embeddings.
+    """Loads a tokenizer by its name or directory, or `bytes`, for a model with `num_embeddings` token embeddings.
 
-    Raises RequestError where it cannot be had, or has tokens that the model does not know.
+    Raises RequestError where it cannot be loaded, or has more tokens than the model.
     """
     tokenizer = byte_tokenizer() if name == BYTES else _from_files(name)
     if tokenizer.vocab_size > num_embeddings:
@@ -76,7 +76,7 @@ def load_tokenizer(name: str, where: str, num_embeddings: int) -> PreTrainedToke
 
 
 def read_meta(path: Path) -> Mapping[str, Any]:
-    """What a data set's meta.json says; raises DataError where it is no JSON object."""
+    """Reads a data set's meta.json; raises DataError where it is not a JSON object."""
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -35,23 +35,23 @@ class Tokens(Protocol):
     """Token ids in memory or on disk."""
 
     def __len__(self) -> int:
-        """How many."""
+        """The number of tokens."""
         ...
 
     def __getitem__(self, span: slice, /) -> Any:
-        """Some of them."""
+        """The tokens of a range."""
         ...
 
 
 def is_memory_mapped(path: Path) -> bool:
-    """Whether a file holds token ids, by its name."""
+    """Whether a file's name says that it holds token ids."""
     return path.suffix == MEMORY_MAPPED
 
 
 def map_tokens(path: Path) -> Tokens:
-    """The ids in a `.bin`, of the type that meta.json beside it says (uint16 without one, as the script's).
+    """The ids in a `.bin`, in the dtype that meta.json beside it says, without one uint16 as in the script.
 
-    Raises DataError where its length does not fit the type.
+    Raises DataError where the file's size is not a multiple of the dtype's.
     """
     meta = path.parent / "meta.json"
     name = str(read_meta(meta).get("dtype", "uint16")) if meta.is_file() else "uint16"
@@ -68,9 +68,9 @@ def map_tokens(path: Path) -> Tokens:
 
 
 def text_tokens(path: Path, subject: Subject, remarks: Remarks | None = None) -> Tokens:
-    """A text as one document without an end, or what `ckptgrow data` makes of JSON lines, parquet or TFRecord.
+    """The tokens of a text as one document, or of JSON lines, parquet or TFRecord as `ckptgrow data` makes them.
 
-    There each document ends with the separator, and nothing else is added. `remarks` hears of what is left out.
+    Documents of the latter end with the separator; nothing else is added. What is left out is added to `remarks`.
     """
     tokenizer = subject.encoder
     if is_plain(path):
@@ -87,7 +87,7 @@ def text_tokens(path: Path, subject: Subject, remarks: Remarks | None = None) ->
 
 
 def file_rows(path: Path, subject: Subject) -> list[list[int]]:
-    """The rows of a file as the script has them: lines with their ends, blank ones empty, each encoded by itself."""
+    """The tokens of a file's rows as in the script: lines with their ends, blank lines empty, each encoded alone."""
     if is_plain(path):
         texts = [Text(one.line, f"{one.text}\n" if one.text.strip() else "") for one in read_plain(path)]
     else:
@@ -96,7 +96,7 @@ def file_rows(path: Path, subject: Subject) -> list[list[int]]:
 
 
 def hub_rows(name: HubData, subject: Subject) -> list[list[int]]:
-    """The rows of a data set's test part, from the hub or its cache; raises DataError where there is neither."""
+    """The tokens of the rows in a data set's test part; raises DataError where it cannot be loaded."""
     import datasets
 
     if name not in HUB:

@@ -1,4 +1,4 @@
-"""What a table says of a family of architectures: its parameters, sizes and traps. Data only, no behaviour.
+"""What a table says about a family of architectures: its parameters, sizes, and what cannot grow exactly. Only data.
 
 A new family is one file with one `Family`, one row in `registry`, and one tiny config in the contract test.
 """
@@ -15,7 +15,7 @@ Layers = Literal["all", "dense", "sparse"]
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter, or one a layer: `{layer}` in its name stands for the layer's index."""
+    """One parameter, or one in each layer: `{layer}` in its name stands for the layer's index."""
 
     name: str
     layout: str
@@ -26,7 +26,7 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Where the size of a space stands in the config: a field, else what the architecture derives it from."""
+    """Where the size of a space comes from: a config field, or else what the architecture derives it from."""
 
     config: str | None = None
     same: str | None = None  # the size of that space
@@ -37,7 +37,7 @@ class Size:
 
 @dataclass(frozen=True)
 class InPieces:
-    """A parameter that files keep as one tensor for every `{expert}` and part; parts follow each other as rows."""
+    """A parameter that files store as one tensor for each `{expert}` and part; parts follow each other as rows."""
 
     name: str
     parts: tuple[Parameter, ...]
@@ -45,7 +45,7 @@ class InPieces:
 
 @dataclass(frozen=True, kw_only=True)
 class Tie:
-    """A head that shares the embedding's tensor where the config says so."""
+    """A head that is the same tensor as the embedding where the config says so."""
 
     head: str
     embedding: str
@@ -58,10 +58,11 @@ class Tie:
 
 @dataclass(frozen=True)
 class Padding:
-    """What growing the residual stream by fresh coordinates needs: which norm runs across it and where its ε stands.
+    """What growing the residual stream by fresh coordinates needs to know.
 
-    `scale` and `scale_tied` say which spaces are written (new size/old size)^power as large, the latter with a tied
-    head: to make up for what the model multiplies by a power of the hidden size.
+    `norm`: the kind of norm across it; `eps`: the config field of its ε. `scale`: spaces that are written with the
+    factor (new size / old size)^power, to make up for what the model multiplies by a power of the hidden size;
+    `scale_tied`: the same where the head is tied.
     """
 
     norm: Literal["layer", "rms"]
@@ -72,7 +73,7 @@ class Padding:
 
 @dataclass(frozen=True)
 class Sparse:
-    """Which layers have experts: every `step`-th one, but for those whose numbers `dense` lists (config fields)."""
+    """The config fields that say which layers have experts: every `step`-th one, without those listed in `dense`."""
 
     dense: str
     step: str
@@ -80,7 +81,7 @@ class Sparse:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An operator that this family cannot take exactly when a config field is set, and why."""
+    """An operator that is not exact for this family, always or where a config field is set, and why."""
 
     operator: str  # "width", "depth", "heads", "ffn", "hidden", …
     reason: str
@@ -89,7 +90,7 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One family's table; names are those of the module with its head (`AutoModelForCausalLM`)."""
+    """One family's table; names are those of the transformers model with its head (`AutoModelForCausalLM`)."""
 
     model_type: str
     parameters: tuple[Parameter, ...]

@@ -1,4 +1,4 @@
-"""Which families there are."""
+"""All families, by the `model_type` of their configs."""
 
 from __future__ import annotations
 
@@ -65,10 +65,7 @@ FAMILIES: Mapping[str, Family] = {family.model_type: family for family in TABLES
 
 
 def family_of(config: Mapping[str, object]) -> Family:
-    """The table for a config's `model_type`.
-
-    Raises ConfigError where there is no table, naming those there are.
-    """
+    """The table for a config's `model_type`; raises ConfigError, which names all tables, where there is none."""
     model_type = config.get("model_type")
     if model_type is None:
         raise ConfigError(f"the config has no model_type, expected one of {', '.join(sorted(FAMILIES))}")

@@ -1,4 +1,4 @@
-"""Rows that the tables of llama's relatives share; names are those below `model.layers.{layer}`."""
+"""Rows that the tables of Llama's relatives share."""
 
 from ckptgrow.families.family import Parameter, Refusal, Size, Tie
 

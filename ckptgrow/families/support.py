@@ -1,4 +1,4 @@
-"""What each family's table says can be grown exactly, in words."""
+"""Which growths are exact for each family by its table, in words for a table of all families."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OPERATORS = ("width", "heads", "ffn", "depth")
 
 
 def support(family: Family) -> Mapping[str, str]:
-    """For every operator: exact, the condition under which it is not, or why it never is."""
+    """A few words for every operator: that it is exact, under which condition it is not, or why it never is."""
     return {operator: _verdict(family, operator) for operator in OPERATORS}
 
 

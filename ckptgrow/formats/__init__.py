@@ -1,1 +1,1 @@
-"""What each kind of checkpoint is: where its parts lie, read into and written from one `Checkpoint`."""
+"""The kinds of checkpoints: where each keeps its parts, and how they are read into one `Checkpoint` and written."""

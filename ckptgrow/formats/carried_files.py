@@ -29,11 +29,11 @@ class Carried:
 
     @property
     def num_bytes(self) -> int:
-        """How large the files are together."""
+        """The size of all files together, in bytes."""
         return sum((self.directory / name).stat().st_size for name in self.files)
 
     def without(self, dropped: Collection[str]) -> Carried:
-        """All but some files."""
+        """The same without some files."""
 
         def kept(names: Iterable[str]) -> tuple[str, ...]:
             return tuple(name for name in names if name not in dropped)

@@ -1,4 +1,4 @@
-"""What every format is read into: a whole training state by name, its tensors lazy."""
+"""The form into which every format is read: a whole training state by name, with lazy tensors."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Format(Protocol):
 
     @property
     def kind(self) -> str:
-        """Its name in `inspect` and messages."""
+        """The kind's name, in inspections and messages."""
         ...
 
     def recognises(self, path: Path) -> bool:
@@ -97,7 +97,7 @@ class Format(Protocol):
         ...
 
     def read(self, path: Path) -> Checkpoint:
-        """The checkpoint at `path`; raises CheckpointError where it is none."""
+        """Reads the checkpoint at `path`; raises CheckpointError where it is not one of this kind."""
         ...
 
     def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:

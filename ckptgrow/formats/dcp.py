@@ -65,12 +65,12 @@ class Keys:
 
 @dataclass(frozen=True)
 class DistributedFormat:
-    """See the module's head."""
+    """torch's distributed checkpoints as a format."""
 
     kind: str = "dcp"
 
     def recognises(self, path: Path) -> bool:
-        """A directory with `.metadata`."""
+        """Whether `path` is a directory with `.metadata`."""
         return path.is_dir() and (path / METADATA).is_file()
 
     def read(self, path: Path) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""Optimizer states with one key an entry, as torchtitan saves them:
+"""Optimizer states with one key for each entry, as torchtitan saves them:
 
     state.<parameter>.<entry>           a record's entry
     param_groups.<parameter>.<option>   an option of the parameter's group

@@ -35,12 +35,12 @@ MODEL_KEY, OPTIMIZER_KEY = "model", "optimizer"
 
 @dataclass(frozen=True)
 class ShardedFormat:
-    """See the module's head."""
+    """Sharded directories of accelerate and the Trainer as a format."""
 
     kind: str = "fsdp"
 
     def recognises(self, path: Path) -> bool:
-        """A directory with the model's own."""
+        """Whether `path` holds the directory of a sharded model."""
         return (path / MODEL / METADATA).is_file()
 
     def read(self, path: Path) -> Checkpoint:

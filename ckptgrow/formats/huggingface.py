@@ -39,13 +39,13 @@ DEFAULT_SHARD_BYTES = 5 * 10**9
 
 @dataclass(frozen=True)
 class HuggingFaceFormat:
-    """See the module's head; `max_shard_bytes` bounds the files of weights that are written."""
+    """Hugging Face directories as a format; `max_shard_bytes`: the largest file of weights that is written."""
 
     max_shard_bytes: int = DEFAULT_SHARD_BYTES
     kind: str = "huggingface"
 
     def recognises(self, path: Path) -> bool:
-        """A directory with weights, or one process's part of them, which reading refuses."""
+        """Whether `path` is a directory with weights, or with one process's part of them, which reading refuses."""
         return path.is_dir() and bool(
             _weight_files(path) or any(OF_ONE_PROCESS.fullmatch(one.name) for one in path.iterdir())
         )
@@ -91,7 +91,7 @@ def _optimizer(path: Path) -> RawOptimizer:
 
 
 def _weight_files(path: Path) -> list[str]:
-    """The files that lead to the weights, those that are read first."""
+    """The files that lead to the weights, in the order in which they are preferred."""
     candidates = (FULL_STATE, SAFETENSORS, SAFETENSORS + INDEX_SUFFIX, TORCH, TORCH + INDEX_SUFFIX)
     return [name for name in candidates if (path / name).is_file()]
 
@@ -125,7 +125,7 @@ def _form(tensor: LazyTensor | None) -> tuple[object, ...]:
 
 
 def _weights_from(path: Path, name: str) -> tuple[dict[str, LazyTensor], set[str], dict[str, str]]:
-    """The same from one file, or from the shards of its index."""
+    """The tensors in one file, or in the shards of its index, with the files' names and metadata."""
     if name == SAFETENSORS:
         tensors, metadata = read_file(path / name)
         return tensors, {name}, metadata
@@ -143,7 +143,7 @@ def _files_of(tensors: Mapping[str, LazyTensor]) -> set[str]:
 
 
 def num_bytes_again(checkpoint: Checkpoint) -> int:
-    """What a second file of the same weights takes."""
+    """The bytes of a second file with the same weights, where the checkpoint has one."""
     twice = {FULL_STATE, SAFETENSORS} <= {*files_of(checkpoint).weights}
     return sum(num_bytes(tensor) for tensor in once(checkpoint.tensors).values()) if twice else 0
 

@@ -1,4 +1,4 @@
-"""Which formats there are, and which one a path holds."""
+"""All formats, and which of them a path holds."""
 
 from __future__ import annotations
 
@@ -32,10 +32,7 @@ SHARED = ("dcp", "fsdp")  # kinds that several processes can write together
 
 
 def format_of(path: Path) -> Format:
-    """The format that recognises a path.
-
-    Raises CheckpointError where there is nothing, or nothing known.
-    """
+    """The format that recognises a path; raises CheckpointError where there is none, or no file."""
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or directory, expected a checkpoint")
     for one in FORMATS:

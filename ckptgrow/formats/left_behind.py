@@ -1,6 +1,6 @@
-"""What lies beside a checkpoint and is read by no rule: which of it is training state, and which is harmless.
+"""Files beside a checkpoint that no rule reads: which of them hold training state, and which are harmless.
 
-Decided by kind: partitions of optimizers by the names that their trainers give them, weights in another file by their
+Partitions of optimizers are recognised by the names that their trainers give them, weights in other files by their
 dtypes. Logs, other checkpoints, and the same weights in the same precision are harmless.
 
 Source: DeepSpeed, `runtime/engine.py` (`_get_zero_ckpt_name`, `_get_ckpt_name`); Megatron-LM,

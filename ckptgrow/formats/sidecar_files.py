@@ -1,4 +1,4 @@
-"""What lies in a checkpoint's directory beside its weights and optimizers, however these are stored.
+"""The files in a checkpoint's directory beside its weights and optimizers, however these are stored.
 
 The config, schedulers and the loss scaler are understood. Other files (tokenizer, generation config, random states,
 `training_args.bin`, which is a pickle of code) are copied as bytes. The same weights in other files, and directories,
@@ -94,7 +94,7 @@ def read_beside(path: Path, kind: str, stored: Collection[str], files: Files) ->
 
 
 def files_of(checkpoint: Checkpoint) -> Files:
-    """The names that a directory's files had; none where the checkpoint comes from another kind."""
+    """The names of a directory's files as they were read; empty where the checkpoint was of another kind."""
     return checkpoint.layout if isinstance(checkpoint.layout, Files) else Files()
 
 
@@ -165,7 +165,7 @@ def read_state(path: Path) -> dict[str, Tree]:
 
 
 def read_tensors(path: Path) -> dict[str, LazyTensor]:
-    """A state dict of tensors alone; raises CheckpointError where it is none."""
+    """Reads a state dict that holds only tensors; raises CheckpointError for anything else."""
     tree = archive.read(path)
     entries = tree if isinstance(tree, dict) else {}
     tensors = {str(name): tensor for name, tensor in entries.items() if is_lazy(tensor)}

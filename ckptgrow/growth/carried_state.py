@@ -1,4 +1,4 @@
-"""What goes along as it is: it must hold nothing that would have had to grow."""
+"""Parts of a checkpoint that are copied as they are: none of them may hold anything that would have to grow."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ BEST = ("best_metric", "best_model_checkpoint", "best_global_step")  # as transf
 
 
 def check_carried(old: TrainingState, lineage: Sequence[Descent]) -> list[str]:
-    """What is carried along must hold nothing that would have had to grow; returns the files that could, unseen.
+    """Makes sure that nothing that is copied as it is would have to grow.
 
-    Raises CheckpointError that names what does.
+    Returns the names of files that cannot be looked into and are large enough to hold such a thing. Raises
+    CheckpointError, which names what would have to grow.
     """
     growing = [
         old.checkpoint.tensors[one.old.name]
@@ -48,8 +49,10 @@ def check_carried(old: TrainingState, lineage: Sequence[Descent]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Copies:
-    """What a copy of the growing weights may look like: a float tensor of a weight's shape, or as large as a matrix; an
-    integer one (8-bit averages) of a matrix's shape, or bytes as many as a matrix has entries, flat or two in each.
+    """What a copy of the growing weights may look like.
+
+    A tensor of floats with a weight's shape, or as large as a matrix; a tensor of integers (8-bit averages) with a
+    matrix's shape; or as many bytes as a matrix has entries, or half as many (two entries in each byte).
     """
 
     shapes: frozenset[Shape]
@@ -87,9 +90,10 @@ def _form(tensor: LazyTensor) -> ArrayForm:
 
 
 def without_best(carried: Carried) -> tuple[Carried, list[str]]:
-    """A Trainer's state without its best checkpoint, which is the small model's, and what the user should know of it.
+    """A Trainer's state without its best checkpoint, and a note for the user where there was one.
 
-    A resumed run with `load_best_model_at_end` would load it at its end, into a model of another size.
+    The best checkpoint has the small model's size. A resumed run with `load_best_model_at_end` would load it into the
+    grown model.
     """
     if TRAINER_STATE not in carried.files:
         return carried, []
@@ -103,9 +107,9 @@ def without_best(carried: Carried) -> tuple[Carried, list[str]]:
 
 
 def check_schedules(old: TrainingState) -> None:
-    """Schedules in places that no rule knows would go on with the old learning rates.
+    """Raises RequestError where schedules lie in places that no rule knows, which names them.
 
-    Raises RequestError that names them.
+    Such schedules would go on with the old learning rates.
     """
     found = [
         path_text(keys)

@@ -58,7 +58,7 @@ def depth(
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
-    """Which layers come where, and what new ones are."""
+    """Which layers are asked for: where they go, and what new ones are."""
 
     factor: int | None
     layers: Sequence[int] | None
@@ -68,7 +68,7 @@ class _Asked:
     seed: int
 
     def check(self) -> None:
-        """Raises RequestError for what contradicts itself."""
+        """Raises RequestError for options that contradict each other."""
         said = {
             f"factor {self.factor}": self.factor is not None,
             "layers": self.layers is not None,
@@ -83,7 +83,7 @@ class _Asked:
             raise RequestError(f"⟦every {self.every}⟧: expected a whole number of at least 1")
 
     def operator(self, old: Architecture) -> Operator:
-        """What it does to a model; raises RequestError for layers that this one cannot have."""
+        """The operator on a model; raises RequestError for layers that this model cannot have."""
         self._check_exact(old)
         mapped = self._mapped(old.num_layers)
         return Operator(

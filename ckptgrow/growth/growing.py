@@ -27,10 +27,12 @@ Source = str | Path | Checkpoint
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Growing:
-    """The checkpoint as it was, its records checked for numbers that are none where they are read; the operator; what
-    the user asks besides; the schedule step to go on from; every new tensor with the old one that it comes from.
+    """All that the parts of one growth need.
 
-    `fingerprint` hashes the old tensors as they go by.
+    `old`: the checkpoint before growth, whose optimizer tensors are refused when they are read if they hold NaN or
+    infinity; `operator`: how the model grows; `request`: what the user asks besides; `step`: the schedule step to go on
+    from; `lineage`: every new tensor with the old one that it comes from; `fingerprint`: hashes the old tensors while
+    they are read.
     """
 
     old: TrainingState
@@ -57,7 +59,7 @@ class Growing:
 
     @cached_property
     def tensors(self) -> Mapping[str, LazyTensor]:
-        """The old file's tensors as growth may read them: hashed, and weights refused where they are not finite."""
+        """The old file's tensors by name; reading them hashes them, and refuses weights that are not finite."""
         hashed = self.fingerprint.tensors
         if self.request.allow_nonfinite:
             return hashed
@@ -69,7 +71,7 @@ class Growing:
 
     @cached_property
     def new_architecture(self) -> Architecture:
-        """The grown model's."""
+        """The grown model's architecture."""
         return self.old.architecture.with_config(self.operator.config)
 
     @cached_property
@@ -79,9 +81,9 @@ class Growing:
 
 
 def opened(source: Path | Checkpoint, operator_for: OperatorFor, request: StateRequest) -> Growing:
-    """Reads and understands a checkpoint that is to grow, and all that is asked of it.
+    """Opens a checkpoint that is to grow, and works out what is asked for.
 
-    Raises a CkptgrowError for what does not fit, in the checkpoint or in the request.
+    Raises a CkptgrowError for a checkpoint or a request that is wrong, and where the two do not fit.
     """
     request.check()
     read = read_checkpoint(source) if isinstance(source, Path) else source
@@ -109,7 +111,7 @@ def opened(source: Path | Checkpoint, operator_for: OperatorFor, request: StateR
 
 
 def _checked(state: OptimizerState, where: str) -> OptimizerState:
-    """An optimizer whose records' tensors are refused where they are not finite."""
+    """An optimizer whose tensors are refused when they are read, if they are not finite."""
     return replace(
         state,
         state={

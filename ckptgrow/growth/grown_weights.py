@@ -1,4 +1,4 @@
-"""The grown model's weights: how each is made, as the module has them and as the file keeps them."""
+"""How each of the grown model's weights is made, as the module has them and as the file stores them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ from ckptgrow.storage.tensors import LazyTensor, Zeros
 
 @dataclass(frozen=True)
 class Weights:
-    """Grown tensors by name: `in_module` has whole what `in_file` may hold in pieces; tied ones are the same object."""
+    """Grown tensors by name.
+
+    `in_module` has each parameter as one tensor, where `in_file` may hold it in pieces. Tied tensors are one object.
+    """
 
     in_module: dict[str, LazyTensor]
     in_file: dict[str, LazyTensor]
@@ -36,8 +39,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class _Source:
-    """What a weight is made from: the old tensor, the one whose size noise is measured by, and whose random draws it
-    gets: the whole parameter's, of which a piece has the rows from `first_row` on.
+    """What a weight is made from.
+
+    `old`: the old tensor; `measure`: the tensor whose root mean square is the unit of noise; `name`: the parameter by
+    whose name numbers are drawn; `first_row`: where in this parameter a piece of it begins.
     """
 
     old: LazyTensor
@@ -53,7 +58,7 @@ def grown_weights(growing: Growing) -> Weights:
 
 
 def _in_module(growing: Growing) -> dict[str, LazyTensor]:
-    """The grown model's state dict; a tied head is its embedding's very tensor."""
+    """The grown model's state dict, in which a tied head is the same object as its embedding."""
     claim, tensors = growing.old.claim, growing.old.pieces.joined(growing.tensors)
     grown: dict[str, LazyTensor] = {}
     measures = {one.canonical: tensors[one.name] for one in reversed(claim.tensors)}  # the model's own, the first
@@ -67,7 +72,7 @@ def _in_module(growing: Growing) -> dict[str, LazyTensor]:
 
 
 def _in_file(growing: Growing, in_module: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """The grown tensors as the file keeps them: what it holds in pieces grows piece by piece."""
+    """The grown tensors as the file stores them: parameters that it holds in pieces grow piece by piece."""
     operator = growing.operator
     written: dict[str, LazyTensor] = {}
     for one in growing.lineage:
@@ -115,8 +120,10 @@ def _weight(one: Descent, operator: Operator, source: _Source) -> LazyTensor:
 
 
 def _noise(one: Descent, operator: Operator, measure: LazyTensor) -> Callable[[], Noise | None]:
-    """The null-space term of a weight, made when it is asked for; its strength is in units of the root mean square of
-    `measure`: the old weight, or for an average of weights the one that it follows, so that it averages the grown ones.
+    """The null-space term of a weight, made when it is first asked for.
+
+    Its strength is in units of the root mean square of `measure`. This is the old weight; for an average of weights it
+    is the weight itself, so that the grown average is an average of grown weights.
     """
 
     @cache

@@ -1,4 +1,4 @@
-"""Who comes from whom: every new tensor in the grown model's order, with the old one that it is made from."""
+"""Where every new tensor comes from: the new tensors in the grown model's order, each with its old one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ UNCHANGED = Layer(0, "old")
 
 @dataclass(frozen=True, kw_only=True)
 class Descent:
-    """One new tensor: its name, the old tensor that it comes from, how that grows, what its layer is and its number."""
+    """One new tensor.
+
+    `name`: its name in the file; `old`: the tensor that it is made from; `growth`: how that one grows; `layer`: what
+    its layer is made from; `index`: the number of its layer, 0 outside of layers.
+    """
 
     name: str
     old: Claimed
@@ -51,12 +55,12 @@ class Descent:
 
     @property
     def module_name(self) -> str:
-        """What the module calls it, behind the prefix of the file."""
+        """Its name in the module, without the file's prefix."""
         return self.old.module_name(None if self.old.layer is None else self.index)
 
 
 def descents(claim: Claim, operator: Operator) -> tuple[Descent, ...]:
-    """All new tensors in model order: layers in the new stack's order, the rest where it was."""
+    """All new tensors in the grown model's order: layers as in the new stack, other tensors where they were."""
     return tuple(
         Descent(name=name, old=old, growth=operator.tensor_growth(old), layer=layer, index=index)
         for name, old, layer, index in _ordered(claim.tensors, operator)
@@ -85,7 +89,7 @@ def _ordered(tensors: Sequence[Claimed], operator: Operator) -> Iterator[tuple[s
 
 
 def _inset(tensors: Sequence[Claimed]) -> dict[str, Claimed]:
-    """Tensors of one layer alone (T5's relative positions), by their neighbour: their place is among its tensors."""
+    """Tensors that only one layer has (T5's relative positions), each with the tensor of that layer before it."""
     neighbours = zip(tensors, tensors[1:], tensors[2:], strict=False)
     return {
         one.name: before

@@ -19,7 +19,11 @@ RESIDUAL = "residual"
 
 @dataclass(frozen=True, kw_only=True)
 class Operator:
-    """A growth operator on a whole model; `layers` has one entry a new layer, `record` is what the history keeps."""
+    """A growth operator on a whole model.
+
+    `growths`: by space; `layers`: one entry for each new layer; `config`: the grown model's; `trapped`: whether
+    training keeps the copies equal; `record`: what the history keeps.
+    """
 
     growths: Mapping[str, Growth]
     layers: Sequence[Layer]
@@ -35,7 +39,7 @@ class Operator:
     _by_layout: dict[Layout, TensorGrowth] = field(default_factory=dict[Layout, TensorGrowth], init=False, repr=False)
 
     def tensor_growth(self, claimed: Claimed) -> TensorGrowth:
-        """How one claimed tensor grows; the same object for all tensors of a layout, however many layers there are."""
+        """How one claimed tensor grows; all tensors of one layout share one object."""
         if claimed.layout not in self._by_layout:
             self._by_layout[claimed.layout] = TensorGrowth.of(claimed.layout, self.growths)
         return self._by_layout[claimed.layout]

@@ -124,7 +124,7 @@ def _residual(old: Architecture, padding: Padding, hidden: int, fresh: Fresh) ->
 
 
 def _units(old: Architecture, asked: Mapping[str, int]) -> dict[str, int]:
-    """The sizes asked for, and those that follow."""
+    """The sizes that are asked for, and those that follow from them."""
     units = {space: asked[space] for space in UNITS if space in asked}
     units = {**_heads_for_hidden(old, asked), **units}
     units |= _key_heads_in_proportion(old, units)
@@ -132,7 +132,7 @@ def _units(old: Architecture, asked: Mapping[str, int]) -> dict[str, int]:
 
 
 def _heads_for_hidden(old: Architecture, asked: Mapping[str, int]) -> dict[str, int]:
-    """As many more heads as another hidden size needs where the size of a head is fixed."""
+    """The number of heads for another hidden size, where the config has no field for the size of a head."""
     hidden, head = asked.get("residual", old.sizes["residual"]), old.sizes["head"]
     if old.family.sizes["head"].config is not None or hidden == old.sizes["residual"]:
         return {}
@@ -145,7 +145,7 @@ def _heads_for_hidden(old: Architecture, asked: Mapping[str, int]) -> dict[str, 
 
 
 def _key_heads_in_proportion(old: Architecture, units: Mapping[str, int]) -> dict[str, int]:
-    """Key heads in the old proportion to heads."""
+    """The number of key heads in the old proportion to the number of heads."""
     if "kv_heads" not in old.sizes or "heads" not in units:
         return {}
     heads, kv_heads = old.sizes["heads"], old.sizes["kv_heads"]

@@ -1,4 +1,4 @@
-"""Read → grow → write: the only file that opens both ends."""
+"""A whole growth from file to file: read, grow, write."""
 
 from __future__ import annotations
 
@@ -30,7 +30,11 @@ from ckptgrow.version import __version__
 
 @dataclass(frozen=True, kw_only=True)
 class _Grown:
-    """The grown checkpoint, what its history keeps of this growth, and what the user should know of it."""
+    """The grown checkpoint before it is written.
+
+    `num_parameters`: how many numbers the grown model has; `record`: what its history keeps of this growth; `notes`:
+    sentences for the user.
+    """
 
     checkpoint: Checkpoint
     num_parameters: int
@@ -91,9 +95,10 @@ def _grown(growing: Growing) -> _Grown:
 
 
 def _kept_notes(growing: Growing) -> list[str]:
-    """What the user should know of all that does not grow.
+    """Notes for the user on everything that does not grow.
 
-    Raises CheckpointError for training state that would be left behind, and for what had to grow and would be carried.
+    Raises CheckpointError for training state that would be left behind, and for parts that would have to grow but are
+    only copied.
     """
     old, source = growing.old.checkpoint, growing.where
     notes: list[str] = []
@@ -121,7 +126,7 @@ def _kept_notes(growing: Growing) -> list[str]:
 
 
 def _record(growing: Growing) -> GrowthRecord:
-    """What the grown checkpoint's history keeps of this growth."""
+    """The record of this growth for the grown checkpoint's history."""
     request = growing.request
     record: GrowthRecord = {
         **growing.operator.record,

@@ -1,4 +1,4 @@
-"""What a family's table says cannot grow exactly."""
+"""Refuses growths of which a family's table says that they would not be exact."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ckptgrow.state.architecture import Architecture
 
 
 def check_exact(old: Architecture, *operators: str) -> None:
-    """Raises RequestError where the table refuses one of these ways of growing for a config like this."""
+    """Raises RequestError where the family's table refuses one of these operators for this config."""
     for refusal in old.family.refusals:
         if refusal.operator in operators and old.holds(refusal.when):
             raise RequestError(

@@ -1,4 +1,4 @@
-"""What a user may ask of any growth, besides the growth itself."""
+"""What a user may ask for in any growth, besides the new sizes, and what a growth returns."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Spaces whose copies are written smaller, because their reader cannot take its part of 1/k: a head that is the
-embedding's very tensor. Something must write them that can be made smaller: a gain, a projection.
+"""Spaces whose copies are written smaller, because the tensor that reads them cannot be divided by their number k.
+
+Such a reader is a head that is the same tensor as the embedding. A gain or a projection that writes the space is made
+smaller instead.
 """
 
 from __future__ import annotations
@@ -12,9 +14,9 @@ from ckptgrow.state.architecture import Architecture
 
 
 def shrunken_spaces(old: Architecture) -> Mapping[str, float]:
-    """The spaces written k^-power by k copies.
+    """The spaces that are written with the factor k^-power where they have k copies, with their powers.
 
-    Raises RequestError for one that a parameter of this config reads, and none writes.
+    Raises RequestError for a space that some parameter reads and none writes, with this config.
     """
     family = old.family
     powers = family.shrunken_tied if old.is_tied else family.shrunken

@@ -1,4 +1,4 @@
-"""Growing width: the hidden size, heads and feed-forward units, each old coordinate several times.
+"""Growing width: the hidden size, heads and feed-forward units, by copies of old coordinates or by new ones.
 
 Source: Shen et al., "Staged Training for Transformer Language Models", arXiv 2203.06211, section 3.1; uneven copies:
 Chen, Goodfellow, Shlens, "Net2Net", arXiv 1511.05641.
@@ -107,7 +107,7 @@ class _Plan:
     seed: int
 
     def operator(self, old: Architecture) -> Operator:
-        """What it does to a model; raises RequestError for sizes that this one cannot have."""
+        """The operator on a model; raises RequestError for sizes that this model cannot have."""
         _check_size(old.sizes["residual"] * (self.factor or 1), *self.sizes.values())
         growths, config = self._padded(old) if self.how == "pad" else self._copied(old)
         if self.sizes:

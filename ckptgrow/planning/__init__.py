@@ -1,1 +1,1 @@
-"""When to grow, from where to go on, and what it saves: from learning curves."""
+"""Plans staged training from learning curves or scaling laws: when to grow, where to go on, and what it saves."""

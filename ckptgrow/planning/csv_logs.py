@@ -1,4 +1,4 @@
-"""Steps and losses out of a CSV file, as they stand there; a last row that was cut short is left out."""
+"""Reads steps and losses from a CSV file; rows that a crash cut short are left out."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Columns = Callable[[Sequence[str]], tuple[str, str]]  # names to those of step a
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that have a loss, and how many were left out because a crash had cut them short."""
+    """The rows that have a loss, and the number of rows left out because a crash had cut them short (`cut`)."""
 
     rows: list[Row]
     cut: int
 
 
 def read_table(path: Path, columns: Columns) -> Table:
-    """The two columns of a CSV file with a header.
+    """Reads two columns of a CSV file with a header.
 
-    A row is cut where a crash stopped its writing: the file's last one, without an end of line; or, where a restarted
-    run wrote on behind it, one with more cells than the header.
+    A row is cut short where a crash stopped the writing: it is the file's last row, without a line end, or, where a
+    restarted run went on writing behind it, a row with more cells than the header.
 
-    Raises DataError for files that cannot be read, and for values that are no numbers.
+    Raises DataError for files that cannot be read, and for values that are not numbers.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -55,10 +55,10 @@ def read_table(path: Path, columns: Columns) -> Table:
 
 
 def _is_cut(cells: Sequence[Sequence[str]], places: Sequence[int], num: int) -> bool:
-    """Whether the last row, which no end of line closes, lacks cells, or its last one lacks digits.
+    """Whether the last row, which has no line end, lacks cells, or digits in its last cell.
 
-    Many programs write no end of line after the last row, so a row that looks like the others is kept: its last number
-    has at least as many characters as the shortest above it, and its step is higher than the last.
+    Many programs write no line end after the last row, so a row that looks like the others is kept: its last number has
+    at least as many characters as the shortest above it, or, if that is the step, it is larger than the one before.
     """
     *others, last = cells
     if len(last) < num:

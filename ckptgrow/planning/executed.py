@@ -1,7 +1,7 @@
-"""A stage as `ckptgrow train` executes it: whole sequences, whole micro-batches, and the plan's tokens in their steps.
+"""A stage of a plan in the whole numbers with which `ckptgrow train` can execute it.
 
-A step of a plan is of any number of tokens; one that is executed is of micro × accumulation sequences. Where the two
-differ, steps make up for it, so that every stage sees the plan's tokens to within one step.
+In a plan a step has any number of tokens; an executed step has micro × accumulation sequences. Where the two differ,
+the number of steps makes up for it, so that every stage sees the plan's tokens to within one step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ FARTHEST = 0.05  # of a batch: beyond, a law's steps do not hold any more
 
 @dataclass(frozen=True, kw_only=True)
 class Executed:
-    """Sequences, steps and the peak rate that a stage's commands name; `warmup` and `rewarm` in steps."""
+    """The numbers in a stage's commands: sequences, steps, and the peak learning rate.
+
+    `micro`: sequences in a micro-batch; `accumulation`: micro-batches in a step; `warmup` and `rewarm`: in steps.
+    """
 
     micro: int
     accumulation: int
@@ -32,24 +35,24 @@ class Executed:
 
     @property
     def sequences(self) -> int:
-        """A step's."""
+        """The number of sequences in a step."""
         return self.micro * self.accumulation
 
     @property
     def last_step(self) -> int:
-        """What `--train-steps` counts: from the schedule's beginning."""
+        """The step at which the stage ends, counted from the schedule's beginning."""
         return self.restart_step + self.steps
 
     @property
     def tokens(self) -> int:
-        """That the stage is trained on."""
+        """The number of tokens on which the stage is trained."""
         return self.steps * self.sequences * self.seqlen
 
 
 def executed(number: int, stage: Stage, seqlen: int, warmup: int, rewarm: int) -> Executed:
-    """The stage in whole numbers; `warmup` is that of the first model, and no later one goes on inside of its own.
+    """The stage in whole numbers; `warmup` is that of the first model, at most up to the step where a later one begins.
 
-    Raises RequestError where sequences are too long for the batch, or steps too few for what is asked of them.
+    Raises RequestError where sequences are too long for the batch, or where the stage has fewer steps than its warm-up.
     """
     micro, accumulation = batches(stage.batch_tokens, seqlen)
     tokens = micro * accumulation * seqlen

@@ -1,4 +1,4 @@
-"""The learning curves that a plan out of a law expects: loss against compute so far."""
+"""The learning curves that a plan from a law expects: loss against the compute spent so far."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ExpectedCurve:
 
 
 def courses(plan: LawPlan) -> tuple[ExpectedCurve, ...]:
-    """One for each stage."""
+    """The expected curve of each stage."""
     found: list[ExpectedCurve] = []
     spent = 0.0
     for stage in plan.stages:
@@ -36,7 +36,7 @@ def courses(plan: LawPlan) -> tuple[ExpectedCurve, ...]:
 
 
 def course_alone(plan: LawPlan) -> ExpectedCurve:
-    """Of one model from scratch."""
+    """The expected curve of the last model, trained from scratch."""
     last = plan.stages[-1]
     return _course(plan, plan.alone.sizes[-1], (HIGHEST * last.loss, last.loss), None, 0.0)
 

@@ -1,4 +1,4 @@
-"""A picture of a plan from curves: both of them, the three points, the growth, and the compute that it saves."""
+"""A figure of a plan from two curves: both curves, the three points, the growth, and the saved compute."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Place = tuple[float, float]
 
 
 def draw(path: Path, small: Curve, large: Curve, point: GrowthPoint) -> None:
-    """Writes loss against compute, log-log; the format is the path's."""
+    """Writes a log-log figure of loss against compute, in the format that the path's ending says."""
     figure, axes = paper_axes()
     before, target = _at(small, point.step_before), _at(large, point.step_target)
     optimal = _at(large, point.step_optimality)
@@ -61,14 +61,14 @@ def _at(curve: Curve, step: int) -> Place:
 
 
 def _limits(small: Curve, large: Curve, point: GrowthPoint) -> Place:
-    """The largest and smallest loss to show: the part of the curves where points lie, and room below for the saving."""
+    """The largest and smallest loss to show: the part of the curves with the points, and room below for the saving."""
     top = min(1.35 * point.loss_at_growth, float(large.losses.max()))
     lowest = float(min(small.losses.min(), large.losses.min()))
     return top, lowest * (lowest / top) ** BELOW
 
 
 def _saved_compute(axes: Any, optimal: Place, saved: float, bottom: float, point: GrowthPoint) -> None:
-    """A double arrow below the end of both, from the grown model's compute to the large one's."""
+    """Draws a double arrow below the end of both curves, from the grown model's compute to the large model's."""
     end = optimal[0] - saved
     height = bottom * (optimal[1] / bottom) ** 0.6
     for compute in (end, optimal[0]):

@@ -1,4 +1,4 @@
-"""What pictures have in common: a column's width, colours that stay apart in print, ticks at round losses."""
+"""The common style of figures: one column wide, colours that differ in print too, ticks at round losses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLUE, GRAY, ORANGE, GREEN, RED = "#0072B2", "#8c8c8c", "#E69F00", "#009E73", "#C
 
 
 def paper_axes() -> tuple[Any, Any]:
-    """A figure that no display is needed for, and its log-log axes."""
+    """A figure that needs no display, and its log-log axes; raises MissingDependencyError without matplotlib."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def paper_axes() -> tuple[Any, Any]:
 
 
 def tick_losses(axes: Any, low: float, high: float) -> None:
-    """Ticks at round losses, about six of them, named as plain numbers."""
+    """Sets about six ticks at round losses, labelled with plain numbers."""
     rough = (high - low) / 6
     step = min((one for one in (0.05, 0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 5.0) if one >= rough), default=10.0)
     ticks = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
@@ -44,12 +44,12 @@ def tick_losses(axes: Any, low: float, high: float) -> None:
 
 
 def check_ending(path: Path) -> None:
-    """Raises RequestError for a name that is no picture's."""
+    """Raises RequestError for a name without the ending of a figure."""
     if path.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise RequestError(f"⟦plot {path}⟧: expected a name that ends in .png, .pdf or .svg")
 
 
 def save(figure: Any, path: Path) -> None:
-    """Writes the figure in the format that the name says."""
+    """Writes the figure in the format that the path's ending says."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=220)

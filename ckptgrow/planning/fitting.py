@@ -1,4 +1,4 @@
-"""A law's constants from curves of one's own: robust least squares on log L.
+"""Fits a law's constants to learning curves: robust least squares on log L.
 
 Source: Hoffmann et al., arXiv 2203.15556, appendix D.3, for Huber's loss on log L with δ = 1e-3; Huber, "Robust
 Estimation of a Location Parameter", 1964; White, Econometrica 48, 1980, for the standard errors.
@@ -29,7 +29,7 @@ STARTS = ((0.05, 0.1, 0.3, 0.5), (0.3, 0.5, 0.8), (0.5, 1.5, 1.69))  # α; β; E
 
 @dataclass(frozen=True)
 class Points:
-    """Evaluations of all curves: parameters, steps, losses (nats) and tokens a step, vectors of the same length."""
+    """Evaluations of all curves: parameters, steps, losses (nats) and tokens per step, vectors of the same length."""
 
     sizes: Vector
     steps: Vector
@@ -39,7 +39,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Fit:
-    """A law with the standard error of each constant, and the root mean square of the residuals of log L."""
+    """A fitted law, the standard error of each constant, and the root mean square of the residuals of log L."""
 
     law: Law
     standard_errors: dict[str, float]
@@ -48,9 +48,9 @@ class Fit:
 
 
 def fit(points: Points, form: LawForm, name: str) -> Fit:
-    """Fits a law of the form; Kaplan's takes its B_crit as given to turn steps into S_min.
+    """Fits a law of a form; Kaplan's takes B_crit from the published law to turn steps into S_min.
 
-    Raises DataError where the curves are of too few sizes to tell the constants apart.
+    Raises DataError where the curves have too few different sizes to determine the constants.
     """
     needed = len(NAMES[form]) - 2
     num_sizes = len(np.unique(points.sizes))
@@ -102,7 +102,7 @@ def _data(points: Points, form: LawForm) -> Vector:
 
 
 def _residuals(theta: Vector, x: Vector, y: Vector, log_losses: Vector, form: LawForm) -> tuple[Vector, Vector]:
-    """Log L(θ) − log L, shape (points,), and its Jacobian, (points, constants).
+    """log L(θ) − log L, shape (points,), and its Jacobian, shape (points, constants).
 
     θ = (log a', α, log b', β[, log E]), with a' and b' for sizes and data in units of their means.
     """
@@ -162,7 +162,7 @@ def _natural(theta: Vector, units: tuple[float, float], form: LawForm) -> tuple[
 
 
 def _covariance(theta: Vector, x: Vector, y: Vector, log_losses: Vector, form: LawForm) -> Vector:
-    """White's, of an estimator with weights; it takes evaluations as independent of each other."""
+    """White's covariance of a weighted estimator, which takes evaluations as independent."""
     residuals, jacobian = _residuals(theta, x, y, log_losses, form)
     inside = np.abs(residuals) <= HUBER
     score = np.clip(residuals, -HUBER, HUBER)
@@ -172,7 +172,7 @@ def _covariance(theta: Vector, x: Vector, y: Vector, log_losses: Vector, form: L
 
 
 def gather(curves: Sequence[tuple[float, Vector, Vector]], tokens_per_step: float) -> Points:
-    """Points from (parameters, steps, losses) of each curve."""
+    """The points of all curves, from the (parameters, steps, losses) of each."""
     sizes = np.concatenate([np.full(len(steps), size) for size, steps, _ in curves])
     steps = np.concatenate([one for _, one, _ in curves])
     losses = np.concatenate([one for _, _, one in curves])

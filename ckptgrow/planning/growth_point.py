@@ -1,9 +1,9 @@
-"""From two curves: where to grow the small model, where the large one goes on, and how much compute that saves.
+"""Finds from two curves where to grow the small model, where the grown one goes on, and how much compute is saved.
 
-The small model is trained until its slope rises past τ of the operator; the grown one goes on at the step at which the
-large model, from scratch, has the same loss; it is trained until its slope rises past τ of optimality. The saving is
-the compute that the large model alone would have spent up to that loss, less the small one's, as a share of the
-compute of the large model's whole run to optimality.
+The small model is trained until its slope passes the operator's τ. The grown model goes on at the step at which the
+large model, trained from scratch, has the same loss, and is trained until its slope passes the τ of optimality. The
+saving is the compute of the large model up to this loss, minus that of the small one, as a share of the compute of the
+large model's whole run to optimality.
 
 Source: Shen et al., "Staged Training for Transformer Language Models", arXiv 2203.06211, section 4.
 """
@@ -25,7 +25,10 @@ MOST_WITHOUT = 0.1  # share of resamples in which a plan that can be trusted may
 
 @dataclass(frozen=True, kw_only=True)
 class GrowthPoint:
-    """Steps in optimizer steps, losses in nats, saving as a share of compute, its spread over resamples."""
+    """A plan from two curves: steps in optimizer steps, the loss in nats, the saving as a share of compute.
+
+    `rho`: steps before growth over steps after it; `spread`: how the results differ over resamples.
+    """
 
     operator: str
     threshold: float
@@ -44,9 +47,9 @@ class GrowthPoint:
 
 
 def growth_point(small: Curve, large: Curve, operator: OperatorName, threshold: float | None = None) -> GrowthPoint:
-    """The plan that two curves give.
+    """The plan from two curves.
 
-    Raises DataError where a slope never rises past its threshold, or the curves do not meet.
+    Raises DataError where a slope never passes its threshold, or the curves do not meet.
     """
     tau = THRESHOLDS[operator] if threshold is None else threshold
     before, optimal = _required(small, tau), _required(large, OPTIMALITY)

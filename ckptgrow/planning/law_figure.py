@@ -1,4 +1,4 @@
-"""A picture of a plan from a law: what it expects of every stage, and of the last model from scratch."""
+"""A figure of a plan from a law: the expected curve of every stage, and of the last model from scratch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9")
 
 
 def draw_law(path: Path, plan: LawPlan) -> None:
-    """Writes loss against the compute spent so far, log-log; the format is the path's."""
+    """Writes a log-log figure of loss against the compute spent so far, in the format that the path's ending says."""
     figure, axes = paper_axes()
     alone, staged = course_alone(plan), courses(plan)
     axes.plot(alone.compute, alone.losses, color=GRAY, label=f"{_size(alone.params)} from scratch")

@@ -1,4 +1,4 @@
-"""Laws by name, or from the small YAML or JSON files that `ckptgrow plan fit` writes."""
+"""Reads laws by name, or from the small YAML or JSON files that `ckptgrow plan fit` writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MEASURES = ("steps", "tokens")
 def law_of(value: str) -> Law:
     """A built-in law by its name, or one from a file.
 
-    Raises RequestError where there is neither, DataError for a file that is no law.
+    Raises RequestError where there is neither, and DataError for a file that is not a law.
     """
     if value in LAWS:
         return LAWS[value]
@@ -30,7 +30,7 @@ def law_of(value: str) -> Law:
 
 
 def read_law(path: Path) -> Law:
-    """A law from a file; raises DataError where it is malformed."""
+    """Reads a law from a file; raises DataError where it is malformed."""
     tree = _tree(path)
     known = {*REQUIRED, *OPTIONAL, "name"}
     missing = [name for name in REQUIRED if name not in tree]
@@ -50,7 +50,7 @@ def read_law(path: Path) -> Law:
 
 
 def write_law(path: Path, law: Law, more: Mapping[str, object]) -> None:
-    """Writes JSON where the name ends so, YAML otherwise."""
+    """Writes a law with more values: as JSON if the name ends in .json, else as YAML."""
     tree = {**law.options(), **more}
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".json":

@@ -1,4 +1,4 @@
-"""A staged training out of a scaling law: the operators, sizes and steps with the least compute for a target."""
+"""Plans a staged training by a scaling law: the operators, sizes and steps with the least compute for a target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_SEQUENCES = 500  # of growths; each takes some hundredths of a second
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One model: N without embeddings, losses in nats, batch in tokens, steps of that batch, compute in FLOPs."""
+    """One model of a plan: parameters without embeddings, losses in nats, batch in tokens, compute in FLOPs."""
 
     params: float
     growth: GrowthStep | None  # how it comes from the stage before; None for the first, and for growths of any ratio
@@ -33,7 +33,7 @@ class Stage:
 
     @property
     def tokens(self) -> float:
-        """That it is trained on."""
+        """The number of tokens on which it is trained."""
         return self.steps * self.batch_tokens
 
     @property
@@ -44,9 +44,10 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class LawPlan:
-    """Stages; compute in FLOPs, against one model from scratch and against stages that all have the last one's size.
+    """The stages of a plan, with their compute in FLOPs.
 
-    The latter save too where the batch is critical at each stage's end, since early stages then have smaller ones.
+    `alone`: one model from scratch. `compute_same_size`: of stages that all have the last one's size; these save
+    compute too where each stage has its critical batch size, because early stages then have smaller batches.
     """
 
     law: Law
@@ -59,29 +60,29 @@ class LawPlan:
 
     @property
     def compute_alone(self) -> float:
-        """Of one model from scratch: the last stage's, or the best one where the target leaves its size open."""
+        """The compute of one model from scratch: the last stage's, or the best one if no size is asked for."""
         return self.alone.compute
 
     @property
     def saving(self) -> float:
-        """Share of the compute of one model from scratch."""
+        """The saved share of the compute of one model from scratch."""
         return 1 - self.compute / self.compute_alone
 
     @property
     def saving_of_batches(self) -> float:
-        """The share of it that stages without growth save."""
+        """The share of that compute that smaller batches alone would save."""
         return 1 - self.compute_same_size / self.compute_alone
 
     def with_rates(self, learning_rate: Callable[[float], float]) -> LawPlan:
-        """The same stages with peak rates by another rule of their parameters."""
+        """The same plan with peak learning rates by another rule, a function of the number of parameters."""
         return replace(self, stages=tuple(replace(one, learning_rate=learning_rate(one.params)) for one in self.stages))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What a plan is for; without `params` the size is free, without `loss` it is the one the size is best for.
+    """What a plan must reach: a number of parameters (None: the best one), a loss (None: the best for that number).
 
-    `growths` are the choices for each step between stages; with `any_ratio`, any ratio of parameters in its bounds.
+    `growths`: the choices for each growth between stages; with `any_ratio`, any ratio of parameters within its bounds.
     """
 
     params: float | None
@@ -92,9 +93,9 @@ class Target:
 
 
 def law_plan(law: Law, target: Target, batch: float | None, learning_rate: Callable[[float], float]) -> LawPlan:
-    """The plan; `batch` in tokens, None for each stage's critical batch size.
+    """The plan with the least compute; `batch` in tokens, None for each stage's critical batch size.
 
-    Raises RequestError for targets that cannot be reached, or too many possibilities.
+    Raises RequestError for targets that cannot be reached, and for too many sequences of growths.
     """
     loss = _target_loss(law, target)
     unit = unit_cost(law, batch, loss)

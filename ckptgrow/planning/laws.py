@@ -1,7 +1,7 @@
 """Scaling laws L = E + a·N^−α + b·u^−β: of steps u = S_min (Kaplan et al.) or of tokens u = D (Hoffmann et al.).
 
-N are parameters without embeddings. Every function takes floats and NumPy values alike, complex ones too, so that its
-derivatives can be checked by complex steps.
+N is the number of parameters without embeddings. Every function takes floats and NumPy values, complex ones too, so
+that its derivatives can be checked by complex steps.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ Number = Any  # float, complex, or an array of them
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """L(N, u) = E + a·N^−α + b·u^−β, in nats; u counts S_min (steps at a far larger batch than critical) or tokens.
+    """L(N, u) = E + a·N^−α + b·u^−β, in nats.
 
-    With `batch_scale` B* (tokens) and `batch_exponent` α_B, the critical batch size is B_crit(L) = B*·L^(−1/α_B).
+    `measure`: whether u counts "steps" S_min (at a much larger batch than the critical one) or "tokens". With
+    `batch_scale` B* (tokens) and `batch_exponent` α_B, the critical batch size is B_crit(L) = B*·L^(−1/α_B).
     """
 
     name: str
@@ -33,54 +34,54 @@ class Law:
 
     @property
     def has_critical_batch(self) -> bool:
-        """Whether the law says how large a batch is worth its tokens."""
+        """Whether the law has a critical batch size."""
         return self.batch_scale is not None and self.batch_exponent is not None
 
     def loss(self, size: Number, data: Number) -> Number:
-        """L(N, u)."""
+        """The loss L(N, u) in nats."""
         return self.limit(size) + self.data_scale * data**-self.data_exponent
 
     def limit(self, size: Number) -> Number:
-        """The loss that a model of N parameters comes to in the end: E + a·N^−α."""
+        """The loss that a model of N parameters approaches with infinite data: E + a·N^−α."""
         return self.floor + self.size_scale * size**-self.size_exponent
 
     def limit_by_log_size(self, size: Number) -> Number:
-        """D limit / d log N = −α·a·N^−α."""
+        """d limit / d log N = −α·a·N^−α."""
         return -self.size_exponent * self.size_scale * size**-self.size_exponent
 
     def data(self, size: Number, loss: Number) -> Number:
-        """U that a model of N parameters needs from scratch to reach a loss: (b / (L − limit))^(1/β)."""
+        """The u that a model of N parameters needs from scratch to reach a loss: (b / (L − limit))^(1/β)."""
         return (self.data_scale / (loss - self.limit(size))) ** (1 / self.data_exponent)
 
     def data_by_log_size(self, size: Number, loss: Number) -> Number:
-        """D u / d log N."""
+        """d u / d log N at a fixed loss."""
         above = loss - self.limit(size)
         return self.data(size, loss) * self.limit_by_log_size(size) / (self.data_exponent * above)
 
     def data_by_loss(self, size: Number, loss: Number) -> Number:
-        """D u / d L."""
+        """d u / d L at a fixed N."""
         return -self.data(size, loss) / (self.data_exponent * (loss - self.limit(size)))
 
     def critical_batch(self, loss: Number) -> Number:
-        """B_crit(L) in tokens; only for laws that have one."""
+        """B_crit(L) in tokens; raises ValueError for a law that has none."""
         if self.batch_scale is None or self.batch_exponent is None:
             raise ValueError(f"{self.name} has no critical batch size")
         return self.batch_scale * loss ** (-1 / self.batch_exponent)
 
     def smallest_size(self, loss: float) -> float:
-        """N whose limit is this loss: smaller models never reach it; infinite where none does."""
+        """The N whose limit is this loss, so that smaller models never reach it; infinite where no model does."""
         above = loss - self.floor
         return float("inf") if above <= 0 else float((self.size_scale / above) ** (1 / self.size_exponent))
 
     def efficient_loss(self, size: Number) -> Number:
-        """The loss at which a model of N parameters is the one that reaches it with the least compute.
+        """The loss that a model of N parameters reaches with less compute than any other model.
 
-        Where 6·N·u(N, L) is stationary in N at that loss: L − limit = (α/β)·a·N^−α.
+        There 6·N·u(N, L) is stationary in N: L − limit = (α/β)·a·N^−α.
         """
         return self.limit(size) + self.size_exponent / self.data_exponent * self.size_scale * size**-self.size_exponent
 
     def options(self) -> dict[str, object]:
-        """The constants by name, as files have them."""
+        """The constants by name, as files hold them."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
@@ -118,7 +119,7 @@ LAWS: Mapping[str, Law] = {
 
 
 def unit_cost(law: Law, batch: float | None, loss: float) -> float | None:
-    """Tokens that a unit of u costs at a fixed batch; None where the batch is to be critical at each loss.
+    """The tokens that a unit of u costs at a fixed batch; None where the batch is the critical one at each loss.
 
     S steps at a batch B do the work of S_min = S / (1 + B_crit/B) (Kaplan et al., equation 5.4, B_crit at the final
     loss), so that a unit of S_min costs B + B_crit tokens. A unit of D is a token.
@@ -129,24 +130,24 @@ def unit_cost(law: Law, batch: float | None, loss: float) -> float | None:
 
 
 def cost(law: Law, loss: Number, unit: float | None) -> Number:
-    """Tokens for a unit of u, where training ends at a loss: 2·B_crit(L) at the critical batch."""
+    """The tokens that a unit of u costs where training ends at a loss; at the critical batch 2·B_crit(L)."""
     return 2.0 * law.critical_batch(loss) if unit is None else unit + 0.0 * loss
 
 
 def cost_by_loss(law: Law, loss: Number, unit: float | None) -> Number:
-    """D cost / d L."""
+    """d cost / d L."""
     if unit is not None or law.batch_exponent is None:
         return 0.0 * loss
     return -cost(law, loss, None) / (law.batch_exponent * loss)
 
 
 def compute_to(law: Law, size: Number, loss: Number, unit: float | None) -> Number:
-    """FLOPs from scratch to a loss, 6·N·tokens."""
+    """The FLOPs from scratch to a loss, 6·N·tokens."""
     return 6.0 * size * cost(law, loss, unit) * law.data(size, loss)
 
 
 def slope(law: Law, size: Number, loss: Number, unit: float | None) -> Number:
-    """D log L / d log C of the model's own curve, where C is the compute to each loss."""
+    """The slope d log L / d log C of a model's own curve, where C is the compute to each loss."""
     by_log_loss = loss * (
         law.data_by_loss(size, loss) / law.data(size, loss) + cost_by_loss(law, loss, unit) / cost(law, loss, unit)
     )

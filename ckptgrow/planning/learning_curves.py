@@ -1,4 +1,4 @@
-"""Learning curves: cleaned of spikes, with their slope in log-log."""
+"""Learning curves without spikes, and their slopes in log-log."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ MANY = 0.1  # of a log's evaluations: a rule that takes more of them for spikes 
 
 @dataclass(frozen=True, kw_only=True)
 class Cleaning:
-    """What of a log is in no curve: evaluations of `rows` that a rule took for spikes, that a restarted run did again,
-    that were cut short by a crash, and what was logged at step 0 or before.
+    """How many of a log's `rows` were left out of its curve.
+
+    `spikes`: those that are spikes by `rule`; `replaced`: those that a restarted run made again; `cut`: those that a
+    crash cut short; `at_zero`: those at step 0 or before.
     """
 
     rule: SpikeRule = "none"
@@ -37,7 +39,7 @@ class Cleaning:
 
     @property
     def sentence(self) -> str:
-        """What was left out, in words; empty where nothing was."""
+        """A sentence on what was left out; empty where nothing was."""
         parts = (
             (self.spikes, f"as spikes (--spikes {self.rule})"),
             (self.replaced, "that a restart did again"),
@@ -49,13 +51,13 @@ class Cleaning:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether so many are spikes by the rule that they are noise rather."""
+        """Whether so many evaluations are spikes by the rule that they are probably noise."""
         return self.spikes > MANY * (self.rows - self.replaced - self.cut - self.at_zero)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Curve:
-    """Steps, evaluation losses (nats) and compute C = 6·N·tokens (FLOPs); vectors of the same length."""
+    """A learning curve: steps, losses (nats) and compute C = 6·N·tokens (FLOPs), vectors of the same length."""
 
     where: str
     steps: Vector
@@ -64,14 +66,15 @@ class Curve:
     cleaning: Cleaning = Cleaning()
 
     def slope(self, window: int = WINDOW) -> Vector:
-        """D log L / d log C between neighbouring evaluations, log L smoothed by a mean over `window` of them."""
+        """d log L / d log C between neighbouring evaluations; log L is smoothed by a mean over `window` of them."""
         smoothed = smooth(np.log10(self.losses), window)
         return np.diff(smoothed) / np.diff(np.log10(self.compute))
 
     def index_where_slope_rises_past(self, threshold: float, window: int = WINDOW) -> int | None:
-        """The first evaluation, after the steepest, at which the slope is above a threshold; None where it never is.
+        """The first evaluation after the steepest one at which the slope is above a threshold; None where it never is.
 
-        The last ones are left out, whose window reaches beyond the curve: repeating its end there flattens any curve.
+        The last evaluations are left out, whose window reaches beyond the curve: there the smoothing repeats the
+        curve's end, which makes any curve flat.
 
         Source: the rule of Shen et al., arXiv 2203.06211, section 4.
         """
@@ -85,7 +88,7 @@ class Curve:
         return replace(self, losses=losses)
 
     def after(self, step: float) -> Curve:
-        """Without evaluations before a step; raises DataError where too few are left."""
+        """The curve without evaluations before a step; raises DataError where too few are left."""
         kept = self.steps >= step
         if kept.sum() < FEWEST:
             raise DataError(f"{self.where}: has {kept.sum()} evaluations from step {step:g} on, expected {FEWEST}")
@@ -102,15 +105,15 @@ def smooth(values: Vector, window: int) -> Vector:
 def curve(
     path: Path, num_parameters: float, tokens_per_step: float, names: Names = USUAL, rule: SpikeRule = "robust"
 ) -> Curve:
-    """A curve from a log, without spikes; N are parameters outside embeddings.
+    """A curve from a log file or directory, without spikes; raises DataError for logs that cannot be used.
 
-    Raises DataError for logs that cannot be used.
+    `num_parameters`: without embeddings; `names`: the columns of loss and step; `rule`: which evaluations are spikes.
     """
     return curve_of(read_log(path, names), num_parameters, tokens_per_step, rule)
 
 
 def curve_of(log: Log, num_parameters: float, tokens_per_step: float, rule: SpikeRule = "robust") -> Curve:
-    """The same from a log that has been read."""
+    """A curve from a log that has been read, as `curve` makes it."""
     steps, losses = _checked(log)
     at_zero = len(log.steps) - len(steps)
     kept = RULES[rule](losses)

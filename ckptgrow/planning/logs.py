@@ -1,4 +1,4 @@
-"""Logs of losses: TensorBoard's CSV export and event files, Lightning's `metrics.csv`, or a directory of them."""
+"""Reads logs of losses: TensorBoard's CSV exports and event files, Lightning's `metrics.csv`, or a run's directory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEP_NAMES = ("trainer/global_step", "train/global_step", "Step", "step", "globa
 
 @dataclass(frozen=True)
 class Names:
-    """Columns or tags of the loss and of its steps; None for the first usual ones that are there."""
+    """The columns or tags of the loss and its steps; None for the first usual one that the log has."""
 
     loss: str | None = None
     step: str | None = None
@@ -35,8 +35,9 @@ USUAL = Names()
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Log:
-    """Steps and losses of a run, vectors of the same length; how many rows a restart did again, and how many were cut
-    short.
+    """Steps and losses of a run, vectors of the same length.
+
+    `replaced`: how many rows a restart made again; `cut`: how many rows a crash cut short.
     """
 
     where: str
@@ -47,10 +48,7 @@ class Log:
 
 
 def read_log(path: Path, names: Names = USUAL) -> Log:
-    """The log in a file or directory.
-
-    Raises DataError where there is none, or several.
-    """
+    """The log in a file or directory; raises DataError where there is none, or more than one."""
     if path.is_dir():
         found = sorted(logs_below(path))
         if len(found) != 1:
@@ -61,7 +59,7 @@ def read_log(path: Path, names: Names = USUAL) -> Log:
 
 
 def newest_log(path: Path, names: Names = USUAL) -> Log:
-    """The log that was written to last, in a directory or below it; raises DataError where there is none."""
+    """The log in a directory or below it that was written last; raises DataError where there is none."""
     if not path.is_dir():
         return read_log(path, names)
     found = logs_below(path)
@@ -71,7 +69,7 @@ def newest_log(path: Path, names: Names = USUAL) -> Log:
 
 
 def logs_below(path: Path) -> list[Path]:
-    """Every `metrics.csv`, else every directory with event files; those in the directory itself hide others below."""
+    """Every `metrics.csv`, or else every directory with event files; only those in the directory itself, if any."""
     for pattern in (METRICS, EVENTS):
         for found in (list(path.glob(pattern)), list(path.rglob(pattern))):
             if found:
@@ -80,7 +78,7 @@ def logs_below(path: Path) -> list[Path]:
 
 
 def read_log_file(path: Path, names: Names = USUAL) -> Log:
-    """A CSV file, a single event file, or a directory with event files in it."""
+    """Reads a CSV file, a single event file, or a directory with event files in it."""
     if path.is_dir() or ".tfevents." in path.name:
         return _log(path, _events(path, names))
     table = read_table(path, lambda columns: (_step_name(path, columns, names), _loss_name(path, columns, names)))
@@ -100,7 +98,7 @@ def _step_name(path: Path, columns: Sequence[str], names: Names) -> str:
 
 
 def _loss_name(path: Path, columns: Sequence[str], names: Names) -> str:
-    """The one asked for, else a usual name, else the one column that Weights & Biases exports as `run - name`."""
+    """The loss's name: as asked for, else a usual one, else the only column that is `run - name` (Weights & Biases)."""
     choices = LOSS_NAMES if names.loss is None else (names.loss,)
     exported = [one for one in columns if " - " in one and one.rsplit(" - ", 1)[1] in choices]
     if len(exported) == 1 and not set(choices) & set(columns):
@@ -119,9 +117,10 @@ def _column(
 
 
 def _events(path: Path, names: Names) -> list[Row]:
-    """Scalars in the order in which they were written, file after file by the time that their names have.
+    """The scalars in event files, in the order in which they were written: files by the time in their names.
 
-    Steps are the events' own. What a restart that gave its first step (`purge_step`) did again is left out already.
+    Steps are the events' own. Rows that a restart made again are left out here if it gave its first step
+    (`purge_step`).
     """
     try:
         with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Parameters without embeddings: from a number, a transformers config, or a checkpoint."""
+"""The number of parameters without embeddings, from a number, a transformers config, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ckptgrow.errors import RequestError, at
 
 
 def model_size(value: str) -> float:
-    """N from `--params`: a number, a config.json, or a checkpoint that says its architecture.
+    """N, from a number, a config.json, or a checkpoint that holds its architecture.
 
-    Embeddings and the head are left out, tied or not (Kaplan et al., arXiv 2001.08361, section 2.1).
+    Embeddings and the head are not counted, tied or not (Kaplan et al., arXiv 2001.08361, section 2.1).
 
-    Raises RequestError where it is neither, ConfigError or CheckpointError for files that cannot be used.
+    Raises RequestError for anything else, and ConfigError or CheckpointError for files that cannot be used.
     """
     try:
         number = float(value)

@@ -1,8 +1,9 @@
-"""The operators as a law sees them: how many times as many parameters, where to grow, and what ρ is.
+"""The growth operators under a scaling law: by how much they multiply parameters, at which loss to grow, and their ρ.
 
-Of two models of N and r·N parameters, the small one is worth training as long as it lowers the loss with less compute
-than the large one would. Growth at loss L saves C(r·N, L) − C(N, L), which is largest where both curves pay the same
-for the next bit of loss; τ is the small curve's slope d log L / d log C there, and ρ = S(N, L) / S(r·N, L).
+Of two models with N and r·N parameters, the small one should be trained as long as it lowers the loss with less compute
+than the large one would. Growth at loss L saves C(r·N, L) − C(N, L). This is largest where both models need the same
+compute to lower the loss a little further. τ is the slope d log L / d log C of the small model's curve there, and
+ρ = S(N, L) / S(r·N, L).
 
 Source: Shen et al., "Staged Training for Transformer Language Models", arXiv 2203.06211, section 4; its notebooks find
 τ by hand.
@@ -28,22 +29,23 @@ OPTIMALITY = -0.052
 
 @dataclass(frozen=True)
 class GrowthStep:
-    """An operator and its whole factor: of the hidden size, of the layers, or of each."""
+    """An operator and its whole factor: of the hidden size, of the number of layers, or of both."""
 
     operator: OperatorName
     factor: int
 
     @property
     def ratio(self) -> int:
-        """Parameters after over before, without embeddings."""
+        """By how much it multiplies the parameters without embeddings."""
         return self.factor ** POWERS[self.operator]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constants:
-    """What a law says of a growth: slope and loss at which it saves most, steps before over after, share saved.
+    """A growth's constants under a law.
 
-    The share is of the compute with which the large model alone reaches the loss that it is best for.
+    `tau` and `loss`: the slope and the loss at which it saves most; `rho`: steps before over steps after it; `saving`:
+    the saved share of the compute with which the large model alone reaches its most efficient loss.
     """
 
     growth: GrowthStep
@@ -54,7 +56,7 @@ class Constants:
 
 
 def growths(operators: Iterable[OperatorName], max_factor: int) -> tuple[GrowthStep, ...]:
-    """Every operator with every whole factor; of those with the same ratio the first."""
+    """Every operator with every whole factor; of those with the same ratio only the first."""
     choices: dict[int, GrowthStep] = {}
     for operator in operators:
         for factor in range(2, max_factor + 1):
@@ -64,12 +66,12 @@ def growths(operators: Iterable[OperatorName], max_factor: int) -> tuple[GrowthS
 
 
 def constants(law: Law, growth: GrowthStep, large: float, unit: float | None) -> Constants:
-    """τ and ρ of a growth to `large` parameters; `unit` as `laws.unit_cost` gives it."""
+    """The constants of a growth to `large` parameters; `unit` as `laws.unit_cost` gives it."""
     small = large / growth.ratio
     limit = float(law.limit(small))
 
     def advantage(above: float) -> float:
-        """Log of what the large model pays for the next bit of loss over what the small one pays."""
+        """The logarithm of the compute that the large model needs for a little less loss, over the small one's."""
         loss = limit + np.exp(above)
         price = [
             np.log(compute_to(law, size, loss, unit)) - np.log(-slope(law, size, loss, unit)) for size in (large, small)
@@ -88,7 +90,7 @@ def constants(law: Law, growth: GrowthStep, large: float, unit: float | None) ->
 
 
 def rho_at(law: Law, growth: GrowthStep, large: float, loss: float) -> float:
-    """Steps of the small model over steps of the large one at the same loss."""
+    """The steps of the small model over those of the large one at the same loss."""
     return float(law.data(large / growth.ratio, loss) / law.data(large, loss))
 
 

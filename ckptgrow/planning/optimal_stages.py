@@ -1,4 +1,4 @@
-"""The stages with the least compute: SLSQP with exact gradients, from several places."""
+"""Finds the stages with the least compute, by SLSQP with exact gradients from several starting points."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ WIDEST = 60.0  # bound of that logarithm on both sides
 
 
 class Coordinates:
-    """Free numbers x = (log N_K if it is free, growths that are free, log(L_k − limit(N_k)) for k < K), and back."""
+    """The free numbers x of a problem, and the sizes and losses that follow from them.
+
+    x = (log N_K if it is free, the logarithms of free growths, log(L_k − limit(N_k)) for k < K).
+    """
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -28,7 +31,7 @@ class Coordinates:
         self.num = int(self._size_is_free) + len(self._free) + len(problem.growths)
 
     def unpack(self, x: Vector) -> tuple[Vector, Vector]:
-        """Log sizes and losses, shapes (stages,)."""
+        """The logarithms of the sizes, and the losses, of all stages; shapes (stages,)."""
         problem = self.problem
         last = x[0] if self._size_is_free else np.log(float(problem.size or 0))
         growths = np.array([low for low, _ in problem.growths], dtype=x.dtype)
@@ -40,7 +43,7 @@ class Coordinates:
         return log_sizes, losses
 
     def pull_back(self, x: Vector, by_log_size: Vector, by_loss: Vector) -> Vector:
-        """The gradient by x from those by log sizes and losses."""
+        """The gradient by x, from the gradients by log sizes and by losses."""
         log_sizes, losses = self.unpack(x)
         begin, num_growths = int(self._size_is_free), len(self.problem.growths)
         sizes = np.exp(log_sizes)
@@ -52,18 +55,18 @@ class Coordinates:
         return np.concatenate([first, by_growth[self._free], by_above])
 
     def bounds(self) -> list[tuple[float, float]]:
-        """Bounds of x."""
+        """The lower and upper bound of each number in x."""
         smallest = np.log(self.problem.law.smallest_size(self.problem.loss)) + 1e-3
         sizes = [(smallest, smallest + WIDEST)] if self._size_is_free else []
         return [*sizes, *(self.problem.growths[one] for one in self._free), *[(-WIDEST, WIDEST)] * (self.num_losses)]
 
     @property
     def num_losses(self) -> int:
-        """Losses that are free."""
+        """The number of losses that are free."""
         return len(self.problem.growths)
 
     def starts(self) -> list[Vector]:
-        """Several places to begin: models cut short, and trained on for long."""
+        """Several starting points: small models that are trained for a short or a long time."""
         law, problem = self.problem.law, self.problem
         size = problem.size or 4.0 * law.smallest_size(problem.loss)
         first = [np.log(size)] if self._size_is_free else []
@@ -84,20 +87,20 @@ def log_compute(coordinates: Coordinates, x: Vector) -> tuple[float, Vector]:
 
 
 def falls(coordinates: Coordinates, x: Vector) -> Vector:
-    """L_k − L_(k+1) for every stage but the last, which has to be at least 0."""
+    """L_k − L_(k+1) for every stage but the last; each must be at least 0."""
     _, losses = coordinates.unpack(x)
     return losses[:-1] - losses[1:]
 
 
 def falls_gradient(coordinates: Coordinates, x: Vector) -> npt.NDArray[np.float64]:
-    """Its Jacobian, shape (stages − 1, numbers in x)."""
+    """The Jacobian of `falls`, shape (stages − 1, numbers in x)."""
     num = coordinates.problem.num_stages
     rows = [coordinates.pull_back(x, np.zeros(num), np.eye(num)[row] - np.eye(num)[row + 1]) for row in range(num - 1)]
     return np.array(rows).reshape(num - 1, coordinates.num)
 
 
 def best_schedule(problem: Problem) -> StagedLosses:
-    """The schedule with the least compute, the best of several searches (SLSQP).
+    """The stages with the least compute, the best result of several searches.
 
     Raises RequestError where the target cannot be reached.
     """

@@ -1,4 +1,4 @@
-"""`plan.yaml`: the stages of a plan with the commands that run them, and the first model's config beside it."""
+"""Writes `plan.yaml`: the stages of a plan with the commands that run them; beside it the first model's config."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What commands need beside the plan: prepared data, tokens a sequence, steps of re-warm-up, the rule's name, and
-    the first stage's steps of warm-up out of all that it has.
+    """What the commands need besides the plan.
+
+    `data`: the directory of prepared data; `seqlen`: tokens in a sequence; `rewarm`: steps of a new warm-up after
+    growth; `lr_rule`: the name of the rule for learning rates; `warmup`: the first stage's warm-up, from its steps.
     """
 
     data: str
@@ -33,8 +35,8 @@ class RunSettings:
 def plan_file(path: Path, plan: LawPlan, settings: RunSettings) -> tuple[Path, Path]:
     """Writes `plan.yaml` and the first stage's config; returns both paths.
 
-    Raises ValueError where growths are of any ratio, which no operator makes; RequestError where a stage cannot be
-    executed as it is planned. Nothing is written then.
+    Raises ValueError where a growth has a ratio that no operator makes, and RequestError where a stage cannot be
+    executed as planned; then nothing is written.
     """
     try:
         import yaml
@@ -68,7 +70,7 @@ def plan_file(path: Path, plan: LawPlan, settings: RunSettings) -> tuple[Path, P
 
 
 def _vocabulary(data: Path) -> int:
-    """Of prepared data that are there already, else GPT-2's."""
+    """The size of the vocabulary: that of the prepared data if they exist, else GPT-2's."""
     try:
         return int(json.loads((data / "meta.json").read_text(encoding="utf-8"))["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -134,7 +136,7 @@ def _commands(
 
 
 def _growing(growth: GrowthStep, number: int, run: Executed, grown: str) -> list[list[str]]:
-    """Width before depth; the last growth moves the schedule."""
+    """The commands of a growth: width before depth, and the last of them moves the schedule."""
     trained = f"stage-{number - 1}/checkpoints/last.ckpt"
     schedule = ["--step", str(run.restart_step), "--rewarm", str(run.rewarm)]
     factor = ["--factor", str(growth.factor)]

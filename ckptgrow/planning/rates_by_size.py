@@ -1,4 +1,4 @@
-"""Peak learning rates by a model's size, N parameters without embeddings; each rule within what it was found on."""
+"""Peak learning rates by the number N of parameters without embeddings, within the sizes of each rule's fit."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ GPT3 = (
 
 
 def lr_for_size(num_parameters: float) -> float:
-    """0.003239 − 0.0001395 · log10 N: the learning rate of the staged-training script.
+    """The learning rate of the staged-training script, 0.003239 − 0.0001395 · log10 N.
 
     Source: Kaplan et al., arXiv 2001.08361, appendix D.6, whose formula has the natural logarithm.
 
-    Raises RequestError beyond the sizes of the models that the formula was found on.
+    Raises RequestError beyond the sizes to which the formula was fitted.
     """
     return _by_logarithm(num_parameters, math.log10, "log10")
 
 
 def lr_of_kaplan(num_parameters: float) -> float:
-    """0.003239 − 0.0001395 · ln N: as Kaplan et al. write it; raises RequestError beyond their models."""
+    """The learning rate as Kaplan et al. write it, 0.003239 − 0.0001395 · ln N; raises RequestError beyond their
+    models.
+    """
     return _by_logarithm(num_parameters, math.log, "natural")
 
 
 def lr_of_gpt3(num_parameters: float) -> float:
-    """The rates of GPT-3's models, log-log linear between their sizes; the smallest's below it.
+    """The learning rates of GPT-3's models, log-log linear between their sizes; below these that of the smallest.
 
     Raises RequestError beyond the largest.
     """
@@ -73,7 +75,7 @@ def _by_logarithm(num_parameters: float, log: Callable[[float], float], name: st
 
 
 def _other(num_parameters: float) -> str:
-    """What GPT-3's model of that size had, where there was one."""
+    """A remark on the learning rate of GPT-3's model of this size; empty where it has none."""
     try:
         return f" (GPT-3's models: {lr_of_gpt3(num_parameters):.2g} at this size)"
     except RequestError:

@@ -1,7 +1,7 @@
-"""Rows of a log that a restarted run did again: a run that died at step 3,000 and went on from 1,000 counts from there.
+"""Leaves out the rows of a log that a restarted run made again.
 
-Whatever the first run logged from the restart's first step on belongs to a run that is no more, on the same grid of
-steps or another.
+A run may stop at step 3,000 and go on from step 1,000. Then the rows that it logged from step 1,000 on, before it
+stopped, belong to a part that was lost, whether at the same steps as the new ones or at others.
 """
 
 from __future__ import annotations

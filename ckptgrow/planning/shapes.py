@@ -1,4 +1,4 @@
-"""A transformer's shape for a number of parameters: 12 · layers · hidden² of them without embeddings."""
+"""The shapes of transformers with given numbers of parameters: 12 · layers · hidden² without embeddings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LARGEST_DEPTH = 256
 
 @dataclass(frozen=True)
 class Shape:
-    """Layers, hidden size, heads."""
+    """The numbers of layers and heads, and the hidden size, of a transformer."""
 
     layers: int
     hidden: int
@@ -22,17 +22,17 @@ class Shape:
 
     @property
     def params(self) -> int:
-        """Without embeddings, biases and norms (Kaplan et al., arXiv 2001.08361, table 1)."""
+        """The parameters without embeddings, biases and norms (Kaplan et al., arXiv 2001.08361, table 1)."""
         return 12 * self.layers * self.hidden**2
 
     def grown(self, growth: GrowthStep) -> Shape:
-        """The shape that an operator makes of it."""
+        """The shape after a growth."""
         deep = growth.factor if growth.operator in ("depth", "both") else 1
         wide = growth.factor if growth.operator in ("width", "both") else 1
         return replace(self, layers=self.layers * deep, hidden=self.hidden * wide, heads=self.heads * wide)
 
     def gpt2_config(self, seqlen: int, vocabulary: int) -> dict[str, object]:
-        """A transformers config of this shape, GPT-2's in everything else."""
+        """A transformers config for a GPT-2 of this shape."""
         sizes = {
             "n_layer": self.layers,
             "n_embd": self.hidden,
@@ -44,9 +44,7 @@ class Shape:
 
 
 def shapes(params: float, growths: Sequence[GrowthStep]) -> tuple[Shape, ...]:
-    """The shapes of all stages, the first with about so many parameters, such that the last is about as wide as
-    `ASPECT` times its layers.
-    """
+    """The shapes of all stages; the first has about `params` parameters, the last about the aspect `ASPECT`."""
     wide = math.prod(one.factor for one in growths if one.operator in ("width", "both"))
     deep = math.prod(one.factor for one in growths if one.operator in ("depth", "both"))
     best = min(
@@ -66,6 +64,6 @@ def _shape(params: float, layers: int) -> Shape:
 
 
 def _misfit(shape: Shape, params: float, wide: int, deep: int) -> float:
-    """How far from the parameters, ten times as bad as how far from the usual aspect."""
+    """How far a shape is from the asked number of parameters, with weight 10, and from the usual aspect."""
     aspect = shape.hidden * wide / (ASPECT * shape.layers * deep)
     return 10 * abs(math.log(shape.params / params)) + abs(math.log(aspect))

@@ -1,9 +1,9 @@
-"""Evaluations that are left out of a learning curve because the loss jumped there for a moment.
+"""Rules for evaluations that are left out of a learning curve, because the loss jumped there for a moment.
 
-`robust` compares every evaluation with the running median of log L around it and leaves out what lies farther from it
-than `DEVIATIONS` standard deviations of its neighbours (1.4826 · their median absolute deviation), on either side, so
-that symmetric noise of any size keeps its mean. `paper` leaves out whatever lies more than 1 % above the last one kept:
-right for smooth curves; of noisy ones it keeps the record lows alone.
+`robust` compares every evaluation with the running median of log L around it, and leaves it out if it is farther away
+than `DEVIATIONS` standard deviations of its neighbours (1.4826 · their median absolute deviation). It does so on both
+sides, so that symmetric noise of any size keeps its mean. `paper` leaves out every evaluation that is more than 1 %
+above the last one that was kept. This is right for smooth curves; of noisy curves only the lowest losses are kept.
 
 Source: Hampel, "The Influence Curve and Its Role in Robust Estimation", JASA 69, 1974, for the median absolute
 deviation; the code of Shen et al., arXiv 2203.06211, for the paper's rule.
@@ -29,7 +29,7 @@ SCALE_REACH = 25  # evaluations on either side over which noise has one scale
 
 
 def kept_by_paper(losses: Vector) -> Mask:
-    """Whatever is at most 1 % above the last one kept."""
+    """Which evaluations the rule `paper` keeps: those at most 1 % above the last one that was kept."""
     kept = np.zeros(len(losses), dtype=bool)
     last = np.inf
     for index, loss in enumerate(losses):
@@ -39,9 +39,9 @@ def kept_by_paper(losses: Vector) -> Mask:
 
 
 def kept_by_neighbours(losses: Vector) -> Mask:
-    """Whatever is no farther from the running median of log L than noise reaches.
+    """Which evaluations the rule `robust` keeps: those no farther from the running median of log L than noise.
 
-    Rises go first: while they are there, the median around them is a little high, and good evaluations seem low.
+    Too high evaluations are left out first, because with them the median is a little high, and good ones seem too low.
     """
     kept = np.ones(len(losses), dtype=bool)
     kept[:], _ = _within_noise(np.log(losses))
@@ -52,8 +52,8 @@ def kept_by_neighbours(losses: Vector) -> Mask:
 def _within_noise(log_losses: Vector) -> tuple[Mask, Mask]:
     """Which evaluations are not too high, and which are not too low.
 
-    Near the beginning, where curves fall steeply, the median is over as many evaluations on either side; the last ones,
-    which have few or none behind them while their curve still falls, are never too low.
+    Near the beginning, where curves fall steeply, the median is over equally many evaluations on either side. The last
+    evaluations are never too low, because they have few behind them while the curve still falls.
     """
     num = len(log_losses)
     reach = min(REACH, max(1, (num - 1) // 4))
@@ -67,7 +67,7 @@ def _within_noise(log_losses: Vector) -> tuple[Mask, Mask]:
 
 
 def all_kept(losses: Vector) -> Mask:
-    """Every one."""
+    """Which evaluations the rule `none` keeps: all."""
     return np.ones(len(losses), dtype=bool)
 
 

@@ -1,7 +1,7 @@
-"""The compute of stages: how large each model is, and at which loss it is grown.
+"""The compute of a staged training, from the size of each model and the loss at which it is grown.
 
-Stage k trains N_k parameters from loss L_(k−1) to L_k; growth keeps the loss, and the grown model goes on as if it had
-come there from scratch. With u and the cost c of a unit of u as a law says,
+Stage k trains N_k parameters from loss L_(k−1) to L_k. Growth keeps the loss, and the grown model goes on as if it had
+reached this loss from scratch. With u and the cost c of a unit of u as in a law,
 
     compute = Σ_k 6·N_k·c(L_k)·(u(N_k, L_k) − u(N_k, L_(k−1))),    u(N_1, L_0) = 0.
 
@@ -25,9 +25,10 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What is asked for: the final loss, the final size (None: whatever is best), how sizes grow, what data cost.
+    """A staged training that must reach a loss with the least compute.
 
-    `growths` are the bounds of log(N_(k+1)/N_k), one pair a growth; equal bounds fix it.
+    `size`: the last model's parameters, None for the best number; `growths`: bounds of log(N_(k+1)/N_k), one pair for
+    each growth, equal where it is fixed.
     """
 
     law: Law
@@ -38,13 +39,13 @@ class Problem:
 
     @property
     def num_stages(self) -> int:
-        """One more than growths."""
+        """The number of stages, one more than growths."""
         return len(self.growths) + 1
 
 
 @dataclass(frozen=True)
 class StagedLosses:
-    """Parameters and the loss at the end of each stage; compute in FLOPs."""
+    """The parameters of each stage, the loss at its end in nats, and its compute in FLOPs."""
 
     sizes: tuple[float, ...]
     losses: tuple[float, ...]
@@ -52,12 +53,12 @@ class StagedLosses:
 
     @property
     def compute(self) -> float:
-        """FLOPs in all."""
+        """The compute of all stages in FLOPs."""
         return sum(self.stage_compute)
 
 
 def stage_compute(problem: Problem, log_sizes: Vector, losses: Vector) -> Vector:
-    """FLOPs of each stage, shape (stages,)."""
+    """The compute of each stage in FLOPs, shape (stages,)."""
     sizes = np.exp(log_sizes)
     done = problem.law.data(sizes, losses)
     before = np.concatenate([np.zeros(1), problem.law.data(sizes[1:], losses[:-1])])
@@ -65,7 +66,7 @@ def stage_compute(problem: Problem, log_sizes: Vector, losses: Vector) -> Vector
 
 
 def compute_gradient(problem: Problem, log_sizes: Vector, losses: Vector) -> tuple[Vector, Vector]:
-    """Derivatives of the total compute by every log N_k and every L_k, shapes (stages,)."""
+    """The derivatives of the total compute by every log N_k and by every L_k, shapes (stages,)."""
     law, sizes = problem.law, np.exp(log_sizes)
     price, price_slope = cost(law, losses, problem.unit), cost_by_loss(law, losses, problem.unit)
     done, starts = law.data(sizes, losses), losses[:-1]
@@ -79,7 +80,7 @@ def compute_gradient(problem: Problem, log_sizes: Vector, losses: Vector) -> tup
 
 
 def check_feasible(problem: Problem) -> None:
-    """Raises RequestError where no model, or not the one asked for, ever has the final loss."""
+    """Raises RequestError where no model, or not one of the asked size, can reach the loss."""
     law, least = problem.law, problem.law.smallest_size(problem.loss)
     if not np.isfinite(least):
         raise RequestError(
@@ -95,5 +96,5 @@ def check_feasible(problem: Problem) -> None:
 
 
 def growth_bounds(ratios: Sequence[float]) -> tuple[tuple[float, float], ...]:
-    """Growths fixed to these ratios of parameters."""
+    """Bounds that fix growths to some ratios of parameters."""
     return tuple((math.log(ratio), math.log(ratio)) for ratio in ratios)

@@ -1,4 +1,4 @@
-"""Small log-log plots out of Braille characters: each holds 2 × 4 dots.
+"""Small log-log plots made of Braille characters, each of which has 2 × 4 dots.
 
 Source: The Unicode Standard, block 2800–28FF: dot n of a cell is bit n − 1, numbered down the left column, then the
 right, the lowest row last.
@@ -24,7 +24,7 @@ MARGIN = 7  # characters for the numbers at the left
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """A curve, both coordinates above zero, and its style."""
+    """A curve with both coordinates above zero, and its style."""
 
     x: Vector
     y: Vector
@@ -44,9 +44,9 @@ class Mark:
 def picture(
     lines: Sequence[Line], marks: Sequence[Mark], *, width: int = 72, height: int = 16, top: float = math.inf
 ) -> list[list[Piece]]:
-    """Rows of styled pieces: the plot with its smallest and largest numbers at the left and below.
+    """A plot as rows of styled pieces, with its smallest and largest numbers at the left and below.
 
-    What lies above `top` is left out.
+    Points above `top` are left out.
     """
     columns = width - MARGIN
     kept = [(line, line.y <= top) for line in lines]
@@ -79,14 +79,14 @@ def picture(
 
 
 class _Frame:
-    """From logarithms to dots."""
+    """The area of a plot, which turns logarithms of coordinates into dots."""
 
     def __init__(self, x: Vector, y: Vector, columns: int, rows: int) -> None:
         self.low, self.high = (float(x.min()), float(y.min())), (float(x.max()), float(y.max()))
         self._most = 2 * columns - 1, 4 * rows - 1
 
     def dot(self, x: float, y: float) -> tuple[int, int]:
-        """Column and row of the nearest dot inside, from the upper left."""
+        """The column and row of the nearest dot inside the area, counted from the upper left."""
         shares = [
             min(1.0, max(0.0, (value - low) / max(high - low, 1e-12)))
             for value, low, high in zip((x, y), self.low, self.high, strict=True)
@@ -94,7 +94,7 @@ class _Frame:
         return round(shares[0] * self._most[0]), round((1 - shares[1]) * self._most[1])
 
     def path(self, x: Vector, y: Vector) -> list[tuple[int, int]]:
-        """Every dot of a curve, those between its points too."""
+        """All dots of a curve, including those between its points."""
         corners = [self.dot(math.log(one), math.log(other)) for one, other in zip(x, y, strict=True)]
         found = corners[:1]
         for (column, row), (next_column, next_row) in itertools.pairwise(corners):

@@ -1,9 +1,10 @@
-"""How far the rule's answer depends on the noise of evaluations and on its window of smoothing.
+"""How much the growth point depends on the noise of evaluations and on the window of smoothing.
 
-The rule takes the first evaluation past τ, so that more noise crosses earlier; residuals around a running mean add
-their noise to what the mean has kept, and shift every answer. Here the centre is a wide local quadratic of log L over
-log C, whose own noise is small beside one evaluation's, and residuals are drawn in blocks, which keep their
-correlation, at the scale that they have nearby. Each resampled pair of curves goes through the whole rule.
+The rule takes the first evaluation past τ, so that a curve with more noise passes it earlier. A running mean keeps some
+noise, and residuals around it would add to that and move every answer. So the centre here is a wide local quadratic of
+log L over log C, whose own noise is small compared with that of one evaluation. Residuals are drawn in blocks, which
+keeps their correlation, and have the scale of their neighbourhood. Each resampled pair of curves passes through the
+whole rule.
 
 Source: Cleveland and Devlin, "Locally Weighted Regression", JASA 83, 1988; Künsch, "The Jackknife and the Bootstrap for
 General Stationary Observations", Annals of Statistics 17, 1989.
@@ -33,7 +34,10 @@ Answer = tuple[float, int, int]  # share saved, steps before growth and to optim
 
 @dataclass(frozen=True)
 class Spread:
-    """90 % of resamples: of the saving, and of the steps that the rule picks; the share in which it found none."""
+    """Intervals with 90 % of resamples, of the saving and of the rule's steps.
+
+    The share of resamples without a point.
+    """
 
     saving: Interval
     step_before: Interval
@@ -42,7 +46,7 @@ class Spread:
 
 
 def spread(small: Curve, large: Curve, rule: Callable[[Curve, Curve, int], Answer | None]) -> Spread:
-    """The rule on resampled curves, with a window of each size in turn."""
+    """Applies the rule to resampled curves, with each size of window in turn."""
     generator = np.random.default_rng(0)
     noises = [(curve, *centre_and_scaled_residuals(curve)) for curve in (small, large)]
     found: list[Answer] = []
@@ -59,7 +63,10 @@ def spread(small: Curve, large: Curve, rule: Callable[[Curve, Curve, int], Answe
 
 
 def centre_and_scaled_residuals(curve: Curve) -> tuple[Vector, Vector, Vector]:
-    """The smooth course of log L, residuals in units of their scale nearby, and that scale; each (evaluations,)."""
+    """A smooth curve through log L, the residuals in units of their local scale, and this scale.
+
+    Shapes (evaluations,).
+    """
     log_losses = np.log(curve.losses)
     centre = local_quadratic(np.log(curve.compute), log_losses)[0]
     residuals = log_losses - centre
@@ -69,8 +76,9 @@ def centre_and_scaled_residuals(curve: Curve) -> tuple[Vector, Vector, Vector]:
 
 
 def local_quadratic(x: Vector, y: Vector, bandwidth: float = BANDWIDTH) -> tuple[Vector, Vector, Vector]:
-    """Value and slope of a quadratic fitted around each point with tricube weights, and the slope's variance in units
-    of one evaluation's.
+    """The values and slopes at each point of quadratics that are fitted around it with tricube weights.
+
+    The third vector is the slope's variance in units of one evaluation's variance; all have shape (evaluations,).
     """
     rows = [_quadratic_at(x, y, place, bandwidth) for place in x]
     return (

@@ -1,8 +1,8 @@
-"""A live run: its slope now, how sure that is, and the step at which it will have risen past τ.
+"""A running training: its slope now, how sure that is, and the step at which it will pass τ.
 
-The slope is a local quadratic's of log L over log C at the last evaluation, with its standard error; C grows with the
-steps, so that neither parameters nor tokens are needed. The step comes from the power law L = E + (s/S)^β that fits the
-second half of the curve best, whose slope −β·(1 − E/L) is known at every step.
+The slope is that of a local quadratic of log L over log C at the last evaluation, with its standard error. C grows in
+proportion to the steps, so neither parameters nor tokens are needed. The predicted step comes from the power law
+L = E + (s/S)^β that fits the second half of the curve best; its slope −β·(1 − E/L) is known at every step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ FARTHEST = 100.0  # steps ahead that a prediction is made for, in units of those
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """Slopes are d log L / d log C; `crossed_at` is the rule's own step, `predicted` the power law's."""
+    """The state of a running training.
+
+    `slope` and `slope_error`: d log L / d log C and its standard error; `crossed_at`: the step at which the rule's
+    slope passed τ, if it did; `predicted`: the step at which the power law passes it.
+    """
 
     step: int
     loss: float
@@ -36,12 +40,12 @@ class Watch:
 
     @property
     def slope_interval(self) -> tuple[float, float]:
-        """90 %."""
+        """The slope's interval of 90 %."""
         return self.slope - NORMAL_90 * self.slope_error, self.slope + NORMAL_90 * self.slope_error
 
     @property
     def is_time(self) -> bool:
-        """Whether the rule says to grow: its slope has risen past τ, and the slope now does not contradict it."""
+        """Whether to grow: the rule's slope has passed τ, and the slope now does not contradict it."""
         return self.crossed_at is not None and self.slope_interval[1] > self.threshold
 
     @property
@@ -82,7 +86,7 @@ def slope_watch(curve: Curve, threshold: float) -> Watch:
 
 
 def inflated_variance(residuals: Vector) -> float:
-    """Their variance, larger where neighbours are correlated: (1 + r) / (1 − r) for a first correlation of r.
+    """The variance of residuals, times (1 + r) / (1 − r) for a correlation r between neighbours.
 
     Source: Bartlett, "Some Aspects of the Time-Correlation Problem", JRSS 98, 1935.
     """
@@ -94,7 +98,7 @@ def inflated_variance(residuals: Vector) -> float:
 
 
 def predicted_step(curve: Curve, threshold: float) -> int | None:
-    """The step at which the power law's slope is τ; None where it never is, or lies too far ahead to be told."""
+    """The step at which the power law's slope is τ; None where it never is, or only too far ahead."""
     half = curve.steps >= curve.steps[-1] / 2
     if half.sum() < 5:
         return None
@@ -107,7 +111,7 @@ def predicted_step(curve: Curve, threshold: float) -> int | None:
 
 
 def _power_law(steps: Vector, losses: Vector) -> tuple[float, float, float]:
-    """E, log s and β of L = E + (s/S)^β, by least squares on log L."""
+    """E, log s and β of L = E + (s/S)^β, fitted by least squares on log L."""
     try:
         from scipy.optimize import least_squares
     except ImportError as error:

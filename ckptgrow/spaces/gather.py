@@ -96,9 +96,9 @@ class Gather:
 
     @cached_property
     def num_repeats(self) -> int:
-        """How many times over the rows of the first copies come, whole and alike: [[g, g], [g, g]] is [g, g] twice.
+        """How many times the rows of the first copies are repeated: [[g, g], [g, g]] is [g, g] twice.
 
-        1 where rows do not repeat, as those of block-diagonal weights.
+        1 where rows do not repeat, as in block-diagonal weights.
         """
         if not self.axes or self.block_weights is not None:
             return 1
@@ -111,7 +111,7 @@ class Gather:
 
     @cached_property
     def once(self) -> Gather:
-        """The gather of the rows that repeat."""
+        """The gather that makes the repeated rows once."""
         axis, *others = self.axes
         growth, size = axis.growth, len(self.scales[0]) // self.num_repeats
         part = Growth(
@@ -168,7 +168,7 @@ class Gather:
 
 
 def scale_into(target: torch.Tensor, block: torch.Tensor, factor: float) -> None:
-    """Target = factor · block: exact for powers of two, else computed in float64 and rounded once."""
+    """target = factor · block: exact for powers of two, else computed in float64 and rounded once."""
     if factor == 1:
         target.copy_(block)
     elif abs(math.frexp(factor)[0]) == 0.5:
@@ -186,7 +186,7 @@ class TensorGrowth:
 
     @classmethod
     def of(cls, layout: Layout, growths: Mapping[str, Growth]) -> TensorGrowth:
-        """Meets a layout with the growths of all its spaces."""
+        """The growth of a tensor with a layout, from the growths of its spaces."""
         axes = [GrownAxis(axis.role, axis.growth(growths)) for axis in layout.axes]
         return cls(layout, tuple(_of_a_gain(axis) for axis in axes) if layout.kind == "gain" else tuple(axes))
 
@@ -250,9 +250,7 @@ class TensorGrowth:
 
     @cached_property
     def _scales_of_copies(self) -> tuple[FloatVector, ...]:
-        """The weight's scales with 1/f for reads, without their 1/copies: a block weight relative to the whole is then
-        exact for any k.
-        """
+        """The weight's scales with 1/f for reads, without the factor 1/copies: block weights then have it, exactly."""
         return tuple(1.0 / axis.growth.write if axis.role == "in" else axis.growth.write for axis in self.axes)
 
     def _has_matching_copies(self) -> bool:
@@ -265,7 +263,7 @@ class TensorGrowth:
 
 
 def _of_a_gain(axis: GrownAxis) -> GrownAxis:
-    """A gain undoes by its weight, and feels by its gradient, that its norm's coordinates are 1/norm as large."""
+    """The axis of a gain, whose weight undoes that its norm's coordinates grow by 1/norm, which its gradient shows."""
     growth = axis.growth
     if growth.norm == 1:
         return axis

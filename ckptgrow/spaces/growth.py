@@ -91,7 +91,7 @@ class Growth:
 
     @cached_property
     def is_identity(self) -> bool:
-        """Whether nothing changes."""
+        """Whether the space stays as it is."""
         same = self.num_new == self.num_old and bool((self.source == np.arange(self.num_old)).all())
         return same and bool((self.write == 1).all() and (self.read == 1).all())
 
@@ -133,8 +133,9 @@ class Growth:
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
-        """The growth as runs in which sources ascend by one and copy, write and read stay the same; fresh coordinates
-        are in none.
+        """The growth as runs, in which sources ascend by one and copy, write and read stay the same.
+
+        Fresh coordinates are in no run.
         """
         if self.num_new == 0:
             return ()
@@ -296,6 +297,6 @@ class _OfTheFresh(TypedDict):
 
 
 def _of_the_fresh(parts: Sequence[Growth]) -> _OfTheFresh:
-    """How an axis's fresh coordinates are written and read: as those of the part that has them."""
+    """How an axis's fresh coordinates are written and read: as those of the part that has some."""
     one = next((part for part in parts if part.has_fresh), parts[0])
     return {"filling": one.filling, "norm": one.norm}

@@ -1,11 +1,11 @@
-"""Terms that separate the copies of a space while the function cannot see them.
+"""Random terms that separate the copies of a space and cancel in the function.
 
 A weight that reads a space grown by copies may get any N with Σ_c N[o, i, c] = 0 over the copies c of each old input i
 (they all carry the same activation). Each new row draws its own N, so the copies receive different gradients and part
-during training; without N, and without dropout, they stay equal for ever.
+during training. Without N and without dropout they stay equal for ever.
 
-The draws are uniform with unit variance, counted (Philox) by seed, parameter name and stored row: any row range can be
-drawn on its own, in any order, with the same result.
+The draws are uniform with unit variance. A counter-based generator (Philox) makes them from seed, parameter name and
+stored row, so that any range of rows can be drawn on its own, in any order, with the same result.
 
 Source of the generator: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
 """
@@ -30,7 +30,10 @@ DRAWS_PER_COUNT = 4  # Philox 4×64 gives four numbers a count
 
 @dataclass(frozen=True, eq=False)
 class Noise:
-    """The null-space term of one parameter, with root mean square `amplitude` where it can be non-zero."""
+    """The null-space term of one parameter.
+
+    `amplitude`: its root mean square over the entries that may be non-zero.
+    """
 
     axes: tuple[GrownAxis, ...]
     key: int
@@ -79,7 +82,7 @@ class Noise:
 
 
 def noise_for(growth: TensorGrowth, *, seed: int, name: str, amplitude: float) -> Noise | None:
-    """The noise of parameter `name`, or None where nothing that it reads has copies (or it is no matrix)."""
+    """The noise of parameter `name`; None where it reads no copies."""
     if amplitude == 0 or copied_input(growth.axes) is None:
         return None
     return Noise(growth.axes, key_of(seed, name), amplitude)
@@ -115,7 +118,7 @@ def _centred(draws: Array, axis: int, growth: Growth) -> Array:
 
 
 def _unit_variance(num_copies: int) -> float:
-    """Subtracting the mean of c draws leaves variance 1 − 1/c: the factor that makes it 1 again."""
+    """The factor that restores variance 1 after the mean of c draws is subtracted, which leaves 1 − 1/c."""
     return math.sqrt(num_copies / (num_copies - 1)) if num_copies > 1 else 0.0
 
 

@@ -54,9 +54,10 @@ BIT_VIEWS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """How one parameter's weights are dealt out; see the module's head.
+    """How the entries of one parameter are divided among copies, as the module's head says.
 
-    `first_row` is where its draws begin, for a piece of a larger parameter: rows count all axes before the input's.
+    `first_row`: where its draws begin, for a piece of a larger parameter; a row here is one of all axes before the
+    input's.
     """
 
     axes: tuple[GrownAxis, ...]
@@ -100,7 +101,7 @@ class Split:
         block.copy_(torch.where(torch.from_numpy(is_drawn), more, less))
 
     def _choices(self, start: int, stop: int) -> Choices:
-        """Which copy has the weight, for rows [start, stop) counted as `first_row` is; shape (rows, *row's)."""
+        """Which copy has each weight, for rows [start, stop), counted as `first_row` is; shape (rows, *row's shape)."""
         row_shape = self._shape[1:] if self._in_axis == 0 else (self._growth.num_old, *self._shape[self._in_axis + 1 :])
         first = self.first_row + start
         length = math.prod(row_shape)
@@ -147,7 +148,7 @@ class Split:
 
 
 def split_for(growth: TensorGrowth, *, seed: int, name: str, spread: float = WHOLE, first_row: int = 0) -> Split | None:
-    """How parameter `name` is dealt out; None where nothing that it reads has copies.
+    """How parameter `name` is divided among the copies that it reads; None where it reads no copies.
 
     Raises ValueError for more than 256 copies of a coordinate.
     """
@@ -160,7 +161,7 @@ def split_for(growth: TensorGrowth, *, seed: int, name: str, spread: float = WHO
 
 
 def _raw(key: int, first: int, num_rows: int, length: int, bits_each: int) -> npt.NDArray[np.uint64]:
-    """Random words for rows from `first` on, each row beginning at a count of its own; shape (num_rows, words)."""
+    """Random words for rows from `first` on, shape (num_rows, words); each row begins at a count of its own."""
     counts = -(-length * bits_each // BITS_PER_COUNT)
     generator = np.random.Philox(key=key, counter=first * counts)
     return generator.random_raw(num_rows * counts * 4).reshape(num_rows, counts * 4)

@@ -1,1 +1,1 @@
-"""A checkpoint, understood: its architecture, whose every tensor and every optimizer's record is."""
+"""A checkpoint, understood: its architecture, and to which parameter every tensor and optimizer record belongs."""

@@ -14,14 +14,14 @@ from ckptgrow.state.sizes import holds, is_tied, num_layers, sizes_of, stack_lay
 
 @dataclass(frozen=True, eq=False)
 class Architecture:
-    """A family and a config, which has all the fields that the family's table reads; `where` is its place."""
+    """A family, and a config with all fields that the family's table reads; `where` is its place, for messages."""
 
     family: Family
     config: Mapping[str, Any]
     where: str
 
     def with_config(self, config: Mapping[str, Any]) -> Architecture:
-        """The same family's with another config."""
+        """The architecture of the same family with another config."""
         return replace(self, config=config)
 
     @cached_property
@@ -74,7 +74,7 @@ class Architecture:
 
 
 def config_errors() -> tuple[type[Exception], ...]:
-    """What transformers raises for configs that it does not take; its strict fields have an error of their own."""
+    """The errors that transformers raises for configs that it refuses, including the one of its strict fields."""
     import huggingface_hub.errors
 
     return TypeError, ValueError, getattr(huggingface_hub.errors, "StrictDataclassError", ValueError)

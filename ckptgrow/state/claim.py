@@ -1,4 +1,4 @@
-"""Every tensor of a checkpoint is claimed by exactly one entry of its family's table, or named in an error.
+"""Assigns every tensor of a checkpoint to exactly one row of its family's table, or names it in an error.
 
 Names may stand under any prefix (`model.`, `module.`, none), with or without the backbone's own (`transformer.`), and
 inside wrappers (`_orig_mod`); a second whole set under another prefix (an exponential moving average of the weights) is
@@ -34,7 +34,7 @@ COUNTERS = ("n_averaged",)  # torch's AveragedModel counts in it
 
 @dataclass(frozen=True, kw_only=True)
 class Claimed:
-    """One tensor and what the table says of it."""
+    """One tensor of a checkpoint, and what the family's table says about it."""
 
     name: str  # in the checkpoint
     bare: str  # the same without wrappers
@@ -75,7 +75,7 @@ class Claim:
 
     @property
     def parameters(self) -> tuple[Claimed, ...]:
-        """What training changes: the model's parameters; of a tied pair the embedding alone."""
+        """The model's parameters, which training changes; of a tied pair only the embedding."""
         return tuple(one for one in self.model if not one.is_buffer and one.name not in self.tied)
 
     def in_module_order(self) -> Claim:
@@ -261,7 +261,7 @@ def _in_layers(pattern: str, layers: Collection[int]) -> list[str]:
 
 
 def _check_once(claimed: Sequence[Claimed]) -> None:
-    """Raises ClaimError where one parameter stands under two names."""
+    """Raises ClaimError where a parameter has two names in the checkpoint."""
     first: dict[tuple[str, str], str] = {}
     for one in claimed:
         other = first.setdefault((one.prefix, one.canonical), one.name)

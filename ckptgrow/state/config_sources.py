@@ -1,5 +1,7 @@
-"""Where a checkpoint's architecture comes from, in this order: the user's file, the checkpoint's own config, the
-staged-training script's arguments. Never guessed from shapes: the number of heads cannot be.
+"""Finds the architecture of a checkpoint.
+
+It comes from the user's file, else from the checkpoint's own config, else from the staged-training script's arguments.
+It is never guessed from shapes, because these do not determine the number of heads.
 """
 
 from __future__ import annotations

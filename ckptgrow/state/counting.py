@@ -1,4 +1,4 @@
-"""The number of parameters by which scaling laws and learning-rate rules know a model."""
+"""The number of parameters that scaling laws and rules for learning rates use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def num_without_embeddings(model: torch.nn.Module) -> int:
-    """Parameters outside embedding tables (of tokens, positions, types) and the output head, tied or not.
+    """The number of parameters outside of embedding tables (of tokens, positions, types) and the head, tied or not.
 
     Source: Kaplan et al., "Scaling Laws for Neural Language Models", arXiv 2001.08361, section 2.1.
     """

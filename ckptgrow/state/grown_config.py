@@ -1,8 +1,9 @@
-"""The config of a grown model: its fields say the new sizes, or the new layers.
+"""The config of a grown model, with its new sizes or its new layers.
 
-Of single layers a config speaks by lists or by numbers of layers (windows, rotary positions, dense blocks).
-Transformers derives such kinds from rules where lists are left out ("every sixth layer sees all"); a rule applied to
-more layers gives old ones another kind, so the lists are completed first (see `config_sources`), and here they move.
+Configs describe single layers by lists or by numbers of layers (windows, rotary positions, dense blocks). Where lists
+are left out, transformers derives them by rules, such as "every sixth layer sees all". Such a rule would give old
+layers another kind in a deeper model. So the lists are completed first (see `config_sources`), and here their entries
+move.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Whose state a numbered parameter's is: found from names, from the orders that trainers use, or from shapes alone.
+"""Finds to which parameter the state of each number belongs: by names, by the orders of trainers, or by shapes alone.
 
-Every optimizer lists its groups, every group numbers, and the model its parameters in order. Without names an order is
-accepted only where nothing else could be meant: one of the trainers' orders fits and no other; else there is exactly
-one way of dealing the model's parameters out to the groups, each in model order, some perhaps to none (frozen).
+An optimizer has a list of groups, and each group a list of numbers; the model has its parameters in order. Without
+names, an order is accepted only if no other could be meant: exactly one of the trainers' orders fits, or else there is
+exactly one way to divide the model's parameters among the groups, each group in model order. Parameters may belong to
+no group (frozen).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Slot:
     record: Record
 
     def fits(self, shape: Shape) -> bool:
-        """Whether the record could be that of a parameter of this shape."""
+        """Whether the record could belong to a parameter of this shape."""
         return not misfits(self.record, shape)
 
 
@@ -148,7 +149,7 @@ def _fits(order: Sequence[str], slots: Sequence[Slot], shapes: Mapping[str, Shap
 
 
 def _trainers_orders(slots: Sequence[Slot], shapes: Mapping[str, Shape]) -> Iterable[list[str]]:
-    """Orders that real trainers produce: the model's; or decay and no decay, by name or by dimension."""
+    """The orders that real trainers use: the model's order; or decay and no decay, by name or by dimension."""
     model_order, sizes = list(shapes), _group_sizes(slots)
     yield model_order
     kinds: tuple[Callable[[str], bool], ...] = (

@@ -83,7 +83,7 @@ def load_model(
 
 
 def _parted(model: PreTrainedModel, claim: Claim, config: Mapping[str, Any]) -> None:
-    """Parts a head from its embedding where the checkpoint has two of them: T5's classes tie them always."""
+    """Separates a head from its embedding where the checkpoint has both, because T5's classes always tie them."""
     tie = claim.family.tie
     if tie is None or is_tied(claim.family, config) or tie.head not in {one.canonical for one in claim.model}:
         return
@@ -94,7 +94,7 @@ def _parted(model: PreTrainedModel, claim: Claim, config: Mapping[str, Any]) -> 
 
 
 def _with_exact_scales(model: PreTrainedModel) -> PreTrainedModel:
-    """Gemma keeps the root of its hidden size in float32; in float64 that would be all that is inexact."""
+    """Computes the root of Gemma's hidden size in float64 too, which would otherwise be the only inexact number."""
     for module in model.modules():
         if hasattr(module, "scalar_embed_scale"):
             torch.as_tensor(module.embed_scale).fill_(float(str(module.scalar_embed_scale)))

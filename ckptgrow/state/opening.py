@@ -1,4 +1,4 @@
-"""A checkpoint, understood: its family and config known, every tensor claimed, every optimizer's parameters named."""
+"""Opens checkpoints: finds the family and config, claims every tensor, and names every optimizer's parameters."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def understood(
     reset: Collection[str] = (),
     dialect: str | None = None,
 ) -> TrainingState:
-    """The same of a checkpoint that was read."""
+    """Understands a checkpoint that was read; the arguments are those of `open_state`."""
     if "schedule" in reset:
         checkpoint = replace(checkpoint, schedulers=())
     if "optimizer" in reset:

@@ -1,8 +1,8 @@
-"""Optimizers by what their groups and records look like: one name for each, and what the entries of its records are.
+"""Recognises optimizers by their groups and records: one name for each, and the meaning of its records' entries.
 
-Growth, verification and inspection all ask here which optimizer a group is of. What follows from the answer stands
-apart: how learning rates grow in `growth.training.optimizer_table`, what steps and scales must be in
-`verification.optimizers`, so that the one can judge the other.
+Growth, verification and inspection all ask here to which optimizer a group belongs. What follows from the answer is in
+two places, so that one can judge the other: how learning rates grow in `growth.training.optimizer_table`, and what
+steps and scales must be in `verification.optimizers`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def shown_by(options: Mapping[str, Any], keys: Collection[str] = ()) -> list[Opt
 
 
 def keys_in(state: OptimizerState, group: ParameterGroup) -> set[str]:
-    """The keys that occur in the records of a group's parameters."""
+    """All keys in the records of a group's parameters."""
     return {key for name in group.names for key in state.state.get(name, {})}
 
 

@@ -118,7 +118,7 @@ def unmatched(raw: RawOptimizer) -> OptimizerState:
 
 
 def without_record(states: Sequence[OptimizerState], names: Collection[str]) -> list[str]:
-    """The parameters without a record, in a group or in none, where others have one: frozen, or lost."""
+    """The parameters without a record where others have one, in a group or not; they may be frozen, or were lost."""
     recorded = {name for state in states for name in state.state}
     return sorted(set(names) - recorded) if recorded else []
 

@@ -48,7 +48,7 @@ class Pieces:
     parts: Mapping[str, tuple[tuple[Claimed, ...], ...]]
 
     def joined(self, tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-        """A file's tensors as the module has them; each stands where its first piece stood."""
+        """A file's tensors as the module has them; each takes the place of its first piece."""
         whole_of = {one.name: name for name, experts in self.parts.items() for parts in experts for one in parts}
         joined: dict[str, LazyTensor] = {}
         for name, tensor in tensors.items():

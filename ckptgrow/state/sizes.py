@@ -1,6 +1,6 @@
 """The sizes of a model's spaces, and the conditions of its family's table, read from its config.
 
-Errors say what is wrong with the config; where it is, who asks knows (`Architecture`).
+Errors say what is wrong with the config; its place is put before them by `Architecture`.
 """
 
 from __future__ import annotations

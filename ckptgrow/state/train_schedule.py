@@ -1,4 +1,4 @@
-"""The schedules of `ckptgrow train` as factors of the peak, and the rise again after growth.
+"""The schedules of ckptgrow's own trainer as factors of the peak rate, and the new warm-up after growth.
 
 LambdaLR saves a callable object's fields, so the schedule's own settings travel in every checkpoint, and growth can
 compute its rate at any step.

@@ -1,4 +1,4 @@
-"""Tensors that a config makes one: a file may hold both, and then they need not be equal.
+"""Tensors that are one tensor by the config, but that a file may hold as two, which need not be equal.
 
 Where an embedding and its head differ, transformers 5 loads them as two, whatever the config says
 (`PreTrainedModel.tie_weights`); so they are two here, and the grown config says so.

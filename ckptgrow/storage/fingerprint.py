@@ -1,4 +1,4 @@
-"""The sha256 of a checkpoint's tensors, taken from the very rows that something else reads."""
+"""The sha256 of a checkpoint's tensors, computed from their rows while something else reads these."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ckptgrow.storage.tensors import LazyTensor, bytes_of, chunks
 
 
 class Watched:
-    """A tensor whose rows are hashed as they go by, each once and in their order."""
+    """A tensor whose rows are hashed when they are read, each once and in order."""
 
     def __init__(self, tensor: LazyTensor) -> None:
         self._tensor = tensor
@@ -41,7 +41,7 @@ class Watched:
         return rows
 
     def digest(self) -> str:
-        """The sha256 of all its bytes; what nobody has read is read now."""
+        """The sha256 of all its bytes; rows that were not read yet are read now."""
         for start, stop in chunks(self._tensor):
             if stop > self._rows_seen:
                 self.rows(start, stop)

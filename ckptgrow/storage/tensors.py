@@ -1,4 +1,4 @@
-"""Tensors that are read a few rows at a time, wherever they come from."""
+"""Lazy tensors: tensors of any origin that are read a few rows at a time."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def is_lazy(value: object) -> TypeGuard[LazyTensor]:
 
 
 def num_elements(tensor: LazyTensor) -> int:
-    """How many elements a tensor has."""
+    """The number of elements of a tensor."""
     return math.prod(tensor.shape)
 
 
 def num_bytes(tensor: LazyTensor) -> int:
-    """How many bytes a tensor's elements take."""
+    """The number of bytes of a tensor's elements."""
     return num_elements(tensor) * tensor.dtype.itemsize
 
 
@@ -80,7 +80,7 @@ def chunks(tensor: LazyTensor, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple
 
 
 def whole(tensor: LazyTensor) -> torch.Tensor:
-    """The whole tensor in memory."""
+    """The whole tensor, read into memory."""
     if num_elements(tensor) == 0:
         return torch.empty(tensor.shape, dtype=tensor.dtype)
     return tensor.rows(0, tensor.shape[0] if tensor.shape else 1)
@@ -180,7 +180,7 @@ class Zeros:
 
 @dataclass(frozen=True, eq=False)
 class Repeated:
-    """A tensor's rows `times` times over: what is written of them need be made only once."""
+    """A tensor's rows, repeated `times` times; a writer needs to make them only once."""
 
     old: LazyTensor
     times: int

@@ -1,7 +1,7 @@
-"""Any checkpoint that growth reads, in the form in which a run of `ckptgrow train` goes on.
+"""Brings any checkpoint that growth reads into the form from which a run of ckptgrow's own trainer goes on.
 
-Weights under any prefix, groups in any order and without names, directories: what growth understands is understood
-here by the same code. The schedule and the place in the data are other trainers' own, so a run has its own of these.
+Weights under any prefix, groups in any order and without names, and directories are read by the same code as in growth.
+The schedule and the place in the data belong to the other trainer, so the run begins its own.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ MODULE = "model."  # what LanguageModel calls its model
 
 @dataclass(frozen=True)
 class Adopted:
-    """A checkpoint, understood, and its optimizer's state under the module's names; None where it begins anew."""
+    """An understood checkpoint, and its optimizer's state under the module's names; None where it begins anew."""
 
     state: TrainingState
     optimizer: Mapping[str, Any] | None
 
     @property
     def base_lrs(self) -> list[float]:
-        """The peak of every group."""
+        """The peak learning rate of every group."""
         groups = [] if self.optimizer is None else self.optimizer["param_groups"]
         return [float(group.get("initial_lr", group["lr"])) for group in groups]
 
@@ -47,7 +47,7 @@ class Adopted:
         return load_model(self.state.checkpoint, self.state.claim, self.state.config)
 
     def tree(self, weights: Mapping[str, torch.Tensor], step: int) -> dict[str, Any]:
-        """What Lightning loads: a checkpoint at a step of the schedule, with a module's weights."""
+        """The checkpoint that Lightning loads, at a step of the schedule and with a module's weights."""
         schedule = {"last_epoch": step, "_step_count": step + 1, "base_lrs": self.base_lrs, "lr_lambdas": []}
         scaler = self.state.checkpoint.scaler
         return {
@@ -66,9 +66,10 @@ class Adopted:
 def adopted(
     checkpoint: Checkpoint, config: Mapping[str, Any] | None, param_order: Path | None, *, with_optimizer: bool
 ) -> Adopted:
-    """Understands a checkpoint; `config` is its architecture where it has none of its own.
+    """Makes a checkpoint ready to go on from; `config` is its architecture where it holds none.
 
-    Raises a CkptgrowError that names what does not fit, RequestError for an optimizer that is not AdamW.
+    Raises RequestError for an optimizer that is not AdamW or a model that is not causal, and another CkptgrowError for
+    what is wrong with the checkpoint.
     """
     if checkpoint.config is None and config:
         checkpoint = replace(checkpoint, config=config)
@@ -87,7 +88,7 @@ def adopted(
 
 
 def _check_covered(state: TrainingState) -> None:
-    """Raises RequestError for parameters in no group: the run would train them, or lose what froze them."""
+    """Raises RequestError for parameters that are in no group, because the run would train them."""
     frozen = {one.name for one in state.claim.parameters} - set(state.optimizers[0].names)
     if frozen:
         raise RequestError(

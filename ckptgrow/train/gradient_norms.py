@@ -1,7 +1,7 @@
-"""Norms of gradients: of the mean over all devices and micro-batches, and of the parts that it is the mean of.
+"""Norms of gradients: of the mean over all devices and micro-batches, and of the parts of this mean.
 
-Both together give the gradient noise scale. The parts are the devices' gradients where there are several, else the
-first micro-batch's where gradients are accumulated.
+Both together give the gradient noise scale. The parts are the gradients of the devices, where there are several; else
+the gradient of the first micro-batch, where gradients are accumulated.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class GradientListener:
 
 
 class GradientNorms(lightning.Callback):
-    """Measures on the steps that will be logged; `values` holds what was found, empty on the others."""
+    """Measures norms on the steps that will be logged, into `values`, which is empty on other steps."""
 
     def __init__(self, every: int, grad_accum: int) -> None:
         self.every, self.grad_accum = every, grad_accum
@@ -45,7 +45,7 @@ class GradientNorms(lightning.Callback):
         self._num_sequences = 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Listens to what the devices send each other."""
+        """Makes the listener hear the gradients that devices send each other."""
         wrapped = trainer.strategy.model
         if isinstance(wrapped, DistributedDataParallel) and trainer.world_size > 1:
             wrapped.register_comm_hook(
@@ -64,7 +64,7 @@ class GradientNorms(lightning.Callback):
         self._num_sequences += len(batch["input_ids"])
 
     def on_after_backward(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """The first micro-batch's gradient; Lightning has divided its loss by the number of micro-batches."""
+        """Measures the first micro-batch's gradient; Lightning has divided its loss by the number of micro-batches."""
         alone = trainer.world_size == 1 and self.grad_accum > 1
         if alone and self._listener.is_listening and self._first is None:
             self._first = _squared_norm(pl_module) * (self.grad_accum / _loss_scale(trainer)) ** 2
@@ -72,7 +72,7 @@ class GradientNorms(lightning.Callback):
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """The mean gradient's norm, before clipping."""
+        """Measures the norm of the mean gradient, before clipping."""
         if not self._listener.is_listening:
             return
         squared = torch.tensor(_squared_norm(pl_module), device=pl_module.device, dtype=torch.float64)
@@ -92,7 +92,7 @@ class GradientNorms(lightning.Callback):
             self.values["critical_batch_size"] = scale
 
     def _small(self, trainer: lightning.Trainer) -> float | None:
-        """The mean squared norm of the parts."""
+        """The mean squared norm of the parts; None where there is only one."""
         if self._listener.squared is None:
             return self._first
         mean = trainer.strategy.reduce(self._listener.squared, reduce_op="mean")
@@ -103,7 +103,7 @@ class GradientNorms(lightning.Callback):
         return vars(self._noise).copy()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Goes on with them."""
+        """Takes the moving averages of the noise scale from a checkpoint."""
         self._noise = NoiseScale(**state_dict)
 
 
@@ -124,5 +124,5 @@ def _loss_scale(trainer: lightning.Trainer) -> float:
 
 
 def _unscaled_by(trainer: lightning.Trainer, optimizer: torch.optim.Optimizer) -> float:
-    """By what gradients still must be divided: fused optimizers undo the loss scale themselves, later."""
+    """The number by which gradients must still be divided: fused optimizers undo the loss scale themselves, later."""
     return _loss_scale(trainer) if getattr(optimizer, "_step_supports_amp_scaling", False) else 1.0

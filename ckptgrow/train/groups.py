@@ -27,11 +27,11 @@ def new_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def parameter_groups(model: torch.nn.Module, checkpoint: Mapping[str, Any], optimizer: int = 0) -> list[dict[str, Any]]:
-    """The groups to build an optimizer with, so that it loads a (grown) checkpoint's state.
+    """The groups with which to build an optimizer so that it loads the state of a (grown) checkpoint.
 
-    `checkpoint` is what `torch.load` returns: of a Lightning file, or of a Trainer's `optimizer.pt`; `optimizer` is the
-    number of the one to build, where there are several. Each group has named `params` and the checkpoint's own options
-    (lr, eps, weight decay, …). Groups without `param_names` are matched as growth matches them: by the orders that
+    `checkpoint`: what `torch.load` returns for a Lightning file or for a Trainer's `optimizer.pt`; `optimizer`: the
+    number of the optimizer to build, where there are several. Each group has named `params` and the checkpoint's own
+    options (lr, eps, weight decay, …). Groups without `param_names` are matched as in growth: by the orders that
     trainers use, and by shapes.
 
         optimizer = torch.optim.AdamW(parameter_groups(model, checkpoint))
@@ -62,7 +62,7 @@ def parameter_groups(model: torch.nn.Module, checkpoint: Mapping[str, Any], opti
 
 
 def check_adamw(states: tuple[OptimizerState, ...], where: str) -> None:
-    """Raises RequestError where a checkpoint's optimizer is not the one that `ckptgrow train` runs."""
+    """Raises RequestError where a checkpoint's optimizer is not AdamW, the only one that this trainer runs."""
     way_out = "go on with it in your own script (see the README), or add ⟦reset optimizer⟧"
     if len(states) != 1:
         raise RequestError(f"{where}: has {len(states)} optimizers, expected one, AdamW; {way_out}")

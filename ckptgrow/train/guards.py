@@ -1,4 +1,4 @@
-"""What keeps a run safe: a loss that is no number stops it, and so do Ctrl-C and SIGTERM, after saving."""
+"""Stops a run at a loss that is not finite, and at Ctrl-C or SIGTERM after saving it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEVER = 2**53  # a step that no run reaches, exact in float64
 
 
 class FiniteLosses:
-    """Remembers on the device the first step whose loss was no number, so that nothing waits for the device."""
+    """Remembers the first step whose loss was not finite, on the device, so that nothing waits for it."""
 
     def __init__(self) -> None:
         self._broken: torch.Tensor | None = None
@@ -39,7 +39,7 @@ class FiniteLosses:
 
 
 class Interrupted(Exception):  # noqa: N818  no error: the run ends as it was asked to
-    """A signal arrived; the run was saved after the step that it was in."""
+    """A signal arrived, and the run was saved after the step that it was in."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -47,7 +47,7 @@ class Interrupted(Exception):  # noqa: N818  no error: the run ends as it was as
 
 
 class Interruption(lightning.Callback):
-    """Ctrl-C and SIGTERM end the run after the step that it is in, saved; a second Ctrl-C ends it at once."""
+    """Ends the run at Ctrl-C or SIGTERM, saved after the step that it is in; at a second Ctrl-C at once."""
 
     def __init__(
         self, save: Callable[[lightning.Trainer], None], will_validate: Callable[[lightning.Trainer], bool]
@@ -58,7 +58,7 @@ class Interruption(lightning.Callback):
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Lightning has set its own handlers by now."""
+        """Installs the handlers, after Lightning has installed its own."""
         self._step = trainer.global_step
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._receive)
@@ -89,7 +89,7 @@ class Interruption(lightning.Callback):
             raise Interrupted(number)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Gives the handlers back."""
+        """Installs the earlier handlers again."""
         while self._before:
             number, handler = self._before.popitem()
             signal.signal(number, handler)

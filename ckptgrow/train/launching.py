@@ -1,6 +1,6 @@
-"""How many processes share a run: what the launcher started, which options may not contradict.
+"""How many processes share a run: as many as the launcher started, which options may not contradict.
 
-A launcher starts the command several times; each must know of the others, or each trains a run of its own.
+A launcher starts the command several times. Each process must know of the others, or it would train a run of its own.
 
 Source: torch, `torch.distributed.run` (LOCAL_WORLD_SIZE, WORLD_SIZE); Slurm, `srun` (SLURM_STEP_NUM_TASKS,
 SLURM_STEP_NUM_NODES); Open MPI and MPICH, `mpirun` (OMPI_COMM_WORLD_SIZE, PMI_SIZE).
@@ -16,9 +16,9 @@ STARTED_BY_MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
 def processes_of(environment: Mapping[str, str], devices: int | None, nodes: int | None) -> tuple[int, int]:
-    """Processes on each node, and nodes: those that a launcher started, else what was asked for, else one.
+    """The number of processes on each node, and of nodes: as a launcher started them, else as asked for, else one.
 
-    Raises RequestError where a launcher started others than were asked for, or is one that a run cannot join.
+    Raises RequestError where a launcher started other numbers than were asked for, or a run cannot use the launcher.
     """
     started = _started(environment)
     if started is None:

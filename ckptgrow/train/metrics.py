@@ -1,4 +1,4 @@
-"""`metrics.csv`: one row a logged step and one a validation, in one file however often a run was interrupted."""
+"""`metrics.csv`: one row for each logged step and each validation, in one file even if a run was interrupted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COLUMNS: tuple[str, ...] = (
 
 
 class MetricsFile(Logger):
-    """Appends rows; those of a run that goes on from `tokens` lose what lies beyond, which will be done again."""
+    """Appends rows to the file; a run that goes on from `tokens` first removes later rows, which it will make again."""
 
     def __init__(self, directory: Path, tokens: int) -> None:
         super().__init__()
@@ -44,19 +44,19 @@ class MetricsFile(Logger):
 
     @property
     def name(self) -> str:
-        """Lightning asks for one."""
+        """The logger's name, for Lightning."""
         return "metrics"
 
     @property
     def version(self) -> int:
-        """There is but one."""
+        """The logger's version, for Lightning; always 0."""
         return 0
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """They are in the checkpoints."""
+        """Writes nothing: hyper-parameters are in the checkpoints."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """A row; the file is there as soon as it has one."""
+        """Appends a row; the first one makes the file."""
         if not self._is_open:
             self._begin()
         with self.path.open("a", newline="", encoding="utf-8") as file:

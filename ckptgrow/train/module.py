@@ -60,14 +60,14 @@ class LanguageModel(lightning.LightningModule):
 
     @property
     def in_place_of_the_file(self) -> Callable[[], dict[str, Any]] | None:
-        """What makes the tree to go on from, where that is another trainer's checkpoint."""
+        """Makes the checkpoint that Lightning loads instead of the file, where another trainer wrote the file."""
         resumed = self.resumed
         if resumed is None or resumed.adopted is None:
             return None
         return lambda: resumed.loaded(self.state_dict())
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Mean next-token cross-entropy in nats."""
+        """The mean next-token cross-entropy in nats of one micro-batch."""
         # dropout is a function of seed, place and device, so that an interrupted run goes on with the same masks
         seed = key_of(key_of(self.settings.seed, self.position), self.global_rank)
         if self.device.type == "cuda":
@@ -81,11 +81,11 @@ class LanguageModel(lightning.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Nothing is summed yet."""
+        """Sets the sums of losses and weights to zero."""
         self._validated = torch.zeros(2, dtype=torch.float64, device=self.device)
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
-        """Sums the losses of sequences, and their weights."""
+        """Adds the losses of some sequences, and their weights."""
         assert self._validated is not None
         tokens, weights = batch
         logits = self.model(input_ids=tokens[:, :-1], use_cache=False).logits
@@ -93,13 +93,13 @@ class LanguageModel(lightning.LightningModule):
         self._validated += torch.stack([(losses * weights).sum(), weights.sum()])
 
     def mean_validation_loss(self) -> float:
-        """The mean over the sequences of all devices, however they were shared out."""
+        """The mean loss in nats over the validation sequences of all devices."""
         assert self._validated is not None
         total, num = self.trainer.strategy.reduce(self._validated, reduce_op="sum").tolist()
         return total / num
 
     def configure_optimizers(self) -> Any:
-        """AdamW over a new run's groups or the checkpoint's own, and the schedule by steps."""
+        """AdamW with a new run's groups or the checkpoint's own, and a schedule that steps with the optimizer."""
         settings = self.settings
         defaults: dict[str, Any] = {
             "lr": self.lr,
@@ -121,7 +121,7 @@ class LanguageModel(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The place in the data, and the growths that the model went through."""
+        """Adds the place in the data, and the record of growths."""
         checkpoint[POSITION], checkpoint[TOKENS] = self.position, self.tokens_seen
         if self._new_rates is not None:
             self.growth[NEW_RISE] = self._new_rates.state_dict()
@@ -129,12 +129,12 @@ class LanguageModel(lightning.LightningModule):
             checkpoint[GROWTH] = self.growth
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The checkpoint without what begins anew, before Lightning restores the rest from it."""
+        """Removes the parts that begin anew, before Lightning loads the rest."""
         assert self.resumed is not None
         self.resumed.prepare(checkpoint, self.settings.grad_accum, fused=self._fused)
 
     def on_train_start(self) -> None:
-        """The schedule and the peak are this run's, not the stored ones, from the first step on."""
+        """Sets this run's schedule and peak learning rate instead of the stored ones."""
         scheduler = self.lr_schedulers()
         assert isinstance(scheduler, LambdaLR)
         ratio = 1.0 if self.resumed is None or self.resumed.optimizer is None else self.lr / self.resumed.lr
@@ -150,7 +150,7 @@ class LanguageModel(lightning.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """By global norm; where each device holds a part of the gradient, the wrapper knows the whole norm."""
+        """Clips by the global norm; where each device holds a part of the gradient, the FSDP wrapper does it."""
         wrapped: Any = self.trainer.strategy.model
         if gradient_clip_val and hasattr(wrapped, "clip_grad_norm_"):
             wrapped.clip_grad_norm_(gradient_clip_val)
@@ -159,7 +159,10 @@ class LanguageModel(lightning.LightningModule):
 
     @property
     def _fused(self) -> bool | None:
-        """On CUDA, unless the loss is scaled: a fused AdamW undoes the scale itself, and then nothing can clip."""
+        """Whether AdamW is fused: on CUDA, unless the loss is scaled.
+
+        A fused AdamW undoes the loss scale itself, so gradients could not be clipped before.
+        """
         return True if self.device.type == "cuda" and self.settings.precision != SCALED_PRECISION else None
 
     def _loss(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -168,6 +171,6 @@ class LanguageModel(lightning.LightningModule):
 
 
 def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint's group without what this run decides."""
+    """A checkpoint's group without the options that this run decides, at its peak learning rate."""
     kept = {key: value for key, value in group.items() if key not in ("fused", "foreach", "decoupled_weight_decay")}
     return {**kept, "lr": kept.pop("initial_lr", kept["lr"])}

@@ -1,4 +1,4 @@
-"""What a run logs, and what it tells whoever watches it."""
+"""What a run logs, and what it reports while it runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGEST_EXPONENT = 80.0  # of a perplexity: beyond, a float in a CSV serves nobo
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A run after a step; losses in nats, None before the first is known."""
+    """A run after a step; losses are in nats, and None until the first is known."""
 
     step: int
     total: int
@@ -36,7 +36,7 @@ Report = Callable[[Progress], None]
 
 
 class Monitor(lightning.Callback):
-    """Logs every `every` steps the step's own loss (over its micro-batches and devices), and every validation."""
+    """Logs the loss of every `every`-th step (over its micro-batches and devices), and of every validation."""
 
     def __init__(
         self, every: int, norms: GradientNorms, losses: FiniteLosses, watch: Stopwatch, report: Report | None
@@ -53,7 +53,7 @@ class Monitor(lightning.Callback):
         self._num = 0
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """The clocks start."""
+        """Starts to measure time, steps and tokens."""
         self._step = self._steps_since = trainer.global_step
         self._tokens_since = _language_model(pl_module).tokens_seen
         self._watch.lap()
@@ -61,13 +61,13 @@ class Monitor(lightning.Callback):
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """The learning rate that this step has; the largest where groups differ."""
+        """Takes the learning rate of this step, the largest where groups differ."""
         self.lr = max(float(group["lr"]) for group in optimizer.param_groups)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Adds a micro-batch; logs where a step that is due has ended."""
+        """Adds a micro-batch; logs at the end of a step that is due."""
         module = _language_model(pl_module)
         assert module.micro_loss is not None
         step = trainer.global_step
@@ -98,7 +98,7 @@ class Monitor(lightning.Callback):
             )
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Its time is not training's."""
+        """Stops the time, which measures only training."""
         self._watch.pause()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -135,7 +135,7 @@ class Monitor(lightning.Callback):
 
 
 def _as_loss(loss: float) -> dict[str, float]:
-    """A loss in nats, as perplexity and in bits."""
+    """A loss in nats, with its perplexity and its value in bits."""
     return {"loss": loss, "perplexity": math.exp(min(loss, LARGEST_EXPONENT)), "bits": loss / math.log(2)}
 
 

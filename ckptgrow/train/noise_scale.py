@@ -1,4 +1,4 @@
-"""The gradient noise scale: the batch size beyond which larger batches stop paying.
+"""The gradient noise scale: the batch size beyond which larger batches save few steps.
 
 With the squared norms of gradients of a small and a big batch,
 
@@ -6,7 +6,7 @@ With the squared norms of gradients of a small and a big batch,
     S    = (|G_small|² − |G_big|²) / (1/B_small − 1/B_big)
     B    = S / |G|²
 
-Both are unbiased; their ratio is not, so they are averaged before it is taken.
+|G|² and S are unbiased, but their ratio is not, so both are averaged first.
 
 Source: McCandlish et al., "An Empirical Model of Large-Batch Training", arXiv 1812.06162, appendix A.1.
 """
@@ -27,7 +27,10 @@ class NoiseScale:
     weight: float = 0.0
 
     def update(self, small: float, big: float, small_batch: float, big_batch: float) -> float | None:
-        """Takes squared norms and batch sizes; the noise scale in sequences, None where it cannot be told yet."""
+        """Adds the squared norms of two gradients, and their batch sizes in sequences.
+
+        Returns the noise scale in sequences; None where it is not known yet.
+        """
         if big_batch <= small_batch:
             return None
         squared = (big_batch * big - small_batch * small) / (big_batch - small_batch)

@@ -1,6 +1,6 @@
-"""A run's directory, held by one process at a time.
+"""Lets only one process at a time train in a directory.
 
-The lock is the kernel's (`flock`): it goes with its process, however that ends, so that none is ever stale.
+The lock is one of the kernel (`flock`), which ends with its process in any case, so that none is left behind.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ LOCK = ".lock"
 
 @contextmanager
 def occupied(directory: Path) -> Generator[None]:
-    """Makes a directory where there is none, and holds it until the block ends; an empty one goes away again.
+    """Makes a directory if needed, and locks it until the block ends; an empty one is removed then.
 
-    Raises RequestError where another process holds it, or it cannot be made.
+    Raises RequestError where another process has locked it, or where it cannot be made.
     """
     made = _made(directory)
     try:
@@ -49,7 +49,7 @@ def _made(directory: Path) -> list[Path]:
 
 
 def _locked(directory: Path) -> int:
-    """The descriptor of the directory's locked file."""
+    """Locks the directory's lock file and returns its descriptor."""
     path = directory / LOCK
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -1,7 +1,7 @@
 """The order in which a run sees its data: a pure function of a seed and a position.
 
-So a run goes on exactly where it was, on any number of devices: pass p over the data is a permutation keyed by
-(seed, p), and batches are cut from that endless row.
+Pass p over the data is a permutation keyed by (seed, p), and batches are cut from the endless row of all passes. So a
+run can go on exactly where it was, on any number of devices.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class BatchOrder(Sampler[list[Item]]):
 
 
 def permuted(places: NDArray[np.int64], num: int, key: int) -> NDArray[np.int64]:
-    """A pseudo-random permutation of range(num), at some places: no table, however many sequences there are.
+    """A pseudo-random permutation of range(num) at some places, computed without a table of all places.
 
     A Feistel network over the next even number of bits, walked until the value is below `num`.
 
@@ -150,12 +150,12 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def key_of(one: int, other: int) -> int:
-    """64 bits that look random, the same in every process."""
+    """A 64-bit key from two numbers, the same in every process."""
     start = (one * _GOLDEN + (other + 1) * 0xD1B54A32D192ED03) & _WORD
     return int(_mixed(np.array([start], dtype=np.uint64))[0])
 
 
 def collate(items: list[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
-    """Inputs and next-token targets, shape (batch, tokens), and the position in the data after this micro-batch."""
+    """A micro-batch: inputs and next-token targets, shape (batch, tokens), and the position in the data after it."""
     tokens = torch.stack([one for one, _ in items])
     return {"input_ids": tokens[:, :-1], "targets": tokens[:, 1:], "position": torch.tensor(items[0][1])}

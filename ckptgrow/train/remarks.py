@@ -1,4 +1,4 @@
-"""What a run does that its user may not expect, told before it begins; and what cannot be meant, refused."""
+"""Remarks on what a run will do that its user may not expect, and refusals of settings that cannot be meant."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ckptgrow.train.warmup import MOST_WARMUP
 
 
 def check_lengths(settings: TrainSettings, given: Mapping[str, Any], start: int) -> None:
-    """Raises RequestError for a rise of the learning rate, asked for, that the run is too short for.
+    """Raises RequestError where a rise of the learning rate is asked for that is longer than the run.
 
-    `start` is the step that the run begins at.
+    `start`: the step at which the run begins.
     """
     total = settings.train_steps
     if given.get("warmup_steps") is not None and settings.warmup_steps > total:
@@ -91,7 +91,7 @@ def _of_batch(settings: TrainSettings, stored: Mapping[str, Any]) -> str:
 
 
 def _of_growing(settings: TrainSettings) -> list[str]:
-    """A batch size or length that is still growing at the end: the run has no more tokens than with full ones."""
+    """Remarks on a batch size or length that still grows at the end, because the run has too few tokens."""
     most = settings.train_steps * settings.whole_batch * settings.seqlen
     growing = settings.growing
     names = (("batch size", growing.batch_tokens), ("sequence length", growing.sequence_tokens))

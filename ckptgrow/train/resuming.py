@@ -1,4 +1,4 @@
-"""What a run goes on from: a checkpoint of `ckptgrow train`, or any other that growth reads, grown or not."""
+"""What a run goes on from: a checkpoint of this trainer, or any other that growth reads, grown or not."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class Resumed:
     adopted: Adopted | None = None
 
     def loaded(self, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-        """What Lightning loads in the place of the file; `weights` are the module's, which it has already."""
+        """The checkpoint that Lightning loads instead of the file; `weights` are those that the module has already."""
         assert self.adopted is not None
         return self.adopted.tree({name: one.detach().clone() for name, one in weights.items()}, self.step)
 
     def prepare(self, checkpoint: dict[str, Any], grad_accum: int, *, fused: bool | None) -> None:
-        """Changes a loaded checkpoint for this run: parts that begin anew, another step, another accumulation."""
+        """Changes a loaded checkpoint in place for this run: parts that begin anew, another step or accumulation."""
         if self.optimizer is None:
             checkpoint["optimizer_states"] = []
         if "schedule" in self.reset:
@@ -116,9 +116,7 @@ def resumed_from(path: Path, given: Mapping[str, Any]) -> tuple[Resumed, Mapping
 
 
 def _is_own(read: Checkpoint) -> bool:
-    """Whether Lightning itself loads the file into this command's module: a run of it wrote the file, or what the file
-    was grown from.
-    """
+    """Whether Lightning can load the file itself: this trainer wrote it, or the file that it was grown from."""
     arguments = read.rest.get("hyper_parameters")
     is_runs = isinstance(arguments, dict) and isinstance(cast(dict[str, Any], arguments).get(RUN), dict)
     names_stand_beside = all(
@@ -173,7 +171,7 @@ def _growth(stored: dict[str, Any], stored_step: int, start: int, given: Mapping
 
 
 def _peak(arguments: Mapping[str, Any], tree: Mapping[str, Any]) -> float:
-    """The peak that the run was given; of other scripts' checkpoints, the largest of the groups'."""
+    """The peak learning rate of the run; for checkpoints of other scripts, the largest one of a group."""
     if "lr" in arguments:
         return float(arguments["lr"])
     states = tree.get("optimizer_states") or [{"param_groups": []}]
@@ -182,7 +180,10 @@ def _peak(arguments: Mapping[str, Any], tree: Mapping[str, Any]) -> float:
 
 
 def _with_accumulation(loops: Any, old: int | None, new: int) -> Any:
-    """Lightning steps where its count of micro-batches is a multiple of the accumulation: recounted for another."""
+    """Lightning's loops with micro-batches counted for another accumulation.
+
+    Lightning makes an optimizer step where this count is a multiple of the accumulation.
+    """
     if old is None or old == new or BATCHES not in loops.get("fit_loop", {}):
         return loops
     batches = {

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: every so many steps and at its end, each whole or not at all."""
+"""Saves checkpoints of a run at every so many steps and at its end; each file is whole or does not exist."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ OWN_NAME = re.compile(r"step-(0|[1-9]\d*)\.ckpt")
 
 
 class AtomicCheckpoints(CheckpointIO):
-    """Writes beside the target, flushes and renames; what went wrong waits in `failure`.
+    """Writes each file beside its target, flushes it and renames it; an error is kept in `failure`, not raised.
 
-    It waits because only one process writes: the others must hear of it before any of them stops. `loaded` makes what
-    is loaded in the place of a file that is in no form of Lightning's.
+    Only one process writes, and all must learn of an error before any of them stops. `loaded` makes the checkpoint to
+    load where the file itself is not in Lightning's form.
     """
 
     def __init__(self, loaded: Callable[[], dict[str, Any]] | None = None) -> None:
@@ -35,7 +35,7 @@ class AtomicCheckpoints(CheckpointIO):
         self.failure: CkptgrowError | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """See the class."""
+        """Writes a checkpoint; an error is kept in `failure`."""
         target = Path(path)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ class AtomicCheckpoints(CheckpointIO):
             )
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Never runs the file's code."""
+        """Loads a checkpoint, without running code in the file."""
         if self._loaded is not None:
             return self._loaded()
         return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -97,11 +97,11 @@ class Checkpoints(lightning.Callback):
 
     @property
     def last(self) -> Path:
-        """The newest checkpoint."""
+        """The path of the newest checkpoint."""
         return self.directory / LAST
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """The step that a run goes on from is not saved again."""
+        """Remembers the step that the run goes on from, which is not saved again, and the checkpoints that exist."""
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         self._written = checkpoints_in(self.directory)
 
@@ -121,11 +121,14 @@ class Checkpoints(lightning.Callback):
             self.save(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Saves the end."""
+        """Saves the last step."""
         self.save(trainer)
 
     def save(self, trainer: lightning.Trainer) -> None:
-        """Writes the state after the step that has ended, on every process. Raises what `check` or the disk do."""
+        """Saves the state after the step that has ended; every process must call it.
+
+        Raises what `check` raises, and CheckpointError where the file could not be written.
+        """
         if trainer.global_step == self._saved_step:
             return
         self.check(trainer)
@@ -170,7 +173,7 @@ def will_validate(trainer: lightning.Trainer) -> bool:
 
 
 def checkpoints_in(directory: Path) -> list[Path]:
-    """Files that a run named, those written last at the end; of those written at once, by their steps."""
+    """The checkpoints of a run in a directory, the newest last; those of the same time are sorted by their steps."""
     steps = {one: OWN_NAME.fullmatch(one.name) for one in directory.glob("step-*.ckpt") if not one.is_symlink()}
     found = [(one.stat().st_mtime_ns, int(match[1]), one) for one, match in steps.items() if match and one.is_file()]
     return [one for _, _, one in sorted(found)]

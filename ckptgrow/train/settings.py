@@ -1,4 +1,4 @@
-"""What a training run is asked to do."""
+"""The settings of a training run."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ CARRIED = (
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """All of it; sizes in sequences and tokens, lengths in optimizer steps. Defaults are the staged-training script's
-    where they still make sense.
+    """All settings of a run; sizes are in sequences and tokens, lengths in optimizer steps.
+
+    The defaults are those of the staged-training script where they still make sense.
     """
 
     data: Path
@@ -91,21 +92,21 @@ class TrainSettings:
 
     @property
     def num_devices(self) -> int:
-        """On all nodes."""
+        """The number of devices on all nodes."""
         return self.devices * self.num_nodes
 
     @property
     def whole_batch(self) -> int:
-        """Sequences a step over all devices, once it has grown."""
+        """The number of sequences per step over all devices, at its full size."""
         return self.batch_size * self.grad_accum * self.num_devices
 
     @property
     def num_validated(self) -> int:
-        """Sequences of a validation, at most: the first ones of the split."""
+        """The largest number of sequences in a validation, the first ones of the split."""
         return self.val_batches * VALIDATION_BATCH if self.val_sequences is None else self.val_sequences
 
     def schedule_after(self, rewarm: Mapping[str, Any] | None) -> Schedule:
-        """The learning rate's course; `rewarm` is the `start` and `steps` of a rise, as grown checkpoints record it."""
+        """The schedule of the learning rate; `rewarm`: `start` and `steps` of a new warm-up in a grown checkpoint."""
         rise = rewarm or {"start": 0, "steps": 0}
         return Schedule(
             kind=self.schedule,
@@ -116,7 +117,7 @@ class TrainSettings:
         )
 
     def carried(self) -> dict[str, Any]:
-        """The part that goes into checkpoints, as plain values."""
+        """The settings that checkpoints store, as plain values."""
         values = asdict(self)
         plain = {name: list(values[name]) if isinstance(values[name], tuple) else values[name] for name in CARRIED}
         return {**plain, WHOLE_BATCH: self.whole_batch}
@@ -129,11 +130,11 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
 
 
 def settings_for(given: Mapping[str, Any], stored: Mapping[str, Any]) -> TrainSettings:
-    """What was asked for, else what the checkpoint's run had (`carried`), else the defaults.
+    """The settings that the user gave, else those that the checkpoint stores (`carried`), else the defaults.
 
-    On other devices than before, steps keep their sequences where neither batch size nor accumulation is asked for.
+    On another number of devices, steps keep their number of sequences unless batch size or accumulation is given.
 
-    Raises RequestError where the devices cannot share these.
+    Raises RequestError where the devices cannot share these sequences evenly.
     """
     known = {one.name for one in fields(TrainSettings)}
     values = {name: value for name, value in stored.items() if name in CARRIED}
@@ -153,7 +154,7 @@ def settings_for(given: Mapping[str, Any], stored: Mapping[str, Any]) -> TrainSe
 
 
 def _with_batch(settings: TrainSettings, whole: int) -> TrainSettings:
-    """With so many sequences a step, in the largest micro-batches that are no larger than before."""
+    """The settings with `whole` sequences per step, in the largest micro-batches that are no larger than before."""
     num = settings.num_devices
     if whole % num:
         raise RequestError(

@@ -1,4 +1,4 @@
-"""Seconds of training alone."""
+"""Measures the time that a run spends on training alone."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import time
 
 
 class Stopwatch:
-    """Seconds of training alone, without validation and saving."""
+    """A stopwatch that can be paused, for validation and saving."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
         self._paused_at: float | None = None
 
     def pause(self) -> None:
-        """Something else begins."""
+        """Stops counting."""
         self._paused_at = time.monotonic()
 
     def resume(self) -> None:
-        """It is over."""
+        """Goes on counting after a pause."""
         if self._paused_at is not None:
             self._since += time.monotonic() - self._paused_at
             self._paused_at = None
 
     def lap(self) -> float:
-        """Seconds since the last lap."""
+        """The seconds counted since the last lap; begins a new one."""
         now = time.monotonic()
         seconds, self._since = now - self._since, now
         return seconds

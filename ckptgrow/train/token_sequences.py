@@ -1,4 +1,4 @@
-"""Token files as sequences."""
+"""Files of tokens as data sets of sequences."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class TokenFiles:
 
     @classmethod
     def open(cls, directory: Path) -> TokenFiles:
-        """Reads `meta.json` and holds the files' sizes against it.
+        """Reads `meta.json` and compares the files' sizes with it.
 
-        Raises DataError where there is none, where it is damaged, or where files do not have the size that it says.
+        Raises DataError where it does not exist or is damaged, or where a file has another size than it says.
         """
         path = directory / "meta.json"
         try:
@@ -89,7 +89,7 @@ def _tokenizer(directory: Path, told: object) -> str | None:
 
 
 class Sequences(Dataset[torch.Tensor]):
-    """Item i: tokens [i·length, (i + 1)·length], one more than the length, int64; inputs and targets overlap."""
+    """A data set whose item i is tokens [i·length, (i + 1)·length], int64: one more than the length."""
 
     def __init__(self, path: Path, dtype: str, length: int) -> None:
         self.path, self.dtype, self.length = path, dtype, length
@@ -100,7 +100,7 @@ class Sequences(Dataset[torch.Tensor]):
         return self._num
 
     def __getitem__(self, item: Any) -> Any:
-        """A sequence by number, or by an Item of the batch order: cut to its length, with its position."""
+        """A sequence by its number; or, by an Item of the batch order, cut to the item's length, and its position."""
         if isinstance(item, tuple):
             number, used, position = cast(tuple[int, int, int], item)
             return self._read(number)[: used + 1], position

@@ -1,4 +1,4 @@
-"""Lightning's Trainer, its public interface only, with this run's callbacks, data and strategy."""
+"""Lightning's Trainer, through its public interface only, with a run's callbacks, data and strategy."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ CHECKPOINTS = "checkpoints"
 
 
 class TokenData(lightning.LightningDataModule):
-    """Training batches from the module's place in the data on; validation batches in order."""
+    """Gives training batches from the module's place in the data on, and validation batches in order."""
 
     def __init__(self, settings: TrainSettings, files: TokenFiles, module: LanguageModel) -> None:
         super().__init__()
         self.settings, self.files, self.module = settings, files, module
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Endless; the run ends by its number of steps."""
+        """Training batches without end; the run ends by its number of steps."""
         settings = self.settings
         sequences = self.files.sequences("train", settings.seqlen)
         assert self.trainer is not None
@@ -66,7 +66,7 @@ class TokenData(lightning.LightningDataModule):
         )
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
-        """The same sequences in every run, shared out over the devices; none where there are no validation tokens."""
+        """The same validation sequences in every run, divided among devices; none where there are no such tokens."""
         if not self.files.num_tokens["val"]:
             return []
         sequences = self.files.sequences("val", self.settings.seqlen)
@@ -77,7 +77,7 @@ class TokenData(lightning.LightningDataModule):
 
 
 class Training:
-    """The parts of a run, and the fit."""
+    """The parts of a run, and their Trainer."""
 
     def __init__(
         self, settings: TrainSettings, files: TokenFiles, module: LanguageModel, report: Report | None
@@ -117,7 +117,7 @@ class Training:
         )
 
     def fit(self) -> int | None:
-        """Trains to the end; the signal's number where one came before it."""
+        """Trains to the end and returns None, or the number of the signal that ended the run earlier."""
         data = TokenData(self.settings, self.files, self.module)
         with warnings.catch_warnings():
             # the place in the data is kept by position, not by Lightning's loader state; few workers are a choice
@@ -147,7 +147,7 @@ def _strategy(settings: TrainSettings, module: LanguageModel) -> str | Strategy:
 
 
 def _loggers(settings: TrainSettings, tokens: int) -> list[loggers.Logger]:
-    """A CSV always; tensorboard or Weights & Biases beside it."""
+    """The loggers of a run: always a CSV file, and TensorBoard or Weights & Biases if asked for."""
     found: list[loggers.Logger] = [MetricsFile(settings.out, tokens)]
     try:
         if settings.logger == "tensorboard":

@@ -1,4 +1,4 @@
-"""One training run: settings, model and data put together, and what it ends with."""
+"""One training run: puts settings, model and data together, trains, and says where the run ended."""
 
 from __future__ import annotations
 
@@ -58,17 +58,19 @@ class Trained:
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one of its run that speaks and writes; launchers tell by environment variables."""
+    """Whether this process is the one of its run that prints and writes, by the launcher's environment variables."""
     return getattr(rank_zero_only, "rank", 0) in (0, None)
 
 
 def train(given: Mapping[str, Any], report: Report | None = None, tell: Callable[[str], None] | None = None) -> Trained:
-    """Trains with the fields of `TrainSettings` that are given; a run that goes on (`resume`) takes the others from its
-    checkpoint. `report` hears of every step, `tell` once of what the run does that its user may not
-    expect. An interrupted run returns too, saved after the step that it was in.
+    """Trains a model.
 
-    Raises RequestError, ConfigError, DataError or CheckpointError for what cannot be, before anything is written;
-    DataError for a loss that is no number, CheckpointError for a disk that is full.
+    `given`: fields of `TrainSettings`; a run that goes on (`resume`) takes the others from its checkpoint. `report` is
+    called after every step; `tell` with each remark on what the run will do that its user may not expect. An
+    interrupted run returns too, saved after the step that it was in.
+
+    Raises RequestError, ConfigError, DataError or CheckpointError for wrong settings or files, before anything is
+    written. Later it raises DataError for a loss that is not finite, and CheckpointError for a full disk.
     """
     devices, nodes = processes_of(os.environ, given.get("devices"), given.get("num_nodes"))
     given = {**given, "devices": devices, "num_nodes": nodes}
@@ -136,7 +138,7 @@ def _settings(
 
 
 def _model(settings: TrainSettings, resumed: Resumed | None) -> torch.nn.Module:
-    """The model, with the weights of another trainer's checkpoint where the run begins with these."""
+    """The model at the start of the run: with the weights of another trainer's checkpoint, if it begins with these."""
     if resumed is not None and resumed.adopted is not None:
         return resumed.adopted.model()
     if settings.init_from is not None:

@@ -1,4 +1,4 @@
-"""The sequences that a run is validated on: the same whatever its batch size, accumulation and devices are."""
+"""The sequences on which a run is validated: the same for any batch size, accumulation and number of devices."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ckptgrow.train.token_sequences import Sequences
 
 
 class SharedSequences(Dataset[tuple[torch.Tensor, float]]):
-    """One device's share of the first `num` sequences, each with its weight.
+    """One device's share of the first `num` sequences, each with a weight.
 
-    Every device has as many items, since some strategies exchange tensors at each batch: where a share has one sequence
-    less, the first one of all fills up, with weight 0.
+    All devices must have equally many items, because some strategies exchange tensors at each batch. A share with one
+    sequence less gets the very first sequence too, with weight 0.
     """
 
     def __init__(self, sequences: Sequences, num: int, rank: int, num_devices: int) -> None:
@@ -23,12 +23,15 @@ class SharedSequences(Dataset[tuple[torch.Tensor, float]]):
         return (self._num + self._num_devices - 1) // self._num_devices
 
     def __getitem__(self, item: int) -> tuple[torch.Tensor, float]:
-        """Tokens, one more than the length, and 1, or 0 for what only fills up."""
+        """A sequence of tokens, one more than the length, and its weight, 1 or 0."""
         number = item * self._num_devices + self._rank
         return (self._sequences[number], 1.0) if number < self._num else (self._sequences[0], 0.0)
 
 
 def sequence_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of each sequence in nats, float64, shape (batch,), from logits (batch, tokens, vocabulary)."""
+    """The mean cross-entropy of each sequence in nats, float64, shape (batch,).
+
+    `logits`: shape (batch, tokens, vocabulary); `targets`: int64, shape (batch, tokens).
+    """
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
     return losses.view(targets.shape).double().mean(dim=1)

@@ -1,4 +1,4 @@
-"""How long a run warms up where nothing else is asked for; the schedules themselves are `state.train_schedule`."""
+"""The default length of warm-up; `state.train_schedule` has the schedules themselves."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ MOST_WARMUP = 1000  # steps: the staged-training script's
 
 
 def default_warmup(num_steps: int) -> int:
-    """Steps of warm-up for a run of so many where nothing else is asked for: 1000, at most a third of them."""
+    """The default number of warm-up steps for a run of `num_steps`: 1000, at most a third of these."""
     return min(MOST_WARMUP, num_steps // 3)

@@ -1,7 +1,8 @@
 """Judges a grown checkpoint against the small one by none of the growth's rules.
 
-Two numbers a tensor are measured: how its weight scales (by projection) and how its gradient scales (by autograd in
-both real models). What optimizers, learning rates and moments must be follows; schedules are run by torch's own
-classes, configs completed by transformers' own. Reading is common with growth: formats, the families' names and
-layouts, the spaces' index maps; nothing of `growth` is imported.
+Two numbers are measured for every tensor: the factor by which its weight was multiplied (by projection on the small
+weight), and the factor of its gradient (by autograd in both real models). From these two follows what optimizers,
+learning rates and moments must be. Schedules are run by torch's own classes, and configs are completed by transformers'
+own. Verification reads files in the same way as growth: formats, the families' names and layouts, and the index maps of
+the spaces are common. Nothing of `growth` is imported.
 """

@@ -1,7 +1,7 @@
 """How far the copies differ: in weights, gradients and hidden states.
 
-The measure is ‖x − πx‖ / ‖x‖, where π exchanges every coordinate for the next copy of its source, on all axes at once;
-it is zero exactly where the copies cannot be told apart.
+The measure is ‖x − πx‖ / ‖x‖, where π exchanges every coordinate for the next copy of its source, on all axes at once.
+It is zero exactly where the copies cannot be told apart.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ from ckptgrow.verification.samples import inputs_of
 
 
 def weight_asymmetry(pair: Pair) -> float:
-    """Of all weights together."""
+    """The relative difference of the copies over all weights together; 0 where the weights have no copies."""
     return _relative_difference(pair, pair.grown_tensor)
 
 
 def gradient_asymmetry(pair: Pair, gradients: Gradients) -> float:
-    """Of all gradients together."""
+    """The relative difference of the copies over all gradients together; 0 where they have no copies."""
     return _relative_difference(pair, lambda link: gradients[link.grown.canonical])
 
 
 def hidden_asymmetry(model: PreTrainedModel, tokens: torch.Tensor, residual: Growth) -> float:
-    """Of the last hidden states of the first sample."""
+    """The relative difference of the copies in the last hidden states of the first sample.
+
+    `tokens`: int64, shape (batch, tokens); `residual`: the growth of the residual stream.
+    """
     with torch.no_grad(), computing_in(model.dtype):
         output = model(**inputs_of(model, tokens[:1]), output_hidden_states=True)
     # the very last ones may be a projection to another size

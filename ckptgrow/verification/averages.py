@@ -1,9 +1,9 @@
 """Other copies of the weights: averages under another prefix, tied heads, and layers made from old ones.
 
-An average is a model of its own. Each of its tensors must have the structure of its weight: summed over the copies of
-its inputs it is the small average times the weight's own factor, and what separates the copies in the weight separates
-them in the average, by the same terms. With W' = a ∘ W + N (a the shares of the copies, N noise), an average A that
-grew alike has A' − W' = a ∘ (A − W), whose every entry is A − W times a share.
+An average is a model of its own. Each of its tensors must have the structure of its weight. Summed over the copies of
+its inputs it is the small average times the weight's own factor, and its copies differ from each other by the same
+terms as the weight's copies do. With W' = a ∘ W + N (a the shares of the copies, N noise), an average A that grew in
+the same way has A' − W' = a ∘ (A − W): every entry of it is an entry of A − W times a share.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Scales = Mapping[str, WeightScale]
 
 
 def average_problems(pair: Pair, weights: Scales) -> list[str]:
-    """What is wrong with copies of the weights, with buffers, and with layers made from old ones."""
+    """What is wrong with other copies of the weights, with buffers, and with layers that were made from old ones."""
     return [
         *_instance_problems(pair, weights),
         *(_function_problems(pair) if pair.is_padded else ()),
@@ -70,7 +70,7 @@ def _instance_problems(pair: Pair, weights: Scales) -> Iterator[str]:
 
 
 def _average_problem(pair: Pair, weight: Link, average: Link, scale: WeightScale | None) -> Iterator[str]:
-    """One averaged tensor against its weight."""
+    """What is wrong with one tensor of an average, judged by the weight that it is an average of."""
     old_weight, new_weight = pair.small_tensor(weight), pair.grown_tensor(weight)
     old, new = pair.small_tensor(average), pair.grown_tensor(average)
     size = max(largest(old), largest(new_weight), 1e-30)
@@ -98,12 +98,15 @@ def _average_problem(pair: Pair, weight: Link, average: Link, scale: WeightScale
 
 
 def _left_in(stored: torch.Tensor, num_growths: int) -> torch.Tensor:
-    """What storing entries once a growth may leave of each."""
+    """The largest error of each entry that was rounded once in each growth."""
     return num_growths * (rounding(stored.dtype) * stored.double().abs() + smallest(stored.dtype))
 
 
 def _function_problems(pair: Pair) -> Iterator[str]:
-    """New coordinates of an average copy nothing that could be compared: as a model, it must compute what it did."""
+    """What is wrong with averages after padding, where new coordinates have no source to be compared with.
+
+    An average, run as a model, must compute what it computed before.
+    """
     batches = sample_batches(pair.small, 1, None)
     for prefix in sorted(_instances(pair.small).keys() & _instances(pair.grown).keys()):
         small, grown = (_logits(state, prefix, batches[0]) for state in (pair.small, pair.grown))
@@ -133,8 +136,9 @@ def _separation_errors(link: Link, small: torch.Tensor, grown: torch.Tensor) -> 
 
 
 def _tied_problems(grown: TrainingState, small: TrainingState) -> Iterator[str]:
-    """Tied tensors are stored under both names where they were, in directories once; that they are equal is known from
-    reading.
+    """Whether tied tensors are stored twice where they were before; directories store them once.
+
+    Whoever reads the checkpoint has made sure that the two are equal.
     """
     if small.checkpoint.kind in DIRECTORIES:
         return
@@ -149,7 +153,7 @@ def _pattern(state: TrainingState, name: str) -> str:
 
 
 def _buffer_problems(pair: Pair) -> Iterator[str]:
-    """Buffers and counters of averages are equal; those of a new layer are its source's."""
+    """Buffers, and the counters of averages, must be equal; a new layer has those of the layer it was made from."""
     small = {(one.prefix, one.canonical): one for one in pair.small.claim.tensors if one.is_buffer}
     seen: set[tuple[str, str]] = set()
     for one in (one for one in pair.grown.claim.tensors if one.is_buffer):
@@ -167,7 +171,7 @@ def _buffer_problems(pair: Pair) -> Iterator[str]:
 
 
 def _fresh_problems(pair: Pair, weights: Scales) -> Iterator[str]:
-    """A layer that was made from an old one is that layer, but for what is zero in it."""
+    """A layer that was made from an old one must equal it, apart from the tensors that were set to zero."""
     origin = {link.small.name: name for name, link in pair.links.items() if not link.is_new_layer}
     for name, link in pair.links.items():
         if not link.is_new_layer or link.small.name not in origin:

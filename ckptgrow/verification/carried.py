@@ -1,10 +1,10 @@
-"""What goes along: every other key and file of the checkpoint, equal but for what a growth declares to change.
+"""Everything else in a checkpoint: each other key and file is as it was, apart from what a growth says it changes.
 
-the step            of the run, and of the optimizer in Lightning's loops, where `--step` moved it
-the config          among the hyper-parameters, judged by `configs`
-the history         judged by `history`
-a Trainer's best    the small run's best checkpoint is none of the grown run's, so it is cleared
-left out            what the user dropped, as the history says
+the step            of the run, and of the optimizer in Lightning's loops, where the growth set another one
+the config          among the hyper-parameters; `configs` judges it
+the history         `history` judges it
+a Trainer's best    is cleared, because the small run's best checkpoint is not one of the grown run
+left out            whatever the user dropped, as the history says
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OPTIMIZER_STEPS = (  # in Lightning's loops, automatic and manual optimization
 
 
 def carried_problems(pair: Pair) -> list[str]:
-    """Every key and file that is not as in the small checkpoint."""
+    """Every key and file that is not as in the small checkpoint, in sentences."""
     small, grown = pair.small.checkpoint, pair.grown.checkpoint
     kinds = [DIRECTORIES[0] if one.kind in DIRECTORIES else one.kind for one in (small, grown)]
     if kinds[0] != kinds[1]:
@@ -73,7 +73,7 @@ def _key_problems(small: Checkpoint, grown: Checkpoint) -> Iterator[str]:
 
 
 def _moved_loops(loops: Any, step: int | None) -> Any:
-    """Lightning's counters with all totals of optimizer steps at the run's step; what counts batches stays."""
+    """Lightning's loops with every total of optimizer steps set to the run's step; counters of batches stay."""
     if not isinstance(loops, dict) or not isinstance(loops.get("fit_loop"), dict):
         return cast(Any, loops)
     fit_loop = loops["fit_loop"]
@@ -84,7 +84,7 @@ def _moved_loops(loops: Any, step: int | None) -> Any:
 
 
 def _counted(progress: Any, inner: list[str]) -> bool:
-    """Whether these steps are those of the run: manual ones that never happened are not."""
+    """Whether these are the steps of the run; a counter of manual steps that never happened is not."""
     return bool(inner) or progress["total"]["completed"] > 0
 
 
@@ -95,7 +95,7 @@ def _with_total(progress: Any, inner: list[str], step: int | None) -> Any:
 
 
 def _without_config(arguments: Any) -> Any:
-    """Hyper-parameters without the model's config; of a pickled config object what is none of its public fields."""
+    """Hyper-parameters without the model's config; of a pickled config object only the private fields stay."""
     if isinstance(arguments, Opaque):
         return arguments
     fields = dict(vars(arguments)) if isinstance(arguments, Namespace) else dict(arguments or {})
@@ -109,7 +109,7 @@ def _without_config(arguments: Any) -> Any:
 
 
 def _file_problems(small: Checkpoint, grown: Checkpoint) -> Iterator[str]:
-    """Files beside the weights, byte for byte; a Trainer's state field by field."""
+    """What is wrong with files beside the weights, compared byte by byte; a Trainer's state field by field."""
     old, new = set(small.carried.files), set(grown.carried.files)
     for name in sorted(old - new):
         yield f"the file {name} is missing, expected it as in the small checkpoint"
@@ -131,7 +131,7 @@ def _file_problems(small: Checkpoint, grown: Checkpoint) -> Iterator[str]:
 
 
 def _name_problems(small: Checkpoint, grown: Checkpoint) -> Iterator[str]:
-    """How the parts' files are called, and what the weights' files say of themselves."""
+    """What is wrong with the names of the parts' files, and with the metadata of the weights' files."""
     old, new = small.layout, grown.layout
     if not isinstance(old, Files) or not isinstance(new, Files):
         return

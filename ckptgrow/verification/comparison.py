@@ -47,7 +47,10 @@ GRADIENT_BATCHES = 2  # one factor a tensor is measured: more tokens would not m
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySettings:
-    """How to compare: `batches` of 2 sequences each, `steps` optimizer steps, in `dtype` on `device`."""
+    """How to compare: `batches` of 2 sequences each, `steps` optimizer steps, in `dtype` on `device`.
+
+    `tokens`: a file of token ids to compare on; without it they are drawn at random.
+    """
 
     tokens: Path | None = None
     batches: int = 4
@@ -57,7 +60,7 @@ class VerifySettings:
 
 
 def silent(stage: str) -> None:
-    """No progress."""
+    """Tells nobody of the progress."""
 
 
 def verify(
@@ -104,8 +107,10 @@ def verify(
 
 @dataclass(frozen=True)
 class _Run:
-    """What both models did: logits, the factors between their gradients, how far the copies differ, and how far the
-    gradients are from the copied ones as the models are.
+    """What both models computed.
+
+    `function`: the comparison of the logits; `scales`: the factors between the gradients; `asymmetry`: how far the
+    copies differ; `true_difference`: the largest relative error of a gradient, in the grown model as it is.
     """
 
     function: Function
@@ -122,7 +127,7 @@ def _run(
     settings: VerifySettings,
     stage: Stage,
 ) -> _Run:
-    """Builds both models and compares what they compute; they are gone afterwards."""
+    """Builds both models and compares what they compute; their memory is free afterwards."""
     dtype = DTYPES[settings.dtype]
     long = long_sample((pair.small, pair.grown), settings.tokens)
     stage("building both models")
@@ -220,7 +225,7 @@ def _moments(pair: Pair, run: _Run, measured: Scales, settings: VerifySettings) 
 
 
 def _agreed(pair: Pair, weights: Mapping[str, WeightScale]) -> tuple[list[str], dict[str, Growth]]:
-    """The tensors whose factors no one scale for every space explains, and what most agree that the spaces are."""
+    """The tensors whose factors do not fit one scale for every space, and the growths on which most tensors agree."""
     factors, layouts = with_tied_head(
         {name: scale.factor and scale.factor / pair.links[name].share for name, scale in weights.items()},
         {name: link.grown.layout for name, link in pair.links.items()},
@@ -232,7 +237,7 @@ def _agreed(pair: Pair, weights: Mapping[str, WeightScale]) -> tuple[list[str], 
 
 
 def _tie(state: TrainingState) -> tuple[str, Layout] | None:
-    """The embedding that is the head too, and how the head lies."""
+    """The name of an embedding that is also the head, and the head's layout; None where they are not tied."""
     tie = state.family.tie
     if tie is None or not state.architecture.is_tied:
         return None

@@ -51,9 +51,9 @@ class Conditioning:
 
 
 def conditioning(small: Path, grown: Path, *, config: Path | None = None) -> list[Conditioning]:
-    """Runs both models on the same two sequences in float32 and in bfloat16.
+    """Runs both models on the same two sequences, in float32 and in bfloat16, one model in memory at a time.
 
-    `config` is the small one's config.json where that has none. Memory: one model at a time.
+    `config`: a config.json for the small checkpoint, where it has none itself.
     """
     states = open_state(small, config=config), open_state(grown)
     sample = sample_batches(states[0], 1, None)[0]

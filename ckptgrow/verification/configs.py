@@ -1,11 +1,11 @@
 """The grown config: only what the growth changes may differ from the small one.
 
     sizes           the fields of spaces that copies or fresh coordinates make larger
-    layers          their number, and every list with one entry a layer, moved along the layer map
-    kinds           what transformers derives for single layers by a rule, where it was left out: made explicit
-    ε of pads       times old over new hidden size
+    layers          their number, and every list with one entry for each layer, moved along the layer map
+    kinds           kinds of single layers that transformers derives by a rule where the config says nothing: now said
+    ε of pads       the old one, times old over new hidden size
 
-What transformers makes of both configs is compared as well, so that nothing that a field leaves to a default differs.
+Both configs are also completed by transformers and compared again, so that no default makes a difference.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROUNDING = 1e-12  # relative, of an ε that was multiplied in float64
 
 
 def config_problems(pair: Pair) -> list[str]:
-    """Every field that is not what it must be."""
+    """Every field of the grown config that is not what it must be, in sentences."""
     small, grown = pair.small.config, pair.grown.checkpoint.config
     if grown is None:
         return ["the grown checkpoint has no config, expected one"]
@@ -42,9 +42,10 @@ def config_problems(pair: Pair) -> list[str]:
 
 
 def with_fixed_fields(pair: Pair) -> dict[str, Any]:
-    """The grown config with the small one's values of all fields that no growth changes.
+    """The grown config, with the small one's values in all fields that no growth changes.
 
-    A model is run with these: a config that differs in others is no growth's, and may describe no model at all.
+    The grown model is run with this config. One that differs in other fields comes from no growth, and may not describe
+    a model at all.
     """
     changed = _changed_fields(pair)
     own = {key: value for key, value in pair.grown.config.items() if key in changed}
@@ -56,7 +57,7 @@ def with_fixed_fields(pair: Pair) -> dict[str, Any]:
 
 
 def _changed_fields(pair: Pair) -> set[str]:
-    """The fields that this growth may change; they are judged each by its own rule."""
+    """The fields that this growth may change; each is judged by a rule of its own."""
     family = pair.grown.family
     fields = {*_size_fields(family)}
     if len(pair.layers) != _num_layers(pair):
@@ -68,7 +69,7 @@ def _changed_fields(pair: Pair) -> set[str]:
 
 
 def _size_fields(family: Family) -> dict[str, str]:
-    """The fields of sizes that can grow, with their spaces; a head's own size may be said where it was derived."""
+    """The fields of sizes that can grow, with their spaces; a head's size may be said where it was derived before."""
     growing = (*family.residual, *UNITS, "head")
     return {size.config: space for space in growing if (size := family.sizes.get(space)) and size.config is not None}
 
@@ -102,7 +103,7 @@ def _size_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
 
 
 def _growing_spaces(family: Family) -> set[str]:
-    """Spaces that growths make larger, and those that share the size of one or are a multiple of it."""
+    """Spaces that growth makes larger, and those whose size is that of such a space or a multiple of it."""
     growing = {*family.residual, *UNITS}
     for space, size in family.sizes.items():
         sources = (size.same, *(size.times or ())[1:], *(size.ratio or ()))
@@ -112,14 +113,14 @@ def _growing_spaces(family: Family) -> set[str]:
 
 
 def _derived_size(pair: Pair, field: str, space: str) -> int | None:
-    """What the size would be without its field."""
+    """The size of a space by the grown config without its field."""
     grown = pair.grown
     bare = {key: value for key, value in grown.config.items() if key != field}
     return grown.architecture.with_config(bare).sizes.get(space)
 
 
 def _eps_ratio(pair: Pair) -> float:
-    """Old over new hidden size where new coordinates are fresh: the norms' sums over them stay."""
+    """Old over new hidden size where new coordinates copy nothing, else 1: the norms' sums of squares stay the same."""
     growth = pair.growths["residual"]
     return growth.num_old / growth.num_new if growth.has_fresh else 1.0
 
@@ -133,14 +134,14 @@ def _num_layers(pair: Pair) -> int:
 
 
 def _lists_of(pair: Pair, config: Config) -> dict[str, list[Any]]:
-    """The fields with one entry a layer, those among them that transformers alone derives."""
+    """The fields with one entry for each layer, including those that only transformers derives."""
     known = {**_effective(pair.small), **config}
     names = {name for name, value in known.items() if isinstance(value, list | tuple)}
     return {name: list(known[name]) for name in names if len(known[name]) == _num_layers(pair) and _is_of_layers(name)}
 
 
 def _is_of_layers(name: str) -> bool:
-    """By transformers' habit of names; other lists may be as long by chance."""
+    """Whether transformers names fields with one entry for each layer so; other lists may be as long by chance."""
     return "layer" in name and not name.endswith("_only_layers")
 
 
@@ -165,7 +166,7 @@ def _layer_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
 
 
 def _sparse_problems(pair: Pair, numbers: str, step: str, small: Config, grown: Config) -> Iterator[str]:
-    """Each layer has experts, or none, as the one that it comes from."""
+    """Each layer must have experts exactly where the layer that it comes from has them."""
 
     def is_dense(config: Config, layer: int) -> bool:
         return layer in (config.get(numbers) or ()) or bool((layer + 1) % (config.get(step) or 1))
@@ -181,7 +182,7 @@ def _sparse_problems(pair: Pair, numbers: str, step: str, small: Config, grown: 
 
 
 def _derived_problems(pair: Pair, changed: set[str]) -> Iterator[str]:
-    """What transformers makes of both configs differs in nothing else, and layers keep what it derives for them."""
+    """What differs between both configs as transformers completes them, layer by layer where it derives such fields."""
     small, grown = _effective(pair.small), _effective(pair.grown)
     lists = _lists_of(pair, pair.small.config)
     following = _following_sizes(pair)
@@ -196,13 +197,13 @@ def _derived_problems(pair: Pair, changed: set[str]) -> Iterator[str]:
 
 
 def _following_sizes(pair: Pair) -> list[tuple[int, int]]:
-    """Old and new sizes of spaces; what a config derives from one follows it."""
+    """Pairs of old and new sizes of the spaces: a field that transformers derives from a size changes with it."""
     old, new = (state.architecture.sizes for state in (pair.small, pair.grown))
     return [(old[space], new[space]) for space in old.keys() & new.keys()]
 
 
 def _effective(state: TrainingState) -> dict[str, Any]:
-    """The config as transformers completes it; nothing where it refuses it, which building the model tells."""
+    """The config as transformers completes it; empty where it refuses the config, which building the model reports."""
     from transformers import AutoConfig
 
     fields = {key: value for key, value in state.config.items() if key != "model_type"}

@@ -1,4 +1,4 @@
-"""All that a grown checkpoint must contain besides weights and moments: derived from the small one, compared whole."""
+"""Everything in a grown checkpoint besides weights and moments: derived from the small one and compared completely."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ckptgrow.verification.weights import WeightScale
 def judge_contents(
     pair: Pair, weights: Mapping[str, WeightScale], measured: Scales, declared: Declared
 ) -> tuple[Rates | None, list[str]]:
-    """How the learning rates follow, and every problem: each line says where, what was found and what was expected."""
+    """The rule that the learning rates follow, and every problem: where, what was found and what was expected."""
     moved = moved_schedules(pair, declared.schedule)
     has_rates = bool(pair.small.optimizers and pair.grown.optimizers)
     rates = judge_rates(pair, measured, moved, declared) if has_rates else None
@@ -41,7 +41,7 @@ def judge_contents(
 
 
 def left_out(declared: Declared) -> list[str]:
-    """What the user left out by the history, in sentences: nothing of it is compared."""
+    """What the user left out, as the history says, in sentences; nothing of it is compared."""
     sentences: list[str] = []
     if "new" in declared.reset:
         sentences.append("moments of new entries are zero, as the history says (--reset new)")

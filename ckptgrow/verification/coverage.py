@@ -1,4 +1,4 @@
-"""Who is in the grown optimizers: every parameter that must be, in the group that it must be in, and nothing else."""
+"""Which parameters the grown optimizers hold: each that they must, in the right group, and no others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ckptgrow.verification.trees import differences, same_value
 
 
 def coverage_problems(pair: Pair, declared: Declared) -> list[str]:
-    """Optimizers, their groups, the parameters in them and the records of these, against the small one's."""
+    """What is wrong with optimizers, their groups, the parameters in these and their records, in sentences."""
     small, grown = pair.small.optimizers, pair.grown.optimizers
     if len(small) != len(grown):
         return [f"{len(grown)} optimizers, expected {len(small)}"]
@@ -27,7 +27,7 @@ def coverage_problems(pair: Pair, declared: Declared) -> list[str]:
 
 
 def origins(pair: Pair, small: OptimizerState, grown: OptimizerState) -> list[int]:
-    """For each grown group the small group that its parameters come from; one without any keeps its place."""
+    """For each grown group the index of the small group that its parameters come from; an empty group keeps its own."""
     place = {name: index for index, group in enumerate(small.groups) for name in group.names}
     return [
         next((place[source] for name in group.names if (source := _source(pair, name)) in place), index)
@@ -68,7 +68,7 @@ def _group_problems(pair: Pair, small: OptimizerState, grown: OptimizerState, wh
 def _naming_problems(
     pair: Pair, declared: Declared, small: OptimizerState, grown: OptimizerState, where: str
 ) -> Iterator[str]:
-    """Groups name their parameters where those of the small one did, or where a growth made several of one."""
+    """Groups must name their parameters where the small ones did, or where a rule for learning rates split groups."""
     by_rule = any(record.get("lr_rule") == "mup" for record in declared.records)
     for index, (group, source) in enumerate(zip(grown.groups, origins(pair, small, grown), strict=True)):
         expected = by_rule or (source < len(small.groups) and small.groups[source].has_param_names)
@@ -78,7 +78,7 @@ def _naming_problems(
 
 
 def _order_problems(pair: Pair, small: OptimizerState, grown: OptimizerState, where: str) -> Iterator[str]:
-    """Where no names tell who is who, scripts count: old parameters keep their order."""
+    """Old parameters must keep their order where groups have no names, because scripts then count them."""
     place = {name: index for index, name in enumerate(small.names)}
     for index, group in enumerate(grown.groups):
         old = [place[pair.links[name].small.name] for name in group.names if _is_old(pair, name, place)]

@@ -1,16 +1,18 @@
-"""The factors that growth can have put on a tensor: powers of the sizes' ratios, and one (write, read) for every space.
+"""The factors by which a growth can have multiplied a tensor: powers of the sizes' ratios, consistent in every space.
 
-A measured factor is rounded where weights or gradients are; what it stands for is exact. With f = r^(j/2) the only
-writes that a space of ratio r = n'/n can have, the factor of a weight f_out / f_in and that of a gradient b_out · f_in
-are products of such powers. The nearest one is meant, if it is near; else the measured number stays, and fails.
+A measured factor has rounding errors, as weights and gradients have; the factor that was meant is exact. Let f and b be
+the factors with which the copies of a space are written and read. A space whose size grew by the ratio r = n'/n can
+only be written with f = r^(j/2) for a small whole number j. So the factor of a weight, f_out / f_in, and that of a
+gradient, b_out · f_in, are products of such powers. The nearest product is taken, if it is near; otherwise the
+measured number stays, and verification fails on it.
 
-All tensors that write or read a space must agree on its f: in logarithms these are linear equations,
+All tensors that write or read a space must agree on its f. In logarithms these are linear equations:
 
     Σ log f over the spaces written − Σ log f over the spaces read = log(factor of the weight)
 
-so a factor on one tensor and its inverse on another are seen although the function is the same. What a space is written
-as, and so read as (Σ f · b = 1), says the factors of tensors too that show none themselves: weights that are zero, and
-gradients that are nothing but rounding.
+A factor on one tensor and its inverse on another contradict them, although the function is the same. Once f is known,
+and with it b (by Σ f · b = 1 over the copies), so are the factors of tensors that show none themselves: weights that
+are zero, and gradients that are nothing but rounding.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ MANY = 4
 
 
 def snapped(value: float, ratios: Iterable[float]) -> float:
-    """The product of powers r^(j/2) nearest to a measured factor; the value itself where none is near."""
+    """The product of powers r^(j/2) of the ratios that is nearest to a measured factor; the value itself if none is."""
     if not math.isfinite(value) or value == 0:
         return value
     nearest = min(_products(tuple(sorted(set(ratios) - {1.0}))), key=lambda one: abs(one - abs(value)))
@@ -47,8 +49,10 @@ Layouts = Mapping[str, Layout]  # the same parameters'
 def with_tied_head(
     factors: Factors, layouts: Layouts, growths: Mapping[str, Growth], tie: tuple[str, Layout] | None
 ) -> tuple[Factors, Layouts]:
-    """The same with a head that is the embedding's very tensor (`tie`: the embedding's name, the head's layout): as the
-    head it reads what the embedding wrote, so its factor is the embedding's, summed over the copies that it reads.
+    """The factors and layouts with one more entry for a head that is the same tensor as the embedding.
+
+    `tie`: the embedding's name and the head's layout. The head reads what the embedding wrote, so its factor is the
+    embedding's, summed over the copies that it reads.
     """
     factor = factors.get(tie[0]) if tie else None
     if not factor or tie is None:
@@ -64,10 +68,11 @@ def with_tied_head(
 def disagreements(
     factors: Factors, layouts: Layouts, growths: Mapping[str, Growth], normed: Collection[str]
 ) -> list[str]:
-    """The tensors whose weight's factor no one write for every space explains; the worst first, none where all agree.
+    """The names of the weights whose factors fit no single f of every space, the worst first; empty where all fit.
 
-    Coordinates that copy nothing make the old ones larger through a norm across them: over n' for n in the `normed`
-    spaces, whose gains make up for it by √(n/n'); of other norms the factor is not known, but one.
+    A norm divides by the size n' of its space. Where new coordinates copy nothing, n' instead of n makes the old ones
+    larger, and gains make up for this: by √(n/n') in the `normed` spaces, in others by a factor that is not known but
+    is the same in all gains of a space.
     """
     known = [name for name, factor in factors.items() if factor]
     spaces = sorted(space for space, growth in growths.items() if not growth.is_identity)
@@ -84,7 +89,7 @@ def disagreements(
 
 
 def _norms_logarithm(layout: Layout, growths: Mapping[str, Growth], normed: Collection[str]) -> float:
-    """The logarithm of what a gain makes up for."""
+    """The logarithm of the factor by which a gain makes up for a larger norm; 0 for other tensors."""
     if layout.kind != "gain":
         return 0.0
     fresh = [growths[space] for space in layout.written if space in normed and growths[space].has_fresh]
@@ -92,8 +97,10 @@ def _norms_logarithm(layout: Layout, growths: Mapping[str, Growth], normed: Coll
 
 
 def measured_growths(factors: Factors, layouts: Layouts, growths: Mapping[str, Growth]) -> dict[str, Growth]:
-    """The growth of every space, with what its copies are written and read as: the power of their number on which the
-    tensors agree most. Uneven copies, and spaces with coordinates that copy nothing, are written as they were.
+    """The growth of every space, with the factors f and b on which most tensors agree.
+
+    f is a power of the number of copies. Spaces with uneven copies, or with coordinates that copy nothing, stay as they
+    are given.
     """
     known = [name for name, factor in factors.items() if factor]
     counts = {space: _even_copies(growth) for space, growth in growths.items()}
@@ -114,13 +121,13 @@ def measured_growths(factors: Factors, layouts: Layouts, growths: Mapping[str, G
 
 
 def weight_factor(layout: Layout, growths: Mapping[str, Growth]) -> float | None:
-    """f_out / f_in of a weight summed over the copies of its inputs; None where it is not one number."""
+    """The factor f_out / f_in of a weight that is summed over its inputs' copies; None where it is not one number."""
     vectors = [1 / one.write if role == "in" else one.write for role, one in _axes(layout, growths)]
     return math.prod(float(vector[0]) for vector in vectors) if all(np.ptp(one) == 0 for one in vectors) else None
 
 
 def gradient_factor(layout: Layout, growths: Mapping[str, Growth]) -> torch.Tensor:
-    """b_out · f_in of every entry of a gradient, float64."""
+    """The factors b_out · f_in of all entries of a gradient, float64, in the gradient's shape."""
     result = torch.ones((), dtype=torch.float64)
     for role, growth in _axes(layout, growths):
         result = result.unsqueeze(-1) * torch.from_numpy(growth.write if role == "in" else growth.read)
@@ -132,13 +139,16 @@ def _axes(layout: Layout, growths: Mapping[str, Growth]) -> list[tuple[Role, Gro
 
 
 def _even_copies(growth: Growth) -> int:
-    """How many copies each coordinate has; 1 where that differs."""
+    """The number of copies that each coordinate has; 1 where coordinates have different numbers of them."""
     counts = set(growth.num_copies.tolist())
     return counts.pop() if len(counts) == 1 and not growth.has_fresh else 1
 
 
 def _most_agreed(matrix: np.ndarray, logarithms: np.ndarray) -> np.ndarray:
-    """Least absolute residuals, by least squares reweighted: a few wrong tensors do not move what the others say."""
+    """The solution with the least sum of absolute residuals, so that a few wrong tensors do not change it.
+
+    Found by iteratively reweighted least squares.
+    """
     weights = np.ones(len(logarithms))
     solution = np.zeros(matrix.shape[1])
     for _ in range(30):
@@ -148,7 +158,10 @@ def _most_agreed(matrix: np.ndarray, logarithms: np.ndarray) -> np.ndarray:
 
 
 def _equation(axes: Sequence[Axis], spaces: Sequence[str]) -> list[float]:
-    """The coefficients of log f: +1 for what the tensor writes, −1 for what it reads; parts of an axis in the mean."""
+    """The coefficients of log f of each space: +1 where the tensor writes it, −1 where it reads it.
+
+    Where an axis has several parts, their mean.
+    """
     row = dict.fromkeys(spaces, 0.0)
     for axis in axes:
         sign = {"out": 1.0, "in": -1.0}.get(axis.role, 0.0)
@@ -160,7 +173,7 @@ def _equation(axes: Sequence[Axis], spaces: Sequence[str]) -> list[float]:
 
 
 def _of_norms(layout: Layout, spaces: Sequence[str]) -> list[float]:
-    """The coefficients of what the gains of each space make up for."""
+    """The coefficients of the unknown factors of gains: 1 for a gain of the space, else 0."""
     return [float(layout.kind == "gain" and space in layout.written) for space in spaces]
 
 

@@ -1,10 +1,9 @@
-"""Whether both models compute the same: logits on the same tokens, judged by what rounding can make of them.
+"""Whether both models compute the same logits on the same tokens, up to what rounding can change.
 
-float64, float32    a few hundred roundings of the largest logit. Where the grown model multiplies rounding (noise in
-deep models), by as much as one rounding of each of its weights changes its own logits, up to a hundredth of the largest
-(a tenth where they are stored in two bytes): beyond that the function is lost.
-bfloat16            the small model's own error in it, against its logits in float32: the grown one's may be twice
-as large.
+float64, float32    They may differ by a few hundred roundings of the largest logit. A deep model with noise multiplies
+                    rounding errors: there they may differ by a multiple of what one rounding of each weight changes in
+                    the grown model's own logits, but by no more than `BEARABLE`: beyond that the function is lost.
+bfloat16            The grown model's error may be twice the small model's own, both against the small model in float32.
 """
 
 from __future__ import annotations
@@ -37,9 +36,10 @@ def compared(
     weights: Mapping[str, WeightScale],
     exact: PreTrainedModel | None,
 ) -> Function:
-    """Logits of both models; `exact` is the small one in float32 where the models are in bfloat16.
+    """Compares the logits of both models on `samples`.
 
-    Where the fixed tolerance is not met, the grown model is run once more with its weights perturbed by one rounding.
+    `models`: the small and the grown one; `exact`: the small one in float32, where the models are in bfloat16. Where
+    the fixed tolerance is not met, the grown model is run once more with weights that are perturbed by one rounding.
     """
     small, grown = (all_logits(model, samples) for model in models)
     reference = small if exact is None else all_logits(exact, samples)
@@ -70,13 +70,13 @@ def _difference(expected: Logits, found: Logits) -> float:
 
 
 def _can_round(pair: Pair, weights: Mapping[str, WeightScale], relative: float) -> bool:
-    """Whether rounding can be the cause: all weights are the small one's, and what comes out are numbers."""
+    """Whether rounding can be the cause: all weights are the small model's, and the logits are finite."""
     same = all(scale.roundings <= 1 for scale in weights.values())
     return same and math.isfinite(relative) and not pair.changes
 
 
 def _stored_rounding(pair: Pair, weights: Mapping[str, WeightScale], dtype: torch.dtype) -> float:
-    """One rounding of the grown weights: of the dtype in which they are stored, where growth rounded any of them."""
+    """The relative error of one rounding of the grown weights: in their stored dtype, if growth rounded any of them."""
     if all(scale.error <= EXACT for scale in weights.values()):
         return rounding(dtype)
     stored = {pair.grown.checkpoint.tensors[link.grown.name].dtype for link in pair.links.values()}
@@ -84,12 +84,12 @@ def _stored_rounding(pair: Pair, weights: Mapping[str, WeightScale], dtype: torc
 
 
 def _bearable(stored: float) -> float:
-    """The most that rounding excuses: a function that is lost to rounding is lost all the same."""
+    """The largest tolerance, for a function that is lost to rounding is lost all the same."""
     return max(limit for dtype, limit in BEARABLE.items() if rounding(dtype) <= stored)
 
 
 def _response(model: PreTrainedModel, samples: Sequence[torch.Tensor], logits: Logits, size: float) -> float:
-    """The change of the logits when every weight is rounded once more, at random."""
+    """The largest change of a logit when every weight is changed at random by up to one rounding, `size`."""
     generator = torch.Generator().manual_seed(SEED)
     weights = [parameter.detach().clone() for parameter in model.parameters()]
     with torch.no_grad():

@@ -1,10 +1,10 @@
-"""Every parameter's gradient, by autograd in both real models, against what the spaces demand of it.
+"""Every parameter's gradient, by autograd in both real models, against what the growth of the spaces demands.
 
-The factor of a gradient is b_out · f_in, with the f and b that the weights show (`factors`): exact in any dtype, for
-gradients too that are nothing but rounding. Autograd confirms it. Terms of the grown weights that the function cannot
-see (a split, noise) change gradients, and so does the rounding of stored weights; to measure the algebra of the source
-the grown model gets ideal weights: the small one's times the factor of each weight, shared evenly over the copies of
-its inputs. The stored weights are judged against those entry by entry elsewhere (`weights`).
+The factor of a gradient is b_out · f_in, with the f and b that the weights show (`factors`). It is exact in any dtype,
+and known even for gradients that are nothing but rounding; autograd confirms it. Splits and noise, which do not change
+the function, do change gradients, and so does the rounding of stored weights. So that the moments are judged by the
+source's gradients alone, the grown model gets ideal weights: the small one's, times the factor of each weight, shared
+evenly over the copies of its inputs. `weights` judges the stored weights against these, entry by entry.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ DEAD = 1e-9  # relative to the model's largest gradient: key biases under softma
 
 @dataclass(frozen=True)
 class GradientScale:
-    """`factors`: what the spaces demand, one number a class of copies (`Link.copy_classes`); `ratio`: what autograd
-    found on that, by least squares, None where the gradient is zero by nature or nothing is demanded; `error`: what is
-    left, relative to the largest entry.
+    """How one parameter's gradient in the grown model relates to that in the small one.
+
+    `factors`: what the spaces demand, one number for each class of copies (`Link.copy_classes`), float64; `ratio`: by
+    how much autograd's gradient is larger than demanded, by least squares, None where the gradient is always zero or
+    nothing is demanded; `error`: the largest difference from what is demanded, relative to the largest entry.
     """
 
     factors: torch.Tensor
@@ -39,7 +41,7 @@ class GradientScale:
     error: float
 
     def at(self, link: Link) -> torch.Tensor:
-        """The factor for every grown entry; a single number where it is one."""
+        """The factors of all grown entries, in the grown tensor's shape; shape (1,) where they are one number."""
         return self.factors if self.factors.numel() == 1 else self.factors[link.copy_classes()]
 
 
@@ -50,7 +52,10 @@ def gradient_scales(
     small: Gradients,
     grown: Gradients,
 ) -> Mapping[str, GradientScale]:
-    """Every old parameter's scale, by the grown name; `growths` are the measured ones (see `factors`)."""
+    """The scale of every parameter outside new layers, by its grown name.
+
+    `growths`: the measured ones (`factors.measured_growths`); `small` and `grown`: gradients by parameter name.
+    """
     scale_of_all = max(largest(gradient) for gradient in small.values())
     return {
         name: _scale(link, weights[name].factor, growths, small, grown, scale_of_all)
@@ -60,7 +65,7 @@ def gradient_scales(
 
 
 def gradient_problems(scales: Mapping[str, GradientScale]) -> list[str]:
-    """Where autograd contradicts the factors by which moments are judged."""
+    """Sentences on the gradients by which autograd contradicts the factors that moments are judged by."""
     return [
         f"the gradient of {name} is {scale.ratio:.3g} times what its copies demand"
         for name, scale in scales.items()
@@ -69,7 +74,7 @@ def gradient_problems(scales: Mapping[str, GradientScale]) -> list[str]:
 
 
 def idealise(model: PreTrainedModel, pair: Pair, weights: Mapping[str, WeightScale]) -> None:
-    """Replaces the grown model's weights by ideal ones (see the module's head), in place; new layers stay."""
+    """Replaces the grown model's weights in place by ideal ones, as the module's head defines them; new layers stay."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, link in pair.links.items():
@@ -103,8 +108,9 @@ def _scale(
 
 
 def _demanded(link: Link, weight: float | None, growths: Mapping[str, Growth]) -> torch.Tensor:
-    """The factors that follow from what the spaces are written as, one a class of copies; where an old entry has no
-    copies, f · b = 1 makes it the inverse of the weight's.
+    """The factors that follow from f and b of the spaces, one for each class of copies.
+
+    Where entries have no copies, f · b = 1, so that the factor is the inverse of the weight's.
     """
     if link.is_padded or not link.growths:
         return torch.tensor([1 / (weight or 1.0)], dtype=torch.float64)

@@ -1,7 +1,7 @@
-"""The record that a growth leaves: whole, chained from the small checkpoint on, and in agreement with what is measured.
+"""The records that growths leave: complete, linked to the small checkpoint, and in agreement with what is measured.
 
-It is checked, never believed: a step that the record does not tell was not moved by a growth, and a rule, a kind of
-copies or a layer map that the numbers contradict is a problem of its own.
+Records are checked, never believed. A step that no record mentions was not moved by a growth. A rule, a kind of copies
+or a layer map that the numbers contradict is a problem of its own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _is_step(value: Any) -> bool:
 
 
 def are_steps(value: Any) -> TypeGuard[list[int | None]]:
-    """Whether a value is what a record says of the step: before and after, None where there is none."""
+    """Whether a value has the form of a record's `step`: a list of the steps before and after, None if unknown."""
     return isinstance(value, list) and len(value) == 2 and all(map(_is_step, value))
 
 
@@ -105,18 +105,18 @@ OPTIONAL: Mapping[str, Check] = {
 
 @dataclass(frozen=True)
 class Declared:
-    """What the records since the small checkpoint say of its state."""
+    """What the records of the growths since the small checkpoint say."""
 
     records: tuple[Record, ...]
 
     @classmethod
     def of(cls, records: Sequence[Any]) -> Declared:
-        """Records that are none are left out; `history_problems` names them."""
+        """From the records in a file; those that are no mappings are left out, and `history_problems` names them."""
         return cls(tuple(one for one in records if isinstance(one, Mapping)))
 
     @cached_property
     def reset(self) -> frozenset[str]:
-        """The parts that were left out to begin anew."""
+        """The parts that the user left out so that they begin anew."""
         return frozenset(str(part) for record in self.records for part in _listed(record.get("reset")))
 
     @cached_property
@@ -126,7 +126,7 @@ class Declared:
 
     @property
     def schedule(self) -> str | None:
-        """What the user said of a schedule's function."""
+        """The function of a schedule that the user named last, as `NAME:key=number,…`."""
         return next((str(one["schedule"]) for one in reversed(self.records) if one.get("schedule")), None)
 
     @cached_property
@@ -146,8 +146,10 @@ class Declared:
 
     @property
     def mup_share(self) -> float | None:
-        """The part of the measured ratios that learning rates have: 0 under `keep`, 1 under `mup`, and where rules were
-        mixed over growths by whole factors the share of the logarithms; None where that is not known.
+        """The power of the measured ratios by which learning rates changed, where growths had different rules.
+
+        It is the share that growths with rule `mup` have in the sum of all factors' logarithms. None where all growths
+        had one rule, or where a growth did not have a whole factor.
         """
         rules = {record.get("lr_rule") for record in self.rated}
         if len(rules) < 2:
@@ -163,7 +165,7 @@ class Declared:
 
 
 def history_problems(pair: Pair, declared: Declared) -> list[str]:
-    """What is wrong with the grown checkpoint's history, apart from learning rates and separation."""
+    """What is wrong with the grown checkpoint's history, apart from learning rates and the separation of copies."""
     old, new = pair.small.checkpoint.history, pair.grown.checkpoint.history
     problems = list(differences(new[: len(old)], old, ("history",)))
     found = new[len(old) :]
@@ -208,7 +210,7 @@ def _record_problems(record: Any, where: str) -> Iterator[str]:
 
 
 def _entry_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
-    """What stands beside the records: the last growth's version, the step, and the rise of rates from there."""
+    """What stands beside the records: the version of the last growth, the step, and the new warm-up from there."""
     entry, last = pair.grown.checkpoint.growth.log, found[-1]
     step = pair.grown.checkpoint.position.global_step
     rewarm = {"start": step, "steps": last["rewarm"]} if last["rewarm"] and step is not None else None
@@ -231,7 +233,7 @@ def _step_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
 
 
 def _size_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
-    """The sizes that the records lead to are the grown config's."""
+    """Whether the sizes that follow from the records are those of the grown config."""
     old, new = (one.architecture.sizes for one in (pair.small, pair.grown))
     for space in sorted(new.keys() | found[-1]["sizes"].keys()):
         if found[-1]["sizes"].get(space) != new.get(space):
@@ -282,8 +284,9 @@ def _following(asked: set[str], family: Family) -> set[str]:
 
 
 def _layer_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
-    """The layer maps of the records, one applied to the other, lead from the small model to the grown one, and what
-    they make as identities is one; the rest of the weights is judged by them.
+    """Whether the records' layer maps, applied one after the other, lead from the small model to the grown one.
+
+    Layers that they make as identities must be identities. All other weights are judged by these maps elsewhere.
     """
     num_layers = len({one.source for one in pair.layers})
     for record in found:
@@ -305,7 +308,7 @@ def _layer_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
 
 
 def _is_identity(pair: Pair, index: int, kind: LayerKind) -> bool:
-    """Whether all that a kind of identity layers has zero is zero."""
+    """Whether all tensors of a layer are zero that are zero in identity layers of a kind."""
     links = [link for link in pair.links.values() if link.grown.layer == index and is_zero_in(kind, link.grown)]
     return not any(bool(pair.grown_tensor(link).any()) for link in links)
 

@@ -1,5 +1,7 @@
-"""Which old layer each layer of the grown model is: as the records say, whom the weights then judge, or where no record
-can be right, as the weights alone show.
+"""Which old layer each layer of the grown model is, or was made from.
+
+The records say it, and the weights are then judged by what they say. Where no record can be right, the weights alone
+show it.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ def is_layer_map(value: Any) -> TypeGuard[list[tuple[int, LayerKind]]]:
 
 
 def misfit_of(layers: Sequence[tuple[int, LayerKind]], num_old: int) -> str:
-    """Why a layer map is none of a model of so many layers; empty where it is one."""
+    """Why a layer map does not fit a model with `num_old` layers, as the end of a sentence; empty where it fits."""
     if any(source >= num_old for source, _ in layers):
         return "are more than there are"
     if [source for source, kind in layers if kind == "old"] != list(range(num_old)):
@@ -71,7 +73,7 @@ def misfit_of(layers: Sequence[tuple[int, LayerKind]], num_old: int) -> str:
 
 
 def is_zero_in(kind: LayerKind, parameter: Claimed) -> bool:
-    """Whether a new layer of a kind is an identity by this parameter's being zero."""
+    """Whether this parameter is zero in a new layer of a kind, to make the layer an identity."""
     if kind == "zero-output":
         return "residual" in parameter.layout.written
     return kind == "zero-norm" and parameter.layout.kind in ("gain", "bias")
@@ -80,8 +82,10 @@ def is_zero_in(kind: LayerKind, parameter: Claimed) -> bool:
 def matched_layers(
     small: TrainingState, grown: TrainingState, growths: Mapping[str, Growth], num_old: int, num_new: int
 ) -> tuple[LayerOrigin, ...]:
-    """A layer map from small to grown: an old layer where (most of) its weights recur in order, an identity where all
-    that writes the residual stream or every gain is zero, a copy otherwise.
+    """A layer map from the small to the grown model, by their weights alone.
+
+    A layer is an old one where (most of) that one's weights recur, in order; an identity where every gain is zero, or
+    every tensor that writes the residual stream; and otherwise a copy.
     """
     if num_old == num_new:
         return tuple(LayerOrigin(source=index, kind="old") for index in range(num_old))
@@ -149,7 +153,7 @@ def _stack(
 
 
 def _projected(one: Claimed, tensor: torch.Tensor, growths: Mapping[str, Growth]) -> torch.Tensor:
-    """The grown weight in the small shape: summed over input copies, the first of each output's copies."""
+    """The grown weight in the small shape: summed over the copies of inputs, of each output only the first copy."""
     link = Link.of(one, one, growths)
     tensor = link.summed_inputs(link.copied_part(tensor))
     for axis, growth in enumerate(link.growths):

@@ -13,7 +13,7 @@ import torch
 
 
 class Lion(torch.optim.Optimizer):
-    """Groups need `lr`, `betas` and `weight_decay`; a parameter's record holds `exp_avg`."""
+    """Lion as a torch optimizer: groups need `lr`, `betas` and `weight_decay`; a parameter's record holds `exp_avg`."""
 
     def __init__(self, params: Any) -> None:
         super().__init__(params, {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0})

@@ -1,4 +1,4 @@
-"""Stored moments against what the measured scales of gradients demand, and every parameter's step."""
+"""Stored moments and steps, compared with what the measured factors of the gradients demand."""
 
 from __future__ import annotations
 
@@ -30,8 +30,11 @@ STORED_ROUNDING = 1e-3  # of sums of numbers that were rounded to bfloat16
 
 @dataclass(frozen=True)
 class MomentErrors:
-    """Errors by "key of parameter", each entry's relative to what is expected of it; `tolerance` is what rounding to
-    the coarsest stored dtype leaves, to which the errors of finer ones are scaled up; and what else is wrong.
+    """What was found in all records.
+
+    `errors`: the largest error of an entry of each stored tensor, relative to the entry that is expected, by
+    "key of parameter"; `problems`: what else is wrong, in sentences; `tolerance`: the largest error that rounding to
+    the coarsest stored dtype leaves. Errors of tensors in finer dtypes are scaled up, so that one tolerance fits all.
     """
 
     errors: Mapping[str, float]
@@ -79,7 +82,10 @@ def moment_errors(pair: Pair, gradients: Mapping[str, GradientScale], scales: Sc
 
 @dataclass(frozen=True, kw_only=True)
 class _Case:
-    """One parameter, and what its records are judged by."""
+    """One parameter, and all that its record is judged by.
+
+    `old` and `new`: the options of its group in both checkpoints; `limit`: the earliest step that a growth set.
+    """
 
     name: str
     link: Link
@@ -105,7 +111,7 @@ class _Case:
 
 
 def _errors(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, float]:
-    """The error of every entry that is a tensor, over what its dtype leaves; two factors are one, their product."""
+    """The error of every tensor in a record, in units of what rounding leaves; of two factors that of their product."""
     rule = step_rule(case.old, old)
     powers = {**POWERS, **(rule.powers if rule else {})}
     found: dict[str, float] = {}
@@ -130,7 +136,7 @@ def _left_by(dtype: torch.dtype) -> float:
 
 
 def _roundings(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int, dtype: torch.dtype) -> float:
-    """The largest error of an entry over what storing it may leave: relative to the entry itself, however small."""
+    """The largest error of an entry in units of what rounding it may leave, relative to the entry, however small."""
     if case.link.has_no_moments or case.gradient is None:
         return largest(found) / STORED_TOLERANCES[dtype]
     if case.link.is_padded and power and not _is_young(case, found, power, dtype):
@@ -141,7 +147,7 @@ def _roundings(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int, 
 
 
 def _expected(case: _Case, old: torch.Tensor, power: int) -> torch.Tensor:
-    """What the small one's entries are in the grown record: its own, times a power of the gradient's factor."""
+    """The expected entries of the grown record: the small record's, times a power of the gradient's factor."""
     small, scale = case.link.without_anew(case.link.spread(old)), case.gradient
     if power == 0 or scale is None or case.are_unscaled:
         return small
@@ -150,9 +156,7 @@ def _expected(case: _Case, old: torch.Tensor, power: int) -> torch.Tensor:
 
 
 def _is_young(case: _Case, found: torch.Tensor, power: int, dtype: torch.dtype) -> bool:
-    """Whether entries that have seen no gradient hold none: zeros, or what the record says of second moments, a mean
-    of old ones.
-    """
+    """Whether entries that copy nothing have no moments yet: they are zero, or a mean of old ones where recorded so."""
     least = smallest(dtype)
     entries, copied = float(found.abs().sum()), case.link.copied_part(found)
     rest = entries - float(copied.abs().sum())
@@ -164,7 +168,9 @@ def _is_young(case: _Case, found: torch.Tensor, power: int, dtype: torch.dtype) 
 
 
 def _of_updates(case: _Case, old: torch.Tensor, found: torch.Tensor) -> float:
-    """Averages of updates scale as the learning rates do, and as the weight where those are in its units."""
+    """The relative error of an average of updates: it scales as the learning rate, and as the weight if that is its
+    unit.
+    """
     if case.link.has_no_moments:
         return largest(found)
     key = "initial_lr" if case.old.get("initial_lr") else "lr"  # a schedule that was moved moves the other
@@ -182,7 +188,7 @@ def _product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
 
 
 def _of_factors(case: _Case, old: tuple[torch.Tensor, ...], new: tuple[torch.Tensor, ...], dtype: torch.dtype) -> float:
-    """The largest error of an entry of the product over what storing its factors may leave."""
+    """The largest error of an entry of two factors' product, in units of what rounding the factors may leave."""
     found = _product(*new)
     if case.link.has_no_moments or case.gradient is None:
         return largest(found) / STORED_TOLERANCES[dtype]
@@ -195,8 +201,9 @@ def _of_factors(case: _Case, old: tuple[torch.Tensor, ...], new: tuple[torch.Ten
 
 
 def _left(rows: torch.Tensor, columns: torch.Tensor, product: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """What storing both factors may leave of their product rows · columns / mean: a rounding of each of the three, and
-    the smallest number of the dtype of each, which is more where they are nearly zero.
+    """The largest error that rounding leaves in each entry of the product rows · columns / mean.
+
+    Each of the three is rounded once, relative to itself or, where it is nearly zero, to the dtype's smallest number.
     """
     least, mean = smallest(dtype), rows.mean(-2, keepdim=True)
     mean = torch.where(mean == 0, least, mean)
@@ -204,22 +211,24 @@ def _left(rows: torch.Tensor, columns: torch.Tensor, product: torch.Tensor, dtyp
 
 
 def _unequal_means(rows: torch.Tensor, columns: torch.Tensor, dtype: torch.dtype) -> float:
-    """Both factors are means of the same squares; their product alone does not show a number moved between them. What
-    is left is over what rounding leaves.
+    """How far the means of both factors differ, in units of what rounding leaves.
+
+    Both are means of the same squares. Their product alone would not show a factor that was moved between them.
     """
     of_rows, of_columns = rows.mean(-2), columns.mean(-1)
     return largest(of_rows - of_columns) / (STORED_TOLERANCES[dtype] * largest(of_columns) + smallest(dtype))
 
 
 def _factors(record: Mapping[str, Any], row: str, column: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both factors with the axis that each averages over, of size 1; transformers' drop it."""
+    """Both factors in float64, each with the axis that it averages over, of size 1; transformers' factors drop it."""
     rows, columns = whole(record[row]).double(), whole(record[column]).double()
     return (rows, columns) if row in KEPT_AXES else (rows.unsqueeze(-1), columns.unsqueeze(-2))
 
 
 def _step_limit(pair: Pair) -> int | None:
-    """The earliest step that a growth set the schedule to, as the history has it, which is judged beside; else the
-    grown one's own where that is another.
+    """The earliest step to which a growth moved the schedule, by the history or by the grown checkpoint's own step.
+
+    None where nothing moved it. `history` judges the history.
     """
     new = pair.grown.checkpoint.position.global_step
     steps = [record.get("step") for record in growths_since(pair.small, pair.grown)]
@@ -237,7 +246,7 @@ def _kind(value: Any) -> str:
 
 
 def _number_problems(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Records' numbers: steps, NAdam's product of its momenta so far, the weight's size that Adafactor keeps."""
+    """What is wrong with a record's numbers: the step, NAdam's product of momenta, Adafactor's size of the weight."""
     problems: list[str] = []
     for key in [key for key in NUMBERS if key in old]:
         before, after = _float(old[key]), _float(new[key])
@@ -269,11 +278,11 @@ def _keys(record: Mapping[str, Any] | None) -> str:
 
 
 def has_state(optimizers: tuple[OptimizerState, ...]) -> bool:
-    """Whether there is any state to judge."""
+    """Whether any optimizer holds a record."""
     return any(state.state for state in optimizers)
 
 
 def stored_dtypes(optimizers: tuple[OptimizerState, ...]) -> set[torch.dtype]:
-    """The dtypes of records' tensors."""
+    """The dtypes of all tensors in records, numbers left out."""
     records = [record for state in optimizers for record in state.state.values()]
     return {value.dtype for record in records for value in record.values() if is_lazy(value) and value.shape}

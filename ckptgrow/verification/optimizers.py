@@ -1,8 +1,7 @@
-"""What verification knows of each optimizer: the class that makes its steps, how its records scale, and by how much its
-options must differ for updates that scale as the weights do.
+"""What verification knows of each optimizer: the class that makes its steps, how its records and options scale.
 
-With c the measured scale of a weight's entries (mean over input copies), g that of its gradient, r that of its root
-mean square and n that of its number of entries:
+The options must change so that updates scale as the weights do. Let c be the measured factor of a weight's entries
+(the mean over input copies), g that of its gradient, r that of its root mean square, n that of its number of entries:
 
     an update without the gradient's size (Adam and its kin, signs)    lr: c          eps: g
     the gradient itself (SGD)                                          lr: c / g
@@ -46,7 +45,11 @@ KEPT_AXES = ("row_var",)  # torch's factors keep the averaged axis, whatever the
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The measured scales of one parameter (see the module's head); None where its weight or gradient is zero."""
+    """The measured factors of one parameter, new over old, as the module's head names them.
+
+    `weight`: c, None where the small weight is zero; `gradient`: g, None where it is not one number; `size`: r;
+    `num_entries`: n.
+    """
 
     weight: float | None
     gradient: float | None
@@ -58,13 +61,18 @@ class Measured:
 
     @property
     def rate_of_gradients(self) -> float | None:
-        """The learning rate's ratio where the update is the gradient."""
+        """The ratio c / g of learning rates for updates that are the gradient itself; None where it is unknown."""
         return None if self.weight is None or not self.gradient else self.weight / self.gradient
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StepRule:
-    """One optimizer's rule, by its name; `powers` differ from the common ones; `updates` are averages of updates."""
+    """How one optimizer is judged, by its name.
+
+    `build`: makes the torch optimizer of some groups; `ratios`: by how much each option must change; `powers`: the
+    powers of the gradient in a record's entries, where they differ from `POWERS`; `updates`: entries that are averages
+    of updates instead of gradients.
+    """
 
     name: str
     build: Callable[[Any], torch.optim.Optimizer] | None
@@ -76,7 +84,7 @@ class StepRule:
 
 
 def step_rule(options: Mapping[str, Any], record: Collection[str]) -> StepRule | None:
-    """The rule of the optimizer that a parameter's group and its record are of."""
+    """The rule of the optimizer to which a group's options and a record's keys belong; None where it is not known."""
     kind = recognised(options, record)
     return next((rule for rule in RULES if kind is not None and rule.name == kind.name), None)
 

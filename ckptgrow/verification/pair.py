@@ -24,8 +24,10 @@ PARTS = 1.5  # times b², beyond rounding: two copies that serve different parts
 
 @dataclass(frozen=True, kw_only=True)
 class LayerOrigin:
-    """The old layer that a grown layer is or was made from, as what, and the kinds of identities that its making, and
-    that of the layers between, set to zero.
+    """Where a grown layer comes from.
+
+    `source`: the number of the old layer that it is or was made from; `kind`: how it was made, "old" for the layer
+    itself; `zeroed`: the kinds of identity layers whose tensors were set to zero in it, over all growths.
     """
 
     source: int
@@ -41,7 +43,7 @@ UNCHANGED = LayerOrigin(source=0, kind="old")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Link:
-    """One grown parameter, the small one that it comes from, and the copies along each axis."""
+    """One grown parameter, the small parameter that it comes from, and the copies along each axis."""
 
     grown: Claimed
     small: Claimed
@@ -130,27 +132,27 @@ class Link:
 
     @property
     def in_axes(self) -> tuple[int, ...]:
-        """Axes along which the tensor reads."""
+        """The axes along which the tensor reads, that is, its inputs."""
         return tuple(index for index, axis in enumerate(self.grown.layout.axes) if axis.role == "in")
 
     @property
     def num_in_copies(self) -> float:
-        """Copies of the inputs, where they are equally many; else their mean."""
+        """How many copies each input has, in the mean where inputs have different numbers of copies."""
         return float(np.prod([self.growths[axis].num_copies.mean() for axis in self.in_axes]))
 
     @property
     def num_terms(self) -> int:
-        """The most grown entries whose sum is a small one."""
+        """The largest number of grown entries whose sum is one small entry."""
         return int(np.prod([self.growths[axis].num_copies.max() for axis in self.in_axes]))
 
     def spread(self, small: torch.Tensor) -> torch.Tensor:
-        """The small tensor at every grown coordinate's source."""
+        """The small tensor, read at the source of every grown coordinate; in the grown shape without padding."""
         for axis, growth in enumerate(self.growths):
             small = selected(small, axis, growth.source)
         return small
 
     def summed_inputs(self, grown: torch.Tensor) -> torch.Tensor:
-        """The grown weight summed over the copies of its inputs, at the small input coordinates."""
+        """The grown weight summed over the copies of its inputs, so that input axes have their small sizes."""
         for axis in self.in_axes:
             growth = self.growths[axis]
             shape = [*grown.shape]
@@ -160,7 +162,7 @@ class Link:
         return grown
 
     def rows_of(self, small: torch.Tensor) -> torch.Tensor:
-        """The small tensor with every output coordinate's copies, inputs as they were."""
+        """The small tensor with copies of its outputs only, so that input axes keep their small sizes."""
         for axis, growth in enumerate(self.growths):
             if axis not in self.in_axes:
                 small = selected(small, axis, growth.source)
@@ -173,7 +175,7 @@ class Link:
         return torch.from_numpy(values).reshape(shape)
 
     def copy_classes(self) -> torch.Tensor:
-        """For every grown entry a number that is equal where its coordinates have equal shares of their sources."""
+        """A class number for every grown entry, int64: equal for entries whose coordinates have equal shares."""
         classes = torch.zeros(tuple(growth.num_new for growth in self.growths), dtype=torch.int64)
         for axis, growth in enumerate(self.growths):
             _, index = np.unique(growth.read, return_inverse=True)
@@ -194,7 +196,10 @@ class Link:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pair:
-    """Both checkpoints and their links, by the grown parameter's name."""
+    """Both checkpoints, and what each grown parameter comes from.
+
+    `links`: by the grown parameter's name; `growths`: by space; `layers`: one for each layer of the grown model.
+    """
 
     small: TrainingState
     grown: TrainingState
@@ -214,7 +219,7 @@ class Pair:
 
     @property
     def fresh_moments(self) -> str:
-        """What second moments of entries that copy nothing are by the record: "zero", or a "mean" of old ones."""
+        """What the records say of second moments of entries that copy nothing: "zero", or the "mean" of old ones."""
         records = growths_since(self.small, self.grown)
         return str(next((record["fresh_moments"] for record in records if "fresh_moments" in record), "zero"))
 
@@ -235,12 +240,12 @@ class Pair:
 
     @cached_property
     def has_moved(self) -> bool:
-        """Whether the schedule's step is another."""
+        """Whether the global step changed."""
         return self.small.checkpoint.position.global_step != self.grown.checkpoint.position.global_step
 
     @cached_property
     def num_growths(self) -> int:
-        """How many growths lie between the two, each of which rounds once; at least 1."""
+        """How many growths lie between the two checkpoints, at least 1: each rounds every entry once."""
         return max(1, len(growths_since(self.small, self.grown)))
 
     @cached_property
@@ -254,7 +259,7 @@ class Pair:
         return any(link.has_copies for link in self.links.values())
 
     def small_tensor(self, link: Link) -> torch.Tensor:
-        """The small weight as the model applies it, float64."""
+        """The small weight as the model applies it, float64, with a gain's offset."""
         return applied(self.small, link.small)
 
     def grown_tensor(self, link: Link) -> torch.Tensor:
@@ -263,12 +268,12 @@ class Pair:
 
 
 def applied(state: TrainingState, claimed: Claimed) -> torch.Tensor:
-    """A stored weight with what the model adds to it, float64."""
+    """A stored weight with the constant that the model adds to it, float64: some norms apply 1 + weight."""
     return whole(state.checkpoint.tensors[claimed.name]).double() + claimed.layout.offset
 
 
 def next_copies(growth: Growth) -> IntVector:
-    """For every new coordinate the next copy of its source, the last one's being the first. Shape (n',)."""
+    """For every new coordinate the next copy of its source, and the first copy for the last. Shape (n',)."""
     order = np.argsort(growth.source, kind="stable")
     firsts = np.searchsorted(growth.source[order], growth.source)
     return order[firsts + (growth.copy + 1) % growth.num_copies]

@@ -1,4 +1,4 @@
-"""How exact a comparison can be: by the coarsest dtype that took part."""
+"""How exact a comparison can be, by the coarsest dtype that takes part in it."""
 
 from __future__ import annotations
 
@@ -32,19 +32,21 @@ def rounding(dtype: torch.dtype) -> float:
 
 
 def smallest(dtype: torch.dtype) -> float:
-    """The smallest number above zero: rounding leaves at most half of it near zero."""
+    """The smallest positive number of a dtype; near zero, rounding changes a value by at most half of it."""
     return torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
 
 
 def coarsest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
-    """The floating dtype with the largest rounding error (float64 where there is none)."""
+    """The floating dtype with the largest rounding error; float64 where no dtype is a floating one."""
     floating = [dtype for dtype in dtypes if dtype in TOLERANCES]
     return max(floating, key=TOLERANCES.__getitem__, default=torch.float64)
 
 
 class Float64Throughout(TorchFunctionMode):
-    """Lets a float64 model compute in float64 where its own code casts to float32 (most RMSNorms, softmaxes, rotary
-    angles): exactness is then seen to 1e-15, not to the 1e-7 of those casts. Nothing else of the model changes.
+    """Lets a float64 model compute in float64 even where its own code casts to float32.
+
+    Most RMSNorms, softmaxes and rotary angles do so. Without the casts models can be compared to 1e-15 instead of 1e-7.
+    Nothing else of the model changes.
     """
 
     def __torch_function__(
@@ -54,7 +56,7 @@ class Float64Throughout(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Every call of torch's, with float64 in the place of float32."""
+        """Calls the torch function with float64 instead of float32."""
         if func is torch.Tensor.float:
             func = torch.Tensor.double
         return func(*map(_widened, args), **{name: _widened(value) for name, value in (kwargs or {}).items()})

@@ -1,7 +1,8 @@
 """Every option of every group of the grown optimizers, judged by the measured scales.
 
-Rule `mup` has the ratios of `optimizers`, so that updates scale as the weights do; `keep` leaves all options. The rule
-is found from the numbers and must be the recorded one. What a schedule sets is judged at the grown checkpoint's step.
+Under rule `mup` options change by the ratios of `optimizers`, so that updates scale as the weights do; under rule
+`keep` none changes. The rule is found from the numbers, and it must be the recorded one. Options that a schedule sets
+are judged at the grown checkpoint's step.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ DECAY, DECAY_POWERS = "weight_decay", {"trajectory": 1.0, "sqrt": 0.5, "keep": 0
 
 @dataclass(frozen=True)
 class Rates:
-    """The rule that the groups follow (the closer one where none fits), and where they do not."""
+    """The rule that the groups follow, or the closest one where none fits, and each option that does not follow it."""
 
     rule: str
     problems: list[str]
@@ -77,8 +78,9 @@ def _problems(pair: Pair, scales: Scales, moved: Moved, powers: tuple[float, flo
 
 @dataclass(frozen=True)
 class _Judged:
-    """The ratios that a parameter's options must have, how exact they are, relatively, and what an epsilon stands for
-    that is None.
+    """What a parameter's options must be: their ratios, new over old, to a relative tolerance.
+
+    `epsilon`: the number that an eps of None stands for.
     """
 
     ratios: Mapping[str, Ratio]
@@ -102,7 +104,7 @@ def _power(ratio: Ratio, share: float) -> Ratio:
 def _of_parameter(
     old: Mapping[str, Any], new: Mapping[str, Any], judged: _Judged, is_moved: bool
 ) -> Iterator[tuple[str, str]]:
-    """What is wrong with each option of a parameter's group."""
+    """The options of a parameter's group that are wrong, each with the end of a sentence that says how."""
     for option, value in old.items():
         if option not in new:
             yield option, f"is missing, expected {text(_plain(value))}"
@@ -118,7 +120,7 @@ def _of_parameter(
 
 
 def _difference(old: Any, new: Any, ratio: Ratio, limits: _Judged, is_moved: bool) -> str | None:
-    """What is wrong with an option; nothing where weights or gradients of zero leave its ratio open."""
+    """What is wrong with an option, as the end of a sentence; None where it is right or its ratio is not known."""
     if is_lazy(old) != is_lazy(new) and old is not None:
         return f"is {text(new)}, expected {text(old)}"
     old, new = _plain(old), _plain(new)
@@ -138,7 +140,7 @@ def _difference(old: Any, new: Any, ratio: Ratio, limits: _Judged, is_moved: boo
 
 
 def _is_same(old: Any, new: Any, tolerance: float) -> bool:
-    """Lists and tuples are alike, for formats turn one into the other; so are 0 and 0.0, which a ratio turns."""
+    """Whether two options are equal: formats turn tuples into lists, and ratios turn 0 into 0.0, so these are equal."""
     if old is new:  # None, True or False, as most options are
         return True
     if _is_number(old) and _is_number(new):

@@ -1,7 +1,7 @@
 """A small checkpoint's schedulers at another step, by torch's own classes run from their start.
 
-Which class a state belongs to is found by trying: the one whose own state has the same keys. What it needs to be built
-stands in the state, or in the groups that it sets.
+A state belongs to the first class whose own state has the same keys. The arguments that the class needs stand in the
+state, or in the groups whose options it sets.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ Function = Callable[[int], float]
 
 @dataclass(frozen=True)
 class Replay:
-    """A scheduler's state at a step, and the options that it sets, one mapping a group; none where a function that is
-    in nobody's state has a say.
+    """A scheduler's state at a step, and the options that it sets, one mapping for each group.
+
+    `options` is None where they depend on a function that no state holds.
     """
 
     state: dict[str, Any]
@@ -43,10 +44,11 @@ class Replay:
 
 
 def replayed(raw: Raw, optimizer: OptimizerState, step: int, named: Function | None) -> Replay | None:
-    """The scheduler at a step of its own clock; None for a state of no class of torch's, or one beyond its end.
+    """The scheduler at a step of its own clock; None where torch has no such class, or the step is beyond its end.
 
-    `named` is the function that the user said a LambdaLR has. Where neither he nor the state tells one, two stand in
-    for it: what comes out differently is what it has a say in, and that stays as it was.
+    `named`: the function that the user named for a LambdaLR. Where neither the user nor the state has it, the scheduler
+    is run with two different functions in its place. Whatever differs between the two runs depends on the function, and
+    stays as it was.
     """
     stand_ins: list[Function] = [named] if named else [lambda _: 1.0, lambda _: 0.5]
     runs = [_run(raw, optimizer, step, function) for function in stand_ins]
@@ -61,7 +63,7 @@ def replayed(raw: Raw, optimizer: OptimizerState, step: int, named: Function | N
 def _run(
     raw: Raw, optimizer: OptimizerState, step: int, function: Function
 ) -> tuple[dict[str, Any], tuple[Raw, ...]] | None:
-    """The state and the options after some steps from the start, `function` being that of all LambdaLRs not told."""
+    """The state and the options after `step` steps from the start, with `function` where a LambdaLR's is unknown."""
     simulated = _optimizer_like(optimizer, raw)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -79,7 +81,7 @@ def _run(
 
 
 def _functions_of(raw: Raw, num_groups: int, function: Function) -> list[Function]:
-    """A LambdaLR's functions, from what `ckptgrow train` keeps of them."""
+    """The functions of a LambdaLR: those that training with ckptgrow stores, else `function` for each group."""
     saved = raw["lr_lambdas"]
     if all(isinstance(one, dict) and one.keys() == Schedule.__dataclass_fields__.keys() for one in saved):
         return [Schedule(**one) for one in saved]
@@ -87,7 +89,7 @@ def _functions_of(raw: Raw, num_groups: int, function: Function) -> list[Functio
 
 
 def _built(raw: Raw, optimizer: Optimizer, function: Function) -> lr_scheduler.LRScheduler | None:
-    """The first class whose own state has the keys of this one, at its start."""
+    """A scheduler at its start, of the first class whose state has the same keys; None where there is none."""
     start = [{key: group[key] for key in (*STARTS, *SET) if key in group} for group in optimizer.param_groups]
     for needed, build in _CLASSES:
         if not needed <= raw.keys():
@@ -105,7 +107,7 @@ def _built(raw: Raw, optimizer: Optimizer, function: Function) -> lr_scheduler.L
 
 
 def _set_bases(optimizer: Optimizer, raw: Raw) -> None:
-    """Each scheduler is built over the base rates of its own; those of CyclicLR are its lower bounds."""
+    """Sets the groups' initial rates to the scheduler's base rates; not those of CyclicLR, which are lower bounds."""
     if "max_lrs" not in raw:
         for group, base in zip(optimizer.param_groups, raw.get("base_lrs", ()), strict=False):
             group["initial_lr"] = base
@@ -127,7 +129,7 @@ def _chain(raw: Raw, optimizer: Optimizer, function: Function) -> Any:
 
 
 def _one_cycle(raw: Raw, optimizer: Optimizer, function: Function) -> Any:
-    """Its rates and momenta lie in the groups; its phases are loaded as they are."""
+    """A OneCycleLR: its rates and momenta are read from the groups, its phases from the state."""
     groups: Sequence[dict[str, Any]] = [dict(group) for group in optimizer.param_groups]
     first = groups[0]
     momenta: dict[str, Any] = {}
@@ -175,7 +177,7 @@ def _averaging(raw: Raw, optimizer: Optimizer, function: Function) -> Any:
 
 
 def _of(kind: Any, *names: str) -> tuple[frozenset[str], Callable[..., Any]]:
-    """A class that is built from fields of its state."""
+    """A row of `_CLASSES` for a class whose arguments are fields of its state."""
     return frozenset(names), lambda raw, optimizer, _: kind(optimizer, **{name: raw[name] for name in names})
 
 
@@ -208,7 +210,7 @@ _CLASSES: tuple[tuple[frozenset[str], Callable[..., Any]], ...] = (
 
 
 def _kept(raw: Raw, runs: Sequence[Raw]) -> dict[str, Any]:
-    """The state after the runs: functions, which torch does not keep, and what depends on them stay as they were."""
+    """The state after the runs; functions, which torch does not store, and all that depends on them stay the same."""
     kept = dict(raw)
     for key in raw.keys() & runs[0].keys() - {"lr_lambdas", "_scale_fn_custom", "_schedulers"}:
         if all(run[key] == runs[0][key] for run in runs):
@@ -220,8 +222,9 @@ def _kept(raw: Raw, runs: Sequence[Raw]) -> dict[str, Any]:
 
 
 def _optimizer_like(optimizer: OptimizerState, raw: Raw) -> Optimizer:
-    """An optimizer with the groups' rates at the schedule's start; a rate that is a tensor is one, for it is rounded
-    at every step.
+    """An optimizer whose groups have the rates of the schedule's start.
+
+    Rates that are tensors stay tensors, because these are rounded at every step.
     """
     groups: list[dict[str, Any]] = []
     bases = next(_bases(raw), None)
@@ -237,7 +240,7 @@ def _optimizer_like(optimizer: OptimizerState, raw: Raw) -> Optimizer:
 
 
 def _bases(raw: Raw) -> Iterator[Sequence[Any]]:
-    """The base rates of the schedulers that wrap none, in order."""
+    """The base rates of the schedulers that wrap no others, in order."""
     for inner in raw.get("_schedulers", ()):
         yield from _bases(inner)
     if "_schedulers" not in raw and "base_lrs" in raw and "max_lrs" not in raw:
@@ -245,7 +248,7 @@ def _bases(raw: Raw) -> Iterator[Sequence[Any]]:
 
 
 def _opened(value: Any) -> Any:
-    """Tensors in memory, wherever they are."""
+    """A tree of values with its lazy tensors read into memory."""
     if is_lazy(value):
         return whole(value).clone()
     if isinstance(value, dict):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """Names, shapes, dtypes, clocks, learning rates, and each weight up to a factor."""
+    """The comparison of names, shapes, dtypes, steps, learning rates, and of each weight up to a factor."""
 
     passed: bool
     num_tensors: int
@@ -23,7 +23,7 @@ class Structure:
 
 @dataclass(frozen=True, kw_only=True)
 class Function:
-    """Logits of both models on the same tokens."""
+    """The comparison of both models' logits on the same tokens."""
 
     max_abs_logit_diff: float
     relative: float  # to the largest logit
@@ -34,7 +34,7 @@ class Function:
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """Stored moments and steps against what the gradients' algebra, measured by autograd, demands."""
+    """The comparison of stored moments and steps with what the measured factors of the gradients demand."""
 
     worst_relative_error: float
     worst_parameter: str | None
@@ -49,7 +49,7 @@ class Moments:
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectory:
-    """Losses of real optimizer steps in both models."""
+    """The losses, in nats, over real optimizer steps in both models; `why` says why they were not judged."""
 
     steps: int
     max_abs_loss_diff: float
@@ -63,7 +63,10 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Asymmetry:
-    """Relative difference of the copies; trapped where neither weights nor gradients nor dropout tell them apart."""
+    """The relative differences between copies, from 0 for equal ones on.
+
+    `trapped`: neither weights nor gradients nor dropout tell the copies apart, so that training keeps them equal.
+    """
 
     weights: float
     gradients: float
@@ -73,7 +76,7 @@ class Asymmetry:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """All of it; `sentences` say in words what a user should know."""
+    """All that verification found; `sentences` say in words what a user should know."""
 
     structure: Structure
     function: Function
@@ -89,5 +92,5 @@ class VerifyReport:
         return all(part.passed for part in parts if part is not None)
 
     def to_json(self) -> Mapping[str, object]:
-        """The JSON of `ckptgrow verify`."""
+        """The report as plain dicts, lists and values."""
         return {"passed": self.passed, **asdict(self)}

@@ -1,4 +1,4 @@
-"""Sample tokens, and what a model makes of them."""
+"""Samples of tokens or images, and the logits, losses and gradients of models on them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ SEED = 0
 
 
 def sample_batches(state: TrainingState, num_batches: int, tokens: Path | None) -> list[torch.Tensor]:
-    """Batches of token ids, int64, shape (2, up to 256 tokens): from a file, else random ones; for vision models random
-    images, float64, shape (2, channels, height, width).
+    """Batches of token ids, int64, shape (2, up to 256), from a file or drawn at random.
+
+    For vision models random images, float64, shape (2, channels, height, width).
 
     Raises DataError where the file has too few tokens, or ids outside the vocabulary.
     """
@@ -49,9 +50,10 @@ def sample_batches(state: TrainingState, num_batches: int, tokens: Path | None) 
 
 
 def long_sample(states: Sequence[TrainingState], tokens: Path | None) -> torch.Tensor | None:
-    """One sequence longer than the windows of attention, int64, shape (1, window + 32 or all positions): a window shows
-    only beyond its size. None where the batches are long enough, or where a window is beyond `LONGEST_WINDOW`: there
-    the equality of the configs' fields must do.
+    """One sequence that is longer than the windows of attention, int64, shape (1, window + 32 or all positions).
+
+    Only on such a sequence does a wrong window change the logits. None where the batches are long enough, or where a
+    window is larger than `LONGEST_WINDOW`: there only the configs' fields are compared.
     """
     small = states[0]
     windows = {int(size) for state in states for size in _windows(state.config) if size <= LONGEST_WINDOW}
@@ -87,8 +89,9 @@ def logits_of(model: PreTrainedModel, sample: torch.Tensor) -> torch.Tensor:
 
 
 def loss_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy in nats, of the next token or of labels 0, 1, …, in the logits' dtype (transformers' own casts
-    to float32).
+    """The mean cross-entropy in nats, in the logits' dtype, of the next token or, for images, of the labels 0, 1, ….
+
+    transformers' own loss would cast to float32.
     """
     if tokens.is_floating_point():
         return torch.nn.functional.cross_entropy(logits, torch.arange(len(tokens), device=logits.device))
@@ -97,13 +100,13 @@ def loss_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def all_logits(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The logits of every batch."""
+    """The logits of every batch, on the CPU."""
     with torch.no_grad():
         return [logits_of(model, tokens).cpu() for tokens in batches]
 
 
 def gradients_of(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The gradient of the mean loss over all batches, by parameter name."""
+    """The gradients of the mean loss over all batches, by parameter name, on the CPU."""
     model.zero_grad(set_to_none=True)
     for tokens in batches:
         (loss_of(logits_of(model, tokens), tokens) / len(batches)).backward()

@@ -1,4 +1,4 @@
-"""The measured scales of every parameter, side by side for what optimizers make of them."""
+"""The measured factors of every parameter, in the form by which options of optimizers are judged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ckptgrow.verification.weights import WeightScale
 
 
 class Scales:
-    """Looks up a grown parameter's scales; a fresh layer has those of the layer that it was made from."""
+    """Looks up a grown parameter's factors: `of(name)`. A new layer has those of the layer that it was made from."""
 
     def __init__(self, pair: Pair, weights: Mapping[str, WeightScale], gradients: Mapping[str, GradientScale]) -> None:
         self._pair, self._weights, self._gradients = pair, weights, gradients
@@ -40,7 +40,10 @@ class Scales:
         )
 
     def _size(self, link: Link, origin: Link) -> float:
-        """Of the stored weight, as an optimizer sees it: without a gain's 1, with entries that copy nothing."""
+        """The factor of the stored weight's root mean square, as an optimizer sees the weight.
+
+        That is without the 1 that some norms add, and with the entries that copy nothing.
+        """
         old, new = (
             whole(state.checkpoint.tensors[name]).double()
             for state, name in ((self._pair.small, link.small.name), (self._pair.grown, origin.grown.name))

@@ -1,8 +1,8 @@
-"""Every field of every scheduler: the small one's, with one entry a grown group, at the step that the run is moved to.
+"""Every field of every scheduler: those of the small one, with one entry for each grown group, at the grown step.
 
-After a moved step nothing is excused: torch's own scheduler, run from the small checkpoint's state to that step, says
-what the grown one must hold, and what the groups' rates, betas and momenta must be. Where a function in the user's
-script has a say, its clock moves and the rates are those of the small checkpoint.
+Where a growth moved the step, torch's own scheduler is run from the small checkpoint's state to that step. What it
+holds there is what the grown one must hold, and the groups' rates, betas and momenta must be what it sets. Where these
+depend on a function in the user's script, only the clock moves, and the rates are those of the small checkpoint.
 """
 
 from __future__ import annotations
@@ -30,14 +30,17 @@ IN_FLOAT32 = 1e-5  # the same, of rates that are tensors
 
 @dataclass(frozen=True)
 class Moved:
-    """The small checkpoint's schedulers at the grown one's step, and by optimizer the options that they set there."""
+    """The small checkpoint's schedulers at the grown one's step, and the options that they set there.
+
+    `options`: by the optimizer's index, one mapping for each of its groups.
+    """
 
     states: tuple[Raw, ...]
     options: Mapping[int, Sequence[Raw]]
     is_moved: bool
 
     def options_of(self, optimizer: int, group: int, options: Raw) -> Raw:
-        """A small group's options at that step; what was a tensor stays one."""
+        """A small group's options at the grown step; options that were tensors stay tensors."""
         if optimizer not in self.options:
             return options
         found = {key: value for key, value in self.options[optimizer][group].items() if key in options}
@@ -45,7 +48,7 @@ class Moved:
 
 
 def moved_schedules(pair: Pair, schedule: str | None) -> Moved:
-    """Runs the small checkpoint's schedulers to the grown one's step; they stay where that is the same."""
+    """Runs the small checkpoint's schedulers to the grown one's step, where that differs from its own."""
     old, new = pair.small.checkpoint.position.global_step, pair.grown.checkpoint.position.global_step
     raws, optimizers = pair.small.checkpoint.schedulers, pair.small.optimizers
     if old is None or new is None or old == new:
@@ -68,7 +71,10 @@ def moved_schedules(pair: Pair, schedule: str | None) -> Moved:
 
 
 def optimizer_of(index: int, schedulers: Sequence[Raw], optimizers: Sequence[OptimizerState]) -> int | None:
-    """Whose rates a scheduler sets: the only optimizer's, that at its place, or the only one with its base rates."""
+    """The index of the optimizer whose rates a scheduler sets; None where it is not known.
+
+    It is the only optimizer, the one at the same place, or the only one with the scheduler's base rates.
+    """
     if len(optimizers) == 1 or len(optimizers) == len(schedulers):
         return 0 if len(optimizers) == 1 else index
     bases = [_number(base) for base in schedulers[index].get("base_lrs", ())]
@@ -81,7 +87,7 @@ def optimizer_of(index: int, schedulers: Sequence[Raw], optimizers: Sequence[Opt
 
 
 def schedule_problems(pair: Pair, moved: Moved) -> list[str]:
-    """Every field of every grown scheduler that is not what it must be."""
+    """Every field of every grown scheduler that is not what it must be, in sentences."""
     grown, small = pair.grown.checkpoint.schedulers, pair.small.checkpoint.schedulers
     if len(grown) != len(small):
         return [f"{len(grown)} schedulers, expected {len(small)}"]
@@ -95,12 +101,12 @@ def schedule_problems(pair: Pair, moved: Moved) -> list[str]:
 
 
 def _field_problems(found: Raw, expected: Raw, index: int, tolerance: float) -> Iterator[str]:
-    """Rates may have been multiplied in another order; all else is equal."""
+    """The differences of one scheduler; rates may differ by `tolerance`, multiplied in another order."""
     yield from differences(dict(found), dict(expected), (f"scheduler {index}",), tolerance)
 
 
 def _ratios(pair: Pair, moved: Moved, place: int) -> tuple[list[int], list[float]]:
-    """For each grown group its origin, and how its learning rate differs: as judged of the groups themselves."""
+    """For each grown group the index of the small group that it comes from, and the ratio of their learning rates."""
     if place >= len(pair.grown.optimizers):
         count = len(pair.small.optimizers[place].groups)
         return list(range(count)), [1.0] * count
@@ -127,7 +133,7 @@ def _grown(raw: Raw, sources: Sequence[int], ratios: Sequence[float]) -> dict[st
 
 
 def _clock_at(raw: Raw, old: int, new: int) -> int:
-    """A scheduler's own clock: the run's, or one that ticks a fixed number of times a step."""
+    """A scheduler's own clock at the new step: that of the run, or one that ticks at a fixed rate to it."""
     while "last_epoch" not in raw and raw.get("_schedulers"):
         raw = raw["_schedulers"][0]
     clock = raw.get("last_epoch")
@@ -137,7 +143,7 @@ def _clock_at(raw: Raw, old: int, new: int) -> int:
 
 
 def _with_clock(raw: Raw, clock: int) -> dict[str, Any]:
-    """A state that cannot be run: its clock is set, all else stays."""
+    """A state that cannot be run, with only its clock set."""
     if "last_epoch" not in raw:
         return dict(raw)
     counted = {"_step_count": raw["_step_count"] + clock - raw["last_epoch"]} if "_step_count" in raw else {}
@@ -145,7 +151,7 @@ def _with_clock(raw: Raw, clock: int) -> dict[str, Any]:
 
 
 def _named_function(schedule: str | None, raw: Raw) -> Callable[[int], float] | None:
-    """The function of transformers that the user named in the history, as `NAME:key=number,…`."""
+    """The function of a transformers schedule that the history names, as `NAME:key=number,…`; None for a user's own."""
     name, _, rest = (schedule or "lambda").partition(":")
     if name == "lambda":
         return None
@@ -161,7 +167,7 @@ def _named_function(schedule: str | None, raw: Raw) -> Callable[[int], float] | 
 
 
 def _plain(value: Any) -> Any:
-    """Rates that are tensors as numbers, in lists and below."""
+    """A tree of values with its tensors as numbers or lists."""
     if is_lazy(value):
         return _plain(whole(value))
     if isinstance(value, torch.Tensor):

@@ -50,8 +50,9 @@ class _Shares:
 
 
 def separation_problems(pair: Pair, weights: Mapping[str, WeightScale], declared: Declared) -> list[str]:
-    """Where the history's `how`, `separate` and `noise` are not what the weights show; after several growths in width
-    only whether anything separates the copies can be told.
+    """Where the history's `how`, `separate` and `noise` are not what the weights show, in sentences.
+
+    After several growths in width the weights only show whether anything separates the copies.
     """
     widths = declared.widths
     found = list(_measured(pair, weights))
@@ -90,7 +91,10 @@ def _of_one(record: Mapping[str, Any], shown: str, found: list[_Shares]) -> Iter
 
 
 def _base(one: _Shares, how: object) -> str:
-    """What noise was added to; of experts that lie one by one in a file only the fused tensor is seen."""
+    """The shares to which noise was added: "even" or "diagonal".
+
+    Experts that a file holds one by one are seen here as one tensor, so the smaller strength decides.
+    """
     if how == "diagonal" and one.can_be_diagonal:
         return "diagonal"
     return min(one.strength, key=one.strength.__getitem__) if how == "diagonal" else "even"
@@ -148,7 +152,7 @@ def _parts(link: Link, whole: torch.Tensor, grown: torch.Tensor) -> Iterator[tup
 
 
 def _counts(link: Link) -> torch.Tensor:
-    """Over how many copies each entry's input is shared, broadcastable over the grown tensor."""
+    """The number of copies of each entry's input, broadcastable over the grown tensor."""
     counts = torch.ones([1] * len(link.growths), dtype=torch.float64)
     for axis in link.in_axes:
         counts = counts * link.along(axis, link.growths[axis].num_copies.astype(np.float64))
@@ -156,7 +160,7 @@ def _counts(link: Link) -> torch.Tensor:
 
 
 def _diagonal(link: Link) -> torch.Tensor:
-    """Where outputs and inputs are copies of the same number, broadcastable over the grown tensor."""
+    """Whether outputs and inputs of an entry are copies with the same number, broadcastable over the grown tensor."""
     copies = [link.along(axis, growth.copy.astype(np.int64)) for axis, growth in enumerate(link.growths)]
     zero = torch.zeros([1] * len(link.growths), dtype=torch.int64)
     out = sum((copy for axis, copy in enumerate(copies) if axis not in link.in_axes), zero)

@@ -1,6 +1,6 @@
-"""Real optimizer steps in both models, each from its own stored state: no sharper test of a whole state is known.
+"""The losses over real optimizer steps in both models, each from its own stored state: a test of the whole state.
 
-Dropout is off, nothing is clipped, learning rates are those of the groups.
+Dropout is off, no gradient is clipped, and learning rates are those that the groups hold.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 def losses(
     model: PreTrainedModel, state: TrainingState, batches: Sequence[torch.Tensor], num_steps: int
 ) -> list[float]:
-    """The loss before each of `num_steps` optimizer steps, and after the last; batches repeat in order."""
+    """The loss in nats before each of `num_steps` optimizer steps and after the last; batches repeat in order.
+
+    Raises OptimizerError where no optimizer is known for the stored groups.
+    """
     optimizers = [_optimizer(model, state, one) for one in state.optimizers]
     found: list[float] = []
     for step in range(num_steps + 1):
@@ -42,7 +45,7 @@ def losses(
 
 
 def step_rounding(state: TrainingState) -> float:
-    """By how much losses may differ because of how the optimizers compute their steps."""
+    """By how much losses may differ because an optimizer computes its steps in less than the weights' dtype."""
     rules = (rule for stored in state.optimizers for rule in _rules(stored))
     return max((rule.step_rounding for rule in rules if rule), default=0.0)
 
@@ -72,13 +75,13 @@ def _optimizer(model: PreTrainedModel, state: TrainingState, stored: OptimizerSt
 
 
 def _options(group: ParameterGroup) -> dict[str, Any]:
-    """A group's options, but for how the steps are computed: that is for this machine to choose."""
+    """A group's options without those that choose an implementation, which depend on the machine."""
     options = {name: value for name, value in group.options.items() if name not in IMPLEMENTATION}
     return {name: float(whole(value)) if is_lazy(value) else value for name, value in options.items()}
 
 
 def _value(value: Any, parameter: torch.Tensor) -> Any:
-    """An entry of a record: numbers as tensors in memory, the rest where the parameter is, in its dtype."""
+    """An entry of a record as the optimizer needs it: a number as a CPU tensor, others like their parameter."""
     if is_lazy(value):
         return whole(value).to(parameter) if value.shape else whole(value).clone()
     return torch.tensor(float(value)) if isinstance(value, int | float) else value

@@ -1,4 +1,4 @@
-"""Two trees of plain values and lazy tensors, leaf by leaf: what is missing, additional or changed."""
+"""Compares two trees of plain values and lazy tensors leaf by leaf: what is missing, additional or changed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LONGEST = 60  # characters of a value in a message
 
 
 def differences(found: Any, expected: Any, at: Keys, tolerance: float = 0.0) -> Iterator[str]:
-    """Every leaf of `found` that is not as in `expected`, as lines `where is X, expected Y`.
+    """Every leaf of `found` that is not as in `expected`, as sentences `where is X, expected Y`; `at` is the place.
 
-    Floating-point numbers may differ by `tolerance`, relatively; tensors are compared bit for bit, in dtype and shape.
-    Types are compared too, for 1 and 1.0 and True are different settings.
+    Floating-point numbers may differ by `tolerance`, relatively; tensors must be equal to the bit, in dtype and shape.
+    Types are compared too, because 1, 1.0 and True are different settings.
     """
     yield from _differences(found, expected, at, tolerance, set())
 
@@ -85,7 +85,7 @@ def same_value(found: Any, expected: Any, tolerance: float = 0.0) -> bool:
 
 
 def same_tensor(found: LazyTensor, expected: LazyTensor) -> bool:
-    """Whether two tensors are equal, NaN where NaN is; a few megabytes of them are in memory at a time."""
+    """Whether two tensors are equal, NaN counting as equal to NaN; a few megabytes are in memory at a time."""
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return False
     parts = ((found.rows(start, stop), expected.rows(start, stop)) for start, stop in chunks(found))
@@ -93,7 +93,7 @@ def same_tensor(found: LazyTensor, expected: LazyTensor) -> bool:
 
 
 def text(value: Any) -> str:
-    """A value as a message shows it."""
+    """A value as a message shows it, cut after `LONGEST` characters."""
     if is_lazy(value):
         return f"a tensor of shape {list(value.shape)}"
     shown = repr(value)
@@ -109,7 +109,10 @@ def _same_rows(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _kind(value: Any) -> object:
-    """Dicts of any class are alike, as are lists; objects of the user's classes are known by their names."""
+    """What must be the same for two values to be compared: dicts of any class are of one kind, as are lists.
+
+    Objects of the user's classes are of one kind if their classes have the same name.
+    """
     if isinstance(value, Opaque):
         return type(value).named
     for kind in (dict, list, tuple, Namespace):

@@ -37,9 +37,11 @@ SUMS = 8.0  # roundings of float64 in the sums and products here
 
 @dataclass(frozen=True)
 class WeightScale:
-    """`factor`: of the summed weight, None where the small weight is zero; `error`: the largest difference, relative to
-    the largest value; `roundings`: the largest difference in units of what storing may leave, at most 1 where all is
-    well.
+    """How one grown weight relates to its small one.
+
+    `factor`: by how much the summed weight is larger, None where the small weight is zero; `error`: the largest
+    difference, relative to the largest value; `roundings`: the largest difference in units of what storing may leave,
+    at most 1 where the weight is right.
     """
 
     factor: float | None
@@ -48,8 +50,10 @@ class WeightScale:
 
 
 def weight_scales(pair: Pair) -> Mapping[str, WeightScale]:
-    """Every parameter's scale, by the grown name; those of new layers are zero where they make the layer an identity,
-    and else those of the layer that it was made from.
+    """Every parameter's scale, by its grown name.
+
+    Parameters of new layers must be zero where they make the layer an identity; else they are compared with the layer
+    that theirs was made from.
     """
     return {name: _scale(pair, name) for name in pair.links}
 
@@ -57,7 +61,7 @@ def weight_scales(pair: Pair) -> Mapping[str, WeightScale]:
 def completed(
     scales: Mapping[str, WeightScale], pair: Pair, growths: Mapping[str, Growth]
 ) -> Mapping[str, WeightScale]:
-    """The scales with factors for weights of zeros too: what the spaces are written as demands them."""
+    """The scales with factors for weights of zeros too, from the factors f with which the spaces are written."""
     return {
         name: replace(scale, factor=weight_factor(pair.links[name].grown.layout, growths))
         if scale.factor is None and not pair.links[name].is_padded
@@ -99,7 +103,7 @@ def _drawn_scale(link: Link, small: torch.Tensor, grown: torch.Tensor) -> Weight
 
 
 def _may_be_zero(link: Link) -> bool:
-    """Whether a new layer of its kind is an identity by this tensor's being zero."""
+    """Whether a tensor of zeros is right here, because it makes its new layer an identity."""
     return any(is_zero_in(kind, link.grown) for kind in link.layer.zeroed)
 
 
@@ -120,7 +124,7 @@ def _is_dealt(link: Link, stored: torch.Tensor, expected: torch.Tensor) -> bool:
 
 
 def _roundings(pair: Pair, link: Link, differences: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest difference over what storing may leave at its place; infinity for NaN."""
+    """The largest difference in units of what storing may leave there; infinity for NaN."""
     stored = link.copied_part(whole(pair.grown.checkpoint.tensors[link.grown.name]))
     return roundings(link, stored, differences, expected, pair.num_growths)
 
@@ -128,8 +132,10 @@ def _roundings(pair: Pair, link: Link, differences: torch.Tensor, expected: torc
 def roundings(
     link: Link, stored: torch.Tensor, differences: torch.Tensor, expected: torch.Tensor, num_growths: int
 ) -> float:
-    """The largest of `differences`, those of sums of `stored` over copies from `expected`, over what storing may leave
-    at its place; infinity for NaN.
+    """The largest difference between sums over copies and expected sums, in units of what storing may leave there.
+
+    `stored`: the grown weight in its stored dtype; `differences` and `expected`: in the shape of the summed weight.
+    Infinity for NaN.
     """
     worst = largest(differences)
     if worst == 0 or math.isinf(worst):
@@ -152,7 +158,7 @@ def roundings(
 
 
 def _are_rounded(link: Link) -> torch.Tensor:
-    """Inputs whose even shares are no powers of two, broadcastable over the summed weight."""
+    """Whether an input's even share is no power of two and so is rounded; broadcastable over the summed weight."""
     exact = torch.ones([1] * len(link.growths), dtype=torch.bool)
     for axis in link.in_axes:
         growth = link.growths[axis]

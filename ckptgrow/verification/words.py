@@ -1,4 +1,4 @@
-"""What a report means, in sentences."""
+"""The sentences in which a report says what it found, and what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ckptgrow.verification.report import VerifyReport
 
 
 def sentences(report: VerifyReport, pair: Pair) -> list[str]:
-    """Everything that a user should know, the reasons for a failure first."""
+    """Everything that a user should know: the reasons for a failure first, then remarks."""
     parts = (_structure(report), _function(report, pair), _moments(report), _trajectory(report), _asymmetry(report))
     return [*(sentence for part in parts for sentence in part), *_padding(report, pair)]
 

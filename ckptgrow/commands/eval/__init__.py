@@ -1,1 +1,1 @@
-"""`ckptgrow eval lambada|wikitext|run|perplexity|compare`, one file a command."""
+"""The commands below `ckptgrow eval`: lambada, wikitext, run, perplexity, compare; each in a file of its own."""

@@ -1,4 +1,4 @@
-"""Options that several commands under `eval` share, and what their words mean."""
+"""Options that several commands below `eval` share, and how their values are read."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace the file of 
 
 
 def local_files(entries: Sequence[str] | None) -> dict[str, Path]:
-    """TASK=FILE entries; raises RequestError for others."""
+    """Reads TASK=FILE entries into files by task; raises RequestError for other entries."""
     files: dict[str, Path] = {}
     for entry in entries or ():
         task, equals, file = entry.partition("=")
@@ -83,6 +83,6 @@ def local_files(entries: Sequence[str] | None) -> dict[str, Path]:
 
 
 def only_original(measure: Measure, given: set[str]) -> None:
-    """Raises RequestError where options of the original measure are given to another one."""
+    """Raises RequestError where options of the measure `original` are given with another one."""
     if measure == "lm-eval" and given:
         raise RequestError(f"{', '.join(sorted(given))}: only with --measure original")

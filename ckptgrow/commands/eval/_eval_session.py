@@ -1,4 +1,4 @@
-"""What the commands under `eval` have in common: running checkpoints one after the other, tables."""
+"""What the commands below `eval` have in common: evaluating checkpoints one after the other, and showing results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """The options that all these commands take."""
+    """The values of the options that all these commands take."""
 
     tokenizer: str | None
     batch_size: str
@@ -41,7 +41,7 @@ class Choices:
     num_fewshot: int | None = None
 
     def settings(self) -> EvalSettings:
-        """Raises RequestError where a value is out of range."""
+        """The settings of the evaluation; raises RequestError where a value is out of range."""
         from ckptgrow.evaluate.eval_settings import EvalSettings
 
         if self.limit is not None and not (0 < self.limit < 1 or self.limit == int(self.limit) >= 1):
@@ -52,7 +52,7 @@ class Choices:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """One command at work: its processes, options and screen."""
+    """One running command: its processes, options and screen."""
 
     processes: EvalProcesses
     choices: Choices
@@ -62,7 +62,7 @@ class Session:
 
     @property
     def progress(self) -> Progress:
-        """The bar, which the first process shows for all."""
+        """Makes progress bars; only the first process shows them."""
         from ckptgrow.evaluate.progress_bars import silent
 
         if not self.processes.is_first:
@@ -70,7 +70,7 @@ class Session:
         return lambda description: self.screen.progress_later(description, unit="answers")
 
     def open(self, checkpoint: Path, *data: Path) -> Subject:
-        """The checkpoint as a model, with its tokenizer, which a meta.json beside `data` may name."""
+        """Opens a checkpoint as a model with its tokenizer, which a meta.json beside `data` may name."""
         from ckptgrow.evaluate.subject import open_subject
 
         with self.screen.stages() as stage:
@@ -85,7 +85,7 @@ class Session:
             )
 
     def load(self, names: str, local: Mapping[str, Path], include: Sequence[Path] = ()) -> Loaded:
-        """lm-eval's tasks of these names, by commas."""
+        """Loads lm-eval's tasks by names, which commas separate; raises RequestError where none is named."""
         from ckptgrow.evaluate.dependency import require_harness
 
         require_harness()
@@ -99,13 +99,13 @@ class Session:
             return load_tasks(wanted, local, include)
 
     def run(self, checkpoint: Path, loaded: Loaded) -> Evaluation | None:
-        """lm-eval's results for one checkpoint."""
+        """Evaluates one checkpoint by lm-eval; None in all processes but the first."""
         from ckptgrow.evaluate.evaluation import evaluate
 
         return evaluate(self.open(checkpoint), loaded, self.settings, self.processes, self.progress)
 
     def show(self, evaluation: Evaluation | None) -> None:
-        """The table, samples and JSON of one evaluation, by the first process; on stderr what it took."""
+        """Shows the table, samples and JSON of one evaluation in the first process, and on stderr how long it took."""
         if evaluation is None:
             return
         self.write_samples([evaluation])
@@ -120,12 +120,12 @@ class Session:
         self.screen.result(evaluation.to_json())
 
     def tell(self, notes: Sequence[str]) -> None:
-        """What is worth knowing of the data."""
+        """Shows notes on the data."""
         for note in notes:
             self.screen.say(f"note: {note}")
 
     def write_samples(self, evaluations: Sequence[Evaluation]) -> None:
-        """Writes the answers where the user asked for them."""
+        """Writes the answers for every document to the file of --samples, if it is given."""
         from ckptgrow.evaluate.evaluation import write_samples
 
         if self.choices.samples is not None:
@@ -137,7 +137,7 @@ COLUMNS = ("task", "metric", "value", "standard error", "documents")
 
 @contextmanager
 def session(choices: Choices, as_json: bool, *checkpoints: Path) -> Generator[Session]:
-    """A command's session, once what can be checked beforehand is checked."""
+    """A command's session, after all that can be checked beforehand."""
     from ckptgrow.evaluate.evaluation import check_samples
     from ckptgrow.evaluate.processes import launched
 
@@ -151,7 +151,7 @@ def session(choices: Choices, as_json: bool, *checkpoints: Path) -> Generator[Se
 
 
 def metric_name(key: str) -> str:
-    """lm-eval's "metric,filter" for people: the filter `none` goes without saying."""
+    """lm-eval's "metric,filter" as people read it, without the filter `none`."""
     return key.removesuffix(",none").replace(",", ", ")
 
 

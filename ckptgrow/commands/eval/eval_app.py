@@ -1,4 +1,4 @@
-"""`ckptgrow eval lambada|wikitext|run|perplexity|compare`."""
+"""`ckptgrow eval`, with the commands below it."""
 
 from __future__ import annotations
 

@@ -41,10 +41,10 @@ def lambada(
     force: options.ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """LAMBADA: the last word of each passage.
+    """LAMBADA: predict the last word of each passage.
 
-    Perplexity and greedy accuracy, by lm-eval's lambada_openai. --data takes JSON lines or parquet with `text`, or
-    plain text with a passage a line. The original's measure is the accuracy of the last token.
+    Measures perplexity and greedy accuracy by lm-eval's lambada_openai. --data takes JSON lines or parquet with `text`,
+    or plain text with one passage on each line. --measure original is the accuracy of the last token.
     """
     switches = {
         "--ignore-fragments": ignore_fragments,

@@ -35,9 +35,9 @@ def perplexity(
     force: options.ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Loss and perplexity by token of a file.
+    """Loss and perplexity of a file's tokens.
 
-    The loss is in nats a token; every token but the first is predicted once, from at most a block before it.
+    The loss is in nats per token; every token but the first is predicted once, from at most one block before it.
     JSON lines and parquet give the tokens that `ckptgrow data` makes of them; plain text is one document.
     """
     choices = Choices(

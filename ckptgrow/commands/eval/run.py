@@ -26,7 +26,7 @@ def run(
     force: options.ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Any of lm-eval's tasks."""
+    """Evaluate a checkpoint on any of lm-eval's tasks."""
     choices = Choices(
         tokenizer=tokenizer,
         batch_size=batch_size,

@@ -1,1 +1,1 @@
-"""`ckptgrow plan curves|law|fit|watch`, one file a command."""
+"""The commands below `ckptgrow plan`: curves, law, fit, watch; each in a file of its own."""

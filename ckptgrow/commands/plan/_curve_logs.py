@@ -1,4 +1,4 @@
-"""What the commands that read learning curves have in common: options of a log, and what was left out of it."""
+"""What the commands that read learning curves have in common: options of a log, and sentences on what was left out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SpikesOption = Annotated[
 
 
 def say_left_out(curves: Iterable[Curve], screen: Screen) -> None:
-    """A sentence for each curve that lacks rows of its log, and a warning where noise was taken for spikes."""
+    """Shows a sentence for each curve that lacks rows of its log, and a warning where noise was taken for spikes."""
     for curve in curves:
         if curve.cleaning.sentence:
             screen.say(f"{curve.where}: {curve.cleaning.sentence}")
@@ -40,7 +40,7 @@ def say_left_out(curves: Iterable[Curve], screen: Screen) -> None:
 
 
 def left_out(curve: Curve) -> dict[str, object]:
-    """The same for JSON."""
+    """What was left out of a curve's log, for JSON."""
     found = curve.cleaning
     return {
         "log": curve.where,

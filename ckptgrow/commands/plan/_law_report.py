@@ -1,4 +1,4 @@
-"""What `ckptgrow plan law` tells: tables, a sentence, a small plot, JSON."""
+"""What `ckptgrow plan law` shows: tables, a sentence, a small plot, JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def say(plan: LawPlan, screen: Screen, lr_rule: str) -> None:
-    """Tables, a sentence, and a small plot on a terminal."""
+    """Shows tables and a sentence, and on a terminal a small plot."""
     screen.table(
         f"growths to the last model, by the law {plan.law.name}",
         ("growth", "params ×", "τ", "ρ", "loss", "saves"),
@@ -70,7 +70,7 @@ def _picture(plan: LawPlan, width: int) -> list[list[tuple[str, str]]]:
 
 
 def as_tree(plan: LawPlan) -> dict[str, object]:
-    """The JSON of `ckptgrow plan law`."""
+    """The plan for JSON."""
     return {
         "law": plan.law.options(),
         "constants": [

@@ -44,9 +44,9 @@ def curves(
     plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png).", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Growth points, the step constant and the compute saved, from two learning curves.
+    """Find growth points, the step constant and the saved compute from two learning curves.
 
-    Logs: TensorBoard's CSV export, Lightning's metrics.csv, event files, or a run's directory.
+    A log is TensorBoard's CSV export, Lightning's metrics.csv, an event file, or a run's directory.
     """
     if tokens_per_step <= 0:
         raise RequestError(f"--tokens-per-step {tokens_per_step:g}: expected a number above zero")

@@ -37,9 +37,9 @@ def fit(
     out: Annotated[Path | None, typer.Option(help="Write the law here (.yaml or .json).", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """A scaling law's constants from learning curves of your own, for `plan law --law FILE`.
+    """Fit a scaling law's constants to learning curves of your own, for `plan law --law FILE`.
 
-    Robust least squares on log L (Huber's loss); standard errors take evaluations as independent of each other.
+    Uses robust least squares on log L (Huber's loss); standard errors assume that evaluations are independent.
     """
     if len(params) != len(curves):
         raise RequestError(f"--params: {len(params)} given for {len(curves)} curves, expected one for each")

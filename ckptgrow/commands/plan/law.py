@@ -75,9 +75,10 @@ def law(
     out: Annotated[Path | None, typer.Option(help="Write the plan here (.yaml).", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The stages with the least compute for a target, by a scaling law; τ and ρ of each operator.
+    """Find the stages that reach a target with the least compute by a scaling law, and τ and ρ of each operator.
 
-    L = E + a·N^−α + b·u^−β, u steps (Kaplan et al. 2020) or tokens (Hoffmann et al. 2022), or constants of your own.
+    L = E + a·N^−α + b·u^−β with u steps (Kaplan et al. 2020) or tokens (Hoffmann et al. 2022), or constants of your
+    own.
     """
     from ckptgrow.planning.figure_style import check_ending
     from ckptgrow.planning.law_files import law_of
@@ -163,7 +164,7 @@ def _batch(value: str | None, law: Law) -> float | None:
 
 
 def _number(rule: str | None) -> float | None:
-    """The rate, where the rule is one."""
+    """The learning rate, where --lr-rule is a number; None where it names a rule."""
     if rule is None or rule in words_of(RateRule):
         return None
     try:
@@ -176,7 +177,10 @@ def _number(rule: str | None) -> float | None:
 
 
 def _with_rates(plan: LawPlan, rule: str | None, number: float | None, screen: Screen) -> tuple[LawPlan, str]:
-    """The plan with its rates, and the name of the rule that gave them; without one, what the largest model allows."""
+    """The plan with its learning rates, and their rule's name.
+
+    Without --lr-rule the one that the largest model allows.
+    """
     from ckptgrow.planning.rates_by_size import LARGEST_FITTED, RULES
 
     if number is not None:

@@ -1,4 +1,4 @@
-"""`ckptgrow plan curves|law|fit|watch`."""
+"""`ckptgrow plan`, with the commands below it."""
 
 from __future__ import annotations
 

@@ -32,9 +32,9 @@ def watch(
     spikes: SpikesOption = "robust",
     as_json: JsonOption = False,
 ) -> None:
-    """Whether a live run should grow now: its slope, how sure that is, and the step that the rule predicts.
+    """Tell whether a running training should grow now: its slope, how sure it is, and the step that the rule predicts.
 
-    Reads the newest metrics.csv or event files in the directory or below.
+    Reads the newest metrics.csv or event files in the directory or below it.
     """
     from ckptgrow.planning.learning_curves import curve_of
     from ckptgrow.planning.logs import Names, newest_log

@@ -1,1 +1,1 @@
-"""One family a file: a `Family` and its source, data only."""
+"""The families' tables, each in a file of its own with its source; only data."""

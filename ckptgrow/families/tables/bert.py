@@ -1,4 +1,4 @@
-"""BERT: an encoder that normalises after each block, and the head of its masked language model.
+"""BERT: an encoder with norms after each block, and the head of its masked language model.
 
 Source: Devlin et al., "BERT", arXiv 1810.04805; transformers `BertForMaskedLM`.
 """

@@ -1,4 +1,4 @@
-"""BLOOM: ALiBi in the place of positions, queries, keys and values interleaved by head.
+"""BLOOM: ALiBi instead of positions; queries, keys and values interleaved by head.
 
 Source: BigScience Workshop, "BLOOM", arXiv 2211.05100; Press et al., "Train Short, Test Long" (ALiBi), arXiv
 2108.12409; transformers `BloomForCausalLM`.

@@ -1,4 +1,4 @@
-"""Gemma: Llama's blocks with embeddings times √hidden and gains stored without their 1.
+"""Gemma: Llama's blocks with embeddings times √hidden, and gains that are stored without the 1 that the model adds.
 
 Source: Gemma Team, "Gemma", arXiv 2403.08295; transformers `GemmaForCausalLM`.
 """

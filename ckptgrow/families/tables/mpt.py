@@ -1,4 +1,4 @@
-"""MPT: ALiBi in the place of positions, no biases, queries, keys and values in one tensor.
+"""MPT: ALiBi instead of positions; no biases; queries, keys and values in one tensor.
 
 Source: MosaicML NLP Team, "Introducing MPT-7B", 2023; Press et al., "Train Short, Test Long" (ALiBi), arXiv 2108.12409;
 transformers `MptForCausalLM`.

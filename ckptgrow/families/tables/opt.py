@@ -1,5 +1,6 @@
-"""OPT: learned positions that begin at 2, ReLU, embeddings that may be narrower than the hidden size; norms before
-the blocks and at the end, or after each block and none at the end (opt-350m).
+"""OPT: learned positions that begin at 2, ReLU, embeddings that may be narrower than the hidden size.
+
+Norms stand before the blocks and at the end, or after each block and not at the end (opt-350m).
 
 Source: Zhang et al., "OPT", arXiv 2205.01068; transformers `OPTForCausalLM`.
 """

@@ -1,4 +1,4 @@
-"""RoBERTa: BERT's encoder, positions counted from beyond the padding token.
+"""RoBERTa: BERT's encoder, with positions that begin behind the number of the padding token.
 
 Source: Liu et al., "RoBERTa", arXiv 1907.11692; transformers `RobertaForMaskedLM`.
 """

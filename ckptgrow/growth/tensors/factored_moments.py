@@ -1,4 +1,4 @@
-"""Factored second moments: one factor of V = row · column / mean(row) grows so that the product does.
+"""Factored second moments: the factors of V = row · column / mean(row) grow so that their product grows as V does.
 
 Source of the factors: Shazeer & Stern, "Adafactor", arXiv 1804.04235, section 3; their growth is derived in
 `grown_moments`.
@@ -52,7 +52,7 @@ def grown_factor(
 
 
 def _without(square: Gather, removed: int, *, kept: bool) -> Gather:
-    """The gather of the other axes; the removed one stays with size 1, or goes."""
+    """The gather of the other axes; the removed axis stays with size 1 if `kept`."""
     axes, scales = list(square.axes), list(square.scales)
     single = identity(1)
     place = slice(len(axes) + removed, len(axes) + removed + 1)
@@ -62,7 +62,7 @@ def _without(square: Gather, removed: int, *, kept: bool) -> Gather:
 
 
 def _alone(square: Gather, axis: int, shape: tuple[int, ...], place: int) -> Gather:
-    """The gather of one axis of a tensor, at its place in another of that shape, whose other axes stay."""
+    """The gather of one axis alone, for a tensor of `shape` that has this axis at `place`; its other axes stay."""
     axes = [GrownAxis("batch", identity(size)) for size in shape]
     scales = [identity(size).read for size in shape]
     axes[place], scales[place] = square.axes[axis], square.scales[axis]

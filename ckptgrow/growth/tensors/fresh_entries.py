@@ -36,13 +36,15 @@ SILENCED = (Filling("copied", "zero", "copied"), Filling("drawn", "zero", "drawn
 
 
 def averaged(old: LazyTensor, gather: Gather) -> LazyTensor:
-    """A record's growth whose entries that copy nothing are the mean of the old ones in their row, else their column;
-    where both are new, the mean of all. Computed in float64 and rounded once.
+    """A grown record in which an entry that copies nothing is the mean of the old entries in its row.
+
+    In new rows it is the mean of its column, and where both are new the mean of all. Computed in float64 and rounded
+    once.
     """
     first = gather.axes[0].growth
 
     def filled_rows(start: int, stop: int) -> torch.Tensor:
-        """Old rows filled along every other axis; new rows are zeros still."""
+        """The rows, filled along every axis but the first; rows that copy nothing are zeros still."""
         filled = gather.rows(lambda *old_rows: old.rows(*old_rows).double(), start, stop)
         for position, axis in enumerate(gather.axes[1:], start=1):
             if axis.growth.has_fresh:
@@ -130,7 +132,7 @@ def _drawn_entries(growth: TensorGrowth, start: int, stop: int) -> torch.Tensor:
 
 
 def _sum_of_rows(like: LazyTensor, rows: Callable[[int, int], torch.Tensor]) -> torch.Tensor:
-    """The sum over all rows of a tensor like another, a few at a time, shape (1, …)."""
+    """The sum over all rows, taken a few at a time as of the tensor `like`; shape (1, …)."""
     return sum((rows(*some).sum(0, keepdim=True) for some in chunks(like)), torch.zeros(()))
 
 

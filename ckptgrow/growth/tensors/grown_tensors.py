@@ -16,12 +16,12 @@ from ckptgrow.storage.tensors import LazyTensor, Made, Repeated, chunks, num_ele
 
 
 def own(old: LazyTensor) -> LazyTensor:
-    """An old tensor's rows as a tensor of its own: what is one object is one tensor in a file, as tied weights are."""
+    """An old tensor's rows as a new object: one object is written as one tensor, as tied weights are."""
     return Made(old.shape, old.dtype, old.rows)
 
 
 def gathered(old: LazyTensor, gather: Gather) -> LazyTensor:
-    """A tensor's growth by one gather, its rows made once where they repeat."""
+    """A tensor grown by one gather; rows that repeat are made once."""
     if gather.num_repeats > 1:
         return Repeated(gathered(old, gather.once), gather.num_repeats)
     return Made(gather.shape, old.dtype, lambda start, stop: gather.rows(old.rows, start, stop))
@@ -56,7 +56,7 @@ def drawn(like: LazyTensor, measure: LazyTensor, seed: int, name: str) -> LazyTe
 
 
 def gathered_beside(old: LazyTensor, gather: Gather, offset: float) -> LazyTensor:
-    """A tensor to which the model adds `offset`: the sum grows, computed in float64 and rounded once."""
+    """The growth of a tensor to which the model adds `offset`: their sum grows, in float64, and is rounded once."""
 
     def rows(start: int, stop: int) -> torch.Tensor:
         total = gather.rows(lambda *old_rows: old.rows(*old_rows).double() + offset, start, stop)
@@ -66,14 +66,15 @@ def gathered_beside(old: LazyTensor, gather: Gather, offset: float) -> LazyTenso
 
 
 def constant(shape: tuple[int, ...], dtype: torch.dtype, value: float) -> LazyTensor:
-    """A tensor of one value."""
+    """A tensor whose entries all have one value."""
     return Made(shape, dtype, lambda start, stop: torch.full((stop - start, *shape[1:]), value, dtype=dtype))
 
 
 def with_noise(old: LazyTensor, gather: Gather, noise: Callable[[], Noise | None], what: str) -> LazyTensor:
-    """A grown weight plus a null-space term, added in float64 and rounded once; `noise` is asked for it when rows are.
+    """A grown weight plus a null-space term, added in float64 and rounded once; `noise` makes the term when it is
+    needed.
 
-    Where the sum leaves the dtype's range, making rows raises RequestError, which says `what` is too large.
+    Reading rows raises RequestError where the sum is beyond the dtype's range; its message names `what`.
     """
 
     def rows(start: int, stop: int) -> torch.Tensor:
@@ -111,7 +112,7 @@ def _check_range(given: torch.Tensor, made: torch.Tensor, what: str) -> None:
 
 
 def checked_finite(old: LazyTensor, place: str) -> LazyTensor:
-    """A tensor whose rows are refused where they hold NaN or infinity: making them raises CheckpointError."""
+    """The same tensor; reading rows raises CheckpointError where they hold NaN or infinity."""
 
     def rows(start: int, stop: int) -> torch.Tensor:
         found = old.rows(start, stop)

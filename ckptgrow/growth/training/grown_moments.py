@@ -1,12 +1,13 @@
 """Optimizer records grow by the same algebra as gradients: first moments linearly, second moments by squares.
 
-A factored second moment V = row · column / mean(row) (Adafactor) grows by its factors. With s the gradient's factors
-along one axis each,
+A factored second moment V = row · column / mean(row) (Adafactor) grows by its factors. Let s_out and s_in be the
+factors of the gradient along its two axes. Then
 
     row'[j] = s_out[j]² · row[src j] · mean(s_in² · column[src]) / mean(column)       columns likewise
 
-so that V' = s_out² · s_in² · V[src] in every entry. Where every coordinate has equally many copies these are the very
-factors that the optimizer builds in the grown model; where copies are uneven, those of the best guess of rank one.
+so that V' = s_out² · s_in² · V[src] in every entry. Where every coordinate has equally many copies, these are exactly
+the factors that the optimizer would have in the grown model. Where copies are uneven, their product is an approximation
+of rank one.
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ class _Context:
         return self.descent.share_of_gradient**power
 
     def step(self, old: float) -> float:
-        """The parameter's own clock (bias correction) in the grown state; it never pretends to have seen more gradients
-        than it has.
+        """The parameter's own step (for bias correction) in the grown state.
+
+        Never more than the gradients it has seen.
         """
         if self.is_new:
             return 0
@@ -80,9 +82,9 @@ class _Context:
 
 
 def grown_state(state: OptimizerState, growing: Growing, sizes: WeightSizes) -> OptimizerState:
-    """The grown optimizer state: the same groups, their parameters in the grown model's order.
+    """The grown optimizer state, with the same groups, whose parameters are in the grown model's order.
 
-    Raises OptimizerError for an optimizer, or an entry of a record, that no row of the table knows.
+    Raises OptimizerError for an optimizer, or an entry of a record, that the table does not know.
     """
     order = _Order.of(growing.lineage)
     groups: list[ParameterGroup] = []
@@ -101,7 +103,7 @@ def grown_state(state: OptimizerState, growing: Growing, sizes: WeightSizes) -> 
 
 @dataclass(frozen=True)
 class _Order:
-    """The grown model's parameters by the old ones' names, and both models' orders."""
+    """Which grown parameters come from each old one (`children`), and the places of all in both models' orders."""
 
     children: Mapping[str, Sequence[str]]
     old: Mapping[str, int]
@@ -116,7 +118,10 @@ class _Order:
         return cls(children, old, {descent.name: index for index, descent in enumerate(lineage)})
 
     def grown(self, group: ParameterGroup) -> ParameterGroup:
-        """Groups in model order stay so; others keep their order, new layers' parameters following their source's."""
+        """A group with the grown parameters, in model order where the old ones are.
+
+        In other groups the old parameters keep their order, and those of new layers follow their sources.
+        """
         names = [child for name in group.names for child in self.children[name]]
         if list(group.names) == sorted(group.names, key=self.old.__getitem__):
             names.sort(key=self.new.__getitem__)
@@ -169,7 +174,7 @@ def _gather(entry: Entry, growth: TensorGrowth) -> Gather:
 
 
 def _update_ratio(context: _Context) -> float:
-    """How much larger an unchanged learning rate's updates are: Adafactor's may scale with the weight."""
+    """By how much updates grow at the same learning rate: Adafactor's may be in units of the weight."""
     is_scaled = context.options.get("scale_parameter") and context.growing.request.moments == "algebra"
     return context.sizes.ratio(context.descent) if is_scaled else 1.0
 
@@ -190,7 +195,7 @@ def _float(value: Any) -> float:
 
 
 def _number(like: Any, value: float) -> LazyTensor | float | int:
-    """A number as the record keeps it: a plain one, or a tensor."""
+    """A number in the form that the record has: a plain number, or a tensor."""
     if is_lazy(like):
         return Held(torch.full_like(whole(like), value))
     return type(like)(value)

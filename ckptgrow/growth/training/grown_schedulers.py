@@ -1,7 +1,7 @@
-"""Schedulers after growth: one entry a new parameter group, and the schedule's clock at another step.
+"""Schedulers after growth: one entry for each new parameter group, and the schedule's clock at another step.
 
-Two clocks are kept apart: the schedule step (learning rate, bias correction), which may be moved, and the data
-position, which never is.
+A run has two clocks. The schedule step decides on learning rates and bias corrections, and a growth may move it. The
+data position is never moved.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ OF_THE_LOSS = "the schedule follows the loss (ReduceLROnPlateau, GreedyLR), so i
 
 @dataclass(frozen=True)
 class Scheduled:
-    """A scheduler's grown state, each group's options at its step where they could be computed, and what a user should
-    know.
+    """A scheduler after growth.
+
+    `state`: its grown state; `options`: what it sets in each group at its step, None where that cannot be computed;
+    `note`: a sentence for the user, or nothing.
     """
 
     state: dict[str, Any]
@@ -43,7 +45,7 @@ class Scheduled:
     note: str = ""
 
     def groups(self, optimizer: OptimizerState) -> tuple[ParameterGroup, ...]:
-        """The optimizer's groups at the schedule's step; a learning rate that was a tensor stays one."""
+        """The optimizer's groups at the schedule's step; options that were tensors stay tensors."""
         if self.options is None:
             return optimizer.groups
         return tuple(
@@ -53,8 +55,10 @@ class Scheduled:
 
 
 def optimizer_of(index: int, schedulers: Sequence[Raw], optimizers: Sequence[OptimizerState]) -> int | None:
-    """Whose learning rates a scheduler sets: the only optimizer's, that at its own place where there are as many, else
-    the one whose groups have its base learning rates; None where that is no single one.
+    """The index of the optimizer whose learning rates a scheduler sets; None where it is not known.
+
+    It is the only optimizer; the one at the same place, where there are as many optimizers as schedulers; or the only
+    one whose groups have the scheduler's base learning rates.
     """
     if len(optimizers) == 1:
         return 0
@@ -70,7 +74,7 @@ def optimizer_of(index: int, schedulers: Sequence[Raw], optimizers: Sequence[Opt
 
 
 def check_sets_alone(index: int, place: int, schedulers: Sequence[Raw], optimizers: Sequence[OptimizerState]) -> None:
-    """Raises RequestError where another scheduler sets the same rates: which of them had the last word is unknown."""
+    """Raises RequestError where another scheduler sets the same rates, because the last one to set them is unknown."""
     others = [one for one in range(len(schedulers)) if one != index]
     if any(optimizer_of(other, schedulers, optimizers) == place for other in others):
         raise RequestError(
@@ -80,10 +84,10 @@ def check_sets_alone(index: int, place: int, schedulers: Sequence[Raw], optimize
 
 
 def grown_scheduler(raw: Raw, origins: Sequence[Origin], num_groups: int) -> dict[str, Any]:
-    """A scheduler's state with one entry a new group, from one with an entry for each of `num_groups` old ones.
+    """A scheduler's state with one entry for each new group, from one with an entry for each of `num_groups` old ones.
 
-    Raises RequestError where groups would need different values of a setting that the scheduler has but once, and where
-    it has entries for another number of groups.
+    Raises RequestError where groups would need different values of a setting that the scheduler has only once, and
+    where it has entries for another number of groups.
     """
     ratios = {origin.ratio for origin in origins}
     if ratios != {1.0} and not is_known(raw) and not follows_loss(raw):
@@ -118,12 +122,11 @@ def grown_scheduler(raw: Raw, origins: Sequence[Origin], num_groups: int) -> dic
 def moved(raw: Raw, step: int, optimizer: OptimizerState, named: Course | None = None) -> Scheduled:
     """A scheduler with its clock at `step`.
 
-    Torch's own scheduler is built again from its state and run from its start, so that recursive ones (linear, cosine,
-    exponential) go on from the right learning rate. At the step of the checkpoint it must have the checkpoint's rates:
-    else they come from something that the state does not say. What follows the loss has no clock that a step could set:
-    it stays.
+    torch's own scheduler is built again from its state and run from its start, so that recursive ones (linear, cosine,
+    exponential) go on from the right learning rate. At the checkpoint's step it must have the checkpoint's rates;
+    otherwise something else sets them that the state does not hold. A scheduler that follows the loss stays as it is.
 
-    Raises RequestError for a step beyond the schedule's end, and for what cannot be computed from the state.
+    Raises RequestError for a step beyond the schedule's end, and where the rates cannot be computed from the state.
     """
     if follows_loss(raw):
         return Scheduled(dict(raw), None, OF_THE_LOSS)
@@ -145,10 +148,11 @@ def moved(raw: Raw, step: int, optimizer: OptimizerState, named: Course | None =
 
 
 def clock_at(raw: Raw, steps: tuple[int, int]) -> int:
-    """A scheduler's clock where the run's is moved, `steps` being the run's old and new one: it may tick at every step,
-    or a fixed number of times a step or steps (epochs; once a process under accelerate).
+    """A scheduler's clock after the run's step is moved; `steps` are the run's old and new step.
 
-    Raises RequestError where that gives no whole number.
+    It may tick at every step, or at a fixed rate to the steps (at every epoch; once for each process under accelerate).
+
+    Raises RequestError where this gives no whole number.
     """
     old, new = steps
     clock = clock_of(raw)

@@ -1,4 +1,4 @@
-"""Optimizers and schedulers after growth: each grows by itself, then schedules set the groups of their optimizers."""
+"""Optimizers and schedulers after growth: each grows by itself, then schedulers set their optimizers' groups."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ckptgrow.state.optimizer_state import OptimizerState
 
 @dataclass(frozen=True)
 class GrownTraining:
-    """Optimizers and schedulers, and what the user should know of them."""
+    """The grown optimizers and schedulers, and notes on them for the user."""
 
     optimizers: tuple[OptimizerState, ...]
     schedulers: tuple[Mapping[str, Any], ...]
@@ -37,7 +37,7 @@ class GrownTraining:
 
 @dataclass
 class _Optimizer:
-    """One optimizer: as it was, as it is so far, and where each of its groups comes from."""
+    """One optimizer: the old one, the new one so far, and where each of its groups comes from."""
 
     old: OptimizerState
     new: OptimizerState
@@ -47,7 +47,7 @@ class _Optimizer:
 def grown_training(growing: Growing, weights: Weights) -> GrownTraining:
     """The training state of the grown checkpoint.
 
-    Raises OptimizerError for an optimizer that no rule knows, RequestError for a schedule that cannot be moved.
+    Raises OptimizerError for an optimizer without a rule, and RequestError for a schedule that cannot be moved.
     """
     old = growing.old
     if old.optimizers and growing.changes_rates:
@@ -67,7 +67,7 @@ def grown_training(growing: Growing, weights: Weights) -> GrownTraining:
 
 
 def _course(growing: Growing) -> Course | None:
-    """What the user says of a schedule's function; raises RequestError where the schedule does not move."""
+    """The schedule's function that the user named, if any; raises RequestError where the step does not move."""
     asked = growing.request.schedule
     named = course(asked)
     if named is not None and not growing.moves:
@@ -83,7 +83,7 @@ def _grown_optimizer(growing: Growing, sizes: WeightSizes, index: int) -> _Optim
 
 
 def _grown_scheduler(growing: Growing, optimizers: Sequence[_Optimizer], index: int, named: Course | None) -> Scheduled:
-    """One scheduler's state; where the step moves, its optimizer's groups get their options there."""
+    """One scheduler after growth; where the step moves, its optimizer's groups get the options of the new step."""
     old, raws = growing.old, growing.old.checkpoint.schedulers
     place = optimizer_of(index, raws, old.optimizers)
     if place is None:

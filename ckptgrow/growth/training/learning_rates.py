@@ -56,7 +56,7 @@ SAME = 1e-6  # of root mean squares in float32 weights
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """New over old options; `eps` has one entry for every number in that option, which may be a tuple."""
+    """Ratios of new to old options; `eps` has one ratio for each number in that option, which may be a tuple."""
 
     lr: float
     eps: tuple[float, ...]
@@ -67,7 +67,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a group of the grown optimizer comes from: the old group, and its lr's ratio."""
+    """Where a grown group comes from: the index of the old group, and the ratio of the learning rates, new to old."""
 
     group: int
     ratio: float
@@ -76,9 +76,9 @@ class Origin:
 def with_rates(
     state: OptimizerState, growing: Growing, sizes: WeightSizes
 ) -> tuple[OptimizerState, tuple[Origin, ...]]:
-    """The grown optimizer's groups under the asked rule, and each group's origin (for the schedulers).
+    """The grown optimizer with its groups under the rule that is asked for, and each group's origin.
 
-    Raises OptimizerError for an optimizer, RequestError for a growth, for which `mup` has no rule.
+    Raises OptimizerError for an optimizer without an exact rule under `mup`, RequestError for such a growth.
     """
     if growing.request.lr_rule == "keep":
         return state, tuple(Origin(index, 1.0) for index in range(len(state.groups)))
@@ -145,7 +145,10 @@ def _ratio(row: OptimizerRow, options: Mapping[str, Any], one: Descent, sizes: W
 
 
 def _adafactor(options: Mapping[str, Any], one: Descent, sides: Sides, sizes: WeightSizes) -> Ratio:
-    """Torch's always scales updates by the weight; ε₁ bounds g² of matrices and |g| of vectors there."""
+    """The ratios for both kinds of Adafactor.
+
+    torch's always scales updates by the weight's size, and its ε₁ bounds g² of matrices but |g| of vectors.
+    """
     is_torch = "beta2_decay" in options
     is_scaled = bool(is_torch or options.get("scale_parameter"))
     if is_scaled and one.old.layout.offset and sides.update != 1:
@@ -175,7 +178,7 @@ def _adafactor(options: Mapping[str, Any], one: Descent, sides: Sides, sizes: We
 
 
 def _check_bound(options: Mapping[str, Any], record: Mapping[str, Any], ratio: float) -> None:
-    """Torch's Adafactor takes no learning rate above 1/√step; raises OptimizerError where that hides a ratio."""
+    """Raises OptimizerError where torch's Adafactor, whose learning rate is at most 1/√step, would ignore a ratio."""
     given = options["lr"], record.get("step", 0.0)
     rate, step = (float(whole(one)) if is_lazy(one) else float(one) for one in given)
     if ratio != 1 and max(rate, rate * ratio) > (step + 1) ** -0.5:
@@ -187,7 +190,7 @@ def _check_bound(options: Mapping[str, Any], record: Mapping[str, Any], ratio: f
 
 
 def _shape_factor(kind: str | None, one: Descent) -> float:
-    """Muon's own factor on the learning rate, new over old."""
+    """The ratio, new to old, of Muon's own factor on the learning rate."""
     new = tuple(axis.growth.num_new for axis in one.growth.axes)
     return _adjusted(kind, new) / _adjusted(kind, one.growth.old_shape)
 
@@ -222,7 +225,7 @@ def _scaled_options(options: Mapping[str, Any], ratio: Ratio, row: OptimizerRow)
 
 
 def times(value: Any, factor: float) -> Any:
-    """A learning rate may be a number, a tensor (capturable optimizers), or None (Adafactor sets its own)."""
+    """An option times a factor: a number, a tensor (capturable optimizers), or None (Adafactor sets its own)."""
     if is_lazy(value):
         return Held(torch.mul(whole(value), factor))
     return None if value is None else value * factor

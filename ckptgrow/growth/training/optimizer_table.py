@@ -59,8 +59,8 @@ ROWS: tuple[OptimizerRow, ...] = (
 def row_of(state: OptimizerState, group: ParameterGroup) -> OptimizerRow:
     """The row of a group.
 
-    Raises OptimizerError, naming the keys, where the records hold what no optimizer with these options knows, or where
-    the options belong to none.
+    Raises OptimizerError, which names the keys, where no known optimizer has these options, or none with these options
+    has the entries of its records.
     """
     keys = keys_in(state, group)
     kind = recognised(group.options, keys)

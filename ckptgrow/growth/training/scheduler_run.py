@@ -1,4 +1,4 @@
-"""Torch's own schedulers run from their start to any step, on an optimizer that stands for the run's."""
+"""Runs torch's own schedulers from their start to any step, on an optimizer with the run's groups."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WAYS_OUT = "use ⟦step keep⟧ or ⟦reset schedule⟧"
 
 @dataclass(frozen=True)
 class Functions:
-    """The functions of LambdaLRs: those that the state tells, else the one that the user named."""
+    """The functions of LambdaLRs: those that their state holds, else the one that the user named."""
 
     named: Function | None
 
@@ -36,7 +36,7 @@ class Functions:
         return known or [self.named or _one] * len(raw["lr_lambdas"])
 
     def is_hidden(self, raw: Raw, step: int) -> bool:
-        """Whether a function that nobody knows had a say by a step."""
+        """Whether the rates depend on an unknown function by a step."""
         if "_milestones" in raw:
             begun = bisect.bisect_right(raw["_milestones"], step) + 1
             starts = [0, *raw["_milestones"]]
@@ -59,10 +59,10 @@ def _one(step: int) -> float:
 def replayed(
     raw: Raw, step: int, optimizer: OptimizerState, functions: Functions
 ) -> tuple[dict[str, Any], tuple[Raw, ...]]:
-    """A scheduler's state and each group's options at a step, as torch's own scheduler has them there.
+    """A scheduler's state and each group's options at a step, from running torch's own scheduler.
 
-    Raises RequestError where it has other rates than the checkpoint at the checkpoint's own step, and for a step beyond
-    its end.
+    Raises RequestError where the run has other rates than the checkpoint at the checkpoint's own step, and for a step
+    beyond the schedule's end.
     """
     own = clock_of(raw) or 0
     simulated = _optimizer_like(optimizer, raw)
@@ -88,7 +88,7 @@ def replayed(
 
 
 def _check_rates(raw: Raw, simulated: torch.optim.Optimizer) -> None:
-    """Raises RequestError where the rates are not the checkpoint's."""
+    """Raises RequestError where the rates are not those of the checkpoint."""
     rates = raw.get("_last_lr")
     groups = simulated.param_groups
     if not isinstance(rates, list) or len(rates) != len(groups):
@@ -110,7 +110,7 @@ def _options_of(simulated: torch.optim.Optimizer, optimizer: OptimizerState) -> 
 
 
 def _merged(raw: Raw, replayed: Raw, step: int, functions: Functions) -> dict[str, Any]:
-    """What the replay knows, over what only the state knows: functions in the script, and their last rates."""
+    """The run's state, with what only the checkpoint's state knows: functions of the script, and their last rates."""
     kept = {"lr_lambdas"} | ({"_last_lr"} if functions.is_hidden(raw, step) else set())
     merged = {**raw, **{key: value for key, value in replayed.items() if key not in kept}}
     if isinstance(raw.get("_schedulers"), list):
@@ -120,7 +120,7 @@ def _merged(raw: Raw, replayed: Raw, step: int, functions: Functions) -> dict[st
 
 
 def opened(raw: Raw) -> dict[str, Any]:
-    """A scheduler's state with its numbers and tensors in memory."""
+    """A scheduler's state with its lazy tensors read into memory."""
     return {key: _opened(value) for key, value in raw.items()}
 
 
@@ -133,7 +133,7 @@ def _opened(value: Any) -> Any:
 
 
 def stored(value: Any) -> Any:
-    """What `opened` opened, as checkpoints keep it."""
+    """A state whose tensors are lazy again, as a checkpoint holds them: the inverse of `opened`."""
     if isinstance(value, torch.Tensor):
         return Held(value)
     if isinstance(value, Mapping):
@@ -142,8 +142,9 @@ def stored(value: Any) -> Any:
 
 
 def _optimizer_like(optimizer: OptimizerState, raw: Raw) -> torch.optim.Optimizer:
-    """An optimizer with the same groups' learning rates and momenta, at the schedule's start; a rate that is a tensor
-    stays one, for it is rounded at every step.
+    """An optimizer with the learning rates and momenta of the same groups at the schedule's start.
+
+    Rates that are tensors stay tensors, because these are rounded at every step.
     """
     first = next((leaf["base_lrs"] for leaf in leaves(raw) if "base_lrs" in leaf and "max_lrs" not in leaf), None)
     groups: list[dict[str, Any]] = []

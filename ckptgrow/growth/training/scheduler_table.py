@@ -1,7 +1,7 @@
-"""The schedulers whose state says everything but functions: one row each, known by the keys of the state.
+"""The schedulers whose state holds everything but functions: one row for each, recognised by the keys of its state.
 
-Torch's own classes are built again from the state, on an optimizer that stands for the run's, so that they can be run
-from their start to any step.
+torch's own classes are built again from the state, on an optimizer with the run's groups, so that they can be run from
+their start to any step.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _OF_GROUPS = ("initial_lr", "max_lr", "min_lr", "swa_lr", "base_momentum", "max_
 
 
 def follows_loss(raw: Raw) -> bool:
-    """Whether a scheduler's rate comes from the losses that it saw (ReduceLROnPlateau, transformers' GreedyLR)."""
+    """Whether a scheduler sets its rate by the losses of the run (ReduceLROnPlateau, transformers' GreedyLR)."""
     return {"num_bad_epochs", "best", "last_epoch"} <= raw.keys()
 
 
 def is_known(raw: Raw) -> bool:
-    """Whether a state is that of a row, and all that it wraps are too, with a milestone between each two."""
+    """Whether the table has a scheduler, and all that it wraps, with a milestone between each two of them."""
     inner = raw.get("_schedulers", ())
     has_milestones = "_milestones" not in raw or len(raw["_milestones"]) == len(inner) - 1
     return _build_of(raw) is not None and has_milestones and all(is_known(one) for one in inner)
@@ -43,7 +43,10 @@ def leaves(raw: Raw) -> list[Raw]:
 
 
 def clock_of(raw: Raw) -> int | None:
-    """At which step a scheduler is; a ChainedScheduler keeps no clock, its parts do."""
+    """The step at which a scheduler is; None where it is unknown.
+
+    A ChainedScheduler has the clock of its first part.
+    """
     if "last_epoch" in raw:
         return int(raw["last_epoch"])
     inner = raw.get("_schedulers")
@@ -51,9 +54,9 @@ def clock_of(raw: Raw) -> int | None:
 
 
 def rebuilt(raw: Raw, optimizer: Optimizer, functions_of: FunctionsOf) -> lr_scheduler.LRScheduler:
-    """A known scheduler at its start; `functions_of` gives a LambdaLR's functions, one a group.
+    """A known scheduler at its start; `functions_of` gives a LambdaLR's functions, one for each group.
 
-    Each is built over its own base rates: another that was built later may have set the groups' anew.
+    Each is built with its own base rates, because a scheduler that was built later may have set those of the groups.
     """
     build = _build_of(raw)
     assert build is not None, "only states of known schedulers are built again"
@@ -90,13 +93,13 @@ def _lambdas(optimizer: Optimizer, raw: Raw, functions_of: FunctionsOf) -> lr_sc
 
 
 def _averaging(optimizer: Optimizer, raw: Raw, functions_of: FunctionsOf) -> lr_scheduler.LRScheduler:
-    """Its last rates lie in the groups."""
+    """An SWALR: its last rates are read from the groups."""
     rates: Any = [group["swa_lr"] for group in optimizer.param_groups]
     return swa_utils.SWALR(optimizer, rates, raw["anneal_epochs"], raw["_anneal_strategy"])
 
 
 def _one_cycle(optimizer: Optimizer, raw: Raw, functions_of: FunctionsOf) -> lr_scheduler.LRScheduler:
-    """Its peaks and momenta lie in the groups; its phases say where the peak is and which curve leads there."""
+    """A OneCycleLR: its peaks and momenta are read from the groups, the place of the peak from its phases."""
     rise, total = raw["_schedule_phases"][0], int(raw["total_steps"])
     groups = [dict(group) for group in optimizer.param_groups]
     first = {key: float(groups[0][key]) for key in ("initial_lr", "max_lr", "min_lr")}

@@ -1,4 +1,4 @@
-"""A tensor's growth in five numbers: only where each is one number is there one learning rate for the tensor."""
+"""A tensor's growth in five numbers, which exist only if all entries of the tensor need the same learning rate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from ckptgrow.spaces.growth import FloatVector, Growth, IntVector
 
 @dataclass(frozen=True, kw_only=True)
 class Sides:
-    """Writes, reads and copies of the output and the input side (see `learning_rates`)."""
+    """The write factors f, read factors b and numbers of copies n of a tensor's outputs and inputs.
+
+    `learning_rates` says what follows from them.
+    """
 
     write_out: float
     read_out: float
@@ -25,17 +28,17 @@ class Sides:
 
     @property
     def update(self) -> float:
-        """By what an entry's update must change for the same trajectory."""
+        """The factor by which an entry's update must change for the same trajectory."""
         return self.write_out / (self.copies_in * self.write_in)
 
     @property
     def gradient(self) -> float:
-        """By what an entry's gradient changes."""
+        """The factor by which an entry's gradient changes."""
         return self.read_out * self.write_in
 
     @classmethod
     def of(cls, name: str, growth: TensorGrowth) -> Sides:
-        """Raises RequestError where copies are uneven."""
+        """The five numbers of a tensor; raises RequestError where copies are uneven."""
 
         def one(role: str, vectors: Callable[[Growth], FloatVector | IntVector]) -> float:
             values = [np.unique(vectors(axis.growth)) for axis in growth.axes if axis.role == role]

@@ -1,8 +1,8 @@
-"""Functions of the step that a LambdaLR's state does not hold: told by the fields that they leave, or by the user.
+"""The functions of LambdaLRs, which torch does not store: from fields that some leave in the state, or by name.
 
-ckptgrow train      its functions leave their fields in the state, which say everything
-transformers        `get_scheduler`'s leave nothing; the user names them: cosine:warmup=100,total=5000
-scripts             "lambda": a function of the step alone, which the script computes anew at its first step
+ckptgrow train      stores all fields of its functions in the state
+transformers        `get_scheduler` stores nothing; the user names the function: cosine:warmup=100,total=5000
+scripts             "lambda": a function of the step alone, which the script computes again at its first step
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ EXAMPLE = "⟦schedule cosine:warmup=100,total=5000⟧"
 
 @dataclass(frozen=True)
 class Course:
-    """What the user says of a LambdaLR's function: a name of transformers with its options, or "lambda"."""
+    """The function of a LambdaLR as the user names it: a name of transformers with its options, or "lambda"."""
 
     name: str
     options: Mapping[str, float]
 
     def function(self, peak: float) -> Function | None:
-        """The function at a peak learning rate (some have an end that is absolute); None where the script has it.
+        """The function; None for "lambda", which only the script has.
 
-        Raises RequestError for options that the name does not take.
+        `peak`: the peak learning rate, which functions with an absolute last rate need. Raises RequestError for options
+        that the name does not take.
         """
         if self.name == LAMBDA:
             return None
@@ -68,7 +69,7 @@ class Course:
 
 
 def course(text: str) -> Course | None:
-    """`NAME` or `NAME:key=number,…`; nothing for an empty text. Raises RequestError for anything else."""
+    """Reads `NAME` or `NAME:key=number,…`; None for an empty text. Raises RequestError for anything else."""
     if not text:
         return None
     name, _, rest = text.partition(":")
@@ -85,7 +86,7 @@ def course(text: str) -> Course | None:
 
 
 def recorded_functions(saved: Any) -> list[Function] | None:
-    """The functions of `ckptgrow train` from the fields that a state's `lr_lambdas` hold; None for others."""
+    """The functions that training with ckptgrow stored in a state's `lr_lambdas`; None where others did."""
     names = {field.name for field in fields(Schedule)}
     if not isinstance(saved, list) or not all(isinstance(one, Mapping) and set(one) == names for one in saved):
         return None

@@ -1,4 +1,4 @@
-"""How large grown weights are beside the old ones: for optimizers that scale updates by the size of weights."""
+"""How large grown weights are compared with the old ones, for optimizers that scale updates by the weights' size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ckptgrow.storage.tensors import LazyTensor
 
 @dataclass(frozen=True, eq=False)
 class WeightSizes:
-    """The old and the grown weights by name; a weight is read only where its size is asked for."""
+    """The old and the grown weights by name; a weight is only read when its size is asked for."""
 
     old: Mapping[str, LazyTensor]
     new: Mapping[str, LazyTensor]

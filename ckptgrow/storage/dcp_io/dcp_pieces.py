@@ -31,19 +31,19 @@ class Slice(io.RawIOBase):
         self._offset, self._length, self._position = offset, length, 0
 
     def readable(self) -> bool:
-        """It is."""
+        """Always true, as `io` asks of such a stream."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Always true, as `io` asks of such a stream."""
         return True
 
     def tell(self) -> int:
-        """Bytes from the slice's start."""
+        """The position in bytes from the slice's start."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """See io.IOBase.seek."""
+        """Moves to a position in the slice, as `io.IOBase.seek` does."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
         self._position = base + offset
         return self._position
@@ -64,7 +64,7 @@ class Slice(io.RawIOBase):
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A block of a tensor: where it begins, its shape, and where its archive lies."""
+    """A block of a tensor: where it begins, its shape, and the place of its archive."""
 
     start: tuple[int, ...]
     shape: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all: written beside the target, flushed, renamed."""
+"""Makes outputs appear whole or not at all: they are written beside the target, flushed, and renamed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ def appearing(target: Path, together: Processes | None = None, *, force: bool = 
 
 
 def _put_in_place(partial: Path, target: Path) -> None:
-    """A directory cannot be renamed onto another one: the old one steps aside first: none is ever half there."""
+    """Replaces a target by a whole output.
+
+    An old directory is moved aside first, as no other can be renamed onto it.
+    """
     if target.is_dir() and not target.is_symlink():
         aside = target.with_name(f".{target.name}.{os.getpid()}.replaced{PARTIAL}")
         try:
@@ -68,7 +71,7 @@ def _put_in_place(partial: Path, target: Path) -> None:
 
 
 def _put_in_free_place(partial: Path, target: Path) -> None:
-    """Neither step replaces what is there: a directory is renamed over an empty one at most, and links are never."""
+    """Puts an output in a place that must be free; nothing that is there is replaced, except an empty directory."""
     try:
         if partial.is_dir():
             partial.rename(target)

@@ -1,4 +1,4 @@
-"""Small files of text: JSON of a bounded size read, and any text written through to the disk."""
+"""Small files of text: reads JSON up to a size, and writes any text through to the disk."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Writing lazy tensors to their places in files, a few megabytes at a time, by a few threads.
+"""Writes lazy tensors to their places in files, a few megabytes at a time, in a few threads.
 
-Reading, scaling, checksums and writing all release Python's lock, so that threads keep the cores and the disk busy;
-memory is bounded by the chunks that they hold, and the page cache by what is on its way to the disk.
+Reading, scaling, checksums and writing all release Python's lock, so that threads keep the cores and the disk busy.
+Memory is bounded by the chunks that they hold, and the page cache by the chunks that are being written.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _fill_together(outlines: Sequence[Outline], advance: Advance) -> None:
 
 
 def _filled(places: Sequence[tuple[int, Extent]], advance: Advance) -> list[int]:
-    """The CRC-32 of every tensor's data, when it is written."""
+    """Writes the data of all tensors, and returns the CRC-32 of each."""
     writer = _Writer(advance)
     if sum(num_bytes(place.tensor) for _, place in places) <= CHUNK_BYTES:  # threads would cost more than they save
         return [writer.write(*one) for one in places]
@@ -91,7 +91,7 @@ def _filled(places: Sequence[tuple[int, Extent]], advance: Advance) -> list[int]
 
 
 class _Writer:
-    """What the threads share."""
+    """The files and counters that the writing threads share."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance

@@ -1,4 +1,4 @@
-"""Stand-ins for objects of classes that are not ours: inert, and enough to write the objects back as they were."""
+"""Stand-ins for objects of foreign classes: they run nothing, and can be written back as the objects that they were."""
 
 from __future__ import annotations
 
