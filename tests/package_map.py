@@ -30,6 +30,7 @@ ROWS = (
     ("families", "formats", "dialects"),
     ("storage", "data"),
     ("spaces", "distributed"),
+    ("typed_values",),
     ("choices", "errors", "progress", "version"),
 )
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}

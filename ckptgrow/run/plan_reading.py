@@ -14,11 +14,10 @@ from ckptgrow.run.staged_plan import (
     PlannedStage,
     StagedPlan,
     growth_options,
-    path_beside,
     train_options,
     verify_options,
 )
-from ckptgrow.run.typed_values import Options, made, schema_of_class
+from ckptgrow.typed_values import Options, made, schema_of_class
 
 VERSION = 1
 Helps = Mapping[str, Mapping[str, str]]  # what options do, by command
@@ -32,9 +31,9 @@ def read_plan(path: Path) -> StagedPlan:
     with at(path):
         plan = made(StagedPlan, _tree(path), "plan")
         if isinstance(plan.config, str):
-            plan = replace(plan, config=_config(path_beside(path, plan.config)))
+            plan = replace(plan, config=_config(path.parent / plan.config))
         if plan.checkpoint is not None:
-            plan = replace(plan, checkpoint=str(path_beside(path, plan.checkpoint)))
+            plan = replace(plan, checkpoint=str(path.parent / plan.checkpoint))
         return _whole(plan)
 
 
