@@ -1,0 +1,1 @@
+"""Recipes: the options with which a stage is grown and trained, checked by their types, and as commands."""
