@@ -24,13 +24,13 @@ ROWS = (
     ("commands",),
     ("report", "demo"),
     ("run",),
+    ("recipes",),
     ("train",),
     ("growth", "verification", "evaluate", "planning", "conversion", "inspection"),
     ("state",),
     ("families", "formats", "dialects"),
     ("storage", "data"),
     ("spaces", "distributed"),
-    ("typed_values",),
     ("choices", "errors", "progress", "version"),
 )
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}

@@ -24,8 +24,8 @@ from ckptgrow.commands._values import byte_size, chosen_by_commas
 from ckptgrow.errors import RequestError
 
 if TYPE_CHECKING:
-    from ckptgrow.growth.recipe import GrowthRecipe
     from ckptgrow.growth.request import GrowthResult, StepChoice
+    from ckptgrow.recipes.growth_recipe import GrowthRecipe
 
 VERBS = {"width": "widening", "depth": "deepening"}
 TRAPPED = (
@@ -81,7 +81,7 @@ def perform(recipe: GrowthRecipe, source: Path, output: Output, screen: Screen) 
 def _rehearsed(recipe: GrowthRecipe, source: Path, output: Output, screen: Screen) -> int:
     """Tells what a growth would do, without reading or writing a tensor."""
     from ckptgrow.formats.known_formats import check_output, read_checkpoint
-    from ckptgrow.growth.recipe import recipe_text, recorded_recipe
+    from ckptgrow.recipes.growth_recipe import recipe_text, recorded_recipe
 
     check_output(source, output.target, force=output.force)
     old = read_checkpoint(source)

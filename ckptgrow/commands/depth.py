@@ -82,7 +82,7 @@ def depth(
     New layers are exact identities that train from the first step on, or copies, which change the function.
     """
     check_paths(source, target, force=force)
-    from ckptgrow.growth.recipe import GrowthRecipe
+    from ckptgrow.recipes.growth_recipe import GrowthRecipe
 
     if doubling_layers is not None:
         _alone(

@@ -49,7 +49,7 @@ def grow(
     Paths in a recipe lie beside it. `ckptgrow inspect --recipe CKPT` writes the one by which a checkpoint was grown.
     """
     if schema:
-        from ckptgrow.growth.recipe import recipe_schema
+        from ckptgrow.recipes.growth_recipe import recipe_schema
 
         print(json.dumps(recipe_schema({"width": helps_of(width), "depth": helps_of(depth)}), indent=2))
         return 0
@@ -58,7 +58,7 @@ def grow(
     tree = _tree(recipe)
     source, target = _pair(recipe, tree, source, target)
     check_paths(source, target, force=force)
-    from ckptgrow.growth.recipe import recipe_in
+    from ckptgrow.recipes.growth_recipe import recipe_in
 
     output = Output(target=target, force=force, max_shard_size=max_shard_size, dry_run=dry_run)
     return perform(recipe_in(tree, recipe), source, output, Screen(as_json))

@@ -66,7 +66,7 @@ def inspect(
 
 def _print_recipe(checkpoint: Path, screen: Screen) -> None:
     from ckptgrow.formats.known_formats import read_checkpoint
-    from ckptgrow.growth.recipe import OF_READING, recipe_text, recorded_recipe
+    from ckptgrow.recipes.growth_recipe import OF_READING, recipe_text, recorded_recipe
 
     history = read_checkpoint(checkpoint).history
     if not history:

@@ -93,7 +93,7 @@ def width(
     Multiplies the hidden size, heads, key/value heads and feed-forward units; the function stays the same.
     """
     check_paths(source, target, force=force)
-    from ckptgrow.growth.recipe import GrowthRecipe
+    from ckptgrow.recipes.growth_recipe import GrowthRecipe
 
     asked: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),

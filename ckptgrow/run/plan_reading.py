@@ -9,15 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from ckptgrow.errors import ConfigError, MissingDependencyError, RequestError, at
-from ckptgrow.run.staged_plan import (
-    OPERATORS,
-    PlannedStage,
-    StagedPlan,
-    growth_options,
-    train_options,
-    verify_options,
-)
-from ckptgrow.typed_values import Options, made, schema_of_class
+from ckptgrow.recipes.recipe_options import OPERATORS, growth_options, train_options
+from ckptgrow.recipes.typed_values import Options, made, schema_of_class
+from ckptgrow.run.staged_plan import PlannedStage, StagedPlan, path_beside, verify_options
 
 VERSION = 1
 Helps = Mapping[str, Mapping[str, str]]  # what options do, by command
@@ -31,9 +25,9 @@ def read_plan(path: Path) -> StagedPlan:
     with at(path):
         plan = made(StagedPlan, _tree(path), "plan")
         if isinstance(plan.config, str):
-            plan = replace(plan, config=_config(path.parent / plan.config))
+            plan = replace(plan, config=_config(path_beside(path, plan.config)))
         if plan.checkpoint is not None:
-            plan = replace(plan, checkpoint=str(path.parent / plan.checkpoint))
+            plan = replace(plan, checkpoint=str(path_beside(path, plan.checkpoint)))
         return _whole(plan)
 
 

@@ -7,39 +7,15 @@ run measures. Options of training, growth and verification are those of the comm
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from ckptgrow.choices import OperatorName, ScheduleKind, StepWord
-from ckptgrow.growth.recipe import Operator, options_of_growth
-from ckptgrow.train.settings import TrainSettings
-from ckptgrow.typed_values import Options, said
+from ckptgrow.recipes.typed_values import Options, said
 from ckptgrow.verification.comparison import VerifySettings
 
 Keep = Literal["all", "ends", "newest"]
-OPERATORS: Mapping[OperatorName, tuple[Operator, ...]] = {
-    "width": ("width",),
-    "depth": ("depth",),
-    "both": ("width", "depth"),
-}
-# what a run decides itself, or a stage has under a name of its own
-SET_BY_RUN = ("config", "factor", "step", "rewarm")
-OF_STAGES = (
-    *("data", "out", "config", "resume", "init_from", "reset", "step", "rewarm", "train_steps", "until_slope"),
-    *("batch_size", "grad_accum", "seqlen", "lr", "schedule", "warmup_steps", "growing", "devices", "num_nodes"),
-)
-
-
-def growth_options(operator: Operator) -> Options:
-    """Every option of `ckptgrow width` or `depth` that a stage's recipe can have."""
-    known = options_of_growth(operator).types
-    return Options({name: hint for name, hint in known.items() if name not in SET_BY_RUN})
-
-
-def train_options() -> Options:
-    """Every option of `ckptgrow train` that all stages share, or one has."""
-    hints = get_type_hints(TrainSettings)
-    return Options({one.name: hints[one.name] for one in fields(TrainSettings) if one.name not in OF_STAGES})
 
 
 def verify_options() -> Options:
@@ -131,3 +107,8 @@ class StagedPlan:
     def after(self, number: int) -> PlannedStage | None:
         """The stage behind one, counted from 0; None behind the last."""
         return self.stages[number + 1] if number + 1 < len(self.stages) else None
+
+
+def path_beside(plan: Path, name: str) -> Path:
+    """A file that a plan names: relative to the plan."""
+    return plan.parent / name

@@ -1,7 +1,6 @@
-"""Values of files against the types that the code itself declares: checked by them, and shown as a JSON schema.
+"""Values of a plan against the types that the code itself declares: checked by them, and shown as a JSON schema.
 
-So an option that a command gains is an option of plans and recipes from then on, with its type, its words and its
-default.
+So an option that a command gains is an option of plans from then on, with its type, its words and its default.
 """
 
 from __future__ import annotations

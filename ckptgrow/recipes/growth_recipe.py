@@ -11,27 +11,23 @@ Files that a recipe names lie relative to the recipe.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, cast, get_type_hints
+from typing import Any, cast
 
 import yaml
 
 from ckptgrow.errors import RequestError, at
 from ckptgrow.formats.growth_log import GrowthRecord
-from ckptgrow.growth.deepening import depth
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.request import GrowthResult, StateRequest
-from ckptgrow.growth.widening import width
 from ckptgrow.progress import Progress, silent
-from ckptgrow.typed_values import Options, checked
+from ckptgrow.recipes.recipe_options import GROWTHS, PLACES_OF_GROWTH, Operator, growth_options
+from ckptgrow.recipes.typed_values import Options, checked
 
-Operator = Literal["width", "depth"]
-GROWTHS = {"width": width, "depth": depth}
-OF_ITS_CALL = ("source", "target", "request", "progress", "return", "force", "max_shard_bytes")
+OF_ITS_CALL = tuple(name for name in PLACES_OF_GROWTH if name != "config")
 PATHS = ("config", "param_order")
 STATE = frozenset(one.name for one in fields(StateRequest))
 PLACES = {"in": "The checkpoint to grow.", "out": "Where to write."}
@@ -64,21 +60,13 @@ class GrowthRecipe:
         return GROWTHS[self.operator](source, target, **of_model, request=request, progress=progress)
 
 
-def options_of_growth(operator: Operator) -> Options:
-    """Every option of `ckptgrow width` or `depth` that says what is grown, and how."""
-    hints = get_type_hints(GROWTHS[operator])
-    names = [name for name in inspect.signature(GROWTHS[operator]).parameters if name not in OF_ITS_CALL]
-    state = {name: hint for name, hint in get_type_hints(StateRequest).items() if name not in OF_ITS_CALL}
-    return Options({**{name: hints[name] for name in names}, **state})
-
-
 def recipe_in(tree: Mapping[str, Any], file: Path) -> GrowthRecipe:
     """The recipe that a file says; raises RequestError with the field for what is wrong in it."""
     with at(file):
         if "operator" not in tree:
             raise RequestError("lacks operator, expected width or depth")
         operator: Operator = checked(tree["operator"], Operator, "operator")
-        known = options_of_growth(operator)
+        known = growth_options(operator, OF_ITS_CALL)
         given = {name: value for name, value in tree.items() if name not in ("operator", "$schema", *PLACES)}
         options = known.checked(given, f"recipe of {operator}")
         beside = {name: file.parent / options[name] for name in PATHS if options.get(name) is not None}
@@ -90,7 +78,7 @@ def recipe_schema(helps: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     places = {name: {"type": "string", "description": text} for name, text in PLACES.items()}
     kinds: list[dict[str, Any]] = []
     for operator in GROWTHS:
-        known = Options(options_of_growth(cast(Operator, operator)).types, helps.get(operator, {})).schema()
+        known = Options(growth_options(cast(Operator, operator), OF_ITS_CALL).types, helps.get(operator, {})).schema()
         properties = {"operator": {"const": operator}, **places, **known["properties"]}
         kinds.append({**known, "required": ["operator"], "properties": properties})
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "ckptgrow recipe", "oneOf": kinds}
