@@ -26,7 +26,11 @@ def run(
     force: options.ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a checkpoint on any of lm-eval's tasks."""
+    """Evaluate a checkpoint on any of lm-eval's tasks.
+
+    Examples:
+        ckptgrow eval run model-dir --tasks arc_easy,hellaswag --limit 100
+    """
     choices = Choices(
         tokenizer=tokenizer,
         batch_size=batch_size,
