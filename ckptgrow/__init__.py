@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ckptgrow.growth.request import GrowthResult, StateRequest
     from ckptgrow.growth.widening import width
     from ckptgrow.inspection import Inspection, inspect
+    from ckptgrow.live.live_growth import LiveGrowth, grow
     from ckptgrow.verification.comparison import VerifySettings, verify
     from ckptgrow.verification.report import VerifyReport
 
@@ -44,6 +45,7 @@ __all__ = [
     "DataError",
     "GrowthResult",
     "Inspection",
+    "LiveGrowth",
     "MissingDependencyError",
     "OptimizerError",
     "RequestError",
@@ -53,6 +55,7 @@ __all__ = [
     "VerifySettings",
     "convert",
     "depth",
+    "grow",
     "inspect",
     "verify",
     "width",
@@ -76,6 +79,8 @@ _HOMES = {
     "width": "ckptgrow.growth.widening",
     "Inspection": "ckptgrow.inspection",
     "inspect": "ckptgrow.inspection",
+    "LiveGrowth": "ckptgrow.live.live_growth",
+    "grow": "ckptgrow.live.live_growth",
     "VerifyReport": "ckptgrow.verification.report",
     "VerifySettings": "ckptgrow.verification.comparison",
     "verify": "ckptgrow.verification.comparison",

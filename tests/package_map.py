@@ -25,6 +25,7 @@ ROWS = (
     ("report", "demo"),
     ("run",),
     ("train",),
+    ("live",),
     ("growth", "verification", "evaluate", "planning", "conversion", "inspection"),
     ("state",),
     ("families", "formats", "dialects"),
