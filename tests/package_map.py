@@ -24,6 +24,7 @@ ROWS = (
     ("commands",),
     ("report", "demo"),
     ("run",),
+    ("recipes",),
     ("train",),
     ("live",),
     ("growth", "verification", "evaluate", "planning", "conversion", "inspection"),

@@ -10,10 +10,10 @@ import typer
 
 from ckptgrow.choices import DoublingLayers, NewLayer, Place
 from ckptgrow.commands import _options as options
-from ckptgrow.commands._growth_shared import reset_parts, show, step_choice
+from ckptgrow.commands._growth_shared import Output, perform, reset_parts, step_choice
 from ckptgrow.commands._paths import check_paths
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.commands._values import byte_size, whole_number
+from ckptgrow.commands._values import whole_number
 from ckptgrow.errors import RequestError
 
 # The original script's names, with the behaviour that the paper describes.
@@ -74,16 +74,15 @@ def depth(
     allow_nonfinite: options.AllowNonfiniteOption = False,
     max_shard_size: options.MaxShardSizeOption = "5GB",
     force: options.ForceOption = False,
+    dry_run: options.DryRunOption = False,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Add layers to a checkpoint, its optimizer, schedule and config included.
 
     New layers are exact identities that train from the first step on, or copies, which change the function.
     """
-    from ckptgrow.growth.deepening import depth as grow_depth
-
     check_paths(source, target, force=force)
-    from ckptgrow.growth.request import StateRequest
+    from ckptgrow.recipes.growth_recipe import GrowthRecipe
 
     if doubling_layers is not None:
         _alone(
@@ -93,35 +92,27 @@ def depth(
         place, new = DOUBLING_LAYERS[doubling_layers]
     elif layers is not None or every is not None:
         _alone("--every" if layers is None else "--layers", {"--place": place})
-    request = StateRequest(
-        lr_rule=lr_rule,
-        step=step_choice(step),
-        rewarm=rewarm,
-        reset=reset_parts(reset),
-        config=config,
-        dialect=dialect,
-        param_order=param_order,
-        drop=tuple(drop or ()),
-        allow_nonfinite=allow_nonfinite,
-        force=force,
-        max_shard_bytes=byte_size("--max-shard-size", max_shard_size),
-        schedule=schedule,
-        moments=moments,
-    )
-    values: dict[str, Any] = {
+    asked: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),
         "layers": None if layers is None else _layer_list(layers),
         "every": None if every is None else whole_number("--every", every),
         "place": place or "alternate",
         "new": new or "zero-output",
         "seed": seed,
+        "lr_rule": lr_rule,
+        "step": step_choice(step),
+        "rewarm": rewarm,
+        "reset": reset_parts(reset),
+        "config": config,
+        "dialect": dialect,
+        "param_order": param_order,
+        "drop": tuple(drop or ()),
+        "allow_nonfinite": allow_nonfinite,
+        "schedule": schedule,
+        "moments": moments,
     }
-    show(
-        lambda progress: grow_depth(source, target, **values, request=request, progress=progress),
-        source,
-        Screen(as_json),
-        "deepening",
-    )
+    output = Output(target=target, force=force, max_shard_size=max_shard_size, dry_run=dry_run)
+    return perform(GrowthRecipe("depth", asked), source, output, Screen(as_json))
 
 
 def _alone(option: str, others: Mapping[str, str | None]) -> None:
