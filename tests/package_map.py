@@ -26,6 +26,7 @@ ROWS = (
     ("run",),
     ("recipes",),
     ("train",),
+    ("live",),
     ("growth", "verification", "evaluate", "planning", "conversion", "inspection"),
     ("state",),
     ("families", "formats", "dialects"),
