@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ckptgrow.choices import Part, StepWord, words_of
+from ckptgrow.commands import _options as options
 from ckptgrow.commands._screen import Advance, Screen
 from ckptgrow.commands._spelling import spelled
-from ckptgrow.commands._values import chosen_by_commas
+from ckptgrow.commands._values import byte_size, chosen_by_commas
 from ckptgrow.errors import RequestError
 
 if TYPE_CHECKING:
-    from ckptgrow.growth.request import GrowthResult, StepChoice
+    from ckptgrow.growth.request import GrowthResult, StateRequest, StepChoice
 
 TRAPPED = (
     "the grown model is trapped: its copies get equal gradients and stay equal for ever, so it computes nothing the "
@@ -22,7 +23,47 @@ TRAPPED = (
 )
 
 
-def step_choice(value: str) -> StepChoice:
+@dataclass(frozen=True, kw_only=True)
+class StateOptions:
+    """The options that say how the training state is carried over."""
+
+    lr_rule: options.LrRuleOption = "keep"
+    step: options.StepOption = "keep"
+    schedule: options.ScheduleOption = ""
+    rewarm: options.RewarmOption = 0
+    reset: options.ResetOption = ""
+    moments: options.MomentsOption = "algebra"
+    config: options.ConfigOption = None
+    dialect: options.DialectOption = None
+    param_order: options.ParamOrderOption = None
+    drop: options.DropOption = None
+    allow_nonfinite: options.AllowNonfiniteOption = False
+    max_shard_size: options.MaxShardSizeOption = "5GB"
+    force: options.ForceOption = False
+
+    def request(self, **others: Any) -> StateRequest:
+        """What they ask for, and `others`, which one operator has alone; raises RequestError where a value is wrong."""
+        from ckptgrow.growth.request import StateRequest
+
+        return StateRequest(
+            lr_rule=self.lr_rule,
+            step=_step_choice(self.step),
+            schedule=self.schedule,
+            rewarm=self.rewarm,
+            reset=_reset_parts(self.reset),
+            moments=self.moments,
+            config=self.config,
+            dialect=self.dialect,
+            param_order=self.param_order,
+            drop=tuple(self.drop or ()),
+            allow_nonfinite=self.allow_nonfinite,
+            max_shard_bytes=byte_size("--max-shard-size", self.max_shard_size),
+            force=self.force,
+            **others,
+        )
+
+
+def _step_choice(value: str) -> StepChoice:
     """The value of --step: `keep`, `auto`, or a number of steps; raises RequestError for others."""
     if value in words_of(StepWord):
         return cast("StepWord", value)
@@ -35,7 +76,7 @@ def step_choice(value: str) -> StepChoice:
     return step
 
 
-def reset_parts(value: str) -> tuple[Part, ...]:
+def _reset_parts(value: str) -> tuple[Part, ...]:
     """The parts of --reset, which commas separate; raises RequestError for unknown ones."""
     return cast("tuple[Part, ...]", chosen_by_commas("--reset", value, words_of(Part)))
 

@@ -10,10 +10,11 @@ import typer
 
 from ckptgrow.choices import Fresh, FreshMoments, How, Separation
 from ckptgrow.commands import _options as options
-from ckptgrow.commands._growth_shared import reset_parts, show, step_choice
+from ckptgrow.commands._growth_shared import StateOptions, show
+from ckptgrow.commands._option_groups import takes
 from ckptgrow.commands._paths import check_paths
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.commands._values import byte_size, whole_number
+from ckptgrow.commands._values import whole_number
 from ckptgrow.errors import CkptgrowError, RequestError
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ MOST_PARAMETERS = 10**9  # of models that are run to see how noise is conditione
 WHOLE = 0.5  # the spread up to which no copy has more than the whole weight
 
 
+@takes("state", StateOptions)
 def width(
+    *,
     source: options.InArgument,
     target: options.OutArgument,
     factor: Annotated[
@@ -79,47 +82,18 @@ def width(
             help="With --how pad, the second moments of new entries: 'zero', or the 'mean' of their row or column."
         ),
     ] = "zero",
-    lr_rule: options.LrRuleOption = "keep",
     wd_rule: options.DecayRuleOption = "trajectory",
-    step: options.StepOption = "keep",
-    schedule: options.ScheduleOption = "",
-    rewarm: options.RewarmOption = 0,
-    reset: options.ResetOption = "",
-    moments: options.MomentsOption = "algebra",
-    config: options.ConfigOption = None,
-    dialect: options.DialectOption = None,
-    param_order: options.ParamOrderOption = None,
-    drop: options.DropOption = None,
-    allow_nonfinite: options.AllowNonfiniteOption = False,
-    max_shard_size: options.MaxShardSizeOption = "5GB",
-    force: options.ForceOption = False,
+    state: StateOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Grow a checkpoint's width by a factor, its optimizer, schedule and config included.
 
     Multiplies the hidden size, heads, key/value heads and feed-forward units; the function stays the same.
     """
-    check_paths(source, target, force=force)
-    from ckptgrow.growth.request import StateRequest
+    check_paths(source, target, force=state.force)
     from ckptgrow.growth.widening import width as grow_width
 
-    request = StateRequest(
-        lr_rule=lr_rule,
-        step=step_choice(step),
-        rewarm=rewarm,
-        reset=reset_parts(reset),
-        config=config,
-        dialect=dialect,
-        param_order=param_order,
-        drop=tuple(drop or ()),
-        allow_nonfinite=allow_nonfinite,
-        force=force,
-        max_shard_bytes=byte_size("--max-shard-size", max_shard_size),
-        fresh_moments=fresh_moments,
-        schedule=schedule,
-        moments=moments,
-        wd_rule=wd_rule,
-    )
+    request = state.request(fresh_moments=fresh_moments, wd_rule=wd_rule)
     values: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),
         "ffn": ffn,
@@ -138,7 +112,7 @@ def width(
         source,
         Screen(as_json),
         "widening",
-        lambda done: _conditioning(done, (source, target), config),
+        lambda done: _conditioning(done, (source, target), state.config),
     )
 
 
