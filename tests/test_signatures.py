@@ -17,6 +17,7 @@ OPTION_LISTS = {  # what users call: each option by its name, with its type and 
     "data/preparation.py: prepare",
     "growth/deepening.py: depth",
     "growth/widening.py: width",
+    "live/live_growth.py: grow",
 }
 
 

@@ -10,7 +10,7 @@ import typer
 
 from ckptgrow.choices import DoublingLayers, NewLayer, Place
 from ckptgrow.commands import _options as options
-from ckptgrow.commands._growth_shared import StateOptions, show
+from ckptgrow.commands._growth_shared import StateOptions, WritingOptions, perform
 from ckptgrow.commands._option_groups import takes
 from ckptgrow.commands._paths import check_paths
 from ckptgrow.commands._screen import JsonOption, Screen
@@ -27,6 +27,7 @@ DOUBLING_LAYERS: Mapping[DoublingLayers, tuple[Place, NewLayer]] = {
 
 
 @takes("state", StateOptions)
+@takes("writing", WritingOptions)
 def depth(
     *,
     source: options.InArgument,
@@ -65,14 +66,15 @@ def depth(
         typer.Option(help="The staged-training script's names for place and kind."),
     ] = None,
     state: StateOptions,
+    writing: WritingOptions,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Add layers to a checkpoint, its optimizer, schedule and config included.
 
     New layers are exact identities that train from the first step on, or copies, which change the function.
     """
-    check_paths(source, target, force=state.force)
-    from ckptgrow.growth.deepening import depth as grow_depth
+    check_paths(source, target, force=writing.force)
+    from ckptgrow.recipes.growth_recipe import GrowthRecipe
 
     if doubling_layers is not None:
         _alone(
@@ -82,21 +84,16 @@ def depth(
         place, new = DOUBLING_LAYERS[doubling_layers]
     elif layers is not None or every is not None:
         _alone("--every" if layers is None else "--layers", {"--place": place})
-    request = state.request()
-    values: dict[str, Any] = {
+    asked: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),
         "layers": None if layers is None else _layer_list(layers),
         "every": None if every is None else whole_number("--every", every),
         "place": place or "alternate",
         "new": new or "zero-output",
         "seed": seed,
+        **state.asked(),
     }
-    show(
-        lambda progress: grow_depth(source, target, **values, request=request, progress=progress),
-        source,
-        Screen(as_json),
-        "deepening",
-    )
+    return perform(GrowthRecipe("depth", asked), source, target, writing, Screen(as_json))
 
 
 def _alone(option: str, others: Mapping[str, str | None]) -> None:

@@ -65,6 +65,10 @@ def train(
         typer.Option(help="'old-layers' trains only the layers that the last growth added [default: none]."),
     ] = None,
     train_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps in all [default: 3000].")] = None,
+    stop_at: Annotated[
+        int | None,
+        typer.Option(min=1, help="End at this step, with the schedule of all --train-steps.", show_default=False),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Sequences a device and micro-batch [default: 32].")
     ] = None,
@@ -152,6 +156,7 @@ def train(
         "compile": compile_model,
         "num_workers": num_workers,
         "until_slope": until_slope,
+        "stop_at": stop_at,
         "logger": logger,
     }
     optional = {

@@ -88,13 +88,11 @@ def write_checkpoint(
             f"{checkpoint.path}: {together.count} processes share the writing of {' and '.join(SHARED)} checkpoints "
             "alone; convert it first (ckptgrow convert ⟦to dcp⟧), or run one process"
         )
-    tensors = [tensor for _, tensor in tensors_in(checkpoint.tree)]
-    total = sum(num_bytes(tensor) for tensor in {id(tensor): tensor for tensor in tensors}.values())
-    total += bytes_of_second_copy(checkpoint)
+    total, needed = _sizes(checkpoint)
     if together.rank == 0 and clear_leftovers(target):
         force = True  # what is back was on its way to be replaced
     together.wait()
-    check_space(target, int(total * HEADROOM) + len(tensors) * OF_A_TENSOR + checkpoint.carried.num_bytes)
+    check_space(target, needed)
     advance = progress(total)
     try:
         with appearing(target, together, force=force) as partial:
@@ -105,6 +103,19 @@ def write_checkpoint(
         raise RequestError(
             f"{target}: could not be written ({error.strerror}); make room or choose another disk"
         ) from error
+
+
+def space_needed(checkpoint: Checkpoint) -> int:
+    """The bytes that must be free where a checkpoint is written."""
+    return _sizes(checkpoint)[1]
+
+
+def _sizes(checkpoint: Checkpoint) -> tuple[int, int]:
+    """The bytes of all tensors as they are written, and those that the whole checkpoint takes."""
+    tensors = [tensor for _, tensor in tensors_in(checkpoint.tree)]
+    total = sum(num_bytes(tensor) for tensor in {id(tensor): tensor for tensor in tensors}.values())
+    total += bytes_of_second_copy(checkpoint)
+    return total, int(total * HEADROOM) + len(tensors) * OF_A_TENSOR + checkpoint.carried.num_bytes
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

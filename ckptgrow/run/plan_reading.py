@@ -9,16 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from ckptgrow.errors import ConfigError, MissingDependencyError, RequestError, at
-from ckptgrow.run.staged_plan import (
-    OPERATORS,
-    PlannedStage,
-    StagedPlan,
-    growth_options,
-    path_beside,
-    train_options,
-    verify_options,
-)
-from ckptgrow.run.typed_values import Options, made, schema_of_class
+from ckptgrow.recipes.recipe_options import OPERATORS, growth_options, train_options
+from ckptgrow.recipes.typed_values import Options, made, schema_of_class
+from ckptgrow.run.staged_plan import PlannedStage, StagedPlan, path_beside, verify_options
 
 VERSION = 1
 Helps = Mapping[str, Mapping[str, str]]  # what options do, by command

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ckptgrow.errors import RequestError
+from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.closing_jobs import EvaluateJob, TidyJob
 from ckptgrow.run.devices import Devices
 from ckptgrow.run.forecast import forecast
 from ckptgrow.run.growth_jobs import GrowJob, VerificationFailed, VerifyJob
 from ckptgrow.run.journal import Journal
-from ckptgrow.run.staged_plan import OPERATORS, StagedPlan
+from ckptgrow.run.staged_plan import StagedPlan
 from ckptgrow.run.train_job import StoppedBySignal, TrainJob
 from ckptgrow.run.work import Listener, Work
 from ckptgrow.train.occupied import occupied

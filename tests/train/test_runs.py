@@ -242,6 +242,18 @@ def test_a_run_can_restart_its_schedule_data_and_optimizer(tmp_path: Path, data:
     assert list(losses(tmp_path / "b", "lr").values())[:3] == pytest.approx([1e-3, 2e-3, 3e-3])
 
 
+def test_a_run_that_stops_at_a_step_follows_the_schedule_of_all_its_steps(
+    tmp_path: Path, base: list[str], data: Path, whole: Path
+) -> None:
+    """Its rate does not know where it stops; gone on with, it is the run that never stopped."""
+    train_here([*base, f"--out={tmp_path}", "--stop-at=7"])
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 7
+    assert losses(tmp_path, "lr") == {step: lr for step, lr in losses(whole, "lr").items() if step <= 7}
+    train_here([f"--data={data}", f"--out={tmp_path}", f"--resume={last}"])
+    same(losses(tmp_path), losses(whole), 0.0)
+
+
 def test_only_the_newest_checkpoints_are_kept_where_asked(tmp_path: Path, data: Path, whole: Path) -> None:
     more = ["--train-steps=16", "--save-every=2", "--keep=2", f"--out={tmp_path / 'out'}"]
     train_here([f"--data={data}", f"--resume={whole / 'checkpoints' / 'step-10.ckpt'}", *more])
