@@ -72,6 +72,11 @@ def depth(
     """Add layers to a checkpoint, its optimizer, schedule and config included.
 
     New layers are exact identities that train from the first step on, or copies, which change the function.
+
+    Examples:
+        ckptgrow depth small.ckpt deep.ckpt                             # a new layer behind every old one
+        ckptgrow depth small.ckpt deep.ckpt --layers 0-7,4-11           # layers 4 to 7 twice
+        ckptgrow depth small.ckpt deep.ckpt --every 3 --new zero-norm
     """
     check_paths(source, target, force=writing.force)
     from ckptgrow.recipes.growth_recipe import GrowthRecipe

@@ -46,7 +46,13 @@ def grow(
 ) -> int:
     """Grow a checkpoint by a recipe, a file that has all options of `width` or `depth`.
 
-    Paths in a recipe lie beside it. `ckptgrow inspect --recipe CKPT` writes the one by which a checkpoint was grown.
+    Paths in a recipe lie beside it. `ckptgrow inspect --recipe CKPT` writes the one by which a checkpoint was grown:
+    it grows the same bytes again.
+
+    Examples:
+        ckptgrow grow recipe.yaml small.ckpt grown.ckpt
+        ckptgrow grow recipe.yaml --dry-run                             # where the recipe says `in` and `out`
+        ckptgrow grow --schema > recipe.schema.json                     # for editors
     """
     if schema:
         from ckptgrow.recipes.growth_recipe import recipe_schema

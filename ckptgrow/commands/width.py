@@ -83,6 +83,12 @@ def width(
     """Grow a checkpoint's width by a factor, its optimizer, schedule and config included.
 
     Multiplies the hidden size, heads, key/value heads and feed-forward units; the function stays the same.
+
+    Examples:
+        ckptgrow width small.ckpt wide.ckpt                             # everything twice as wide
+        ckptgrow width small.ckpt wide.ckpt --lr-rule mup               # and at the small run's pace
+        ckptgrow width small.ckpt wide.ckpt --ffn 4096 --dry-run        # one space alone; what would be written
+        ckptgrow width model-dir model-1024 --hidden 1024 --how pad     # to any hidden size
     """
     check_paths(source, target, force=writing.force)
     from ckptgrow.recipes.growth_recipe import GrowthRecipe

@@ -42,6 +42,10 @@ def compare(
     With differences from SMALL and their standard errors, paired by document. Right after growth every score must be
     equal. All are read with SMALL's tokenizer; --config is SMALL's. The task 'perplexity' is loss by token of a file
     (--data perplexity=FILE), by default of the validation tokens of SMALL's run.
+
+    Examples:
+        ckptgrow eval compare small.ckpt wide.ckpt --tasks perplexity
+        ckptgrow eval compare small.ckpt wide.ckpt --tasks lambada_openai --data lambada_openai=lambada.jsonl
     """
     with session(choices, as_json, small, *grown) as work:
         from ckptgrow.evaluate.score_comparison import compare as compare_evaluations

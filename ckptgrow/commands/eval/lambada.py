@@ -39,6 +39,9 @@ def lambada(
 
     Measures perplexity and greedy accuracy by lm-eval's lambada_openai. --data takes JSON lines or parquet with `text`,
     or plain text with one passage on each line. --measure original is the accuracy of the last token.
+
+    Examples:
+        ckptgrow eval lambada last.ckpt --data lambada.jsonl --tokenizer gpt2
     """
     switches = {
         "--ignore-fragments": ignore_fragments,

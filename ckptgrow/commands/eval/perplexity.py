@@ -34,6 +34,10 @@ def perplexity(
 
     The loss is in nats per token; every token but the first is predicted once, from at most one block before it.
     JSON lines and parquet give the tokens that `ckptgrow data` makes of them; plain text is one document.
+
+    Examples:
+        ckptgrow eval perplexity run                                    # the run's own validation tokens
+        ckptgrow eval perplexity last.ckpt text.txt --tokenizer gpt2
     """
     with session(choices, as_json, checkpoint) as work:
         from ckptgrow.evaluate.blocks import file_loss

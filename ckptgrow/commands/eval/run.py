@@ -17,7 +17,11 @@ def run(
     choices: TaskChoices,
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate a checkpoint on any of lm-eval's tasks."""
+    """Evaluate a checkpoint on any of lm-eval's tasks.
+
+    Examples:
+        ckptgrow eval run model-dir --tasks arc_easy,hellaswag --limit 100
+    """
     with session(choices, as_json, checkpoint) as work:
         loaded = work.load(tasks, local_files(choices.data), choices.include_path or ())
         work.show(work.run(checkpoint, loaded))

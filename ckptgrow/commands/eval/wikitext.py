@@ -38,6 +38,9 @@ def wikitext(
     Measures perplexity per word and per byte, and bits per byte, by lm-eval's wikitext (WikiText-2). --data takes text
     in WikiText's layout, or JSON lines or parquet with `page` (whole pages) or `text` (lines). --measure original is
     the loss per token in blocks of --block-size; blocks of a memory-mapped .bin stand between a begin and an end token.
+
+    Examples:
+        ckptgrow eval wikitext model-dir --limit 10
     """
     given = {"--dataset": dataset, "--block-size": block_size}
     only_original(measure, {name for name, value in given.items() if value is not None})
