@@ -130,7 +130,7 @@ def _asked(factors: Mapping[str, int | None], options: Mapping[str, Any]) -> _As
     name = meant[0]
     strange = [key for key in options if key not in own[name]]
     if strange:
-        raise RequestError(f"⟦{strange[0]} {options[strange[0]]}⟧: is no option of growth in {name}; leave it out")
+        raise RequestError(f"⟦{strange[0]} {options[strange[0]]}⟧: is not an option of growth in {name}; leave it out")
     return _Asked(OPERATORS[name], {**options, "factor": factors[name]})
 
 

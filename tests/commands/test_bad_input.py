@@ -36,7 +36,7 @@ def only(path: Path) -> bool:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("text.ckpt", b"this is no checkpoint\n"),
+        ("text.ckpt", b"this is not a checkpoint\n"),
         ("empty.ckpt", b""),
         ("zip.ckpt", b"PK\x03\x04" + bytes(100)),
         ("pickle.ckpt", b"\x80\x02}q\x00."),
