@@ -164,7 +164,12 @@ def test_a_new_model_has_the_dropout_that_is_asked_for_and_one_that_goes_on_keep
         ]
         train_here([*common, *there, f"--out={tmp_path / name}"])
     assert [dropout(name) for name in "abcd"] == [{0.0}, {0.3}, {0.2}, {0.1}]
-    again = [f"--data={data}", f"--resume={tmp_path / 'b' / 'checkpoints' / 'last.ckpt'}", "--train-steps=2", "--warmup-steps=0"]
+    again = [
+        f"--data={data}",
+        f"--resume={tmp_path / 'b' / 'checkpoints' / 'last.ckpt'}",
+        "--train-steps=2",
+        "--warmup-steps=0",
+    ]
     train_here([*again, f"--out={tmp_path / 'e'}"])
     train_here([*again, f"--out={tmp_path / 'f'}", "--dropout=0"])
     assert [dropout(name) for name in "ef"] == [{0.3}, {0.0}]
