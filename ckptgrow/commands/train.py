@@ -65,6 +65,10 @@ def train(
         typer.Option(help="'old-layers' trains only the layers that the last growth added [default: none]."),
     ] = None,
     train_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps in all [default: 3000].")] = None,
+    stop_at: Annotated[
+        int | None,
+        typer.Option(min=1, help="End at this step, with the schedule of all --train-steps.", show_default=False),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Sequences a device and micro-batch [default: 32].")
     ] = None,
@@ -132,6 +136,11 @@ def train(
     """Train a causal language model on a CPU or on one or many GPUs, or go on from a checkpoint, grown or not.
 
     A run that goes on takes its settings from the checkpoint, unless an option says otherwise.
+
+    Examples:
+        ckptgrow train --data prepared --out run --config config.json --train-steps 2000
+        ckptgrow train --data prepared --out run-2 --resume wide.ckpt --train-steps 4000
+        torchrun --nproc-per-node 4 -m ckptgrow train --data prepared --out run --size GPT2_base --precision bf16-mixed
     """
     if all(one is None for one in (config, size, resume, init_from)):
         raise RequestError("train: expected one of --config FILE, --size NAME, --resume CKPT and --init-from CKPT")
@@ -152,6 +161,7 @@ def train(
         "compile": compile_model,
         "num_workers": num_workers,
         "until_slope": until_slope,
+        "stop_at": stop_at,
         "logger": logger,
     }
     optional = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.run.model_sizes import grown_config, size_of
+from ckptgrow.recipes.model_sizes import grown_config, size_of
 
 SMALL_STEPS, LARGE_STEPS = 300, 200
 BATCH, SEQLEN, WARMUP = 16, 64, 20  # sequences a step, tokens a sequence, steps

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ckptgrow.errors import DataError
+from ckptgrow.recipes.model_sizes import size_of
+from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.forecast import Forecast, forecast
-from ckptgrow.run.model_sizes import size_of
-from ckptgrow.run.staged_plan import OPERATORS
 from ckptgrow.run.staged_run import jobs_of
 from ckptgrow.run.standing import JobStanding, Standing, opened_run, standing
 from ckptgrow.run.train_job import metrics_rows, opened

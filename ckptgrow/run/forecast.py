@@ -13,9 +13,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ckptgrow.formats.known_formats import read_checkpoint
+from ckptgrow.recipes.model_sizes import ModelSize, grown_config, size_of
+from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.growth_jobs import recipe_of
-from ckptgrow.run.model_sizes import ModelSize, grown_config, size_of
-from ckptgrow.run.staged_plan import OPERATORS, PlannedStage, StagedPlan
+from ckptgrow.run.staged_plan import PlannedStage, StagedPlan
 from ckptgrow.run.train_job import TrainJob, metrics_rows
 from ckptgrow.run.work import SEQLEN, Work, length
 from ckptgrow.state.config_sources import architecture_of

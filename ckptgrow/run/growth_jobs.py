@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ckptgrow.growth.request import StateRequest
-from ckptgrow.run.command_words import words_of_command
-from ckptgrow.run.staged_plan import GROWTHS, OPERATORS, Operator, PlannedStage, growth_options
+from ckptgrow.recipes.command_words import words_of_command
+from ckptgrow.recipes.recipe_options import GROWTHS, OPERATORS, Operator, growth_options
+from ckptgrow.run.staged_plan import PlannedStage
 from ckptgrow.run.work import Listener, Work
 from ckptgrow.storage.files.atomic import appearing
 from ckptgrow.verification.comparison import VerifySettings, verify

@@ -9,16 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from ckptgrow.errors import ConfigError, MissingDependencyError, RequestError, at
-from ckptgrow.run.staged_plan import (
-    OPERATORS,
-    PlannedStage,
-    StagedPlan,
-    growth_options,
-    path_beside,
-    train_options,
-    verify_options,
-)
-from ckptgrow.run.typed_values import Options, made, schema_of_class
+from ckptgrow.recipes.recipe_options import OPERATORS, growth_options, train_options
+from ckptgrow.recipes.typed_values import Options, made, schema_of_class
+from ckptgrow.run.staged_plan import PlannedStage, StagedPlan, path_beside, verify_options
 
 VERSION = 1
 Helps = Mapping[str, Mapping[str, str]]  # what options do, by command
@@ -93,7 +86,7 @@ def _tree(path: Path) -> Mapping[str, Any]:
         try:
             return {name: value for name, value in json.loads(text).items() if name != "$schema"}
         except ValueError as error:
-            raise RequestError(f"is no JSON ({error}), expected a plan") from error
+            raise RequestError(f"is not JSON ({error}), expected a plan") from error
     try:
         import yaml
     except ImportError as error:
@@ -101,7 +94,7 @@ def _tree(path: Path) -> Mapping[str, Any]:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise RequestError(f"is no YAML ({' '.join(str(error).split())}), expected a plan") from error
+        raise RequestError(f"is not YAML ({' '.join(str(error).split())}), expected a plan") from error
 
 
 def _config(path: Path) -> Mapping[str, Any]:
@@ -110,7 +103,7 @@ def _config(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"config: {path} cannot be read ({error}), expected a transformers config.json") from error
     if not isinstance(config, dict):
-        raise ConfigError(f"config: {path} is no transformers config.json")
+        raise ConfigError(f"config: {path} is not a transformers config.json")
     return cast(Mapping[str, Any], config)
 
 

@@ -6,60 +6,16 @@ run measures. Options of training, growth and verification are those of the comm
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from ckptgrow.choices import OperatorName, ScheduleKind, StepWord
-from ckptgrow.growth.deepening import depth
-from ckptgrow.growth.request import StateRequest
-from ckptgrow.growth.widening import width
-from ckptgrow.run.typed_values import Options, said
-from ckptgrow.train.settings import TrainSettings
+from ckptgrow.recipes.typed_values import Options, said
 from ckptgrow.verification.comparison import VerifySettings
 
 Keep = Literal["all", "ends", "newest"]
-Operator = Literal["width", "depth"]
-GROWTHS = {"width": width, "depth": depth}
-OPERATORS: Mapping[OperatorName, tuple[Operator, ...]] = {
-    "width": ("width",),
-    "depth": ("depth",),
-    "both": ("width", "depth"),
-}
-# what a run decides itself, or a stage has under a name of its own
-SET_BY_RUN = (
-    "source",
-    "target",
-    "request",
-    "progress",
-    "return",
-    "force",
-    "config",
-    "factor",
-    "step",
-    "rewarm",
-    "max_shard_bytes",
-)
-OF_STAGES = (
-    *("data", "out", "config", "resume", "init_from", "reset", "step", "rewarm", "train_steps", "until_slope"),
-    *("batch_size", "grad_accum", "seqlen", "lr", "schedule", "warmup_steps", "growing", "devices", "num_nodes"),
-)
-
-
-def growth_options(operator: Operator) -> Options:
-    """Every option of `ckptgrow width` or `depth` that a stage's recipe can have."""
-    hints = get_type_hints(GROWTHS[operator])
-    names = [name for name in inspect.signature(GROWTHS[operator]).parameters if name not in SET_BY_RUN]
-    state = {name: hint for name, hint in get_type_hints(StateRequest).items() if name not in SET_BY_RUN}
-    return Options({**{name: hints[name] for name in names}, **state})
-
-
-def train_options() -> Options:
-    """Every option of `ckptgrow train` that all stages share, or one has."""
-    hints = get_type_hints(TrainSettings)
-    return Options({one.name: hints[one.name] for one in fields(TrainSettings) if one.name not in OF_STAGES})
 
 
 def verify_options() -> Options:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ckptgrow.errors import RequestError
+from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.closing_jobs import EvaluateJob, TidyJob
 from ckptgrow.run.devices import Devices
 from ckptgrow.run.forecast import forecast
 from ckptgrow.run.growth_jobs import GrowJob, VerificationFailed, VerifyJob
 from ckptgrow.run.journal import Journal
-from ckptgrow.run.staged_plan import OPERATORS, StagedPlan
+from ckptgrow.run.staged_plan import StagedPlan
 from ckptgrow.run.train_job import StoppedBySignal, TrainJob
 from ckptgrow.run.work import Listener, Work
 from ckptgrow.train.occupied import occupied
@@ -109,7 +110,7 @@ def _asked(work: Work, only: str | None) -> Sequence[Job]:
     jobs = jobs_of(work.plan)
     names = [job.name for job in jobs]
     if only is not None and only not in names:
-        raise RequestError(f"⟦only {only}⟧: is no job of the plan, expected one of {', '.join(names)}")
+        raise RequestError(f"⟦only {only}⟧: is not a job of the plan, expected one of {', '.join(names)}")
     left = [job for job in jobs if work.journal.result(job.name) is None]
     if only is None:
         return left

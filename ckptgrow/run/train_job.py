@@ -14,9 +14,10 @@ import torch
 from ckptgrow.errors import CheckpointError, RequestError
 from ckptgrow.planning.executed import LARGEST_MICRO
 from ckptgrow.planning.operators import THRESHOLDS
-from ckptgrow.run.command_words import words_of_command
+from ckptgrow.recipes.command_words import words_of_command
+from ckptgrow.recipes.model_sizes import size_of
+from ckptgrow.recipes.recipe_options import OF_BEGINNINGS
 from ckptgrow.run.devices import run_together
-from ckptgrow.run.model_sizes import size_of
 from ckptgrow.run.staged_plan import PlannedStage, StagedPlan
 from ckptgrow.run.work import FIRST_MODEL, Listener, Work, length
 from ckptgrow.state.config_sources import architecture_of
@@ -85,6 +86,8 @@ class TrainJob:
         if not is_finished(last, given["train_steps"]):
             directory = work.directory(self.stage)
             resume = last if last.exists() else work.begins_with(self.number)
+            if resume == last:
+                given = {name: value for name, value in given.items() if name not in OF_BEGINNINGS}
             if resume is None:
                 shutil.rmtree(directory, ignore_errors=True)  # a run that was ended before its first checkpoint
             self._train(work, given, resume, listener)

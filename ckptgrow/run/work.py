@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 from ckptgrow.growth import deepening, widening
 from ckptgrow.progress import Advance
+from ckptgrow.recipes.recipe_options import OPERATORS, Operator
 from ckptgrow.run.devices import Devices
 from ckptgrow.run.journal import Journal
-from ckptgrow.run.staged_plan import OPERATORS, Operator, PlannedStage, StagedPlan
+from ckptgrow.run.staged_plan import PlannedStage, StagedPlan
 from ckptgrow.state.config_sources import original_config
 from ckptgrow.train.monitor import Progress
 from ckptgrow.train.saving import LAST

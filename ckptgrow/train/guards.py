@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import torch
 
-from ckptgrow.errors import DataError
+from ckptgrow.errors import DivergedError
 
 NEVER = 2**53  # a step that no run reaches, exact in float64
 
@@ -27,14 +27,14 @@ class FiniteLosses:
         self._broken = found if self._broken is None else torch.minimum(self._broken, found)
 
     def check(self, trainer: lightning.Trainer) -> None:
-        """Raises DataError on all devices where one of them saw such a loss."""
+        """Raises DivergedError on all devices where one of them saw such a loss."""
         if self._broken is None:
             return
         step = int(trainer.strategy.reduce(self._broken.double(), reduce_op="min"))
         if step < NEVER:
-            raise DataError(
-                f"step {step}: the loss is no finite number, expected one; the last good checkpoint is kept: ⟦resume⟧ "
-                "from it with a lower ⟦lr⟧, or with ⟦grad_clip⟧ 1"
+            raise DivergedError(
+                f"step {step}: the loss is not a finite number, expected one; the last good checkpoint is kept: "
+                "⟦resume⟧ from it with a lower ⟦lr⟧, or with ⟦grad_clip⟧ 1"
             )
 
 

@@ -24,7 +24,7 @@ def header(settings: TrainSettings, files: TokenFiles, module: LanguageModel, de
         f"embeddings), on {devices} in {settings.precision}"
     )
     tokens = settings.whole_batch * settings.seqlen
-    left = settings.train_steps - start
+    left = settings.last_step - start
     passes = left * tokens / max(1, files.num_tokens["train"])
     since = f" from step {start:,} on" if start else ""
     yield (

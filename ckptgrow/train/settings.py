@@ -86,6 +86,7 @@ class TrainSettings:
     val_every: int = 100
     val_batches: int = 50
     val_sequences: int | None = None  # None: by val_batches
+    stop_at: int | None = None  # the step at which this run ends, where that is before `train_steps`
     until_slope: float | None = None  # d log L / d log C of the validations at which the run ends early
     log_every: int = 10
     logger: Logger = "csv"
@@ -94,6 +95,11 @@ class TrainSettings:
     def num_devices(self) -> int:
         """The number of devices on all nodes."""
         return self.devices * self.num_nodes
+
+    @property
+    def last_step(self) -> int:
+        """The step at which the run ends, unless its slope or a signal ends it earlier."""
+        return self.train_steps if self.stop_at is None else min(self.stop_at, self.train_steps)
 
     @property
     def whole_batch(self) -> int:

@@ -100,7 +100,7 @@ class Training:
             num_nodes=settings.num_nodes,
             strategy=_strategy(settings, module),
             precision=settings.precision,  # pyright: ignore[reportArgumentType]  Lightning names them; the command checks
-            max_steps=settings.train_steps,
+            max_steps=settings.last_step,
             accumulate_grad_batches=settings.grad_accum,
             gradient_clip_val=settings.grad_clip or None,
             val_check_interval=settings.val_every * settings.grad_accum,

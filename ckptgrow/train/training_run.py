@@ -70,7 +70,7 @@ def train(given: Mapping[str, Any], report: Report | None = None, tell: Callable
     interrupted run returns too, saved after the step that it was in.
 
     Raises RequestError, ConfigError, DataError or CheckpointError for wrong settings or files, before anything is
-    written. Later it raises DataError for a loss that is not finite, and CheckpointError for a full disk.
+    written. Later it raises DivergedError for a loss that is not finite, and CheckpointError for a full disk.
     """
     devices, nodes = processes_of(os.environ, given.get("devices"), given.get("num_nodes"))
     given = {**given, "devices": devices, "num_nodes": nodes}
@@ -234,10 +234,11 @@ def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) 
         files.sequences("val", settings.seqlen)
     if resumed is not None:
         _check_same_data(files, resumed, settings)
-        if resumed.step >= settings.train_steps:
+        if resumed.step >= settings.last_step:
+            option = "train_steps" if settings.last_step == settings.train_steps else "stop_at"
             raise RequestError(
-                f"⟦train_steps {settings.train_steps}⟧: {resumed.path} is at step {resumed.step}, expected more than "
-                "that; raise ⟦train_steps⟧"
+                f"⟦{option} {settings.last_step}⟧: {resumed.path} is at step {resumed.step}, expected more than "
+                f"that; raise ⟦{option}⟧"
             )
         if settings.until_slope is not None and resumed.slope_reached is not None:
             raise RequestError(

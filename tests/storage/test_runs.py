@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ckptgrow.storage.archives import archive
 from ckptgrow.storage.runs import Span, of_runs
-from ckptgrow.storage.tensors import Held, LazyTensor, Made, Stored, whole
+from ckptgrow.storage.tensors import InMemory, LazyTensor, Made, Stored, whole
 
 
 def spied(tensor: torch.Tensor, asked: list[tuple[int, int]]) -> LazyTensor:
@@ -27,7 +27,7 @@ def test_rows_of_a_tensor_made_of_runs_are_those_of_all_runs_in_a_row(
     lengths: list[int], width: int, data: st.DataObject
 ) -> None:
     flats = [torch.arange(10.0) + 100 * index for index in range(len(lengths))]
-    runs = [Span(Held(flat), 2, length) for flat, length in zip(flats, lengths, strict=True)]
+    runs = [Span(InMemory(flat), 2, length) for flat, length in zip(flats, lengths, strict=True)]
     padding = -sum(lengths) % width
     parts = [flat[2 : 2 + length] for flat, length in zip(flats, lengths, strict=True)]
     expected = torch.cat([*parts, torch.zeros(padding)])
@@ -56,5 +56,7 @@ def test_a_part_of_a_stored_buffer_is_stored_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("start", [0, 3])
 def test_a_number_is_one_element(start: int) -> None:
-    assert whole(of_runs([Span(Held(torch.arange(5.0)), start, 1)], (), torch.float32)) == start
-    assert torch.equal(whole(of_runs([Span(Held(torch.tensor(2.0)), 0, 1)], (1,), torch.float32)), torch.tensor([2.0]))
+    assert whole(of_runs([Span(InMemory(torch.arange(5.0)), start, 1)], (), torch.float32)) == start
+    assert torch.equal(
+        whole(of_runs([Span(InMemory(torch.tensor(2.0)), 0, 1)], (1,), torch.float32)), torch.tensor([2.0])
+    )

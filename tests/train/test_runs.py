@@ -201,7 +201,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     ]
     train_here(arguments, expected=2)
     error = capsys.readouterr().err
-    assert len(error.strip().splitlines()) == 1 and "no finite number" in error
+    assert len(error.strip().splitlines()) == 1 and "not a finite number" in error
     broken = int(error.split("step ")[1].split(":")[0])
     saved = sorted((out / "checkpoints").glob("step-*.ckpt"), key=lambda path: int(path.stem[5:]))
     assert [int(path.stem[5:]) for path in saved] == list(range(11, broken))
@@ -240,6 +240,18 @@ def test_a_run_can_restart_its_schedule_data_and_optimizer(tmp_path: Path, data:
     assert [group["weight_decay"] for group in optimizer["param_groups"]] == [0.5, 0.0]
     assert "transformer.wte.weight" in optimizer["param_groups"][0]["param_names"]
     assert list(losses(tmp_path / "b", "lr").values())[:3] == pytest.approx([1e-3, 2e-3, 3e-3])
+
+
+def test_a_run_that_stops_at_a_step_follows_the_schedule_of_all_its_steps(
+    tmp_path: Path, base: list[str], data: Path, whole: Path
+) -> None:
+    """Its rate does not know where it stops; gone on with, it is the run that never stopped."""
+    train_here([*base, f"--out={tmp_path}", "--stop-at=7"])
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 7
+    assert losses(tmp_path, "lr") == {step: lr for step, lr in losses(whole, "lr").items() if step <= 7}
+    train_here([f"--data={data}", f"--out={tmp_path}", f"--resume={last}"])
+    same(losses(tmp_path), losses(whole), 0.0)
 
 
 def test_only_the_newest_checkpoints_are_kept_where_asked(tmp_path: Path, data: Path, whole: Path) -> None:

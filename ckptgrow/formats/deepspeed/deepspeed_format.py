@@ -49,7 +49,7 @@ from ckptgrow.formats.raw_optimizers import RawGroup, RawOptimizer, raw_optimize
 from ckptgrow.formats.sidecar_files import Files, part_files, read_beside, read_state, write_beside, write_growth
 from ckptgrow.progress import Advance
 from ckptgrow.storage.archives import archive_writing
-from ckptgrow.storage.files.tensor_writing import Outline, fill
+from ckptgrow.storage.files.tensor_writing import FileLayout, fill
 from ckptgrow.storage.tensors import num_bytes
 from ckptgrow.storage.tree import Tree
 
@@ -164,7 +164,7 @@ class DeepSpeedFormat:
             write_growth(checkpoint, path)
 
 
-def _outline(checkpoint: Checkpoint, tree: Tree, file: Path) -> Outline:
+def _outline(checkpoint: Checkpoint, tree: Tree, file: Path) -> FileLayout:
     file.parent.mkdir(parents=True, exist_ok=True)
     return archive_writing.outline(tree, file, checkpoint.growth.source)
 

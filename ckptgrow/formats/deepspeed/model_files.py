@@ -19,7 +19,7 @@ import torch
 from ckptgrow.errors import CheckpointError, listing
 from ckptgrow.formats.deepspeed.partitions import Sizes, cut_each
 from ckptgrow.storage.runs import Span, of_runs
-from ckptgrow.storage.tensors import Held, LazyTensor, Made, is_lazy, num_elements
+from ckptgrow.storage.tensors import InMemory, LazyTensor, Made, is_lazy, num_elements
 from ckptgrow.storage.tree import Tree
 
 MODULE, SHAPES, BUFFERS, SHARED = "module", "param_shapes", "buffer_names", "shared_params"
@@ -114,7 +114,7 @@ class Written:
     def files(self, others: Sequence[Model]) -> list[dict[str, Any]]:
         """Every process's file of model states, with what it holds besides."""
         copies = self.copies(self.modules.dtype)
-        empty = Held(torch.empty(0, dtype=self.modules.dtype))
+        empty = InMemory(torch.empty(0, dtype=self.modules.dtype))
         buffers = [name for name in copies if pattern_of(name) in self.modules.buffers]
         module = {
             name: empty if self.modules.is_empty and name not in buffers else tensor for name, tensor in copies.items()

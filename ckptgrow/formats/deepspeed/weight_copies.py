@@ -11,7 +11,7 @@ import torch
 from ckptgrow.formats.deepspeed.model_files import Written
 from ckptgrow.formats.huggingface import SAFETENSORS, once, weights_from
 from ckptgrow.storage.files.safetensor_files import INDEX_SUFFIX, outlines
-from ckptgrow.storage.files.tensor_writing import Outline
+from ckptgrow.storage.files.tensor_writing import FileLayout
 from ckptgrow.storage.tensors import LazyTensor
 
 
@@ -36,7 +36,7 @@ class Copies:
             return None
         return cls(frozenset(files), dtypes.pop(), metadata, found == _shapes(tensors))
 
-    def outlines(self, written: Written, path: Path, max_shard_bytes: int) -> list[Outline]:
+    def outlines(self, written: Written, path: Path, max_shard_bytes: int) -> list[FileLayout]:
         """The files of what is written, to be filled."""
         metadata = {"format": "pt", **self.metadata}
         copies = written.copies(self.dtype)

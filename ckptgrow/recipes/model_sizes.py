@@ -11,7 +11,7 @@ import torch
 
 from ckptgrow.errors import CheckpointError
 from ckptgrow.formats.checkpoint import Checkpoint
-from ckptgrow.run.staged_plan import GROWTHS, Operator
+from ckptgrow.recipes.recipe_options import GROWTHS, Operator
 from ckptgrow.state.counting import num_without_embeddings
 from ckptgrow.state.model import build_model
 from ckptgrow.storage.tensors import Made

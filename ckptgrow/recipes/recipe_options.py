@@ -1,0 +1,51 @@
+"""The options that a recipe can have: those of `ckptgrow width`, `depth` and `train`, by the same names."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Literal, get_type_hints
+
+from ckptgrow.choices import OperatorName
+from ckptgrow.growth.deepening import depth
+from ckptgrow.growth.request import StateRequest
+from ckptgrow.growth.widening import width
+from ckptgrow.recipes.typed_values import Options
+from ckptgrow.train.settings import TrainSettings
+
+Operator = Literal["width", "depth"]
+GROWTHS = {"width": width, "depth": depth}
+OPERATORS: Mapping[OperatorName, tuple[Operator, ...]] = {
+    "width": ("width",),
+    "depth": ("depth",),
+    "both": ("width", "depth"),
+}
+PLACES_OF_GROWTH = ("source", "target", "request", "progress", "return", "force", "config", "max_shard_bytes")
+PLACES_OF_TRAINING = ("data", "out", "config", "resume", "init_from", "devices", "num_nodes", "until_slope", "stop_at")
+OF_BEGINNINGS = (
+    "reset",
+    "step",
+    "rewarm",
+    "rewarm_new",
+)  # what training takes right after a growth alone
+# what a run decides itself, or a stage has under a name of its own
+SET_BY_RUN = (*PLACES_OF_GROWTH, "factor", "step", "rewarm")
+OF_STAGES = (
+    *(*PLACES_OF_TRAINING, "reset", "step", "rewarm", "train_steps", "batch_size", "grad_accum", "seqlen", "lr"),
+    *("schedule", "warmup_steps", "growing"),
+)
+
+
+def growth_options(operator: Operator, without: Sequence[str] = SET_BY_RUN) -> Options:
+    """Every option of `ckptgrow width` or `depth` that a stage's recipe can have, or all but some."""
+    hints = get_type_hints(GROWTHS[operator])
+    names = [name for name in inspect.signature(GROWTHS[operator]).parameters if name not in without]
+    state = {name: hint for name, hint in get_type_hints(StateRequest).items() if name not in without}
+    return Options({**{name: hints[name] for name in names}, **state})
+
+
+def train_options(without: Sequence[str] = OF_STAGES) -> Options:
+    """Every option of `ckptgrow train` that all stages share, or one has, or all but some."""
+    hints = get_type_hints(TrainSettings)
+    return Options({one.name: hints[one.name] for one in fields(TrainSettings) if one.name not in without})
