@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptgrow.choices import Target, words_of
+from ckptgrow.dialects.known_dialects import DIALECTS
 from ckptgrow.distributed import processes
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.carried_files import Carried
@@ -19,6 +20,7 @@ from ckptgrow.formats.loops import fresh_loops
 from ckptgrow.formats.raw_optimizers import KeyedBy, RawOptimizer
 from ckptgrow.progress import Progress, silent
 from ckptgrow.state.claim import Claimed, twins
+from ckptgrow.state.into_dialect import dialect_for, in_dialect
 from ckptgrow.state.opening import TrainingState, open_state
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup, numbered
 from ckptgrow.state.translated_optimizers import with_zeros
@@ -27,6 +29,11 @@ from ckptgrow.storage.tensors import LazyTensor, num_elements
 DIRECTORIES = ("huggingface", "trainer", "accelerate", "fsdp")  # their parts lie in files of one kind
 FILE_BY_FILE = ("torch-files", "deepspeed")  # what they carry is told by file and key
 LIKE_LIGHTNING = ("lightning", "dcp")  # both hold Lightning's keys
+FORMS = {
+    **{"lightning": "Lightning's .ckpt", "huggingface": "a directory with config.json and model.safetensors"},
+    **{"dcp": "a directory of torch's distributed checkpoints", "torch": "a file of torch.save"},
+    "torch-files": "a directory with files of torch.save",
+}
 PREFIX = "model."  # what a LightningModule calls its model, most often
 LIGHTNING_VERSION = "2.5.0"  # whose layout of `loops` is written; later ones read it
 
@@ -67,7 +74,7 @@ def convert(
     if to not in words_of(Target):
         raise RequestError(f"⟦to {to}⟧: expected {', '.join(words_of(Target))}")
     if target is not None:
-        check_output(Path(source), Path(target), force=force, kind=to)
+        check_output(Path(source), Path(target), force=force, kind=kind_of(to))
     processes().wait()  # all have looked before one writes
     state = open_state(Path(source), config=config, drop=drop, param_order=param_order, dialect=dialect)
     if state.translation is not None:
@@ -82,6 +89,30 @@ def convert(
         left_out=tuple(left_out),
         checkpoint=new if target is None else None,
     )
+
+
+@dataclass(frozen=True)
+class TargetKind:
+    """What a conversion writes, and which families it has a way of saying: none are named where it has of all."""
+
+    form: str
+    families: tuple[str, ...]
+
+
+def kinds_of_targets() -> dict[str, TargetKind]:
+    """Every word for a target, in the order of the choice."""
+    return {to: TargetKind(FORMS[kind_of(to)], _families(to)) for to in words_of(Target)}
+
+
+def _families(to: str) -> tuple[str, ...]:
+    own = [one for one in DIALECTS.values() if one.home is not None and one.trainer.lower() == to]
+    return tuple(sorted({name for one in own for name in one.model_types}))
+
+
+def kind_of(to: str) -> str:
+    """The kind of file or directory that a conversion writes."""
+    homes = [one.home for one in DIALECTS.values() if one.home is not None and one.trainer.lower() == to]
+    return homes[0].kind if homes else to
 
 
 def _for(state: TrainingState, to: Target, prefix: str) -> tuple[Checkpoint, list[str]]:
@@ -100,7 +131,20 @@ def _for(state: TrainingState, to: Target, prefix: str) -> tuple[Checkpoint, lis
         optimizers = tuple(map(numbered, old.optimizers[:1]))
         new = replace(new, optimizers=optimizers, schedulers=old.schedulers[:1])
         return new, [*old.carried.left_behind, *_others(state)]
+    if _families(to):
+        new, left_out = _for_huggingface(_with_names(state))
+        made, others = in_dialect(new, state.architecture, dialect_for(to, state.architecture))
+        return made, [*left_out, *others]
     return _for_huggingface(state) if to == "huggingface" else _for_lightning(state, to, prefix)
+
+
+def _with_names(state: TrainingState) -> TrainingState:
+    """A state whose optimizers say the names of their parameters wherever they are written."""
+    optimizers = tuple(
+        replace(one, groups=tuple(replace(group, has_param_names=True) for group in one.groups))
+        for one in state.optimizers
+    )
+    return replace(state, optimizers=optimizers)
 
 
 def _by_key(files: Mapping[str, Any]) -> dict[str, Any]:

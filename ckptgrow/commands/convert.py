@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from ckptgrow.commands._dry_run import NOTHING_WRITTEN, carried_in, room_for, te
 from ckptgrow.commands._paths import checkpoint_at, output_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import byte_size
+from ckptgrow.errors import RequestError
 from ckptgrow.storage.files.targets import check_target
 
 if TYPE_CHECKING:
@@ -22,13 +24,20 @@ if TYPE_CHECKING:
 
 def convert(
     source: Annotated[
-        Path,
+        Path | None,
         typer.Argument(metavar="IN", help="The checkpoint to convert.", show_default=False, callback=checkpoint_at),
-    ],
+    ] = None,
     target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Where to write.", show_default=False, callback=output_at)
-    ],
-    to: Annotated[Target, typer.Option(help="The other kind; 'dcp' are torch's distributed checkpoints.")],
+        Path | None,
+        typer.Argument(
+            metavar="OUT", help="Where to write.", show_default=False, callback=lambda path: path and output_at(path)
+        ),
+    ] = None,
+    to: Annotated[
+        Target | None,
+        typer.Option(help="The other kind; 'dcp' are torch's distributed checkpoints.", show_default=False),
+    ] = None,
+    lists: Annotated[bool, typer.Option("--list", help="List the kinds, and what goes into each.")] = False,
     prefix: Annotated[
         str, typer.Option(help="What the model's names begin with inside a LightningModule (for lightning and dcp).")
     ] = "model.",
@@ -48,7 +57,14 @@ def convert(
     Examples:
         ckptgrow convert last.ckpt model-dir --to huggingface
         ckptgrow convert checkpoint-1000 small.ckpt --to lightning
+        ckptgrow convert model-dir ckpt.pt --to nanogpt
+        ckptgrow convert --list                                         # what goes where
     """
+    if lists:
+        _list_kinds(Screen(as_json))
+        return 0
+    if source is None or target is None or to is None:
+        raise RequestError("Missing IN, OUT or --to KIND; name them, or pass --list")
     check_target(source, target, force=force)
     from ckptgrow.conversion import convert as convert_checkpoint
 
@@ -71,10 +87,11 @@ def convert(
 
 def _rehearsed(pair: tuple[Path, Path], to: Target, asked: Mapping[str, Any], force: bool, screen: Screen) -> int:
     from ckptgrow.conversion import convert as convert_checkpoint
+    from ckptgrow.conversion import kind_of
     from ckptgrow.formats.known_formats import check_output
 
     source, target = pair
-    check_output(source, target, force=force, kind=to)
+    check_output(source, target, force=force, kind=kind_of(to))
     done = convert_checkpoint(source, None, to, **asked)
     assert done.checkpoint is not None
     screen.say(NOTHING_WRITTEN)
@@ -98,3 +115,13 @@ def _told(done: Converted, source: Path, target: Path, screen: Screen) -> Mappin
         "num_parameters": done.num_parameters,
         "left_out": list(done.left_out),
     }
+
+
+def _list_kinds(screen: Screen) -> None:
+    from ckptgrow.conversion import kinds_of_targets
+
+    table = kinds_of_targets()
+    for name, one in table.items():
+        screen.say(f"{name:12} {one.form}: {', '.join(one.families) if one.families else 'every family'}")
+    screen.say("Every checkpoint that ckptgrow reads can be converted, whatever wrote it.")
+    screen.result({"targets": {name: asdict(one) for name, one in table.items()}})

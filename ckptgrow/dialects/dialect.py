@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 LAYER = "{layer}"
 JOINING = ("join", "group")
@@ -81,12 +81,34 @@ class ConfigMap:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Home:
+    """Where a trainer keeps each part of a checkpoint of its own, so that another one can be converted to it.
+
+    `kind` is that of the file or directory; `model`, `optimizer` and `step` are the keys that lead to each, the first
+    of them a file where the kind is a directory of such. `groups` tells the optimizer's: one of matrices and one of
+    vectors, one of all parameters, or each parameter by name. `others` is what the trainer asks for besides, `biases`
+    the field of its config that tells whether it has the rows that are `or_zero`. `has_tied_head`: its head is its
+    embedding.
+    """
+
+    kind: Literal["torch", "torch-files", "dcp"]
+    model: tuple[str, ...]
+    optimizer: tuple[str, ...]
+    step: tuple[str, ...]
+    groups: Literal["matrices, vectors", "one", "names"]
+    others: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    biases: str | None = None
+    has_tied_head: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """A trainer's way of saying a family.
+    """A trainer's way of saying a family; its rows are in the order of the trainer's module.
 
     `optimizer_rows` are the names and forms of the optimizer's entries where it has others than `rows`. Where
     `config` is None, the trainer leaves none on the disk, and the user passes transformers'; `model_types` are those
-    that the rows say.
+    that the rows say. `home` is where a converted checkpoint goes, None where there is no way back; `demands` are the
+    fields of transformers' config that must be so there.
     """
 
     name: str
@@ -95,6 +117,8 @@ class Dialect:
     rows: tuple[Row, ...]
     optimizer_rows: tuple[Row, ...] = ()
     config: ConfigMap | None = None
+    home: Home | None = None
+    demands: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
 
     @property
     def parameter_rows(self) -> tuple[Row, ...]:

@@ -30,7 +30,9 @@ class Carried:
     @property
     def num_bytes(self) -> int:
         """The size of all files together, in bytes."""
-        return sum((self.directory / name).stat().st_size for name in self.files)
+        copied = (name for name in self.files if name not in self.changed)
+        written = sum(len(str(value)) for value in self.changed.values())
+        return written + sum((self.directory / name).stat().st_size for name in copied)
 
     def without(self, dropped: Collection[str]) -> Carried:
         """The same without some files."""

@@ -64,7 +64,7 @@ def check_output(source: Path, target: Path, *, force: bool, kind: str | None = 
     if kind is None:
         check_suffix(target, is_directory=source.is_dir(), besides=source.suffix)
     else:  # Lightning names directories of a distributed checkpoint .ckpt too
-        check_suffix(target, is_directory=kind != "lightning", besides=".ckpt" if kind in SHARED else "")
+        check_suffix(target, is_directory=kind not in ("lightning", "torch"), besides=".ckpt" if kind in SHARED else "")
     there, here = target.resolve(), source.resolve()
     if there in here.parents or here in there.parents:
         raise RequestError(f"{target}: one of input and output lies inside the other, expected a path beside {source}")

@@ -140,7 +140,7 @@ class Translation:
         terms = Terms(cover, architecture, self.terms.has_optimizers_rows)
         new = replace(
             checkpoint,
-            tensors=_theirs(terms, checkpoint),
+            tensors=in_trainers_forms(terms, checkpoint),
             optimizers=to_theirs(checkpoint.optimizers, terms.optimizer, terms.absent, self.keyed_by),
         )
         config = self.dialect.config
@@ -332,8 +332,11 @@ def _ours(terms: Terms, theirs: Mapping[str, LazyTensor]) -> dict[str, LazyTenso
     return {name: made[name] for name in sorted(made, key=order.__getitem__)}
 
 
-def _theirs(terms: Terms, checkpoint: Checkpoint) -> dict[str, LazyTensor]:
-    """The reverse; raises RequestError where a tensor that the trainer lacks is not zero."""
+def in_trainers_forms(terms: Terms, checkpoint: Checkpoint) -> dict[str, LazyTensor]:
+    """A trainer's tensors by name, of a checkpoint in transformers' terms.
+
+    Raises RequestError for what the trainer has no tensor for, and where one that it lacks is not zero.
+    """
     ours = checkpoint.tensors
     term_of = {name: term for term in terms.weights for name in term.ours}
     strangers = [name for name in ours if name not in term_of]

@@ -6,18 +6,12 @@ Source: Lightning AI, litgpt, `model.py` and `config.py`, of version 0.5.13.
 from collections.abc import Mapping
 from typing import Any
 
-from ckptgrow.dialects.dialect import ConfigMap, Dialect, Row
+from ckptgrow.dialects.dialect import ConfigMap, Dialect, Home, Row
 
 THEIR, OUR = "transformer.h.{layer}.", "model.layers.{layer}."
-ATTENTION = (
-    Row(
-        THEIR + "attn.qkv.weight",
-        *(f"{OUR}self_attn.{letter}_proj.weight" for letter in "qkv"),
-        how="join",
-    ),
-    Row(THEIR + "attn.proj.weight", OUR + "self_attn.o_proj.weight"),
-)
+QKV = Row(THEIR + "attn.qkv.weight", *(f"{OUR}self_attn.{letter}_proj.weight" for letter in "qkv"), how="join")
 QKV_BIAS = Row(THEIR + "attn.qkv.bias", *(f"{OUR}self_attn.{letter}_proj.bias" for letter in "qkv"), how="join")
+OUTPUT = Row(THEIR + "attn.proj.weight", OUR + "self_attn.o_proj.weight")
 HEAD_NORMS = (
     Row(THEIR + "attn.norm_q.weight", OUR + "self_attn.q_norm.weight"),
     Row(THEIR + "attn.norm_k.weight", OUR + "self_attn.k_norm.weight"),
@@ -27,18 +21,10 @@ GATED_FFN = (
     Row(THEIR + "mlp.fc_2.weight", OUR + "mlp.up_proj.weight"),
     Row(THEIR + "mlp.proj.weight", OUR + "mlp.down_proj.weight"),
 )
-NORMS = (
-    Row(THEIR + "norm_1.weight", OUR + "input_layernorm.weight"),
-    Row(THEIR + "norm_2.weight", OUR + "post_attention_layernorm.weight"),
-)
-NORM_BIASES = (
-    Row(THEIR + "norm_1.bias", OUR + "input_layernorm.bias"),
-    Row(THEIR + "norm_2.bias", OUR + "post_attention_layernorm.bias"),
-)
-POST_NORMS = (
-    Row(THEIR + "post_attention_norm.weight", OUR + "post_attention_layernorm.weight"),
-    Row(THEIR + "post_mlp_norm.weight", OUR + "post_feedforward_layernorm.weight"),
-)
+BEFORE_ATTENTION = Row(THEIR + "norm_1.weight", OUR + "input_layernorm.weight")
+BEFORE_ATTENTION_BIAS = Row(THEIR + "norm_1.bias", OUR + "input_layernorm.bias")
+BEFORE_FFN = Row(THEIR + "norm_2.weight", OUR + "post_attention_layernorm.weight")
+BEFORE_FFN_BIAS = Row(THEIR + "norm_2.bias", OUR + "post_attention_layernorm.bias")
 HEAD = Row("lm_head.weight", "lm_head.weight")
 EMBEDDING = Row("transformer.wte.weight", "model.embed_tokens.weight")
 FINAL = Row("transformer.ln_f.weight", "model.norm.weight")
@@ -99,25 +85,45 @@ def _dialect(
             constants={"model_type": model_type, "bos_token_id": None, "eos_token_id": None, **constants},
             expects={**PLAIN, **expects},
         ),
+        home=Home(
+            kind="torch-files",
+            model=("lit_model.pth", "model"),
+            optimizer=("lit_model.pth", "optimizer"),
+            step=("lit_model.pth", "step_count"),
+            groups="one",
+        ),
     )
 
 
-LLAMA = (HEAD, EMBEDDING, *ATTENTION, *GATED_FFN, *NORMS, FINAL)
+def _llama(*in_attention: Row) -> tuple[Row, ...]:
+    """Llama's rows, with further ones of the attention."""
+    biases = tuple(row for row in in_attention if row is QKV_BIAS)
+    norms = tuple(row for row in in_attention if row is not QKV_BIAS)
+    attention = (QKV, *biases, OUTPUT, *norms)
+    return (HEAD, EMBEDDING, BEFORE_ATTENTION, *attention, BEFORE_FFN, *GATED_FFN, FINAL)
+
+
 RMS = (*GROUPED, ("norm_eps", "rms_norm_eps"))
 
 DIALECTS = (
-    _dialect("llama", LLAMA, RMS, {}, architectures=["LlamaForCausalLM"]),
-    _dialect("qwen2", (*LLAMA, QKV_BIAS), RMS, {"attn_bias": (True,)}, architectures=["Qwen2ForCausalLM"]),
+    _dialect("llama", _llama(), RMS, {}, architectures=["LlamaForCausalLM"]),
+    _dialect("qwen2", _llama(QKV_BIAS), RMS, {"attn_bias": (True,)}, architectures=["Qwen2ForCausalLM"]),
     _dialect(
         "qwen3",
-        (*LLAMA, *HEAD_NORMS),
+        _llama(*HEAD_NORMS),
         RMS,
         {"norm_qk": (True,), "norm_qk_type": ("default",)},
         architectures=["Qwen3ForCausalLM"],
     ),
     _dialect(
         "olmo2",
-        (HEAD, EMBEDDING, *ATTENTION, *HEAD_NORMS, *GATED_FFN, *POST_NORMS, FINAL),
+        (
+            *(HEAD, EMBEDDING, QKV, OUTPUT, *HEAD_NORMS),
+            Row(THEIR + "post_attention_norm.weight", OUR + "post_attention_layernorm.weight"),
+            *GATED_FFN,
+            Row(THEIR + "post_mlp_norm.weight", OUR + "post_feedforward_layernorm.weight"),
+            FINAL,
+        ),
         (*SIZES, ("n_query_groups", "num_key_value_heads"), ("norm_eps", "rms_norm_eps")),
         {
             "norm_qk": (True,),
@@ -131,7 +137,7 @@ DIALECTS = (
     ),
     _dialect(
         "gemma",
-        LLAMA,
+        _llama(),
         RMS,
         {"mlp_class_name": ("GemmaMLP",), "scale_embeddings": (True,), "gelu_approximate": ("tanh",)},
         architectures=["GemmaForCausalLM"],
@@ -140,7 +146,11 @@ DIALECTS = (
     ),
     _dialect(
         "stablelm",
-        (*LLAMA, *NORM_BIASES, Row("transformer.ln_f.bias", "model.norm.bias")),
+        (
+            *(HEAD, EMBEDDING, BEFORE_ATTENTION, BEFORE_ATTENTION_BIAS, QKV, OUTPUT),
+            *(BEFORE_FFN, BEFORE_FFN_BIAS, *GATED_FFN, FINAL),
+            Row("transformer.ln_f.bias", "model.norm.bias"),
+        ),
         (
             *SIZES,
             ("n_query_groups", "num_key_value_heads"),
@@ -155,17 +165,13 @@ DIALECTS = (
         (
             HEAD,
             Row("lm_head.bias", "lm_head.bias"),
-            EMBEDDING,
-            ATTENTION[0],
-            QKV_BIAS,
+            *(EMBEDDING, BEFORE_ATTENTION, BEFORE_ATTENTION_BIAS, QKV, QKV_BIAS),
             Row(THEIR + "attn.proj.weight", OUR + "self_attn.dense.weight"),
             Row(THEIR + "attn.proj.bias", OUR + "self_attn.dense.bias"),
             Row(THEIR + "mlp.fc.weight", OUR + "mlp.fc1.weight"),
             Row(THEIR + "mlp.fc.bias", OUR + "mlp.fc1.bias"),
             Row(THEIR + "mlp.proj.weight", OUR + "mlp.fc2.weight"),
             Row(THEIR + "mlp.proj.bias", OUR + "mlp.fc2.bias"),
-            NORMS[0],
-            NORM_BIASES[0],
             Row("transformer.ln_f.weight", "model.final_layernorm.weight"),
             Row("transformer.ln_f.bias", "model.final_layernorm.bias"),
         ),

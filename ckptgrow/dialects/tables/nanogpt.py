@@ -3,7 +3,7 @@
 Source: Karpathy, nanoGPT, `model.py` and `train.py`.
 """
 
-from ckptgrow.dialects.dialect import ConfigMap, Dialect, Row
+from ckptgrow.dialects.dialect import ConfigMap, Dialect, Home, Row
 
 H = "transformer.h.{layer}."
 
@@ -58,6 +58,16 @@ DIALECTS = (
                 "eos_token_id": None,
             },
             also=(("config",),),
+        ),
+        home=Home(
+            kind="torch",
+            model=("model",),
+            optimizer=("optimizer",),
+            step=("iter_num",),
+            groups="matrices, vectors",
+            others={"best_val_loss": 1e9, "config": {}},  # as its train.py begins
+            biases="bias",
+            has_tied_head=True,
         ),
     ),
 )

@@ -6,7 +6,7 @@ tensor by key and value head.
 Source: torchtitan 0.3.0, `models/llama3`, `models/qwen3`, `models/common/attention.py` and the state-dict adapters.
 """
 
-from ckptgrow.dialects.dialect import Dialect, Row
+from ckptgrow.dialects.dialect import Dialect, Home, Row
 
 THEIR, OUR = "layers.{layer}.", "model.layers.{layer}."
 Q, K, V = (f"{OUR}self_attn.{letter}_proj.weight" for letter in "qkv")
@@ -38,6 +38,15 @@ DIALECTS = (
         model_types=("llama",),
         rows=(*_layer(NEW, PAIRED), Row("lm_head.weight", "lm_head.weight")),
         optimizer_rows=(FUSED,),
+        home=Home(
+            kind="dcp",
+            model=(),
+            optimizer=("optimizer",),
+            step=("train_state", "step"),
+            groups="names",
+            others={"train_state": {"ntokens_seen": 0}},
+        ),
+        demands={"hidden_act": ("silu",)},
     ),
     Dialect(
         name="torchtitan-llama3-old",

@@ -1,0 +1,234 @@
+"""A state in transformers' terms as another trainer would have written it.
+
+What the trainer has no place for is refused where the function or the training would be another one without it, and
+told where it belongs to the run alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ckptgrow.dialects.dialect import LAYER, ConfigMap, Dialect, Home, Row
+from ckptgrow.dialects.known_dialects import DIALECTS
+from ckptgrow.errors import RequestError, listing
+from ckptgrow.formats.carried_files import Carried
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.dcp import Keys as DistributedKeys
+from ckptgrow.formats.places import Places
+from ckptgrow.formats.raw_optimizers import RawGroup, RawOptimizer, Record
+from ckptgrow.state.architecture import Architecture
+from ckptgrow.state.cover import Cover, Instance
+from ckptgrow.state.trainer_config import as_trainers, as_transformers
+from ckptgrow.state.translated_optimizers import to_theirs
+from ckptgrow.state.translation import Terms, in_trainers_forms
+from ckptgrow.storage.tensors import InMemory, LazyTensor, is_lazy, whole
+from ckptgrow.storage.tree import map_leaves, with_node
+
+Config = Mapping[str, Any]
+# fields of transformers' configs that do not change what a model computes, or that say the same again
+IDLE = {
+    *("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "name_or_path", "use_cache"),
+    *("initializer_range", "rope_theta", "partial_rotary_factor", "output_attentions", "output_hidden_states"),
+    *("return_dict", "chunk_size_feed_forward", "id2label", "label2id", "problem_type", "pretraining_tp"),
+    *("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout"),
+    *("max_position_embeddings", "is_encoder_decoder", "attn_implementation", "_attn_implementation"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "layer_types", "hidden_activation", "use_sliding_window"),
+    *("sliding_window", "max_window_layers", "_attn_implementation_internal", "experts_implementation"),
+}
+
+
+def dialect_for(trainer: str, architecture: Architecture) -> Dialect:
+    """A trainer's dialect of an architecture's family; raises RequestError where it has none."""
+    own = [one for one in DIALECTS.values() if one.home is not None and one.trainer.lower() == trainer]
+    family = architecture.family.model_type
+    fitting = [one for one in own if family in one.model_types]
+    if not fitting:
+        known = sorted({name for one in own for name in one.model_types})
+        raise RequestError(f"{architecture.where}: is a {family}, expected {listing(known, 9)} for ⟦to {trainer}⟧")
+    return fitting[0]
+
+
+def in_dialect(checkpoint: Checkpoint, architecture: Architecture, dialect: Dialect) -> tuple[Checkpoint, list[str]]:
+    """A checkpoint with transformers' own names as the trainer's, and what the trainer has no place for.
+
+    Raises RequestError where the trainer's config cannot say the model, or it has no tensor for one of the model's.
+    """
+    home = dialect.home
+    assert home is not None
+    architecture = architecture.with_config({**_rotary_fields(architecture.config), **architecture.config})
+    with_head = _with_head(checkpoint, architecture, home)
+    terms = _terms(dialect, architecture, with_head)
+    tensors = in_trainers_forms(terms, with_head)
+    own = {
+        name: tensors[name] for name in names_in_module_order(dialect.rows, architecture.num_layers) if name in tensors
+    }
+    optimizers, left_out = _optimizers(checkpoint, terms, home, own)
+    if home.kind != "dcp":
+        left_out += [f"scheduler {index}" for index in range(len(checkpoint.schedulers))]
+    kept = replace(checkpoint, tensors=own, optimizers=optimizers, config=None)
+    return _at_home(kept, dialect, home, _config(dialect, architecture, terms)), left_out
+
+
+def _rotary_fields(config: Config) -> dict[str, Any]:
+    """What newer configs of transformers keep among the parameters of rotary positions."""
+    rotary: Any = config.get("rope_parameters") or {}
+    if not isinstance(rotary, dict) or rotary.get("rope_type", "default") != "default":
+        return {}
+    return {name: rotary[name] for name in ("rope_theta", "partial_rotary_factor") if name in rotary}
+
+
+def _with_head(checkpoint: Checkpoint, architecture: Architecture, home: Home) -> Checkpoint:
+    """With the head under its own name, where it is the embedding."""
+    tie = architecture.family.tie
+    if tie is None or not architecture.is_tied or tie.head in checkpoint.tensors:
+        return checkpoint
+    if not home.has_tied_head and checkpoint.optimizers:
+        raise RequestError(
+            f"{checkpoint.path}: its head is its embedding, expected two tensors with moments of their own, as this "
+            "trainer has them; convert the weights alone"
+        )
+    return replace(checkpoint, tensors={**checkpoint.tensors, tie.head: checkpoint.tensors[tie.embedding]})
+
+
+def _terms(dialect: Dialect, architecture: Architecture, checkpoint: Checkpoint) -> Terms:
+    """The rows as this trainer spells them, without those of biases that never were."""
+    absent = _lacks_biases(dialect, architecture.num_layers, checkpoint)
+    spelling = {row.theirs: row.theirs for row in dialect.rows if not (absent and row.or_zero)}
+    cover = Cover(dialect, (Instance(spelling),), architecture.num_layers)
+    return Terms(cover, architecture, bool(dialect.optimizer_rows))
+
+
+def _lacks_biases(dialect: Dialect, num_layers: int, checkpoint: Checkpoint) -> bool:
+    """Whether what a trainer may lack is zero, and has been in all training, so that it was none of the model's."""
+    patterns = [part.name for row in dialect.rows if row.or_zero for part in row.parts]
+    names = [one.replace(LAYER, str(layer)) for one in patterns for layer in range(num_layers)]
+    own = [name for name in dict.fromkeys(names) if name in checkpoint.tensors]
+    if not own or not checkpoint.optimizers or any(bool(whole(checkpoint.tensors[name]).any()) for name in own):
+        return False
+    raw = checkpoint.optimizers[0]
+    keys = {name: key for group in raw.groups for key, name in zip(group.keys, group.names or (), strict=True)}
+    records = [raw.records.get(keys[name], {}) for name in own if name in keys]
+    moments = [value for record in records for value in record.values() if is_lazy(value) and value.shape]
+    return bool(moments) and not any(bool(whole(one).any()) for one in moments)
+
+
+def names_in_module_order(rows: Sequence[Row], num_layers: int) -> list[str]:
+    """All names: rows before the layers, layer after layer, rows behind them."""
+    inside = [index for index, row in enumerate(rows) if LAYER in row.theirs]
+    before, layer, behind = rows[: inside[0]], rows[inside[0] : inside[-1] + 1], rows[inside[-1] + 1 :]
+    layers = [row.theirs.replace(LAYER, str(index)) for index in range(num_layers) for row in layer]
+    return [*(row.theirs for row in before), *layers, *(row.theirs for row in behind)]
+
+
+def _optimizers(
+    checkpoint: Checkpoint, terms: Terms, home: Home, own: Mapping[str, LazyTensor]
+) -> tuple[tuple[RawOptimizer, ...], list[str]]:
+    """The optimizer in the trainer's groups; what is left out where there is no such grouping."""
+    if not checkpoint.optimizers:
+        return (), []
+    (raw,) = to_theirs(checkpoint.optimizers[:1], terms.optimizer, terms.absent, ("name",))
+    left_out = [f"optimizer {index}" for index in range(1, len(checkpoint.optimizers))]
+    if home.groups == "names":
+        return (raw,), left_out
+    options_of = {key: group.options for group in raw.groups for key in group.keys}
+    order = [name for name in own if name in options_of]
+    wanted = (
+        [order]
+        if home.groups == "one"
+        else [[name for name in order if (len(own[name].shape) > 1) == is_matrix] for is_matrix in (True, False)]
+    )
+    if any(options_of[name] != options_of[names[0]] for names in wanted for name in names):
+        return (), [*left_out, "optimizer (its groups are others than the trainer's)"]
+    numbers = {name: number for number, name in enumerate(name for names in wanted for name in names)}
+    groups = tuple(
+        RawGroup(options_of[names[0]] if names else {}, tuple(numbers[name] for name in names)) for names in wanted
+    )
+    records: dict[int | str, Record] = {numbers[str(key)]: record for key, record in raw.records.items()}
+    return (RawOptimizer(groups, records, raw.other),), left_out
+
+
+def _config(dialect: Dialect, architecture: Architecture, terms: Terms) -> dict[str, Any] | None:
+    """The trainer's config; raises RequestError where it cannot say the model's."""
+    config, given = dialect.config, architecture.config
+    full = _full(architecture, given)
+    for name, allowed in dialect.demands.items():
+        if full.get(name) not in allowed:
+            expected = listing(map(repr, allowed))
+            raise RequestError(f"{architecture.where}: {name} is {full.get(name)!r}, expected {expected}")
+    if config is None:
+        return None
+    fields: Any = {}
+    for name, allowed in config.expects.items():
+        fields = with_node(fields, tuple(name.split(".")), allowed[0])
+    for theirs, ours in config.fields:
+        if ours in given:
+            fields = with_node(fields, tuple(theirs.split(".")), None)
+    fields = as_trainers(config, fields, given)
+    if dialect.home is not None and dialect.home.biases:
+        fields[dialect.home.biases] = not terms.absent
+    _check_same(architecture, config, fields)
+    return fields
+
+
+def _full(architecture: Architecture, said: Config) -> dict[str, Any]:
+    """A config with transformers' defaults for all that it does not say."""
+    from transformers import AutoConfig
+
+    given = {key: value for key, value in said.items() if key not in ("model_type", "transformers_version")}
+    found: dict[str, Any] = AutoConfig.for_model(architecture.family.model_type, **given).to_dict()
+    return found
+
+
+def _check_same(architecture: Architecture, config: ConfigMap, fields: Config) -> None:
+    """Raises RequestError where the trainer's config, read as transformers', is another model's."""
+    tie = architecture.family.tie
+    tied = {} if tie is None else {tie.config: architecture.is_tied}
+    before = _full(architecture, architecture.config)
+    after = _full(architecture, {**as_transformers(config, fields), **tied})
+    lost = [name for name in sorted(before.keys() & after.keys() - IDLE) if before[name] != after[name]]
+    if lost:
+        said = listing(f"{name} {before[name]!r}" for name in lost)
+        raise RequestError(f"{architecture.where}: the trainer's config cannot say {said}")
+
+
+def _at_home(checkpoint: Checkpoint, dialect: Dialect, home: Home, config: Config | None) -> Checkpoint:
+    """A checkpoint with its parts where the trainer looks for them."""
+    step = checkpoint.position.global_step
+    new = replace(checkpoint, kind=home.kind, carried=Carried(), scaler=None)
+    if home.kind == "dcp":
+        clocks = tuple({"last_epoch": one["last_epoch"]} for one in checkpoint.schedulers[:1] if "last_epoch" in one)
+        counters: Any = {**home.others} if step is None else with_node({**home.others}, home.step, step)
+        keys = DistributedKeys(
+            model=None,
+            optimizers=home.optimizer if checkpoint.optimizers else (),
+            flat=home.optimizer,
+            schedulers=("lr_scheduler",) if clocks else (),
+            others=tuple(counters),
+        )
+        return replace(new, schedulers=clocks, rest=map_leaves(counters, _is_count, _as_tensor), layout=keys)
+    rest: Any = {**home.others}
+    if config is not None and dialect.config is not None:
+        (*place, last) = dialect.config.at
+        if not place and Path(last).suffix:
+            new = replace(new, carried=Carried(files=(last,), changed={last: dict(config)}))
+        else:
+            rest = with_node(rest, dialect.config.at, dict(config))
+    places = Places(
+        model=home.model,
+        optimizers=(home.optimizer,) if checkpoint.optimizers else (),
+        step=home.step if step is not None else None,
+    )
+    return replace(new, schedulers=(), rest=rest, layout=places)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int)
+
+
+def _as_tensor(value: int) -> InMemory:
+    return InMemory(torch.tensor(value))
