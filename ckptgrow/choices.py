@@ -46,6 +46,9 @@ EvalDtype = Literal["float32", "bfloat16", "float16", "float64"]
 Measure = Literal["lm-eval", "original"]
 HubData = Literal["wikitext2", "wikitext103", "openwebtext"]
 
+# recipes
+Operator = Literal["width", "depth"]
+
 # planning
 OperatorName = Literal["width", "depth", "both"]
 SpikeRule = Literal["robust", "paper", "none"]

@@ -25,6 +25,7 @@ from ckptgrow.commands.eval.eval_app import eval_app
 from ckptgrow.commands.generate import generate
 from ckptgrow.commands.inspect import inspect
 from ckptgrow.commands.plan.plan_app import plan
+from ckptgrow.commands.probe import probe
 from ckptgrow.commands.run_plan import run_plan
 from ckptgrow.commands.run_report import report
 from ckptgrow.commands.train import train
@@ -63,7 +64,7 @@ def _begin(
     help_if_bare(context)
 
 
-for command in (width, depth, verify, inspect, convert, data, train, generate):
+for command in (width, depth, verify, inspect, convert, data, train, generate, probe):
     app.command()(command)
 app.command("run")(run_plan)
 app.command()(report)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ckptgrow.choices import Operator
 from ckptgrow.growth.request import StateRequest
 from ckptgrow.recipes.command_words import words_of_command
-from ckptgrow.recipes.recipe_options import GROWTHS, OPERATORS, Operator, growth_options
+from ckptgrow.recipes.recipe_options import GROWTHS, OPERATORS, STATE_OPTIONS, growth_options
 from ckptgrow.run.staged_plan import PlannedStage
 from ckptgrow.run.work import Listener, Work
 from ckptgrow.storage.files.atomic import appearing
 from ckptgrow.verification.comparison import VerifySettings, verify
-
-STATE = frozenset(one.name for one in fields(StateRequest))
 
 
 class VerificationFailed(Exception):  # noqa: N818  no fault of the request: the verdict that stops a run
@@ -134,6 +133,6 @@ def recipe_of(stage: PlannedStage, operator: Operator) -> tuple[dict[str, Any], 
     """A stage's options that one of its operators takes: of the model, and of the training state."""
     known = growth_options(operator).types
     taken: Mapping[str, Any] = {name: value for name, value in stage.recipe.items() if name in known}
-    of_state = {name: value for name, value in taken.items() if name in STATE}
-    of_model = {name: value for name, value in taken.items() if name not in STATE}
+    of_state = {name: value for name, value in taken.items() if name in STATE_OPTIONS}
+    of_model = {name: value for name, value in taken.items() if name not in STATE_OPTIONS}
     return ({} if stage.factor is None else {"factor": stage.factor}) | of_model, of_state

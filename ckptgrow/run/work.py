@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ckptgrow.choices import Operator
 from ckptgrow.growth import deepening, widening
 from ckptgrow.progress import Advance
-from ckptgrow.recipes.recipe_options import OPERATORS, Operator
+from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.devices import Devices
 from ckptgrow.run.journal import Journal
 from ckptgrow.run.staged_plan import PlannedStage, StagedPlan
