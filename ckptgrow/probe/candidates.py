@@ -62,19 +62,22 @@ class Candidate:
             return self.growth.get("fresh") != "zero-copy"
         return self.growth.get("separate") != "none" and self.growth.get("noise", "auto") != 0
 
+    def drawn(self, seed: int) -> Candidate:
+        """With a seed among its options, where it draws and has none."""
+        return replace(self, growth={"seed": seed, **self.growth}) if self.draws else self
+
     def grow(self, source: Path, target: Path | None, seed: int) -> GrowthResult:
         """Grows; without a target lazily, in memory. Raises what the growth raises."""
-        of_state = {name: value for name, value in self.growth.items() if name in STATE_OPTIONS}
-        of_model = {name: value for name, value in self.growth.items() if name not in STATE_OPTIONS}
-        drawn = {"seed": seed} if self.draws else {}
-        return GROWTHS[self.operator](source, target, **{**drawn, **of_model}, request=StateRequest(**of_state))
+        options = self.drawn(seed).growth
+        of_state = {name: value for name, value in options.items() if name in STATE_OPTIONS}
+        of_model = {name: value for name, value in options.items() if name not in STATE_OPTIONS}
+        return GROWTHS[self.operator](source, target, **of_model, request=StateRequest(**of_state))
 
     def words(self, source: Path, target: Path, data: Path, seed: int) -> list[list[str]]:
         """The commands that do it by hand: the growth, and the training that goes on."""
-        drawn = {"seed": seed} if self.draws and "seed" not in self.growth else {}
         trained = {"data": data, "out": target.with_suffix(""), "resume": target, **self.train}
         return [
-            words_of_command(self.operator, (source, target), {**self.growth, **drawn}),
+            words_of_command(self.operator, (source, target), self.drawn(seed).growth),
             words_of_command("train", (), trained),
         ]
 

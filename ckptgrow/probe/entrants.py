@@ -173,6 +173,23 @@ class Entrants:
     def _given(self) -> dict[str, Any]:
         return {"data": self.data, **self.common}
 
+    @property
+    def _of_control(self) -> dict[str, Any]:
+        """At a constant rate: a control may have many more steps than the plan."""
+        return {**self._given, "schedule": "constant", "train_steps": LONGEST}
+
+    def check_length(self, steps: int) -> None:
+        """Raises RequestError where the schedule has not so many steps of the reference left."""
+        total = self.common.get("train_steps", self.settings.train_steps)
+        for name in self.names:
+            one = self.grown[name]
+            end = (one.result.step[1] or 0) + self.steps_at(one.size, steps)
+            if end > total:
+                raise RequestError(
+                    f"⟦steps {steps}⟧: {name} would end at step {end:,}, expected at most the schedule's {total:,}; give "
+                    "fewer, or more ⟦train_steps⟧"
+                )
+
     def small_task(self, rung: int) -> Task:
         arm = Arm(
             name=SMALL,
@@ -181,14 +198,19 @@ class Entrants:
             candidate=None,
             seed=0,
             start=self.small.position.global_step or 0,
-            given=self._given,
+            given=self._of_control,
         )
         return Task(arm, (self.steps_at(self.small_size, rung),))
 
     def scratch_task(self, rung: int) -> Task:
         carried = {**self.settings.carried(), "growing": self.settings.growing, "betas": self.settings.betas}
         carried = {name: value for name, value in carried.items() if name != "whole_batch"}
-        given = {**carried, **self._given, "config": dict(self.reference.result.config), "warmup_steps": rung // 10}
+        given = {
+            **carried,
+            **self._of_control,
+            "config": dict(self.reference.result.config),
+            "warmup_steps": rung // 10,
+        }
         for name in ("reset", "step", "rewarm", "rewarm_new", "lr", "freeze", "param_order"):
             given.pop(name, None)
         arm = Arm(

@@ -66,6 +66,7 @@ class _Probe:
             held_out=entrants.reference.size.flops(sequences * length) / 3,  # forward alone
         )
         rungs = self._rungs(cost)
+        entrants.check_length(rungs[-1])
         self._begin()
         self.tell(
             f"{len(entrants.names)} candidates, {listing(entrants.names, limit=99)}; rungs at "

@@ -126,7 +126,11 @@ class ProbeReport:
             "winner": self.winner.name,
             "level": list(self.level),
             "commands": self.commands,
-            "recipe": {"operator": self.winner.operator, "growth": self.winner.growth, "train": self.winner.train},
+            "recipe": {
+                "operator": self.winner.operator,
+                "growth": self.winner.drawn(self.seed).growth,
+                "train": self.winner.train,
+            },
             "rungs": list(self.rungs),
             "flops": self.flops,
             "candidates": [_tree(one) for one in self.entries],
