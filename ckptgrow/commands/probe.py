@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ckptgrow.probe.candidates import Candidate
     from ckptgrow.probe.report_of_probe import ProbeReport
 
-COLUMNS = ("candidate", "loss", "heading for", "behind", "95 %", "slope", "jump", "spike", "gradients", "")
+COLUMNS = ("candidate", "loss", "behind", "95 %", "slope", "jump", "spike", "gradients", "")
 
 
 def probe(
@@ -138,7 +138,6 @@ def _show(found: ProbeReport, screen: Screen) -> None:
         (
             one.candidate.name,
             one.loss,
-            one.heading_for,
             None if one.behind is None else one.behind.mean,
             None if one.behind is None else f"{one.behind.low:.4f} to {one.behind.high:.4f}",
             one.slope,
@@ -149,7 +148,7 @@ def _show(found: ProbeReport, screen: Screen) -> None:
         )
         for one in found.entries
     ]
-    rows += [(one.name, one.loss, *[None] * 7, f"control, {one.steps:,} steps") for one in found.controls]
+    rows += [(one.name, one.loss, *[None] * 6, f"control, {one.steps:,} steps") for one in found.controls]
     screen.table("", COLUMNS, rows)
     level = f"; level with it: {', '.join(found.level)}" if found.level else ""
     screen.say(f"{found.winner.name} is best after {found.rungs[-1]:,} steps{level}. {found.flops:.3g} FLOPs.")

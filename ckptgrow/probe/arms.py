@@ -25,7 +25,7 @@ from ckptgrow.recipes.recipe_options import OF_BEGINNINGS
 from ckptgrow.storage.files.atomic import appearing
 from ckptgrow.train.guards import Interrupted
 from ckptgrow.train.metrics import METRICS
-from ckptgrow.train.monitor import Watch
+from ckptgrow.train.monitor import Look
 from ckptgrow.train.saving import LAST
 from ckptgrow.train.trainer import CHECKPOINTS
 from ckptgrow.train.training_run import OPTIMIZER_OPTIONS, train
@@ -91,14 +91,14 @@ def advanced(arm: Arm, marks: Sequence[int], held_out: HeldOut) -> Trace:
     if arm.losses_at(last).exists():
         return trace_of(arm)
 
-    def watch(step: int, model: torch.nn.Module) -> None:
+    def look(step: int, model: torch.nn.Module) -> None:
         steps = step - arm.start
         if steps in (0, *marks) and (steps or arm.source is not None):
             with appearing(arm.losses_at(steps)) as partial, partial.open("wb") as file:
                 np.save(file, held_out.losses(model))
 
     try:
-        _train(arm, last, watch)
+        _train(arm, last, look)
     except DivergedError as error:
         return trace_of(arm, diverged=str(error).partition(",")[0])
     return trace_of(arm)
@@ -116,7 +116,7 @@ def trace_of(arm: Arm, diverged: str | None = None) -> Trace:
     )
 
 
-def _train(arm: Arm, steps: int, watch: Watch) -> None:
+def _train(arm: Arm, steps: int, look: Look) -> None:
     """To so many steps since the beginning, from wherever it is."""
     given = {
         "log_every": 1,
@@ -133,7 +133,7 @@ def _train(arm: Arm, steps: int, watch: Watch) -> None:
         given["resume"] = arm.last
     elif arm.source is not None:
         given["resume"] = _beginning(arm, arm.source)
-    done = train(given, watch=watch)
+    done = train(given, look=look)
     if done.interrupted_by is not None:
         raise Interrupted(done.interrupted_by)
     _remove(arm.directory.glob(f"{GROWN}*"))

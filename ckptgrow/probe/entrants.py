@@ -55,7 +55,7 @@ class Entrant:
     size: ModelSize
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Entrants:
     """See the module's head; `out` says of candidates why they do not take part."""
 
@@ -186,8 +186,8 @@ class Entrants:
             end = (one.result.step[1] or 0) + self.steps_at(one.size, steps)
             if end > total:
                 raise RequestError(
-                    f"⟦steps {steps}⟧: {name} would end at step {end:,}, expected at most the schedule's {total:,}; give "
-                    "fewer, or more ⟦train_steps⟧"
+                    f"⟦steps {steps}⟧: {name} would end at step {end:,}, expected at most the schedule's {total:,}; "
+                    "give fewer, or more ⟦train_steps⟧"
                 )
 
     def small_task(self, rung: int) -> Task:

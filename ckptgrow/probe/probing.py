@@ -1,9 +1,9 @@
 """The probe: candidates are grown, trained over the same batches, measured on the same held-out sequences, and halved.
 
-Protocol: all that are left go to the next rung (`rungs`), the better half by where their losses are heading goes on
-(`standings`). A candidate is out at once where its growth refuses, where it is trapped by construction, and where its
-loss is no finite number. Two controls go all the way: the small model continued for as many FLOPs, and the large model
-from scratch for as many. Loss right after growth does not choose: short trainings do.
+Protocol: all that are left go to the next rung (`rungs`), and the half with the lower losses goes on (`standings`). A
+candidate is out at once where its growth refuses, where it is trapped by construction, and where its loss is no finite
+number. Two controls go all the way: the small model continued for as many FLOPs, and the large model from scratch for
+as many. Loss right after growth does not choose: short trainings do.
 
 Sources: Jamieson and Talwalkar, arXiv 1502.07943 (successive halving); "Landscape-aware growing", arXiv 2406.02469
 (loss after a short lag ranks growths, loss at their first step misleads).
@@ -40,10 +40,10 @@ def probe(
     raise.
     """
     check_names(request.candidates)
-    return _Probe(Entrants(source, data, work, request), tell).run()
+    return _Probe(entrants=Entrants(source=source, data=data, work=work, request=request), tell=tell).run()
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Probe:
     entrants: Entrants
     tell: Tell
@@ -130,7 +130,7 @@ class _Probe:
 
     def _halve(self, rung: int) -> None:
         """Drops those that are behind the middle."""
-        order = sorted(self.left, key=lambda name: self.places[name].heading_for)
+        order = sorted(self.left, key=lambda name: self.places[name].loss)
         for name in order[half(len(order)) :]:
             self.dropped[name] = rung
             for draw in range(self.entrants.num_draws[name]):

@@ -19,17 +19,15 @@ WINDOW = 5  # steps over which an excess of the training loss is averaged
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A candidate. Losses in nats: `loss` on held-out sequences (the mean of its last measurements), `heading_for`
-    eight times as many steps later, `behind` the difference of the latter to the best one's. `jump` is held-out loss
-    right after growth less the small model's, `spike` the largest excess of its training loss over the small model's on
-    the same batches, `gradients` the ratio of its gradients' norms to the small model's. `out` says why it cannot win;
-    None where it can.
+class ProbedCandidate:
+    """A candidate. Losses in nats: `loss` on held-out sequences (the mean of its last measurements), `behind` the
+    difference to the best one's at the same rung. `jump` is held-out loss right after growth less the small model's,
+    `spike` the largest excess of its training loss over the small model's on the same batches, `gradients` the ratio of
+    its gradients' norms to the small model's. `out` says why it cannot win; None where it can.
     """
 
     candidate: Candidate
     loss: float | None
-    heading_for: float | None
     behind: Interval95 | None
     slope: float | None
     jump: float | None
@@ -49,15 +47,14 @@ class Control:
 
 def entry_of(
     candidate: Candidate, place: Place | None, traces: Sequence[Trace], small: Trace, out: str | None
-) -> Entry:
+) -> ProbedCandidate:
     """A candidate's row; `small` is the small model continued."""
     jumps = [float((one.held_out[0] - small.held_out[0]).mean()) for one in traces if 0 in one.held_out]
     spikes = [_spike(one.losses, small.losses) for one in traces]
     ratios = [_ratio(one.gradients, small.gradients) for one in traces]
-    return Entry(
+    return ProbedCandidate(
         candidate=candidate,
         loss=None if place is None else place.loss,
-        heading_for=None if place is None else place.heading_for,
         behind=None if place is None else place.behind,
         slope=None if place is None else place.slope,
         jump=_mean(jumps),
@@ -92,13 +89,13 @@ def _ratio(gradients: Mapping[int, float], small: Mapping[int, float]) -> float 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeReport:
-    """`entries` in the order of where they are heading, those that are out behind; `level` are the names of those whose
+    """`entries` in the order of their losses, those that are out behind; `level` are the names of those whose
     interval to the winner holds zero.
     """
 
     source: Path
     data: Path
-    entries: tuple[Entry, ...]
+    entries: tuple[ProbedCandidate, ...]
     controls: tuple[Control, ...]
     rungs: tuple[int, ...]
     flops: float
@@ -107,9 +104,9 @@ class ProbeReport:
     seed: int
 
     @classmethod
-    def of(cls, *, entries: Sequence[Entry], **fields: Any) -> ProbeReport:
+    def of(cls, *, entries: Sequence[ProbedCandidate], **fields: Any) -> ProbeReport:
         """With the winner found: the best of those that reached the last rung."""
-        order = sorted(entries, key=lambda one: (one.out is not None, one.heading_for is None, one.heading_for or 0.0))
+        order = sorted(entries, key=lambda one: (one.out is not None, one.loss is None, one.loss or 0.0))
         rivals = [one for one in order[1:] if one.out is None and one.behind is not None and one.behind.holds_zero]
         level = tuple(one.candidate.name for one in rivals)
         return cls(entries=tuple(order), winner=order[0].candidate, level=level, **fields)
@@ -138,7 +135,7 @@ class ProbeReport:
         }
 
 
-def _tree(entry: Entry) -> dict[str, Any]:
+def _tree(entry: ProbedCandidate) -> dict[str, Any]:
     behind = entry.behind
     return {
         "name": entry.candidate.name,
@@ -146,7 +143,6 @@ def _tree(entry: Entry) -> dict[str, Any]:
         "growth": entry.candidate.growth,
         "train": entry.candidate.train,
         "loss": entry.loss,
-        "heading_for": entry.heading_for,
         "behind": None if behind is None else [behind.mean, behind.low, behind.high],
         "slope": entry.slope,
         "jump": entry.jump,

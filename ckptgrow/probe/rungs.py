@@ -46,13 +46,13 @@ def half(num: float) -> int:
 
 
 def groups_of(rung: int) -> tuple[tuple[int, ...], ...]:
-    """The steps at which held-out losses are measured: four each towards a quarter, half and all of a rung, the last
-    three sixteenths before it; fewer where these are not so many steps.
+    """The steps at which held-out losses are measured: four each towards half of a rung and all of it, from three
+    sixteenths before on; fewer where these are not so many steps.
 
     >>> groups_of(256)
-    ((52, 56, 60, 64), (104, 112, 120, 128), (208, 224, 240, 256))
+    ((104, 112, 120, 128), (208, 224, 240, 256))
     """
-    ends = sorted({max(1, rung // 4), max(1, rung // 2), rung})
+    ends = sorted({max(1, rung // 2), rung})
     return tuple(tuple(sorted({max(1, round(end * part / 16)) for part in (13, 14, 15, 16)})) for end in ends)
 
 

@@ -33,14 +33,14 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
-Watch = Callable[[int, torch.nn.Module], None]  # the step, and the model after it
+Look = Callable[[int, torch.nn.Module], None]  # the step, and the model after it
 
 
-class Watched(lightning.Callback):
-    """Shows the model to who watches it: before the run's first step, and after each."""
+class Shown(lightning.Callback):
+    """Shows the model to who looks at it: before the run's first step, and after each."""
 
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
+    def __init__(self, look: Look) -> None:
+        self._look = look
         self._step = -1
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -56,7 +56,7 @@ class Watched(lightning.Callback):
 
     def _show(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._step = trainer.global_step
-        self._watch(self._step, _language_model(pl_module).model)
+        self._look(self._step, _language_model(pl_module).model)
 
 
 class Monitor(lightning.Callback):

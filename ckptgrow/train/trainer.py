@@ -19,7 +19,7 @@ from ckptgrow.train.gradient_norms import GradientNorms
 from ckptgrow.train.guards import FiniteLosses, Interrupted, Interruption
 from ckptgrow.train.metrics import MetricsFile
 from ckptgrow.train.module import LanguageModel
-from ckptgrow.train.monitor import Monitor, Report, Watch, Watched
+from ckptgrow.train.monitor import Look, Monitor, Report, Shown
 from ckptgrow.train.order import BatchOrder, BatchShare, collate
 from ckptgrow.train.saving import AtomicCheckpoints, Checkpoints, Saving, will_validate
 from ckptgrow.train.settings import TrainSettings
@@ -85,20 +85,18 @@ class Training:
         files: TokenFiles,
         module: LanguageModel,
         report: Report | None,
-        watch: Watch | None = None,
+        look: Look | None = None,
     ) -> None:
         self.settings, self.files, self.module = settings, files, module
         losses, clock, writer = FiniteLosses(), Stopwatch(), AtomicCheckpoints(module.in_place_of_the_file)
         norms = GradientNorms(settings.log_every, settings.grad_accum)
         self.monitor = Monitor(settings.log_every, norms, losses, clock, report)
-        saving = Saving(settings.save_every, settings.save_minutes * 60, settings.log_every, settings.keep)
-        self.checkpoints = Checkpoints(settings.out / CHECKPOINTS, saving, writer, losses.check, clock)
+        self.checkpoints = Checkpoints(settings.out / CHECKPOINTS, _saving(settings), writer, losses.check, clock)
         num_growths = len(module.growth.get("history", ()))
         self.slope_stop = SlopeStop(settings.until_slope, num_growths, lambda: self.monitor.val_loss)
-        watched = [] if watch is None else [Watched(watch)]
-        ending = [self.checkpoints, Interruption(self.checkpoints.save, will_validate)]
-        for name in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        shown = [] if look is None else [Shown(look)]
+        ending = [*shown, self.checkpoints, Interruption(self.checkpoints.save, will_validate)]
+        _quieten()
         self.trainer = lightning.Trainer(
             default_root_dir=settings.out,
             accelerator=settings.accelerator,
@@ -114,7 +112,7 @@ class Training:
             limit_val_batches=1.0 if files.num_tokens["val"] else 0,  # or Lightning warns
             num_sanity_val_steps=0,
             logger=_loggers(settings, module.tokens_seen),
-            callbacks=[norms, self.monitor, self.slope_stop, *watched, *ending],
+            callbacks=[norms, self.monitor, self.slope_stop, *ending],
             plugins=[writer],
             enable_checkpointing=False,  # Checkpoints does it
             enable_progress_bar=False,
@@ -139,6 +137,16 @@ class Training:
             except SystemExit as stop:  # what Lightning makes of Ctrl-C
                 raise KeyboardInterrupt from stop
         return None
+
+
+def _saving(settings: TrainSettings) -> Saving:
+    return Saving(settings.save_every, settings.save_minutes * 60, settings.log_every, settings.keep)
+
+
+def _quieten() -> None:
+    """What Lightning tells of the machine is no matter of the run."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _strategy(settings: TrainSettings, module: LanguageModel) -> str | Strategy:

@@ -27,7 +27,7 @@ from ckptgrow.train.header import header
 from ckptgrow.train.launching import processes_of
 from ckptgrow.train.metrics import METRICS
 from ckptgrow.train.module import SCALED_PRECISION, LanguageModel
-from ckptgrow.train.monitor import Report, Watch
+from ckptgrow.train.monitor import Look, Report
 from ckptgrow.train.occupied import occupied
 from ckptgrow.train.remarks import check_lengths, remarks
 from ckptgrow.train.resuming import Resumed, resumed_from
@@ -67,12 +67,12 @@ def train(
     given: Mapping[str, Any],
     report: Report | None = None,
     tell: Tell | None = None,
-    watch: Watch | None = None,
+    look: Look | None = None,
 ) -> Trained:
     """Trains a model.
 
     `given`: fields of `TrainSettings`; a run that goes on (`resume`) takes the others from its checkpoint. `report` is
-    called after every step; `tell` with each remark on what the run will do that its user may not expect; `watch` with
+    called after every step; `tell` with each remark on what the run will do that its user may not expect; `look` with
     the model, before the first step and after each. An interrupted run returns too, saved after the step that it was
     in.
 
@@ -82,10 +82,10 @@ def train(
     devices, nodes = processes_of(os.environ, given.get("devices"), given.get("num_nodes"))
     given = {**given, "devices": devices, "num_nodes": nodes}
     with occupied(Path(given["out"])) if is_main_process() else nullcontext():
-        return _train(given, report, tell, watch)
+        return _train(given, report, tell, look)
 
 
-def _train(given: Mapping[str, Any], report: Report | None, tell: Tell | None, watch: Watch | None) -> Trained:
+def _train(given: Mapping[str, Any], report: Report | None, tell: Tell | None, look: Look | None) -> Trained:
     resumed, config = _resumed(given)
     stored = {} if resumed is None else resumed.arguments.get(RUN, {})
     settings = _settings(given, stored, resumed, config)
@@ -105,7 +105,7 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Tell | None, w
     if settings.compile:
         model.compile()
     module = LanguageModel(model, settings, lr, _identity(files), resumed, new)
-    training = Training(settings, files, module, report, watch)
+    training = Training(settings, files, module, report, look)
     if tell is not None and is_main_process():
         for sentence in header(settings, files, module, training.trainer.strategy.root_device):
             tell(sentence)

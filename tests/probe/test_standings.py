@@ -10,7 +10,7 @@ from ckptgrow.planning.paired_differences import mean_difference
 from ckptgrow.probe.rungs import Cost, rungs_within
 from ckptgrow.probe.standings import ranked
 
-GROUPS = ((64,), (128,), (256,))
+GROUPS = ((128,), (256,))
 DRAWN = np.random.default_rng(0)
 TEXTS = DRAWN.normal(3.0, 0.5, 200)  # what is common to all losses on a sequence
 
@@ -20,16 +20,15 @@ def curve(end: float, scale: float, exponent: float) -> dict[int, np.ndarray]:
     return {step: TEXTS * end + scale * step**-exponent for (step,) in GROUPS}
 
 
-@pytest.mark.parametrize("exponent", [0.1, 0.3, 0.8])
-def test_losses_that_follow_a_power_law_are_heading_for_what_it_says(exponent: float) -> None:
-    """Also where the one that is behind now has the better end."""
-    runs = {"now": [curve(0.9, 1.0, exponent)], "later": [curve(0.88, 2.0, exponent)]}
-    places = {one.name: one for one in ranked(runs, GROUPS, 0)}
+def test_losses_and_slopes_are_those_of_the_curves() -> None:
+    """By hand; one curve is ahead now and the other falls faster."""
+    runs = {"later": [curve(0.88, 2.0, 0.3)], "now": [curve(0.9, 1.0, 0.3)]}
+    found = {one.name: one for one in ranked(runs, GROUPS, 0)}
     for name, (end, scale) in {"now": (0.9, 1.0), "later": (0.88, 2.0)}.items():
-        expected = TEXTS.mean() * end + scale * (8 * 256) ** -exponent
-        assert places[name].heading_for == pytest.approx(expected, rel=1e-9)
-        by_hand = (runs[name][0][256].mean() - runs[name][0][128].mean()) / np.log(2)
-        assert places[name].slope == pytest.approx(by_hand, rel=1e-9)
+        assert found[name].loss == pytest.approx(TEXTS.mean() * end + scale * 256**-0.3, rel=1e-12)
+        assert found[name].slope == pytest.approx(scale * (256**-0.3 - 128**-0.3) / np.log(2), rel=1e-9)
+    assert list(found) == ["now", "later"]
+    assert found["later"].behind.mean == pytest.approx(found["later"].loss - found["now"].loss, rel=1e-9)
 
 
 def test_the_best_comes_first_and_what_is_level_holds_zero() -> None:
@@ -90,9 +89,7 @@ def test_rungs_take_what_the_budget_pays_and_no_more(budget: float) -> None:
     def by_hand(rungs: tuple[int, ...]) -> float:
         total = 0.0
         for steps, before, num in zip(rungs, (0, *rungs), (10, 5, 3), strict=False):
-            measured = {
-                round(int(steps / part) * sixteenths / 16) for part in (1, 2, 4) for sixteenths in range(13, 17)
-            }
+            measured = {round(int(steps / part) * sixteenths / 16) for part in (1, 2) for sixteenths in range(13, 17)}
             total += (num + 2) * (7.0 * (steps - before) + len(measured) * 2.0)
         return total
 
@@ -102,5 +99,5 @@ def test_rungs_take_what_the_budget_pays_and_no_more(budget: float) -> None:
 
 
 def test_a_budget_that_pays_too_little_says_what_is_least() -> None:
-    with pytest.raises(RequestError, match=r"expected at least 16, which are 1\.56e"):
+    with pytest.raises(RequestError, match=r"expected at least 16, which are 1\.51e"):
         rungs_within(1000, Cost(runs=10, step=7.0, held_out=2.0))

@@ -1,4 +1,4 @@
-"""A stage whose recipe a probe chooses: the journal keeps the choice, and an interrupted run ends with the same bits."""
+"""A stage whose recipe a probe chooses: the journal keeps the choice; an interrupted run ends with the same bits."""
 
 from __future__ import annotations
 
