@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ckptgrow.growth.request import GrowthResult, StateRequest
     from ckptgrow.growth.widening import width
     from ckptgrow.inspection import Inspection, inspect
+    from ckptgrow.live.live_growth import LiveGrowth, grow
     from ckptgrow.verification.comparison import VerifySettings, verify
     from ckptgrow.verification.report import VerifyReport
 
@@ -46,6 +47,7 @@ __all__ = [
     "DivergedError",
     "GrowthResult",
     "Inspection",
+    "LiveGrowth",
     "MissingDependencyError",
     "OptimizerError",
     "RequestError",
@@ -55,6 +57,7 @@ __all__ = [
     "VerifySettings",
     "convert",
     "depth",
+    "grow",
     "inspect",
     "verify",
     "width",
@@ -79,6 +82,8 @@ _HOMES = {
     "width": "ckptgrow.growth.widening",
     "Inspection": "ckptgrow.inspection",
     "inspect": "ckptgrow.inspection",
+    "LiveGrowth": "ckptgrow.live.live_growth",
+    "grow": "ckptgrow.live.live_growth",
     "VerifyReport": "ckptgrow.verification.report",
     "VerifySettings": "ckptgrow.verification.comparison",
     "verify": "ckptgrow.verification.comparison",

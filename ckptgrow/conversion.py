@@ -25,24 +25,28 @@ from ckptgrow.state.translated_optimizers import with_zeros
 from ckptgrow.storage.tensors import LazyTensor, num_elements
 
 DIRECTORIES = ("huggingface", "trainer", "accelerate", "fsdp")  # their parts lie in files of one kind
+FILE_BY_FILE = ("torch-files", "deepspeed")  # what they carry is told by file and key
 LIKE_LIGHTNING = ("lightning", "dcp")  # both hold Lightning's keys
 PREFIX = "model."  # what a LightningModule calls its model, most often
 LIGHTNING_VERSION = "2.5.0"  # whose layout of `loops` is written; later ones read it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Converted:
-    """What a conversion did: `kinds` before and after; `left_out`: what the target has no place for."""
+    """What a conversion did: `kinds` before and after; `left_out`: what the target has no place for. `out` is None
+    where nothing was written: `checkpoint` is what would have been.
+    """
 
-    out: Path
+    out: Path | None
     kinds: tuple[str, str]
     num_parameters: int
     left_out: tuple[str, ...]
+    checkpoint: Checkpoint | None = None
 
 
 def convert(
     source: str | Path,
-    target: str | Path,
+    target: str | Path | None,
     to: Target,
     *,
     config: Path | None = None,
@@ -54,25 +58,29 @@ def convert(
     force: bool = False,
     progress: Progress = silent,
 ) -> Converted:
-    """Writes a checkpoint as another kind, with equal bits for all that this kind has a place for.
+    """Writes a checkpoint as another kind, with equal bits for all that this kind has a place for; without a target
+    nothing is written, and the result holds what would have been.
 
     `prefix`: stands before the model's names in Lightning's kinds. Raises RequestError for an unknown kind, and another
     CkptgrowError for what is wrong with the source.
     """
     if to not in words_of(Target):
         raise RequestError(f"⟦to {to}⟧: expected {', '.join(words_of(Target))}")
-    check_output(Path(source), Path(target), force=force, kind=to)
+    if target is not None:
+        check_output(Path(source), Path(target), force=force, kind=to)
     processes().wait()  # all have looked before one writes
     state = open_state(Path(source), config=config, drop=drop, param_order=param_order, dialect=dialect)
     if state.translation is not None:
         state = replace(state, optimizers=tuple(with_zeros(one, state.translation.absent) for one in state.optimizers))
     new, left_out = _for(state, to, prefix)
-    write_checkpoint(new, Path(target), progress, max_shard_bytes, force=force)
+    if target is not None:
+        write_checkpoint(new, Path(target), progress, max_shard_bytes, force=force)
     return Converted(
-        out=Path(target),
+        out=None if target is None else Path(target),
         kinds=(state.checkpoint.kind, new.kind),
         num_parameters=sum(num_elements(state.checkpoint.tensors[one.name]) for one in state.claim.parameters),
         left_out=tuple(left_out),
+        checkpoint=new if target is None else None,
     )
 
 
@@ -124,7 +132,7 @@ def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
         "global_step",
         "epoch",
     }
-    unread = _by_key(rest) if old.kind == "torch-files" else rest
+    unread = _by_key(rest) if old.kind in FILE_BY_FILE else rest
     left_out = [key for key, value in unread.items() if key not in held and value not in ({}, [], None)]
     arguments = plain_arguments(rest.get("hyper_parameters"))
     left_out += [f"hyper_parameters[{key!r}]" for key in arguments if key != "config"]

@@ -27,6 +27,7 @@ ROWS = (
     ("probe",),
     ("recipes",),
     ("train",),
+    ("live",),
     ("growth", "verification", "evaluate", "planning", "conversion", "inspection"),
     ("state",),
     ("families", "formats", "dialects"),

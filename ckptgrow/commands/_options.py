@@ -80,3 +80,9 @@ MaxShardSizeOption = Annotated[
     str, typer.Option(help="Largest file of weights in a Hugging Face directory, as 5GB or 200MB (decimal units).")
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Tell sizes, parameters, bytes, rates and what is carried; write nothing, read no tensor."
+    ),
+]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ckptgrow.choices import Target
 from ckptgrow.commands import _options as options
+from ckptgrow.commands._dry_run import NOTHING_WRITTEN, carried_in, room_for, tell_carried, tell_room
 from ckptgrow.commands._paths import checkpoint_at, output_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import byte_size
 from ckptgrow.storage.files.targets import check_target
+
+if TYPE_CHECKING:
+    from ckptgrow.conversion import Converted
 
 
 def convert(
@@ -33,38 +38,63 @@ def convert(
     drop: options.DropOption = None,
     max_shard_size: options.MaxShardSizeOption = "5GB",
     force: options.ForceOption = False,
+    dry_run: options.DryRunOption = False,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Write a checkpoint as another kind, with the same parameters, moments and steps to the bit.
 
     Parts for which the other kind has no place are left out and listed.
+
+    Examples:
+        ckptgrow convert last.ckpt model-dir --to huggingface
+        ckptgrow convert checkpoint-1000 small.ckpt --to lightning
     """
     check_target(source, target, force=force)
     from ckptgrow.conversion import convert as convert_checkpoint
 
     screen = Screen(as_json)
+    asked: dict[str, Any] = {
+        "config": config,
+        "dialect": dialect,
+        "drop": tuple(drop or ()),
+        "param_order": param_order,
+        "prefix": prefix,
+        "max_shard_bytes": byte_size("--max-shard-size", max_shard_size),
+    }
+    if dry_run:
+        return _rehearsed((source, target), to, asked, force, screen)
     with screen.progress_later(f"converting {source.name}") as progress:
-        done = convert_checkpoint(
-            source,
-            target,
-            to,
-            config=config,
-            dialect=dialect,
-            drop=tuple(drop or ()),
-            param_order=param_order,
-            prefix=prefix,
-            max_shard_bytes=byte_size("--max-shard-size", max_shard_size),
-            force=force,
-            progress=progress,
-        )
-    screen.say(f"{source} ({done.kinds[0]}) → {done.out} ({done.kinds[1]}): {done.num_parameters:,} parameters.")
+        done = convert_checkpoint(source, target, to, **asked, force=force, progress=progress)
+    screen.result(_told(done, source, target, screen))
+    return 0
+
+
+def _rehearsed(pair: tuple[Path, Path], to: Target, asked: Mapping[str, Any], force: bool, screen: Screen) -> int:
+    from ckptgrow.conversion import convert as convert_checkpoint
+    from ckptgrow.formats.known_formats import check_output
+
+    source, target = pair
+    check_output(source, target, force=force, kind=to)
+    done = convert_checkpoint(source, None, to, **asked)
+    assert done.checkpoint is not None
+    screen.say(NOTHING_WRITTEN)
+    values = _told(done, source, target, screen)
+    room = room_for(done.checkpoint, target)
+    code = tell_room(room, target, screen)
+    tell_carried(done.checkpoint, screen)
+    carried = {"carried": carried_in(done.checkpoint)}
+    screen.result({**values, "dry_run": True, "bytes": room.needed, "free_bytes": room.free, **carried})
+    return code
+
+
+def _told(done: Converted, source: Path, target: Path, screen: Screen) -> Mapping[str, object]:
+    """Says what a conversion did; returns it as values."""
+    screen.say(f"{source} ({done.kinds[0]}) → {target} ({done.kinds[1]}): {done.num_parameters:,} parameters.")
     if done.left_out:
         screen.say(f"left out, for {done.kinds[1]} has no place for it: {', '.join(done.left_out)}")
-    screen.result(
-        {
-            "out": str(done.out),
-            "kinds": list(done.kinds),
-            "num_parameters": done.num_parameters,
-            "left_out": list(done.left_out),
-        }
-    )
+    return {
+        "out": str(target),
+        "kinds": list(done.kinds),
+        "num_parameters": done.num_parameters,
+        "left_out": list(done.left_out),
+    }

@@ -10,10 +10,11 @@ import typer
 
 from ckptgrow.choices import DoublingLayers, NewLayer, Place
 from ckptgrow.commands import _options as options
-from ckptgrow.commands._growth_shared import reset_parts, show, step_choice
+from ckptgrow.commands._growth_shared import StateOptions, WritingOptions, perform
+from ckptgrow.commands._option_groups import takes
 from ckptgrow.commands._paths import check_paths
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.commands._values import byte_size, whole_number
+from ckptgrow.commands._values import whole_number
 from ckptgrow.errors import RequestError
 
 # The original script's names, with the behaviour that the paper describes.
@@ -25,7 +26,10 @@ DOUBLING_LAYERS: Mapping[DoublingLayers, tuple[Place, NewLayer]] = {
 }
 
 
+@takes("state", StateOptions)
+@takes("writing", WritingOptions)
 def depth(
+    *,
     source: options.InArgument,
     target: options.OutArgument,
     factor: Annotated[
@@ -61,29 +65,21 @@ def depth(
         DoublingLayers | None,
         typer.Option(help="The staged-training script's names for place and kind."),
     ] = None,
-    lr_rule: options.LrRuleOption = "keep",
-    step: options.StepOption = "keep",
-    schedule: options.ScheduleOption = "",
-    rewarm: options.RewarmOption = 0,
-    reset: options.ResetOption = "",
-    moments: options.MomentsOption = "algebra",
-    config: options.ConfigOption = None,
-    dialect: options.DialectOption = None,
-    param_order: options.ParamOrderOption = None,
-    drop: options.DropOption = None,
-    allow_nonfinite: options.AllowNonfiniteOption = False,
-    max_shard_size: options.MaxShardSizeOption = "5GB",
-    force: options.ForceOption = False,
+    state: StateOptions,
+    writing: WritingOptions,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Add layers to a checkpoint, its optimizer, schedule and config included.
 
     New layers are exact identities that train from the first step on, or copies, which change the function.
-    """
-    from ckptgrow.growth.deepening import depth as grow_depth
 
-    check_paths(source, target, force=force)
-    from ckptgrow.growth.request import StateRequest
+    Examples:
+        ckptgrow depth small.ckpt deep.ckpt                             # a new layer behind every old one
+        ckptgrow depth small.ckpt deep.ckpt --layers 0-7,4-11           # layers 4 to 7 twice
+        ckptgrow depth small.ckpt deep.ckpt --every 3 --new zero-norm
+    """
+    check_paths(source, target, force=writing.force)
+    from ckptgrow.recipes.growth_recipe import GrowthRecipe
 
     if doubling_layers is not None:
         _alone(
@@ -93,35 +89,16 @@ def depth(
         place, new = DOUBLING_LAYERS[doubling_layers]
     elif layers is not None or every is not None:
         _alone("--every" if layers is None else "--layers", {"--place": place})
-    request = StateRequest(
-        lr_rule=lr_rule,
-        step=step_choice(step),
-        rewarm=rewarm,
-        reset=reset_parts(reset),
-        config=config,
-        dialect=dialect,
-        param_order=param_order,
-        drop=tuple(drop or ()),
-        allow_nonfinite=allow_nonfinite,
-        force=force,
-        max_shard_bytes=byte_size("--max-shard-size", max_shard_size),
-        schedule=schedule,
-        moments=moments,
-    )
-    values: dict[str, Any] = {
+    asked: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),
         "layers": None if layers is None else _layer_list(layers),
         "every": None if every is None else whole_number("--every", every),
         "place": place or "alternate",
         "new": new or "zero-output",
         "seed": seed,
+        **state.asked(),
     }
-    show(
-        lambda progress: grow_depth(source, target, **values, request=request, progress=progress),
-        source,
-        Screen(as_json),
-        "deepening",
-    )
+    return perform(GrowthRecipe("depth", asked), source, target, writing, Screen(as_json))
 
 
 def _alone(option: str, others: Mapping[str, str | None]) -> None:
@@ -142,6 +119,6 @@ def _layer_list(value: str) -> list[int]:
             raise RequestError(f"--layers {value}: expected old layers by commas, as 0,1,1,2 or 0-7,4-11")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last - first > MOST_LAYERS:
-            raise RequestError(f"--layers {value}: {entry.strip()} is no range of layers, expected one as 4-11")
+            raise RequestError(f"--layers {value}: {entry.strip()} is not a range of layers, expected one as 4-11")
         found += range(first, last + 1)
     return found

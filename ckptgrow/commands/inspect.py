@@ -32,15 +32,30 @@ def inspect(
         bool,
         typer.Option("--check", help="Read every byte: checksums, and the sha256 that growths record."),
     ] = False,
+    recipe: Annotated[
+        bool,
+        typer.Option(
+            "--recipe", help="Print the recipe of the last growth, for `ckptgrow grow`: the same bytes again."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what a checkpoint holds: family, sizes, optimizer, schedule, step, precision, and what no table claims."""
+    """Tell what a checkpoint holds: family, sizes, optimizer, schedule, step, precision, and what no table claims.
+
+    Examples:
+        ckptgrow inspect last.ckpt
+        ckptgrow inspect model-dir --check                              # reads every byte
+        ckptgrow inspect --families                                     # what can be grown
+    """
     screen = Screen(as_json)
     if families:
         _list_families(screen)
         return
     if checkpoint is None:
         raise RequestError("Missing argument 'CKPT'; name a checkpoint, or pass --families")
+    if recipe:
+        _print_recipe(checkpoint, screen)
+        return
     from ckptgrow.inspection import inspect as inspect_checkpoint
 
     found = inspect_checkpoint(checkpoint, config=config, dialect=dialect, check=check)
@@ -53,6 +68,19 @@ def inspect(
     for problem in found.problems:
         screen.warn(problem)
     screen.result(found.to_json())
+
+
+def _print_recipe(checkpoint: Path, screen: Screen) -> None:
+    from ckptgrow.formats.known_formats import read_checkpoint
+    from ckptgrow.recipes.growth_recipe import OF_READING, recipe_text, recorded_recipe
+
+    history = read_checkpoint(checkpoint).history
+    if not history:
+        raise RequestError(f"{checkpoint}: records no growth, expected one that ckptgrow grew")
+    again = recorded_recipe(history[-1])
+    screen.say(f"# growth {len(history)} of {len(history)}; not recorded: {', '.join(OF_READING)}")
+    screen.say(recipe_text(again))
+    screen.result({"recipe": again})
 
 
 def _list_families(screen: Screen) -> None:

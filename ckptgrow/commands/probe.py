@@ -82,6 +82,11 @@ def probe(
 
     Candidates are grown, trained over the same batches and compared on the same held-out sequences; the better half
     goes on. Prints a table, what is level with the best, and the winner's command.
+
+    Examples:
+        ckptgrow probe small.ckpt --data prepared                                   # for 2 % of what was spent so far
+        ckptgrow probe small.ckpt --data prepared --operators depth --factor 2 --steps 64,256
+        ckptgrow probe small.ckpt --data prepared --candidates split --candidate 'width --how tile --reset new'
     """
     screen = Screen(as_json)
     try:

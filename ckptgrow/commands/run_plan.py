@@ -6,10 +6,11 @@ import json
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from ckptgrow.commands._option_helps import helps_of
 from ckptgrow.commands._run_view import run_view
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._spelling import spelled_in
@@ -70,13 +71,20 @@ def run_plan(
 
     Started again with the same words, it goes on where it was. A growth that fails its verification stops the run
     (exit 1) and keeps everything.
+
+    Examples:
+        ckptgrow run plan.yaml --data prepared --out staged --dry-run    # what it takes
+        ckptgrow run plan.yaml --data prepared --out staged              # again, to go on after an interruption
+        ckptgrow run --status staged
     """
     screen = Screen(as_json)
     try:
         if schema:
             from ckptgrow.run.plan_reading import plan_schema
 
-            print(json.dumps(plan_schema(_helps()), indent=2))
+            print(
+                json.dumps(plan_schema({name: helps_of(command) for name, command in WITH_OPTIONS.items()}), indent=2)
+            )
             return 0
         if status is not None:
             from ckptgrow.run.standing import opened_run, standing
@@ -209,17 +217,3 @@ def _as_tree(found: Forecast) -> dict[str, object]:
         "disk_bytes": found.disk_bytes,
         "seconds": found.seconds,
     }
-
-
-def _helps() -> dict[str, dict[str, str]]:
-    """What the options of the commands that a plan's options are those of do."""
-    found: dict[str, dict[str, str]] = {}
-    for name, command in WITH_OPTIONS.items():
-        hints = get_type_hints(command, include_extras=True)
-        found[name] = {
-            option: str(one.help)
-            for option, hint in hints.items()
-            for one in getattr(hint, "__metadata__", ())
-            if getattr(one, "help", None)
-        }
-    return found

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ckptgrow.choices import Fresh, FreshMoments, How, Separation
 from ckptgrow.commands import _options as options
-from ckptgrow.commands._growth_shared import reset_parts, show, step_choice
+from ckptgrow.commands._growth_shared import StateOptions, WritingOptions, perform
+from ckptgrow.commands._option_groups import takes
 from ckptgrow.commands._paths import check_paths
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.commands._values import byte_size, whole_number
-from ckptgrow.errors import CkptgrowError, RequestError
-
-if TYPE_CHECKING:
-    from ckptgrow.growth.request import GrowthResult
-
-MOST_PARAMETERS = 10**9  # of models that are run to see how noise is conditioned
-WHOLE = 0.5  # the spread up to which no copy has more than the whole weight
+from ckptgrow.commands._values import whole_number
+from ckptgrow.errors import RequestError
 
 
+@takes("state", StateOptions)
+@takes("writing", WritingOptions)
 def width(
+    *,
     source: options.InArgument,
     target: options.OutArgument,
     factor: Annotated[
@@ -79,48 +75,25 @@ def width(
             help="With --how pad, the second moments of new entries: 'zero', or the 'mean' of their row or column."
         ),
     ] = "zero",
-    lr_rule: options.LrRuleOption = "keep",
     wd_rule: options.DecayRuleOption = "trajectory",
-    step: options.StepOption = "keep",
-    schedule: options.ScheduleOption = "",
-    rewarm: options.RewarmOption = 0,
-    reset: options.ResetOption = "",
-    moments: options.MomentsOption = "algebra",
-    config: options.ConfigOption = None,
-    dialect: options.DialectOption = None,
-    param_order: options.ParamOrderOption = None,
-    drop: options.DropOption = None,
-    allow_nonfinite: options.AllowNonfiniteOption = False,
-    max_shard_size: options.MaxShardSizeOption = "5GB",
-    force: options.ForceOption = False,
+    state: StateOptions,
+    writing: WritingOptions,
     as_json: JsonOption = False,
-) -> None:
+) -> int:
     """Grow a checkpoint's width by a factor, its optimizer, schedule and config included.
 
     Multiplies the hidden size, heads, key/value heads and feed-forward units; the function stays the same.
-    """
-    check_paths(source, target, force=force)
-    from ckptgrow.growth.request import StateRequest
-    from ckptgrow.growth.widening import width as grow_width
 
-    request = StateRequest(
-        lr_rule=lr_rule,
-        step=step_choice(step),
-        rewarm=rewarm,
-        reset=reset_parts(reset),
-        config=config,
-        dialect=dialect,
-        param_order=param_order,
-        drop=tuple(drop or ()),
-        allow_nonfinite=allow_nonfinite,
-        force=force,
-        max_shard_bytes=byte_size("--max-shard-size", max_shard_size),
-        fresh_moments=fresh_moments,
-        schedule=schedule,
-        moments=moments,
-        wd_rule=wd_rule,
-    )
-    values: dict[str, Any] = {
+    Examples:
+        ckptgrow width small.ckpt wide.ckpt                             # everything twice as wide
+        ckptgrow width small.ckpt wide.ckpt --lr-rule mup               # and at the small run's pace
+        ckptgrow width small.ckpt wide.ckpt --ffn 4096 --dry-run        # one space alone; what would be written
+        ckptgrow width model-dir model-1024 --hidden 1024 --how pad     # to any hidden size
+    """
+    check_paths(source, target, force=writing.force)
+    from ckptgrow.recipes.growth_recipe import GrowthRecipe
+
+    asked: dict[str, Any] = {
         "factor": None if factor is None else whole_number("--factor", factor),
         "ffn": ffn,
         "heads": heads,
@@ -132,37 +105,11 @@ def width(
         "spread": spread,
         "fresh": fresh,
         "seed": seed,
+        "fresh_moments": fresh_moments,
+        "wd_rule": wd_rule,
+        **state.asked(),
     }
-    show(
-        lambda progress: grow_width(source, target, **values, request=request, progress=progress),
-        source,
-        Screen(as_json),
-        "widening",
-        lambda done: _conditioning(done, (source, target), config),
-    )
-
-
-def _conditioning(done: GrowthResult, pair: tuple[Path, Path], config: Path | None) -> list[str]:
-    """How well the function is conditioned: by construction, or where something multiplies rounding as measured in the
-    real models.
-    """
-    noise, spread = done.record.get("noise", 0.0), done.record.get("spread", 0.0)
-    if 0 < spread <= WHOLE:
-        return [
-            "the copies are told apart by dealing weights out: rounding multiplies nothing, in bfloat16 as in any "
-            "precision"
-        ]
-    if noise == spread or int(os.environ.get("RANK", "0")):
-        return []
-    what = f"noise {noise:g}" if noise else f"spread {spread:g}"
-    if done.num_parameters[1] > MOST_PARAMETERS:
-        return [f"{what} multiplies rounding; not measured here, for the model is large: see verify"]
-    from ckptgrow.verification.conditioning import conditioning
-
-    try:
-        return [one.sentence(what) for one in conditioning(*pair, config=config)]
-    except CkptgrowError as error:  # it has grown all the same
-        return [f"how {what} multiplies rounding could not be measured ({error})"]
+    return perform(GrowthRecipe("width", asked), source, target, writing, Screen(as_json))
 
 
 def _noise(value: str) -> float | str:

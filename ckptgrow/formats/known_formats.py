@@ -9,8 +9,9 @@ from ckptgrow.distributed import processes
 from ckptgrow.errors import CheckpointError, RequestError
 from ckptgrow.formats.checkpoint import Checkpoint, Format
 from ckptgrow.formats.dcp import DistributedFormat
+from ckptgrow.formats.deepspeed.deepspeed_format import DEEPSPEED, DeepSpeedFormat, num_bytes_of_copies
 from ckptgrow.formats.fsdp import ShardedFormat
-from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat, num_bytes_again
+from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat, bytes_of_second_copy
 from ckptgrow.formats.torch_directories import TorchDirectoryFormat
 from ckptgrow.formats.torch_files import TorchFileFormat
 from ckptgrow.progress import Progress
@@ -23,6 +24,7 @@ from ckptgrow.storage.tree import tensors_in
 FORMATS: tuple[Format, ...] = (
     DistributedFormat(),
     ShardedFormat(),
+    DeepSpeedFormat(),
     HuggingFaceFormat(),
     TorchDirectoryFormat(),
     TorchFileFormat(),
@@ -38,7 +40,7 @@ def format_of(path: Path) -> Format:
     for one in FORMATS:
         if one.recognises(path):
             return one
-    raise CheckpointError(f"{path}: is no checkpoint of a known kind ({', '.join(one.kind for one in FORMATS)})")
+    raise CheckpointError(f"{path}: is not a checkpoint of a known kind ({', '.join(one.kind for one in FORMATS)})")
 
 
 def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:
@@ -48,6 +50,7 @@ def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:
         "torch-files": TorchDirectoryFormat(),
         "dcp": DistributedFormat(),
         "fsdp": ShardedFormat(),
+        DEEPSPEED: DeepSpeedFormat(max_shard_bytes),
         **dict.fromkeys(("huggingface", "trainer", "accelerate"), HuggingFaceFormat(max_shard_bytes)),
     }
     return writers[kind]
@@ -55,7 +58,7 @@ def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:
 
 def check_output(source: Path, target: Path, *, force: bool, kind: str | None = None) -> None:
     """Raises RequestError where writing a checkpoint to `target` would touch its source, or replace something without
-    `force`, or something that is no checkpoint with it, or where the name says another kind than `kind` (the source's).
+    `force`, or replace what is not a checkpoint, or where the name says another kind than `kind` (the source's).
     """
     check_target(source, target, force=force)
     if kind is None:
@@ -88,13 +91,11 @@ def write_checkpoint(
             f"{checkpoint.path}: {together.count} processes share the writing of {' and '.join(SHARED)} checkpoints "
             "alone; convert it first (ckptgrow convert ⟦to dcp⟧), or run one process"
         )
-    tensors = [tensor for _, tensor in tensors_in(checkpoint.tree)]
-    total = sum(num_bytes(tensor) for tensor in {id(tensor): tensor for tensor in tensors}.values())
-    total += num_bytes_again(checkpoint)
+    total, needed = _sizes(checkpoint)
     if together.rank == 0 and clear_leftovers(target):
         force = True  # what is back was on its way to be replaced
     together.wait()
-    check_space(target, int(total * HEADROOM) + len(tensors) * OF_A_TENSOR + checkpoint.carried.num_bytes)
+    check_space(target, needed)
     advance = progress(total)
     try:
         with appearing(target, together, force=force) as partial:
@@ -105,6 +106,19 @@ def write_checkpoint(
         raise RequestError(
             f"{target}: could not be written ({error.strerror}); make room or choose another disk"
         ) from error
+
+
+def space_needed(checkpoint: Checkpoint) -> int:
+    """The bytes that must be free where a checkpoint is written."""
+    return _sizes(checkpoint)[1]
+
+
+def _sizes(checkpoint: Checkpoint) -> tuple[int, int]:
+    """The bytes of all tensors as they are written, and those that the whole checkpoint takes."""
+    tensors = [tensor for _, tensor in tensors_in(checkpoint.tree)]
+    total = sum(num_bytes(tensor) for tensor in {id(tensor): tensor for tensor in tensors}.values())
+    total += bytes_of_second_copy(checkpoint) + num_bytes_of_copies(checkpoint)
+    return total, int(total * HEADROOM) + len(tensors) * OF_A_TENSOR + checkpoint.carried.num_bytes
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

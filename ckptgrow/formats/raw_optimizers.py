@@ -36,12 +36,13 @@ class RawGroup:
 @dataclass(frozen=True)
 class RawOptimizer:
     """See the module's head; `records` are by the keys of the groups, `other` is what stands beside groups and
-    records.
+    records. `has_group_steps`: the file has one step for all parameters of a group.
     """
 
     groups: tuple[RawGroup, ...]
     records: Mapping[Key, Record]
     other: Mapping[str, Tree] = field(default_factory=dict[str, Tree])
+    has_group_steps: bool = False
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -133,7 +134,7 @@ def _records(groups: tuple[RawGroup, ...], records: Mapping[Key, Tree]) -> dict[
 
 
 def _check_options(group: Options) -> None:
-    """Raises CheckpointError where an option that growth and schedules compute with is no number."""
+    """Raises CheckpointError where an option that growth and schedules compute with is not a number."""
     for key in ("lr", "initial_lr", "eps", "weight_decay", "momentum"):
         if not _is_option(group.get(key, 0.0)):
             raise CheckpointError(f"{key} is {str(group[key])[:40]}, expected a finite number from 0 on")

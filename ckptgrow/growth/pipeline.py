@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from ckptgrow.spaces.growth import runs_of
 from ckptgrow.state.optimizer_state import without_record
 from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.storage.tensors import num_elements
+from ckptgrow.storage.tree import map_leaves
 from ckptgrow.version import __version__
 
 
@@ -151,7 +153,7 @@ def _record(growing: Growing) -> GrowthRecord:
     new = {space: runs_of(one.is_new) for space, one in growing.operator.growths.items() if one.is_new.any()}
     if new:
         record["new_coordinates"] = new
-    return record
+    return map_leaves(record, lambda leaf: type(leaf) is str, sys.intern)  # or pickles tell who made equal words
 
 
 def _growth_log(growing: Growing, record: GrowthRecord) -> GrowthLog:

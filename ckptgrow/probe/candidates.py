@@ -10,20 +10,18 @@ from typing import Any, cast
 
 from ckptgrow.choices import Operator
 from ckptgrow.errors import RequestError, at
-from ckptgrow.growth.request import GrowthResult, StateRequest
+from ckptgrow.growth.request import GrowthResult
 from ckptgrow.recipes.command_words import options_in_words, words_of_command
+from ckptgrow.recipes.growth_recipe import RECORDED_SIZES, GrowthRecipe
 from ckptgrow.recipes.recipe_options import (
-    GROWTHS,
     PLACES_OF_GROWTH,
     PLACES_OF_TRAINING,
-    STATE_OPTIONS,
     growth_options,
     train_options,
 )
 from ckptgrow.recipes.typed_values import check_known, made, said
 from ckptgrow.storage.files.yaml_files import read_yaml
 
-SIZES: Mapping[str, str] = {"residual": "hidden", "heads": "heads", "kv_heads": "kv_heads", "ffn": "ffn"}
 OUTSIDE = (*PLACES_OF_TRAINING, "train_steps")  # of training: what no recipe says
 RISE = (1.3, 250)  # of new entries' rate: SPARKLING's best
 
@@ -50,7 +48,7 @@ class Candidate:
             return self
         if self.growth.get("how") != "pad":
             return replace(self, growth={"factor": factor, **self.growth})
-        grown = {option: sizes[space] * factor for space, option in SIZES.items() if space in sizes}
+        grown = {option: sizes[space] * factor for space, option in RECORDED_SIZES.items() if space in sizes}
         return replace(self, growth={**grown, **self.growth})
 
     @property
@@ -68,10 +66,7 @@ class Candidate:
 
     def grow(self, source: Path, target: Path | None, seed: int) -> GrowthResult:
         """Grows; without a target lazily, in memory. Raises what the growth raises."""
-        options = self.drawn(seed).growth
-        of_state = {name: value for name, value in options.items() if name in STATE_OPTIONS}
-        of_model = {name: value for name, value in options.items() if name not in STATE_OPTIONS}
-        return GROWTHS[self.operator](source, target, **of_model, request=StateRequest(**of_state))
+        return GrowthRecipe(self.operator, self.drawn(seed).growth).grow(source, target)
 
     def words(self, source: Path, target: Path, data: Path, seed: int) -> list[list[str]]:
         """The commands that do it by hand: the growth, and the training that goes on."""

@@ -1,1 +1,1 @@
-"""Recipes: the options with which a stage is grown and trained, checked by their types, and as commands."""
+"""Recipes: the options with which a model is grown and trained, checked by their types, as files and as commands."""

@@ -10,7 +10,7 @@ from typing import Any
 from ckptgrow.errors import RequestError
 
 COMMAND = "ckptgrow"
-# options of `ckptgrow train` that are no fields by the same name
+# options of `ckptgrow train` that are not fields by the same name
 SPELLED = {"eps": "adam_epsilon", "num_nodes": "nodes"}
 BETAS = ("adam_beta1", "adam_beta2")
 

@@ -22,7 +22,7 @@ def bare_names(names: Iterable[str]) -> dict[str, str]:
     """
     distinct = dict.fromkeys(names)
     for wrappers in ({*WRAPPERS, ALSO_A_USERS_WORD}, WRAPPERS):
-        bare = {name: _without(name, wrappers) for name in distinct}
+        bare = {name: without_wrappers(name, wrappers) for name in distinct}
         if len(set(bare.values())) == len(bare):
             return bare
     return {name: name for name in distinct}
@@ -43,5 +43,6 @@ def with_part(name: str, bare: str, start: int, part: str) -> str:
     return ".".join(parts)
 
 
-def _without(name: str, wrappers: Collection[str]) -> str:
+def without_wrappers(name: str, wrappers: Collection[str] = WRAPPERS) -> str:
+    """A single name without some wrappers' words; several may come to be the same."""
     return ".".join(part for part in name.split(".") if part not in wrappers)

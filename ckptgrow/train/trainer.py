@@ -23,7 +23,7 @@ from ckptgrow.train.monitor import Look, Monitor, Report, Shown
 from ckptgrow.train.order import BatchOrder, BatchShare, collate
 from ckptgrow.train.saving import AtomicCheckpoints, Checkpoints, Saving, will_validate
 from ckptgrow.train.settings import TrainSettings
-from ckptgrow.train.slope_stop import SlopeStop
+from ckptgrow.train.slope_stop import Ends, SlopeStop
 from ckptgrow.train.stopwatch import Stopwatch
 from ckptgrow.train.token_sequences import TokenFiles
 from ckptgrow.train.validation import SharedSequences
@@ -92,8 +92,8 @@ class Training:
         norms = GradientNorms(settings.log_every, settings.grad_accum)
         self.monitor = Monitor(settings.log_every, norms, losses, clock, report)
         self.checkpoints = Checkpoints(settings.out / CHECKPOINTS, _saving(settings), writer, losses.check, clock)
-        num_growths = len(module.growth.get("history", ()))
-        self.slope_stop = SlopeStop(settings.until_slope, num_growths, lambda: self.monitor.val_loss)
+        ends = Ends(settings.until_slope, settings.until_loss)
+        self.slope_stop = SlopeStop(ends, module.num_growths, lambda: self.monitor.val_loss)
         shown = [] if look is None else [Shown(look)]
         ending = [*shown, self.checkpoints, Interruption(self.checkpoints.save, will_validate)]
         _quieten()

@@ -3,6 +3,7 @@
 ckptgrow train      stores all fields of its functions in the state
 transformers        `get_scheduler` stores nothing; the user names the function: cosine:warmup=100,total=5000
 scripts             "lambda": a function of the step alone, which the script computes again at its first step
+in memory           the functions themselves stand in the state
 """
 
 from __future__ import annotations
@@ -81,12 +82,16 @@ def course(text: str) -> Course | None:
         try:
             options[key.strip()] = float(value)
         except ValueError as error:
-            raise RequestError(f"⟦schedule {text}⟧: {part} is no key=number, expected {EXAMPLE}") from error
+            raise RequestError(f"⟦schedule {text}⟧: {part} is not key=number, expected {EXAMPLE}") from error
     return Course(name, options)
 
 
 def recorded_functions(saved: Any) -> list[Function] | None:
-    """The functions that training with ckptgrow stored in a state's `lr_lambdas`; None where others did."""
+    """The functions that training with ckptgrow stored in a state's `lr_lambdas`, or those of a scheduler in memory,
+    which stand in it themselves; None where others stored what they are made of.
+    """
+    if isinstance(saved, list) and all(map(callable, saved)):
+        return saved
     names = {field.name for field in fields(Schedule)}
     if not isinstance(saved, list) or not all(isinstance(one, Mapping) and set(one) == names for one in saved):
         return None

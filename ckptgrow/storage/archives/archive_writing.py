@@ -6,6 +6,7 @@ torch could not know are mended.
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import struct
@@ -21,7 +22,7 @@ from zlib_ng import zlib_ng
 from ckptgrow.errors import CheckpointError
 from ckptgrow.progress import Advance
 from ckptgrow.storage.archives.archive import data_offset
-from ckptgrow.storage.files.tensor_writing import Extent, Outline, fill
+from ckptgrow.storage.files.tensor_writing import Extent, FileLayout, fill
 from ckptgrow.storage.fingerprint import Fingerprint
 from ckptgrow.storage.pickles.opaque_pickles import pickler_of
 from ckptgrow.storage.tensors import LazyTensor, num_bytes
@@ -29,6 +30,7 @@ from ckptgrow.storage.tree import Tree
 
 _DESCRIPTOR_SIGNATURE = b"PK\x07\x08"
 _CENTRAL_SIGNATURE = b"PK\x01\x02"
+_IDENTITY = ".data/serialization_id"
 
 
 def write(tree: Tree, path: Path, advance: Advance, source: Fingerprint | None = None) -> None:
@@ -40,7 +42,7 @@ def write(tree: Tree, path: Path, advance: Advance, source: Fingerprint | None =
     fill([outline(tree, path, source)], advance)
 
 
-def outline(tree: Tree, path: Path, source: Fingerprint | None = None) -> Outline:
+def outline(tree: Tree, path: Path, source: Fingerprint | None = None) -> FileLayout:
     """Writes a tree to `path` without its tensors' data, which is to be filled; see `write`."""
     hollows = _Hollows()
     module = types.SimpleNamespace(__name__=__name__, Pickler=pickler_of(hollows.hollow))
@@ -48,14 +50,15 @@ def outline(tree: Tree, path: Path, source: Fingerprint | None = None) -> Outlin
         torch.save(tree, file, pickle_module=module)
     offsets = _storage_offsets(path, len(hollows.tensors))
 
-    def mend(file: BinaryIO, checksums: Sequence[int]) -> None:
+    def finish(file: BinaryIO, checksums: Sequence[int]) -> None:
         by_offset = dict(zip(offsets, checksums, strict=True))
         if source is not None:
             by_offset |= _put_fingerprint(file, path, source)
+        by_offset |= _put_identity(file, path, by_offset)
         _mend_checksums(file, path, by_offset)
 
     places = [Extent(tensor, offset) for tensor, offset in zip(hollows.tensors.values(), offsets, strict=True)]
-    return Outline(path, places, mend)
+    return FileLayout(path, places, finish)
 
 
 class _Hollows:
@@ -105,6 +108,21 @@ def _put_fingerprint(file: BinaryIO, path: Path, source: Fingerprint) -> dict[in
     mended = pickled.replace(source.placeholder.encode(), source.value().encode())
     os.pwrite(file.fileno(), mended, start)
     return {start: zlib_ng.crc32(mended)}
+
+
+def _put_identity(file: BinaryIO, path: Path, checksums: dict[int, int]) -> dict[int, int]:
+    """Names the archive by its contents, so that equal ones are equal files: torch's own number knows none of the data,
+    but the placeholder. Returns the number's CRC-32 by its place.
+    """
+    with zipfile.ZipFile(path) as archive:
+        info = next((one for one in archive.infolist() if one.filename.endswith(_IDENTITY)), None)
+    if info is None:  # of a torch that writes none
+        return {}
+    told = ",".join(f"{checksums[start]:08x}" for start in sorted(checksums)).encode()
+    digits = str(int(hashlib.sha256(told).hexdigest(), 16)).zfill(info.file_size)[-info.file_size :].encode()
+    start = data_offset(file, info)
+    os.pwrite(file.fileno(), digits, start)
+    return {start: zlib_ng.crc32(digits)}
 
 
 def _mend_checksums(file: BinaryIO, path: Path, checksums: dict[int, int]) -> None:

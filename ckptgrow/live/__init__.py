@@ -1,0 +1,1 @@
+"""Growth inside people's own programs: of models, optimizers and schedulers in memory, without a file."""

@@ -1,0 +1,195 @@
+"""`ckptgrow.grow`: the growth of living objects by the operators that grow checkpoints.
+
+The model, its optimizers and its schedulers are read as a checkpoint in memory, `growth` grows this, and new objects of
+the same classes are made of the result. Every number is the one that growth through files gives.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, cast
+
+import torch
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from ckptgrow.choices import Fresh, How, NewLayer, Place, Separation
+from ckptgrow.errors import OptimizerError, RequestError, listing
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.growth import deepening, widening
+from ckptgrow.growth.request import GrowthResult, StateRequest
+from ckptgrow.live.live_state import WHERE, LiveState, unwrapped_model, unwrapped_optimizer, unwrapped_scheduler
+from ckptgrow.live.rebuilt_model import rebuilt_model, sources_of
+from ckptgrow.live.rebuilt_training import rebuilt_optimizer, rebuilt_scheduler
+
+OF_FILES = ("config", "param_order", "dialect", "drop", "force", "max_shard_bytes")  # of a request, about files alone
+OPERATORS = {"width": widening.width, "depth": deepening.depth}
+
+
+@dataclass(frozen=True, eq=False)
+class LiveGrowth:
+    """What came of a growth in memory: new objects, in the order of the old ones, and the report on it (its `grown` is
+    None, as the tensors are in the objects).
+    """
+
+    model: PreTrainedModel
+    optimizers: tuple[Optimizer, ...]
+    schedulers: tuple[Any, ...]
+    report: GrowthResult
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The only optimizer, or the first; None where none was given."""
+        return self.optimizers[0] if self.optimizers else None
+
+    @property
+    def scheduler(self) -> Any:
+        """The only scheduler, or the first; None where none was given."""
+        return self.schedulers[0] if self.schedulers else None
+
+
+def grow(
+    model: torch.nn.Module,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    scheduler: Any = None,
+    *,
+    width: int | None = None,
+    depth: int | None = None,
+    hidden: int | None = None,
+    ffn: int | None = None,
+    heads: int | None = None,
+    kv_heads: int | None = None,
+    how: How | None = None,
+    separate: Separation | None = None,
+    noise: float | Literal["auto"] | None = None,
+    spread: float | None = None,
+    fresh: Fresh | None = None,
+    layers: Sequence[int] | None = None,
+    every: int | None = None,
+    place: Place | None = None,
+    new: NewLayer | None = None,
+    seed: int | None = None,
+    global_step: int | None = None,
+    request: StateRequest | None = None,
+) -> LiveGrowth:
+    """Grows a transformers model in memory, with the optimizers and schedulers that train it: in width by a factor
+    (`width`) or to sizes (`hidden`, `ffn`, `heads`, `kv_heads`), or in depth (`depth`, `layers`, `every`).
+
+        grown = ckptgrow.grow(model, optimizer, scheduler, width=2)
+        model, optimizer, scheduler = grown.model, grown.optimizer, grown.scheduler
+
+    Options, their defaults and all numbers, to the bit, are those of `ckptgrow.width` and `ckptgrow.depth`. What was
+    given is left as it is. The new model has the old one's class, dtypes, device, ties, modes, checkpointed gradients
+    and frozen parameters (new layers have those of what they are made from); an optimizer its class, defaults and
+    groups, of which `lr_rule` "mup" makes more; a scheduler its class, state and functions. Several optimizers, as
+    torch's Muon needs, and schedulers are sequences. `global_step`, from which `request.step` moves, is how many steps
+    the run took, by default what the scheduler says.
+
+    Wrappers (torch.compile, DistributedDataParallel, accelerate) and hooks are left off: put them around the new
+    objects. Options of a request about files are refused, and so are `rewarm`, which `ckptgrow train` alone honours,
+    and `reset` of what can be left out of the call.
+
+    Raises RequestError for what contradicts itself or cannot be; another CkptgrowError, which names it, for state that
+    cannot be carried: sharded or quantised tensors, parameters that are not the model's, ties that are not in
+    transformers' config, optimizers and entries that no rule knows.
+    """
+    given = {
+        "hidden": hidden, "ffn": ffn, "heads": heads, "kv_heads": kv_heads, "how": how, "separate": separate,
+        "noise": noise, "spread": spread, "fresh": fresh, "layers": layers, "every": every, "place": place,
+        "new": new, "seed": seed,
+    }  # fmt: skip
+    asked = _asked({"width": width, "depth": depth}, {key: one for key, one in given.items() if one is not None})
+    request = request or StateRequest()
+    _check_request(request)
+    old, order = _read(model, optimizer, scheduler, global_step)
+    with torch.no_grad():
+        found = asked.operator(old.checkpoint(), None, **asked.options, request=request)
+        return _rebuilt(old, found, order)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """An operator, and its options."""
+
+    operator: Any
+    options: Mapping[str, Any]
+
+
+def _asked(factors: Mapping[str, int | None], options: Mapping[str, Any]) -> _Asked:
+    """Which operator options are of; raises RequestError where they are of none, or of both."""
+    own = {name: inspect.signature(one).parameters.keys() for name, one in OPERATORS.items()}
+    named = [name for name, factor in factors.items() if factor is not None]
+    meant = named or [name for name in OPERATORS if any(key in own[name] and key != "seed" for key in options)]
+    if len(meant) != 1:
+        raise RequestError(
+            f"growth is asked for in {' and '.join(meant) or 'no way'}, expected one: ⟦width 2⟧, sizes as ⟦ffn N⟧, "
+            "or ⟦depth 2⟧; grow again for the other"
+        )
+    name = meant[0]
+    strange = [key for key in options if key not in own[name]]
+    if strange:
+        raise RequestError(f"⟦{strange[0]} {options[strange[0]]}⟧: is not an option of growth in {name}; leave it out")
+    return _Asked(OPERATORS[name], {**options, "factor": factors[name]})
+
+
+def _check_request(request: StateRequest) -> None:
+    """Raises RequestError for options that are about files or trainers, for they would be left unheard."""
+    default = StateRequest()
+    unheard = [one.name for one in fields(request) if getattr(request, one.name) != getattr(default, one.name)]
+    for name in (name for name in unheard if name in OF_FILES):
+        raise RequestError(f"⟦{name} {getattr(request, name)}⟧: is about files, expected none of it here; leave it out")
+    if request.rewarm:
+        raise RequestError(f"⟦rewarm {request.rewarm}⟧: `ckptgrow train` alone honours it; give your scheduler a rise")
+    left_out = [part for part in request.reset if part != "new"]
+    if left_out:
+        raise RequestError(f"⟦reset {listing(left_out)}⟧: give grow no {left_out[0]} instead, and build a new one")
+
+
+def _read(
+    model: torch.nn.Module, optimizer: Any, scheduler: Any, global_step: int | None
+) -> tuple[LiveState, list[int]]:
+    """What is to grow, its schedulers in the order of their optimizers, by which growth finds whose rates each of them
+    sets; and the numbers of these schedulers as they were given.
+
+    Raises OptimizerError for schedulers of other optimizers, and for two of one.
+    """
+    optimizers = tuple(unwrapped_optimizer(one) for one in _several(optimizer))
+    schedulers = tuple(unwrapped_scheduler(one) for one in _several(scheduler))
+    places = {id(one): place for place, one in enumerate(optimizers)}
+    own = [places.get(id(unwrapped_optimizer(one.optimizer))) for one in schedulers]
+    for number, place in enumerate(own):
+        if place is None or own.index(place) != number:
+            found = "sets the rates of an optimizer that was not given" if place is None else "is not its only one"
+            raise OptimizerError(f"{WHERE}: scheduler {number} {found}, expected one scheduler for each optimizer")
+    order = sorted(range(len(own)), key=lambda number: own[number] or 0)
+    state = LiveState(
+        model=unwrapped_model(model),
+        optimizers=optimizers,
+        schedulers=tuple(schedulers[number] for number in order),
+        global_step=global_step,
+    )
+    return state, order
+
+
+def _several(value: Any) -> Sequence[Any]:
+    return () if value is None else cast(Sequence[Any], value) if isinstance(value, list | tuple) else (value,)
+
+
+def _rebuilt(old: LiveState, found: GrowthResult, order: Sequence[int]) -> LiveGrowth:
+    """New objects of what was grown; their schedulers stand where the old ones did."""
+    grown = cast(Checkpoint, found.grown)
+    sources = sources_of(found.config, grown.tensors, found.record)
+    model = rebuilt_model(old, found.config, grown.tensors, sources)
+    parameters = dict(model.named_parameters())
+    pairs = zip(old.optimizers, grown.optimizers, strict=True)
+    optimizers = tuple(rebuilt_optimizer(one, raw, parameters) for one, raw in pairs)
+    replaced: dict[int, object] = {id(one): new for one, new in zip(old.optimizers, optimizers, strict=True)}
+    replaced |= {id(one.optimizer): replaced[id(unwrapped_optimizer(one.optimizer))] for one in old.schedulers}
+    replaced[id(old.model)] = model
+    made = [rebuilt_scheduler(*one, replaced) for one in zip(old.schedulers, grown.schedulers, strict=True)]
+    schedulers = tuple(one for _, one in sorted(zip(order, made, strict=True), key=lambda pair: pair[0]))
+    source = grown.growth.source
+    record = found.record if source is None else {**found.record, "source_sha256": source.value()}
+    return LiveGrowth(model, optimizers, schedulers, replace(found, record=record, grown=None))

@@ -1,0 +1,136 @@
+"""A growth as a file: the options of `width` or `depth` by name, written by hand or out of a checkpoint's record.
+
+    operator: width
+    in: small.ckpt        # both paths may stand in the command instead
+    out: grown.ckpt
+    factor: 2
+    lr_rule: mup
+
+Files that a recipe names lie relative to the recipe.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ckptgrow.choices import Operator
+from ckptgrow.errors import RequestError, at
+from ckptgrow.formats.growth_log import GrowthRecord
+from ckptgrow.growth.growing import Source
+from ckptgrow.growth.request import GrowthResult, StateRequest
+from ckptgrow.progress import Progress, silent
+from ckptgrow.recipes.recipe_options import GROWTHS, PLACES_OF_GROWTH, STATE_OPTIONS, growth_options
+from ckptgrow.recipes.typed_values import Options, checked
+
+OF_ITS_CALL = tuple(name for name in PLACES_OF_GROWTH if name != "config")
+PATHS = ("config", "param_order")
+PLACES = {"in": "The checkpoint to grow.", "out": "Where to write."}
+RECORDED_SIZES = {"residual": "hidden", "heads": "heads", "kv_heads": "kv_heads", "ffn": "ffn"}
+OF_READING = ("config", "dialect", "param_order", "allow_nonfinite")  # how the source is read: in no record
+
+
+@dataclass(frozen=True)
+class GrowthRecipe:
+    """A growth apart from any checkpoint: `options` by their Python names, those of the training state among them."""
+
+    operator: Operator
+    options: Mapping[str, Any]
+
+    def grow(
+        self,
+        source: Source,
+        target: Path | None,
+        *,
+        max_shard_bytes: int | None = None,
+        force: bool = False,
+        progress: Progress = silent,
+    ) -> GrowthResult:
+        """Grows a checkpoint by it; without a target nothing is written, as in `ckptgrow.width`."""
+        of_state = {name: value for name, value in self.options.items() if name in STATE_OPTIONS}
+        if max_shard_bytes is not None:
+            of_state["max_shard_bytes"] = max_shard_bytes
+        request = StateRequest(**of_state, force=force)
+        of_model = {name: value for name, value in self.options.items() if name not in STATE_OPTIONS}
+        return GROWTHS[self.operator](source, target, **of_model, request=request, progress=progress)
+
+
+def recipe_in(tree: Mapping[str, Any], file: Path) -> GrowthRecipe:
+    """The recipe that a file says; raises RequestError with the field for what is wrong in it."""
+    with at(file):
+        if "operator" not in tree:
+            raise RequestError("lacks operator, expected width or depth")
+        operator: Operator = checked(tree["operator"], Operator, "operator")
+        known = growth_options(operator, OF_ITS_CALL)
+        given = {name: value for name, value in tree.items() if name not in ("operator", "$schema", *PLACES)}
+        options = known.checked(given, f"recipe of {operator}")
+        beside = {name: file.parent / options[name] for name in PATHS if options.get(name) is not None}
+        return GrowthRecipe(operator, {**options, **beside})
+
+
+def recipe_schema(helps: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Recipes as JSON schema; `helps` say what the options of each operator do."""
+    places = {name: {"type": "string", "description": text} for name, text in PLACES.items()}
+    kinds: list[dict[str, Any]] = []
+    for operator in GROWTHS:
+        known = Options(growth_options(operator, OF_ITS_CALL).types, helps.get(operator, {})).schema()
+        properties = {"operator": {"const": operator}, **places, **known["properties"]}
+        kinds.append({**known, "required": ["operator"], "properties": properties})
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "ckptgrow recipe", "oneOf": kinds}
+
+
+def recorded_recipe(record: GrowthRecord) -> dict[str, Any]:
+    """The options by which a recorded growth happens again, as a recipe has them; those that have their defaults are
+    left out. A record does not say how its source was read (`OF_READING`).
+    """
+    of_model = _recorded_width(record) if record["operator"] == "width" else _recorded_depth(record)
+    old, new = record["step"]
+    step: dict[str, Any] = {} if old == new else {"step": new}
+    defaults = StateRequest()
+    of_state = {
+        name: list(value) if isinstance(value, list | tuple) else value
+        for name, value in record.items()
+        if name in STATE_OPTIONS and name != "step" and value not in (getattr(defaults, name), [])
+    }
+    return {"operator": record["operator"], **of_model, **step, **of_state}
+
+
+def recipe_text(recipe: Mapping[str, Any]) -> str:
+    """A recipe as YAML, an option a line.
+
+    >>> print(recipe_text({"operator": "depth", "layers": [0, 0, 1], "new": "copy"}))
+    operator: depth
+    layers: [0, 0, 1]
+    new: copy
+    """
+
+    def written(value: Any) -> str:
+        return yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("...\n").strip()
+
+    return "\n".join(f"{name}: {written(value)}" for name, value in recipe.items())
+
+
+def _recorded_width(record: GrowthRecord) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if record.get("factor") is not None:
+        found["factor"] = record.get("factor")
+    found |= {option: record[space] for space, option in RECORDED_SIZES.items() if space in record}
+    found |= {name: value for name in ("how", "separate") if (value := record.get(name)) is not None}
+    if record.get("separate") == "noise":
+        found["noise"] = record.get("noise")
+    if record.get("separate") == "split":
+        found["spread"] = record.get("spread")
+    if record.get("fresh") is not None:
+        found["fresh"] = record.get("fresh")
+    return {**found, "seed": record.get("seed", 0)}
+
+
+def _recorded_depth(record: GrowthRecord) -> dict[str, Any]:
+    layers = [layer for layer, _ in record.get("layers", [])]
+    found = {"layers": layers, "new": record.get("new")}
+    return {**found, "seed": record.get("seed", 0)} if "seed" in record else found
