@@ -8,13 +8,14 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ckptgrow.commands._screen import help_if_bare
+from ckptgrow.commands._command_tree import HELP, context_of, help_for, tree_of
+from ckptgrow.commands._help import PanelledCommand, PanelledGroup
 from ckptgrow.commands._spelling import spelled
 from ckptgrow.commands._values import not_among
 from ckptgrow.commands.convert import convert
@@ -38,13 +39,16 @@ EXIT_DONE, EXIT_DIFFERENT, EXIT_WRONG = 0, 1, 2
 
 TRACEBACK = "CKPTGROW_TRACEBACK"
 LONGEST_LINE = 2000  # characters
+PROGRAM, COMPLETION = "ckptgrow", "_CKPTGROW_COMPLETE"  # what a shell sets when it asks for completions
+PANELS: Mapping[str, Sequence[Callable[..., Any]]] = {
+    "Grow": (width, depth, grow, convert),
+    "Look and prove": (verify, inspect),
+    "Train": (data, train, generate),
+    "Whole runs": (run_plan, report, demo),
+}
+NAMES: Mapping[Callable[..., Any], str] = {run_plan: "run"}
 
-app = typer.Typer(
-    name="ckptgrow",
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(name=PROGRAM, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def _tell_version(is_asked: bool) -> None:
@@ -53,24 +57,26 @@ def _tell_version(is_asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
+@app.callback()
 def _begin(
-    context: typer.Context,
     version: Annotated[  # told before anything else is looked at
         bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version and exit.")
     ] = False,
 ) -> None:
-    """Grow transformer training checkpoints in width and depth, moments included, and prove it."""
-    help_if_bare(context)
+    """Grow transformer training checkpoints in width and depth, moments included, and prove it.
+
+    Examples:
+    ckptgrow demo                                    # all of it, small, offline, in about a minute
+    ckptgrow width small.ckpt wide.ckpt --factor 2   # grow
+    ckptgrow verify small.ckpt wide.ckpt             # prove that nothing was lost
+    """
 
 
-for command in (width, depth, grow, verify, inspect, convert, data, train, generate):
-    app.command()(command)
-app.command("run")(run_plan)
-app.command()(report)
-app.command()(demo)
-app.add_typer(eval_app, name="eval")
-app.add_typer(plan, name="plan")
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(NAMES.get(command), cls=PanelledCommand, rich_help_panel=panel)(command)
+app.add_typer(eval_app, name="eval", rich_help_panel="Train")
+app.add_typer(plan, name="plan", rich_help_panel="Whole runs")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -93,7 +99,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """One command's exit code; anything that a user can mend is one line on stderr."""
     try:
-        code = app(arguments, prog_name="ckptgrow", standalone_mode=False)
+        root = tree_of(app, PROGRAM)
+        if COMPLETION not in os.environ and (shown := help_for(root, arguments, PROGRAM)) is not None:
+            print(shown)
+            command = context_of(root, arguments, PROGRAM)[0].command
+            if HELP in arguments or isinstance(command, PanelledGroup):
+                return EXIT_DONE
+        code: object = root(arguments, prog_name=PROGRAM, standalone_mode=False)
     except (Exception, KeyboardInterrupt, Terminated) as error:
         if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
             error = error.__cause__

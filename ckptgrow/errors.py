@@ -8,7 +8,7 @@ CkptgrowError
 ├── OptimizerError      optimizer state that cannot be matched or is not understood
 ├── ConfigError         an architecture's config is missing or contradicts the tensors
 ├── DataError           training, evaluation or curve data that cannot be used
-│   └── DivergedError       a loss that is no finite number
+│   └── DivergedError       a loss that is not a finite number
 └── MissingDependencyError   an extra of the package is not installed
 
 The function that raises an error knows what was found and what to do; its callers know the place. `at` puts the place
@@ -119,7 +119,7 @@ class DataError(CkptgrowError):
 
 
 class DivergedError(DataError):
-    """Training came to a loss that is no finite number."""
+    """Training came to a loss that is not a finite number."""
 
 
 class MissingDependencyError(CkptgrowError):

@@ -153,7 +153,7 @@ def _optimizer(
     """
     lost = state_in(
         checkpoint.path,
-        [*checkpoint.carried.left_behind, *checkpoint.carried.closed],
+        [*checkpoint.carried.left_behind, *checkpoint.carried.unreadable],
         list(checkpoint.tensors.values()),
     )
     if lost:

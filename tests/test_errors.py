@@ -32,5 +32,5 @@ def test_the_cause_is_kept() -> None:
         try:
             raise ValueError("no number")
         except ValueError as error:
-            raise CheckpointError("its step is no number") from error
+            raise CheckpointError("its step is not a number") from error
     assert isinstance(raised.value.__cause__, ValueError)

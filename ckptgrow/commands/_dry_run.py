@@ -60,7 +60,7 @@ def tell_rates(old: Checkpoint, new: Checkpoint, screen: Screen) -> None:
 
 
 def groups_of(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """Every group of every optimizer: how many tensors it has, and its rates, None where they are no numbers."""
+    """Every group of every optimizer: how many tensors it has, and its rates, None where they are not numbers."""
     return [
         {
             "optimizer": index,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ckptgrow.choices import Part, StepWord, words_of
+from ckptgrow.commands import _options as options
 from ckptgrow.commands._conditioning import conditioning_notes
 from ckptgrow.commands._dry_run import (
     NOTHING_WRITTEN,
@@ -35,16 +36,41 @@ TRAPPED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
-    """Where a growth is written and how, and whether it is."""
+class StateOptions:
+    """The options that say how the training state is carried over."""
 
-    target: Path
-    force: bool
-    max_shard_size: str
-    dry_run: bool
+    lr_rule: options.LrRuleOption = "keep"
+    step: options.StepOption = "keep"
+    schedule: options.ScheduleOption = ""
+    rewarm: options.RewarmOption = 0
+    reset: options.ResetOption = ""
+    moments: options.MomentsOption = "algebra"
+    config: options.ConfigOption = None
+    dialect: options.DialectOption = None
+    param_order: options.ParamOrderOption = None
+    drop: options.DropOption = None
+    allow_nonfinite: options.AllowNonfiniteOption = False
+
+    def asked(self) -> dict[str, Any]:
+        """What a recipe says of them; raises RequestError where a value is wrong."""
+        return {
+            **vars(self),
+            "step": _step_choice(self.step),
+            "reset": _reset_parts(self.reset),
+            "drop": tuple(self.drop or ()),
+        }
 
 
-def step_choice(value: str) -> StepChoice:
+@dataclass(frozen=True, kw_only=True)
+class WritingOptions:
+    """The options that say how a growth is written, and whether it is."""
+
+    max_shard_size: options.MaxShardSizeOption = "5GB"
+    force: options.ForceOption = False
+    dry_run: options.DryRunOption = False
+
+
+def _step_choice(value: str) -> StepChoice:
     """The value of --step: `keep`, `auto`, or a number of steps; raises RequestError for others."""
     if value in words_of(StepWord):
         return cast("StepWord", value)
@@ -57,41 +83,41 @@ def step_choice(value: str) -> StepChoice:
     return step
 
 
-def reset_parts(value: str) -> tuple[Part, ...]:
+def _reset_parts(value: str) -> tuple[Part, ...]:
     """The parts of --reset, which commas separate; raises RequestError for unknown ones."""
     return cast("tuple[Part, ...]", chosen_by_commas("--reset", value, words_of(Part)))
 
 
-def perform(recipe: GrowthRecipe, source: Path, output: Output, screen: Screen) -> int:
+def perform(recipe: GrowthRecipe, source: Path, target: Path, writing: WritingOptions, screen: Screen) -> int:
     """Grows a checkpoint by a recipe and tells what that did, or with `dry_run` what it would do; returns the exit
     code.
     """
-    max_shard_bytes = byte_size("--max-shard-size", output.max_shard_size)
-    if output.dry_run:
-        return _rehearsed(recipe, source, output, screen)
+    max_shard_bytes = byte_size("--max-shard-size", writing.max_shard_size)
+    if writing.dry_run:
+        from ckptgrow.formats.known_formats import check_output
+
+        check_output(source, target, force=writing.force)
+        return _rehearsed(recipe, source, target, screen)
     with screen.progress_later(f"{VERBS[recipe.operator]} {source.name}") as progress:
-        done = recipe.grow(
-            source, output.target, max_shard_bytes=max_shard_bytes, force=output.force, progress=progress
-        )
+        done = recipe.grow(source, target, max_shard_bytes=max_shard_bytes, force=writing.force, progress=progress)
         done = _with_notes(done, recipe, source)
-    screen.result(_told(done, source, output.target, screen))
+    screen.result(_told(done, source, target, screen))
     return 0
 
 
-def _rehearsed(recipe: GrowthRecipe, source: Path, output: Output, screen: Screen) -> int:
+def _rehearsed(recipe: GrowthRecipe, source: Path, target: Path, screen: Screen) -> int:
     """Tells what a growth would do, without reading or writing a tensor."""
-    from ckptgrow.formats.known_formats import check_output, read_checkpoint
+    from ckptgrow.formats.known_formats import read_checkpoint
     from ckptgrow.recipes.growth_recipe import recipe_text, recorded_recipe
 
-    check_output(source, output.target, force=output.force)
     old = read_checkpoint(source)
     done = _with_notes(recipe.grow(old, None), recipe, source)
     assert done.grown is not None
     again = recorded_recipe(done.record)
     screen.say(NOTHING_WRITTEN)
-    values = _told(done, source, output.target, screen)
-    room = room_for(done.grown, output.target)
-    code = tell_room(room, output.target, screen)
+    values = _told(done, source, target, screen)
+    room = room_for(done.grown, target)
+    code = tell_room(room, target, screen)
     tell_rates(old, done.grown, screen)
     tell_carried(done.grown, screen)
     screen.say(f"recipe:\n{recipe_text(again)}")

@@ -223,9 +223,3 @@ def _finite(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_finite(entry) for entry in value]
     return value
-
-
-def help_if_bare(context: typer.Context) -> None:
-    """Prints the help where a command that has commands below it is called without one."""
-    if context.invoked_subcommand is None:
-        print(context.get_help())

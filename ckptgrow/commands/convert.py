@@ -44,6 +44,10 @@ def convert(
     """Write a checkpoint as another kind, with the same parameters, moments and steps to the bit.
 
     Parts for which the other kind has no place are left out and listed.
+
+    Examples:
+        ckptgrow convert last.ckpt model-dir --to huggingface
+        ckptgrow convert checkpoint-1000 small.ckpt --to lightning
     """
     check_target(source, target, force=force)
     from ckptgrow.conversion import convert as convert_checkpoint

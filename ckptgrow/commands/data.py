@@ -39,7 +39,12 @@ def data(
     force: Annotated[bool, typer.Option("--force", help="Replace prepared data in OUT.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Turn text, JSON lines (.gz and .zst too), parquet or TFRecord files into train.bin, val.bin and meta.json."""
+    """Turn text, JSON lines (.gz and .zst too), parquet or TFRecord files into train.bin, val.bin and meta.json.
+
+    Examples:
+        ckptgrow data books.jsonl notes/ prepared --tokenizer gpt2
+        ckptgrow data corpus/ prepared --train-tokenizer 8192 --documents files
+    """
     if len(paths) < 2:
         raise RequestError("data: expected INPUT... OUT, at least one input and the directory to write")
     out = output_at(Path(paths[-1]))

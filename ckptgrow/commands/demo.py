@@ -44,6 +44,9 @@ def demo(
 
     Offline. Every command that it runs is shown, so that it can be typed; numbers are what was measured, whatever they
     are.
+
+    Examples:
+        ckptgrow demo --out demo
     """
     begun = time.monotonic()
     _make_room(out, force=force)

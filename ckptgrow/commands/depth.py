@@ -10,7 +10,8 @@ import typer
 
 from ckptgrow.choices import DoublingLayers, NewLayer, Place
 from ckptgrow.commands import _options as options
-from ckptgrow.commands._growth_shared import Output, perform, reset_parts, step_choice
+from ckptgrow.commands._growth_shared import StateOptions, WritingOptions, perform
+from ckptgrow.commands._option_groups import takes
 from ckptgrow.commands._paths import check_paths
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import whole_number
@@ -25,7 +26,10 @@ DOUBLING_LAYERS: Mapping[DoublingLayers, tuple[Place, NewLayer]] = {
 }
 
 
+@takes("state", StateOptions)
+@takes("writing", WritingOptions)
 def depth(
+    *,
     source: options.InArgument,
     target: options.OutArgument,
     factor: Annotated[
@@ -61,27 +65,20 @@ def depth(
         DoublingLayers | None,
         typer.Option(help="The staged-training script's names for place and kind."),
     ] = None,
-    lr_rule: options.LrRuleOption = "keep",
-    step: options.StepOption = "keep",
-    schedule: options.ScheduleOption = "",
-    rewarm: options.RewarmOption = 0,
-    reset: options.ResetOption = "",
-    moments: options.MomentsOption = "algebra",
-    config: options.ConfigOption = None,
-    dialect: options.DialectOption = None,
-    param_order: options.ParamOrderOption = None,
-    drop: options.DropOption = None,
-    allow_nonfinite: options.AllowNonfiniteOption = False,
-    max_shard_size: options.MaxShardSizeOption = "5GB",
-    force: options.ForceOption = False,
-    dry_run: options.DryRunOption = False,
+    state: StateOptions,
+    writing: WritingOptions,
     as_json: JsonOption = False,
 ) -> int:
     """Add layers to a checkpoint, its optimizer, schedule and config included.
 
     New layers are exact identities that train from the first step on, or copies, which change the function.
+
+    Examples:
+        ckptgrow depth small.ckpt deep.ckpt                             # a new layer behind every old one
+        ckptgrow depth small.ckpt deep.ckpt --layers 0-7,4-11           # layers 4 to 7 twice
+        ckptgrow depth small.ckpt deep.ckpt --every 3 --new zero-norm
     """
-    check_paths(source, target, force=force)
+    check_paths(source, target, force=writing.force)
     from ckptgrow.recipes.growth_recipe import GrowthRecipe
 
     if doubling_layers is not None:
@@ -99,20 +96,9 @@ def depth(
         "place": place or "alternate",
         "new": new or "zero-output",
         "seed": seed,
-        "lr_rule": lr_rule,
-        "step": step_choice(step),
-        "rewarm": rewarm,
-        "reset": reset_parts(reset),
-        "config": config,
-        "dialect": dialect,
-        "param_order": param_order,
-        "drop": tuple(drop or ()),
-        "allow_nonfinite": allow_nonfinite,
-        "schedule": schedule,
-        "moments": moments,
+        **state.asked(),
     }
-    output = Output(target=target, force=force, max_shard_size=max_shard_size, dry_run=dry_run)
-    return perform(GrowthRecipe("depth", asked), source, output, Screen(as_json))
+    return perform(GrowthRecipe("depth", asked), source, target, writing, Screen(as_json))
 
 
 def _alone(option: str, others: Mapping[str, str | None]) -> None:
@@ -133,6 +119,6 @@ def _layer_list(value: str) -> list[int]:
             raise RequestError(f"--layers {value}: expected old layers by commas, as 0,1,1,2 or 0-7,4-11")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last - first > MOST_LAYERS:
-            raise RequestError(f"--layers {value}: {entry.strip()} is no range of layers, expected one as 4-11")
+            raise RequestError(f"--layers {value}: {entry.strip()} is not a range of layers, expected one as 4-11")
         found += range(first, last + 1)
     return found

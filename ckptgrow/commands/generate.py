@@ -31,7 +31,12 @@ def generate(
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write text with any checkpoint: what its model makes of a prompt."""
+    """Write text with any checkpoint: what its model makes of a prompt.
+
+    Examples:
+        ckptgrow generate run --prompt 'Once upon a time'
+        ckptgrow generate model-dir --prompt - --temperature 0 < prompt.txt
+    """
     text = sys.stdin.read() if prompt == "-" else prompt
     from ckptgrow.evaluate.generation import Sampling
     from ckptgrow.evaluate.generation import generate as generate_texts

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ckptgrow.commands import _options as options
-from ckptgrow.commands._growth_shared import Output, perform
+from ckptgrow.commands._growth_shared import WritingOptions, perform
+from ckptgrow.commands._option_groups import takes
 from ckptgrow.commands._option_helps import helps_of
 from ckptgrow.commands._paths import check_paths, checkpoint_at, output_at
 from ckptgrow.commands._screen import JsonOption, Screen
@@ -19,7 +19,9 @@ from ckptgrow.commands.width import width
 from ckptgrow.errors import RequestError
 
 
+@takes("writing", WritingOptions)
 def grow(
+    *,
     recipe: Annotated[
         Path | None,
         typer.Argument(
@@ -39,14 +41,18 @@ def grow(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of recipes, by which editors complete them.")
     ] = False,
-    max_shard_size: options.MaxShardSizeOption = "5GB",
-    force: options.ForceOption = False,
-    dry_run: options.DryRunOption = False,
+    writing: WritingOptions,
     as_json: JsonOption = False,
 ) -> int:
     """Grow a checkpoint by a recipe, a file that has all options of `width` or `depth`.
 
-    Paths in a recipe lie beside it. `ckptgrow inspect --recipe CKPT` writes the one by which a checkpoint was grown.
+    Paths in a recipe lie beside it. `ckptgrow inspect --recipe CKPT` writes the one by which a checkpoint was grown:
+    it grows the same bytes again.
+
+    Examples:
+        ckptgrow grow recipe.yaml small.ckpt grown.ckpt
+        ckptgrow grow recipe.yaml --dry-run                             # where the recipe says `in` and `out`
+        ckptgrow grow --schema > recipe.schema.json                     # for editors
     """
     if schema:
         from ckptgrow.recipes.growth_recipe import recipe_schema
@@ -57,11 +63,10 @@ def grow(
         raise RequestError("Missing argument 'RECIPE'; name a file of options, or pass --schema (see grow --help)")
     tree = _tree(recipe)
     source, target = _pair(recipe, tree, source, target)
-    check_paths(source, target, force=force)
+    check_paths(source, target, force=writing.force)
     from ckptgrow.recipes.growth_recipe import recipe_in
 
-    output = Output(target=target, force=force, max_shard_size=max_shard_size, dry_run=dry_run)
-    return perform(recipe_in(tree, recipe), source, output, Screen(as_json))
+    return perform(recipe_in(tree, recipe), source, target, writing, Screen(as_json))
 
 
 def _tree(recipe: Path) -> Mapping[str, Any]:

@@ -40,7 +40,13 @@ def inspect(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what a checkpoint holds: family, sizes, optimizer, schedule, step, precision, and what no table claims."""
+    """Tell what a checkpoint holds: family, sizes, optimizer, schedule, step, precision, and what no table claims.
+
+    Examples:
+        ckptgrow inspect last.ckpt
+        ckptgrow inspect model-dir --check                              # reads every byte
+        ckptgrow inspect --families                                     # what can be grown
+    """
     screen = Screen(as_json)
     if families:
         _list_families(screen)

@@ -71,6 +71,11 @@ def run_plan(
 
     Started again with the same words, it goes on where it was. A growth that fails its verification stops the run
     (exit 1) and keeps everything.
+
+    Examples:
+        ckptgrow run plan.yaml --data prepared --out staged --dry-run    # what it takes
+        ckptgrow run plan.yaml --data prepared --out staged              # again, to go on after an interruption
+        ckptgrow run --status staged
     """
     screen = Screen(as_json)
     try:

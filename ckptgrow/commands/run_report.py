@@ -22,7 +22,11 @@ def report(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """A run as one page with its pictures inside, finished or not: losses, growths, evaluations, time, commands."""
+    """A run as one page with its pictures inside, finished or not: losses, growths, evaluations, time, commands.
+
+    Examples:
+        ckptgrow report staged --scratch from-scratch
+    """
     try:
         from ckptgrow.report.page import write_report
         from ckptgrow.report.saved_compute import saving_of

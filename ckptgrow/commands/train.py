@@ -136,6 +136,11 @@ def train(
     """Train a causal language model on a CPU or on one or many GPUs, or go on from a checkpoint, grown or not.
 
     A run that goes on takes its settings from the checkpoint, unless an option says otherwise.
+
+    Examples:
+        ckptgrow train --data prepared --out run --config config.json --train-steps 2000
+        ckptgrow train --data prepared --out run-2 --resume wide.ckpt --train-steps 4000
+        torchrun --nproc-per-node 4 -m ckptgrow train --data prepared --out run --size GPT2_base --precision bf16-mixed
     """
     if all(one is None for one in (config, size, resume, init_from)):
         raise RequestError("train: expected one of --config FILE, --size NAME, --resume CKPT and --init-from CKPT")

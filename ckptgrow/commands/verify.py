@@ -47,6 +47,10 @@ def verify(
 
     Compares structure, function, gradients and moments, the losses over some optimizer steps, and how far the copies
     differ, against transformers' own models and autograd.
+
+    Examples:
+        ckptgrow verify small.ckpt wide.ckpt
+        ckptgrow verify small.ckpt wide.ckpt --steps 20 --tokens val.bin
     """
     reuse_memory()
     from ckptgrow.verification.comparison import VerifySettings

@@ -8,14 +8,18 @@ import typer
 
 from ckptgrow.choices import Fresh, FreshMoments, How, Separation
 from ckptgrow.commands import _options as options
-from ckptgrow.commands._growth_shared import Output, perform, reset_parts, step_choice
+from ckptgrow.commands._growth_shared import StateOptions, WritingOptions, perform
+from ckptgrow.commands._option_groups import takes
 from ckptgrow.commands._paths import check_paths
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import whole_number
 from ckptgrow.errors import RequestError
 
 
+@takes("state", StateOptions)
+@takes("writing", WritingOptions)
 def width(
+    *,
     source: options.InArgument,
     target: options.OutArgument,
     factor: Annotated[
@@ -71,28 +75,22 @@ def width(
             help="With --how pad, the second moments of new entries: 'zero', or the 'mean' of their row or column."
         ),
     ] = "zero",
-    lr_rule: options.LrRuleOption = "keep",
     wd_rule: options.DecayRuleOption = "trajectory",
-    step: options.StepOption = "keep",
-    schedule: options.ScheduleOption = "",
-    rewarm: options.RewarmOption = 0,
-    reset: options.ResetOption = "",
-    moments: options.MomentsOption = "algebra",
-    config: options.ConfigOption = None,
-    dialect: options.DialectOption = None,
-    param_order: options.ParamOrderOption = None,
-    drop: options.DropOption = None,
-    allow_nonfinite: options.AllowNonfiniteOption = False,
-    max_shard_size: options.MaxShardSizeOption = "5GB",
-    force: options.ForceOption = False,
-    dry_run: options.DryRunOption = False,
+    state: StateOptions,
+    writing: WritingOptions,
     as_json: JsonOption = False,
 ) -> int:
     """Grow a checkpoint's width by a factor, its optimizer, schedule and config included.
 
     Multiplies the hidden size, heads, key/value heads and feed-forward units; the function stays the same.
+
+    Examples:
+        ckptgrow width small.ckpt wide.ckpt                             # everything twice as wide
+        ckptgrow width small.ckpt wide.ckpt --lr-rule mup               # and at the small run's pace
+        ckptgrow width small.ckpt wide.ckpt --ffn 4096 --dry-run        # one space alone; what would be written
+        ckptgrow width model-dir model-1024 --hidden 1024 --how pad     # to any hidden size
     """
-    check_paths(source, target, force=force)
+    check_paths(source, target, force=writing.force)
     from ckptgrow.recipes.growth_recipe import GrowthRecipe
 
     asked: dict[str, Any] = {
@@ -107,22 +105,11 @@ def width(
         "spread": spread,
         "fresh": fresh,
         "seed": seed,
-        "lr_rule": lr_rule,
-        "step": step_choice(step),
-        "rewarm": rewarm,
-        "reset": reset_parts(reset),
-        "config": config,
-        "dialect": dialect,
-        "param_order": param_order,
-        "drop": tuple(drop or ()),
-        "allow_nonfinite": allow_nonfinite,
         "fresh_moments": fresh_moments,
-        "schedule": schedule,
-        "moments": moments,
         "wd_rule": wd_rule,
+        **state.asked(),
     }
-    output = Output(target=target, force=force, max_shard_size=max_shard_size, dry_run=dry_run)
-    return perform(GrowthRecipe("width", asked), source, output, Screen(as_json))
+    return perform(GrowthRecipe("width", asked), source, target, writing, Screen(as_json))
 
 
 def _noise(value: str) -> float | str:

@@ -43,7 +43,7 @@ def from_parquet(path: Path, fields: Sequence[str], remarks: Remarks) -> Iterato
                     if found:
                         yield found
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: is no whole parquet file ({_first_line(error)}); copy it again") from error
+        raise DataError(f"{path}: is not a whole parquet file ({_first_line(error)}); copy it again") from error
 
 
 def _row(value: Any, field: str, place: DocumentPlace, remarks: Remarks) -> Document | None:
@@ -77,7 +77,7 @@ def from_tfrecord(path: Path, fields: Sequence[str]) -> Iterator[Document]:
             try:
                 example.ParseFromString(record)
             except DecodeError as error:
-                raise DataError(f"{place}: is no example, expected a TFRecord of examples") from error
+                raise DataError(f"{place}: is not an example, expected a TFRecord of examples") from error
             features = example.features.feature
             field = next((one for one in fields if one in features), None)
             if field is None:

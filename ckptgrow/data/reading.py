@@ -64,7 +64,7 @@ def json_text(line: str, fields: Sequence[str], place: object, remarks: Remarks)
     try:
         record: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: is no JSON ({error}), expected an object a line") from error
+        raise DataError(f"{place}: is not JSON ({error}), expected an object a line") from error
     if not isinstance(record, dict):
         raise DataError(f"{place}: is {_in_words(record)}, expected an object a line")
     field = next((one for one in fields if one in record), None)

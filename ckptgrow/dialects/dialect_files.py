@@ -34,7 +34,7 @@ ONE_OF_TWO = 2  # parts from which something must join them
 
 
 def read_dialect(path: Path) -> Dialect:
-    """A dialect from a file; raises RequestError for whatever is no dialect."""
+    """A dialect from a file; raises RequestError for what is not a dialect."""
     said = read_yaml(path)
     with at(path):
         _check_fields(said, FIELDS, "dialect")
@@ -59,7 +59,7 @@ def _row(said: Any) -> Row:
         ours = said.get("ours")
         names: list[Any] = [ours] if isinstance(ours, str) else _list(said, "ours")
         if not all(isinstance(name, str) for name in names):
-            raise RequestError("ours is no list of names, expected transformers' names")
+            raise RequestError("ours is not a list of names, expected transformers' names")
         row = Row(theirs, *names, how=how, or_zero=bool(said.get("or_zero")), is_buffer=bool(said.get("is_buffer")))
         _check_row(row)
     return row
@@ -109,7 +109,7 @@ def _config(said: Any) -> ConfigMap:
 
 def _check_fields(said: Any, known: set[str], what: str) -> None:
     if not isinstance(said, dict):
-        raise RequestError(f"has a {what} that is no mapping, expected {listing(known, 9)}")
+        raise RequestError(f"has a {what} that is not a mapping, expected {listing(known, 9)}")
     strange = {str(key) for key in cast(dict[Any, Any], said)} - known
     if strange:
         raise RequestError(f"its {what} says {listing(strange)}, expected {listing(known, 9)}")

@@ -158,7 +158,7 @@ class Form:
                 tensor = (order.part(0) if is_back else order).of([tensor])
             elif word == "times":
                 tensor = _scaled(tensor, float(argument) ** (-power if is_back else power))
-            elif power == 1:  # what is added to a weight is no part of its gradient
+            elif power == 1:  # what is added to a weight is not part of its gradient
                 tensor = _shifted(tensor, -float(argument) if is_back else float(argument))
         return tensor
 

@@ -49,7 +49,7 @@ def read_records(path: Path, fields: Sequence[str]) -> tuple[str, list[Text], in
     lines = _decoded(path)
     for number, line in lines:
         if not line.strip():
-            num_empty += number < len(lines)  # what follows the last line's end is no line
+            num_empty += number < len(lines)  # what follows the last line's end is not a line
             continue
         record = _object(path, number, line)
         field = field or next((one for one in fields if one in record), None)
@@ -69,7 +69,7 @@ def _object(path: Path, number: int, line: str) -> dict[str, object]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: line {number}: is no JSON ({error}), expected one object a line") from error
+        raise DataError(f"{path}: line {number}: is not JSON ({error}), expected one object a line") from error
     if not isinstance(record, dict):
         raise DataError(f"{path}: line {number}: is a JSON {type(record).__name__}, expected an object")
     return record
@@ -85,7 +85,7 @@ def _decoded(path: Path) -> list[tuple[int, str]]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{path}: line {line}: byte {content[error.start]:#04x} is no UTF-8 there, expected UTF-8 text; "
+            f"{path}: line {line}: byte {content[error.start]:#04x} is not UTF-8 there, expected UTF-8 text; "
             "convert the file first"
         ) from error
     return list(enumerate(text.split("\n"), start=1))

@@ -99,10 +99,10 @@ class Family:
     base_prefix: str  # the attribute of the backbone, absent from files that hold the backbone alone
     head: Head = "causal"
     tie: Tie | None = None
-    same: tuple[tuple[str, str], ...] = ()  # tensors that are always one: another name, and that of the parameter
-    same_if_tied: tuple[tuple[str, str], ...] = ()  # the same, where the head is tied to the embedding
+    twins: tuple[tuple[str, str], ...] = ()  # tensors that are always one: another name, and that of the parameter
+    twins_if_tied: tuple[tuple[str, str], ...] = ()  # the same, where the head is tied to the embedding
     pieces: tuple[InPieces, ...] = ()
-    also: tuple[tuple[str, str], ...] = ()  # (part of a name, what stands there in some files)
+    spellings: tuple[tuple[str, str], ...] = ()  # (part of a name, what stands there in some files)
     shrunken: Mapping[str, float] = field(default_factory=dict[str, float])  # spaces written k^-power by k copies
     shrunken_tied: Mapping[str, float] = field(default_factory=lambda: {"final": 1.0})  # the same with a tied head
     made: Mapping[str, str] = field(default_factory=dict[str, str])  # spaces that the model's code makes of others

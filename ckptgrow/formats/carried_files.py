@@ -15,15 +15,15 @@ from ckptgrow.storage.tree import Tree
 
 @dataclass(frozen=True, kw_only=True)
 class Carried:
-    """Files by name in their directory. `held` is what is in those that are torch archives of plain values, by name;
-    `closed` names other files of a kind that could hold tensors. `changed` is what is written in the place of some.
+    """Files by name in their directory. `contents` is what the torch archives of plain values among them hold, by name;
+    `unreadable` names other files of a kind that could hold tensors. `changed` is what is written in the place of some.
     `left_behind` names what lies in the directory, is not part of the state, and does not go along.
     """
 
     directory: Path = Path()
     files: tuple[str, ...] = ()
-    held: Mapping[str, Tree] = field(default_factory=dict[str, Tree])
-    closed: tuple[str, ...] = ()
+    contents: Mapping[str, Tree] = field(default_factory=dict[str, Tree])
+    unreadable: tuple[str, ...] = ()
     changed: Mapping[str, Mapping[str, Json]] = field(default_factory=dict[str, Mapping[str, Json]])
     left_behind: tuple[str, ...] = ()
 
@@ -38,9 +38,13 @@ class Carried:
         def kept(names: Iterable[str]) -> tuple[str, ...]:
             return tuple(name for name in names if name not in dropped)
 
-        held = {name: self.held[name] for name in kept(self.held)}
+        contents = {name: self.contents[name] for name in kept(self.contents)}
         return replace(
-            self, files=kept(self.files), held=held, closed=kept(self.closed), left_behind=kept(self.left_behind)
+            self,
+            files=kept(self.files),
+            contents=contents,
+            unreadable=kept(self.unreadable),
+            left_behind=kept(self.left_behind),
         )
 
     def copy_to(self, target: Path) -> None:

@@ -17,7 +17,7 @@ def checked_schedulers(value: Tree) -> tuple[Scheduler, ...]:
     found: list[Scheduler] = []
     for scheduler in listed(value, "schedulers"):
         if not isinstance(scheduler, dict):
-            raise CheckpointError("has a scheduler that is no dict, expected torch's state")
+            raise CheckpointError("has a scheduler that is not a dict, expected torch's state")
         checked_step(scheduler.get("last_epoch"), "a scheduler's last_epoch", least=-1)
         for key in ("base_lrs", "_last_lr"):
             rates = scheduler.get(key, [])

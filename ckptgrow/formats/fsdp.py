@@ -52,7 +52,7 @@ class ShardedFormat:
         tensors = {name: value for name, value in state.items() if is_lazy(value)}
         strangers = state.keys() - tensors.keys()
         if strangers:
-            raise CheckpointError(f"{path / MODEL}: {listing(strangers)} is no tensor, expected a state dict")
+            raise CheckpointError(f"{path / MODEL}: {listing(strangers)} are not all tensors, expected a state dict")
         files = Files(optimizers=optimizers, schedulers=part_files(path, "scheduler"))
         beside = read_beside(path, self.kind, {MODEL, *optimizers}, files)
         return replace(beside, tensors=tensors, optimizers=states)

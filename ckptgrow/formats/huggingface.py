@@ -142,7 +142,7 @@ def _files_of(tensors: Mapping[str, LazyTensor]) -> set[str]:
     return {tensor.path.name for tensor in tensors.values() if isinstance(tensor, Stored)}
 
 
-def num_bytes_again(checkpoint: Checkpoint) -> int:
+def bytes_of_second_copy(checkpoint: Checkpoint) -> int:
     """The bytes of a second file with the same weights, where the checkpoint has one."""
     twice = {FULL_STATE, SAFETENSORS} <= {*files_of(checkpoint).weights}
     return sum(num_bytes(tensor) for tensor in once(checkpoint.tensors).values()) if twice else 0

@@ -10,7 +10,7 @@ from ckptgrow.errors import CheckpointError, RequestError
 from ckptgrow.formats.checkpoint import Checkpoint, Format
 from ckptgrow.formats.dcp import DistributedFormat
 from ckptgrow.formats.fsdp import ShardedFormat
-from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat, num_bytes_again
+from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat, bytes_of_second_copy
 from ckptgrow.formats.torch_directories import TorchDirectoryFormat
 from ckptgrow.formats.torch_files import TorchFileFormat
 from ckptgrow.progress import Progress
@@ -38,7 +38,7 @@ def format_of(path: Path) -> Format:
     for one in FORMATS:
         if one.recognises(path):
             return one
-    raise CheckpointError(f"{path}: is no checkpoint of a known kind ({', '.join(one.kind for one in FORMATS)})")
+    raise CheckpointError(f"{path}: is not a checkpoint of a known kind ({', '.join(one.kind for one in FORMATS)})")
 
 
 def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:
@@ -55,7 +55,7 @@ def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:
 
 def check_output(source: Path, target: Path, *, force: bool, kind: str | None = None) -> None:
     """Raises RequestError where writing a checkpoint to `target` would touch its source, or replace something without
-    `force`, or something that is no checkpoint with it, or where the name says another kind than `kind` (the source's).
+    `force`, or replace what is not a checkpoint, or where the name says another kind than `kind` (the source's).
     """
     check_target(source, target, force=force)
     if kind is None:
@@ -114,7 +114,7 @@ def _sizes(checkpoint: Checkpoint) -> tuple[int, int]:
     """The bytes of all tensors as they are written, and those that the whole checkpoint takes."""
     tensors = [tensor for _, tensor in tensors_in(checkpoint.tree)]
     total = sum(num_bytes(tensor) for tensor in {id(tensor): tensor for tensor in tensors}.values())
-    total += num_bytes_again(checkpoint)
+    total += bytes_of_second_copy(checkpoint)
     return total, int(total * HEADROOM) + len(tensors) * OF_A_TENSOR + checkpoint.carried.num_bytes
 
 

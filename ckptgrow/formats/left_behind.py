@@ -41,7 +41,7 @@ def check_left_behind(checkpoint: Checkpoint, *, is_reset: bool) -> list[str]:
 
     Raises RequestError where the optimizer is not to begin anew (`is_reset`): nothing is left behind in silence.
     """
-    names = [*checkpoint.carried.left_behind, *checkpoint.carried.closed]
+    names = [*checkpoint.carried.left_behind, *checkpoint.carried.unreadable]
     found = state_in(checkpoint.path, names, list(checkpoint.tensors.values()))
     if found and not is_reset:
         raise RequestError(

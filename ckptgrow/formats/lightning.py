@@ -59,7 +59,7 @@ def from_tree(tree: Tree, path: Path, kind: str) -> Checkpoint:
     tensors = {name: value for name, value in state.items() if is_lazy(value)}
     stray = state.keys() - tensors.keys()
     if stray:
-        raise CheckpointError(f"{path}: state_dict has values that are no tensors: {listing(stray)}")
+        raise CheckpointError(f"{path}: state_dict has values that are not tensors: {listing(stray)}")
     arguments = plain_arguments(tree.get("hyper_parameters"))
     scaler = next((found for key in SCALER_KEYS if isinstance(found := tree.get(key), dict) and found), None)
     epoch = tree.get("epoch")

@@ -1,7 +1,7 @@
 """Where a tree that torch saved keeps the parts of a training state, whoever wrote it.
 
 Optimizers, schedulers, loss scaling and averages of the weights are known by their form, wherever they lie. The model
-and the step are known by the words that people use for them. What is no place is carried as it is.
+and the step are known by the words that people use for them. What is not a place is carried as it is.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def _records(groups: tuple[RawGroup, ...], records: Mapping[Key, Tree]) -> dict[
 
 
 def _check_options(group: Options) -> None:
-    """Raises CheckpointError where an option that growth and schedules compute with is no number."""
+    """Raises CheckpointError where an option that growth and schedules compute with is not a number."""
     for key in ("lr", "initial_lr", "eps", "weight_decay", "momentum"):
         if not _is_option(group.get(key, 0.0)):
             raise CheckpointError(f"{key} is {str(group[key])[:40]}, expected a finite number from 0 on")

@@ -22,7 +22,7 @@ from ckptgrow.formats.checkpoint import Checkpoint, Order, RunPosition
 from ckptgrow.formats.growth_log import GrowthHistory, growth_log
 from ckptgrow.storage.archives import archive, archive_writing
 from ckptgrow.storage.files.json_files import LARGEST_LOG, Json, read_json, write_json, write_text
-from ckptgrow.storage.files.tensor_writing import Outline
+from ckptgrow.storage.files.tensor_writing import FileLayout
 from ckptgrow.storage.tensors import LazyTensor, is_lazy
 from ckptgrow.storage.tree import Tree
 
@@ -102,7 +102,7 @@ def others_in(path: Path, known: Collection[str]) -> Carried:
     """Everything else in a directory. Links are followed, for the hub's
     cache is made of them.
 
-    Raises CheckpointError for what is no plain file, and for one process's part of a state.
+    Raises CheckpointError for what is not a plain file, and for one process's part of a state.
     """
     everything = sorted(path.iterdir())
     others = [one for one in everything if one.name not in known]
@@ -119,13 +119,13 @@ def others_in(path: Path, known: Collection[str]) -> Carried:
         )
     left_behind = tuple(one.name for one in others if one.is_dir() or OTHER_WEIGHTS.fullmatch(one.name))
     files = tuple(one.name for one in others if one.name not in left_behind)
-    held = _held_in(path, files)
-    may_hold = [name for name in files if name not in held and name != CODE and not RANDOM_STATES.fullmatch(name)]
-    closed = tuple(name for name in may_hold if name.endswith(PICKLES) or zipfile.is_zipfile(path / name))
-    return Carried(directory=path, files=files, held=held, closed=closed, left_behind=left_behind)
+    contents = _contents_of(path, files)
+    may_hold = [name for name in files if name not in contents and name != CODE and not RANDOM_STATES.fullmatch(name)]
+    unreadable = tuple(name for name in may_hold if name.endswith(PICKLES) or zipfile.is_zipfile(path / name))
+    return Carried(directory=path, files=files, contents=contents, unreadable=unreadable, left_behind=left_behind)
 
 
-def write_beside(checkpoint: Checkpoint, path: Path) -> list[Outline]:
+def write_beside(checkpoint: Checkpoint, path: Path) -> list[FileLayout]:
     """Copies what is carried and writes the config; schedulers and the loss scaler are to be filled."""
     carried = checkpoint.carried
     carried.copy_to(path)
@@ -174,16 +174,16 @@ def read_tensors(path: Path) -> dict[str, LazyTensor]:
     return tensors
 
 
-def _held_in(path: Path, files: Sequence[str]) -> dict[str, Tree]:
+def _contents_of(path: Path, files: Sequence[str]) -> dict[str, Tree]:
     """What carried archives hold, as far as it can be known without running their code."""
-    held: dict[str, Tree] = {}
+    contents: dict[str, Tree] = {}
     for name in files:
         if name != CODE and zipfile.is_zipfile(path / name):
             try:
-                held[name] = archive.read(path / name)
+                contents[name] = archive.read(path / name)
             except CheckpointError:
                 continue  # another kind of zip, or one of code: bytes
-    return held
+    return contents
 
 
 def _trainer_state(checkpoint: Checkpoint) -> dict[str, Json]:

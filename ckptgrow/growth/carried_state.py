@@ -34,7 +34,7 @@ def check_carried(old: TrainingState, lineage: Sequence[Descent]) -> list[str]:
         if one.old.layer is not None or not one.growth.is_identity
     ]
     copies = _Copies.of(growing)
-    held = {**old.checkpoint.rest, **old.checkpoint.carried.held}
+    held = {**old.checkpoint.rest, **old.checkpoint.carried.contents}
     forms = [(keys, _form(tensor)) for keys, tensor in tensors_in(held)]
     suspects = {path_text(keys) for keys, form in [*forms, *arrays_in(held)] if copies.may_include(form)}
     if suspects:
@@ -44,7 +44,7 @@ def check_carried(old: TrainingState, lineage: Sequence[Descent]) -> list[str]:
         )
     carried, itemsize = old.checkpoint.carried, min((tensor.dtype.itemsize for tensor in growing), default=1)
     least = copies.smallest_matrix * itemsize
-    return [name for name in carried.closed if 0 < least <= (carried.directory / name).stat().st_size]
+    return [name for name in carried.unreadable if 0 < least <= (carried.directory / name).stat().st_size]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def check_schedules(old: TrainingState) -> None:
     """
     found = [
         path_text(keys)
-        for keys, one in dicts_in({**old.checkpoint.rest, **old.checkpoint.carried.held})
+        for keys, one in dicts_in({**old.checkpoint.rest, **old.checkpoint.carried.contents})
         if {"last_epoch", "base_lrs"} <= one.keys()
     ]
     if found:

@@ -136,7 +136,7 @@ def asked_growth(options: Mapping[str, Any]) -> AskedGrowth:
     name = meant[0]
     strange = [key for key in others if key not in own[name]]
     if strange:
-        raise RequestError(f"⟦{strange[0]} {others[strange[0]]}⟧: is no option of growth in {name}; leave it out")
+        raise RequestError(f"⟦{strange[0]} {others[strange[0]]}⟧: is not an option of growth in {name}; leave it out")
     return AskedGrowth("width" if name == "width" else "depth", {**others, "factor": factors[name]})
 
 

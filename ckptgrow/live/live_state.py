@@ -50,7 +50,7 @@ class LiveState:
         strange = [name for name, one in found.items() if one is None]
         if strange:
             raise CheckpointError(
-                f"{WHERE}: its state dict has {listing(strange)}, which is no parameter or buffer of it, expected "
+                f"{WHERE}: its state dict has {listing(strange)}, which is not a parameter or buffer of it, expected "
                 "transformers' own modules alone"
             )
         bare = bare_names(found)
@@ -150,7 +150,7 @@ def unwrapped_model(model: torch.nn.Module) -> PreTrainedModel:
         wrapped = [one for name, one in inner.named_children() if name in {*WRAPPERS, ALSO_A_USERS_WORD}]
         if len(wrapped) != 1:
             raise RequestError(
-                f"{type(model).__name__} is no transformers model, expected one, also inside torch.compile or "
+                f"{type(model).__name__} is not a transformers model, expected one, also inside torch.compile or "
                 "DistributedDataParallel; give the model that your module holds"
             )
         inner = wrapped[0]

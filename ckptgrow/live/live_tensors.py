@@ -38,7 +38,7 @@ class LiveTensor:
 
 
 def live(tensor: torch.Tensor, name: str) -> LiveTensor:
-    """A tensor as a lazy one; raises CheckpointError for one that is no plain, whole tensor with numbers in it."""
+    """A tensor as a lazy one; raises CheckpointError for one that is not a plain, whole tensor with numbers in it."""
     kind = type(tensor)
     if kind.__name__ == "DTensor":
         raise CheckpointError(

@@ -50,7 +50,7 @@ def read_table(path: Path, columns: Columns) -> Table:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}), expected a CSV log or a directory") from error
     except (ValueError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: has a value that is no number ({error}), expected a CSV log") from error
+        raise DataError(f"{path}: has a value that is not a number ({error}), expected a CSV log") from error
     return Table(rows, num_rows - len(cells))
 
 

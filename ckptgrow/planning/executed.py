@@ -59,8 +59,8 @@ def executed(number: int, stage: Stage, seqlen: int, warmup: int, rewarm: int) -
     where = f"stage {number}"
     if abs(tokens / stage.batch_tokens - 1) > FARTHEST:
         raise RequestError(
-            f"{where}: {stage.batch_tokens:,.0f} tokens a step are no whole number of sequences of {seqlen}, expected "
-            f"a batch within {FARTHEST:.0%} of one; pass a shorter ⟦seqlen⟧ or another ⟦batch⟧"
+            f"{where}: {stage.batch_tokens:,.0f} tokens a step are not a whole number of sequences of {seqlen}, "
+            f"expected a batch within {FARTHEST:.0%} of one; pass a shorter ⟦seqlen⟧ or another ⟦batch⟧"
         )
     restart, steps = round(stage.restart_step * stage.batch_tokens / tokens), round(stage.tokens / tokens)
     if steps < 1:

@@ -25,7 +25,7 @@ def law_of(value: str) -> Law:
         return LAWS[value]
     path = Path(value)
     if not path.is_file():
-        raise RequestError(f"⟦law {value}⟧: is no file, expected one or {', '.join(sorted(LAWS))}")
+        raise RequestError(f"⟦law {value}⟧: is not a file, expected one or {', '.join(sorted(LAWS))}")
     return read_law(path)
 
 

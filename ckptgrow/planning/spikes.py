@@ -21,7 +21,7 @@ from ckptgrow.choices import SpikeRule
 Vector = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-SMALLEST = 0.01  # of the loss: what lies nearer to its neighbours is no spike, however smooth they are
+SMALLEST = 0.01  # of the loss: what lies nearer to its neighbours is not a spike, however smooth they are
 REACH = 10  # evaluations on either side of the running median: a spike is shorter than that
 DEVIATIONS = 5.0  # of normal noise 1 evaluation in 2 million lies beyond
 NORMAL = 1.4826  # standard deviations of normal noise in its median absolute deviation

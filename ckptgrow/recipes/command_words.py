@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 COMMAND = "ckptgrow"
-# options of `ckptgrow train` that are no fields by the same name
+# options of `ckptgrow train` that are not fields by the same name
 SPELLED = {"eps": "adam_epsilon", "num_nodes": "nodes"}
 BETAS = ("adam_beta1", "adam_beta2")
 

@@ -35,7 +35,7 @@ class Journal:
         try:
             return cls(path, [json.loads(line) for line in lines])
         except ValueError as error:
-            raise CheckpointError(f"{path}: has a line that is no JSON ({error}), expected a run's journal") from error
+            raise CheckpointError(f"{path}: has a line that is not JSON ({error}), expected a run's journal") from error
 
     @property
     def plan(self) -> Mapping[str, Any] | None:

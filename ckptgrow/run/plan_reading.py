@@ -86,7 +86,7 @@ def _tree(path: Path) -> Mapping[str, Any]:
         try:
             return {name: value for name, value in json.loads(text).items() if name != "$schema"}
         except ValueError as error:
-            raise RequestError(f"is no JSON ({error}), expected a plan") from error
+            raise RequestError(f"is not JSON ({error}), expected a plan") from error
     try:
         import yaml
     except ImportError as error:
@@ -94,7 +94,7 @@ def _tree(path: Path) -> Mapping[str, Any]:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise RequestError(f"is no YAML ({' '.join(str(error).split())}), expected a plan") from error
+        raise RequestError(f"is not YAML ({' '.join(str(error).split())}), expected a plan") from error
 
 
 def _config(path: Path) -> Mapping[str, Any]:
@@ -103,7 +103,7 @@ def _config(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"config: {path} cannot be read ({error}), expected a transformers config.json") from error
     if not isinstance(config, dict):
-        raise ConfigError(f"config: {path} is no transformers config.json")
+        raise ConfigError(f"config: {path} is not a transformers config.json")
     return cast(Mapping[str, Any], config)
 
 

@@ -110,7 +110,7 @@ def _asked(work: Work, only: str | None) -> Sequence[Job]:
     jobs = jobs_of(work.plan)
     names = [job.name for job in jobs]
     if only is not None and only not in names:
-        raise RequestError(f"⟦only {only}⟧: is no job of the plan, expected one of {', '.join(names)}")
+        raise RequestError(f"⟦only {only}⟧: is not a job of the plan, expected one of {', '.join(names)}")
     left = [job for job in jobs if work.journal.result(job.name) is None]
     if only is None:
         return left

@@ -101,7 +101,7 @@ def parse(text: str) -> Layout:
     >>> [axis.role for axis in parse("residual -> ffn").axes]
     ['in', 'out']
 
-    Raises ValueError on text that is no layout; the message names the character, counted from 1.
+    Raises ValueError on text that is not a layout; the message names the character, counted from 1.
 
     >>> parse("(heads head <- normed")
     Traceback (most recent call last):

@@ -90,7 +90,7 @@ def _places(family: Family) -> Callable[[Claimed], tuple[int, int, int, int]]:
     layer, its submodule – a bias follows its weight – and its row.
     """
     stacks = {parameter.name.partition("{layer}")[0] for parameter in family.parameters if "{layer}" in parameter.name}
-    others = (other for other, _ in (*family.same, *family.same_if_tied))
+    others = (other for other, _ in (*family.twins, *family.twins_if_tied))
     names = [*dict.fromkeys([*(one.name for one in family.parameters), *others]), *family.buffers, *COUNTERS]
     row = {name: index for index, name in enumerate(names)}
     first_row: dict[str, int] = {}
@@ -194,7 +194,7 @@ def _layers_with(architecture: Architecture, name: str, layers: Layers) -> froze
 
 def _spellings(name: str, family: Family) -> list[str]:
     """The name in the module, and in files that say it otherwise."""
-    return [name, *(name.replace(part, other) for part, other in family.also if part in name)]
+    return [name, *(name.replace(part, other) for part, other in family.spellings if part in name)]
 
 
 def name_regex(pattern: str, base_prefix: str) -> re.Pattern[str]:
@@ -297,7 +297,7 @@ def _check_shapes(architecture: Architecture, claimed: Sequence[Claimed], shapes
 
 def twins(family: Family, config: Config) -> dict[str, str]:
     """Which parameters of the module are one: another name, and the table's."""
-    tied = {**dict(family.same), **dict(family.same_if_tied if is_tied(family, config) else ())}
+    tied = {**dict(family.twins), **dict(family.twins_if_tied if is_tied(family, config) else ())}
     if family.tie is not None and is_tied(family, config):
         tied[family.tie.head] = family.tie.embedding
     return tied

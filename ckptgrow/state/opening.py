@@ -163,8 +163,8 @@ def _names_in(path: Path | None) -> list[str] | None:
     if path is None:
         return None
     if not path.is_file():
-        raise OptimizerError(f"{path}: is no file, expected one parameter name a line")
+        raise OptimizerError(f"{path}: is not a file, expected one parameter name a line")
     try:
         return path.read_text(encoding="utf-8").split()
     except UnicodeDecodeError as error:
-        raise OptimizerError(f"{path}: is no text, expected one parameter name a line") from error
+        raise OptimizerError(f"{path}: is not text, expected one parameter name a line") from error

@@ -92,7 +92,7 @@ def _derived(space: str, size: Size, of: _SizeOf) -> int:
     if ratio is not None:
         whole, part = (of(name) for name in ratio)
         if whole % part:
-            raise ConfigError(f"{ratio[0]} {whole} is no multiple of {ratio[1]} {part}")
+            raise ConfigError(f"{ratio[0]} {whole} is not a multiple of {ratio[1]} {part}")
         return whole // part if size.ratio else (whole // part) ** 2
     raise ConfigError(f"the config has no {size.config!r}, expected the size of {space!r} there")
 

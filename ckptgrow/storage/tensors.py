@@ -145,7 +145,7 @@ class Stored:
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class InMemory:
     """A tensor in memory."""
 
     tensor: torch.Tensor

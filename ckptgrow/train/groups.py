@@ -10,7 +10,7 @@ import torch
 from ckptgrow.errors import OptimizerError, RequestError, at, listing
 from ckptgrow.formats.raw_optimizers import raw_optimizers
 from ckptgrow.state.optimizer_state import OptimizerState, named_states
-from ckptgrow.storage.tensors import Held
+from ckptgrow.storage.tensors import InMemory
 from ckptgrow.storage.tree import map_leaves
 
 Named = tuple[str, torch.nn.Parameter]
@@ -43,7 +43,7 @@ def parameter_groups(model: torch.nn.Module, checkpoint: Mapping[str, Any], opti
     parameters = dict(model.named_parameters())
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     with at("the checkpoint"):
-        states = named_states(raw_optimizers(map_leaves(list(raws), torch.is_tensor, Held)), shapes)
+        states = named_states(raw_optimizers(map_leaves(list(raws), torch.is_tensor, InMemory)), shapes)
     used = {name for state in states for name in state.names}
     missing = {name for name, parameter in parameters.items() if parameter.requires_grad} - used
     if missing:

@@ -15,7 +15,7 @@ from ckptgrow.planning.operators import THRESHOLDS
 from ckptgrow.planning.watching import seen
 
 
-@dataclass
+@dataclass(kw_only=True)
 class GrowthMoment:
     """A growth that is asked for, and whether its time has come: at `at_step`, or where the slope of the validations
     has risen past `tau`. `reached` is the step at which it came, `grown_at` that at which the model grew.
@@ -35,7 +35,7 @@ class GrowthMoment:
             raise RequestError("the moment of growth: expected either ⟦at_step N⟧ or ⟦slope auto⟧ (or a number)")
         if at_step is not None and at_step < 1:
             raise RequestError(f"⟦at_step {at_step}⟧: expected an optimizer step from 1 on")
-        return cls(at_step, THRESHOLDS[asked.name] if slope == "auto" else slope)
+        return cls(at_step=at_step, tau=THRESHOLDS[asked.name] if slope == "auto" else slope)
 
     @property
     def is_due(self) -> bool:

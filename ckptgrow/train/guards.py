@@ -33,8 +33,8 @@ class FiniteLosses:
         step = int(trainer.strategy.reduce(self._broken.double(), reduce_op="min"))
         if step < NEVER:
             raise DivergedError(
-                f"step {step}: the loss is no finite number, expected one; the last good checkpoint is kept: ⟦resume⟧ "
-                "from it with a lower ⟦lr⟧, or with ⟦grad_clip⟧ 1"
+                f"step {step}: the loss is not a finite number, expected one; the last good checkpoint is kept: "
+                "⟦resume⟧ from it with a lower ⟦lr⟧, or with ⟦grad_clip⟧ 1"
             )
 
 

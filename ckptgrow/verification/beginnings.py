@@ -119,10 +119,10 @@ def _problems(one: _Begun) -> Iterator[str]:
     if wrong := int((one.found[zeros] != 0).sum()):
         yield f"{one.name}: {wrong} new entries are not zero"
     if one.mean_axis is not None and (wrong := _wrong_means(one, one.mean_axis, means)):
-        yield f"{one.name}: {wrong} new entries are no means of the old ones"
+        yield f"{one.name}: {wrong} new entries are not means of the old ones"
     off = (one.found - one.old).abs() > ROUNDINGS * one.unit * one.old.abs() + one.least
     if wrong := int((off & copies).sum()):
-        yield f"{one.name}: {wrong} new entries are no copies of the old ones"
+        yield f"{one.name}: {wrong} new entries are not copies of the old ones"
     if num := int(drawn.sum()):
         size = math.sqrt(power(one.old) / one.old.numel())
         drawn_size = math.sqrt(power(one.found[drawn]) / num)

@@ -111,7 +111,7 @@ class Declared:
 
     @classmethod
     def of(cls, records: Sequence[Any]) -> Declared:
-        """From the records in a file; those that are no mappings are left out, and `history_problems` names them."""
+        """From the records in a file; those that are not mappings are left out, and `history_problems` names them."""
         return cls(tuple(one for one in records if isinstance(one, Mapping)))
 
     @cached_property

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ckptgrow.state.optimizer_state import OptimizerState
-from ckptgrow.storage.tensors import Held, is_lazy, whole
+from ckptgrow.storage.tensors import InMemory, is_lazy, whole
 from ckptgrow.verification.coverage import origins
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.replay import replayed
@@ -180,12 +180,12 @@ def _plain(value: Any) -> Any:
 def _times(value: Any, factor: float) -> Any:
     if factor == 1 or value is None:
         return value
-    return Held(whole(value) * factor) if is_lazy(value) else value * factor
+    return InMemory(whole(value) * factor) if is_lazy(value) else value * factor
 
 
 def _like(old: Any, new: Any) -> Any:
     if is_lazy(old):
-        return Held(torch.full_like(whole(old), float(new)))
+        return InMemory(torch.full_like(whole(old), float(new)))
     return tuple(new) if isinstance(old, tuple | list) else new
 
 

@@ -83,7 +83,7 @@ def _scale(pair: Pair, name: str) -> WeightScale:
     if squares == 0:
         left = largest(summed)
         return WeightScale(None, left, math.inf if left > 0 else 0.0)
-    # a layer's share is no power of a size's ratio
+    # a layer's share is not a power of a size's ratio
     factor = link.share * snapped(float((summed * small).sum()) / squares / link.share, link.ratios)
     if not math.isfinite(factor):
         return WeightScale(None, math.inf, math.inf)
@@ -158,7 +158,7 @@ def roundings(
 
 
 def _are_rounded(link: Link) -> torch.Tensor:
-    """Whether an input's even share is no power of two and so is rounded; broadcastable over the summed weight."""
+    """Whether an input's even share is not a power of two and so is rounded; broadcastable over the summed weight."""
     exact = torch.ones([1] * len(link.growths), dtype=torch.bool)
     for axis in link.in_axes:
         growth = link.growths[axis]

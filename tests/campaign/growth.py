@@ -87,7 +87,7 @@ def _exact_storage(run: Run, operator: Operator, state: State, reading: Reading)
             raise FindingError(f"{name} is {other if other is None else other.dtype}, expected {tensor.dtype}")
         strange = digits(other) - digits(tensor) if run.dtype != "float16" else set()  # its small ones lose digits
         if strange:
-            raise FindingError(f"{len(strange)} entries of {name} are no power of two of an old one")
+            raise FindingError(f"{len(strange)} entries of {name} are not an old one times a power of two")
 
 
 def _optimizer(run: Run, operator: Operator, state: State, reading: Reading, directory: Path, form: str) -> None:

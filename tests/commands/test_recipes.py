@@ -86,7 +86,7 @@ def test_paths_that_nothing_says_are_asked_for(small: Path, tmp_path: Path, caps
     (tmp_path / "recipe.yaml").write_text("operator: width\n")
     refused(["grow", str(tmp_path / "recipe.yaml")], capsys, "says no in")
     refused(["grow", str(tmp_path / "recipe.yaml"), str(small)], capsys, "says no out")
-    refused(["grow"], capsys, "Missing argument 'RECIPE'")
+    refused(["grow", "--force"], capsys, "Missing argument 'RECIPE'")
     refused(["inspect", "--recipe", str(small)], capsys, "records no growth")
 
 

@@ -90,8 +90,8 @@ DAMAGED: dict[str, bytes] = {
     "empty.txt.gz": b"",
     "checksum.txt.zst": zstd(CONTENT)[:-4] + bytes(4),
     "checksum.txt.gz": gzip.compress(CONTENT)[:-8] + bytes(4) + gzip.compress(CONTENT)[-4:],
-    "no.txt.gz": b"this is no gzip file\n",
-    "no.jsonl.zst": b'{"text": "this is no zstd file"}\n',
+    "no.txt.gz": b"this is not a gzip file\n",
+    "no.jsonl.zst": b'{"text": "this is not a zstd file"}\n',
 }
 
 

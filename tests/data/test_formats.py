@@ -127,7 +127,7 @@ def test_a_whole_file_is_the_document_that_a_record_holds(tmp_path: Path, words:
 
 
 def saved(directory: Path, kind: str) -> str:
-    """Tokenizers that find their own end token in text even where it is no special token: whole words, pieces."""
+    """Tokenizers that find their own end token in text even where it is not a special token: whole words, pieces."""
     backend = {
         "words": lambda: Tokenizer(models.WordLevel({"</s>": 0, "[UNK]": 1, "a": 2, "b": 3, "<": 4}, "[UNK]")),
         "unigram": lambda: Tokenizer(
@@ -169,7 +169,7 @@ def test_parsing_takes_spelled_tokens_for_tokens_and_ends_no_document_twice(tmp_
         ("a.jsonl", b'{"text": "fine"}\n{"text": 3}\n', "a.jsonl line 2: has a number in field 'text'"),
         ("a.jsonl", b'{"text": "fine"}\n{"body": "x"}\n', "a.jsonl line 2: has no field 'text', only body"),
         ("a.jsonl", b'["text"]\n', "a.jsonl line 1: is a list"),
-        ("a.jsonl", b"[" * 100_000 + b"\n", "a.jsonl line 1: is no JSON"),
+        ("a.jsonl", b"[" * 100_000 + b"\n", "a.jsonl line 1: is not JSON"),
         ("a.txt", b"fine\nb\0\n", "a.txt line 2: gives the token 0"),
         ("a.txt", b"fine\n" * 400 + b"\xff\n", "a.txt line 401: is not UTF-8"),
     ],

@@ -138,7 +138,7 @@ def test_a_trained_tokenizer_encodes_what_its_own_directory_encodes(tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("bad.jsonl", b'{"text": "a"}\n{"text": \n', ["line 2", "no JSON"]),
+        ("bad.jsonl", b'{"text": "a"}\n{"text": \n', ["line 2", "not JSON"]),
         ("bad.jsonl", b'{"body": "a"}\n', ["line 1", "--field"]),
         ("bad.txt", b"fine\nlatin \xe9\n", ["line 2", "UTF-8"]),
         ("bad.parquet", b"PAR1 not", ["parquet"]),

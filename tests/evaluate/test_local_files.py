@@ -23,8 +23,8 @@ def written(path: Path, content: str | bytes) -> Path:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b'{"text": "fine here"}\n{"text": "bad \xff byte"}\n', "line 2: byte 0xff is no UTF-8"),
-        ("a.jsonl", '{"text": "fine here"}\n\n{"text": "cut off\n', "line 3: is no JSON"),
+        ("a.jsonl", b'{"text": "fine here"}\n{"text": "bad \xff byte"}\n', "line 2: byte 0xff is not UTF-8"),
+        ("a.jsonl", '{"text": "fine here"}\n\n{"text": "cut off\n', "line 3: is not JSON"),
         ("a.jsonl", '["a list"]\n', "line 1: is a JSON list, expected an object"),
         ("a.jsonl", '{"texts": "x y"}\n', "line 1: has texts, expected the text under 'text'"),
         ("a.jsonl", '{"text": "fine here"}\n{"text": 3}\n', "line 2: text is a int, expected the text under 'text'"),
@@ -37,7 +37,7 @@ def written(path: Path, content: str | bytes) -> Path:
         ("a.jsonl.gz", b"no gzip", "is damaged, or no .gz file"),
         ("a.jsonl", '{"text": "fine here"}\n{"text": " "}\n', "line 2: the text is empty"),
         ("a.jsonl", "\n\n", "is empty, expected text"),
-        ("a.txt", b"fine\n\xe4\n", "line 2: byte 0xe4 is no UTF-8"),
+        ("a.txt", b"fine\n\xe4\n", "line 2: byte 0xe4 is not UTF-8"),
         ("a.parquet", b"PAR1 no parquet", "cannot be read as parquet"),
         ("missing.jsonl", None, "No such file"),
     ],

@@ -38,7 +38,7 @@ def test_names_are_found_as_tasks_groups_and_tags() -> None:
     definitions = find_definitions()
     assert definitions.file_of("wikitext").name == "wikitext.yaml" and "mmlu" in definitions.groups
     assert definitions.meaning("lambada") == ["lambada_openai", "lambada_standard"]
-    assert "acp_bench" in definitions.tags  # stands in a template that is no .yaml
+    assert "acp_bench" in definitions.tags  # stands in a template that is not .yaml
     assert {"arc_easy", "arc_challenge"} <= set(definitions.meaning("arc_*"))
 
 

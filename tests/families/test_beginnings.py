@@ -189,7 +189,7 @@ def weight(tree: Tree, name: str) -> torch.Tensor:
 
 def a_copy(tree: Tree) -> str:
     weight(tree, "mlp.gate_proj")[23, 4] += 1e-6
-    return "gate_proj.weight: 1 new entries are no copies of the old ones, as --fresh zero-copy has them"
+    return "gate_proj.weight: 1 new entries are not copies of the old ones, as --fresh zero-copy has them"
 
 
 def a_zero(tree: Tree) -> str:
@@ -199,13 +199,13 @@ def a_zero(tree: Tree) -> str:
 
 def a_column(tree: Tree) -> str:
     weight(tree, "mlp.down_proj")[:, 30].mul_(-1)
-    return "down_proj.weight: 16 new entries are no copies of the old ones"
+    return "down_proj.weight: 16 new entries are not copies of the old ones"
 
 
 def a_head(tree: Tree) -> str:
     heads = weight(tree, "self_attn.q_proj")
     heads[16:20] = heads[20:24].clone()
-    return "q_proj.weight: 64 new entries are no copies of the old ones"
+    return "q_proj.weight: 64 new entries are not copies of the old ones"
 
 
 def drawn_ones(tree: Tree) -> str:
@@ -246,7 +246,7 @@ def test_a_mean_that_is_none_is_named(tmp_path: Path) -> None:
     tree["state_dict"]["model.transformer.wpe.weight"][31, 20] += 1e-3  # no sample is so long
     torch.save(tree, tmp_path / "tampered.ckpt")
     report = ckptgrow.verify(source, tmp_path / "tampered.ckpt", settings=Settings(batches=1))
-    assert any("wpe.weight: 1 new entries are no means of the old ones" in one for one in report.sentences)
+    assert any("wpe.weight: 1 new entries are not means of the old ones" in one for one in report.sentences)
 
 
 def test_every_family_that_grows_in_width_has_a_case() -> None:

@@ -24,7 +24,7 @@ from ckptgrow.errors import CheckpointError, UnsafePickleError
 from ckptgrow.formats import known_formats
 from ckptgrow.state.opening import open_state
 from ckptgrow.storage.dcp_io.dcp_writing import write
-from ckptgrow.storage.tensors import Held, is_lazy, whole
+from ckptgrow.storage.tensors import InMemory, is_lazy, whole
 from ckptgrow.storage.tree import tensors_in
 from tests.helpers.distributed import tensors_of
 from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
@@ -126,7 +126,7 @@ def test_several_processes_write_the_same_tensors_as_one(source: Path, tmp_path:
 def test_blocks_that_other_processes_wrote_are_put_together(tmp_path: Path) -> None:
     """Rows and columns cut anywhere."""
     tensor = torch.randn(7, 5)
-    write({"model": {"a": Held(tensor[:, 1:4])}, "n": 3}, tmp_path / "x", Processes(), lambda amount: None)
+    write({"model": {"a": InMemory(tensor[:, 1:4])}, "n": 3}, tmp_path / "x", Processes(), lambda amount: None)
     tree = known_formats.DistributedFormat().read(tmp_path / "x")
     lazy = tree.tensors["a"]
     assert is_lazy(lazy) and torch.equal(lazy.rows(2, 6), tensor[2:6, 1:4])

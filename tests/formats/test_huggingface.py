@@ -192,5 +192,5 @@ def test_indices_that_lie_are_refused(tmp_path: Path, edit: Any, words: str) -> 
 
 def test_an_empty_directory_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="no checkpoint of a known kind"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of a known kind"):
         ckptgrow.inspect(tmp_path / "empty")

@@ -259,8 +259,8 @@ def test_sharded_tensors_are_refused(tmp_path: Path) -> None:
         ({"seed": 3}, "growth is asked for in no way"),
         ({"width": 2, "depth": 2}, "growth is asked for in width and depth, expected one"),
         ({"ffn": 40, "every": 1}, "growth is asked for in width and depth, expected one"),
-        ({"width": 2, "place": "append"}, 'place="append": is no option of growth in width'),
-        ({"depth": 2, "noise": 0.1}, "noise=0.1: is no option of growth in depth"),
+        ({"width": 2, "place": "append"}, 'place="append": is not an option of growth in width'),
+        ({"depth": 2, "noise": 0.1}, "noise=0.1: is not an option of growth in depth"),
         ({"width": 1}, "factor=1: expected a whole number of at least 2"),
         ({"width": 2, "request": StateRequest(force=True)}, "is about files"),
         ({"width": 2, "request": StateRequest(drop=("a",))}, "is about files"),
@@ -277,7 +277,7 @@ def test_what_is_asked_for_in_vain_is_refused(options: dict[str, Any], said: str
 
 @pytest.mark.parametrize("model", [nn.Linear(2, 2), nn.DataParallel(nn.Linear(2, 2))])
 def test_what_is_no_transformers_model_is_refused(model: nn.Module) -> None:
-    with pytest.raises(RequestError, match="is no transformers model"):
+    with pytest.raises(RequestError, match="is not a transformers model"):
         ckptgrow.grow(model, width=2)
 
 

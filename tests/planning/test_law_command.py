@@ -136,7 +136,7 @@ def test_no_other_micro_batches_come_nearer_but_within_a_hundredth(sequences: fl
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--batch", "1500"], "stage 1: 1,500 tokens a step are no whole number of sequences of 1024"),
+        (["--batch", "1500"], "stage 1: 1,500 tokens a step are not a whole number of sequences of 1024"),
         (["--batch", "100"], "pass a shorter --seqlen"),
         (["--target-loss", "4"], "has no steps"),
         (["--warmup-steps", "9000000"], "--warmup-steps 9000000: stage 1 has"),

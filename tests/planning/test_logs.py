@@ -203,7 +203,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     for path, loss, match in (
         (odd, None, "Step, Wall time, perplexity, expected Value or val_loss"),
         (odd, "nll", "expected nll"),
-        (words, None, "no number"),
+        (words, None, "not a number"),
         (binary, None, "binary.csv"),
         (tmp_path / "empty", None, "0 logs"),
         (tmp_path / "none.csv", None, "cannot be read"),

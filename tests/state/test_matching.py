@@ -15,7 +15,7 @@ from transformers import Trainer, TrainingArguments
 from ckptgrow.errors import OptimizerError
 from ckptgrow.formats.raw_optimizers import raw_optimizers
 from ckptgrow.state.optimizer_state import named_states
-from ckptgrow.storage.tensors import Held
+from ckptgrow.storage.tensors import InMemory
 from tests.helpers.gpt2 import perturbed_gpt2
 
 MODEL = perturbed_gpt2()
@@ -26,7 +26,7 @@ SHAPES = {name: tuple(parameter.shape) for name, parameter in MODEL.named_parame
 def raw(groups: Sequence[Sequence[str]], *, with_state: bool = True, with_names: bool = False) -> dict[str, Any]:
     """An AdamW's state dict over these groups of names, numbered as torch does."""
     number = {name: index for index, name in enumerate(name for group in groups for name in group)}
-    state = {number[name]: {"exp_avg": Held(torch.zeros(SHAPES[name]))} for name in number} if with_state else {}
+    state = {number[name]: {"exp_avg": InMemory(torch.zeros(SHAPES[name]))} for name in number} if with_state else {}
     entries: list[dict[str, Any]] = [{"lr": 0.1, "params": [number[name] for name in group]} for group in groups]
     if with_names:
         for entry, group in zip(entries, groups, strict=True):
@@ -90,7 +90,7 @@ def test_frozen_parameters_that_could_be_others_are_refused() -> None:
 def test_groups_by_layer_are_refused_at_once() -> None:
     layers = 40
     shapes = {f"h.{layer}.{name}": (3,) for layer in range(layers) for name in ("a", "b", "c")}
-    state = {index: {"exp_avg": Held(torch.zeros(3))} for index in range(len(shapes))}
+    state = {index: {"exp_avg": InMemory(torch.zeros(3))} for index in range(len(shapes))}
     groups = [{"params": [3 * layer, 3 * layer + 1, 3 * layer + 2]} for layer in reversed(range(layers))]
     order = [name for layer in range(layers) for name in (f"h.{layer}.a", f"h.{layer}.b", f"h.{layer}.c")]
     frozen = {**shapes, "tail": (3,)}  # without it the model's own order would fit
@@ -108,14 +108,14 @@ def test_an_optimizer_without_records_says_nothing_but_counts(groups: Any) -> No
 
 def test_other_shapes_fit_in_no_order() -> None:
     state = raw([MODEL_ORDER])
-    state["state"][3]["exp_avg"] = Held(torch.zeros(5, 5))
+    state["state"][3]["exp_avg"] = InMemory(torch.zeros(5, 5))
     with pytest.raises(OptimizerError, match=r"in no order.*param_order=FILE"):
         named(state)
 
 
 def test_a_named_parameter_with_a_wrong_shape_is_refused_by_name() -> None:
     state = raw([MODEL_ORDER], with_names=True)
-    state["state"][0]["exp_avg"] = Held(torch.zeros(5, 5))
+    state["state"][0]["exp_avg"] = InMemory(torch.zeros(5, 5))
     with pytest.raises(OptimizerError, match=r"exp_avg of transformer.wte.weight has shape \[5, 5\]"):
         named(state)
 
@@ -159,16 +159,20 @@ def test_factored_records_have_the_shapes_of_their_factors() -> None:
         shape = SHAPES[name]
         if len(shape) == 2:
             factors = {"row_var": (shape[0], 1), "col_var": (1, shape[1])}
-            state["state"][number] = {key: Held(torch.zeros(one)) for key, one in factors.items()}
+            state["state"][number] = {key: InMemory(torch.zeros(one)) for key, one in factors.items()}
     assert named(state) == [[MODEL_ORDER]]
-    state["state"][0]["col_var"] = Held(torch.zeros(1, 999))
+    state["state"][0]["col_var"] = InMemory(torch.zeros(1, 999))
     with pytest.raises(OptimizerError, match="in no order"):
         named(state)
 
 
 def test_eight_bit_states_are_refused_with_the_way_out() -> None:
     state = raw([MODEL_ORDER])
-    state["state"][0] = {"state1": Held(torch.zeros(4, dtype=torch.uint8)), "qmap1": Held(torch.zeros(256)), "step": 3}
+    state["state"][0] = {
+        "state1": InMemory(torch.zeros(4, dtype=torch.uint8)),
+        "qmap1": InMemory(torch.zeros(256)),
+        "step": 3,
+    }
     with pytest.raises(
         OptimizerError, match=r'8-bit states \(qmap1, state1\).*dequantize_blockwise.*reset=\("optimizer"'
     ):
@@ -218,7 +222,7 @@ def test_an_order_is_found_exactly_where_it_is_the_only_one(
         number = {name: index for index, name in enumerate(name for group in part for name in group)}
         raws.append(
             {
-                "state": {number[name]: {"exp_avg": Held(torch.zeros(shapes[name]))} for name in number},
+                "state": {number[name]: {"exp_avg": InMemory(torch.zeros(shapes[name]))} for name in number},
                 "param_groups": [{"params": [number[name] for name in group]} for group in part],
             }
         )

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from ckptgrow.errors import CheckpointError
 from ckptgrow.progress import silent
-from ckptgrow.storage.files.tensor_writing import Extent, Outline, fill
-from ckptgrow.storage.tensors import CHUNK_BYTES, Held, LazyTensor, Repeated, Zeros
+from ckptgrow.storage.files.tensor_writing import Extent, FileLayout, fill
+from ckptgrow.storage.tensors import CHUNK_BYTES, InMemory, LazyTensor, Repeated, Zeros
 
 
-class Counted(Held):
+class Counted(InMemory):
     """A tensor that counts the rows it was asked for."""
 
     made: int = 0
@@ -27,7 +27,7 @@ class Counted(Held):
         return super().rows(start, stop)
 
 
-class Cut(Held):
+class Cut(InMemory):
     """A tensor with fewer rows than its shape says."""
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
@@ -38,7 +38,7 @@ class Cut(Held):
 @given(st.integers(1, 5), st.integers(1, 4), st.data())
 def test_any_rows_of_a_repeated_tensor_are_those_of_the_whole(num_rows: int, times: int, data: st.DataObject) -> None:
     rows = torch.randn(num_rows, 3)
-    repeated, whole = Repeated(Held(rows), times), rows.repeat(times, 1)
+    repeated, whole = Repeated(InMemory(rows), times), rows.repeat(times, 1)
     assert repeated.shape == tuple(whole.shape)
     start = data.draw(st.integers(0, len(whole) - 1))
     stop = data.draw(st.integers(start + 1, len(whole)))
@@ -50,12 +50,12 @@ def test_several_files_are_filled_with_right_checksums_and_repeated_rows_are_mad
     numbers, whole = torch.arange(7.0), torch.arange(3.0 * length).reshape(3, length)
     counted = Counted(whole)
     tensors: dict[str, list[tuple[LazyTensor, bytes]]] = {
-        "one": [(Held(numbers), numbers.numpy().tobytes()), (Zeros((5,), torch.float64), bytes(40))],
+        "one": [(InMemory(numbers), numbers.numpy().tobytes()), (Zeros((5,), torch.float64), bytes(40))],
         "two": [(Repeated(counted, 3), np.tile(whole.numpy(), (3, 1)).tobytes())],
         "three": [],
     }
     checksums: dict[str, list[int]] = {}
-    outlines: list[Outline] = []
+    outlines: list[FileLayout] = []
     for name, entries in tensors.items():
         (tmp_path / name).write_bytes(b"head" + bytes(sum(len(data) for _, data in entries)) + b"tail")
         places, offset = list[Extent](), 4
@@ -63,7 +63,7 @@ def test_several_files_are_filled_with_right_checksums_and_repeated_rows_are_mad
             places.append(Extent(tensor, offset))
             offset += len(data)
         outlines.append(
-            Outline(tmp_path / name, places, lambda _, found, name=name: checksums.update({name: list(found)}))
+            FileLayout(tmp_path / name, places, lambda _, found, name=name: checksums.update({name: list(found)}))
         )
     told: list[int] = []
     fill(outlines, told.append)
@@ -78,4 +78,4 @@ def test_several_files_are_filled_with_right_checksums_and_repeated_rows_are_mad
 def test_rows_that_are_missing_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(8))
     with pytest.raises(CheckpointError, match="wrote 4 bytes of a tensor, expected 8"):
-        fill([Outline(tmp_path / "file", [Extent(Cut(torch.ones(2)), 0)])], silent(8))
+        fill([FileLayout(tmp_path / "file", [Extent(Cut(torch.ones(2)), 0)])], silent(8))

@@ -201,7 +201,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     ]
     train_here(arguments, expected=2)
     error = capsys.readouterr().err
-    assert len(error.strip().splitlines()) == 1 and "no finite number" in error
+    assert len(error.strip().splitlines()) == 1 and "not a finite number" in error
     broken = int(error.split("step ")[1].split(":")[0])
     saved = sorted((out / "checkpoints").glob("step-*.ckpt"), key=lambda path: int(path.stem[5:]))
     assert [int(path.stem[5:]) for path in saved] == list(range(11, broken))

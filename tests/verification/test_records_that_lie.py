@@ -83,7 +83,7 @@ def test_a_record_that_lies_is_caught(
     try:
         assert not ckptgrow.verify(small, tmp_path / "tampered.ckpt", settings=Settings(batches=1)).passed
     except CkptgrowError:
-        return  # read by its record, it is no growth of the small one
+        return  # read by its record, it is not a growth of the small one
 
 
 @pytest.mark.parametrize("growth", GROWTHS)

@@ -164,7 +164,7 @@ def test_a_factor_on_one_tensor_and_its_inverse_on_another_are_seen(tmp_path: Pa
 @pytest.mark.parametrize("growth", ["factor 2", "pad"])
 @pytest.mark.parametrize("kind", ["llama", "gemma"])
 def test_a_factor_on_the_last_gain_is_seen_where_the_function_is_coarse(tmp_path: Path, growth: str, kind: str) -> None:
-    """Only the head reads what it writes, and a tied head is no tensor of its own."""
+    """Only the head reads what it writes, and a tied head is not a tensor of its own."""
     small = run(tmp_path / "small.ckpt", kind, "bfloat16 with float32 moments")
     GROWTHS[growth](small, tmp_path / "grown.ckpt")
     assert verified(small, tmp_path / "grown.ckpt").passed

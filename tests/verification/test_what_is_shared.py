@@ -14,7 +14,7 @@ SHARED = {
     "ckptgrow.storage.files.json_files": {"LARGEST_LOG", "read_json"},
     "ckptgrow.storage.fingerprint": {"Fingerprint"},
     "ckptgrow.storage.pickles.opaque": {"Opaque"},
-    "ckptgrow.storage.tensors": {"Held", "LazyTensor", "chunks", "is_lazy", "whole"},
+    "ckptgrow.storage.tensors": {"InMemory", "LazyTensor", "chunks", "is_lazy", "whole"},
     "ckptgrow.storage.tree": {"path_text"},
     "ckptgrow.formats.checkpoint": {"Checkpoint"},
     "ckptgrow.formats.huggingface": {"SAFETENSORS"},

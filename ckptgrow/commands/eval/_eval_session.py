@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ckptgrow.choices import EvalDtype
+from ckptgrow.commands._options import ConfigOption
 from ckptgrow.commands._screen import Screen
+from ckptgrow.commands.eval import _eval_options as options
 from ckptgrow.errors import RequestError
 
 if TYPE_CHECKING:
@@ -27,18 +28,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """The values of the options that all these commands take."""
+    """The options that all these commands take."""
 
-    tokenizer: str | None
-    batch_size: str
-    device: str
-    dtype: EvalDtype
-    limit: float | None
-    samples: Path | None
-    config: Path | None
-    force: bool
-    bootstrap_iters: int | None = None
-    num_fewshot: int | None = None
+    tokenizer: options.TokenizerOption = None
+    batch_size: options.BatchSizeOption = "auto"
+    device: options.DeviceOption = "auto"
+    dtype: options.DtypeOption = "float32"
+    limit: options.LimitOption = None
+    samples: options.SamplesOption = None
+    config: ConfigOption = None
+    force: options.ForceOption = False
 
     def settings(self) -> EvalSettings:
         """The settings of the evaluation; raises RequestError where a value is out of range."""
@@ -46,8 +45,32 @@ class Choices:
 
         if self.limit is not None and not (0 < self.limit < 1 or self.limit == int(self.limit) >= 1):
             raise RequestError(f"--limit {self.limit:g}: expected a whole number from 1 on, or a share below 1")
-        settings = EvalSettings(batch_size=_batch_size(self.batch_size), limit=self.limit, num_fewshot=self.num_fewshot)
-        return settings if self.bootstrap_iters is None else replace(settings, bootstrap_iters=self.bootstrap_iters)
+        return EvalSettings(batch_size=_batch_size(self.batch_size), limit=self.limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreChoices(Choices):
+    """The options of commands whose scores have standard errors by resampling."""
+
+    bootstrap_iters: options.BootstrapOption = None
+
+    def settings(self) -> EvalSettings:
+        """The settings of the evaluation; raises RequestError where a value is out of range."""
+        found = super().settings()
+        return found if self.bootstrap_iters is None else replace(found, bootstrap_iters=self.bootstrap_iters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskChoices(ScoreChoices):
+    """The options of commands that take any of lm-eval's tasks."""
+
+    data: options.TaskDataOption = None
+    include_path: options.IncludeOption = None
+    num_fewshot: options.FewshotOption = None
+
+    def settings(self) -> EvalSettings:
+        """The settings of the evaluation; raises RequestError where a value is out of range."""
+        return replace(super().settings(), num_fewshot=self.num_fewshot)
 
 
 @dataclass(frozen=True, kw_only=True)

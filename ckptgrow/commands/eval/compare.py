@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckptgrow.commands._options import ConfigOption
+from ckptgrow.commands._option_groups import takes
 from ckptgrow.commands._paths import checkpoint_at, checkpoints_at
 from ckptgrow.commands._screen import JsonOption
 from ckptgrow.commands.eval import _eval_options as options
 from ckptgrow.commands.eval._eval_options import local_files
-from ckptgrow.commands.eval._eval_session import Choices, Session, metric_name, session
+from ckptgrow.commands.eval._eval_session import Session, TaskChoices, metric_name, session
 
 if TYPE_CHECKING:
     from ckptgrow.evaluate.evaluation import Evaluation
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from ckptgrow.evaluate.tasks import Loaded
 
 
+@takes("choices", TaskChoices)
 def compare(
+    *,
     small: Annotated[
         Path, typer.Argument(metavar="SMALL", help="What the others are compared with.", callback=checkpoint_at)
     ],
@@ -32,18 +34,7 @@ def compare(
         float | None,
         typer.Option(min=0, help="Exit 1 where a score differs relatively by more than that.", show_default=False),
     ] = None,
-    data: options.TaskDataOption = None,
-    include_path: options.IncludeOption = None,
-    num_fewshot: options.FewshotOption = None,
-    tokenizer: options.TokenizerOption = None,
-    batch_size: options.BatchSizeOption = "auto",
-    device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "float32",
-    limit: options.LimitOption = None,
-    samples: options.SamplesOption = None,
-    bootstrap_iters: options.BootstrapOption = None,
-    config: ConfigOption = None,
-    force: options.ForceOption = False,
+    choices: TaskChoices,
     as_json: JsonOption = False,
 ) -> int:
     """Several checkpoints side by side.
@@ -51,26 +42,18 @@ def compare(
     With differences from SMALL and their standard errors, paired by document. Right after growth every score must be
     equal. All are read with SMALL's tokenizer; --config is SMALL's. The task 'perplexity' is loss by token of a file
     (--data perplexity=FILE), by default of the validation tokens of SMALL's run.
+
+    Examples:
+        ckptgrow eval compare small.ckpt wide.ckpt --tasks perplexity
+        ckptgrow eval compare small.ckpt wide.ckpt --tasks lambada_openai --data lambada_openai=lambada.jsonl
     """
-    choices = Choices(
-        tokenizer=tokenizer,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-        limit=limit,
-        samples=samples,
-        config=config,
-        force=force,
-        bootstrap_iters=bootstrap_iters,
-        num_fewshot=num_fewshot,
-    )
     with session(choices, as_json, small, *grown) as work:
         from ckptgrow.evaluate.score_comparison import compare as compare_evaluations
         from ckptgrow.evaluate.subject import tokenizer_of
 
-        asked = _asked(tasks, local_files(data), small)
-        loaded = work.load(asked.tasks, asked.local, include_path or ()) if asked.tasks else None
-        shared = replace(choices, tokenizer=tokenizer_of(small, tokenizer))
+        asked = _asked(tasks, local_files(choices.data), small)
+        loaded = work.load(asked.tasks, asked.local, choices.include_path or ()) if asked.tasks else None
+        shared = replace(choices, tokenizer=tokenizer_of(small, choices.tokenizer))
         works = [replace(work, choices=shared)] + [replace(work, choices=replace(shared, config=None))] * len(grown)
         evaluations = [_evaluated(one, path, loaded, asked) for one, path in zip(works, (small, *grown), strict=True)]
         done = [one for one in evaluations if one is not None]

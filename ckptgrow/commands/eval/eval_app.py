@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ckptgrow.commands._screen import help_if_bare
+from ckptgrow.commands._help import PanelledCommand
 from ckptgrow.commands.eval.compare import compare
 from ckptgrow.commands.eval.lambada import lambada
 from ckptgrow.commands.eval.perplexity import perplexity
@@ -14,8 +14,8 @@ from ckptgrow.commands.eval.wikitext import wikitext
 eval_app = typer.Typer(
     help="Evaluate checkpoints of any kind through lm-eval, or as the staged-training paper did.",
     rich_markup_mode=None,
+    add_completion=False,
 )
 
 for command in (lambada, wikitext, run, perplexity, compare):
-    eval_app.command()(command)
-eval_app.callback(invoke_without_command=True)(help_if_bare)
+    eval_app.command(cls=PanelledCommand)(command)

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckptgrow.commands._options import ConfigOption
+from ckptgrow.commands._option_groups import takes
 from ckptgrow.commands._screen import JsonOption
 from ckptgrow.commands.eval import _eval_options as options
 from ckptgrow.commands.eval._eval_options import only_original
-from ckptgrow.commands.eval._eval_session import Choices, Session, session
+from ckptgrow.commands.eval._eval_session import ScoreChoices, Session, session
 
 if TYPE_CHECKING:
     from ckptgrow.evaluate.task_documents import Documents
 
 
+@takes("choices", ScoreChoices)
 def lambada(
+    *,
     checkpoint: options.CheckpointArgument,
     data: options.DataOption = None,
     measure: options.MeasureOption = "lm-eval",
@@ -30,21 +32,16 @@ def lambada(
     leading_newline: Annotated[
         bool, typer.Option("--leading-newline", help="original: a line end before each passage.")
     ] = False,
-    tokenizer: options.TokenizerOption = None,
-    batch_size: options.BatchSizeOption = "auto",
-    device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "float32",
-    limit: options.LimitOption = None,
-    samples: options.SamplesOption = None,
-    bootstrap_iters: options.BootstrapOption = None,
-    config: ConfigOption = None,
-    force: options.ForceOption = False,
+    choices: ScoreChoices,
     as_json: JsonOption = False,
 ) -> None:
     """LAMBADA: predict the last word of each passage.
 
     Measures perplexity and greedy accuracy by lm-eval's lambada_openai. --data takes JSON lines or parquet with `text`,
     or plain text with one passage on each line. --measure original is the accuracy of the last token.
+
+    Examples:
+        ckptgrow eval lambada last.ckpt --data lambada.jsonl --tokenizer gpt2
     """
     switches = {
         "--ignore-fragments": ignore_fragments,
@@ -52,17 +49,6 @@ def lambada(
         "--leading-newline": leading_newline,
     }
     only_original(measure, {name for name, on in switches.items() if on})
-    choices = Choices(
-        tokenizer=tokenizer,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-        limit=limit,
-        samples=samples,
-        config=config,
-        force=force,
-        bootstrap_iters=bootstrap_iters,
-    )
     with session(choices, as_json, checkpoint) as work:
         if measure == "lm-eval":
             loaded = work.load("lambada_openai", {} if data is None else {"lambada_openai": data})

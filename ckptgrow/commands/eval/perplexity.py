@@ -8,13 +8,15 @@ from typing import Annotated
 
 import typer
 
-from ckptgrow.commands._options import ConfigOption
+from ckptgrow.commands._option_groups import takes
 from ckptgrow.commands._screen import JsonOption
 from ckptgrow.commands.eval import _eval_options as options
 from ckptgrow.commands.eval._eval_session import Choices, session
 
 
+@takes("choices", Choices)
 def perplexity(
+    *,
     checkpoint: options.CheckpointArgument,
     file: Annotated[
         Path | None,
@@ -25,31 +27,18 @@ def perplexity(
         ),
     ] = None,
     block_size: options.BlockSizeOption = None,
-    tokenizer: options.TokenizerOption = None,
-    batch_size: options.BatchSizeOption = "auto",
-    device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "float32",
-    limit: options.LimitOption = None,
-    samples: options.SamplesOption = None,
-    config: ConfigOption = None,
-    force: options.ForceOption = False,
+    choices: Choices,
     as_json: JsonOption = False,
 ) -> None:
     """Loss and perplexity of a file's tokens.
 
     The loss is in nats per token; every token but the first is predicted once, from at most one block before it.
     JSON lines and parquet give the tokens that `ckptgrow data` makes of them; plain text is one document.
+
+    Examples:
+        ckptgrow eval perplexity run                                    # the run's own validation tokens
+        ckptgrow eval perplexity last.ckpt text.txt --tokenizer gpt2
     """
-    choices = Choices(
-        tokenizer=tokenizer,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-        limit=limit,
-        samples=samples,
-        config=config,
-        force=force,
-    )
     with session(choices, as_json, checkpoint) as work:
         from ckptgrow.evaluate.blocks import file_loss
         from ckptgrow.evaluate.subject import validation_of

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ckptgrow.choices import HubData
-from ckptgrow.commands._options import ConfigOption
+from ckptgrow.commands._option_groups import takes
 from ckptgrow.commands._screen import JsonOption
 from ckptgrow.commands.eval import _eval_options as options
 from ckptgrow.commands.eval._eval_options import only_original
@@ -16,7 +16,9 @@ from ckptgrow.commands.eval._eval_session import Choices, Session, session
 from ckptgrow.errors import RequestError
 
 
+@takes("choices", Choices)
 def wikitext(
+    *,
     checkpoint: options.CheckpointArgument,
     data: options.DataOption = None,
     measure: options.MeasureOption = "lm-eval",
@@ -28,14 +30,7 @@ def wikitext(
         ),
     ] = None,
     block_size: options.BlockSizeOption = None,
-    tokenizer: options.TokenizerOption = None,
-    batch_size: options.BatchSizeOption = "auto",
-    device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = "float32",
-    limit: options.LimitOption = None,
-    samples: options.SamplesOption = None,
-    config: ConfigOption = None,
-    force: options.ForceOption = False,
+    choices: Choices,
     as_json: JsonOption = False,
 ) -> None:
     """WikiText: perplexity of whole pages.
@@ -43,21 +38,14 @@ def wikitext(
     Measures perplexity per word and per byte, and bits per byte, by lm-eval's wikitext (WikiText-2). --data takes text
     in WikiText's layout, or JSON lines or parquet with `page` (whole pages) or `text` (lines). --measure original is
     the loss per token in blocks of --block-size; blocks of a memory-mapped .bin stand between a begin and an end token.
+
+    Examples:
+        ckptgrow eval wikitext model-dir --limit 10
     """
     given = {"--dataset": dataset, "--block-size": block_size}
     only_original(measure, {name for name, value in given.items() if value is not None})
     if dataset is not None and data is not None:
         raise RequestError("--dataset and --data exclude each other; choose one")
-    choices = Choices(
-        tokenizer=tokenizer,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-        limit=limit,
-        samples=samples,
-        config=config,
-        force=force,
-    )
     with session(choices, as_json, checkpoint) as work:
         if measure == "lm-eval":
             work.show(work.run(checkpoint, work.load("wikitext", {} if data is None else {"wikitext": data})))

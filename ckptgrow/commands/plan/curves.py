@@ -47,6 +47,9 @@ def curves(
     """Find growth points, the step constant and the saved compute from two learning curves.
 
     A log is TensorBoard's CSV export, Lightning's metrics.csv, an event file, or a run's directory.
+
+    Examples:
+        ckptgrow plan curves small large --operator width --params 5e6 2e7 --tokens-per-step 16384 --plot curves.png
     """
     if tokens_per_step <= 0:
         raise RequestError(f"--tokens-per-step {tokens_per_step:g}: expected a number above zero")

@@ -40,6 +40,9 @@ def fit(
     """Fit a scaling law's constants to learning curves of your own, for `plan law --law FILE`.
 
     Uses robust least squares on log L (Huber's loss); standard errors assume that evaluations are independent.
+
+    Examples:
+        ckptgrow plan fit small-run large-run --params 5e6 --params 2e7 --tokens-per-step 16384 --out law.yaml
     """
     if len(params) != len(curves):
         raise RequestError(f"--params: {len(params)} given for {len(curves)} curves, expected one for each")

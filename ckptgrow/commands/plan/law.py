@@ -79,6 +79,10 @@ def law(
 
     L = E + a·N^−α + b·u^−β with u steps (Kaplan et al. 2020) or tokens (Hoffmann et al. 2022), or constants of your
     own.
+
+    Examples:
+        ckptgrow plan law --target-params 1.5e9 --out plan.yaml
+        ckptgrow plan law --target-loss 3.2 --operators width --law law.yaml
     """
     from ckptgrow.planning.figure_style import check_ending
     from ckptgrow.planning.law_files import law_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ckptgrow.commands._screen import help_if_bare
+from ckptgrow.commands._help import PanelledCommand
 from ckptgrow.commands.plan.curves import curves
 from ckptgrow.commands.plan.fit import fit
 from ckptgrow.commands.plan.law import law
@@ -13,8 +13,8 @@ from ckptgrow.commands.plan.watch import watch
 plan = typer.Typer(
     help="Plan a staged training: when to grow, from where to go on, what it saves.",
     rich_markup_mode=None,
+    add_completion=False,
 )
 
 for command in (curves, law, fit, watch):
-    plan.command()(command)
-plan.callback(invoke_without_command=True)(help_if_bare)
+    plan.command(cls=PanelledCommand)(command)

@@ -35,6 +35,9 @@ def watch(
     """Tell whether a running training should grow now: its slope, how sure it is, and the step that the rule predicts.
 
     Reads the newest metrics.csv or event files in the directory or below it.
+
+    Examples:
+        ckptgrow plan watch run --operator width
     """
     from ckptgrow.planning.learning_curves import curve_of
     from ckptgrow.planning.logs import Names, newest_log

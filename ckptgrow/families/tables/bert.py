@@ -55,8 +55,8 @@ FAMILY = Family(
         Parameter("cls.predictions.decoder.bias", "vocab", when="not tie_word_embeddings"),
     ),
     tie=Tie(head="cls.predictions.decoder.weight", embedding="bert.embeddings.word_embeddings.weight"),
-    same_if_tied=(("cls.predictions.decoder.bias", "cls.predictions.bias"),),
-    also=(
+    twins_if_tied=(("cls.predictions.decoder.bias", "cls.predictions.bias"),),
+    spellings=(
         ("LayerNorm.weight", "LayerNorm.gamma"),
         ("LayerNorm.bias", "LayerNorm.beta"),
     ),

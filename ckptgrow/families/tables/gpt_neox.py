@@ -37,7 +37,7 @@ FAMILY = Family(
         Parameter("lm_head.weight", "vocab <- final"),
     ),
     tie=Tie(head="lm_head.weight", embedding="gpt_neox.embed_in.weight", default=False),
-    also=(("lm_head.weight", "embed_out.weight"),),
+    spellings=(("lm_head.weight", "embed_out.weight"),),
     buffers=(
         "gpt_neox.layers.{layer}.attention.bias",
         "gpt_neox.layers.{layer}.attention.masked_bias",

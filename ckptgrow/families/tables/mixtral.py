@@ -21,7 +21,7 @@ FAMILY = Family(
         ),
         InPieces(LAYER + "mlp.experts.down_proj", (Parameter(EXPERT + "w2.weight", "residual <- ffn"),)),
     ),
-    also=(("mlp.gate.", "block_sparse_moe.gate."),),
+    spellings=(("mlp.gate.", "block_sparse_moe.gate."),),
     tie=TIE,
     padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),

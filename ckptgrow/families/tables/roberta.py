@@ -55,8 +55,8 @@ FAMILY = Family(
         Parameter("lm_head.decoder.bias", "vocab", when="not tie_word_embeddings"),
     ),
     tie=Tie(head="lm_head.decoder.weight", embedding="roberta.embeddings.word_embeddings.weight"),
-    same_if_tied=(("lm_head.decoder.bias", "lm_head.bias"),),
-    also=(
+    twins_if_tied=(("lm_head.decoder.bias", "lm_head.bias"),),
+    spellings=(
         ("LayerNorm.weight", "LayerNorm.gamma"),
         ("LayerNorm.bias", "LayerNorm.beta"),
     ),

@@ -60,7 +60,7 @@ FAMILY = Family(
         Parameter("lm_head.weight", "vocab <- scaled"),
     ),
     tie=Tie(head="lm_head.weight", embedding="shared.weight", is_embedding_if_lacking=True),
-    same=(("encoder.embed_tokens.weight", "shared.weight"), ("decoder.embed_tokens.weight", "shared.weight")),
+    twins=(("encoder.embed_tokens.weight", "shared.weight"), ("decoder.embed_tokens.weight", "shared.weight")),
     padding=Padding("rms", "layer_norm_epsilon", scale={"final": 0.5}, scale_tied={"final": 0.5}),
     activation="dense_act_fn",
     dropout=("dropout_rate",),

@@ -51,7 +51,7 @@ FAMILY = Family(
         Parameter("classifier.weight", "labels <- final"),
         Parameter("classifier.bias", "labels"),
     ),
-    also=(
+    spellings=(
         ("vit.layers.{layer}.attention.q_proj.", "vit.encoder.layer.{layer}.attention.attention.query."),
         ("vit.layers.{layer}.attention.k_proj.", "vit.encoder.layer.{layer}.attention.attention.key."),
         ("vit.layers.{layer}.attention.v_proj.", "vit.encoder.layer.{layer}.attention.attention.value."),

@@ -15,7 +15,7 @@ from ckptgrow.growth.tensors.fresh_entries import averaged
 from ckptgrow.growth.tensors.grown_tensors import gathered
 from ckptgrow.spaces.gather import Gather, GrownAxis
 from ckptgrow.spaces.growth import identity
-from ckptgrow.storage.tensors import Held, LazyTensor, Made, whole
+from ckptgrow.storage.tensors import InMemory, LazyTensor, Made, whole
 
 FactorKind = Literal["row", "column"]
 
@@ -38,7 +38,7 @@ def grown_factor(
     gather = _without(square, removed, kept=kept)
 
     def grown(tensor: torch.Tensor, by: Gather) -> torch.Tensor:
-        return whole(averaged(Held(tensor), by) if filled else gathered(Held(tensor), by))
+        return whole(averaged(InMemory(tensor), by) if filled else gathered(InMemory(tensor), by))
 
     @cache
     def all_rows() -> torch.Tensor:

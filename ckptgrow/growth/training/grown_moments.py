@@ -30,7 +30,7 @@ from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.spaces.gather import Gather, TensorGrowth
 from ckptgrow.state.optimizer_kinds import Entry
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
-from ckptgrow.storage.tensors import Held, LazyTensor, Zeros, is_lazy, whole
+from ckptgrow.storage.tensors import InMemory, LazyTensor, Zeros, is_lazy, whole
 
 LARGEST_STEP = 2.0**53  # the last whole number that a float64 counts up to
 
@@ -197,5 +197,5 @@ def _float(value: Any) -> float:
 def _number(like: Any, value: float) -> LazyTensor | float | int:
     """A number in the form that the record has: a plain number, or a tensor."""
     if is_lazy(like):
-        return Held(torch.full_like(whole(like), value))
+        return InMemory(torch.full_like(whole(like), value))
     return type(like)(value)

@@ -19,7 +19,7 @@ from ckptgrow.growth.training.scheduler_run import WAYS_OUT, Functions, opened, 
 from ckptgrow.growth.training.scheduler_table import clock_of, follows_loss, is_known, leaves
 from ckptgrow.growth.training.step_functions import EXAMPLE, LAMBDA, Course
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
-from ckptgrow.storage.tensors import Held, is_lazy, whole
+from ckptgrow.storage.tensors import InMemory, is_lazy, whole
 
 Raw = Mapping[str, Any]
 
@@ -167,7 +167,7 @@ def clock_at(raw: Raw, steps: tuple[int, int]) -> int:
 
 
 def _like(old: Any, new: Any) -> Any:
-    return Held(torch.full_like(whole(old), new)) if is_lazy(old) else new
+    return InMemory(torch.full_like(whole(old), new)) if is_lazy(old) else new
 
 
 def _float(value: Any) -> float:

@@ -47,7 +47,7 @@ from ckptgrow.growth.training.optimizer_table import OptimizerRow, is_coupled, r
 from ckptgrow.growth.training.sides import Sides
 from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
-from ckptgrow.storage.tensors import Held, is_lazy, whole
+from ckptgrow.storage.tensors import InMemory, is_lazy, whole
 
 LR_OPTIONS = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
 DECAY_POWERS: Mapping[DecayRule, float] = {"trajectory": 1.0, "sqrt": 0.5, "keep": 0.0}
@@ -227,5 +227,5 @@ def _scaled_options(options: Mapping[str, Any], ratio: Ratio, row: OptimizerRow)
 def times(value: Any, factor: float) -> Any:
     """An option times a factor: a number, a tensor (capturable optimizers), or None (Adafactor sets its own)."""
     if is_lazy(value):
-        return Held(torch.mul(whole(value), factor))
+        return InMemory(torch.mul(whole(value), factor))
     return None if value is None else value * factor

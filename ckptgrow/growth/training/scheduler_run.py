@@ -16,7 +16,7 @@ from ckptgrow.growth.training.learning_rates import LR_OPTIONS
 from ckptgrow.growth.training.scheduler_table import clock_of, leaves, rebuilt
 from ckptgrow.growth.training.step_functions import Function, recorded_functions
 from ckptgrow.state.optimizer_state import OptimizerState
-from ckptgrow.storage.tensors import Held, is_lazy, whole
+from ckptgrow.storage.tensors import InMemory, is_lazy, whole
 
 Raw = Mapping[str, Any]
 
@@ -135,7 +135,7 @@ def _opened(value: Any) -> Any:
 def stored(value: Any) -> Any:
     """A state whose tensors are lazy again, as a checkpoint holds them: the inverse of `opened`."""
     if isinstance(value, torch.Tensor):
-        return Held(value)
+        return InMemory(value)
     if isinstance(value, Mapping):
         return {key: stored(one) for key, one in cast(Raw, value).items()}
     return [stored(one) for one in cast(list[Any], value)] if isinstance(value, list) else value

@@ -82,7 +82,7 @@ def course(text: str) -> Course | None:
         try:
             options[key.strip()] = float(value)
         except ValueError as error:
-            raise RequestError(f"⟦schedule {text}⟧: {part} is no key=number, expected {EXAMPLE}") from error
+            raise RequestError(f"⟦schedule {text}⟧: {part} is not key=number, expected {EXAMPLE}") from error
     return Course(name, options)
 
 

@@ -36,7 +36,7 @@ _LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
 def read(path: Path) -> Tree:
     """The archive's tree, its tensors `Stored`; tensors that share their place in the file are the same object.
 
-    Raises CheckpointError for what is no whole archive, UnsafePickleError for pickles that name code.
+    Raises CheckpointError for what is not a whole archive, UnsafePickleError for pickles that name code.
     """
     sizes = _record_sizes(path)
     located = _Located(path, sizes)
@@ -168,9 +168,9 @@ def _check_is_archive(path: Path) -> None:
     if not path.exists():
         raise CheckpointError(f"{path}: no such file")
     if not path.is_file():
-        raise CheckpointError(f"{path}: is no file, expected a torch.save archive")
+        raise CheckpointError(f"{path}: is not a file, expected a torch.save archive")
     if not zipfile.is_zipfile(path):
-        kind = "is empty" if path.stat().st_size == 0 else "is no torch.save archive (zip), or cut short"
+        kind = "is empty" if path.stat().st_size == 0 else "is not a torch.save archive (zip), or cut short"
         raise CheckpointError(f"{path}: {kind}, expected a checkpoint written by torch 1.6 or later; copy it again")
 
 

@@ -22,7 +22,7 @@ from zlib_ng import zlib_ng
 from ckptgrow.errors import CheckpointError
 from ckptgrow.progress import Advance
 from ckptgrow.storage.archives.archive import data_offset
-from ckptgrow.storage.files.tensor_writing import Extent, Outline, fill
+from ckptgrow.storage.files.tensor_writing import Extent, FileLayout, fill
 from ckptgrow.storage.fingerprint import Fingerprint
 from ckptgrow.storage.pickles.opaque_pickles import pickler_of
 from ckptgrow.storage.tensors import LazyTensor, num_bytes
@@ -42,7 +42,7 @@ def write(tree: Tree, path: Path, advance: Advance, source: Fingerprint | None =
     fill([outline(tree, path, source)], advance)
 
 
-def outline(tree: Tree, path: Path, source: Fingerprint | None = None) -> Outline:
+def outline(tree: Tree, path: Path, source: Fingerprint | None = None) -> FileLayout:
     """Writes a tree to `path` without its tensors' data, which is to be filled; see `write`."""
     hollows = _Hollows()
     module = types.SimpleNamespace(__name__=__name__, Pickler=pickler_of(hollows.hollow))
@@ -50,7 +50,7 @@ def outline(tree: Tree, path: Path, source: Fingerprint | None = None) -> Outlin
         torch.save(tree, file, pickle_module=module)
     offsets = _storage_offsets(path, len(hollows.tensors))
 
-    def mend(file: BinaryIO, checksums: Sequence[int]) -> None:
+    def finish(file: BinaryIO, checksums: Sequence[int]) -> None:
         by_offset = dict(zip(offsets, checksums, strict=True))
         if source is not None:
             by_offset |= _put_fingerprint(file, path, source)
@@ -58,7 +58,7 @@ def outline(tree: Tree, path: Path, source: Fingerprint | None = None) -> Outlin
         _mend_checksums(file, path, by_offset)
 
     places = [Extent(tensor, offset) for tensor, offset in zip(hollows.tensors.values(), offsets, strict=True)]
-    return Outline(path, places, mend)
+    return FileLayout(path, places, finish)
 
 
 class _Hollows:

@@ -56,7 +56,7 @@ def read_metadata(path: Path) -> Metadata:
     Raises UnsafePickleError where it names anything but metadata's classes, CheckpointError where it is damaged.
     """
     if not path.is_file() or path.stat().st_size > LARGEST_METADATA:
-        raise CheckpointError(f"{path}: is no plain file of at most {LARGEST_METADATA} bytes; copy it again")
+        raise CheckpointError(f"{path}: is not a plain file of at most {LARGEST_METADATA} bytes; copy it again")
     try:
         with path.open("rb") as file:
             found = _Reader(file).load()
@@ -67,7 +67,7 @@ def read_metadata(path: Path) -> Metadata:
             f"{path}: damaged, expected the metadata of a distributed checkpoint ({type(error).__name__}: {error})"
         ) from error
     if not isinstance(found, Metadata) or not isinstance(found.storage_data, dict):
-        raise CheckpointError(f"{path}: is no metadata of a distributed checkpoint; copy it again")
+        raise CheckpointError(f"{path}: is not the metadata of a distributed checkpoint; copy it again")
     return found
 
 

@@ -17,7 +17,7 @@ from typing_extensions import Buffer
 from ckptgrow.errors import CheckpointError
 from ckptgrow.storage.archives.archive import DAMAGES, check_sums, entry_sizes
 from ckptgrow.storage.pickles.opaque_pickles import unpickler_of
-from ckptgrow.storage.tensors import Held, Stored
+from ckptgrow.storage.tensors import InMemory, Stored
 from ckptgrow.storage.tree import Tree
 
 LARGEST_OBJECT = 256 * 2**20  # bytes
@@ -130,7 +130,7 @@ class Pieced:
 
 
 def read_object(path: Path, offset: int, length: int) -> Tree:
-    """A value that is no tensor; raises CheckpointError where it is damaged or names code."""
+    """A value that is not a tensor; raises CheckpointError where it is damaged or names code."""
     if length > LARGEST_OBJECT:
         raise CheckpointError(f"{path}: holds an object of {length} bytes, expected at most {LARGEST_OBJECT}")
     try:
@@ -142,7 +142,7 @@ def read_object(path: Path, offset: int, length: int) -> Tree:
             return torch.load(data, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:  # classes of others: stand-ins, or refused there
             data.seek(0)
-            module = types.SimpleNamespace(__name__=__name__, Unpickler=unpickler_of(Held))
+            module = types.SimpleNamespace(__name__=__name__, Unpickler=unpickler_of(InMemory))
             return torch.load(data, map_location="cpu", weights_only=False, pickle_module=module)
     except DAMAGES as error:
         reason = str(error).strip().split("\n")[0]

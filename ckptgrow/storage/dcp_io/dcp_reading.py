@@ -49,7 +49,7 @@ def read(metadata_path: Path) -> dict[str, Tree]:
         for key in keys[:-1]:
             inner = node.setdefault(key, Nested())
             if not isinstance(inner, dict):
-                raise CheckpointError(f"{path}: its metadata puts {name} inside a value that is no dict")
+                raise CheckpointError(f"{path}: its metadata puts {name} inside a value that is not a dict")
             node = inner
         node[keys[-1]] = value
     return {str(key): _with_lists(value) for key, value in tree.items()}

@@ -17,12 +17,12 @@ LARGEST_LOG = 256 * 2**20  # bytes of a Trainer's state; a log of a million step
 def read_json(path: Path, largest: int = LARGEST_JSON) -> dict[str, Json]:
     """A JSON object; raises CheckpointError where the file holds none, or more than `largest` bytes."""
     if not path.is_file() or path.stat().st_size > largest:
-        raise CheckpointError(f"{path}: is no plain file of at most {largest} bytes, expected a JSON object")
+        raise CheckpointError(f"{path}: is not a plain file of at most {largest} bytes, expected a JSON object")
     try:
         value: Json = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: is no JSON ({type(error).__name__}), expected an object; copy it again"
+            f"{path}: is not JSON ({type(error).__name__}), expected an object; copy it again"
         ) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: is a {type(value).__name__}, expected a JSON object")

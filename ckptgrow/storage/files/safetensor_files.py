@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from ckptgrow.errors import CheckpointError
 from ckptgrow.storage.files.json_files import read_json, write_json
-from ckptgrow.storage.files.tensor_writing import Extent, Outline
+from ckptgrow.storage.files.tensor_writing import Extent, FileLayout
 from ckptgrow.storage.tensors import LazyTensor, Stored, num_bytes
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -56,7 +56,7 @@ def read_file(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
         with safe_open(path, framework="pt"):
             pass
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: is no whole safetensors file ({error}); copy it again") from error
+        raise CheckpointError(f"{path}: is not a whole safetensors file ({error}); copy it again") from error
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         parsed = json.loads(file.read(length))
@@ -93,7 +93,7 @@ def read_shards(path: Path, read: Callable[[Path], Mapping[str, LazyTensor]]) ->
     entries = listed.items() if isinstance(listed, dict) else ()
     weight_map = {name: shard for name, shard in entries if isinstance(shard, str)}
     if weight_map != listed:
-        raise CheckpointError(f"{path}: is no index of shards, expected a weight_map from tensors to files")
+        raise CheckpointError(f"{path}: is not an index of shards, expected a weight_map from tensors to files")
     tensors: dict[str, LazyTensor] = {}
     for shard in sorted(set(weight_map.values())):
         if shard != Path(shard).name or shard in ("", ".", ".."):
@@ -111,7 +111,7 @@ def read_shards(path: Path, read: Callable[[Path], Mapping[str, LazyTensor]]) ->
 
 def outlines(
     directory: Path, stem: str, tensors: Mapping[str, LazyTensor], max_bytes: int, metadata: Mapping[str, str]
-) -> list[Outline]:
+) -> list[FileLayout]:
     """Writes `stem.safetensors`, or shards of at most `max_bytes` with an index, without the tensors' data, which is to
     be filled.
     """
@@ -127,7 +127,7 @@ def outlines(
     return [outline(directory / name, shard, metadata) for name, shard in zip(names, shards, strict=True)]
 
 
-def outline(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> Outline:
+def outline(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> FileLayout:
     """Writes one file without its tensors' data, which is to be filled."""
     header: dict[str, Entry] = {}
     # widest dtypes first, as the specification asks for the sake of alignment
@@ -144,7 +144,7 @@ def outline(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         file.truncate(start + offset)
-    return Outline(path, [Extent(tensors[name], start + header[name]["data_offsets"][0]) for name in order])
+    return FileLayout(path, [Extent(tensors[name], start + header[name]["data_offsets"][0]) for name in order])
 
 
 def _sharded(tensors: Mapping[str, LazyTensor], max_bytes: int) -> Sequence[dict[str, LazyTensor]]:

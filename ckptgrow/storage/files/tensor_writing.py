@@ -36,20 +36,20 @@ class Extent:
     offset: int
 
 
-Mend = Callable[[BinaryIO, Sequence[int]], None]
+Finish = Callable[[BinaryIO, Sequence[int]], None]
 """Told an open file and the CRC-32 of its tensors' data; writes what had to wait for these."""
 
 
 @dataclass(frozen=True)
-class Outline:
+class FileLayout:
     """A file at `path` that is whole but for the data of `places`, where it reads as zeros, as a hole does."""
 
     path: Path
     places: Sequence[Extent]
-    mend: Mend = lambda file, checksums: None
+    finish: Finish = lambda file, checksums: None
 
 
-def fill(outlines: Sequence[Outline], advance: Advance) -> None:
+def fill(outlines: Sequence[FileLayout], advance: Advance) -> None:
     """Writes the data of all tensors of all files, mends the files and flushes them to the disk; `advance` is told the
     bytes of every piece.
 
@@ -60,13 +60,13 @@ def fill(outlines: Sequence[Outline], advance: Advance) -> None:
         _fill_together(outlines[first : first + MOST_FILES], advance)
 
 
-def _fill_together(outlines: Sequence[Outline], advance: Advance) -> None:
+def _fill_together(outlines: Sequence[FileLayout], advance: Advance) -> None:
     with ExitStack() as opened:
         files = [opened.enter_context(outline.path.open("r+b")) for outline in outlines]
         pairs = list(zip(files, outlines, strict=True))
         checksums = iter(_filled([(file.fileno(), place) for file, one in pairs for place in one.places], advance))
         for file, outline in pairs:
-            outline.mend(file, [next(checksums) for _ in outline.places])
+            outline.finish(file, [next(checksums) for _ in outline.places])
             file.flush()
             os.fsync(file.fileno())
 

@@ -23,7 +23,7 @@ from ckptgrow.growth.training.learning_rates import LR_OPTIONS, Origin, times
 from ckptgrow.growth.training.step_functions import NAMES, course
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
 from ckptgrow.state.train_schedule import Schedule
-from ckptgrow.storage.tensors import Held, is_lazy, whole
+from ckptgrow.storage.tensors import InMemory, is_lazy, whole
 from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
 from tests.helpers.lightning_files import save_lightning
 
@@ -123,7 +123,7 @@ def optimizer_of(kind: str, bases: Sequence[float]) -> torch.optim.Optimizer:
 def in_file(value: Any) -> Any:
     """As a checkpoint that is read has it."""
     if isinstance(value, torch.Tensor):
-        return Held(value.clone())
+        return InMemory(value.clone())
     if isinstance(value, list):
         return [in_file(one) for one in value]
     return {key: in_file(one) for key, one in value.items()} if isinstance(value, dict) else value

@@ -246,19 +246,19 @@ def test_a_floor_for_all_groups_is_refused_where_each_would_need_its_own() -> No
 
 
 def test_tensor_learning_rates_are_scaled_and_moved_as_tensors() -> None:
-    from ckptgrow.storage.tensors import Held, is_lazy, whole
+    from ckptgrow.storage.tensors import InMemory, is_lazy, whole
 
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=torch.tensor(0.1), capturable=True)
     scheduler = lr_scheduler.ExponentialLR(optimizer, 0.5)
     state = {
-        key: [Held(one) if isinstance(one, torch.Tensor) else one for one in value]
+        key: [InMemory(one) if isinstance(one, torch.Tensor) else one for one in value]
         if isinstance(value, list)
         else value
         for key, value in scheduler.state_dict().items()
     }
     grown = grown_scheduler(state, [Origin(0, 1.0), Origin(0, 0.5)], 1)
     assert [float(whole(one)) for one in grown["base_lrs"]] == pytest.approx([0.1, 0.05])
-    options = {"lr": Held(torch.tensor(0.1)), "initial_lr": Held(torch.tensor(0.1)), "betas": (0.9, 0.999)}
+    options = {"lr": InMemory(torch.tensor(0.1)), "initial_lr": InMemory(torch.tensor(0.1)), "betas": (0.9, 0.999)}
     scheduled = moved(state, 2, OptimizerState(groups=(ParameterGroup(options, ("a",)),), state={}))
     (group,) = scheduled.groups(OptimizerState(groups=(ParameterGroup(options, ("a",)),), state={}))
     assert is_lazy(group.options["lr"])
