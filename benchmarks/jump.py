@@ -94,6 +94,7 @@ class Runs:
             config = run / "config.json"
             config.write_text(json.dumps(shape.config(256, 128)))
             sizes = "--batch-size 16 --seqlen 128 --warmup-steps 60 --schedule constant --val-every 100000"
+            sizes = f"--recipe staged-training {sizes}"
             self._train(run, f"--config {config} {sizes} --seed {self.seed} --train-steps {steps} --lr {rate}")
         return run / "checkpoints" / "last.ckpt"
 

@@ -33,6 +33,7 @@ Documents = Literal["lines", "files"]  # what a document of a text file is
 SpecialTokens = Literal["text", "parse"]  # what a special token spelled in the text is
 
 # training
+TrainRecipeName = Literal["modern", "staged-training"]  # the defaults of a new run
 ScheduleKind = Literal["linear", "cosine", "wsd", "constant"]
 Strategy = Literal["auto", "ddp", "fsdp"]
 Accelerator = Literal["auto", "cpu", "cuda"]

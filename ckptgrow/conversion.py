@@ -25,6 +25,7 @@ from ckptgrow.state.translated_optimizers import with_zeros
 from ckptgrow.storage.tensors import LazyTensor, num_elements
 
 DIRECTORIES = ("huggingface", "trainer", "accelerate", "fsdp")  # their parts lie in files of one kind
+FILE_BY_FILE = ("torch-files", "deepspeed")  # what they carry is told by file and key
 LIKE_LIGHTNING = ("lightning", "dcp")  # both hold Lightning's keys
 PREFIX = "model."  # what a LightningModule calls its model, most often
 LIGHTNING_VERSION = "2.5.0"  # whose layout of `loops` is written; later ones read it
@@ -131,7 +132,7 @@ def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
         "global_step",
         "epoch",
     }
-    unread = _by_key(rest) if old.kind == "torch-files" else rest
+    unread = _by_key(rest) if old.kind in FILE_BY_FILE else rest
     left_out = [key for key, value in unread.items() if key not in held and value not in ({}, [], None)]
     arguments = plain_arguments(rest.get("hyper_parameters"))
     left_out += [f"hyper_parameters[{key!r}]" for key in arguments if key != "config"]

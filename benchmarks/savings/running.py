@@ -180,7 +180,7 @@ class Runner:
             config.write_text(json.dumps(arm.shape.config(TEXTS[piece.text].vocabulary, piece.length)))
             sizes = [f"--batch-size={arm.batch}", f"--seqlen={piece.length}", f"--seed={arm.seed}", f"--lr={arm.rate}"]
             warmup = f"--warmup-steps={round(arm.steps / arm.share) // 20}"
-            return [*command, f"--config={config}", *course, *sizes, warmup]
+            return [*command, "--recipe=staged-training", f"--config={config}", *course, *sizes, warmup]
         place = [f"--step={arm.start.schedule_step}"] if arm.grow else []
         rate = [f"--lr={arm.rate}"] if arm.multiplier != 1 else []
         rewarm = [f"--rewarm={arm.rewarm}"] if arm.rewarm and arm.new_peak is None else []

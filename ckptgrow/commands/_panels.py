@@ -14,9 +14,12 @@ PANELS: Mapping[str, tuple[str, ...]] = {
     ),
     "Length and batch": (
         *("train_steps", "stop_at", "batch_size", "grad_accum", "seqlen", "warmup_bsz", "warmup_seq"),
-        *("tokens_per_step", "batch", "until_slope"),
+        *("tokens_per_step", "batch", "until_slope", "until_loss"),
     ),
-    "Optimizer": (*("lr", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "grad_clip"),),
+    "Optimizer": (
+        *("lr", "min_lr_ratio", "warmup_steps", "warmup_share", "weight_decay", "adam_beta1", "adam_beta2"),
+        *("adam_epsilon", "grad_clip", "dropout"),
+    ),
     "Data": (
         *("data", "val_fraction", "field", "documents", "special_tokens", "file", "include_path", "dataset"),
         *("preprocess", "leading_newline", "ignore_fragments", "block_size", "limit", "num_fewshot", "tasks"),
@@ -25,17 +28,27 @@ PANELS: Mapping[str, tuple[str, ...]] = {
     "Judgement": ("tokens", "batches", "steps", "tolerance", "measure", "bootstrap_iters", "samples"),
     "Machine": (
         *("devices", "nodes", "launcher", "slurm", "strategy", "accelerator", "device", "precision", "dtype"),
-        *("compile_model", "num_workers", "workers"),
+        *("compile_model", "gradient_checkpointing", "num_workers", "workers"),
     ),
     "Validation, logs and checkpoints": (
-        *("val_every", "val_batches", "val_sequences", "log_every", "logger", "save_every", "save_minutes", "keep"),
+        *(
+            "val_every",
+            "val_batches",
+            "val_sequences",
+            "log_every",
+            "logger",
+            "peak_flops",
+            "save_every",
+            "save_minutes",
+        ),
+        "keep",
     ),
     "Law and curves": (
         *("target_params", "target_loss", "stages", "operators", "operator", "max_factor", "scaling_law", "params"),
         *("form", "from_step", "loss", "step_column", "spikes", "threshold", "plot"),
     ),
     "Reading IN": ("dialect", "param_order", "drop", "allow_nonfinite"),
-    "Output": ("to", "prefix", "max_shard_size", "out", "force", "dry_run", "scratch"),
+    "Output": ("to", "prefix", "max_shard_size", "out", "export", "force", "dry_run", "scratch"),
 }
 
 

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ckptgrow.choices import Accelerator, Frozen, Logger, Precision, ResetPart, ScheduleKind, Strategy, words_of
+from ckptgrow.choices import (
+    Accelerator,
+    Frozen,
+    Logger,
+    Precision,
+    ResetPart,
+    ScheduleKind,
+    Strategy,
+    TrainRecipeName,
+    words_of,
+)
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._paths import checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
@@ -83,17 +93,42 @@ def train(
             "1.5e9 of these."
         ),
     ] = None,
+    recipe: Annotated[
+        TrainRecipeName | None,
+        typer.Option(
+            help="A new run's defaults, marked † below: 'modern' (those told there), or 'staged-training', the paper's "
+            "script's: schedule linear, warm-up a third of all steps and at most 1000, weight decay 0.01, β₂ 0.98, ε "
+            "1e-6, no clipping, dropout as the model has it [default: modern]."
+        ),
+    ] = None,
     schedule: Annotated[
-        ScheduleKind | None, typer.Option(help="After warm-up: linear, cosine, wsd (stable, then decay) or constant.")
+        ScheduleKind | None,
+        typer.Option(
+            help="After warm-up: linear, cosine, wsd (stable, then decay over the last fifth) or constant "
+            "[default: wsd †]."
+        ),
+    ] = None,
+    min_lr_ratio: Annotated[
+        float | None, typer.Option(min=0, max=1, help="The last learning rate over the peak [default: 0].")
     ] = None,
     warmup_steps: Annotated[
-        int | None, typer.Option(min=0, help="Steps of linear warm-up [default: 1000, at most a third of all].")
+        int | None,
+        typer.Option(min=0, help="Steps of linear warm-up [default: 0.05 of all, at most 2000 †]."),
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay [default: 0.01].")] = None,
+    warmup_share: Annotated[
+        float | None, typer.Option(min=0, max=1, help="The same as a share of all steps.", show_default=False)
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Decay of matrices [default: 0.1 †].")] = None,
     adam_beta1: Annotated[float | None, typer.Option(help="AdamW's β₁ [default: 0.9].")] = None,
-    adam_beta2: Annotated[float | None, typer.Option(help="AdamW's β₂ [default: 0.98].")] = None,
-    adam_epsilon: Annotated[float | None, typer.Option(help="AdamW's ε [default: 1e-6].")] = None,
-    grad_clip: Annotated[float | None, typer.Option(help="Largest global gradient norm; 0 for none.")] = None,
+    adam_beta2: Annotated[float | None, typer.Option(help="AdamW's β₂ [default: 0.95 †].")] = None,
+    adam_epsilon: Annotated[float | None, typer.Option(help="AdamW's ε [default: 1e-8 †].")] = None,
+    grad_clip: Annotated[
+        float | None, typer.Option(min=0, help="Largest global gradient norm; 0 for none [default: 1 †].")
+    ] = None,
+    dropout: Annotated[
+        float | None,
+        typer.Option(min=0, help="All of the model's dropout [default: 0 † where --config says none]."),
+    ] = None,
     warmup_bsz: Annotated[int, typer.Option(min=0, help="Tokens over which the batch size grows; 0 for never.")] = 0,
     warmup_seq: Annotated[
         int, typer.Option(min=0, help="Tokens over which the sequence length grows; 0 for never.")
@@ -107,6 +142,14 @@ def train(
     accelerator: Annotated[Accelerator, typer.Option(help="What the model runs on.")] = "auto",
     precision: Annotated[Precision, typer.Option(help="What the model computes in.")] = "32",
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")] = False,
+    gradient_checkpointing: Annotated[
+        bool | None,
+        typer.Option(
+            "--gradient-checkpointing/--no-gradient-checkpointing",
+            help="Keep the activations between blocks alone: much less memory, about a third more time.",
+            show_default=False,
+        ),
+    ] = None,
     num_workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
     save_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints [default: 1000].")] = None,
     save_minutes: Annotated[
@@ -129,6 +172,20 @@ def train(
             show_default=False,
         ),
     ] = None,
+    until_loss: Annotated[
+        float | None,
+        typer.Option(help="End early, at the validation whose loss is at most so many nats.", show_default=False),
+    ] = None,
+    export: Annotated[
+        bool,
+        typer.Option("--export", help="At the end write OUT/model for transformers, its tokenizer beside it."),
+    ] = False,
+    peak_flops: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="FLOPs a second of a device, for the MFU in the log [default: by the GPU's name, in bfloat16]."
+        ),
+    ] = None,
     log_every: Annotated[int | None, typer.Option(min=1, help="Steps between logged values [default: 10].")] = None,
     logger: Annotated[Logger, typer.Option(help="csv, or tensorboard or wandb beside it.")] = "csv",
     as_json: JsonOption = False,
@@ -142,6 +199,8 @@ def train(
         ckptgrow train --data prepared --out run-2 --resume wide.ckpt --train-steps 4000
         torchrun --nproc-per-node 4 -m ckptgrow train --data prepared --out run --size GPT2_base --precision bf16-mixed
     """
+    from ckptgrow.train.train_recipes import RECIPES
+
     if all(one is None for one in (config, size, resume, init_from)):
         raise RequestError("train: expected one of --config FILE, --size NAME, --resume CKPT and --init-from CKPT")
     given: dict[str, Any] = {
@@ -161,6 +220,9 @@ def train(
         "compile": compile_model,
         "num_workers": num_workers,
         "until_slope": until_slope,
+        "until_loss": until_loss,
+        "export": export,
+        "peak_flops": peak_flops,
         "stop_at": stop_at,
         "logger": logger,
     }
@@ -171,8 +233,13 @@ def train(
         "batch_size": batch_size,
         "grad_accum": grad_accum,
         "seqlen": seqlen,
+        "recipe": recipe,
         "schedule": schedule,
+        "min_lr_ratio": min_lr_ratio,
         "warmup_steps": warmup_steps,
+        "warmup_share": warmup_share,
+        "dropout": dropout,
+        "gradient_checkpointing": gradient_checkpointing,
         "weight_decay": weight_decay,
         "eps": adam_epsilon,
         "grad_clip": grad_clip,
@@ -188,7 +255,12 @@ def train(
     }
     given |= {name: value for name, value in optional.items() if value is not None}
     if adam_beta1 is not None or adam_beta2 is not None:
-        given["betas"] = (0.9 if adam_beta1 is None else adam_beta1, 0.98 if adam_beta2 is None else adam_beta2)
+        usual = RECIPES[recipe or "modern"].betas
+        given["betas"] = tuple(
+            own if own is not None else one for own, one in zip((adam_beta1, adam_beta2), usual, strict=True)
+        )
+    if warmup_steps is not None and warmup_share is not None:
+        raise RequestError("--warmup-steps and --warmup-share exclude each other; choose one")
     try:
         from ckptgrow.train.order import GrowingBatches
         from ckptgrow.train.training_run import is_main_process
@@ -240,6 +312,8 @@ def _say(screen: Screen, done: Trained) -> None:
     )
     if done.slope_reached is not None:
         screen.say(f"ended by its slope at step {done.slope_reached:,}: grow it now")
+    if done.loss_reached is not None:
+        screen.say(f"ended by its validation loss at step {done.loss_reached:,}")
     screen.result(
         {
             "checkpoint": str(done.checkpoint),
@@ -250,6 +324,7 @@ def _say(screen: Screen, done: Trained) -> None:
             "lr": done.lr,
             "last_lr": done.last_lr,
             "slope_reached": done.slope_reached,
+            "loss_reached": done.loss_reached,
         }
     )
 

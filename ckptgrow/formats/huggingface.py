@@ -105,12 +105,12 @@ def _weights(path: Path) -> tuple[dict[str, LazyTensor], set[str], dict[str, str
     if not found:
         return {}, set(), {}
     if found[0] != FULL_STATE:
-        return _weights_from(path, found[0])
+        return weights_from(path, found[0])
     tensors = read_tensors(path / FULL_STATE)
     beside = [name for name in found if name in (SAFETENSORS, SAFETENSORS + INDEX_SUFFIX)]
     if not beside:
         return tensors, {FULL_STATE}, {}
-    copies, names, metadata = _weights_from(path, beside[0])
+    copies, names, metadata = weights_from(path, beside[0])
     odd = [name for name, one in copies.items() if _form(tensors.get(name)) != _form(one)]
     if odd:
         raise CheckpointError(
@@ -124,7 +124,7 @@ def _form(tensor: LazyTensor | None) -> tuple[object, ...]:
     return (tensor.shape, tensor.dtype) if tensor is not None else ()
 
 
-def _weights_from(path: Path, name: str) -> tuple[dict[str, LazyTensor], set[str], dict[str, str]]:
+def weights_from(path: Path, name: str) -> tuple[dict[str, LazyTensor], set[str], dict[str, str]]:
     """The tensors in one file, or in the shards of its index, with the files' names and metadata."""
     if name == SAFETENSORS:
         tensors, metadata = read_file(path / name)

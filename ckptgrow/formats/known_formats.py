@@ -9,6 +9,7 @@ from ckptgrow.distributed import processes
 from ckptgrow.errors import CheckpointError, RequestError
 from ckptgrow.formats.checkpoint import Checkpoint, Format
 from ckptgrow.formats.dcp import DistributedFormat
+from ckptgrow.formats.deepspeed.deepspeed_format import DEEPSPEED, DeepSpeedFormat, num_bytes_of_copies
 from ckptgrow.formats.fsdp import ShardedFormat
 from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat, bytes_of_second_copy
 from ckptgrow.formats.torch_directories import TorchDirectoryFormat
@@ -23,6 +24,7 @@ from ckptgrow.storage.tree import tensors_in
 FORMATS: tuple[Format, ...] = (
     DistributedFormat(),
     ShardedFormat(),
+    DeepSpeedFormat(),
     HuggingFaceFormat(),
     TorchDirectoryFormat(),
     TorchFileFormat(),
@@ -48,6 +50,7 @@ def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:
         "torch-files": TorchDirectoryFormat(),
         "dcp": DistributedFormat(),
         "fsdp": ShardedFormat(),
+        DEEPSPEED: DeepSpeedFormat(max_shard_bytes),
         **dict.fromkeys(("huggingface", "trainer", "accelerate"), HuggingFaceFormat(max_shard_bytes)),
     }
     return writers[kind]
@@ -114,7 +117,7 @@ def _sizes(checkpoint: Checkpoint) -> tuple[int, int]:
     """The bytes of all tensors as they are written, and those that the whole checkpoint takes."""
     tensors = [tensor for _, tensor in tensors_in(checkpoint.tree)]
     total = sum(num_bytes(tensor) for tensor in {id(tensor): tensor for tensor in tensors}.values())
-    total += bytes_of_second_copy(checkpoint)
+    total += bytes_of_second_copy(checkpoint) + num_bytes_of_copies(checkpoint)
     return total, int(total * HEADROOM) + len(tensors) * OF_A_TENSOR + checkpoint.carried.num_bytes
 
 

@@ -52,12 +52,23 @@ def check_left_behind(checkpoint: Checkpoint, *, is_reset: bool) -> list[str]:
 
 
 def _is_partition(path: Path) -> bool:
+    if _is_earlier(path):
+        return False
     if PARTITIONS.fullmatch(path.name):
         return True
     if not path.is_dir() or path.name.startswith("checkpoint-"):  # another checkpoint
         return False
     inside = [one.name for _, one in zip(range(MANY), path.iterdir(), strict=False)]
     return any(PARTITIONS.fullmatch(name) for name in inside)
+
+
+def _is_earlier(path: Path) -> bool:
+    """Whether a directory is another state than the one that DeepSpeed's `latest` beside it names."""
+    latest = path.parent / "latest"
+    if not path.is_dir() or not latest.is_file():
+        return False
+    named = latest.read_text().strip()
+    return named != path.name and (path.parent / named).is_dir()
 
 
 def _is_wider(path: Path, taken: Sequence[LazyTensor]) -> bool:

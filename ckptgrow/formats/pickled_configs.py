@@ -34,10 +34,7 @@ def with_fields(node: Opaque, config: Mapping[str, object]) -> Opaque:
     """The same object with the fields in which `config` differs."""
     before = config_in(node) or {}
     changed = {key: value for key, value in config.items() if key not in before or before[key] != value}
-    made = type(node).__new__(type(node), *node.args)
-    made.is_call, made.listed, made.entries = node.is_call, node.listed, node.entries
-    made.state = {**(node.state if isinstance(node.state, dict) else {}), **changed}
-    return made
+    return node.with_state({**(node.state if isinstance(node.state, dict) else {}), **changed})
 
 
 def _model_type(class_name: str) -> str | None:

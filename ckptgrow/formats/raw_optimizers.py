@@ -36,12 +36,13 @@ class RawGroup:
 @dataclass(frozen=True)
 class RawOptimizer:
     """See the module's head; `records` are by the keys of the groups, `other` is what stands beside groups and
-    records.
+    records. `has_group_steps`: the file has one step for all parameters of a group.
     """
 
     groups: tuple[RawGroup, ...]
     records: Mapping[Key, Record]
     other: Mapping[str, Tree] = field(default_factory=dict[str, Tree])
+    has_group_steps: bool = False
 
     @property
     def keys(self) -> tuple[Key, ...]:

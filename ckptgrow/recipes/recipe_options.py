@@ -22,7 +22,20 @@ OPERATORS: Mapping[OperatorName, tuple[Operator, ...]] = {
     "both": ("width", "depth"),
 }
 PLACES_OF_GROWTH = ("source", "target", "request", "progress", "return", "force", "config", "max_shard_bytes")
-PLACES_OF_TRAINING = ("data", "out", "config", "resume", "init_from", "devices", "num_nodes", "until_slope", "stop_at")
+PLACES_OF_TRAINING = (
+    "data",
+    "out",
+    "config",
+    "resume",
+    "init_from",
+    "devices",
+    "num_nodes",
+    "until_slope",
+    "stop_at",
+    "until_loss",
+    "recipe",
+    "export",
+)
 OF_BEGINNINGS = (
     "reset",
     "step",
@@ -33,7 +46,7 @@ OF_BEGINNINGS = (
 SET_BY_RUN = (*PLACES_OF_GROWTH, "factor", "step", "rewarm")
 OF_STAGES = (
     *(*PLACES_OF_TRAINING, "reset", "step", "rewarm", "train_steps", "batch_size", "grad_accum", "seqlen", "lr"),
-    *("schedule", "warmup_steps", "growing"),
+    *("schedule", "warmup_steps", "warmup_share", "growing"),
 )
 
 

@@ -37,13 +37,16 @@ class ParameterGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerState:
-    """One optimizer's state; `state` maps a parameter's name to its record, `keyed_by` tells how files have it."""
+    """One optimizer's state; `state` maps a parameter's name to its record, `keyed_by` tells how files have it.
+    `has_group_steps`: the file has one step for all parameters of a group.
+    """
 
     groups: tuple[ParameterGroup, ...]
     state: Mapping[str, Record]
     other: Mapping[str, Any] = field(default_factory=dict[str, Any])
     keyed_by: KeyedBy = "number"
     is_told_as_filed: bool = False  # its groups say the names of the file's tensors, which may not be the module's
+    has_group_steps: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -75,9 +78,8 @@ class OptimizerState:
             )
             for group in self.groups
         )
-        return RawOptimizer(
-            groups, {key: self.state[name] for name, key in keys.items() if name in self.state}, self.other
-        )
+        records = {key: self.state[name] for name, key in keys.items() if name in self.state}
+        return RawOptimizer(groups, records, self.other, self.has_group_steps)
 
 
 def named_states(
@@ -181,6 +183,7 @@ def _with_names(raw: RawOptimizer, name_of: Mapping[Key, str]) -> OptimizerState
         state={name_of[key]: record for key, record in raw.records.items()},
         other=raw.other,
         keyed_by=raw.keyed_by,
+        has_group_steps=raw.has_group_steps,
     )
 
 

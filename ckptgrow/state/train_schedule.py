@@ -20,7 +20,7 @@ DECAY_SHARE = 0.2  # of the steps: the last phase of warm-up, stable, decay (Hu 
 
 @dataclass(kw_only=True)
 class Schedule:
-    """factor(step): linear warm-up from 0 over `warmup` steps, then the kind's course to 0 at `total`.
+    """factor(step): linear warm-up from 0 over `warmup` steps, then the kind's course to `floor` at `total`.
 
     From `rewarm_start` on, the factor is multiplied by (step − rewarm_start + 1) / rewarm_steps until that is 1.
     """
@@ -30,6 +30,7 @@ class Schedule:
     total: int
     rewarm_start: int = 0
     rewarm_steps: int = 0
+    floor: float = 0.0
 
     def copy(self) -> Schedule:
         """Another object with the same fields."""
@@ -44,12 +45,16 @@ class Schedule:
             return (step + 1) / self.warmup
         left = max(0.0, (self.total - step) / max(1, self.total - self.warmup))
         if self.kind == "linear":
-            return left
+            return self._above_floor(left)
         if self.kind == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * (1 - left)))
+            return self._above_floor(0.5 * (1 + math.cos(math.pi * (1 - left))))
         if self.kind == "wsd":
-            return min(1.0, max(0.0, (self.total - step) / max(1.0, DECAY_SHARE * self.total)))
+            return self._above_floor(min(1.0, max(0.0, (self.total - step) / max(1.0, DECAY_SHARE * self.total))))
         return 1.0
+
+    def _above_floor(self, share: float) -> float:
+        """A share of the way from the floor to the peak; with no floor the very share."""
+        return share if self.floor == 0 else self.floor + (1 - self.floor) * share
 
     def _rewarming(self, step: int) -> float:
         if self.rewarm_steps <= 0 or step < self.rewarm_start:

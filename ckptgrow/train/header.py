@@ -33,7 +33,8 @@ def header(settings: TrainSettings, files: TokenFiles, module: LanguageModel, de
     )
     yield (
         f"learning rate: {module.lr:.4g} at its peak, {settings.schedule} after {settings.warmup_steps:,} steps of "
-        "warm-up"
+        f"warm-up; weight decay {settings.weight_decay:g}, β {settings.betas[0]:g} and {settings.betas[1]:g}, "
+        f"gradients {f'clipped at norm {settings.grad_clip:g}' if settings.grad_clip else 'not clipped'}"
     )
     vocabulary = settings.config.get("vocab_size")
     if isinstance(vocabulary, int) and vocabulary > files.vocab_size * (1 + SHARE) + PADDING:

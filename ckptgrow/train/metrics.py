@@ -27,10 +27,13 @@ COLUMNS: tuple[str, ...] = (
     "tokens_per_second",
     "seconds_per_step",
     "memory_gib",
+    "mfu",
     "val_loss",
     "val_perplexity",
     "val_bits",
 )
+ADDED = ("mfu",)  # by later versions: a run of an earlier one goes on without them in its rows
+OLDEST = tuple(name for name in COLUMNS if name not in ADDED)
 
 
 class MetricsFile(Logger):
@@ -79,6 +82,6 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    if rows and set(rows[0]) != set(COLUMNS):
+    if rows and not set(OLDEST) <= set(rows[0]) <= set(COLUMNS):
         raise DataError(f"{path}: has columns {listing(rows[0])}, expected those of a run of ckptgrow; move it away")
     return [row for row in rows if (row["tokens"] or "").isdigit() and row["val_bits"] is not None]  # a row cut short

@@ -14,6 +14,7 @@ from ckptgrow.train.gradient_norms import GradientNorms
 from ckptgrow.train.guards import FiniteLosses
 from ckptgrow.train.module import LanguageModel
 from ckptgrow.train.stopwatch import Stopwatch
+from ckptgrow.train.utilisation import flops_per_token, peak_of
 
 LARGEST_EXPONENT = 80.0  # of a perplexity: beyond, a float in a CSV serves nobody
 
@@ -129,6 +130,10 @@ class Monitor(lightning.Callback):
             "tokens_per_second": self._speed,
             "seconds_per_step": seconds,
         }
+        peak = module.settings.peak_flops or peak_of(module.device)
+        if peak is not None:
+            needed = flops_per_token(module.model, length)
+            values["mfu"] = self._speed * needed / (peak * trainer.world_size)
         if module.device.type == "cuda":
             values["memory_gib"] = torch.cuda.max_memory_allocated(module.device) / 2**30
         _log(trainer, values)

@@ -8,7 +8,6 @@ from typing import Any
 from ckptgrow.errors import RequestError
 from ckptgrow.state.train_schedule import NEW_RISE, NewRise
 from ckptgrow.train.settings import WHOLE_BATCH, TrainSettings
-from ckptgrow.train.warmup import MOST_WARMUP
 
 
 def check_lengths(settings: TrainSettings, given: Mapping[str, Any], start: int) -> None:
@@ -35,21 +34,17 @@ def check_lengths(settings: TrainSettings, given: Mapping[str, Any], start: int)
         )
 
 
-def remarks(
-    settings: TrainSettings, given: Mapping[str, Any], stored: Mapping[str, Any], growth: Mapping[str, Any]
-) -> list[str]:
+def remarks(settings: TrainSettings, stored: Mapping[str, Any], growth: Mapping[str, Any]) -> list[str]:
     """Sentences; `stored` are the settings in the checkpoint that the run goes on from, `growth` what it records of its
     growths and of rises of rates.
     """
     rewarm = growth.get("rewarm")
-    found = [_of_warmup(settings, given, stored), _of_rewarming(settings, rewarm), _of_batch(settings, stored)]
+    found = [_of_warmup(settings), _of_rewarming(settings, rewarm), _of_batch(settings, stored)]
     return [one for one in [*found, _of_new_entries(growth), *_of_growing(settings)] if one]
 
 
-def _of_warmup(settings: TrainSettings, given: Mapping[str, Any], stored: Mapping[str, Any]) -> str:
+def _of_warmup(settings: TrainSettings) -> str:
     warmup, total = settings.warmup_steps, settings.train_steps
-    if "warmup_steps" not in given and "warmup_steps" not in stored and warmup < MOST_WARMUP:
-        return f"warm-up: {warmup:,} steps, a third of the run's {total:,}; --warmup-steps says otherwise"
     if warmup > total:
         return (
             f"warm-up: {warmup:,} steps, as the checkpoint's run had, are more than this run's {total:,}: the "

@@ -34,7 +34,7 @@ class Resumed:
     `growth`: the record of growths, and of the rises of rates after the last one. `lr`: the peak that its groups were
     made with. `step`: the schedule's step to go on from, `moved` where that is another than the file's. `adopted` is a
     checkpoint of another trainer, or in another form than this command's, whose `optimizer` is then in this one's.
-    `slope_reached` is the step at which the slope of its validations ended the run.
+    `slope_reached` and `loss_reached` are the step at which the slope or the loss of its validations ended the run.
     """
 
     path: Path
@@ -47,6 +47,7 @@ class Resumed:
     moved: bool = False
     reset: tuple[str, ...] = ()
     slope_reached: int | None = None
+    loss_reached: int | None = None
     adopted: Adopted | None = None
 
     def loaded(self, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -111,6 +112,7 @@ def resumed_from(path: Path, given: Mapping[str, Any]) -> tuple[Resumed, Mapping
         moved=start != stored_step,
         reset=tuple(reset),
         slope_reached=reached_in(tree),
+        loss_reached=reached_in(tree, "loss_reached"),
     )
     return resumed, read.config
 

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.choices import Accelerator, Frozen, Logger, Precision, ResetPart, ScheduleKind, Strategy
+from ckptgrow.choices import Accelerator, Frozen, Logger, Precision, ResetPart, ScheduleKind, Strategy, TrainRecipeName
 from ckptgrow.errors import RequestError
 from ckptgrow.state.train_schedule import Schedule
 from ckptgrow.train.order import GrowingBatches
-from ckptgrow.train.warmup import MOST_WARMUP, default_warmup
+from ckptgrow.train.train_recipes import MODERN, OF_SETTINGS, RECIPES
 
 RUN = "run"  # the place of what is carried among a checkpoint's hyper-parameters
 WHOLE_BATCH = "whole_batch"  # beside what is carried: sequences a step over all devices
@@ -25,6 +25,7 @@ CARRIED = (
     "grad_accum",
     "seqlen",
     "schedule",
+    "min_lr_ratio",
     "warmup_steps",
     "weight_decay",
     "betas",
@@ -40,6 +41,7 @@ CARRIED = (
     "val_sequences",
     "log_every",
     "freeze",
+    "gradient_checkpointing",
 )
 
 
@@ -47,7 +49,7 @@ CARRIED = (
 class TrainSettings:
     """All settings of a run; sizes are in sequences and tokens, lengths in optimizer steps.
 
-    The defaults are those of the staged-training script where they still make sense.
+    The defaults that a recipe decides stand in `train_recipes`; `settings_for` takes those of another recipe.
     """
 
     data: Path
@@ -65,12 +67,16 @@ class TrainSettings:
     grad_accum: int = 1
     seqlen: int = MOST_TOKENS
     lr: float | None = None  # None: by size
-    schedule: ScheduleKind = "linear"
-    warmup_steps: int = MOST_WARMUP  # `settings_for` shortens it to the run
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
-    grad_clip: float = 0.0
+    recipe: TrainRecipeName = "modern"
+    schedule: ScheduleKind = MODERN.schedule
+    min_lr_ratio: float = MODERN.min_lr_ratio  # the last learning rate over the peak
+    warmup_steps: int = MODERN.most_warmup  # `settings_for` shortens it to the run
+    warmup_share: float | None = None  # of all steps, instead of a number of them
+    weight_decay: float = MODERN.weight_decay
+    betas: tuple[float, float] = MODERN.betas
+    eps: float = MODERN.eps
+    grad_clip: float = MODERN.grad_clip
+    dropout: float | None = None  # None: the recipe's for a new model, the checkpoint's for one that goes on
     growing: GrowingBatches = field(default_factory=GrowingBatches)
     seed: int = 3
     devices: int = 1
@@ -79,6 +85,7 @@ class TrainSettings:
     precision: Precision = "32"
     accelerator: Accelerator = "auto"
     compile: bool = False
+    gradient_checkpointing: bool = False
     num_workers: int = 0
     save_every: int = 1000
     save_minutes: float = 15.0  # and after so long without one; 0 for never
@@ -88,6 +95,9 @@ class TrainSettings:
     val_sequences: int | None = None  # None: by val_batches
     stop_at: int | None = None  # the step at which this run ends, where that is before `train_steps`
     until_slope: float | None = None  # d log L / d log C of the validations at which the run ends early
+    until_loss: float | None = None  # nats of a validation at which the run ends early
+    export: bool = False
+    peak_flops: float | None = None  # of a device, a second; None: by its name
     log_every: int = 10
     logger: Logger = "csv"
 
@@ -118,6 +128,7 @@ class TrainSettings:
             kind=self.schedule,
             warmup=self.warmup_steps,
             total=self.train_steps,
+            floor=self.min_lr_ratio,
             rewarm_start=int(rise["start"]),
             rewarm_steps=int(rise["steps"]),
         )
@@ -150,9 +161,16 @@ def settings_for(given: Mapping[str, Any], stored: Mapping[str, Any]) -> TrainSe
         values["growing"] = GrowingBatches(**values["growing"])
     if "betas" in values:
         values["betas"] = tuple(values["betas"])
-    found = TrainSettings(**{**values, **{name: value for name, value in given.items() if name in known}})
-    if "warmup_steps" not in {**values, **given}:
-        found = replace(found, warmup_steps=default_warmup(found.train_steps))
+    recipe = RECIPES[given.get("recipe", "modern")]
+    defaults = {name: getattr(recipe, name) for name in OF_SETTINGS}
+    asked = {name: value for name, value in given.items() if name in known}
+    if stored and "min_lr_ratio" not in stored:  # of a version that had none
+        defaults["min_lr_ratio"] = 0.0
+    found = TrainSettings(**{**defaults, **values, **asked})
+    if found.warmup_share is not None:
+        found = replace(found, warmup_steps=round(found.warmup_share * found.train_steps))
+    elif "warmup_steps" not in {**values, **given}:
+        found = replace(found, warmup_steps=recipe.warmup(found.train_steps))
     whole = stored.get(WHOLE_BATCH)
     if whole is not None and whole != found.whole_batch and not {"batch_size", "grad_accum"} & set(given):
         return _with_batch(found, int(whole))

@@ -23,7 +23,7 @@ from ckptgrow.train.monitor import Monitor, Report
 from ckptgrow.train.order import BatchOrder, BatchShare, collate
 from ckptgrow.train.saving import AtomicCheckpoints, Checkpoints, Saving, will_validate
 from ckptgrow.train.settings import TrainSettings
-from ckptgrow.train.slope_stop import SlopeStop
+from ckptgrow.train.slope_stop import Ends, SlopeStop
 from ckptgrow.train.stopwatch import Stopwatch
 from ckptgrow.train.token_sequences import TokenFiles
 from ckptgrow.train.validation import SharedSequences
@@ -89,7 +89,8 @@ class Training:
         saving = Saving(settings.save_every, settings.save_minutes * 60, settings.log_every, settings.keep)
         self.checkpoints = Checkpoints(settings.out / CHECKPOINTS, saving, writer, losses.check, watch)
         num_growths = len(module.growth.get("history", ()))
-        self.slope_stop = SlopeStop(settings.until_slope, num_growths, lambda: self.monitor.val_loss)
+        ends = Ends(settings.until_slope, settings.until_loss)
+        self.slope_stop = SlopeStop(ends, num_growths, lambda: self.monitor.val_loss)
         ending = [self.checkpoints, Interruption(self.checkpoints.save, will_validate)]
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from ckptgrow.errors import ConfigError, DataError, RequestError, at, listing
+from ckptgrow.families.registry import FAMILIES
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.planning.rates_by_size import lr_for_size
 from ckptgrow.state.counting import num_without_embeddings
@@ -22,6 +23,7 @@ from ckptgrow.state.run_data import DATA, DIRECTORY, TOKENIZER
 from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.train.additions import NewEntries, new_in
 from ckptgrow.train.adoption import adopted
+from ckptgrow.train.exporting import EXPORTED, export
 from ckptgrow.train.freezing import freeze_old_layers
 from ckptgrow.train.header import header
 from ckptgrow.train.launching import processes_of
@@ -33,6 +35,7 @@ from ckptgrow.train.remarks import check_lengths, remarks
 from ckptgrow.train.resuming import Resumed, resumed_from
 from ckptgrow.train.settings import RUN, TrainSettings, positions_of, settings_for
 from ckptgrow.train.token_sequences import TokenFiles
+from ckptgrow.train.train_recipes import RECIPES
 from ckptgrow.train.trainer import CHECKPOINTS, Training
 
 OPTIMIZER_OPTIONS = {"weight_decay": "⟦weight_decay⟧", "betas": "⟦adam_beta1⟧, ⟦adam_beta2⟧", "eps": "⟦adam_epsilon⟧"}
@@ -42,7 +45,7 @@ OPTIMIZER_OPTIONS = {"weight_decay": "⟦weight_decay⟧", "betas": "⟦adam_bet
 class Trained:
     """Where a run ended; losses in nats. `lr` is the peak learning rate, `last_lr` that of the last step;
     `interrupted_by` is the signal that ended the run, None where nothing did; `slope_reached` the step at which its
-    slope did, None where that did not.
+    slope did, `loss_reached` its loss, None where that did not.
     """
 
     out: Path
@@ -55,6 +58,7 @@ class Trained:
     last_lr: float
     interrupted_by: int | None
     slope_reached: int | None = None
+    loss_reached: int | None = None
 
 
 def is_main_process() -> bool:
@@ -90,22 +94,29 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Callable[[str]
     new = _new_entries(model, settings, resumed)
     free = freeze_old_layers(model, new) if settings.freeze == "old-layers" else ()
     if tell is not None and is_main_process():
-        for sentence in remarks(settings, given, stored, {} if resumed is None else resumed.growth):
+        for sentence in remarks(settings, stored, {} if resumed is None else resumed.growth):
             tell(sentence)
         if free:
             tell(f"frozen: all but {len(free)} parameters of new layers ({listing(free, limit=1)})")
     lr = settings.lr if settings.lr is not None else lr_for_size(num_without_embeddings(model))
-    if settings.compile:
-        model.compile()
-    module = LanguageModel(model, settings, lr, _identity(files), resumed, new)
+    module = LanguageModel(_readied(model, settings), settings, lr, _identity(files), resumed, new)
     training = Training(settings, files, module, report)
     if tell is not None and is_main_process():
         for sentence in header(settings, files, module, training.trainer.strategy.root_device):
             tell(sentence)
     interrupted_by = training.fit()
-    monitor = training.monitor
+    if settings.export and interrupted_by is None and is_main_process():
+        done = export(training.checkpoints.last, settings.out / EXPORTED, files.tokenizer)
+        if tell is not None:
+            tell(done)
+    return _trained(training, lr, interrupted_by)
+
+
+def _trained(training: Training, lr: float, interrupted_by: int | None) -> Trained:
+    """Where the run ended."""
+    monitor, module = training.monitor, training.module
     return Trained(
-        out=settings.out,
+        out=training.settings.out,
         checkpoint=training.checkpoints.last,
         global_step=training.trainer.global_step,
         tokens_seen=module.tokens_seen,
@@ -115,6 +126,7 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Callable[[str]
         last_lr=monitor.lr,
         interrupted_by=interrupted_by,
         slope_reached=training.slope_stop.reached,
+        loss_reached=training.slope_stop.loss_reached,
     )
 
 
@@ -131,10 +143,23 @@ def _settings(
     elif settings.init_from is not None:
         found = adopted(read_checkpoint(settings.init_from), settings.config, None, with_optimizer=False)
         settings = replace(settings, config=_agreed_config(settings, found.state.config))
+    settings = replace(settings, config=_with_dropout(settings, is_new=resumed is None and settings.init_from is None))
     positions = positions_of(settings.config)
     if positions is not None and not ("seqlen" in given or "seqlen" in stored):
         settings = replace(settings, seqlen=min(settings.seqlen, positions))
     return settings
+
+
+def _with_dropout(settings: TrainSettings, *, is_new: bool) -> dict[str, Any]:
+    """The config with the dropout that was asked for; a new model's gets its recipe's where it says none."""
+    config, asked = settings.config, settings.dropout
+    if asked is not None and not 0 <= asked < 1:
+        raise RequestError(f"⟦dropout {asked:g}⟧: expected a share from 0 on, below 1")
+    family = FAMILIES.get(str(config.get("model_type")))
+    fields = () if family is None else family.dropout
+    usual = RECIPES[settings.recipe].dropout if is_new else None
+    chosen = {name: usual for name in fields if name not in config and usual is not None}
+    return {**config, **chosen, **({} if asked is None else dict.fromkeys(fields, asked))}
 
 
 def _model(settings: TrainSettings, resumed: Resumed | None) -> torch.nn.Module:
@@ -145,6 +170,25 @@ def _model(settings: TrainSettings, resumed: Resumed | None) -> torch.nn.Module:
         return adopted(read_checkpoint(settings.init_from), settings.config, None, with_optimizer=False).model()
     with at(settings.resume or "--config"):
         return build_model(settings.config, torch.float32)
+
+
+def _readied(model: torch.nn.Module, settings: TrainSettings) -> torch.nn.Module:
+    """The same model, to be run as it was asked for."""
+    if settings.gradient_checkpointing:
+        _checkpoint_gradients(model)
+    if settings.compile:
+        model.compile()
+    return model
+
+
+def _checkpoint_gradients(model: torch.nn.Module) -> None:
+    """Keeps the activations between blocks alone, and computes those inside again: memory for a third more time."""
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise RequestError(f"⟦gradient_checkpointing⟧: transformers' {type(model).__name__} has none; leave it out")
+    enable: Any = getattr(model, "activation_checkpointing_enable", None)  # its name in later transformers
+    if enable is None:
+        enable = model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _new_entries(model: torch.nn.Module, settings: TrainSettings, resumed: Resumed | None) -> Mapping[str, NewEntries]:
@@ -167,8 +211,9 @@ def _new_entries(model: torch.nn.Module, settings: TrainSettings, resumed: Resum
 def _resumed(given: Mapping[str, Any]) -> tuple[Resumed | None, Mapping[str, Any] | None]:
     path = given.get("resume")
     if path is not None:
-        if given.get("init_from") is not None:
-            raise RequestError("⟦init_from⟧: begins a new run, expected it without ⟦resume⟧")
+        for name in ("init_from", "recipe"):
+            if given.get(name) is not None:
+                raise RequestError(f"⟦{name}⟧: is for a new run, expected it without ⟦resume⟧")
         return resumed_from(path, given)
     asked = [f"⟦{name}⟧" for name in ("reset", "step", "rewarm", "rewarm_new", "param_order") if given.get(name)]
     if asked:
@@ -226,10 +271,9 @@ def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) 
     if positions is not None and settings.seqlen > positions:
         raise RequestError(f"⟦seqlen {settings.seqlen}⟧: expected at most the model's {positions} positions")
     files.sequences("train", settings.seqlen)
-    if settings.until_slope is not None and not files.num_tokens["val"]:
-        raise RequestError(
-            f"⟦until_slope {settings.until_slope:g}⟧: {files.directory} has no validation tokens to see it"
-        )
+    for name, end in (("until_slope", settings.until_slope), ("until_loss", settings.until_loss)):
+        if end is not None and not files.num_tokens["val"]:
+            raise RequestError(f"⟦{name} {end:g}⟧: {files.directory} has no validation tokens to see it")
     if files.num_tokens["val"]:
         files.sequences("val", settings.seqlen)
     if resumed is not None:
@@ -244,6 +288,11 @@ def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) 
             raise RequestError(
                 f"⟦until_slope {settings.until_slope:g}⟧: the slope of {resumed.path} has risen past it at step "
                 f"{resumed.slope_reached} already, expected a run that has not ended; grow it, or leave the option out"
+            )
+        if settings.until_loss is not None and resumed.loss_reached is not None:
+            raise RequestError(
+                f"⟦until_loss {settings.until_loss:g}⟧: {resumed.path} has ended at a loss that was low enough, at "
+                f"step {resumed.loss_reached}, expected a run that has not; leave the option out to go on"
             )
     elif (settings.out / METRICS).exists() or (settings.out / CHECKPOINTS).exists():
         raise RequestError(

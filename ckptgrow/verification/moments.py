@@ -65,6 +65,7 @@ def moment_errors(pair: Pair, gradients: Mapping[str, GradientScale], scales: Sc
                 old=old_groups[link.small.name].options,
                 new=new_groups[name].options,
                 limit=limit,
+                has_group_step=small.has_group_steps,
                 pair=pair,
             )
             dtypes |= {value.dtype for value in old.values() if is_lazy(value) and value.shape}
@@ -84,7 +85,8 @@ def moment_errors(pair: Pair, gradients: Mapping[str, GradientScale], scales: Sc
 class _Case:
     """One parameter, and all that its record is judged by.
 
-    `old` and `new`: the options of its group in both checkpoints; `limit`: the earliest step that a growth set.
+    `old` and `new`: the options of its group in both checkpoints; `limit`: the earliest step that a growth set;
+    `has_group_step`: the file has one step for all parameters of a group, the new ones too.
     """
 
     name: str
@@ -94,6 +96,7 @@ class _Case:
     old: Mapping[str, Any]
     new: Mapping[str, Any]
     limit: int | None
+    has_group_step: bool
     pair: Pair
 
     @property
@@ -105,7 +108,7 @@ class _Case:
         return self.pair.are_moments_unscaled
 
     def step(self, old: float) -> float:
-        if self.link.has_no_moments:
+        if self.link.has_no_moments and not self.has_group_step:
             return 0.0
         return old if self.limit is None else min(old, self.limit)
 

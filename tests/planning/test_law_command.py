@@ -76,7 +76,7 @@ def test_the_plan_file_has_every_stage_and_commands_that_the_program_takes(
             assert abs(one[name] * batch - planned[name] * planned["batch_tokens"]) <= batch / 2
         assert one["learning_rate"] == pytest.approx(planned["learning_rate"], rel=1e-5)
     first, second, third = plan["stages"]
-    assert [one["warmup"] for one in plan["stages"]] == [1000] * 3
+    assert [one["warmup"] for one in plan["stages"]] == [min(2000, first["steps"] // 20)] * 3
     assert first["operator"] is None and first["rewarm"] == 0 and second["rewarm"] == 50
     for small, large in ((first, second), (second, third)):
         both = large["operator"] == "both"

@@ -323,3 +323,30 @@ def test_functions_that_everyone_has_are_refused(
     with pytest.raises(UnsafePickleError, match="names code"):
         ckptgrow.width(tmp_path / "small.ckpt", tmp_path / "grown.ckpt")
     assert [one.name for one in tmp_path.iterdir()] == ["small.ckpt"]
+
+
+class Note:
+    """A class of the user's, so that the file is not one that torch reads with `weights_only`."""
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Parameter, torch.Tensor.clone])
+def test_a_tensor_with_attributes_is_the_tensor(tmp_path: Path, kind: Any) -> None:
+    marked = kind(torch.arange(4.0))
+    marked.owner = "mine"
+    torch.save({"marked": marked, "plain": marked.data, "note": Note()}, tmp_path / "a.pt")
+    tree: Any = archive.read(tmp_path / "a.pt")
+    assert torch.equal(tree["marked"].rows(0, 4), torch.arange(4.0))
+    assert tree["plain"] is tree["marked"]
+
+
+@pytest.mark.parametrize("call", [(print, torch.Tensor, ("text",), {}), (Note, torch.Tensor, (), {})])
+def test_a_tensor_with_attributes_is_made_by_no_other_function(tmp_path: Path, call: tuple[Any, ...]) -> None:
+    torch.save({"tensor": Evil(torch._tensor._rebuild_from_type_v2, *call), "note": Note()}, tmp_path / "a.pt")
+    with pytest.raises(UnsafePickleError, match="does not run"):
+        archive.read(tmp_path / "a.pt")
+
+
+def test_the_class_of_tensors_is_not_called(tmp_path: Path) -> None:
+    torch.save({"note": Note(), "tensor": Evil(torch.Tensor, 2**40)}, tmp_path / "a.pt")
+    with pytest.raises(UnsafePickleError, match="does not run"):
+        archive.read(tmp_path / "a.pt")

@@ -97,6 +97,24 @@ def test_schedules_are_those_of_transformers() -> None:
             reference.step()
 
 
+def test_a_schedule_that_ends_above_zero_is_that_of_transformers() -> None:
+    from transformers import get_cosine_with_min_lr_schedule_with_warmup
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    reference = get_cosine_with_min_lr_schedule_with_warmup(optimizer, 10, 100, min_lr_rate=0.1)
+    ours = Schedule(kind="cosine", warmup=10, total=100, floor=0.1)
+    for step in range(100):
+        if step >= 10:
+            assert ours(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        reference.step()
+    assert ours(100) == pytest.approx(0.1)
+    for kind, middle in (("linear", 0.55), ("wsd", 1.0), ("constant", 1.0)):
+        course = Schedule(kind=kind, warmup=0, total=100, floor=0.1)  # type: ignore[arg-type]
+        assert course(50) == pytest.approx(middle)
+        assert course(100) == pytest.approx(1.0 if kind == "constant" else 0.1)
+
+
 def test_a_schedule_rises_again_from_where_it_restarts() -> None:
     schedule = Schedule(kind="constant", warmup=0, total=100, rewarm_start=40, rewarm_steps=4)
     assert [schedule(step) for step in (39, 40, 41, 42, 43, 44)] == [1.0, 0.25, 0.5, 0.75, 1.0, 1.0]

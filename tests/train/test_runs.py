@@ -44,7 +44,7 @@ def base(data: Path) -> list[str]:
     """64 steps of 2 micro-batches of 4: several passes over the data."""
     config = config_file(data.parent)
     sizes = ["--train-steps=64", "--batch-size=4", "--grad-accum=2", "--save-every=10", "--val-every=32"]
-    return [f"--data={data}", f"--config={config}", *sizes]
+    return [f"--data={data}", f"--config={config}", "--recipe=staged-training", *sizes]
 
 
 @pytest.fixture(scope="module")

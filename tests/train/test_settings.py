@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 import ckptgrow
 from ckptgrow import StateRequest
-from ckptgrow.choices import ScheduleKind, words_of
+from ckptgrow.choices import ScheduleKind, TrainRecipeName, words_of
 from ckptgrow.cli import run as run_command
 from ckptgrow.data.preparation import prepare
 from ckptgrow.errors import RequestError
@@ -22,9 +23,10 @@ from ckptgrow.train.remarks import remarks
 from ckptgrow.train.saving import checkpoints_in
 from ckptgrow.train.settings import TrainSettings, settings_for
 from ckptgrow.train.token_sequences import Sequences
+from ckptgrow.train.train_recipes import RECIPES
 from ckptgrow.train.validation import SharedSequences
 from tests.helpers.lightning_files import load_model
-from tests.helpers.training_runs import config_file, losses, tiny_data, train_here
+from tests.helpers.training_runs import CONFIG, config_file, losses, tiny_data, train_here
 
 WHERE = {"data": Path("data"), "out": Path("out")}
 
@@ -85,15 +87,92 @@ def test_the_validation_set_is_the_same_whatever_the_batch_is(
     assert found == pytest.approx([found[0]] * 4, rel=1e-6)
 
 
+@pytest.mark.parametrize("recipe", words_of(TrainRecipeName))
 @pytest.mark.parametrize("kind", words_of(ScheduleKind))
 @pytest.mark.parametrize("steps", [1, 2, 3, 20, 900, 3000, 100_000])
-def test_every_run_rises_to_its_peak_unless_something_else_is_asked_for(kind: str, steps: int) -> None:
-    settings = settings_for({**WHERE, "train_steps": steps, "schedule": kind}, {})
+def test_every_run_rises_to_its_peak_unless_something_else_is_asked_for(kind: str, steps: int, recipe: str) -> None:
+    settings = settings_for({**WHERE, "train_steps": steps, "schedule": kind, "recipe": recipe}, {})
+    expected = min(1000, steps // 3) if recipe == "staged-training" else min(2000, steps // 20)
+    assert settings.warmup_steps == expected
     course = settings.schedule_after(None)
-    assert max(course(step) for step in range(min(steps, 2000))) == 1.0
-    said = remarks(settings, {}, {}, {})
-    assert (said == []) == (steps >= 3000)
-    assert steps >= 3000 or f"warm-up: {steps // 3:,} steps" in said[0]
+    assert max(course(step) for step in range(min(steps, 3000))) == 1.0
+    assert remarks(settings, {}, {}) == []
+
+
+def test_warm_up_may_be_a_share_of_the_steps() -> None:
+    settings = settings_for({**WHERE, "train_steps": 400, "warmup_share": 0.1}, {})
+    assert settings.warmup_steps == 40 and settings.schedule_after(None)(38) < settings.schedule_after(None)(39) == 1.0
+
+
+def test_a_runs_defaults_are_those_of_its_recipe() -> None:
+    """The figures as the recipes' sources have them, typed again."""
+    modern, paper = (settings_for({**WHERE, "recipe": name}, {}) for name in ("modern", "staged-training"))
+    told = ("schedule", "weight_decay", "betas", "eps", "grad_clip", "min_lr_ratio")
+    assert [getattr(modern, name) for name in told] == ["wsd", 0.1, (0.9, 0.95), 1e-8, 1.0, 0.0]
+    assert [getattr(paper, name) for name in told] == ["linear", 0.01, (0.9, 0.98), 1e-6, 0.0, 0.0]
+    assert settings_for(WHERE, {}) == modern
+    assert settings_for({**WHERE, "recipe": "staged-training", "grad_clip": 0.5}, {}).grad_clip == 0.5
+
+
+def test_the_help_tells_the_defaults_of_both_recipes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "500")
+    assert run_command(["train", "--help"]) == 0
+    shown = capsys.readouterr().out
+    modern, paper = RECIPES["modern"], RECIPES["staged-training"]
+    options = {f"--{text.split()[0]}": text for text in shown.split("\n  --")[1:]}
+    for option, value in {
+        "--schedule": modern.schedule,
+        "--weight-decay": modern.weight_decay,
+        "--adam-beta1": modern.betas[0],
+        "--adam-beta2": modern.betas[1],
+        "--adam-epsilon": "1e-8",
+        "--grad-clip": f"{modern.grad_clip:g}",
+        "--min-lr-ratio": f"{modern.min_lr_ratio:g}",
+        "--warmup-steps": f"{modern.warmup_share} of all, at most {modern.most_warmup}",
+        "--dropout": f"{modern.dropout:g}",
+    }.items():
+        assert f"[default: {value}" in options[option], option
+    for words in (f"schedule {paper.schedule}", f"weight decay {paper.weight_decay}", f"β₂ {paper.betas[1]}", "1e-6"):
+        assert words in options["--recipe"]
+
+
+def test_a_new_model_has_the_dropout_that_is_asked_for_and_one_that_goes_on_keeps_its_own(
+    tmp_path: Path, data: Path
+) -> None:
+    bare = {name: value for name, value in CONFIG.items() if "pdrop" not in name}
+
+    def dropout(out: str) -> set[float]:
+        tree = torch.load(tmp_path / out / "checkpoints" / "last.ckpt", weights_only=True)
+        config = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1, **tree["hyper_parameters"]["config"]}
+        return {config[name] for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
+
+    (tmp_path / "bare.json").write_text(json.dumps(bare))
+    (tmp_path / "said.json").write_text(
+        json.dumps({**bare, **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.3)})
+    )
+    common = [f"--data={data}", "--train-steps=1", "--warmup-steps=0", "--batch-size=1"]
+    for name, options in {
+        "a": ["--config=bare.json"],
+        "b": ["--config=said.json"],
+        "c": ["--config=said.json", "--dropout=0.2"],
+        "d": ["--config=bare.json", "--recipe=staged-training"],
+    }.items():
+        there = [
+            option.replace("=bare", f"={tmp_path}/bare").replace("=said", f"={tmp_path}/said") for option in options
+        ]
+        train_here([*common, *there, f"--out={tmp_path / name}"])
+    assert [dropout(name) for name in "abcd"] == [{0.0}, {0.3}, {0.2}, {0.1}]
+    again = [
+        f"--data={data}",
+        f"--resume={tmp_path / 'b' / 'checkpoints' / 'last.ckpt'}",
+        "--train-steps=2",
+        "--warmup-steps=0",
+    ]
+    train_here([*again, f"--out={tmp_path / 'e'}"])
+    train_here([*again, f"--out={tmp_path / 'f'}", "--dropout=0"])
+    assert [dropout(name) for name in "ef"] == [{0.3}, {0.0}]
 
 
 def test_rises_that_a_run_is_too_short_for_are_refused_and_those_it_inherits_are_told(
@@ -129,12 +208,12 @@ def test_on_other_devices_a_step_keeps_its_sequences(batch: int, accumulation: i
     assert found.batch_size * found.grad_accum * now == whole and found.batch_size <= batch
     divisors = [one for one in range(1, batch + 1) if whole % (one * now) == 0]
     assert found.batch_size == max(divisors)
-    said = remarks(found, {}, old.carried(), {})
+    said = remarks(found, old.carried(), {})
     assert (said == []) == ((found.batch_size, found.grad_accum) == (batch, accumulation))
     asked = settings_for({**WHERE, "devices": now, "batch_size": batch + 1}, old.carried())
     assert asked.batch_size == batch + 1 and asked.grad_accum == accumulation
     if asked.whole_batch != whole:
-        assert f"where the checkpoint's run had {whole:,}" in remarks(asked, {}, old.carried(), {})[0]
+        assert f"where the checkpoint's run had {whole:,}" in remarks(asked, old.carried(), {})[0]
 
 
 def test_a_run_that_goes_on_with_another_accumulation_sees_the_same_data(
@@ -163,7 +242,7 @@ def test_sizes_that_never_stop_growing_are_told() -> None:
     settings = TrainSettings(
         **WHERE, train_steps=10, warmup_steps=1, growing=GrowingBatches(10 * 32 * 512 + 1, 10 * 32 * 512)
     )
-    (said,) = remarks(settings, {"warmup_steps": 1}, {"warmup_steps": 1}, {})
+    (said,) = remarks(settings, {"warmup_steps": 1}, {})
     assert said.startswith("batch size: grows over 163,841 tokens, and the run has 163,840 at most")
 
 

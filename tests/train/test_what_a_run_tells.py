@@ -29,7 +29,9 @@ def trained(data: Path, out: Path, *more: str, config: Path | None = None) -> in
 def test_a_log_tells_what_the_run_is_each_logged_step_and_the_last_rate(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert trained(data, tmp_path / "out", "--train-steps=5", "--log-every=2", "--grad-accum=2") == 0
+    assert (
+        trained(data, tmp_path / "out", "--train-steps=5", "--log-every=2", "--grad-accum=2", "--schedule=linear") == 0
+    )
     told = capsys.readouterr().out.splitlines()
     num = sum(one.numel() for one in torch.load(tmp_path / "out/checkpoints/last.ckpt")["state_dict"].values())
     num -= CONFIG["vocab_size"] * CONFIG["n_embd"]  # the head is the embedding
@@ -40,7 +42,10 @@ def test_a_log_tells_what_the_run_is_each_logged_step_and_the_last_rate(
         "steps: 5, of 8 sequences of 16 tokens (128 tokens a step); "
         f"{passes:.2g} passes over {tokens:,} training tokens"
     )
-    assert told[2] == "learning rate: 0.003 at its peak, linear after 3 steps of warm-up"
+    assert told[2] == (
+        "learning rate: 0.003 at its peak, linear after 3 steps of warm-up; weight decay 0.1, β 0.9 and 0.95, "
+        "gradients clipped at norm 1"
+    )
     assert [line.split(":")[0] for line in told[3:-1]] == ["step 2/5", "step 4/5", "step 5/5"]
     with (tmp_path / "out" / "metrics.csv").open() as file:
         logged = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(file) if row["lr"]}

@@ -66,7 +66,7 @@ def law(
     ] = None,
     warmup_steps: Annotated[
         int | None,
-        typer.Option(min=0, help="Steps of the first model's warm-up, for --out [default: 1000, at most a third]."),
+        typer.Option(min=0, help="Steps of the first model's warm-up, for --out [default: 0.05 of all, at most 2000]."),
     ] = None,
     rewarm: Annotated[int, typer.Option(min=0, help="Steps over which the rate rises again after growth.")] = 0,
     seqlen: Annotated[int, typer.Option(min=2, help="Tokens a sequence, for --out.")] = 1024,
@@ -107,9 +107,9 @@ def law(
         screen.say(f"plot: {plot}")
     if out is not None:
         from ckptgrow.planning.plan_file import RunSettings, plan_file
-        from ckptgrow.train.warmup import default_warmup
+        from ckptgrow.train.train_recipes import MODERN
 
-        warmup = default_warmup if warmup_steps is None else lambda _: warmup_steps
+        warmup = MODERN.warmup if warmup_steps is None else lambda _: warmup_steps
         written = plan_file(
             out, found, RunSettings(data=data, seqlen=seqlen, rewarm=rewarm, lr_rule=rule, warmup=warmup)
         )

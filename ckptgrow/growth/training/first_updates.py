@@ -49,16 +49,24 @@ class FirstUpdates:
 
 
 def first_update_notes(growing: Growing, optimizers: Sequence[OptimizerState]) -> list[str]:
-    """What the user should know of entries of old parameters that begin with moments of no gradient."""
+    """What the user should know of entries that begin with moments of no gradient at a late step: those of old
+    parameters, and of new ones where the file has one step for all of a group.
+    """
     request = growing.request
-    if not any(one.growth.has_fresh or (request.begins_anew and not one.growth.is_identity) for one in growing.lineage):
+    begins_late = any(
+        one.growth.has_fresh or (request.begins_anew and not one.growth.is_identity) for one in growing.lineage
+    )
+    has_new_layers = any(one.is_in_new_layer for one in growing.lineage)
+    has_late_layers = has_new_layers and any(state.has_group_steps for state in optimizers)
+    if not begins_late and not has_late_layers:
         return []
     found = [FirstUpdates.of(*clock, request.fresh_moments) for clock in set(_clocks(optimizers))]
     if not found:
         return []
     worst = max(found, key=lambda one: one.largest)
     moments = "zero moments" if request.fresh_moments == "zero" else "zero first and mean second moments"
-    note = f"new entries of old tensors start with {moments}: under a steady gradient their first updates are "
+    where = "new entries of old tensors" if begins_late else "new layers, whose group has one step for all parameters,"
+    note = f"{where} start with {moments}: under a steady gradient their first updates are "
     note += f"{worst.first:.2g} lr, and at most {worst.largest:.2g} lr, at update {worst.number}"
     return [note + ("; ⟦rewarm N⟧ makes them smaller" if worst.largest > STRIKING else "")]
 

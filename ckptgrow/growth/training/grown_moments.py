@@ -44,6 +44,7 @@ class _Context:
     options: Mapping[str, Any]
     growing: Growing
     sizes: WeightSizes
+    has_group_step: bool  # the file has one step for all parameters of a group
 
     @property
     def fills(self) -> bool:
@@ -73,9 +74,9 @@ class _Context:
     def step(self, old: float) -> float:
         """The parameter's own step (for bias correction) in the grown state.
 
-        Never more than the gradients it has seen.
+        Never more than the gradients it has seen, where it has a step of its own.
         """
-        if self.is_new:
+        if self.is_new and not self.has_group_step:
             return 0
         limit = self.growing.step
         return min(old, limit) if self.growing.moves and limit is not None else old
@@ -96,7 +97,14 @@ def grown_state(state: OptimizerState, growing: Growing, sizes: WeightSizes) -> 
         for descent in (growing.descent_of[name] for name in group.names):
             record = state.state.get(descent.old.name)
             if record is not None:
-                context = _Context(descent=descent, record=record, options=group.options, growing=growing, sizes=sizes)
+                context = _Context(
+                    descent=descent,
+                    record=record,
+                    options=group.options,
+                    growing=growing,
+                    sizes=sizes,
+                    has_group_step=state.has_group_steps,
+                )
                 records[descent.name] = {key: _grown_entry(entries, key, context) for key in record}
     return replace(state, groups=tuple(groups), state=records)
 

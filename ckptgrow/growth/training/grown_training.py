@@ -126,7 +126,7 @@ def _notes(growing: Growing, schedulers: Sequence[Scheduled]) -> list[str]:
             "near the largest rate that it bears, the loss rises at once and stays up until the rates fall; ⟦lr_rule "
             "mup⟧ keeps the pace, and so does a lower lr"
         )
-    if growing.request.lr_rule == "mup" and growing.old.checkpoint.kind == "trainer":
+    if growing.request.lr_rule == "mup" and growing.old.checkpoint.kind in ("trainer", "deepspeed"):
         notes.append(
             "the optimizer has one group a learning rate now, where the Trainer makes two: give it one with these "
             "groups (see the README), or use ⟦lr_rule keep⟧"

@@ -52,6 +52,12 @@ class Opaque(metaclass=Named):
     def __setitem__(self, key: object, value: object) -> None:
         self.entries.append((key, value))
 
+    def with_state(self, state: object) -> Opaque:
+        """The same object in another state."""
+        made = type(self).__new__(type(self), *self.args)
+        made.is_call, made.listed, made.entries, made.state = self.is_call, self.listed, self.entries, state
+        return made
+
     def parts(self) -> Iterator[tuple[object, object]]:
         """What it holds, by keys for messages."""
         yield "arguments", self.args

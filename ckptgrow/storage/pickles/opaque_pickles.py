@@ -272,6 +272,10 @@ def _load_setitems(reader: Unpickling) -> None:
         target[items[index]] = items[index + 1]
 
 
+class _TensorClass:
+    """Stands for torch's class of a tensor, which a pickle may name but not call."""
+
+
 def _allowed(located: Callable[[torch.Tensor], LazyTensor]) -> Mapping[str, object]:
     """What pickles may name and call, by full name."""
 
@@ -281,12 +285,22 @@ def _allowed(located: Callable[[torch.Tensor], LazyTensor]) -> Mapping[str, obje
     def parameter(data: LazyTensor, *others: object) -> LazyTensor:
         return data
 
+    def with_attributes(rebuild: object, kind: object, args: tuple[object, ...], attributes: object) -> LazyTensor:
+        """A tensor on which a program has put attributes of its own, as DeepSpeed does; they are left out."""
+        if rebuild not in (tensor, parameter) or not isinstance(kind, _TensorClass):
+            raise pickle.UnpicklingError(f"makes a tensor of {kind!r}")
+        return tensor(*args) if rebuild is tensor else parameter(cast(Any, args[0]))
+
     dtypes = {str(one): one for one in vars(torch).values() if isinstance(one, torch.dtype)}
     return {
         **dtypes,
         **{f"{one.__module__}.{one.__qualname__}": one for one in PLAIN_CLASSES},
         "torch._utils._rebuild_tensor_v2": tensor,
         "torch._utils._rebuild_parameter": parameter,
+        "torch._utils._rebuild_parameter_with_state": parameter,
+        "torch._tensor._rebuild_from_type_v2": with_attributes,
+        "torch.Tensor": _TensorClass(),
+        "torch.nn.parameter.Parameter": _TensorClass(),
         "torch.Size": torch.Size,
         "torch.device": torch.device,
         "torch.serialization._get_layout": torch.serialization._get_layout,  # pyright: ignore
