@@ -40,6 +40,7 @@ Accelerator = Literal["auto", "cpu", "cuda"]
 Precision = Literal["32", "16-mixed", "bf16-mixed", "bf16-true", "64"]
 Logger = Literal["csv", "tensorboard", "wandb"]
 Frozen = Literal["none", "old-layers"]  # what does not train
+AfterGrowth = Literal["go on", "stop"]  # what a run does after a growth in it
 ResetPart = Literal["optimizer", "schedule", "data"]  # of a run
 
 # evaluation
