@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ckptgrow.growth.widening import width
     from ckptgrow.inspection import Inspection, inspect
     from ckptgrow.live.live_growth import LiveGrowth, grow
+    from ckptgrow.train.lightning_growth import LightningGrowthCallback
+    from ckptgrow.train.transformers_growth import TrainerGrowthCallback
     from ckptgrow.verification.comparison import VerifySettings, verify
     from ckptgrow.verification.report import VerifyReport
 
@@ -47,11 +49,13 @@ __all__ = [
     "DivergedError",
     "GrowthResult",
     "Inspection",
+    "LightningGrowthCallback",
     "LiveGrowth",
     "MissingDependencyError",
     "OptimizerError",
     "RequestError",
     "StateRequest",
+    "TrainerGrowthCallback",
     "UnsafePickleError",
     "VerifyReport",
     "VerifySettings",
@@ -84,6 +88,8 @@ _HOMES = {
     "inspect": "ckptgrow.inspection",
     "LiveGrowth": "ckptgrow.live.live_growth",
     "grow": "ckptgrow.live.live_growth",
+    "LightningGrowthCallback": "ckptgrow.train.lightning_growth",
+    "TrainerGrowthCallback": "ckptgrow.train.transformers_growth",
     "VerifyReport": "ckptgrow.verification.report",
     "VerifySettings": "ckptgrow.verification.comparison",
     "verify": "ckptgrow.verification.comparison",

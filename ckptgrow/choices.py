@@ -40,12 +40,16 @@ Accelerator = Literal["auto", "cpu", "cuda"]
 Precision = Literal["32", "16-mixed", "bf16-mixed", "bf16-true", "64"]
 Logger = Literal["csv", "tensorboard", "wandb"]
 Frozen = Literal["none", "old-layers"]  # what does not train
+AfterGrowth = Literal["go on", "stop"]  # what a run does after a growth in it
 ResetPart = Literal["optimizer", "schedule", "data"]  # of a run
 
 # evaluation
 EvalDtype = Literal["float32", "bfloat16", "float16", "float64"]
 Measure = Literal["lm-eval", "original"]
 HubData = Literal["wikitext2", "wikitext103", "openwebtext"]
+
+# recipes
+Operator = Literal["width", "depth"]
 
 # planning
 OperatorName = Literal["width", "depth", "both"]

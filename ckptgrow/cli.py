@@ -27,6 +27,7 @@ from ckptgrow.commands.generate import generate
 from ckptgrow.commands.grow import grow
 from ckptgrow.commands.inspect import inspect
 from ckptgrow.commands.plan.plan_app import plan
+from ckptgrow.commands.probe import probe
 from ckptgrow.commands.run_plan import run_plan
 from ckptgrow.commands.run_report import report
 from ckptgrow.commands.train import train
@@ -44,7 +45,7 @@ PANELS: Mapping[str, Sequence[Callable[..., Any]]] = {
     "Grow": (width, depth, grow, convert),
     "Look and prove": (verify, inspect),
     "Train": (data, train, generate),
-    "Whole runs": (run_plan, report, demo),
+    "Whole runs": (probe, run_plan, report, demo),
 }
 NAMES: Mapping[Callable[..., Any], str] = {run_plan: "run"}
 

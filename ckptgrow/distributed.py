@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from ckptgrow.errors import RequestError
 
 LONGEST_WAIT = timedelta(days=1)  # while the first process hashes what others have read
+_is_alone = ContextVar("is_alone", default=False)
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,18 @@ def _told_of_failures() -> Generator[None]:
 def processes() -> Processes:
     """The processes that torchrun started, joined through gloo; else this process alone."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1 or not {"MASTER_ADDR", "RANK"} <= os.environ.keys():
+    if count == 1 or _is_alone.get() or not {"MASTER_ADDR", "RANK"} <= os.environ.keys():
         return Processes()
     if not dist.is_initialized():
         dist.init_process_group("gloo", timeout=LONGEST_WAIT)
     return Processes(dist.get_rank(), dist.get_world_size())
+
+
+@contextmanager
+def alone() -> Generator[None]:
+    """Inside, this process grows by itself, though torchrun started others beside it."""
+    token = _is_alone.set(True)
+    try:
+        yield
+    finally:
+        _is_alone.reset(token)

@@ -24,6 +24,7 @@ ROWS = (
     ("commands",),
     ("report", "demo"),
     ("run",),
+    ("probe",),
     ("recipes",),
     ("train",),
     ("live",),

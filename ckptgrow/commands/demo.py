@@ -94,7 +94,7 @@ def _make_room(out: Path, *, force: bool) -> None:
 def _staged(out: Path, screen: Screen) -> None:
     """Everything that the demo runs."""
     try:
-        from ckptgrow.demo.demo_plan import scratch_words, write_demo_plan
+        from ckptgrow.demo.demo_plan import SEQLEN, scratch_words, write_demo_plan
         from ckptgrow.demo.offline_text import write_offline_text
     except ImportError as error:
         raise MissingDependencyError("demo needs `pip install 'ckptgrow[train,plan]'`") from error
@@ -112,7 +112,7 @@ def _staged(out: Path, screen: Screen) -> None:
     page = ["--out", str(out / "report.html")]
     _typed(["report", str(places[1]), "--scratch", str(places[2]), *page], screen)
     for directory in (places[1] / "stage-1", places[1] / "stage-2", places[2]):
-        said = ["--prompt", PROMPT, "--num-tokens", "120", "--tokenizer", "bytes"]
+        said = ["--prompt", PROMPT, "--num-tokens", str(SEQLEN - len(PROMPT)), "--tokenizer", "bytes"]
         _typed(["generate", str(directory / "checkpoints" / "last.ckpt"), *said], screen)
 
 

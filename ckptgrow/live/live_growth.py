@@ -7,8 +7,9 @@ the same classes are made of the result. Every number is the one that growth thr
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -25,7 +26,7 @@ from ckptgrow.live.rebuilt_model import rebuilt_model, sources_of
 from ckptgrow.live.rebuilt_training import rebuilt_optimizer, rebuilt_scheduler
 
 OF_FILES = ("config", "param_order", "dialect", "drop", "force", "max_shard_bytes")  # of a request, about files alone
-OPERATORS = {"width": widening.width, "depth": deepening.depth}
+OPERATORS: Mapping[str, Callable[..., GrowthResult]] = {"width": widening.width, "depth": deepening.depth}
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,42 +97,47 @@ def grow(
     transformers' config, optimizers and entries that no rule knows.
     """
     given = {
-        "hidden": hidden, "ffn": ffn, "heads": heads, "kv_heads": kv_heads, "how": how, "separate": separate,
-        "noise": noise, "spread": spread, "fresh": fresh, "layers": layers, "every": every, "place": place,
-        "new": new, "seed": seed,
+        "width": width, "depth": depth, "hidden": hidden, "ffn": ffn, "heads": heads, "kv_heads": kv_heads, "how": how,
+        "separate": separate, "noise": noise, "spread": spread, "fresh": fresh, "layers": layers, "every": every,
+        "place": place, "new": new, "seed": seed,
     }  # fmt: skip
-    asked = _asked({"width": width, "depth": depth}, {key: one for key, one in given.items() if one is not None})
+    asked = asked_growth(given)
     request = request or StateRequest()
     _check_request(request)
     old, order = _read(model, optimizer, scheduler, global_step)
     with torch.no_grad():
-        found = asked.operator(old.checkpoint(), None, **asked.options, request=request)
-        return _rebuilt(old, found, order)
+        return _rebuilt(old, asked(old.checkpoint(), None, request), order)
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """An operator, and its options."""
+class AskedGrowth:
+    """An operator by its name, and its options."""
 
-    operator: Any
+    name: Literal["width", "depth"]
     options: Mapping[str, Any]
 
+    def __call__(self, source: Checkpoint | Path, target: Path | None, request: StateRequest) -> GrowthResult:
+        """Grows a checkpoint, in memory where there is no target."""
+        return OPERATORS[self.name](source, target, **self.options, request=request)
 
-def _asked(factors: Mapping[str, int | None], options: Mapping[str, Any]) -> _Asked:
-    """Which operator options are of; raises RequestError where they are of none, or of both."""
+
+def asked_growth(options: Mapping[str, Any]) -> AskedGrowth:
+    """What the options of `grow` ask for; raises RequestError where they are of no operator, or of both."""
+    factors = {name: options.get(name) for name in OPERATORS}
+    others = {key: one for key, one in options.items() if one is not None and key not in OPERATORS}
     own = {name: inspect.signature(one).parameters.keys() for name, one in OPERATORS.items()}
     named = [name for name, factor in factors.items() if factor is not None]
-    meant = named or [name for name in OPERATORS if any(key in own[name] and key != "seed" for key in options)]
+    meant = named or [name for name in OPERATORS if any(key in own[name] and key != "seed" for key in others)]
     if len(meant) != 1:
         raise RequestError(
             f"growth is asked for in {' and '.join(meant) or 'no way'}, expected one: ⟦width 2⟧, sizes as ⟦ffn N⟧, "
             "or ⟦depth 2⟧; grow again for the other"
         )
     name = meant[0]
-    strange = [key for key in options if key not in own[name]]
+    strange = [key for key in others if key not in own[name]]
     if strange:
-        raise RequestError(f"⟦{strange[0]} {options[strange[0]]}⟧: is not an option of growth in {name}; leave it out")
-    return _Asked(OPERATORS[name], {**options, "factor": factors[name]})
+        raise RequestError(f"⟦{strange[0]} {others[strange[0]]}⟧: is not an option of growth in {name}; leave it out")
+    return AskedGrowth("width" if name == "width" else "depth", {**others, "factor": factors[name]})
 
 
 def _check_request(request: StateRequest) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from ckptgrow.errors import CheckpointError
+from ckptgrow.storage.fingerprint import Fingerprint
 from ckptgrow.storage.tensors import LazyTensor, chunks, is_lazy
 from ckptgrow.storage.tree import Tree, map_leaves
 
@@ -47,6 +49,11 @@ def live(tensor: torch.Tensor, name: str) -> LiveTensor:
         found = "on the meta device" if tensor.is_meta else f"a {kind.__name__} of layout {tensor.layout}"
         raise CheckpointError(f"{name} is {found}, expected a plain tensor, whole and in memory")
     return LiveTensor(tensor)
+
+
+def fingerprint_of(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The sha256 that a file with these tensors has: by which a growth's record knows what it was grown from."""
+    return Fingerprint({name: LiveTensor(one) for name, one in tensors.items()}).value()
 
 
 def made(tensor: LazyTensor, device: torch.device) -> torch.Tensor:

@@ -60,6 +60,15 @@ def rebuilt_scheduler(old: Any, grown: Mapping[str, Any], replaced: Mapping[int,
     return new
 
 
+def become_scheduler(old: Any, new: Any) -> None:
+    """Gives a scheduler, which stays over its own optimizer, the state and the functions of another."""
+    for pair in zip(getattr(old, INNER, ()), getattr(new, INNER, ()), strict=True):
+        become_scheduler(*pair)
+    if hasattr(old, FUNCTIONS):
+        setattr(old, FUNCTIONS, getattr(new, FUNCTIONS))
+    old.load_state_dict(new.state_dict())
+
+
 def _empty(old: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     kind = type(old)
     taken = inspect.signature(kind).parameters

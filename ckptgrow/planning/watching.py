@@ -8,13 +8,15 @@ L = E + (s/S)^β that fits the second half of the curve best; its slope −β·(
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ckptgrow.errors import MissingDependencyError
-from ckptgrow.planning.learning_curves import Curve
+from ckptgrow.planning.learning_curves import FEWEST, Curve, curve_of
+from ckptgrow.planning.logs import Log
 from ckptgrow.planning.uncertainty import local_quadratic
 
 Vector = npt.NDArray[np.float64]
@@ -64,6 +66,15 @@ class Watch:
 def watch(curve: Curve, threshold: float) -> Watch:
     """What a curve says so far, and the step that a power law predicts."""
     return replace(slope_watch(curve, threshold), predicted=predicted_step(curve, threshold))
+
+
+def seen(steps: Sequence[int], losses: Sequence[float], threshold: float) -> Watch | None:
+    """What evaluations say of a growth at τ; None where they are too few to say anything."""
+    if len(steps) < FEWEST or min(steps) < 1:
+        return None
+    log = Log(where="validation", steps=np.array(steps, dtype=np.float64), losses=np.array(losses, dtype=np.float64))
+    curve = curve_of(log, 1.0, 1.0)  # slopes are the same in any unit of compute
+    return slope_watch(curve, threshold) if len(curve.steps) >= FEWEST else None
 
 
 def slope_watch(curve: Curve, threshold: float) -> Watch:

@@ -13,23 +13,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
+from ckptgrow.choices import Operator
 from ckptgrow.errors import RequestError, at
 from ckptgrow.formats.growth_log import GrowthRecord
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.progress import Progress, silent
-from ckptgrow.recipes.recipe_options import GROWTHS, PLACES_OF_GROWTH, Operator, growth_options
+from ckptgrow.recipes.recipe_options import GROWTHS, PLACES_OF_GROWTH, STATE_OPTIONS, growth_options
 from ckptgrow.recipes.typed_values import Options, checked
 
 OF_ITS_CALL = tuple(name for name in PLACES_OF_GROWTH if name != "config")
 PATHS = ("config", "param_order")
-STATE = frozenset(one.name for one in fields(StateRequest))
 PLACES = {"in": "The checkpoint to grow.", "out": "Where to write."}
 RECORDED_SIZES = {"residual": "hidden", "heads": "heads", "kv_heads": "kv_heads", "ffn": "ffn"}
 OF_READING = ("config", "dialect", "param_order", "allow_nonfinite")  # how the source is read: in no record
@@ -52,11 +52,11 @@ class GrowthRecipe:
         progress: Progress = silent,
     ) -> GrowthResult:
         """Grows a checkpoint by it; without a target nothing is written, as in `ckptgrow.width`."""
-        of_state = {name: value for name, value in self.options.items() if name in STATE}
+        of_state = {name: value for name, value in self.options.items() if name in STATE_OPTIONS}
         if max_shard_bytes is not None:
             of_state["max_shard_bytes"] = max_shard_bytes
         request = StateRequest(**of_state, force=force)
-        of_model = {name: value for name, value in self.options.items() if name not in STATE}
+        of_model = {name: value for name, value in self.options.items() if name not in STATE_OPTIONS}
         return GROWTHS[self.operator](source, target, **of_model, request=request, progress=progress)
 
 
@@ -78,7 +78,7 @@ def recipe_schema(helps: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     places = {name: {"type": "string", "description": text} for name, text in PLACES.items()}
     kinds: list[dict[str, Any]] = []
     for operator in GROWTHS:
-        known = Options(growth_options(cast(Operator, operator), OF_ITS_CALL).types, helps.get(operator, {})).schema()
+        known = Options(growth_options(operator, OF_ITS_CALL).types, helps.get(operator, {})).schema()
         properties = {"operator": {"const": operator}, **places, **known["properties"]}
         kinds.append({**known, "required": ["operator"], "properties": properties})
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "ckptgrow recipe", "oneOf": kinds}
@@ -95,7 +95,7 @@ def recorded_recipe(record: GrowthRecord) -> dict[str, Any]:
     of_state = {
         name: list(value) if isinstance(value, list | tuple) else value
         for name, value in record.items()
-        if name in STATE and name != "step" and value not in (getattr(defaults, name), [])
+        if name in STATE_OPTIONS and name != "step" and value not in (getattr(defaults, name), [])
     }
     return {"operator": record["operator"], **of_model, **step, **of_state}
 

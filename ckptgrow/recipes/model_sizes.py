@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from ckptgrow.choices import Operator
 from ckptgrow.errors import CheckpointError
 from ckptgrow.formats.checkpoint import Checkpoint
-from ckptgrow.recipes.recipe_options import GROWTHS, Operator
+from ckptgrow.recipes.recipe_options import GROWTHS
 from ckptgrow.state.counting import num_without_embeddings
 from ckptgrow.state.model import build_model
 from ckptgrow.storage.tensors import Made

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Literal, get_type_hints
+from typing import get_type_hints
 
-from ckptgrow.choices import OperatorName
+from ckptgrow.choices import Operator, OperatorName
 from ckptgrow.growth.deepening import depth
-from ckptgrow.growth.request import StateRequest
+from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.growth.widening import width
 from ckptgrow.recipes.typed_values import Options
 from ckptgrow.train.settings import TrainSettings
 
-Operator = Literal["width", "depth"]
-GROWTHS = {"width": width, "depth": depth}
+GROWTHS: Mapping[Operator, Callable[..., GrowthResult]] = {"width": width, "depth": depth}
 OPERATORS: Mapping[OperatorName, tuple[Operator, ...]] = {
     "width": ("width",),
     "depth": ("depth",),
     "both": ("width", "depth"),
 }
+STATE_OPTIONS = frozenset(one.name for one in fields(StateRequest))  # of a growth: what the training state becomes
 PLACES_OF_GROWTH = ("source", "target", "request", "progress", "return", "force", "config", "max_shard_bytes")
 PLACES_OF_TRAINING = (
     "data",

@@ -191,4 +191,5 @@ def _number(value: Any) -> float | None:
 def _named(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(map(str, get_args(hint)))
-    return NAMES.get(hint, "fields and values" if is_dataclass(hint) else "a list")
+    has_fields = is_dataclass(hint) or get_origin(hint) in (Mapping, dict)
+    return NAMES.get(hint, "fields and values" if has_fields else "a list")

@@ -21,9 +21,13 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 figure { margin: 1rem 0; } img { width: 100%; max-width: 46rem; height: auto; background: white; border-radius: 4px; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; }
-th, td { padding: .25rem .75rem .25rem 0; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: bottom; }
+th, td { border-bottom: 1px solid var(--line); }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-pre { background: var(--soft); padding: .75rem; overflow-x: auto; font-size: .8rem; border-radius: 4px; }
+td { white-space: nowrap; }
+pre { background: var(--soft); padding: .75rem; font-size: .8rem; border-radius: 4px; }
+code { display: block; white-space: pre-wrap; overflow-wrap: anywhere; padding-left: 2em; text-indent: -2em; }
+code span { display: inline-block; text-indent: 0; }
 """
 
 
@@ -57,7 +61,7 @@ def page_of(record: RunRecord, pictures: dict[str, bytes]) -> str:
         _growths(record),
         _evaluations(record),
         _jobs(record),
-        f"<h2>By hand</h2><pre>{escape(chr(10).join(record.commands))}</pre>",
+        f"<h2>By hand</h2><pre>{''.join(map(_command, record.commands))}</pre>",
     ]
     head = [
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -80,6 +84,11 @@ def _state(record: RunRecord) -> str:
 def _figure(name: str, picture: bytes) -> str:
     title = escape(TITLES[name])
     return f'<figure><h2>{title}</h2><img alt="{title}" src="{as_address(picture)}"></figure>'
+
+
+def _command(line: str) -> str:
+    """A line whose words stay whole where it is folded."""
+    return f"<code>{' '.join(f'<span>{escape(word)}</span>' for word in line.split(' '))}</code>"
 
 
 def _stages(record: RunRecord) -> str:

@@ -64,6 +64,8 @@ def _losses(axes: Any, record: RunRecord) -> None:
         axes.plot(before.flops[-1], before.val_losses[-1], "o", color=RED, markersize=4.5, zorder=5)
         growth = ", ".join(one.operator for one in record.growths if one.stage == after.name)
         place = float(before.flops[-1]), float(before.val_losses[-1])
+        behind = float(after.flops[0]), float(after.val_losses[0])
+        axes.plot(*zip(place, behind, strict=True), ":", color=GRAY, lw=1.0)  # nothing was measured there
         axes.annotate(growth, place, (5, 5), textcoords="offset points", fontsize=7.5, color=RED)
     if record.expected:
         flops, losses = zip(*record.expected, strict=True)
@@ -98,6 +100,7 @@ def _rates(axes: Any, record: RunRecord) -> None:
     largest = max(float(np.max(one.rates, initial=0.0)) for one in record.curves)
     axes.set(xscale="linear", yscale="linear", xlabel=AXIS[0], ylabel="learning rate")
     axes.set_ylim(0, 1.1 * largest)
+    axes.xaxis.get_offset_text().set_fontsize(8)
     axes.legend(frameon=False, loc="best", fontsize=8)
 
 

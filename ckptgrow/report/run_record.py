@@ -15,6 +15,7 @@ from ckptgrow.errors import DataError
 from ckptgrow.recipes.model_sizes import size_of
 from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.forecast import Forecast, forecast
+from ckptgrow.run.staged_plan import PROBE
 from ckptgrow.run.staged_run import jobs_of
 from ckptgrow.run.standing import JobStanding, Standing, opened_run, standing
 from ckptgrow.run.train_job import metrics_rows, opened
@@ -113,6 +114,8 @@ def _curves(work: Work, expected: Forecast) -> list[TrainedCurve]:
         if not metrics_rows(work.directory(stage)):
             break
         params = expected.stages[number].size.without_embeddings
+        probed = work.journal.result(f"{stage.name}/{PROBE}")
+        spent += 0.0 if probed is None else float(probed["flops"])
         found.append(_curve(work.directory(stage), stage.name, params, spent, work.tokens_before(number)))
         spent = max(spent, found[-1].spent)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -12,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ckptgrow.errors import RequestError
+from ckptgrow.train.launching import dies_with_parent
 
 Launcher = Literal["lightning", "srun"]
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 POLL = 1.0  # seconds
 
 
@@ -53,7 +52,7 @@ def run_together(command: Sequence[str], heard: Callable[[], None]) -> int:
 
     What interrupts this process interrupts the command, whose exit code then says so.
     """
-    died_with = _dies_with_parent() if sys.platform == "linux" else None
+    died_with = dies_with_parent()
     with subprocess.Popen(list(command), start_new_session=True, preexec_fn=died_with) as process:  # noqa: PLW1509
         code = None
         while code is None:
@@ -75,8 +74,3 @@ def _heard_of(process: subprocess.Popen[bytes]) -> int | None:
         os.kill(process.pid, signal.SIGTERM)
         process.wait()
         raise
-
-
-def _dies_with_parent() -> Callable[[], None]:
-    prctl = ctypes.CDLL(None).prctl  # looked up before the fork
-    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -16,7 +16,8 @@ from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.recipes.model_sizes import ModelSize, grown_config, size_of
 from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.growth_jobs import recipe_of
-from ckptgrow.run.staged_plan import PlannedStage, StagedPlan
+from ckptgrow.run.probe_job import ProbeJob
+from ckptgrow.run.staged_plan import PROBE, PlannedStage, StagedPlan
 from ckptgrow.run.train_job import TrainJob, metrics_rows
 from ckptgrow.run.work import SEQLEN, Work, length
 from ckptgrow.state.config_sources import architecture_of
@@ -29,7 +30,7 @@ TIMED_FROM = 2  # steps: the first ones allocate
 @dataclass(frozen=True, kw_only=True)
 class StageForecast:
     """A stage as planned: sizes, `steps` at most, tokens of these, FLOPs; bytes of its checkpoints at their most, and
-    of what it begins with; seconds a step where some were measured.
+    of what it begins with; seconds a step where some were measured; FLOPs and bytes of the probe before it.
     """
 
     stage: PlannedStage
@@ -42,6 +43,8 @@ class StageForecast:
     checkpoint_bytes: int
     grown_bytes: int
     seconds_per_step: float | None = None
+    probe_flops: float = 0.0
+    probe_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Forecast:
     @property
     def flops(self) -> float:
         """In all."""
-        return sum(one.flops for one in self.stages)
+        return sum(one.flops + one.probe_flops for one in self.stages)
 
     @property
     def seconds(self) -> float | None:
@@ -75,7 +78,7 @@ def forecast(work: Work, measure: int = 0) -> Forecast:
         given = TrainJob(number, stage).given(work)
         settings = settings_for(given, carried)
         carried = settings.carried()
-        found.append(_stage(work, number, config, settings))
+        found.append(_with_probe(_stage(work, number, config, settings), number, settings, found))
         if measure:
             seconds = _seconds_per_step(given | {"config": dict(config)}, carried, measure, work.out)
             found[-1] = replace(found[-1], seconds_per_step=seconds)
@@ -118,11 +121,20 @@ def _stage(work: Work, number: int, config: Mapping[str, Any], settings: TrainSe
     )
 
 
+def _with_probe(one: StageForecast, number: int, settings: TrainSettings, before: list[StageForecast]) -> StageForecast:
+    """With what its probe takes, where it has one."""
+    if one.stage.recipe != PROBE:
+        return one
+    job, spent = ProbeJob(number, one.stage), sum(stage.flops for stage in before)
+    flops = job.flops(one.size, settings.whole_batch * (settings.seqlen or SEQLEN), spent)
+    return replace(one, probe_flops=flops, probe_bytes=(job.num_arms + 2) * one.size.state_bytes)
+
+
 def _disk_bytes(plan: StagedPlan, stages: list[StageForecast]) -> int:
     """The fullest moment: while a stage trains, with what is kept of those before it."""
     kept = fullest = 0
     for one in stages:
-        fullest = max(fullest, kept + one.grown_bytes + one.checkpoint_bytes)
+        fullest = max(fullest, kept + one.grown_bytes + one.checkpoint_bytes, kept + one.probe_bytes)
         if plan.keep == "all":
             kept += one.grown_bytes + one.checkpoint_bytes
         else:

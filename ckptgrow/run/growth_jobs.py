@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ckptgrow.choices import Operator
 from ckptgrow.growth.request import StateRequest
 from ckptgrow.recipes.command_words import words_of_command
-from ckptgrow.recipes.recipe_options import GROWTHS, OPERATORS, Operator, growth_options
+from ckptgrow.recipes.recipe_options import GROWTHS, OPERATORS, STATE_OPTIONS, growth_options
 from ckptgrow.run.staged_plan import PlannedStage
 from ckptgrow.run.work import Listener, Work
 from ckptgrow.storage.files.atomic import appearing
 from ckptgrow.verification.comparison import VerifySettings, verify
-
-STATE = frozenset(one.name for one in fields(StateRequest))
 
 
 class VerificationFailed(Exception):  # noqa: N818  no fault of the request: the verdict that stops a run
@@ -44,30 +44,31 @@ class GrowJob:
         """The small checkpoint and the grown one."""
         return source_of(work, self.number, self.operator), work.grown(self.stage, self.operator)
 
-    @property
-    def of_model(self) -> dict[str, Any]:
-        """Options that say what the model becomes."""
-        return recipe_of(self.stage, self.operator)[0]
+    def options(self, work: Work) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Options that say what the model becomes, and what its training state: the plan's, or a probe's choice.
 
-    @property
-    def of_state(self) -> dict[str, Any]:
-        """Options that say what its training state becomes; the schedule moves with the last growth of a stage."""
-        found = recipe_of(self.stage, self.operator)[1]
+        The schedule moves with the last growth of a stage.
+        """
+        chosen = work.chosen(self.stage)
+        of_model, of_state = recipe_of(self.stage, self.operator) if chosen is None else parted(chosen.growth)
         assert self.stage.operator is not None
         if self.operator != OPERATORS[self.stage.operator][-1]:
-            return found
-        step = {} if self.stage.restart_step is None else {"step": self.stage.restart_step}
-        return {**found, **step, **({"rewarm": self.stage.rewarm} if self.stage.rewarm else {})}
+            return of_model, of_state
+        planned = {"step": self.stage.restart_step, "rewarm": self.stage.rewarm or None}
+        asked = {name: value for name, value in planned.items() if value is not None}
+        return of_model, {**of_state, **asked} if chosen is None else {**asked, **of_state}
 
     def words(self, work: Work) -> list[list[str]]:
         """The command by hand."""
-        return [words_of_command(self.operator, self.pair(work), {**self.of_model, **self.of_state})]
+        of_model, of_state = self.options(work)
+        return [words_of_command(self.operator, self.pair(work), {**of_model, **of_state})]
 
     def run(self, work: Work, listener: Listener) -> dict[str, Any]:
         """Grows; what a killed process may have left there is replaced by the same."""
-        request = StateRequest(**self.of_state, force=True)
-        grow = GROWTHS[self.operator]
-        done = grow(*self.pair(work), **self.of_model, request=request, progress=listener.writes)
+        shutil.rmtree(work.probed(self.stage), ignore_errors=True)  # its choice is in the journal
+        of_model, of_state = self.options(work)
+        grow, request = GROWTHS[self.operator], StateRequest(**of_state, force=True)
+        done = grow(*self.pair(work), **of_model, request=request, progress=listener.writes)
         for note in done.notes:
             listener.tell(note)
         return {
@@ -133,7 +134,12 @@ def source_of(work: Work, number: int, operator: Operator) -> Path:
 def recipe_of(stage: PlannedStage, operator: Operator) -> tuple[dict[str, Any], dict[str, Any]]:
     """A stage's options that one of its operators takes: of the model, and of the training state."""
     known = growth_options(operator).types
-    taken: Mapping[str, Any] = {name: value for name, value in stage.recipe.items() if name in known}
-    of_state = {name: value for name, value in taken.items() if name in STATE}
-    of_model = {name: value for name, value in taken.items() if name not in STATE}
+    options: Mapping[str, Any] = stage.recipe if isinstance(stage.recipe, Mapping) else {}
+    of_model, of_state = parted({name: value for name, value in options.items() if name in known})
     return ({} if stage.factor is None else {"factor": stage.factor}) | of_model, of_state
+
+
+def parted(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of a growth: of the model, and of the training state."""
+    of_model = {name: value for name, value in options.items() if name not in STATE_OPTIONS}
+    return of_model, {name: value for name, value in options.items() if name in STATE_OPTIONS}

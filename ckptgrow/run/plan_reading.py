@@ -11,7 +11,8 @@ from typing import Any, cast
 from ckptgrow.errors import ConfigError, MissingDependencyError, RequestError, at
 from ckptgrow.recipes.recipe_options import OPERATORS, growth_options, train_options
 from ckptgrow.recipes.typed_values import Options, made, schema_of_class
-from ckptgrow.run.staged_plan import PlannedStage, StagedPlan, path_beside, verify_options
+from ckptgrow.run.probe_job import ProbeJob
+from ckptgrow.run.staged_plan import PROBE, PlannedStage, StagedPlan, path_beside, verify_options
 
 VERSION = 1
 Helps = Mapping[str, Mapping[str, str]]  # what options do, by command
@@ -64,7 +65,9 @@ def plan_schema(helps: Helps) -> dict[str, Any]:
     stages = schema_of_class(PlannedStage)
     stages["properties"]["train"] = {**train, "description": stages["properties"]["train"]["description"]}
     recipe = {"type": "object", "additionalProperties": False, "properties": growth}
-    stages["properties"]["recipe"] = {**recipe, "description": stages["properties"]["recipe"]["description"]}
+    by_probe = {"enum": [PROBE]}
+    said = stages["properties"]["recipe"]["description"]
+    stages["properties"]["recipe"] = {"anyOf": [recipe, by_probe], "description": said}
     properties = tree["properties"]
     properties["stages"] = {"type": "array", "items": stages, "description": properties["stages"]["description"]}
     properties["train"] = {**train, "description": properties["train"]["description"]}
@@ -158,4 +161,10 @@ def _checked(plan: StagedPlan, number: int) -> PlannedStage:
         known |= growth_options(operator).types
     if stage.recipe and not known:
         raise RequestError(f"{where}.recipe: the first stage does not grow, expected none")
-    return replace(stage, train=train, recipe=Options(known).checked(stage.recipe, f"{where}.recipe"))
+    if isinstance(stage.recipe, Mapping):
+        return replace(stage, train=train, recipe=Options(known).checked(stage.recipe, f"{where}.recipe"))
+    if stage.operator == "both":
+        raise RequestError(f"{where}.recipe: a probe chooses for one operator, expected operator width or depth")
+    with at(f"{where}.probe"):
+        ProbeJob(number, stage).check()
+    return replace(stage, train=train)

@@ -15,6 +15,7 @@ from ckptgrow.choices import OperatorName, ScheduleKind, StepWord
 from ckptgrow.recipes.typed_values import Options, said
 from ckptgrow.verification.comparison import VerifySettings
 
+PROBE = "probe"
 Keep = Literal["all", "ends", "newest"]
 
 
@@ -50,13 +51,31 @@ class Evaluations:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlannedProbe:
+    """How the recipe of a growth is chosen, where a stage says `recipe: probe`."""
+
+    candidates: tuple[str, ...] = said(
+        "Names in the operator's table, or recipes as typed: 'width --reset new' [default: all of the table].", ()
+    )
+    budget: str = said("FLOPs, or a share of those that the run has spent by then, as 2%.", "2%")
+    steps: tuple[int, ...] = said("Steps at which the better half goes on, instead of a budget.", ())
+    seeds: int = said("Draws of each recipe that draws.", 1)
+    seed: int = said("The first draw's seed.", 0)
+    sequences: int = said("Held-out sequences to compare by.", 256)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlannedStage:
     """One model: how it comes to be, and how it is trained."""
 
     name: str = said("The stage's directory in the run's [default: stage-1, stage-2, …].", "")
     operator: OperatorName | None = said("How it grows out of the stage before; none for the first.", None)
     factor: int | None = said("How many times as wide or deep [default: 2, where the recipe gives no sizes].", None)
-    recipe: Mapping[str, Any] = said("Options of the growth, as `ckptgrow width` and `depth` have them.", dict)
+    recipe: Mapping[str, Any] | Literal["probe"] = said(
+        "Options of the growth, as `ckptgrow width` and `depth` have them; or 'probe': short trainings choose them.",
+        dict,
+    )
+    probe: PlannedProbe = said("How they do, where the recipe is 'probe'.", PlannedProbe)
     restart_step: int | StepWord | None = said(
         "The schedule's step to go on from after the growth: a number, 'auto' or 'keep' [default: keep].", None
     )

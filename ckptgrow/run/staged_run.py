@@ -19,7 +19,8 @@ from ckptgrow.run.devices import Devices
 from ckptgrow.run.forecast import forecast
 from ckptgrow.run.growth_jobs import GrowJob, VerificationFailed, VerifyJob
 from ckptgrow.run.journal import Journal
-from ckptgrow.run.staged_plan import StagedPlan
+from ckptgrow.run.probe_job import ProbeJob
+from ckptgrow.run.staged_plan import PROBE, StagedPlan
 from ckptgrow.run.train_job import StoppedBySignal, TrainJob
 from ckptgrow.run.work import Listener, Work
 from ckptgrow.train.occupied import occupied
@@ -56,6 +57,8 @@ def jobs_of(plan: StagedPlan) -> list[Job]:
     """Everything that a plan has to be done, in its order."""
     found: list[Job] = []
     for number, stage in enumerate(plan.stages):
+        if stage.recipe == PROBE:
+            found.append(ProbeJob(number, stage))
         for operator in () if stage.operator is None else OPERATORS[stage.operator]:
             found += [GrowJob(number, stage, operator), VerifyJob(number, stage, operator)]
         found.append(TrainJob(number, stage))
@@ -145,6 +148,9 @@ def _in_words(result: Mapping[str, Any]) -> str:
     if "passed" in result:
         moments = "" if result["moments"] is None else f", moments {result['moments']:.1e}"
         return f"verified: logits differ by {result['logits']:.1e} of the largest{moments}"
+    if "winner" in result:
+        level = f"; level with it: {', '.join(result['level'])}" if result["level"] else ""
+        return f"{result['winner']} is best after {result['rungs'][-1]:,} steps{level}; {result['flops']:.3g} FLOPs"
     if "results" in result:
         return "; ".join(f"{task} {_score(scores)}" for task, scores in result["results"].items())
     return f"removed {len(result.get('removed', ()))} checkpoints"

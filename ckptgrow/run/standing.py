@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ckptgrow.errors import RequestError
-from ckptgrow.planning.watching import Watch
+from ckptgrow.planning.watching import Watch, seen
 from ckptgrow.run.forecast import Forecast, forecast
 from ckptgrow.run.journal import BEGUN, FAILED, Journal
 from ckptgrow.run.plan_reading import plan_in
@@ -15,7 +15,6 @@ from ckptgrow.run.staged_run import jobs_of
 from ckptgrow.run.train_job import metrics_rows, newest_progress, tau_of
 from ckptgrow.run.work import Work
 from ckptgrow.train.monitor import Progress
-from ckptgrow.train.slope_stop import seen
 
 WAITING, UNDER_WAY, DONE, STOPPED = "waiting", "under way", "done", "failed"
 NEVER = float("inf")  # a slope that nothing rises past: only the slope itself is asked for

@@ -60,7 +60,7 @@ class TrainJob:
 
     def given(self, work: Work) -> dict[str, Any]:
         """What `train` is asked for, apart from what it goes on from."""
-        stage, plan = self.stage, work.plan
+        stage, plan, chosen = self.stage, work.plan, work.chosen(self.stage)
         is_last = plan.after(self.number) is None
         asked = {
             "seqlen": stage.seqlen,
@@ -78,6 +78,7 @@ class TrainJob:
             "keep": KEPT_CHECKPOINTS,
             **plan.train,
             **stage.train,
+            **({} if chosen is None else chosen.train),
         }
 
     def run(self, work: Work, listener: Listener) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ckptgrow.choices import Operator
 from ckptgrow.growth import deepening, widening
+from ckptgrow.probe.candidates import Candidate
 from ckptgrow.progress import Advance
-from ckptgrow.recipes.recipe_options import OPERATORS, Operator
+from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.devices import Devices
 from ckptgrow.run.journal import Journal
-from ckptgrow.run.staged_plan import PlannedStage, StagedPlan
+from ckptgrow.run.staged_plan import PROBE, PlannedStage, StagedPlan
 from ckptgrow.state.config_sources import original_config
 from ckptgrow.train.monitor import Progress
 from ckptgrow.train.saving import LAST
@@ -70,6 +72,15 @@ class Work:
         """What a growth writes; the last one's is what the stage begins with."""
         is_last = stage.operator is None or operator == OPERATORS[stage.operator][-1]
         return self.out / (f"{stage.name}.ckpt" if is_last else f"{stage.name}-wide.ckpt")
+
+    def probed(self, stage: PlannedStage) -> Path:
+        """Where a stage's probe trains, until its choice is grown."""
+        return self.out / f"{stage.name}-probe"
+
+    def chosen(self, stage: PlannedStage) -> Candidate | None:
+        """What a stage's probe chose; None where nothing is left to it, or it has not yet."""
+        result = self.journal.result(f"{stage.name}/{PROBE}") if stage.recipe == PROBE else None
+        return None if result is None else Candidate(name=result["winner"], **result["recipe"]).checked(stage.name)
 
     def begins_with(self, number: int) -> Path | None:
         """The checkpoint that a stage goes on from; None where it begins with a new model."""

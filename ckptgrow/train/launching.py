@@ -1,4 +1,5 @@
-"""How many processes share a run: as many as the launcher started, which options may not contradict.
+"""How many processes share a run: as many as the launcher started, which options may not contradict; and how processes
+that are started here never outlive this one.
 
 A launcher starts the command several times. Each process must know of the others, or it would train a run of its own.
 
@@ -8,10 +9,14 @@ SLURM_STEP_NUM_NODES); Open MPI and MPICH, `mpirun` (OMPI_COMM_WORLD_SIZE, PMI_S
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ctypes
+import signal
+import sys
+from collections.abc import Callable, Mapping
 
 from ckptgrow.errors import RequestError
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 STARTED_BY_MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
@@ -53,3 +58,11 @@ def _started(environment: Mapping[str, str]) -> tuple[str, int, int] | None:
 def _number(environment: Mapping[str, str], name: str) -> int:
     text = environment.get(name, "")
     return int(text) if text.isdigit() else 0
+
+
+def dies_with_parent() -> Callable[[], None]:
+    """Called in a process that this one starts, makes the kernel kill it where this one dies (on Linux)."""
+    if sys.platform != "linux":
+        return lambda: None
+    prctl = ctypes.CDLL(None).prctl  # looked up before a fork
+    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -59,6 +59,11 @@ class LanguageModel(lightning.LightningModule):
         return DataPosition(self.position, self.tokens_seen)
 
     @property
+    def num_growths(self) -> int:
+        """Of the model, by its record."""
+        return len(self.growth.get("history", ()))
+
+    @property
     def in_place_of_the_file(self) -> Callable[[], dict[str, Any]] | None:
         """Makes the checkpoint that Lightning loads instead of the file, where another trainer wrote the file."""
         resumed = self.resumed

@@ -34,6 +34,30 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+Look = Callable[[int, torch.nn.Module], None]  # the step, and the model after it
+
+
+class Shown(lightning.Callback):
+    """Shows the model to who looks at it: before the run's first step, and after each."""
+
+    def __init__(self, look: Look) -> None:
+        self._look = look
+        self._step = -1
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """The model as it is loaded."""
+        self._show(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """The model after a step; micro-batches before its last change nothing."""
+        if trainer.global_step != self._step:
+            self._show(trainer, pl_module)
+
+    def _show(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._step = trainer.global_step
+        self._look(self._step, _language_model(pl_module).model)
 
 
 class Monitor(lightning.Callback):

@@ -13,11 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning
-import numpy as np
 
-from ckptgrow.planning.learning_curves import FEWEST, curve_of
-from ckptgrow.planning.logs import Log
-from ckptgrow.planning.watching import Watch, slope_watch
+from ckptgrow.planning.watching import seen
 
 STATE = "SlopeStop"  # Lightning's key of a callback's state: its class's name
 
@@ -74,15 +71,6 @@ class SlopeStop(lightning.Callback):
         """Goes on with those of the same model."""
         if state_dict["num_growths"] == self._num_growths:
             self._steps, self._losses = list(state_dict["steps"]), list(state_dict["losses"])
-
-
-def seen(steps: list[int], losses: list[float], threshold: float) -> Watch | None:
-    """What evaluations say of a growth at τ; None where they are too few to say anything."""
-    if len(steps) < FEWEST or min(steps) < 1:
-        return None
-    log = Log(where="validation", steps=np.array(steps, dtype=np.float64), losses=np.array(losses, dtype=np.float64))
-    curve = curve_of(log, 1.0, 1.0)  # slopes are the same in any unit of compute
-    return slope_watch(curve, threshold) if len(curve.steps) >= FEWEST else None
 
 
 def reached_in(checkpoint: Mapping[str, Any], end: str = "reached") -> int | None:

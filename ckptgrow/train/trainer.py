@@ -19,7 +19,7 @@ from ckptgrow.train.gradient_norms import GradientNorms
 from ckptgrow.train.guards import FiniteLosses, Interrupted, Interruption
 from ckptgrow.train.metrics import MetricsFile
 from ckptgrow.train.module import LanguageModel
-from ckptgrow.train.monitor import Monitor, Report
+from ckptgrow.train.monitor import Look, Monitor, Report, Shown
 from ckptgrow.train.order import BatchOrder, BatchShare, collate
 from ckptgrow.train.saving import AtomicCheckpoints, Checkpoints, Saving, will_validate
 from ckptgrow.train.settings import TrainSettings
@@ -80,20 +80,23 @@ class Training:
     """The parts of a run, and their Trainer."""
 
     def __init__(
-        self, settings: TrainSettings, files: TokenFiles, module: LanguageModel, report: Report | None
+        self,
+        settings: TrainSettings,
+        files: TokenFiles,
+        module: LanguageModel,
+        report: Report | None,
+        look: Look | None = None,
     ) -> None:
         self.settings, self.files, self.module = settings, files, module
-        losses, watch, writer = FiniteLosses(), Stopwatch(), AtomicCheckpoints(module.in_place_of_the_file)
+        losses, clock, writer = FiniteLosses(), Stopwatch(), AtomicCheckpoints(module.in_place_of_the_file)
         norms = GradientNorms(settings.log_every, settings.grad_accum)
-        self.monitor = Monitor(settings.log_every, norms, losses, watch, report)
-        saving = Saving(settings.save_every, settings.save_minutes * 60, settings.log_every, settings.keep)
-        self.checkpoints = Checkpoints(settings.out / CHECKPOINTS, saving, writer, losses.check, watch)
-        num_growths = len(module.growth.get("history", ()))
+        self.monitor = Monitor(settings.log_every, norms, losses, clock, report)
+        self.checkpoints = Checkpoints(settings.out / CHECKPOINTS, _saving(settings), writer, losses.check, clock)
         ends = Ends(settings.until_slope, settings.until_loss)
-        self.slope_stop = SlopeStop(ends, num_growths, lambda: self.monitor.val_loss)
-        ending = [self.checkpoints, Interruption(self.checkpoints.save, will_validate)]
-        for name in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        self.slope_stop = SlopeStop(ends, module.num_growths, lambda: self.monitor.val_loss)
+        shown = [] if look is None else [Shown(look)]
+        ending = [*shown, self.checkpoints, Interruption(self.checkpoints.save, will_validate)]
+        _quieten()
         self.trainer = lightning.Trainer(
             default_root_dir=settings.out,
             accelerator=settings.accelerator,
@@ -134,6 +137,16 @@ class Training:
             except SystemExit as stop:  # what Lightning makes of Ctrl-C
                 raise KeyboardInterrupt from stop
         return None
+
+
+def _saving(settings: TrainSettings) -> Saving:
+    return Saving(settings.save_every, settings.save_minutes * 60, settings.log_every, settings.keep)
+
+
+def _quieten() -> None:
+    """What Lightning tells of the machine is no matter of the run."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _strategy(settings: TrainSettings, module: LanguageModel) -> str | Strategy:

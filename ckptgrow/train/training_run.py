@@ -29,7 +29,7 @@ from ckptgrow.train.header import header
 from ckptgrow.train.launching import processes_of
 from ckptgrow.train.metrics import METRICS
 from ckptgrow.train.module import SCALED_PRECISION, LanguageModel
-from ckptgrow.train.monitor import Report
+from ckptgrow.train.monitor import Look, Report
 from ckptgrow.train.occupied import occupied
 from ckptgrow.train.remarks import check_lengths, remarks
 from ckptgrow.train.resuming import Resumed, resumed_from
@@ -38,6 +38,7 @@ from ckptgrow.train.token_sequences import TokenFiles
 from ckptgrow.train.train_recipes import RECIPES
 from ckptgrow.train.trainer import CHECKPOINTS, Training
 
+Tell = Callable[[str], None]
 OPTIMIZER_OPTIONS = {"weight_decay": "⟦weight_decay⟧", "betas": "⟦adam_beta1⟧, ⟦adam_beta2⟧", "eps": "⟦adam_epsilon⟧"}
 
 
@@ -66,12 +67,18 @@ def is_main_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) in (0, None)
 
 
-def train(given: Mapping[str, Any], report: Report | None = None, tell: Callable[[str], None] | None = None) -> Trained:
+def train(
+    given: Mapping[str, Any],
+    report: Report | None = None,
+    tell: Tell | None = None,
+    look: Look | None = None,
+) -> Trained:
     """Trains a model.
 
     `given`: fields of `TrainSettings`; a run that goes on (`resume`) takes the others from its checkpoint. `report` is
-    called after every step; `tell` with each remark on what the run will do that its user may not expect. An
-    interrupted run returns too, saved after the step that it was in.
+    called after every step; `tell` with each remark on what the run will do that its user may not expect; `look` with
+    the model, before the first step and after each. An interrupted run returns too, saved after the step that it was
+    in.
 
     Raises RequestError, ConfigError, DataError or CheckpointError for wrong settings or files, before anything is
     written. Later it raises DivergedError for a loss that is not finite, and CheckpointError for a full disk.
@@ -79,10 +86,10 @@ def train(given: Mapping[str, Any], report: Report | None = None, tell: Callable
     devices, nodes = processes_of(os.environ, given.get("devices"), given.get("num_nodes"))
     given = {**given, "devices": devices, "num_nodes": nodes}
     with occupied(Path(given["out"])) if is_main_process() else nullcontext():
-        return _train(given, report, tell)
+        return _train(given, report, tell, look)
 
 
-def _train(given: Mapping[str, Any], report: Report | None, tell: Callable[[str], None] | None) -> Trained:
+def _train(given: Mapping[str, Any], report: Report | None, tell: Tell | None, look: Look | None) -> Trained:
     resumed, config = _resumed(given)
     stored = {} if resumed is None else resumed.arguments.get(RUN, {})
     settings = _settings(given, stored, resumed, config)
@@ -100,7 +107,7 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Callable[[str]
             tell(f"frozen: all but {len(free)} parameters of new layers ({listing(free, limit=1)})")
     lr = settings.lr if settings.lr is not None else lr_for_size(num_without_embeddings(model))
     module = LanguageModel(_readied(model, settings), settings, lr, _identity(files), resumed, new)
-    training = Training(settings, files, module, report)
+    training = Training(settings, files, module, report, look)
     if tell is not None and is_main_process():
         for sentence in header(settings, files, module, training.trainer.strategy.root_device):
             tell(sentence)

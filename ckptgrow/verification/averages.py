@@ -3,7 +3,8 @@
 An average is a model of its own. Each of its tensors must have the structure of its weight. Summed over the copies of
 its inputs it is the small average times the weight's own factor, and its copies differ from each other by the same
 terms as the weight's copies do. With W' = a ∘ W + N (a the shares of the copies, N noise), an average A that grew in
-the same way has A' − W' = a ∘ (A − W): every entry of it is an entry of A − W times a share.
+the same way has A' − W' = a ∘ (A − W): every entry of it is an entry of A − W times a share. Without noise the share is
+the one that the weight's own entry shows.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def _average_problem(pair: Pair, weight: Link, average: Link, scale: WeightScale
         error = largest(differences) / size
         yield f"{average.grown.name} differs from the small average by {error:.1e} of its largest value"
         return
-    apart = _separation_errors(weight, factor * (old - old_weight), new - new_weight)
+    unit = pair.num_growths * rounding(stored_weight.dtype)
+    apart = _separation_errors(weight, factor * torch.stack([old_weight, old]), (new_weight, new), unit)
     left = sum((_left_in(one, pair.num_growths) for one in (stored, stored_weight)), start=torch.zeros(()))
     if not bool((apart <= left + SUMS * rounding(torch.float64) * size).all()):
         yield (
@@ -122,16 +124,25 @@ def _logits(state: TrainingState, prefix: str, tokens: torch.Tensor) -> torch.Te
         return logits_of(load_model(state.checkpoint, claim, state.config, torch.float64), tokens)
 
 
-def _separation_errors(link: Link, small: torch.Tensor, grown: torch.Tensor) -> torch.Tensor:
-    """How far each entry of `grown` is from the nearest share of its source in `small`."""
-    spread = link.spread(small)
+def _separation_errors(
+    link: Link, small: torch.Tensor, grown: tuple[torch.Tensor, torch.Tensor], unit: float
+) -> torch.Tensor:
+    """How far each entry of an average less its weight is from the nearest share of its source.
+
+    `small` and `grown` are the weight and its average; `unit` is the largest relative error of a weight's entry.
+    """
+    weight, average = (link.spread(one) for one in small)
+    apart, spread = grown[1] - grown[0], average - weight
     if not link.in_axes:
-        return (grown - spread).abs()
+        return (apart - spread).abs()
     counts = {int(count) for axis in link.in_axes for count in np.unique(link.growths[axis].num_copies)}
+    own = torch.where(weight == 0, torch.inf, grown[0] / weight)
+    # what one copy's share was rounded by is in the others', which may be smaller: all sum to the whole
+    rounded = unit * (1 + (max(counts) - 1) * own.abs()) * 2 * (weight.abs() + average.abs())
+    nearest = ((apart - own * spread).abs() - rounded).clamp(min=0).nan_to_num(nan=torch.inf)
     shares = sorted({1 / share for count in counts for share in range(1, count + 1) if count % share == 0} | {0.0})
-    nearest = torch.full_like(grown, torch.inf)
     for share in shares:
-        torch.minimum(nearest, (grown - share * spread).abs(), out=nearest)
+        torch.minimum(nearest, (apart - share * spread).abs(), out=nearest)
     return nearest
 
 

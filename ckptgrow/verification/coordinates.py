@@ -65,7 +65,7 @@ def begun_anew(small: TrainingState, grown: TrainingState) -> dict[str, BoolVect
 
 def check_one_rule(small: TrainingState, grown: TrainingState) -> None:
     """Raises RequestError where growths between the two carried moments over, or decay, by different rules."""
-    records = [one for one in growths_since(small, grown) if one.get("operator") == "width"]
+    records = _scaling(small, grown)
     decay = {str(one.get("wd_rule", "trajectory")) for one in records if one.get("lr_rule") == "mup"}
     rules = {"--moments": moment_rules(small, grown), "--wd-rule": decay}
     for option, found in rules.items():
@@ -77,9 +77,14 @@ def check_one_rule(small: TrainingState, grown: TrainingState) -> None:
 
 
 def moment_rules(small: TrainingState, grown: TrainingState) -> set[str]:
-    """The rules by which growths in width carried moments over, as the records have them."""
+    """The rules by which moments were carried over, as the records have them."""
+    return {str(one.get("moments", "algebra")) for one in _scaling(small, grown)}
+
+
+def _scaling(small: TrainingState, grown: TrainingState) -> list[Mapping[str, Any]]:
+    """The records of growths that change what gradients are: those in width, and layers that share what they write."""
     records = growths_since(small, grown)
-    return {str(one.get("moments", "algebra")) for one in records if one.get("operator") == "width"}
+    return [one for one in records if one.get("operator") == "width" or one.get("new") == "ode"]
 
 
 def has_begun_anew(record: Mapping[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from tests.campaign.commands import has_separate
@@ -15,8 +15,8 @@ class Operator:
 
     command: str
     words: tuple[str, ...]
-    kind: str  # factor, ffn, heads, pad, depth
-    separation: str  # default, none, split, or the noise's strength
+    kind: str  # factor, ffn, heads, kv, mixed, pad, depth
+    separation: str  # default, none, split, spread, or the noise's strength
     how: str = "diagonal"
     factor: int = 1
     rule: str = "keep"
@@ -33,17 +33,43 @@ class Operator:
     @property
     def is_separated(self) -> bool:
         """Whether copies differ on purpose."""
-        return self.kind in ("factor", "ffn", "heads") and self.separation != "none"
+        return self.kind in ("factor", "ffn", "heads", "mixed") and self.separation != "none"
 
     @property
     def is_noisy(self) -> bool:
         """Whether noise was asked for by its strength."""
-        return self.separation not in ("default", "none", "split")
+        return self.separation not in ("default", "none", "split", "spread")
+
+
+def varied(operator: Operator, subject: Subject) -> Operator:
+    """The operator, or a rarer form of it. What it becomes depends on it alone, so other draws stay as they are."""
+    random = Random(repr((operator, subject.fields)))
+    match operator.kind:
+        case "factor" if operator.factor == 2 and random.random() < 0.15:
+            return replace(operator, words=(*operator.words, *_sized(random, subject, "ffn", least=2)), kind="mixed")
+        case "heads" if random.random() < 0.25 and subject.fields.get("num_key_value_heads"):
+            many = subject.fields["num_attention_heads"]
+            few = subject.fields["num_key_value_heads"]
+            sizes = [size for size in range(few + 1, many + 1) if size % few == 0 and many % size == 0]
+            if sizes:
+                words = ("--kv-heads", str(random.choice(sizes)))
+                return replace(operator, words=words, kind="kv", separation="default", rule="keep")
+        case "factor" | "ffn" | "heads" if operator.separation == "default" and random.random() < 0.3:
+            words = (*operator.words, "--spread", random.choice(["0.25", "0.7", "1", "1.5"]))
+            return replace(operator, words=words, separation="spread")
+        case "pad" if random.random() < 0.5:
+            fresh = random.choice(["zero-copy", "zero-copy", "zero-random", "random-zero"])
+            return replace(operator, words=(*operator.words, "--fresh", fresh))
+        case "depth" if "--factor" not in operator.words and random.random() < 0.3:
+            return replace(operator, words=("--every", str(random.choice([1, 2]))))
+        case _:
+            pass
+    return operator
 
 
 def _separating(separation: str) -> tuple[str, ...]:
     match separation:
-        case "default":
+        case "default" | "spread":
             return ()
         case "none":
             return ("--noise", "0")
@@ -54,7 +80,12 @@ def _separating(separation: str) -> tuple[str, ...]:
 
 
 def drawn(random: Random, subject: Subject, separations: tuple[str, ...] | None = None) -> Operator:
-    """A random operator for a family; what its table refuses is refused, families with ALiBi seldom asked for it."""
+    """A random operator for a family."""
+    return varied(_common(random, subject, separations), subject)
+
+
+def _common(random: Random, subject: Subject, separations: tuple[str, ...] | None) -> Operator:
+    """What its table refuses is refused; families with ALiBi are seldom asked for that."""
     weights = [4, 1, 1, 1, 40] if subject.model_type in ("bloom", "mpt") else [40, 14, 12, 10, 30]
     kind = random.choices(["factor", "ffn", "heads", "pad", "depth"], weights)[0]
     rule = random.choice(["keep", "keep", "mup"])
@@ -72,12 +103,12 @@ def drawn(random: Random, subject: Subject, separations: tuple[str, ...] | None 
     return Operator("width", (*words, "--how", how, *seed), kind, separation, how, factor, rule, step)
 
 
-def _sized(random: Random, subject: Subject, kind: str) -> tuple[str, ...]:
+def _sized(random: Random, subject: Subject, kind: str, least: int = 1) -> tuple[str, ...]:
     fields = subject.fields
     if kind == "ffn":
         names = ("moe_intermediate_size", "n_inner", "intermediate_size", "ffn_dim", "d_ff")
         old = next((fields[one] for one in names if one in fields), 48)
-        return ("--ffn", str(old + random.randrange(1, 2 * old)))
+        return ("--ffn", str(least * old + random.randrange(1, 2 * old)))
     heads = fields.get("num_attention_heads", fields.get("num_heads", fields.get("n_head", 4)))
     kv_heads = fields.get("num_key_value_heads", heads)
     if random.random() < 0.5:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,3 +25,16 @@ def test_a_program_grows_what_it_trains(capsys: pytest.CaptureFixture[str]) -> N
     assert names["model"].config.n_embd == 128 and names["scheduler"].optimizer is names["optimizer"]
     assert len(names["optimizer"].state) == len(list(names["model"].parameters()))
     assert "'residual': 128" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "grown"), [("LightningGrowthCallback(", "'residual': 128"), ("Trainer(model", "'layers': 4")]
+)
+def test_trainers_grow_what_they_train(
+    words: str, grown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the trainers', of loggers, workers and memory
+        exec(program_with(words), {"__name__": "program"})
+    assert grown in capsys.readouterr().out

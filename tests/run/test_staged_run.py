@@ -341,7 +341,8 @@ def test_the_schema_knows_every_option_of_the_commands_with_its_help(capsys: pyt
     stage = tree["properties"]["stages"]["items"]["properties"]
     for field in [*tree["properties"].values(), *stage.values()]:
         assert field["description"]
-    recipe, train = stage["recipe"]["properties"], stage["train"]["properties"]
+    recipe, train = stage["recipe"]["anyOf"][0]["properties"], stage["train"]["properties"]
+    assert stage["recipe"]["anyOf"][1] == {"enum": ["probe"]}
     assert recipe["how"]["enum"] == ["diagonal", "tile", "pad"] and "pad" in recipe["how"]["description"]
     assert {"place", "new", "separate", "noise", "lr_rule", "hidden"} <= set(recipe)
     assert TRAIN.keys() <= set(train) and "description" in train["val_every"]

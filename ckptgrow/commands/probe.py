@@ -1,0 +1,168 @@
+"""`ckptgrow probe`."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from ckptgrow.choices import Operator, words_of
+from ckptgrow.commands import _options as options
+from ckptgrow.commands._screen import JsonOption, Screen
+from ckptgrow.commands._spelling import spelled, spelled_in
+from ckptgrow.commands._values import chosen_by_commas, whole_number
+from ckptgrow.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from ckptgrow.probe.candidates import Candidate
+    from ckptgrow.probe.report_of_probe import ProbeReport
+
+COLUMNS = ("candidate", "loss", "behind", "95 %", "slope", "jump", "spike", "gradients", "")
+
+
+def probe(
+    source: options.InArgument,
+    data: Annotated[Path, typer.Option(help="A directory that `ckptgrow data` wrote.", show_default=False)],
+    operators: Annotated[
+        str, typer.Option(help="Whose tables of candidates are compared, by commas: 'width', 'depth'.")
+    ] = "width",
+    factor: Annotated[int, typer.Option(min=2, help="How many times as wide or deep.")] = 2,
+    candidates: Annotated[
+        str,
+        typer.Option(
+            help="Names in the tables, by commas, or a YAML or JSON file of your own [default: all of the tables].",
+            metavar="NAMES|FILE",
+            show_default=False,
+        ),
+    ] = "",
+    candidate: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="One of your own, as you would type it: 'width --separate none --reset new --rewarm-new 1.3,100'; may "
+            "be repeated.",
+            metavar="WORDS",
+            show_default=False,
+        ),
+    ] = None,
+    budget: Annotated[
+        str, typer.Option(help="What it may take: a share of the FLOPs spent so far, as 2%, or FLOPs, as 1e15.")
+    ] = "2%",
+    steps: Annotated[
+        str,
+        typer.Option(
+            help="Optimizer steps at which the better half goes on, as 64,256,1024, instead of a budget.",
+            show_default=False,
+        ),
+    ] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of each recipe that draws.")] = 1,
+    seed: Annotated[int, typer.Option(help="The first draw's seed.")] = 0,
+    sequences: Annotated[int, typer.Option(min=2, help="Held-out sequences to compare by.")] = 256,
+    train: Annotated[
+        str,
+        typer.Option(
+            help="Options of ckptgrow train for all, as you would type them: '--lr 3e-4 --batch-size 8' [default: "
+            "those of the checkpoint, at a constant rate].",
+            metavar="WORDS",
+            show_default=False,
+        ),
+    ] = "",
+    processes: Annotated[int, typer.Option(min=1, help="Candidates at once, each on a GPU where there are.")] = 1,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Where candidates are trained, to go on there [default: a directory that goes at the end]."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose the recipe of a growth by short trainings on your own checkpoint and data.
+
+    Candidates are grown, trained over the same batches and compared on the same held-out sequences; the better half
+    goes on. Prints a table, what is level with the best, and the winner's command.
+
+    Examples:
+        ckptgrow probe small.ckpt --data prepared                                   # for 2 % of what was spent so far
+        ckptgrow probe small.ckpt --data prepared --operators depth --factor 2 --steps 64,256
+        ckptgrow probe small.ckpt --data prepared --candidates split --candidate 'width --how tile --reset new'
+    """
+    screen = Screen(as_json)
+    try:
+        from ckptgrow.probe.candidates import in_file, named, typed
+        from ckptgrow.probe.entrants import ProbeRequest
+        from ckptgrow.probe.probing import probe as run_probe
+        from ckptgrow.recipes.command_words import options_in_words
+        from ckptgrow.recipes.recipe_options import PLACES_OF_TRAINING, train_options
+        from ckptgrow.train.guards import Interrupted
+    except ImportError as error:
+        raise MissingDependencyError("probe needs `pip install 'ckptgrow[train,plan]'`") from error
+    asked: list[Candidate] = [typed(one) for one in candidate or ()]
+    if candidates or not asked:
+        among = chosen_by_commas("--operators", operators, words_of(Operator))
+        path = Path(candidates).expanduser()
+        is_file = path.suffix in (".yaml", ".yml", ".json")
+        tables = cast("list[Operator]", list(among))
+        asked += in_file(path) if is_file else named(_names(candidates), tables)
+    where = f"--train {train}"
+    request = ProbeRequest(
+        candidates=tuple(asked),
+        factor=factor,
+        steps=tuple(whole_number("--steps", one) for one in steps.split(",")) if steps else None,
+        budget=budget,
+        seeds=seeds,
+        seed=seed,
+        sequences=sequences,
+        train=train_options(PLACES_OF_TRAINING).checked(options_in_words(shlex.split(train), where), where),
+        processes=processes,
+    )
+    try:
+        with _place(work) as directory:
+            found = run_probe(source, data, directory, request, lambda one: screen.note(spelled(one)))
+    except Interrupted as interruption:
+        raise typer.Exit(128 + interruption.number) from interruption
+    _show(found, screen)
+
+
+@contextmanager
+def _place(work: Path | None) -> Generator[Path]:
+    if work is not None:
+        yield work
+        return
+    with tempfile.TemporaryDirectory(prefix="ckptgrow-probe-") as directory:
+        yield Path(directory)
+
+
+def _names(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",") if one.strip()]
+
+
+def _show(found: ProbeReport, screen: Screen) -> None:
+    rows = [
+        (
+            one.candidate.name,
+            one.loss,
+            None if one.behind is None else one.behind.mean,
+            None if one.behind is None else f"{one.behind.low:.4f} to {one.behind.high:.4f}",
+            one.slope,
+            one.jump,
+            one.spike,
+            one.gradients,
+            spelled(one.out or _verdict(found, one.candidate.name)),
+        )
+        for one in found.entries
+    ]
+    rows += [(one.name, one.loss, *[None] * 6, f"control, {one.steps:,} steps") for one in found.controls]
+    screen.table("", COLUMNS, rows)
+    level = f"; level with it: {', '.join(found.level)}" if found.level else ""
+    screen.say(f"{found.winner.name} is best after {found.rungs[-1]:,} steps{level}. {found.flops:.3g} FLOPs.")
+    for words in found.commands:
+        screen.say(shlex.join(words))
+    screen.result(spelled_in(found.to_json()))
+
+
+def _verdict(found: ProbeReport, name: str) -> str:
+    if name == found.winner.name:
+        return "best"
+    return "level" if name in found.level else "behind"
