@@ -163,6 +163,7 @@ def test_the_small_runs_best_checkpoint_is_forgotten(tmp_path: Path) -> None:
     made = trainer(tmp_path, model, 6, callbacks=[TrainerGrowthCallback(at_step=MOMENT, width=2)], eval_dataset=Rows())
     made.args.eval_strategy, made.args.eval_steps, made.args.save_steps = "steps", 2, 2
     made.args.load_best_model_at_end, made.args.metric_for_best_model = True, "loss"
+    made.args.greater_is_better = True  # of falling losses the first
     made.train()
     assert str(made.state.best_model_checkpoint).endswith("checkpoint-6") and model.config.n_embd == 24
 
