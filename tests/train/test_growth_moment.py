@@ -32,10 +32,10 @@ def test_the_slope_is_the_moment_once() -> None:
 
 def test_validations_of_a_model_that_has_grown_since_do_not_count() -> None:
     moment = GrowthMoment.checked(None, -0.125, WIDER)
-    for step in range(1, 12):
+    for step in range(1, 20):
         assert not moment.validated(step, falling(step))
-    later = [step for step in range(12, 60) if moment.validated(step, falling(step), since=11)]
-    assert len(later) == 1 and later[0] >= 11 + FEWEST
+    later = [step for step in range(20, 60) if moment.validated(step, falling(step), since=19)]
+    assert len(later) == 1 and later[0] >= 19 + FEWEST
 
 
 @pytest.mark.parametrize(("options", "tau"), [({"width": 2}, -0.0475), ({"depth": 2}, -0.0575), ({"ffn": 9}, -0.0475)])
