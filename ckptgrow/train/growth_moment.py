@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ckptgrow.choices import AfterGrowth
 from ckptgrow.distributed import alone, processes
 from ckptgrow.errors import RequestError
+from ckptgrow.formats.known_formats import SHARED, format_of
 from ckptgrow.growth.request import StateRequest
 from ckptgrow.live.live_growth import AskedGrowth, asked_growth
 from ckptgrow.planning.operators import THRESHOLDS
@@ -88,7 +89,7 @@ class RunGrowth:
         """Grows a checkpoint that a trainer saved, by all processes together where they can share it, else by the
         first.
         """
-        if small.is_dir() and processes().count > 1:
+        if format_of(small).kind in SHARED and processes().count > 1:
             self.asked(small, grown, self.request)
         elif is_first:
             with alone():

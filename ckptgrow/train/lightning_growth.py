@@ -44,10 +44,11 @@ class LightningGrowthCallback(lightning.Callback):
     returns, so that a script exits with 0, and `grown_checkpoint` says where to go on.
 
     A run that goes on from any of its checkpoints knows whether it has grown; from one after the growth, build the
-    module with the config in it. Copies of weights in other callbacks (averages) do not grow.
+    module with the config in it.
 
     Raises RequestError for options that contradict each other; in `fit` for a module whose parameters are not those of
-    one transformers model, and for a `monitor` that is not logged; what `ckptgrow.grow` raises.
+    one transformers model, for other callbacks that hold a copy of it, and for a `monitor` that is not logged; what
+    `ckptgrow.grow` raises.
     """
 
     def __init__(
@@ -75,8 +76,18 @@ class LightningGrowthCallback(lightning.Callback):
         return f"{type(self).__name__}{{{self.moment.at_step or self.moment.tau}, {self.growth.asked.name}}}"
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Looks for the model, so that what cannot grow is told before it is trained."""
+        """Looks for the model, and for copies of it, so that what cannot grow is told before it is trained."""
         model_of(pl_module)
+        own = {id(one) for one in pl_module.modules()}
+        for callback in _callbacks_of(trainer):
+            held = [
+                name for name, one in vars(callback).items() if isinstance(one, torch.nn.Module) and id(one) not in own
+            ]
+            if held:
+                raise RequestError(
+                    f"{type(callback).__name__} holds a model ({listing(held)}) that would not grow, expected no "
+                    "averages of weights in callbacks; leave it out until the model has grown"
+                )
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -94,8 +105,7 @@ class LightningGrowthCallback(lightning.Callback):
                 f"⟦monitor {self.monitor}⟧: is not logged in validation, expected one of "
                 f"{listing(trainer.callback_metrics) or 'nothing: log it in validation_step'}"
             )
-        all_of_run: list[lightning.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]  set late
-        others = [one.moment for one in all_of_run if isinstance(one, LightningGrowthCallback)]
+        others = [one.moment for one in _callbacks_of(trainer) if isinstance(one, LightningGrowthCallback)]
         since = max(one.grown_at or 0 for one in others)
         if self.moment.validated(trainer.global_step, float(trainer.callback_metrics[self.monitor]), since):
             self._reach(trainer)
@@ -177,6 +187,10 @@ class LightningGrowthCallback(lightning.Callback):
         self.report, self.moment.grown_at = replace(grown.report, record=record), step
         self.grown_checkpoint = self._place(trainer, "grown")
         trainer.save_checkpoint(self.grown_checkpoint)
+
+
+def _callbacks_of(trainer: lightning.Trainer) -> list[lightning.Callback]:
+    return trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]  documented, but set by a part of it
 
 
 def model_of(module: torch.nn.Module) -> PreTrainedModel:

@@ -112,9 +112,9 @@ class TrainerGrowthCallback(TrainerCallback):
             write_json(saved / GROWTH, log)
         if self.moment.is_due and self._stops(args):
             grown = directory / f"grown-{state.global_step}"
+            _wait_for_others()  # the first process may still be saving
             self.growth.on_disk(saved, grown, is_first=state.is_world_process_zero)
-            if torch.distributed.is_initialized():
-                torch.distributed.barrier()
+            _wait_for_others()
             self.grown_checkpoint = grown
             control.should_training_stop = True
 
@@ -156,3 +156,8 @@ def once(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """A model's tensors by the names that its saved directory has: of ties the first alone."""
     state = LiveState(model=model, optimizers=(), schedulers=())
     return {name: state.owned[name] for name in state.name_of.values()}
+
+
+def _wait_for_others() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()

@@ -17,6 +17,7 @@ from transformers import AutoConfig, GPT2LMHeadModel, PreTrainedModel
 
 import ckptgrow
 from ckptgrow import CkptgrowError, RequestError, StateRequest
+from ckptgrow.live.live_tensors import live
 from tests.helpers.families import batches, outputs, perturbed
 
 
@@ -53,6 +54,25 @@ def test_ties_stay_ties_and_separate_heads_stay_separate() -> None:
     tokens = batches(1)[0]
     assert torch.allclose(outputs(grown.model, tokens), outputs(model, tokens), atol=1e-5)
     assert len(grown.optimizer.state) == len(optimizer.state) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("tensor", [torch.ones(3, 2), torch.ones(())])
+def test_what_reads_a_living_tensor_gets_numbers_of_its_own(tensor: torch.Tensor) -> None:
+    live(tensor, "a weight").rows(0, 1).zero_()
+    assert bool((tensor == 1).all())
+
+
+def test_who_is_tied_is_seen_by_the_objects_whatever_config_and_values_say() -> None:
+    parted = small("llama tied")
+    parted.lm_head.weight = nn.Parameter(parted.lm_head.weight.detach().clone())  # equal, and yet not the same
+    optimizer = torch.optim.AdamW(parted.parameters())
+    grown = ckptgrow.grow(parted, optimizer, width=2)
+    assert grown.model.lm_head.weight is not grown.model.get_input_embeddings().weight
+    assert len(grown.optimizer.param_groups[0]["params"]) == len(list(parted.parameters()))
+    joined = small("llama")
+    assert joined.config.tie_word_embeddings is False
+    joined.lm_head.weight = joined.get_input_embeddings().weight
+    assert (deep := ckptgrow.grow(joined, depth=2).model).lm_head.weight is deep.get_input_embeddings().weight
 
 
 def test_a_bfloat16_model_stays_one_and_float32_moments_stay_float32() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import ckptgrow
 from ckptgrow import StateRequest
@@ -84,3 +85,29 @@ def test_all_gpus_see_what_one_sees(tmp_path: Path, base: list[str], data: Path,
     more = [f"--devices={devices}", f"--strategy={strategy}", f"--out={tmp_path / 'again'}", ON_GPU]
     train_in_process([f"--data={data}", f"--resume={source}", *more])
     assert largest_difference(out, tmp_path / "again", after=20) < 1e-3
+
+
+def test_growth_in_memory_stays_on_the_gpu_and_is_that_of_the_cpu() -> None:
+    config = GPT2Config(n_embd=32, n_head=4, n_layer=2, vocab_size=50, n_positions=16, bos_token_id=0, eos_token_id=0)
+    grown: list[ckptgrow.LiveGrowth] = []
+    model = GPT2LMHeadModel(config).cuda()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    tokens = torch.arange(32).reshape(2, 16).cuda()
+    model(tokens, labels=tokens).loss.backward()
+    optimizer.step()
+    grown.append(ckptgrow.grow(model, optimizer, width=2))
+    moved = GPT2LMHeadModel(config)
+    moved.load_state_dict(model.state_dict())
+    other = torch.optim.AdamW(moved.parameters(), lr=1e-3, fused=True)
+    other.load_state_dict(optimizer.state_dict())
+    grown.append(ckptgrow.grow(moved, other, width=2))
+    on_gpu, on_cpu = grown
+    for name, one in on_gpu.model.state_dict().items():
+        assert one.is_cuda and torch.equal(one.cpu(), on_cpu.model.state_dict()[name])
+    assert on_gpu.optimizer is not None and on_cpu.optimizer is not None
+    pairs = zip(on_gpu.optimizer.state.values(), on_cpu.optimizer.state.values(), strict=True)
+    assert all(one[key].is_cuda and torch.equal(one[key].cpu(), other[key]) for one, other in pairs for key in one)
+    loss = on_gpu.model(tokens, labels=tokens).loss
+    loss.backward()
+    on_gpu.optimizer.step()
+    assert float(on_gpu.model(tokens, labels=tokens).loss) < float(loss)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 
 import ckptgrow
@@ -151,6 +152,9 @@ def test_what_cannot_grow_in_fit_is_told_before_it_trains(tmp_path: Path) -> Non
     with pytest.raises(RequestError, match=r"Module has parameters of its own \(critic.bias, critic.weight\)"):
         fitted(tmp_path, module, LightningGrowthCallback(at_step=2, width=2))
     assert module.losses == []
+    averaging = WeightAveraging()
+    with pytest.raises(RequestError, match=r"WeightAveraging holds a model .* that would not grow"):
+        fitted(tmp_path, Module(small()), LightningGrowthCallback(at_step=2, width=2), averaging)
     silent = Module(small())
     with pytest.raises(RequestError, match='monitor="loss": is not logged in validation, expected one of val_loss'):
         callback = LightningGrowthCallback(slope=-0.1, monitor="loss", width=2)

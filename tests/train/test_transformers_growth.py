@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,7 @@ def test_the_small_runs_best_checkpoint_is_forgotten(tmp_path: Path) -> None:
     made = trainer(tmp_path, model, 6, callbacks=[TrainerGrowthCallback(at_step=MOMENT, width=2)], eval_dataset=Rows())
     made.args.eval_strategy, made.args.eval_steps, made.args.save_steps = "steps", 2, 2
     made.args.load_best_model_at_end, made.args.metric_for_best_model = True, "loss"
+    made.args.greater_is_better = True  # of falling losses the first
     made.train()
     assert str(made.state.best_model_checkpoint).endswith("checkpoint-6") and model.config.n_embd == 24
 
@@ -178,3 +181,17 @@ def test_what_it_cannot_do_is_told(tmp_path: Path) -> None:
     made.args.eval_strategy, made.args.eval_steps = "steps", 1
     with pytest.raises(RequestError, match=r'monitor="eval_los": is not evaluated, expected one of .*eval_loss'):
         made.train()
+
+
+@pytest.mark.slow
+def test_on_several_devices_it_stops_with_a_grown_checkpoint(tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29534", "-m"]
+    words = ["tests.helpers.growing_trainer", str(tmp_path), str(MOMENT)]
+    subprocess.run([*launcher, *words], check=True, timeout=200)
+    for process in (0, 1):
+        found = json.loads((tmp_path / f"found-{process}.json").read_text())
+        assert found == {"step": MOMENT, "grown": str(tmp_path / f"grown-{MOMENT}"), "processes": 2}
+    grown = tmp_path / f"grown-{MOMENT}"
+    assert ckptgrow.verify(tmp_path / f"checkpoint-{MOMENT}", grown).passed
+    again, losses = trained(tmp_path / "again", GPT2LMHeadModel.from_pretrained(grown), resume=grown)
+    assert again.state.global_step == STEPS and len(losses) == STEPS - MOMENT
