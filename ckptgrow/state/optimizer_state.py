@@ -38,7 +38,7 @@ class ParameterGroup:
 @dataclass(frozen=True, kw_only=True)
 class OptimizerState:
     """One optimizer's state; `state` maps a parameter's name to its record, `keyed_by` tells how files have it.
-    `has_group_steps`: the file has one step for all parameters of a group.
+    `has_group_steps` and `is_bitsandbytes`: see RawOptimizer.
     """
 
     groups: tuple[ParameterGroup, ...]
@@ -47,6 +47,7 @@ class OptimizerState:
     keyed_by: KeyedBy = "number"
     is_told_as_filed: bool = False  # its groups say the names of the file's tensors, which may not be the module's
     has_group_steps: bool = False
+    is_bitsandbytes: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,7 +80,7 @@ class OptimizerState:
             for group in self.groups
         )
         records = {key: self.state[name] for name, key in keys.items() if name in self.state}
-        return RawOptimizer(groups, records, self.other, self.has_group_steps)
+        return RawOptimizer(groups, records, self.other, self.has_group_steps, self.is_bitsandbytes)
 
 
 def named_states(
@@ -184,6 +185,7 @@ def _with_names(raw: RawOptimizer, name_of: Mapping[Key, str]) -> OptimizerState
         other=raw.other,
         keyed_by=raw.keyed_by,
         has_group_steps=raw.has_group_steps,
+        is_bitsandbytes=raw.is_bitsandbytes,
     )
 
 

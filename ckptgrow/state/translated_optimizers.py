@@ -148,6 +148,7 @@ def _to_theirs(
         records,
         raw.other,
         raw.has_group_steps,
+        raw.is_bitsandbytes,
     )
 
 
