@@ -20,6 +20,7 @@ BITSANDBYTES = "__bnb_optimizer_quant_state__"  # around the tensors of a record
 AVERAGES = {"state1": "exp_avg", "state2": "exp_avg_sq"}  # by bitsandbytes' words, of Adam and its kin
 Key = int | str
 KeyedBy = Literal["number", "name"]
+KeptAs = Literal["torch", "bitsandbytes", "flat"]
 Record: TypeAlias = Mapping[str, Any]  # the entries of a parameter: tensors, numbers
 Options: TypeAlias = Mapping[str, Any]  # of a group: numbers, switches, betas
 
@@ -38,15 +39,18 @@ class RawGroup:
 @dataclass(frozen=True)
 class RawOptimizer:
     """See the module's head; `records` are by the keys of the groups, `other` is what stands beside groups and
-    records. `has_group_steps`: the file has one step for all parameters of a group. `is_bitsandbytes`: the file
-    has Adam's averages as bitsandbytes keeps them in 32 bits.
+    records. `kept_as`: in torch's form; in bitsandbytes', of Adam's averages in 32 bits; or as flat parameters.
     """
 
     groups: tuple[RawGroup, ...]
     records: Mapping[Key, Record]
     other: Mapping[str, Tree] = field(default_factory=dict[str, Tree])
-    has_group_steps: bool = False
-    is_bitsandbytes: bool = False
+    kept_as: KeptAs = "torch"
+
+    @property
+    def has_group_steps(self) -> bool:
+        """Whether the file has one step for all parameters of a group."""
+        return self.kept_as == "flat"
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -75,7 +79,7 @@ class RawOptimizer:
             }
             for group in self.groups
         ]
-        written = _as_bitsandbytes if self.is_bitsandbytes else dict
+        written = _as_bitsandbytes if self.kept_as == "bitsandbytes" else dict
         records = {key: written(record) for key, record in self.records.items()}
         return {**self.other, "state": records, "param_groups": groups}
 
@@ -107,7 +111,7 @@ def raw_optimizer(value: Tree) -> RawOptimizer:
     is_bitsandbytes = bool(own) and all(map(_holds_averages, own.values()))
     if is_bitsandbytes:
         own = {key: _as_adams(record) for key, record in own.items()}
-    optimizer = RawOptimizer(found, own, other, is_bitsandbytes=is_bitsandbytes)
+    optimizer = RawOptimizer(found, own, other, "bitsandbytes" if is_bitsandbytes else "torch")
     if optimizer.keyed_by == "name":
         optimizer.check_owners()
     return optimizer

@@ -147,8 +147,7 @@ def _to_theirs(
         ),
         records,
         raw.other,
-        raw.has_group_steps,
-        raw.is_bitsandbytes,
+        raw.kept_as,
     )
 
 
