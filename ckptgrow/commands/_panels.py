@@ -28,7 +28,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
     "Judgement": ("tokens", "batches", "steps", "tolerance", "measure", "bootstrap_iters", "samples"),
     "Machine": (
         *("devices", "nodes", "launcher", "slurm", "strategy", "accelerator", "device", "precision", "dtype"),
-        *("compile_model", "gradient_checkpointing", "num_workers", "workers"),
+        *("compile_model", "gradient_checkpointing", "num_workers", "workers", "processes"),
     ),
     "Validation, logs and checkpoints": (
         *(
@@ -43,12 +43,13 @@ PANELS: Mapping[str, tuple[str, ...]] = {
         ),
         "keep",
     ),
+    "Candidates": ("candidates", "candidate", "budget", "seeds", "sequences", "train"),
     "Law and curves": (
         *("target_params", "target_loss", "stages", "operators", "operator", "max_factor", "scaling_law", "params"),
         *("form", "from_step", "loss", "step_column", "spikes", "threshold", "plot"),
     ),
     "Reading IN": ("dialect", "param_order", "drop", "allow_nonfinite"),
-    "Output": ("to", "prefix", "max_shard_size", "out", "export", "force", "dry_run", "scratch"),
+    "Output": ("to", "prefix", "max_shard_size", "out", "export", "work", "force", "dry_run", "scratch"),
 }
 
 

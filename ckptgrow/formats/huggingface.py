@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ckptgrow.errors import CheckpointError, at, listing
 from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.model_cards import write_card
 from ckptgrow.formats.raw_optimizers import RawOptimizer, raw_optimizer
 from ckptgrow.formats.sidecar_files import (
     OF_ONE_PROCESS,
@@ -82,6 +83,7 @@ class HuggingFaceFormat:
             parts += outlines(path, "model", once(checkpoint.tensors), self.max_shard_bytes, metadata)
         fill(parts, advance)
         write_growth(checkpoint, path)
+        write_card(checkpoint, path)
 
 
 def _optimizer(path: Path) -> RawOptimizer:

@@ -20,6 +20,7 @@ from ckptgrow.formats.carried_files import Carried
 from ckptgrow.formats.checked_parts import checked_schedulers, checked_step
 from ckptgrow.formats.checkpoint import Checkpoint, Order, RunPosition
 from ckptgrow.formats.growth_log import GrowthHistory, growth_log
+from ckptgrow.formats.model_cards import CARD, has_own_card
 from ckptgrow.storage.archives import archive, archive_writing
 from ckptgrow.storage.files.json_files import LARGEST_LOG, Json, read_json, write_json, write_text
 from ckptgrow.storage.files.tensor_writing import FileLayout
@@ -70,7 +71,8 @@ def read_beside(path: Path, kind: str, stored: Collection[str], files: Files) ->
     trainer_state = read_json(path / TRAINER_STATE, LARGEST_LOG) if (path / TRAINER_STATE).exists() else {}
     log = read_json(path / GROWTH) if (path / GROWTH).exists() else {}
     scaler = read_state(path / SCALER) if (path / SCALER).exists() else None
-    carried = others_in(path, {*UNDERSTOOD, *files.schedulers, *stored})
+    own = (CARD,) if has_own_card(path) else ()
+    carried = others_in(path, {*UNDERSTOOD, *own, *files.schedulers, *stored})
     states = [read_state(path / name) for name in files.schedulers]
     epoch = trainer_state.get("epoch")
     with at(path):

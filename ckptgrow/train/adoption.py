@@ -93,7 +93,8 @@ def _check_covered(state: TrainingState) -> None:
     if frozen:
         raise RequestError(
             f"{state.where}: its optimizer has no {listing(frozen)} (frozen, or lost?), expected every parameter; go "
-            "on in your own script (see the README), or train all of them with a new one: ⟦reset optimizer⟧"
+            "on in your own script (see docs/how-to/own-scripts.md), or train all of them with a new one: "
+            "⟦reset optimizer⟧"
         )
 
 

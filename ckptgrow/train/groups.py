@@ -63,7 +63,7 @@ def parameter_groups(model: torch.nn.Module, checkpoint: Mapping[str, Any], opti
 
 def check_adamw(states: tuple[OptimizerState, ...], where: str) -> None:
     """Raises RequestError where a checkpoint's optimizer is not AdamW, the only one that this trainer runs."""
-    way_out = "go on with it in your own script (see the README), or add ⟦reset optimizer⟧"
+    way_out = "go on with it in your own script (see docs/how-to/own-scripts.md), or add ⟦reset optimizer⟧"
     if len(states) != 1:
         raise RequestError(f"{where}: has {len(states)} optimizers, expected one, AdamW; {way_out}")
     for group in states[0].groups:

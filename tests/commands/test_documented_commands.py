@@ -1,9 +1,8 @@
-"""The commands as a shell sees them: help, JSON, exit codes, and the README's words."""
+"""The commands as a shell sees them: help, JSON and exit codes."""
 
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ from ckptgrow.cli import app, run
 from tests.helpers.commands import as_json
 from tests.helpers.gpt2 import perturbed_gpt2
 from tests.helpers.lightning_files import trained_checkpoint
-from tests.helpers.paths import ROOT
 
 
 def command_lines() -> list[list[str]]:
@@ -111,24 +109,6 @@ def test_output_into_a_pipe_has_no_colours_and_no_progress(small: Path, tmp_path
         env={"PATH": "/usr/bin:/bin", "FORCE_COLOR": ""},
     )
     assert "\x1b" not in done.stdout + done.stderr and done.stderr == ""
-
-
-def readme_commands() -> list[str]:
-    """The README's `ckptgrow …` lines that need nothing but the fixture."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    return [
-        line for block in blocks for line in block.splitlines() if line.startswith("ckptgrow ") and "fixtures/" in line
-    ]
-
-
-def test_the_readmes_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "fixtures").symlink_to(ROOT / "fixtures")
-    monkeypatch.chdir(tmp_path)
-    lines = readme_commands()
-    assert len(lines) >= 4
-    for line in lines:
-        assert run(shlex.split(line, comments=True)[1:]) == 0, line
 
 
 def test_the_end_of_a_damaged_file_is_no_interruption(

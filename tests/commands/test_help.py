@@ -22,7 +22,7 @@ from tests.helpers.commands import refused
 
 ROOT = tree_of(app, PROGRAM)
 EVERY_COMMAND = {"as_json", "help"}
-IN_NO_PANEL = {"seed", "families", "check", "recipe", "schema", "measure", "status", "only", *EVERY_COMMAND}
+IN_NO_PANEL = {"seed", "lists", "families", "check", "recipe", "schema", "measure", "status", "only", *EVERY_COMMAND}
 
 
 def leaves(group: PanelledGroup = ROOT, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

@@ -1,4 +1,4 @@
-"""The README's table of families × operators, made from what the contract's tests did.
+"""The documentation's table of families × operators, made from what the contract's tests did.
 
 python -m tests.families.contract           runs them all (minutes) and writes contract.json and the table
 """
@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 from tests.helpers.families import CASES
 from tests.helpers.family_checks import LAYER_NORM
-from tests.helpers.paths import README
+from tests.helpers.paths import FAMILIES_PAGE
 
 RESULTS = Path(__file__).with_name("contract.json")
 BEGIN, END = "<!-- contract -->\n", "<!-- /contract -->\n"
@@ -79,8 +79,8 @@ def _case_in(parameters: str) -> str | None:
     return max(fitting, key=len, default=None)
 
 
-def readme_with(text: str, made: str) -> str:
-    """The README with the table in its place."""
+def page_with(text: str, made: str) -> str:
+    """The page with the table in its place."""
     before, _, rest = text.partition(BEGIN)
     return before + BEGIN + made + END + rest.partition(END)[2]
 
@@ -90,7 +90,7 @@ def main() -> None:
     code, passed = outcomes()
     RESULTS.write_text(json.dumps(dict(sorted(passed.items())), indent=1) + "\n", encoding="utf-8")
     made = table(passed)
-    README.write_text(readme_with(README.read_text(encoding="utf-8"), made), encoding="utf-8")
+    FAMILIES_PAGE.write_text(page_with(FAMILIES_PAGE.read_text(encoding="utf-8"), made), encoding="utf-8")
     print(made)
     sys.exit(code)
 

@@ -18,10 +18,10 @@ from ckptgrow.spaces.layout import parse
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.claim import claim
 from ckptgrow.state.sizes import holds
-from tests.families.contract import RESULTS, readme_with, table
+from tests.families.contract import RESULTS, page_with, table
 from tests.helpers.families import CASES, difference, loaded, perturbed
 from tests.helpers.lightning_files import save_lightning
-from tests.helpers.paths import README
+from tests.helpers.paths import FAMILIES_PAGE
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ def test_conditions_are_read_from_the_config(condition: str | None, expected: bo
     assert holds(condition, {"bias": True, "size": 3, "other": 4}) is expected
 
 
-def test_every_family_has_a_case_in_the_contract_and_a_row_in_the_readme() -> None:
+def test_every_family_has_a_case_in_the_contract_and_a_row_in_the_documentation() -> None:
     assert {model_type for model_type, _ in CASES.values()} == set(FAMILIES)
-    section = README.read_text(encoding="utf-8").partition("## Families")[2].partition("\n## ")[0]
-    assert set(re.findall(r"`([a-z0-9_]+)`", section)) >= set(FAMILIES)
+    text = FAMILIES_PAGE.read_text(encoding="utf-8")
+    assert set(re.findall(r"`([a-z0-9_]+)`", text)) >= set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
@@ -54,10 +54,10 @@ def test_every_layout_names_spaces_whose_size_is_known(family: Family) -> None:
         assert parse(parameter.layout).spaces <= set(family.sizes), parameter.name
 
 
-def test_the_readmes_table_is_what_the_contract_showed() -> None:
+def test_the_documented_table_is_what_the_contract_showed() -> None:
     passed = json.loads(RESULTS.read_text(encoding="utf-8"))
-    text = README.read_text(encoding="utf-8")
-    assert readme_with(text, table(passed)) == text
+    text = FAMILIES_PAGE.read_text(encoding="utf-8")
+    assert page_with(text, table(passed)) == text
     assert all(passed.values())
     assert all(any(f"[{case}]" in name for name in passed) for case in CASES)
 

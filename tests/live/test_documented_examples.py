@@ -1,4 +1,4 @@
-"""The README's programs, as they stand there."""
+"""The documentation's programs, as they stand there."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.paths import ROOT
+from tests.helpers.paths import DOCS
 
 
 def program_with(words: str) -> str:
-    """The README's only block of Python with some words in it."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    """The page's only block of Python with some words in it."""
+    blocks = re.findall(
+        r"```python\n(.*?)```", (DOCS / "how-to" / "in-memory.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     (found,) = (block for block in blocks if words in block)
     return found
 

@@ -21,7 +21,7 @@ from ckptgrow.train.noise_scale import NoiseScale
 from ckptgrow.train.order import BatchOrder, BatchShare, DataPosition, GrowingBatches, permuted
 from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
 from tests.helpers.lightning_files import load_model, trained_checkpoint
-from tests.helpers.paths import README
+from tests.helpers.paths import DOCS
 
 
 def numbers(order: BatchOrder, num_batches: int) -> list[list[int]]:
@@ -143,14 +143,14 @@ def test_groups_of_a_checkpoint_resume_in_bare_pytorch(tmp_path: Path) -> None:
     assert max(abs(one - other) for one, other in zip(*runs, strict=True)) <= 1e-10
 
 
-def test_the_readmes_script_resumes_a_grown_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documented_script_resumes_a_grown_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def build(parameters: object) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1)  # type: ignore[arg-type]
 
     monkeypatch.chdir(tmp_path)
     source = trained_checkpoint(tmp_path / "small.ckpt", perturbed_gpt2().float(), build)
     ckptgrow.width(source, tmp_path / "grown.ckpt", noise=0, request=StateRequest(lr_rule="mup"))
-    text = README.read_text(encoding="utf-8")
+    text = (DOCS / "how-to" / "own-scripts.md").read_text(encoding="utf-8")
     script = next(one for one in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "parameter_groups" in one)
     assert len([line for line in script.splitlines() if line]) <= 10
     names: dict[str, Any] = {}

@@ -129,7 +129,7 @@ def _notes(growing: Growing, schedulers: Sequence[Scheduled]) -> list[str]:
     if growing.request.lr_rule == "mup" and growing.old.checkpoint.kind in ("trainer", "deepspeed"):
         notes.append(
             "the optimizer has one group a learning rate now, where the Trainer makes two: give it one with these "
-            "groups (see the README), or use ⟦lr_rule keep⟧"
+            "groups (see docs/how-to/own-scripts.md), or use ⟦lr_rule keep⟧"
         )
     translation = growing.old.translation
     home = None if translation is None else translation.dialect.home
@@ -141,6 +141,6 @@ def _notes(growing: Growing, schedulers: Sequence[Scheduled]) -> list[str]:
     if growing.request.rewarm:
         notes.append(
             f"the learning rate rises again over {growing.request.rewarm} steps in `ckptgrow train` and in schedules "
-            "wrapped by ckptgrow.train (see the README); other scripts do not see it"
+            "wrapped by ckptgrow.train (see docs/how-to/own-scripts.md); other scripts do not see it"
         )
     return notes
