@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ckptgrow.errors import OptimizerError, at, listing
-from ckptgrow.formats.raw_optimizers import Key, KeyedBy, RawGroup, RawOptimizer, Record
+from ckptgrow.formats.raw_optimizers import KeptAs, Key, KeyedBy, RawGroup, RawOptimizer, Record
 from ckptgrow.state.matching import Shape, Slot, by_names, by_order, misfits
 from ckptgrow.state.wrappers import bare_names
 
@@ -38,7 +38,7 @@ class ParameterGroup:
 @dataclass(frozen=True, kw_only=True)
 class OptimizerState:
     """One optimizer's state; `state` maps a parameter's name to its record, `keyed_by` tells how files have it.
-    `has_group_steps`: the file has one step for all parameters of a group.
+    `kept_as`: see RawOptimizer.
     """
 
     groups: tuple[ParameterGroup, ...]
@@ -46,7 +46,12 @@ class OptimizerState:
     other: Mapping[str, Any] = field(default_factory=dict[str, Any])
     keyed_by: KeyedBy = "number"
     is_told_as_filed: bool = False  # its groups say the names of the file's tensors, which may not be the module's
-    has_group_steps: bool = False
+    kept_as: KeptAs = "torch"
+
+    @property
+    def has_group_steps(self) -> bool:
+        """Whether the file has one step for all parameters of a group."""
+        return self.kept_as == "flat"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,7 +84,7 @@ class OptimizerState:
             for group in self.groups
         )
         records = {key: self.state[name] for name, key in keys.items() if name in self.state}
-        return RawOptimizer(groups, records, self.other, self.has_group_steps)
+        return RawOptimizer(groups, records, self.other, self.kept_as)
 
 
 def named_states(
@@ -183,7 +188,7 @@ def _with_names(raw: RawOptimizer, name_of: Mapping[Key, str]) -> OptimizerState
         state={name_of[key]: record for key, record in raw.records.items()},
         other=raw.other,
         keyed_by=raw.keyed_by,
-        has_group_steps=raw.has_group_steps,
+        kept_as=raw.kept_as,
     )
 
 

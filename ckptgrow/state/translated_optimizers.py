@@ -147,7 +147,7 @@ def _to_theirs(
         ),
         records,
         raw.other,
-        raw.has_group_steps,
+        raw.kept_as,
     )
 
 

@@ -82,6 +82,14 @@ def test_a_trainers_state_grows_and_computes_the_same(tmp_path: Path, name: str,
     assert isinstance(translation_of(target), translation.Translation)
 
 
+@pytest.mark.parametrize(("name", "is_told"), [("nanogpt", True), ("torchtitan", False)])
+def test_a_trainer_that_makes_its_groups_itself_is_told_of_with_mup(tmp_path: Path, name: str, is_told: bool) -> None:
+    source = SAMPLES[name]
+    request = ckptgrow.StateRequest(config=config_beside(source), lr_rule="mup", reset=("schedule",))
+    result = ckptgrow.width(source, tmp_path / source.name, request=request)
+    assert any("makes its optimizer's groups itself" in str(note) for note in result.notes) == is_told
+
+
 def translation_of(path: Path) -> Any:
     return in_transformers_terms(read_checkpoint(path))[1]
 

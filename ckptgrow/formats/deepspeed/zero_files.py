@@ -130,7 +130,7 @@ def grouped(
     for group in raw.groups:
         names = tuple(zero.in_module([name for key in group.keys for name in shapes[int(key)]]))
         groups.append(RawGroup(group.options, names, names))
-    return RawOptimizer(tuple(groups), records, raw.other, has_group_steps=True)
+    return RawOptimizer(tuple(groups), records, raw.other, kept_as="flat")
 
 
 def _tensors(flats: Sequence[Any], parts: Sequence[Part], shapes: Mapping[str, Shape]) -> dict[str, LazyTensor]:

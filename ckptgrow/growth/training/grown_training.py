@@ -131,6 +131,13 @@ def _notes(growing: Growing, schedulers: Sequence[Scheduled]) -> list[str]:
             "the optimizer has one group a learning rate now, where the Trainer makes two: give it one with these "
             "groups (see docs/how-to/own-scripts.md), or use ⟦lr_rule keep⟧"
         )
+    translation = growing.old.translation
+    home = None if translation is None else translation.dialect.home
+    if growing.request.lr_rule == "mup" and translation is not None and home is not None and home.groups != "names":
+        notes.append(
+            f"{translation.dialect.trainer} makes its optimizer's groups itself, and sets one rate for all of them: it "
+            "does not load the groups of ⟦lr_rule mup⟧; use ⟦lr_rule keep⟧, or make these groups in a copy of it"
+        )
     if growing.request.rewarm:
         notes.append(
             f"the learning rate rises again over {growing.request.rewarm} steps in `ckptgrow train` and in schedules "
