@@ -6,20 +6,30 @@ from collections.abc import Mapping
 
 from ckptgrow.errors import ConfigError
 from ckptgrow.families.family import Family
+from ckptgrow.families.tables.arcee import FAMILY as ARCEE
 from ckptgrow.families.tables.bert import FAMILY as BERT
 from ckptgrow.families.tables.bloom import FAMILY as BLOOM
+from ckptgrow.families.tables.ernie4_5 import FAMILY as ERNIE4_5
+from ckptgrow.families.tables.exaone4 import FAMILY as EXAONE4
 from ckptgrow.families.tables.gemma import FAMILY as GEMMA
 from ckptgrow.families.tables.gemma2 import FAMILY as GEMMA2
 from ckptgrow.families.tables.gemma3_text import FAMILY as GEMMA3_TEXT
+from ckptgrow.families.tables.glm import FAMILY as GLM
+from ckptgrow.families.tables.glm4 import FAMILY as GLM4
 from ckptgrow.families.tables.gpt2 import FAMILY as GPT2
 from ckptgrow.families.tables.gpt_neox import FAMILY as GPT_NEOX
 from ckptgrow.families.tables.granite import FAMILY as GRANITE
+from ckptgrow.families.tables.helium import FAMILY as HELIUM
+from ckptgrow.families.tables.hunyuan_v1_dense import FAMILY as HUNYUAN_V1_DENSE
 from ckptgrow.families.tables.llama import FAMILY as LLAMA
+from ckptgrow.families.tables.ministral import FAMILY as MINISTRAL
+from ckptgrow.families.tables.ministral3 import FAMILY as MINISTRAL3
 from ckptgrow.families.tables.mistral import FAMILY as MISTRAL
 from ckptgrow.families.tables.mixtral import FAMILY as MIXTRAL
 from ckptgrow.families.tables.mpt import FAMILY as MPT
 from ckptgrow.families.tables.olmo import FAMILY as OLMO
 from ckptgrow.families.tables.olmo2 import FAMILY as OLMO2
+from ckptgrow.families.tables.olmo3 import FAMILY as OLMO3
 from ckptgrow.families.tables.opt import FAMILY as OPT
 from ckptgrow.families.tables.phi import FAMILY as PHI
 from ckptgrow.families.tables.phi3 import FAMILY as PHI3
@@ -27,6 +37,7 @@ from ckptgrow.families.tables.qwen2 import FAMILY as QWEN2
 from ckptgrow.families.tables.qwen3 import FAMILY as QWEN3
 from ckptgrow.families.tables.qwen3_moe import FAMILY as QWEN3_MOE
 from ckptgrow.families.tables.roberta import FAMILY as ROBERTA
+from ckptgrow.families.tables.seed_oss import FAMILY as SEED_OSS
 from ckptgrow.families.tables.smollm3 import FAMILY as SMOLLM3
 from ckptgrow.families.tables.stablelm import FAMILY as STABLELM
 from ckptgrow.families.tables.starcoder2 import FAMILY as STARCODER2
@@ -60,6 +71,17 @@ TABLES = (
     T5,
     BLOOM,
     MPT,
+    MINISTRAL,
+    MINISTRAL3,
+    OLMO3,
+    GLM,
+    GLM4,
+    ARCEE,
+    SEED_OSS,
+    ERNIE4_5,
+    HUNYUAN_V1_DENSE,
+    EXAONE4,
+    HELIUM,
 )
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in TABLES}
 

@@ -48,6 +48,21 @@ FFN_BIASES = (
     Parameter(LAYER + "mlp.down_proj.bias", "residual", when="mlp_bias"),
 )
 
+FUSED_FFN = (
+    Parameter(LAYER + "mlp.gate_up_proj.weight", "(2! ffn) <- normed"),
+    Parameter(LAYER + "mlp.down_proj.weight", "residual <- ffn"),
+)
+
+UNGATED_FFN = (
+    Parameter(LAYER + "mlp.up_proj.weight", "ffn! <- normed"),
+    Parameter(LAYER + "mlp.down_proj.weight", "residual <- ffn"),
+)
+
+UNGATED_FFN_BIASES = (
+    Parameter(LAYER + "mlp.up_proj.bias", "ffn!", when="mlp_bias"),
+    Parameter(LAYER + "mlp.down_proj.bias", "residual", when="mlp_bias"),
+)
+
 EXPERTS = (
     Parameter(LAYER + "mlp.gate.weight", "experts <- normed"),
     Parameter(LAYER + "mlp.experts.gate_up_proj", "experts: (2! ffn) <- normed"),

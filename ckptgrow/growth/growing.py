@@ -100,12 +100,15 @@ def opened(source: Path | Checkpoint, operator_for: OperatorFor, request: StateR
         states = enumerate(old.optimizers)
         old = replace(old, optimizers=tuple(_checked(one, f"{read.path}: optimizer {index}") for index, one in states))
     step = _new_step(old.checkpoint.position.global_step, request, operator.rho)
+    lineage = descents(old.claim, operator)
+    if all(one.layer.kind == "old" and one.growth.is_identity for one in lineage):
+        raise RequestError(f"{read.path}: no tensor of this model has a size that was asked for; expected another size")
     return Growing(
         old=old,
         operator=operator,
         request=request,
         step=step,
-        lineage=descents(old.claim, operator),
+        lineage=lineage,
         fingerprint=Fingerprint(old.stored),
     )
 

@@ -183,7 +183,7 @@ def _buffer_problems(pair: Pair) -> Iterator[str]:
 
 def _fresh_problems(pair: Pair, weights: Scales) -> Iterator[str]:
     """A layer that was made from an old one must equal it, apart from the tensors that were set to zero."""
-    origin = {link.small.name: name for name, link in pair.links.items() if not link.is_new_layer}
+    origin = {link.small.name: name for name, link in pair.links.items() if link.is_of_old_weights}
     for name, link in pair.links.items():
         if not link.is_new_layer or link.small.name not in origin:
             continue

@@ -25,7 +25,6 @@ FEW_FACTORS = 2.0  # times the roundings of a product of two stored factors over
 OF_FLOAT64 = 16.0  # roundings of float64, where numbers are stored in it
 NUMBERS = {"step": 0.0, "mu_product": 1e-6, "RMS": 1e-6}  # with the relative error that rounding to float32 leaves
 ROUNDING = 1e-12  # of sums in float64
-STORED_ROUNDING = 1e-3  # of sums of numbers that were rounded to bfloat16
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def _is_young(case: _Case, found: torch.Tensor, power: int, dtype: torch.dtype) 
     rest = entries - float(copied.abs().sum())
     if power == 2 and case.pair.fresh_moments == "mean":
         expected = (found.numel() - copied.numel()) * float(copied.mean())
-        left = STORED_ROUNDING * entries + least * found.numel()
+        left = _left_by(dtype) * expected + least * found.numel()  # equal means are rounded alike
         return float(found.min()) >= float(copied.min()) - least and abs(rest - expected) <= left
     return rest <= ROUNDING * entries
 

@@ -96,6 +96,11 @@ class Link:
         return bool(self.layer.zeroed)
 
     @property
+    def is_of_old_weights(self) -> bool:
+        """Whether its numbers are old ones, neither those of an identity nor drawn."""
+        return not self.is_new_layer and not self.layer.is_drawn
+
+    @property
     def share(self) -> float:
         """What a layer that writes a share of the residual stream has of the old weight."""
         return self.layer.share if "residual" in self.grown.layout.written else 1.0

@@ -20,7 +20,7 @@ class Scales:
 
     def __init__(self, pair: Pair, weights: Mapping[str, WeightScale], gradients: Mapping[str, GradientScale]) -> None:
         self._pair, self._weights, self._gradients = pair, weights, gradients
-        self._old_layers = {link.small.name: name for name, link in pair.links.items() if not link.is_new_layer}
+        self._old_layers = {link.small.name: name for name, link in pair.links.items() if link.is_of_old_weights}
         self.of = cache(self._measured)
 
     def _measured(self, name: str) -> Measured:

@@ -19,13 +19,12 @@ from ckptgrow.spaces.selection import selected
 from ckptgrow.verification.history import Declared
 from ckptgrow.verification.magnitude import power
 from ckptgrow.verification.pair import Link, Pair
-from ckptgrow.verification.precision import rounding
+from ckptgrow.verification.precision import rounding, smallest
 from ckptgrow.verification.shares import Part, distance_from_shares, measured_strength
 from ckptgrow.verification.weights import WeightScale
 
 ROUNDINGS = 4  # of stored weights
 OF_SUMS = 1e-13  # of factors and spreads that are measured over a whole weight, in float64
-LEAST = 1e-300  # in the place of zero, where a weight is zero
 ENTRIES = 2**22  # that are compared at a time
 LIKE = 0.1  # relative, of the strength of drawn terms over a whole model
 SCATTER = 3.0  # standard deviations, in units of 1/√draws, of the strength of few
@@ -106,11 +105,12 @@ def _measured(pair: Pair, weights: Mapping[str, WeightScale]) -> Iterator[_Share
         is_copied = any(int(link.growths[axis].num_copies.max()) > 1 for axis in link.in_axes)
         is_plain = not link.is_new_layer and not link.grown.layout.offset
         if factor and is_copied and is_plain and bool(pair.small_tensor(link).any()):  # zeros show no shares
-            yield _shares(pair, link, factor, pair.num_growths * rounding(pair.grown.checkpoint.tensors[name].dtype))
+            yield _shares(pair, link, factor, pair.grown.checkpoint.tensors[name].dtype)
 
 
-def _shares(pair: Pair, link: Link, factor: float, unit: float) -> _Shares:
-    """`unit` is the largest relative error of an entry by rounding."""
+def _shares(pair: Pair, link: Link, factor: float, dtype: torch.dtype) -> _Shares:
+    unit = pair.num_growths * rounding(dtype)
+    least = pair.num_growths * smallest(dtype)
     small, grown = pair.small_tensor(link), pair.grown_tensor(link)
     spread = measured_strength(part for _, part in _parts(link, factor * small, grown))
     is_diagonal = _diagonal(link).expand(grown.shape)
@@ -124,7 +124,7 @@ def _shares(pair: Pair, link: Link, factor: float, unit: float) -> _Shares:
             "diagonal": found - torch.where(is_diagonal[rows], single, 0.0),
             "dealt": distance_from_shares((found, single, counts), spread),
         }
-        limit = ROUNDINGS * (unit + OF_SUMS) * single.abs() + LEAST
+        limit = ROUNDINGS * (unit + OF_SUMS) * single.abs() + least
         fits = {kind: fits[kind] and bool((one.abs() <= limit).all()) for kind, one in left.items()}
         squares = {kind: squares[kind] + power(left[kind][copied]) for kind in squares}
     own = math.sqrt(power(small) / small.numel())

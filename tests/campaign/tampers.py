@@ -113,7 +113,8 @@ def weight_rows(target: Target) -> str | None:
     if (found := target.weight(2)) is None:
         return None
     name, tensor = found
-    known = [i for i in range(len(tensor) - 1) if not torch.allclose(tensor[i], tensor[i + 1], rtol=0.1)]
+    num_rows = len(target.small["state_dict"][name]) if target.is_padded else len(tensor)  # new ones were drawn
+    known = [i for i in range(num_rows - 1) if not torch.allclose(tensor[i], tensor[i + 1], rtol=0.1)]
     if not known:
         return None
     at = target.random.choice(known)

@@ -86,6 +86,7 @@ def test_no_flags_in_what_the_library_says() -> None:
         for path in files
         for line in path.read_text(encoding="utf-8").splitlines()
         if re.search(r"(?<![\w-])--[a-z{]", line)
+        if path.name != "model_cards.py"  # a card shows its reader commands
     ]
     assert len(files) > 90 and not found
 

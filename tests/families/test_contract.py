@@ -45,7 +45,7 @@ from tests.helpers.optimizers import resumed
 
 NEW_FFN = 27  # from 20: seven units have two copies
 # the size of a head is hidden / heads, so more heads would be smaller ones
-HEADS_OF_HIDDEN = ("gpt2", "gpt_neox", "opt", "phi", "stablelm", "bert", "roberta", "vit", "smollm3")
+HEADS_OF_HIDDEN = ("gpt2", "gpt_neox", "opt", "phi", "stablelm", "bert", "roberta", "vit", "smollm3", "helium")
 DEEP_SAMPLE = ("llama", "gemma2", "olmo2", "t5", "mpt")
 SAMPLE = ("gemma2",)  # on which every operator is tried in the default run
 
@@ -64,10 +64,26 @@ HEADED = (
     "granite",
     "mixtral",
     "qwen3_moe",
+    "ministral",
+    "ministral3",
+    "glm",
+    "glm4",
+    "arcee",
+    "seed_oss",
+    "ernie4_5",
+    "hunyuan_v1_dense",
+    "exaone4",
 )
-
-
-UNEVENLY_HEADED = ("mistral", "qwen3", "gemma", "qwen3_moe")  # whose configs allow 6 heads of 4 beside 16 coordinates
+UNEVENLY_HEADED = (
+    "mistral",
+    "qwen3",
+    "gemma",
+    "qwen3_moe",
+    "ministral",
+    "glm",
+    "seed_oss",
+    "ernie4_5",
+)  # whose configs allow 6 heads of 4 beside 16 coordinates
 
 
 @pytest.mark.parametrize("case", slow_but(WIDER, FIRST))
@@ -167,7 +183,7 @@ def test_heads_grow_so_that_each_reads_its_own_key_head(tmp_path: Path, case: st
         ("llama", {"heads": 5}, "expected a multiple of 2 heads, at least 4"),
         ("llama", {"kv_heads": 3}, "expected a multiple of 2 that divides 4"),
         ("llama", {"heads": 8, "kv_heads": 8}, "grow the key heads first"),
-        ("olmo2", {"heads": 6}, "a norm runs over all heads"),
+        *((case, {"heads": 6}, "a norm runs over all heads") for case in ("olmo2", "olmo3")),
         ("olmo tied", {"factor": 2}, "final norm has no gain"),
     ],
 )

@@ -20,10 +20,12 @@ from ckptgrow.state.architecture import Architecture
 from tests.helpers.families import (
     ALIBI,
     CASES,
+    COMMON,
     TIED_WITHOUT_A_GAIN,
     VARIANTS,
     adamw,
     batches,
+    built,
     difference,
     loaded,
     perturbed,
@@ -170,3 +172,14 @@ def test_models_of_the_variants_are_what_they_are_called() -> None:
     assert perturbed("opt post-norm untied").model.decoder.final_layer_norm is None
     assert len(perturbed("t5 of unequal stacks").decoder.block) == 3
     assert isinstance(perturbed("opt without gains").model.decoder.final_layer_norm, torch.nn.LayerNorm)
+
+
+def test_units_that_no_layer_has_are_refused(tmp_path: Path) -> None:
+    """Where every layer keeps a dense block, experts' units are a size without tensors."""
+    model_type, fields = CASES["qwen3_moe"]
+    torch.manual_seed(0)
+    small = built(AutoConfig.for_model(model_type, **{**COMMON, **fields, "mlp_only_layers": [0, 1]}))
+    source = saved(tmp_path / "small.ckpt", small, adamw)
+    with pytest.raises(RequestError, match="no tensor of this model has a size that was asked for"):
+        ckptgrow.width(source, tmp_path / "grown.ckpt", ffn=40)
+    assert not (tmp_path / "grown.ckpt").exists()

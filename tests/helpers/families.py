@@ -49,6 +49,14 @@ T5 = {
 }
 PARTIAL = {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}
 GROUPED = {"num_key_value_heads": 2}
+KINDS = ["sliding_attention", "full_attention"]
+LOGARITHMIC = {
+    "rope_type": "yarn",
+    "rope_theta": 100.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 8,
+    "llama_4_scaling_beta": 0.1,
+}
 
 CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "gpt2": (
@@ -122,6 +130,18 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "bloom": ("bloom", {"n_layer": 2, "n_head": 4}),
     "mpt": ("mpt", {"d_model": 16, "n_layers": 2, "n_heads": 4, "hidden_size": 16}),
     "smollm3": ("smollm3", {**GROUPED, "no_rope_layers": [1, 0]}),
+    "ministral": ("ministral", {**GROUPED, "head_dim": 4, "sliding_window": 5, "layer_types": KINDS}),
+    "ministral3": ("ministral3", {**GROUPED, "head_dim": 4, "rope_parameters": LOGARITHMIC}),
+    "olmo3": ("olmo3", {**GROUPED, "sliding_window": 5, "layer_types": KINDS}),
+    "glm": ("glm", {**GROUPED, "head_dim": 4, "rope_parameters": PARTIAL}),
+    "glm4": ("glm4", {**GROUPED, "head_dim": 6, "rope_parameters": PARTIAL}),
+    "arcee": ("arcee", {**GROUPED, "mlp_bias": True}),
+    "seed_oss": ("seed_oss", {**GROUPED, "head_dim": 4, "residual_dropout": 0.0, "attention_out_bias": True}),
+    "ernie4_5": ("ernie4_5", {**GROUPED, "head_dim": 4, "use_bias": True}),
+    "ernie4_5 untied": ("ernie4_5", {**GROUPED, "head_dim": 6, "tie_word_embeddings": False}),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", {**GROUPED, "head_dim": 4, "attention_bias": True}),
+    "exaone4": ("exaone4", {**GROUPED, "sliding_window": 5, "layer_types": KINDS}),
+    "helium": ("helium", {**GROUPED, "head_dim": 4, "attention_bias": True, "mlp_bias": True}),
 }
 OPT = {"ffn_dim": 20, "dropout": 0.0, "word_embed_proj_dim": 16}
 GAINLESS, POST = {"layer_norm_elementwise_affine": False}, {"do_layer_norm_before": False}

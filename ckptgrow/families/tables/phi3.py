@@ -4,7 +4,7 @@ Source: Abdin et al., "Phi-3 Technical Report", arXiv 2404.14219; transformers `
 """
 
 from ckptgrow.families.family import Family, Padding, Parameter
-from ckptgrow.families.rows import EMBEDDING, FINAL, LAYER, NORMS, SIZES, TIE
+from ckptgrow.families.rows import EMBEDDING, FINAL, FUSED_FFN, LAYER, NORMS, SIZES, TIE
 
 FAMILY = Family(
     model_type="phi3",
@@ -15,8 +15,7 @@ FAMILY = Family(
         EMBEDDING,
         Parameter(LAYER + "self_attn.o_proj.weight", "residual <- (heads head)"),
         Parameter(LAYER + "self_attn.qkv_proj.weight", "(heads head + kv_heads head + kv_heads! head) <- normed"),
-        Parameter(LAYER + "mlp.gate_up_proj.weight", "(2! ffn) <- normed"),
-        Parameter(LAYER + "mlp.down_proj.weight", "residual <- ffn"),
+        *FUSED_FFN,
         *NORMS,
         *FINAL,
     ),

@@ -158,7 +158,8 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
         shape = value.shape if growth.is_identity else growth.gradient.shape
         return Zeros(shape, value.dtype)
     if growth.is_identity:
-        return own(value) if context.share(entry) == 1 else scaled(value, context.share(entry))
+        factor = _update_ratio(context) if entry == "update" else context.share(entry)
+        return own(value) if factor == 1 else scaled(value, factor)
     if entry in ("row", "column"):
         other = next(name for name, kind in entries.items() if kind in ("row", "column") and name != key)
         return grown_factor(entry, value, context.record[other], context.gather(entry), filled=context.fills)

@@ -1,0 +1,30 @@
+"""EXAONE 4: norms after each block and over each head, and no rotary positions where attention is global.
+
+Source: LG AI Research, "EXAONE 4.0", arXiv 2507.11407; transformers `Exaone4ForCausalLM`.
+"""
+
+from ckptgrow.families.family import Family, Parameter, Refusal, Size
+from ckptgrow.families.rows import EMBEDDING, FINAL, HEAD_NORMS, LAYER, POST_NORM_ATTENTION, POST_NORM_FFN, SIZES, TIE
+
+FAMILY = Family(
+    model_type="exaone4",
+    base_prefix="model.",
+    num_layers="num_hidden_layers",
+    sizes={**SIZES, "branch": Size(same="residual")},
+    parameters=(
+        EMBEDDING,
+        *POST_NORM_ATTENTION,
+        *HEAD_NORMS,
+        *POST_NORM_FFN,
+        Parameter(LAYER + "post_attention_layernorm.weight", "gain residual"),
+        Parameter(LAYER + "post_feedforward_layernorm.weight", "gain residual"),
+        *FINAL,
+    ),
+    tie=TIE,
+    dropout=("attention_dropout",),
+    residual=("residual", "normed", "final", "branch"),
+    layer_lists=("layer_types",),
+    refusals=(
+        Refusal("hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"),
+    ),
+)
