@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,7 @@ def fit(points: Points, form: LawForm, name: str) -> Fit:
     values, jacobian = _natural(solution, units, form)
     covariance = jacobian @ _covariance(solution, x, y, np.log(points.losses), form) @ jacobian.T
     law = _law(name, form, [float(one) for one in values])
+    law = replace(law, smallest_fitted=float(points.sizes.min()), largest_fitted=float(points.sizes.max()))
     residuals, _ = _residuals(solution, x, y, np.log(points.losses), form)
     errors = dict(zip(NAMES[form], map(float, np.sqrt(np.diag(covariance))), strict=True))
     return Fit(law, errors, float(np.sqrt(np.mean(residuals**2))), len(x))

@@ -12,7 +12,7 @@ from ckptgrow.errors import DataError, MissingDependencyError, RequestError, lis
 from ckptgrow.planning.laws import LAWS, Law
 
 REQUIRED = ("measure", "size_scale", "size_exponent", "data_scale", "data_exponent")
-OPTIONAL = ("floor", "batch_scale", "batch_exponent")
+OPTIONAL = ("floor", "batch_scale", "batch_exponent", "smallest_fitted", "largest_fitted")
 MEASURES = ("steps", "tokens")
 
 

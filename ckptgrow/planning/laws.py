@@ -6,6 +6,7 @@ that its derivatives can be checked by complex steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +21,7 @@ class Law:
 
     `measure`: whether u counts "steps" S_min (at a much larger batch than the critical one) or "tokens". With
     `batch_scale` B* (tokens) and `batch_exponent` α_B, the critical batch size is B_crit(L) = B*·L^(−1/α_B).
+    `smallest_fitted` and `largest_fitted`: the sizes N of the models that its constants were fitted to.
     """
 
     name: str
@@ -31,6 +33,12 @@ class Law:
     measure: Measure
     batch_scale: float | None = None
     batch_exponent: float | None = None
+    smallest_fitted: float | None = None
+    largest_fitted: float | None = None
+
+    def extrapolates(self, size: float) -> bool:
+        """Whether a model of N parameters is smaller or larger than all that the law was fitted to."""
+        return size < (self.smallest_fitted or 0.0) or size > (self.largest_fitted or math.inf)
 
     @property
     def has_critical_batch(self) -> bool:
@@ -97,6 +105,8 @@ def _kaplan(name: str, critical_size: float, size_exponent: float) -> Law:
         measure="steps",
         batch_scale=2.1e8,  # tokens
         batch_exponent=0.21,
+        smallest_fitted=768,  # section 3
+        largest_fitted=1.5e9,
     )
 
 
@@ -114,6 +124,20 @@ LAWS: Mapping[str, Law] = {
         data_scale=410.7,
         data_exponent=0.28,
         measure="tokens",
+        smallest_fitted=7e7,  # the abstract
+        largest_fitted=1.6e10,
+    ),
+    # Besiroglu et al., "Chinchilla Scaling: A replication attempt", arXiv 2404.10102: fitted to the same models anew
+    "besiroglu": Law(
+        name="besiroglu",
+        floor=1.8172,
+        size_scale=482.01,
+        size_exponent=0.3478,
+        data_scale=2085.43,
+        data_exponent=0.3658,
+        measure="tokens",
+        smallest_fitted=7e7,
+        largest_fitted=1.6e10,
     ),
 }
 

@@ -259,3 +259,11 @@ def test_a_bad_law_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_target_that_small_models_reach_warns_of_stages_without_steps(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*TARGET, "--target-loss", "4"]) == 0
     assert "1 of 2 stages have no steps" in capsys.readouterr().err
+
+
+def test_stages_beyond_the_sizes_of_a_fit_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["plan", "law", "--target-params", "3e9", "--stages", "2", "--lr-rule", "1e-4"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "fitted to models of 768 to 1.5e+09 parameters" in said and "stage 2 is an extrapolation" in said
+    run([*TARGET, "--stages", "2"])
+    assert "extrapolation" not in capsys.readouterr().err

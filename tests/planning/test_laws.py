@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,6 +26,21 @@ def test_kaplans_law_is_the_papers_equation() -> None:
 def test_hoffmanns_law_gives_the_loss_of_chinchilla() -> None:
     """1.69 + 406.4/(70e9)^0.34 + 410.7/(1.4e12)^0.28, worked out by hand to 1.937."""
     assert LAWS["hoffmann"].loss(70e9, 1.4e12) == pytest.approx(1.937, abs=5e-4)
+
+
+def test_the_law_fitted_anew_wants_some_twenty_tokens_a_parameter() -> None:
+    """As its authors find, and Chinchilla had: for its compute, over all sizes, by search."""
+    compute = 5.76e23
+    sizes = np.geomspace(1e10, 1e12, 4001)
+    best = sizes[int(np.argmin(LAWS["besiroglu"].loss(sizes, compute / 6 / sizes)))]
+    assert 15 < compute / 6 / best**2 < 30
+    assert LAWS["besiroglu"].loss(70e9, 1.4e12) == pytest.approx(1.9739, abs=5e-5)
+
+
+def test_sizes_that_no_fit_saw_are_extrapolations() -> None:
+    known = LAWS["kaplan"]
+    assert [known.extrapolates(size) for size in (500, 768, 1e9, 1.5e9, 2e9)] == [True, False, False, False, True]
+    assert not replace(LAWS["kaplan"], smallest_fitted=None, largest_fitted=None).extrapolates(1e30)
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)

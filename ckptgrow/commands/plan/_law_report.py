@@ -42,6 +42,13 @@ def say(plan: LawPlan, screen: Screen, lr_rule: str) -> None:
             f"{empty} of {len(plan.stages)} stages have no steps: smaller models reach loss {last.loss:.4g} with less "
             "compute; ask for a lower --target-loss, fewer --stages or a smaller model"
         )
+    beyond = [number for number, one in enumerate(plan.stages, start=1) if plan.law.extrapolates(one.params)]
+    if beyond:
+        law = plan.law
+        screen.warn(
+            f"the law {law.name} was fitted to models of {law.smallest_fitted:.3g} to {law.largest_fitted:.3g} "
+            f"parameters: what it says of stage {' and '.join(map(str, beyond))} is an extrapolation"
+        )
     screen.picture(lambda width: _picture(plan, width))
 
 

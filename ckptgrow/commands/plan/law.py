@@ -51,7 +51,9 @@ def law(
     scaling_law: Annotated[
         str,
         typer.Option(
-            "--law", help="kaplan, hoffmann, staged-training (its code's constants), or a file of `ckptgrow plan fit`."
+            "--law",
+            help="kaplan, hoffmann, besiroglu (hoffmann's, fitted anew), staged-training (its code's constants), or a "
+            "file of `ckptgrow plan fit`.",
         ),
     ] = "kaplan",
     lr_rule: Annotated[
