@@ -147,7 +147,7 @@ def _separation_errors(
 
 
 def _tied_problems(grown: TrainingState, small: TrainingState) -> Iterator[str]:
-    """Whether tied tensors are stored twice where they were before; directories store them once.
+    """Whether tied tensors are stored twice where they were before, in their dtypes; directories store them once.
 
     Whoever reads the checkpoint has made sure that the two are equal.
     """
@@ -156,6 +156,11 @@ def _tied_problems(grown: TrainingState, small: TrainingState) -> Iterator[str]:
     old, new = ({_pattern(state, name) for name in state.claim.tied} for state in (small, grown))
     if old != new:
         yield f"tied tensors stored twice are {listing(new) or 'none'}, expected {listing(old) or 'none'}"
+    dtypes = {_pattern(small, name): small.checkpoint.tensors[name].dtype for name in small.claim.tied}
+    for name in grown.claim.tied:
+        found, expected = grown.checkpoint.tensors[name].dtype, dtypes.get(_pattern(grown, name))
+        if expected not in (None, found):
+            yield f"{name} is {found}, expected {expected} as in the small checkpoint"
 
 
 def _pattern(state: TrainingState, name: str) -> str:
