@@ -128,6 +128,7 @@ def test_the_best_of_the_tuning_is_repeated_with_the_other_seeds() -> None:
     assert all(plan(QUICK, finals).is_known.values())
 
 
+@pytest.mark.slow
 def test_the_tiny_tier_runs_to_its_table_and_goes_on_where_it_was(
     tmp_path: Path, launch: Launch, capsys: pytest.CaptureFixture[str]
 ) -> None:

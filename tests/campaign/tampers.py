@@ -12,6 +12,7 @@ import torch
 Tree = dict[str, Any]
 Tamper = Callable[["Target"], str | None]  # what was changed, or None where there is nothing to change
 OF_KEYS = ("attn.bias", "k_proj", "key", "qkv", "c_attn")
+FUSED = ("gate_up_proj", "qkv", "c_attn", "query_key_value")  # whose old rows do not lie together
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg", "exp_inf", "sum", "max_exp_avg_sq")
 
 
@@ -39,6 +40,8 @@ class Target:
 
     def entry(self, name: str, tensor: torch.Tensor) -> int | None:
         """The flat place of a large entry of a weight, none that copies nothing; None where there is none."""
+        if self.is_padded and any(word in name for word in FUSED):
+            return None
         return large_entry(self.random, tensor, self.small["state_dict"][name].shape if self.is_padded else None)
 
     def optimizer(self) -> dict[str, Any] | None:
@@ -113,6 +116,8 @@ def weight_rows(target: Target) -> str | None:
     if (found := target.weight(2)) is None:
         return None
     name, tensor = found
+    if target.is_padded and any(word in name for word in FUSED):
+        return None
     num_rows = len(target.small["state_dict"][name]) if target.is_padded else len(tensor)  # new ones were drawn
     known = [i for i in range(num_rows - 1) if not torch.allclose(tensor[i], tensor[i + 1], rtol=0.1)]
     if not known:

@@ -53,9 +53,14 @@ def stderr_of(directory: Path, arguments: Sequence[str]) -> list[str]:
     "arguments",
     [
         ["lambada", "small.ckpt", "--data", str(LAMBADA), "--tokenizer", "bytes", "--limit", "3"],
-        ["wikitext", "small.ckpt", "--data", str(WIKITEXT), "--tokenizer", "bytes", "--limit", "1"],
-        ["wikitext", "small.ckpt", "--measure", "original", "--data", str(WIKITEXT), "--tokenizer", "bytes"],
-        ["perplexity", "small.ckpt", "val/val.bin"],
+        *(
+            pytest.param(line, marks=pytest.mark.slow)
+            for line in (
+                ["wikitext", "small.ckpt", "--data", str(WIKITEXT), "--tokenizer", "bytes", "--limit", "1"],
+                ["wikitext", "small.ckpt", "--measure", "original", "--data", str(WIKITEXT), "--tokenizer", "bytes"],
+                ["perplexity", "small.ckpt", "val/val.bin"],
+            )
+        ),
     ],
     ids=lambda arguments: " ".join(arguments[:4]),
 )
@@ -64,6 +69,7 @@ def test_evaluation_says_one_line_of_its_own_on_stderr(home: Path, arguments: li
     assert said.startswith("small.ckpt: ") and said.endswith("float32 on cpu")
 
 
+@pytest.mark.slow
 def test_pages_longer_than_a_tokenizer_likes_are_no_reason_to_speak(home: Path, tmp_path: Path) -> None:
     words = word_tokenizer(tmp_path / "words")
     settings = json.loads((words / "tokenizer_config.json").read_text())
@@ -79,7 +85,7 @@ def test_pages_longer_than_a_tokenizer_likes_are_no_reason_to_speak(home: Path, 
     assert len(said) == 1 and said[0].startswith("run/checkpoints/last.ckpt: ")
 
 
-@pytest.mark.parametrize("data", ["noval", "val"])
+@pytest.mark.parametrize("data", ["noval", pytest.param("val", marks=pytest.mark.slow)])
 def test_training_is_as_quiet_with_validation_data_as_without(home: Path, data: str) -> None:
     common = ["--config", "config.json", "--seqlen", "16", "--batch-size", "2", "--train-steps", "3"]
     said = stderr_of(home, ["train", "--data", data, "--out", f"run-{data}", *common, "--val-every", "2"])

@@ -126,7 +126,7 @@ def test_wikitext_is_what_the_logits_say(family: tuple[PreTrainedModel, Path], s
     assert results["bits_per_byte,none"] == pytest.approx(-likelihood / num_bytes / math.log(2), rel=1e-5)
 
 
-@pytest.mark.parametrize("growth", ["wide", "tiled", "deep"])
+@pytest.mark.parametrize("growth", ["wide", *(pytest.param(one, marks=pytest.mark.slow) for one in ("tiled", "deep"))])
 def test_a_grown_checkpoint_scores_as_the_small_one(
     family: tuple[PreTrainedModel, Path], tmp_path: Path, score: Score, growth: str
 ) -> None:

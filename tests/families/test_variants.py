@@ -45,7 +45,7 @@ EXACT = 1e-12  # of the largest logit, a few hundred roundings of float64
 
 
 @pytest.mark.parametrize("case", WIDER)
-@pytest.mark.parametrize(("factor", "how"), [(2, "diagonal"), (3, "tile")])
+@pytest.mark.parametrize(("factor", "how"), [(2, "diagonal"), pytest.param(3, "tile", marks=pytest.mark.slow)])
 def test_they_grow_in_width_with_their_moments(tmp_path: Path, case: str, factor: int, how: str) -> None:
     check_width(tmp_path, case, factor, how)
 

@@ -121,7 +121,7 @@ class Killed(Exception):  # noqa: N818  a stand-in for a signal
     pass
 
 
-@pytest.mark.parametrize("after", [2, 5])
+@pytest.mark.parametrize("after", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_probe_that_was_ended_goes_on(
     small: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:

@@ -101,6 +101,7 @@ class Products(TrainerCallback):
             layer.register_forward_hook(lambda *given: self.dtypes.add(given[2].dtype))
 
 
+@pytest.mark.slow
 def test_two_growths_under_bfloat16_autocast(tmp_path: Path) -> None:
     model, seen = small(), Products()
     first, second = TrainerGrowthCallback(at_step=2, width=2), TrainerGrowthCallback(at_step=MOMENT, depth=2)
@@ -126,7 +127,7 @@ class Falling(Trainer):
         return found
 
 
-@pytest.mark.parametrize("then", ["go on", "stop"])
+@pytest.mark.parametrize("then", ["go on", pytest.param("stop", marks=pytest.mark.slow)])
 def test_it_grows_where_the_slope_of_the_evaluations_passes(then: Any, tmp_path: Path) -> None:
     arguments = TrainingArguments(
         output_dir=str(tmp_path), max_steps=40, per_device_train_batch_size=4, eval_strategy="steps", eval_steps=1,

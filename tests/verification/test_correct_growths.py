@@ -138,6 +138,7 @@ def test_records_are_as_old_as_the_earliest_step_of_the_chain(tmp_path: Path, st
     check(paths[0], paths[2])
 
 
+@pytest.mark.slow
 def test_averages_that_grow_pass_with_every_separation_and_with_pads(tmp_path: Path) -> None:
     small = scheduled_checkpoint(tmp_path / "small.ckpt", SCHEDULES["linear"])
     tree = torch.load(small, weights_only=True)
@@ -157,7 +158,11 @@ def test_averages_that_grow_pass_with_every_separation_and_with_pads(tmp_path: P
             assert not ckptgrow.verify(small, tmp_path / "tampered.ckpt").passed, name
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.bfloat16, *(pytest.param(one, marks=pytest.mark.slow) for one in (torch.float32, torch.float16))],
+    ids=str,
+)
 def test_averages_in_low_precision_are_judged_entry_by_entry(tmp_path: Path, dtype: torch.dtype) -> None:
     small = scheduled_checkpoint(tmp_path / "small.ckpt", SCHEDULES["none"])
     tree = torch.load(small, weights_only=True)

@@ -27,7 +27,7 @@ from tests.helpers.leaves import Keys, Tampering, tamperings
 TINY: dict[str, Any] = {"n_embd": 4, "n_head": 1, "n_inner": 6, "n_layer": 2, "n_positions": 16}
 # facts of the growth's own process that no one can derive from what it wrote
 UNKNOWABLE = ("torch", "seed")
-EVERY = pytest.mark.parametrize("every", [11, pytest.param(1, marks=pytest.mark.slow)])
+EVERY = pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.slow)])
 
 
 class Averaging(lightning.LightningModule):
