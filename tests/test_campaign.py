@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 PASSING = {
     "growth": (0, 10, 15, 20, 30, 65),
     "schedules": (1, 6, 16, 21, 26, 60),
-    "verify": (7, 17, 57, 62, 6197, 952862, 955787, 957372),
+    "verify": (7, 17, 57, 62, 6197, 952862, 955787, 957372, 991277),
     "tamper": (18, 23, 43, 6183, 990958),
     "formats": (4, 9, 14, 29),
 }

@@ -32,7 +32,7 @@ from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coars
 from ckptgrow.verification.report import Asymmetry, Function, Moments, Structure, Trajectory, VerifyReport
 from ckptgrow.verification.samples import gradients_of, long_sample, sample_batches
 from ckptgrow.verification.scales import Scales
-from ckptgrow.verification.trajectory import losses, step_rounding
+from ckptgrow.verification.trajectory import losses, step_rounding, takes_plain_steps
 from ckptgrow.verification.weights import WeightScale, completed, weight_scales
 from ckptgrow.verification.words import sentences
 
@@ -314,6 +314,8 @@ def _why_not_judged(pair: Pair, structure: Structure) -> str:
         return "the copies are told apart, so the trajectories part by design"
     if pair.has_copies and (pair.begins_anew or pair.are_moments_unscaled):
         return "moments are not those that the grown model would have gathered, so the trajectories part by design"
+    if pair.has_copies and takes_plain_steps(pair.small):
+        return "first steps of RAdam are as large as the gradient, which no learning rate makes equal in both"
     if pair.has_moved:
         return "the schedule was set to another step, so the trajectories part by design"
     return ""

@@ -164,7 +164,7 @@ def _is_young(case: _Case, found: torch.Tensor, power: int, dtype: torch.dtype) 
     rest = entries - float(copied.abs().sum())
     if power == 2 and case.pair.fresh_moments == "mean":
         expected = (found.numel() - copied.numel()) * float(copied.mean())
-        left = _left_by(dtype) * expected + least * found.numel()  # equal means are rounded alike
+        left = 2 * _left_by(dtype) * expected + least * found.numel()  # what was averaged, and alike all that it is
         return float(found.min()) >= float(copied.min()) - least and abs(rest - expected) <= left
     return rest <= ROUNDING * entries
 

@@ -19,6 +19,7 @@ from ckptgrow.storage.tensors import is_lazy, whole
 from ckptgrow.verification.optimizers import RULES, StepRule, step_rule
 from ckptgrow.verification.samples import logits_of, loss_of
 
+PLAIN = 5  # up to this length of its average RAdam does not divide by it
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 
 
@@ -48,6 +49,23 @@ def step_rounding(state: TrainingState) -> float:
     """By how much losses may differ because an optimizer computes its steps in less than the weights' dtype."""
     rules = (rule for stored in state.optimizers for rule in _rules(stored))
     return max((rule.step_rounding for rule in rules if rule), default=0.0)
+
+
+def takes_plain_steps(state: TrainingState) -> bool:
+    """Whether RAdam's next step of some parameter is not yet divided by the root of its second moment.
+
+    That begins where ρ_t = ρ_∞ − 2 t β₂^t / (1 − β₂^t) is above 5, ρ_∞ = 2 / (1 − β₂) − 1 (Liu et al., "On the Variance
+    of the Adaptive Learning Rate and Beyond", arXiv 1908.03265, algorithm 2).
+    """
+    for stored in state.optimizers:
+        if any(rule is not None and rule.name == "RAdam" for rule in _rules(stored)):
+            for group in stored.groups:
+                decay = float(group.options["betas"][1])
+                taken = (stored.state.get(name, {}).get("step", 0.0) for name in group.names)
+                steps = (1 + float(whole(one) if is_lazy(one) else one) for one in taken)
+                if any(2 / (1 - decay) - 1 - 2 * t * decay**t / (1 - decay**t) <= PLAIN for t in steps):
+                    return True
+    return False
 
 
 def _rules(stored: OptimizerState) -> set[StepRule | None]:

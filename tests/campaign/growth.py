@@ -21,7 +21,11 @@ from tests.campaign.runs import Run, scheduled
 from tests.campaign.subjects import EXPERTS, GEMMA, RMS_NORM, batches, widened
 
 UNNAMED = ("one", "by dimension")
-FLOORS = {"exp_avg": 1e-16, "momentum_buffer": 1e-16}  # what rounding leaves where nothing has a gradient
+FLOORS = {
+    "exp_avg": 1e-16,
+    "momentum_buffer": 1e-16,
+    "exp_avg_sq": 1e-19,
+}  # what rounding leaves where nothing has a gradient
 RHO = {"width": 1.776, "depth": 1.412}
 
 

@@ -52,11 +52,12 @@ def tried(seed: int, directory: Path, told: dict[str, Any]) -> None:
                 break
             raise
         more = ("--steps", "3") if random.random() < 0.2 else ()
-        _passes(operator, path, directory / str(number + 1), more)
+        passes(operator, path, directory / str(number + 1), more)
         path = directory / str(number + 1)
 
 
-def _passes(operator: Operator, small: Path, large: Path, more: tuple[str, ...]) -> None:
+def passes(operator: Operator, small: Path, large: Path, more: tuple[str, ...] = ()) -> None:
+    """Raises FindingError where `verify` does not pass a growth, RefusedError where noise has left nothing to judge."""
     ending = called("verify", small, large, *more)
     if ending.code == 0 and operator.new not in CHANGING:
         return
