@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 
 from ckptgrow.state.model import build_model
 from ckptgrow.train.monitor import Progress
-from ckptgrow.train.order import BatchOrder, collate
+from ckptgrow.train.order import BatchOrder, BatchShare, collate
 from ckptgrow.train.token_sequences import TokenFiles
 from ckptgrow.train.training_run import train
 
@@ -109,7 +109,7 @@ def bare(case: Case, data: Path) -> float:
     optimizer = torch.optim.AdamW(groups, lr=LR, betas=BETAS, eps=EPS, fused=True if case.device == "cuda" else None)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARMUP))
     sequences = TokenFiles.open(data).sequences("train", case.length)
-    order = BatchOrder(len(sequences), case.length, case.batch, 0)
+    order = BatchOrder(len(sequences), case.length, BatchShare(batch_size=case.batch), 0)
     loader = DataLoader(sequences, batch_sampler=order, collate_fn=collate, pin_memory=case.device == "cuda")
     low = case.precision == "bf16-mixed"
     began = 0.0
@@ -163,7 +163,7 @@ def matrix_rate(case: Case) -> float:
 
 def main() -> None:
     """Prints one line a round, then ratio and utilisation."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
