@@ -22,6 +22,7 @@ Part = Literal["optimizer", "schedule", "new"]  # of a checkpoint, that may begi
 MomentRule = Literal["algebra", "unscaled"]  # of old moments: the grown model's own, or as they are
 
 # verification
+VerifyLevel = Literal["stored", "function", "full"]
 VerifyDtype = Literal["float64", "float32", "bfloat16"]
 VerifyDevice = Literal["cpu", "cuda"]
 
