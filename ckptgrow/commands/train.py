@@ -33,7 +33,14 @@ EXIT_WRONG = 2
 
 
 def train(
-    data: Annotated[Path, typer.Option(help="A directory that `ckptgrow data` wrote.", show_default=False)],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="A directory that `ckptgrow data` wrote, or several with weights, as A:0.7,B:0.3.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The directory for checkpoints and logs.", show_default=False)],
     config: Annotated[Path | None, typer.Option(help="A transformers config.json.")] = None,
     size: Annotated[

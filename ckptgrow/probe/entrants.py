@@ -60,7 +60,7 @@ class Entrants:
     """See the module's head; `out` says of candidates why they do not take part."""
 
     source: Path
-    data: Path
+    data: Path | str
     work: Path
     request: ProbeRequest
     out: dict[str, str] = field(default_factory=dict[str, str])

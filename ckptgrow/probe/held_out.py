@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from ckptgrow.errors import RequestError
-from ckptgrow.train.token_sequences import TokenFiles
+from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.validation import sequence_losses
 
 BATCH = 16  # sequences at once
@@ -19,15 +19,15 @@ BATCH = 16  # sequences at once
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Up to `num` sequences of `length` tokens, evenly over the validation split of `data`."""
+    """Up to `num` sequences of `length` tokens, evenly over the validation split of `data`; of a mixture, by shares."""
 
-    data: Path
+    data: Path | str
     length: int
     num: int
 
     def check(self) -> None:
         """Raises RequestError where there are none."""
-        if not TokenFiles.open(self.data).num_tokens["val"]:
+        if not Mixture.open(self.data).validated:
             raise RequestError(f"{self.data}: has no validation tokens, expected some to compare candidates by")
 
     def losses(self, model: torch.nn.Module) -> npt.NDArray[np.float64]:
@@ -47,8 +47,9 @@ class HeldOut:
         return torch.cat(found).numpy()
 
     def _batches(self) -> Iterator[torch.Tensor]:
-        sequences = TokenFiles.open(self.data).sequences("val", self.length)
-        count = min(self.num, len(sequences))
-        numbers = sorted({int(one) for one in np.linspace(0, len(sequences) - 1, count)})
-        for start in range(0, len(numbers), BATCH):
-            yield torch.stack([sequences[number] for number in numbers[start : start + BATCH]])
+        for source in Mixture.open(self.data).validated:
+            sequences = source.files.sequences("val", self.length)
+            count = min(max(1, round(self.num * source.share)), len(sequences))
+            numbers = sorted({int(one) for one in np.linspace(0, len(sequences) - 1, count)})
+            for start in range(0, len(numbers), BATCH):
+                yield torch.stack([sequences[number] for number in numbers[start : start + BATCH]])

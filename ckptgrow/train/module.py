@@ -14,6 +14,7 @@ from ckptgrow.state.run_data import DATA
 from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.train.additions import NewEntries
 from ckptgrow.train.groups import new_groups, parameter_groups
+from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.new_rates import NewRates
 from ckptgrow.train.order import DataPosition, key_of
 from ckptgrow.train.resuming import GROWTH, POSITION, TOKENS, Resumed
@@ -35,7 +36,7 @@ class LanguageModel(lightning.LightningModule):
         model: torch.nn.Module,
         settings: TrainSettings,
         lr: float,
-        data: Mapping[str, Any],
+        data: Mixture,
         resumed: Resumed | None = None,
         new: Mapping[str, NewEntries] = MappingProxyType({}),
     ) -> None:
@@ -43,7 +44,8 @@ class LanguageModel(lightning.LightningModule):
         self.model = model
         self.settings = settings
         self.lr = lr
-        self.save_hyperparameters({"config": settings.config, "lr": lr, RUN: settings.carried(), DATA: dict(data)})
+        self.data = data
+        self.save_hyperparameters({"config": settings.config, "lr": lr, RUN: settings.carried(), DATA: data.record()})
         self.resumed = resumed
         self.growth: dict[str, Any] = {} if resumed is None else resumed.growth
         self._new_entries, self._new_rates = new, None
@@ -86,22 +88,25 @@ class LanguageModel(lightning.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Sets the sums of losses and weights to zero."""
-        self._validated = torch.zeros(2, dtype=torch.float64, device=self.device)
+        """Sets the sums of losses and weights of all sources to zero."""
+        shape = (len(self.data.validated), 2)
+        self._validated = torch.zeros(shape, dtype=torch.float64, device=self.device)
 
-    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
-        """Adds the losses of some sequences, and their weights."""
+    def validation_step(
+        self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Adds the losses of some sequences of a source, and their weights."""
         assert self._validated is not None
         tokens, weights = batch
         logits = self.model(input_ids=tokens[:, :-1], use_cache=False).logits
         losses = sequence_losses(logits, tokens[:, 1:])
-        self._validated += torch.stack([(losses * weights).sum(), weights.sum()])
+        self._validated[dataloader_idx] += torch.stack([(losses * weights).sum(), weights.sum()])
 
-    def mean_validation_loss(self) -> float:
-        """The mean loss in nats over the validation sequences of all devices."""
+    def validation_losses(self) -> list[float]:
+        """The mean loss in nats over the validation sequences of all devices, of each source that has any."""
         assert self._validated is not None
-        total, num = self.trainer.strategy.reduce(self._validated, reduce_op="sum").tolist()
-        return total / num
+        sums = self.trainer.strategy.reduce(self._validated, reduce_op="sum").tolist()
+        return [total / num for total, num in sums]
 
     def configure_optimizers(self) -> Any:
         """AdamW with a new run's groups or the checkpoint's own, and a schedule that steps with the optimizer."""

@@ -52,7 +52,7 @@ class TrainSettings:
     The defaults that a recipe decides stand in `train_recipes`; `settings_for` takes those of another recipe.
     """
 
-    data: Path
+    data: Path | str  # one that `ckptgrow data` wrote, or several with weights, as A:0.7,B:0.3
     out: Path
     config: dict[str, Any] = field(default_factory=dict[str, Any])
     resume: Path | None = None
