@@ -31,6 +31,7 @@ Target = Literal["lightning", "huggingface", "dcp", "nanogpt", "litgpt", "torcht
 
 # data
 Documents = Literal["lines", "files"]  # what a document of a text file is
+PackedDocuments = Literal["joined", "isolated"]  # of one training sequence: whether they see each other
 SpecialTokens = Literal["text", "parse"]  # what a special token spelled in the text is
 
 # training
