@@ -86,16 +86,14 @@ def verify(
 
     Nothing is taken from the growth's rules: weights are compared up to a measured factor, gradients are autograd's in
     both transformers models, and the stored moments must scale as those gradients do. What a level below "full" leaves
-    out is None in the report, and the sentences say so. `config` is the small one's
-    config.json where that has none, `dialect` the trainer's of both where their names do not tell it. `stage` is told
-    what is being done.
+    out is None in the report, and the sentences say so. `config` is the small one's config.json where that has none,
+    `dialect` the trainer's of both where their names do not tell it. `stage` is told what is being done.
 
     Raises a CkptgrowError where the two cannot be compared at all; a difference is a report that did not pass.
     """
     _check(settings)
     stage("reading both checkpoints")
     pair, declared = _opened(Path(small), Path(grown), config, dialect)
-    pair = replace(pair, grown=pair.grown.with_config(with_fixed_fields(pair)))
     batches = sample_batches(pair.small, settings.batches, settings.tokens)
     level, short = _level(pair, settings, batches)
     stage("comparing weights")
@@ -105,20 +103,17 @@ def verify(
     run = _computed(pair, weights, growths, batches, settings, stage)
     stage("comparing moments")
     measured = Scales(pair, weights, run.scales)
-    moments = _moments(pair, run, measured, settings) if has_state(pair.small.optimizers) else None
     structure = _structure(pair, weights, measured, declared, apart)
-    trajectory = _trajectory(pair, batches, settings, structure, stage) if settings.steps else None
     report = VerifyReport(
         structure=structure,
         function=run.function,
-        moments=moments,
-        trajectory=trajectory,
+        moments=_moments(pair, run, measured, settings),
+        trajectory=_trajectory(pair, batches, settings, structure, stage) if settings.steps else None,
         asymmetry=run.asymmetry,
         level=level,
         sentences=[],
     )
-    said = [*sentences(report, pair), *not_computed(level, moments, short), *left_out(declared)]
-    return replace(report, sentences=said)
+    return replace(report, sentences=[*sentences(report, pair), *not_computed(report, short), *left_out(declared)])
 
 
 def _check(settings: VerifySettings) -> None:
@@ -211,7 +206,8 @@ def _opened(small: Path, grown: Path, config: Path | None, dialect: str | None) 
     known = {*checkpoint.tensors, *checkpoint.rest, *checkpoint.carried.files, *checkpoint.carried.left_behind}
     dropped = [name for name in declared.dropped if name in known]
     old = understood(checkpoint, config=config, drop=dropped, reset=declared.reset, dialect=dialect)
-    return open_pair(old, new), declared
+    pair = open_pair(old, new)
+    return replace(pair, grown=pair.grown.with_config(with_fixed_fields(pair))), declared
 
 
 def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
@@ -247,7 +243,9 @@ def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
     return Pair(small=small, grown=grown, links=links, growths=growths, layers=layers)
 
 
-def _moments(pair: Pair, run: _Computed, measured: Scales, settings: VerifySettings) -> Moments:
+def _moments(pair: Pair, run: _Computed, measured: Scales, settings: VerifySettings) -> Moments | None:
+    if not has_state(pair.small.optimizers):
+        return None
     scales = run.scales
     found = moment_errors(pair, scales, measured)
     # rounding may turn an expert's choice, and its gradients with it

@@ -16,7 +16,7 @@ from ckptgrow.choices import VerifyLevel
 from ckptgrow.state.opening import TrainingState
 from ckptgrow.storage.tensors import num_elements
 from ckptgrow.verification.pair import Pair
-from ckptgrow.verification.report import Moments
+from ckptgrow.verification.report import VerifyReport
 
 SHARE = 0.9  # of the memory that is free
 MODELS = 2.0  # numbers a parameter in the models' dtype: its weight and its gradient
@@ -42,16 +42,16 @@ def fullest(needed: int, free: int) -> VerifyLevel:
     return "full" if needed <= SHARE * free else "function"
 
 
-def not_computed(level: VerifyLevel, moments: Moments | None, short: tuple[int, int] | None) -> list[str]:
-    """Sentences on what a level left out; `short`: needed and free bytes, where memory chose it."""
-    if level == "full":
+def not_computed(report: VerifyReport, short: tuple[int, int] | None) -> list[str]:
+    """Sentences on what the report's level left out; `short`: needed and free bytes, where memory chose it."""
+    if report.level == "full":
         return []
-    missing = "gradients" if level == "function" else "logits and gradients"
-    found = f"level {level}: {missing} of the two models were not computed"
+    missing = "gradients" if report.level == "function" else "logits and gradients"
+    found = f"level {report.level}: {missing} of the two models were not computed"
     if short is not None:
         needed, free = (f"{number / 2**30:.1f} GiB" for number in short)
         found += f", since a full verification takes some {needed} of memory and {free} are free"
-    if moments is not None:
+    if report.moments is not None:
         found += "; moments were judged by the factors that the weights show"
     return [found]
 
