@@ -91,7 +91,6 @@ def verify(
 
     Raises a CkptgrowError where the two cannot be compared at all; a difference is a report that did not pass.
     """
-    _check(settings)
     stage("reading both checkpoints")
     pair, declared = _opened(Path(small), Path(grown), config, dialect)
     batches = sample_batches(pair.small, settings.batches, settings.tokens)
@@ -132,6 +131,7 @@ def _level(
 
     Trajectories and other devices ask for the full one.
     """
+    _check(settings)
     if settings.level is not None or settings.steps or settings.device != "cpu":
         return settings.level or "full", None
     memory = full_bytes(pair, DTYPES[settings.dtype], batches), free_bytes()
