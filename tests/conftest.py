@@ -1,7 +1,9 @@
-"""One thread a test process, few walks of its garbage collector, and no chatter."""
+"""One thread a test process, few walks of its garbage collector, no chatter, and samples of long lists of cases."""
 
 import gc
 import os
+import random
+from collections import defaultdict
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -16,3 +18,17 @@ torch.set_num_threads(1)
 logging.set_verbosity_error()
 gc.freeze()  # what these imports leave is not walked over again and again
 gc.set_threshold(100_000)  # as in a command's process
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked `sampled(n)`, n cases stay quick, drawn by the number CKPTGROW_SAMPLE; all others are slow."""
+    cases: defaultdict[tuple[str, int], list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        mark = item.get_closest_marker("sampled")
+        if mark is not None and item.get_closest_marker("slow") is None:
+            cases[item.nodeid.partition("[")[0], mark.args[0]].append(item)
+    for (test, count), several in cases.items():
+        draw = random.Random(f"{os.environ.get('CKPTGROW_SAMPLE', '0')} {test}")
+        for item in draw.sample(several, max(len(several) - count, 0)):
+            item.add_marker(pytest.mark.slow)

@@ -46,6 +46,7 @@ def check_moments(grown: PreTrainedModel, directory: Path) -> None:
             torch.testing.assert_close(stored[index][key], real.state[parameter][key], rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("case", [case for case in FIRST if case in WIDER])
 def test_a_directory_grows_into_one_that_transformers_would_have_written(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
@@ -57,6 +58,7 @@ def test_a_directory_grows_into_one_that_transformers_would_have_written(tmp_pat
     assert names_in(tmp_path / "grown") == names_in(tmp_path / "small")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("case", EXPERTS)
 @pytest.mark.parametrize("sizes", WIDTHS)
 def test_experts_that_lie_one_by_one_in_the_file_grow_with_their_fused_moments(

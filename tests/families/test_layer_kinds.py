@@ -69,6 +69,7 @@ def check_deeper(tmp_path: Path, rule: str, **request: Any) -> None:
     assert difference(small, grown)[0] <= EXACT
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("place", ["alternate", "append"])
 def test_old_layers_keep_the_kind_that_a_rule_gave_them(tmp_path: Path, rule: str, place: Any) -> None:
@@ -91,6 +92,7 @@ def test_they_keep_it_in_any_list_of_layers(
     check_deeper(tmp_path_factory.mktemp("deeper"), rule, layers=layers)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("rule", RULES)
 def test_a_directory_from_the_hub_deepens_and_verifies(tmp_path: Path, rule: str) -> None:
     config, small = ruled(rule)

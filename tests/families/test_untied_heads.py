@@ -97,11 +97,13 @@ def check_moments(grown: PreTrainedModel, path: Path) -> None:
             torch.testing.assert_close(stored[number][key], real.state[parameter][key], rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("case", [case for case in HEADED if case not in ALIBI])
 def test_a_head_of_its_own_grows_in_width(tmp_path: Path, case: str) -> None:
     check_grown(tmp_path, case, factor=2, noise=0)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("case", HEADED)
 def test_a_head_of_its_own_stays_in_depth(tmp_path: Path, case: str) -> None:
     check_grown(tmp_path, case)
@@ -112,6 +114,7 @@ def test_a_head_of_its_own_grows_by_fresh_coordinates(tmp_path: Path, case: str)
     check_grown(tmp_path, case, hidden=24, **({} if case != "gpt2" else {"heads": 6}), how="pad")
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("case", HEADED)
 def test_conversion_keeps_it(tmp_path: Path, case: str) -> None:
     source = directory(tmp_path / "small", case)

@@ -44,12 +44,14 @@ DEEPER = [case for case in VARIANTS if case not in POST_NORM + UNEQUAL]
 EXACT = 1e-12  # of the largest logit, a few hundred roundings of float64
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", WIDER)
 @pytest.mark.parametrize(("factor", "how"), [(2, "diagonal"), pytest.param(3, "tile", marks=pytest.mark.slow)])
 def test_they_grow_in_width_with_their_moments(tmp_path: Path, case: str, factor: int, how: str) -> None:
     check_width(tmp_path, case, factor, how)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", WIDER)
 def test_they_grow_separated(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
@@ -59,6 +61,7 @@ def test_they_grow_separated(tmp_path: Path, case: str) -> None:
     check_verified(source, tmp_path / "grown.ckpt")
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", WIDER)
 def test_under_mup_their_losses_are_the_small_runs(tmp_path: Path, case: str) -> None:
     source = saved(tmp_path / "small.ckpt", perturbed(case), adamw)
@@ -70,6 +73,7 @@ def test_under_mup_their_losses_are_the_small_runs(tmp_path: Path, case: str) ->
     assert max(abs(one - other) for one, other in zip(*runs, strict=True)) <= 1e-9
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("case", VARIANTS)
 def test_their_feed_forward_units_grow_to_any_size(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
@@ -88,6 +92,7 @@ def test_a_tied_head_behind_no_gain_is_refused(tmp_path: Path, case: str) -> Non
     assert not (tmp_path / "grown.ckpt").exists()
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("case", DEEPER)
 @pytest.mark.parametrize("place", ["alternate", "append"])
 def test_new_layers_are_identities(tmp_path: Path, case: str, place: str) -> None:

@@ -57,6 +57,7 @@ def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
         assert all(torch.equal(record[key], other[name][key]) for key in ("exp_avg", "exp_avg_sq")), name
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("num_groups", [1, 2, 3])
 @pytest.mark.parametrize("operator", ["width", "depth", "mup"])
 @pytest.mark.parametrize("prefix", ["model.", "", "_forward_module.model.", "model._fsdp_wrapped_module."])

@@ -149,6 +149,7 @@ PLACED: dict[str, tuple[list[str], list[int]]] = {
 }
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("place", PLACED)
 @pytest.mark.parametrize("new", ["zero-output", "zero-norm", "copy"])
 def test_layers_come_where_they_are_asked_for(tmp_path: Path, place: str, new: str) -> None:

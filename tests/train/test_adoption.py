@@ -85,6 +85,7 @@ FORMS: dict[str, tuple[str, Callable[[dict[str, Any]], None]]] = {
 }
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("growth", ["none", "mup"])
 @pytest.mark.parametrize("form", [*FORMS, "huggingface", "dcp"])
 def test_the_loss_goes_on_as_in_the_runs_own_file(

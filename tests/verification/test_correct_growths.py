@@ -24,6 +24,7 @@ def check(small: Path, grown: Path) -> VerifyReport:
     return report
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("rule", ["keep", "mup"])
 @pytest.mark.parametrize("step", ["keep", 2, 9])
@@ -88,6 +89,7 @@ UNEVEN: dict[str, Growth] = {
 }
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("growth", {**GROWTHS, **UNEVEN})
 @pytest.mark.parametrize("part", [(), ("optimizer",), ("schedule",), ("optimizer", "schedule")])
 def test_parts_that_begin_anew_are_told_and_nothing_else_may_be_missing(
@@ -119,6 +121,7 @@ def test_what_the_user_dropped_is_told_and_what_he_kept_may_not_be_missing(tmp_p
     assert not ckptgrow.verify(small, tmp_path / "tampered.ckpt").passed
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("chain", list(itertools.permutations(GROWTHS, 2)), ids=" then ".join)
 @pytest.mark.parametrize("rules", RULES, ids=" then ".join)
 def test_two_growths_verify_from_end_to_end(tmp_path: Path, chain: tuple[str, ...], rules: tuple[Any, ...]) -> None:
@@ -191,6 +194,7 @@ DEPTHS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("chain", list(itertools.product(DEPTHS, repeat=2)), ids=" then ".join)
 def test_layers_made_from_layers_that_were_made_are_told_by_the_records(tmp_path: Path, chain: tuple[str, ...]) -> None:
     """Weights alone do not show which layer a copy of an identity was made from; they judge what the records say."""

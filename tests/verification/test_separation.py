@@ -42,6 +42,7 @@ def changed(path: Path, change: Callable[[Tree], object]) -> Path:
     return path.with_name("tampered.ckpt")
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("stored", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("growth", GROWTHS)
 def test_every_spread_verifies_and_a_record_of_another_is_named(

@@ -113,6 +113,7 @@ def test_under_mup_tiled_weights_keep_the_trajectory_or_are_refused(tmp_path: Pa
     assert max(abs(one - two) for one, two in zip(*losses, strict=True)) <= 1e-8
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", ["gemma", "llama", "mixtral", "gpt2"])
 @pytest.mark.parametrize(
@@ -136,6 +137,7 @@ def test_every_operator_verifies(tmp_path: Path, kind: str, case: str, growth: d
     assert report.passed, report.sentences
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("kind", ["torch", "transformers"])
 @pytest.mark.parametrize(
     "growth",

@@ -38,6 +38,7 @@ def test_grown_state_is_what_the_optimizer_builds_in_the_grown_model(
     assert_equal_states(states_by_name(small, model), found, states_by_name(real, grown), factor, 1e-9)
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize(
     ("optimizer", "how"), [(name, how) for name, case in CASES.items() for how in case.exact_in], ids=str
 )
