@@ -25,6 +25,7 @@ from ckptgrow.verification.factors import disagreements, measured_growths, with_
 from ckptgrow.verification.function import compared
 from ckptgrow.verification.gradients import Gradients, GradientScale, gradient_problems, gradient_scales, idealise
 from ckptgrow.verification.history import Declared
+from ckptgrow.verification.kept_tokens import KeptTokens
 from ckptgrow.verification.layer_origins import matched_layers, recorded_layers
 from ckptgrow.verification.moments import has_state, moment_errors, stored_dtypes
 from ckptgrow.verification.pair import UNCHANGED, Link, Pair
@@ -32,7 +33,7 @@ from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coars
 from ckptgrow.verification.report import Asymmetry, Function, Moments, Structure, Trajectory, VerifyReport
 from ckptgrow.verification.samples import gradients_of, long_sample, sample_batches
 from ckptgrow.verification.scales import Scales
-from ckptgrow.verification.trajectory import losses, step_rounding, takes_plain_steps
+from ckptgrow.verification.trajectory import losses, step_rounding, takes_plain_steps, updates_whole_tensors
 from ckptgrow.verification.weights import WeightScale, completed, weight_scales
 from ckptgrow.verification.words import sentences
 
@@ -88,7 +89,7 @@ def verify(
     weights = weight_scales(pair)
     apart, growths = _agreed(pair, weights)
     weights = completed(weights, pair, growths)
-    batches = sample_batches(pair.small, settings.batches, settings.tokens)
+    batches = _batches(pair, settings)
     run = _run(pair, weights, growths, batches, settings, stage)
     stage("comparing moments")
     measured = Scales(pair, weights, run.scales)
@@ -103,6 +104,12 @@ def verify(
         sentences=[],
     )
     return replace(report, sentences=[*sentences(report, pair), *left_out(declared)])
+
+
+def _batches(pair: Pair, settings: VerifySettings) -> list[torch.Tensor]:
+    """The samples, of tokens that both models have."""
+    kept = KeptTokens.of(pair)
+    return sample_batches(pair.small, settings.batches, settings.tokens, kept and kept.small)
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,8 @@ def _run(
 ) -> _Run:
     """Builds both models and compares what they compute; their memory is free afterwards."""
     dtype = DTYPES[settings.dtype]
-    long = long_sample((pair.small, pair.grown), settings.tokens)
+    kept = KeptTokens.of(pair)
+    long = long_sample((pair.small, pair.grown), settings.tokens, kept and kept.small)
     stage("building both models")
     models = _models(pair, dtype, settings.device)
     stage("comparing gradients")
@@ -137,7 +145,7 @@ def _run(
     grown_gradients = gradients_of(models[1], batches[:GRADIENT_BATCHES])
     asymmetry = _asymmetry(pair, models[1], batches[0], grown_gradients, dtype)
     stage("running both models")
-    exact = _model(pair.small, torch.float32, settings.device) if dtype == torch.bfloat16 else None
+    exact = _model(pair, pair.small, torch.float32, settings.device) if dtype == torch.bfloat16 else None
     function = compared(pair, models, batches if long is None else [*batches, long], weights, exact)
     scales = gradient_scales(pair, weights, growths, small_gradients, grown_gradients)
     true_difference = max(scale.error for scale in scales.values())
@@ -192,13 +200,16 @@ def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
 
 
 def _models(pair: Pair, dtype: torch.dtype, device: str) -> tuple[PreTrainedModel, PreTrainedModel]:
-    return _model(pair.small, dtype, device), _model(pair.grown, dtype, device)
+    return _model(pair, pair.small, dtype, device), _model(pair, pair.grown, dtype, device)
 
 
-def _model(state: TrainingState, dtype: torch.dtype, device: str) -> PreTrainedModel:
+def _model(pair: Pair, state: TrainingState, dtype: torch.dtype, device: str) -> PreTrainedModel:
     if device != "cpu" and not torch.cuda.is_available():
         raise RequestError(f"⟦device {device}⟧: no such device on this machine, expected cpu")
-    return load_model(state.checkpoint, state.claim, state.config, dtype, device)
+    model, kept = load_model(state.checkpoint, state.claim, state.config, dtype, device), KeptTokens.of(pair)
+    if kept is not None:
+        kept.restrict(model, is_grown=state is pair.grown)
+    return model
 
 
 def _moments(pair: Pair, run: _Run, measured: Scales, settings: VerifySettings) -> Moments:
@@ -300,6 +311,8 @@ def _trajectory(
 
 
 def _why_not_judged(pair: Pair, structure: Structure) -> str:
+    if pair.row_record is not None:
+        return _why_rows_are_not_judged(pair)
     if pair.is_padded:
         return "new coordinates train at once, so the trajectories part by design"
     if any(layer.kind != "old" for layer in pair.layers):
@@ -319,6 +332,15 @@ def _why_not_judged(pair: Pair, structure: Structure) -> str:
     if pair.has_moved:
         return "the schedule was set to another step, so the trajectories part by design"
     return ""
+
+
+def _why_rows_are_not_judged(pair: Pair) -> str:
+    """On old tokens and positions old entries train alike, where an update of one row does not depend on the others."""
+    if pair.is_stretched:
+        return "positions were stretched, which changes the function"
+    if updates_whole_tensors(pair.small):
+        return "its optimizer's updates depend on all rows of a tensor, of which there are others now"
+    return "the schedule was set to another step, so the trajectories part by design" if pair.has_moved else ""
 
 
 def _are_apart(pair: Pair) -> bool:
