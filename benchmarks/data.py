@@ -90,14 +90,16 @@ def peak_of(source: Path, out: Path, tokenizer: Path) -> float:
 
 def main() -> None:
     """Prints one line a round, then the ratio and the memory at two input sizes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from ckptgrow.data import tokenizers
-    from ckptgrow.data.inputs import documents_in, expand, pieces
+    from ckptgrow.data.documents import Remarks
+    from ckptgrow.data.inputs import expand, pieces
+    from ckptgrow.data.reading import documents_in
 
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -106,7 +108,7 @@ def main() -> None:
             directory.mkdir()
             write_input(directory, megabytes, PLAIN_PARTS * options.workers)
         work = pieces(expand([str(small)]), "lines")
-        texts = (text for piece in work for text in documents_in(piece, "text", "lines"))
+        texts = (one.text for piece in work for one in documents_in(piece, ("text",), "lines", Remarks()))
         tokenizers.train(texts, VOCABULARY, root / "tokenizer")
         (root / "plain").mkdir()
         best: dict[str, float] = {}

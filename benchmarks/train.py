@@ -29,9 +29,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from ckptgrow.state.model import build_model
+from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.monitor import Progress
-from ckptgrow.train.order import BatchOrder, collate
-from ckptgrow.train.token_sequences import TokenFiles
+from ckptgrow.train.order import BatchOrder, BatchShare, collate
 from ckptgrow.train.training_run import train
 
 LR, BETAS, EPS, WEIGHT_DECAY, WARMUP = 6e-4, (0.9, 0.98), 1e-6, 0.01, 10
@@ -96,7 +96,7 @@ def synchronize(case: Case) -> None:
         torch.cuda.synchronize()
 
 
-def bare(case: Case, data: Path) -> float:
+def bare(case: Case, prepared: Path) -> float:
     """Seconds of a plain loop."""
     torch.manual_seed(0)
     model = build_model(case.config, torch.float32).train()
@@ -108,8 +108,9 @@ def bare(case: Case, data: Path) -> float:
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=LR, betas=BETAS, eps=EPS, fused=True if case.device == "cuda" else None)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARMUP))
-    sequences = TokenFiles.open(data).sequences("train", case.length)
-    order = BatchOrder(len(sequences), case.length, case.batch, 0)
+    data = Mixture.open(prepared)
+    sequences = data.training(case.length)
+    order = BatchOrder(data.row(case.length, 0), case.length, BatchShare(batch_size=case.batch))
     loader = DataLoader(sequences, batch_sampler=order, collate_fn=collate, pin_memory=case.device == "cuda")
     low = case.precision == "bf16-mixed"
     began = 0.0
@@ -163,7 +164,7 @@ def matrix_rate(case: Case) -> float:
 
 def main() -> None:
     """Prints one line a round, then ratio and utilisation."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()

@@ -32,7 +32,7 @@ EXIT_FAILED = 1
 
 def main(arguments: Sequence[str] | None = None, launch: Launch | None = None) -> int:
     """Runs, then reports; `launch` calls `ckptgrow` with arguments. 1 where runs failed, else 0."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tier", choices=tuple(TIERS), default="quick")
     parser.add_argument("--out", type=Path, required=True, help="the directory for data, runs, results and the report")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time, of one thread each [default: 1]")

@@ -102,22 +102,25 @@ def _baselines(table: Table) -> str:
 
 
 def _growth_points(table: Table) -> str:
-    tau, said = TAU[table.piece.operator], []
+    """Where growth stands on the small model's curve: its slope beside τ, and the most that could be saved there."""
+    tau, seeds, lines = TAU[table.piece.operator], table.piece.seeds, list[str]()
     for point in table.piece.points:
-        slopes: list[float] = []
-        for seed in table.piece.seeds:
-            small = table.at_budget("small", seed)
-            grown = [arm for arm, _ in table.done("grown") if arm.point == point and arm.seed == seed and arm.start]
-            if small is not None and grown and grown[0].start:
-                rows = [row for row in small.rows if row.tokens <= grown[0].start.tokens][-SLOPE_ROWS:]
-                if len(rows) > 1:
-                    slopes.append(slope([(row.whole, row.loss) for row in rows]))
-        if slopes:
-            mean = statistics.fmean(slopes)
-            said.append(f"{point:g} of the budget {_signed(mean)} ({'past' if mean > tau else 'before'} τ)")
-    if not said:
+        until = [rows[-SLOPE_ROWS:] for seed in seeds if len(rows := table.until_growth(point, seed)) > 1]
+        leads = [lead for seed in seeds if (lead := table.lead(point, seed)) is not None]
+        if until and leads:
+            mean = statistics.fmean(slope([(row.whole, row.loss) for row in rows]) for rows in until)
+            loss = statistics.fmean(rows[-1].loss for rows in until)
+            side = "past" if mean > tau else "before"
+            lead = f"{100 * statistics.fmean(leads):+.0f} %".replace("-", MINUS)
+            lines.append(f"| {point:g} | {loss:.4f} | {_signed(mean)} ({side} τ) | {lead} |")
+    if not lines:
         return ""
-    return f"The small model's slope d log L / d log C where it is grown, τ = {_signed(tau)}: {'; '.join(said)}."
+    about = (
+        f"Where the small model is grown: its slope d log L / d log C (τ = {_signed(tau)}), and its lead, the share of "
+        "the budget that the large model, at its constant rate, needs more to the same loss: what a growth "
+        "that goes on as the large model from there saves at this budget."
+    )
+    return "\n".join([about, "", "| grown at | loss there | slope | lead |", "| --- | --- | --- | --- |", *lines])
 
 
 def _recipes(table: Table) -> str:

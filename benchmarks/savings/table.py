@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from benchmarks.savings.arms import Arm, chosen, plan
-from benchmarks.savings.measures import Bound, Point, hull, loss_at, saving
-from benchmarks.savings.results import Result, Results
+from benchmarks.savings.arms import STABLE, Arm, chosen, plan
+from benchmarks.savings.measures import Bound, Point, compute_at, hull, loss_at, saving
+from benchmarks.savings.results import Result, Results, Row
 from benchmarks.savings.tiers import Piece
 
 JUMP_LOGS = 4  # logged losses after growth that the jump is over: 20 steps
@@ -59,6 +59,23 @@ class Table:
             if best and arm.seed == seed and arm.share == 1 and arm.settings == best[0].settings:
                 return result
         return None
+
+    def until_growth(self, point: float, seed: int) -> tuple[Row, ...]:
+        """A seed's validations of the small model, up to where it is grown."""
+        small = self.at_budget("small", seed)
+        tokens = {
+            arm.start.tokens for arm, _ in self.done("grown") if arm.start and (arm.point, arm.seed) == (point, seed)
+        }
+        return tuple(row for row in small.rows if row.tokens <= min(tokens)) if small and tokens else ()
+
+    def lead(self, point: float, seed: int) -> float | None:
+        """Share of the budget that the large model, before its rate decays, needs more than the small one had."""
+        rows, large = self.until_growth(point, seed), self.at_budget("scratch", seed)
+        if not rows or large is None:
+            return None
+        stable = [row for row in large.rows if row.step * STABLE[1] <= large.rows[-1].step * STABLE[0]]
+        needed = compute_at(hull((row.whole, row.loss) for row in stable), rows[-1].loss)
+        return (needed.value - rows[-1].whole) / large.rows[-1].whole
 
     def outcome(self, arm: Arm, result: Result) -> Outcome:
         """What a grown run gained."""

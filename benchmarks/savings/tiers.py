@@ -26,6 +26,7 @@ class Recipe:
 
 
 PAD = "width --how pad --hidden {hidden} --heads {heads} --kv-heads {heads} --ffn {ffn}"
+COPY = f"{PAD} --fresh zero-copy"
 
 WIDTH = (
     Recipe("none", ("width --separate none",)),
@@ -40,6 +41,9 @@ WIDTH = (
     Recipe("noise 0.25", ("width --separate noise",)),
     Recipe("noise 1", ("width --noise 1",)),
     Recipe("pad", (PAD,)),
+    Recipe("zero-copy", (COPY,)),
+    Recipe("zero-copy, new faster", (COPY,), rewarm=0.03, new_peak=1.3),
+    Recipe("zero-copy, new from zero, faster", (f"{COPY} --reset new --moments unscaled",), rewarm=0.03, new_peak=1.3),
 )
 DEPTH = (
     Recipe("zero-output", ("depth --new zero-output",)),
@@ -125,41 +129,30 @@ QUICK = Piece(
     name="quick",
     operator="width",
     text="bytes",
-    small=Shape(2, 16, 44, 2),
-    large=Shape(2, 32, 88, 4),
+    small=Shape(2, 24, 64, 2),
+    large=Shape(2, 48, 128, 4),
     length=128,
-    steps=1500,
+    steps=800,
     batches=(16,),
-    rates=(3e-3, 6e-3, 1.2e-2),
+    rates=(2e-3, 4e-3, 8e-3),
     schedules=("wsd", "cosine"),
-    small_rates=(6e-3, 1.2e-2, 2.4e-2),
-    recipes=_named(WIDTH, "none", "split", "split, mup", "noise 0.25", "pad"),
-    points=(0.6,),
-    multipliers=(1.0, 0.5),
+    small_rates=(3e-3, 6e-3, 1.2e-2),
+    recipes=_named(WIDTH, "none", "split", "split, mup", "noise 0.25", "pad", "zero-copy"),
+    points=(0.15, 0.3),
     validated=256,
 )
 QUICK_DEPTH = replace(
     QUICK,
     name="quick-depth",
     operator="depth",
-    small=Shape(1, 24, 64, 2),
-    large=Shape(2, 24, 64, 2),
-    steps=2200,
-    rates=(6e-3, 1.2e-2, 2.4e-2),
+    small=Shape(1, 48, 128, 4),
     recipes=DEPTH,
-    multipliers=(1.0,),
 )
-EARLY = replace(  # grown long before the small model's slope has flattened: what a recipe costs at once shows
+LATE = replace(  # where the large model alone would have been ahead for long: what a recipe costs at once shows
     QUICK,
-    name="early",
-    small=Shape(2, 24, 64, 2),
-    large=Shape(2, 48, 128, 4),
-    steps=800,
-    rates=(2e-3, 4e-3, 8e-3),
-    small_rates=(6e-3, 1.2e-2),
-    recipes=_named(WIDTH, "none", "split", "split, mup", "noise 0.25", "noise 1", "pad"),
+    name="late",
+    recipes=_named(WIDTH, "none", "split", "split, mup", "noise 0.25", "noise 1", "pad", "zero-copy"),
     points=(0.5,),
-    multipliers=(1.0,),
 )
 CPU_WIDTH = Piece(
     name="cpu-width",
@@ -168,23 +161,24 @@ CPU_WIDTH = Piece(
     small=Shape(4, 28, 76, 2),
     large=Shape(4, 56, 152, 4),
     length=128,
-    steps=5000,
+    steps=3200,
     batches=(16, 32),
     rates=(1.5e-3, 3e-3, 6e-3, 1.2e-2),
     schedules=("wsd", "cosine"),
-    small_rates=(6e-3, 1.2e-2, 2.4e-2),
+    small_rates=(3e-3, 6e-3, 1.2e-2, 2.4e-2),
     recipes=WIDTH,
+    points=(0.25,),
 )
 CPU_WHEN = replace(
     CPU_WIDTH,
     name="cpu-width-when",
-    recipes=_named(WIDTH, "none", "split", "pad"),
-    points=(0.25, 0.7),
+    recipes=_named(WIDTH, "none", "split", "pad", "zero-copy"),
+    points=(0.1, 0.5),
 )
 CPU_RATES = replace(
     CPU_WIDTH,
     name="cpu-width-rates",
-    recipes=_named(WIDTH, "split", "pad"),
+    recipes=_named(WIDTH, "split", "pad", "zero-copy"),
     multipliers=(0.5, 2.0),
 )
 CPU_DEPTH = replace(
@@ -198,8 +192,8 @@ CPU_BPE = replace(
     CPU_WIDTH,
     name="cpu-bpe",
     text="bpe",
-    steps=2500,
-    recipes=_named(WIDTH, "none", "split", "pad"),
+    steps=1600,
+    recipes=_named(WIDTH, "none", "split", "pad", "zero-copy"),
 )
 GPU = ("--accelerator=cuda", "--precision=bf16-mixed", "--compile", "--num-workers=2")
 GPU_SMALL = Piece(
@@ -234,7 +228,7 @@ TIERS: Mapping[str, tuple[Piece, ...]] = {
     "tiny": (TINY,),
     "quick": (QUICK,),
     "quick-depth": (QUICK_DEPTH,),
-    "early": (EARLY,),
+    "late": (LATE,),
     "cpu": (CPU_WIDTH, CPU_WHEN, CPU_RATES, CPU_DEPTH, CPU_BPE),
     "gpu": (GPU_SMALL, GPU_LARGE),
 }

@@ -37,7 +37,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
         *("preprocess", "leading_newline", "ignore_fragments", "block_size", "limit", "num_fewshot", "tasks"),
     ),
     "Sampling": ("prompt", "num_tokens", "temperature", "top_k", "top_p", "num_texts"),
-    "Judgement": ("tokens", "batches", "steps", "tolerance", "measure", "bootstrap_iters", "samples"),
+    "Judgement": ("level", "tokens", "batches", "steps", "tolerance", "measure", "bootstrap_iters", "samples"),
     "Machine": (
         *("devices", "nodes", "launcher", "slurm", "strategy", "accelerator", "device", "precision", "dtype"),
         *("compile_model", "gradient_checkpointing", "num_workers", "workers", "processes"),

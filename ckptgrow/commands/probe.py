@@ -27,7 +27,14 @@ COLUMNS = ("candidate", "loss", "behind", "95 %", "slope", "jump", "spike", "gra
 
 def probe(
     source: options.InArgument,
-    data: Annotated[Path, typer.Option(help="A directory that `ckptgrow data` wrote.", show_default=False)],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="A directory that `ckptgrow data` wrote, or several with weights, as A:0.7,B:0.3.",
+            metavar="DIR",
+            show_default=False,
+        ),
+    ],
     operators: Annotated[
         str, typer.Option(help="Whose tables of candidates are compared, by commas: 'width', 'depth'.")
     ] = "width",

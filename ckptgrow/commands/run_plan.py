@@ -39,7 +39,13 @@ def run_plan(
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="A directory that `ckptgrow data` wrote.", show_default=False)
+        str | None,
+        typer.Option(
+            help="A directory that `ckptgrow data` wrote, or several with weights, as A:0.7,B:0.3 [default: the "
+            "plan's].",
+            metavar="DIR",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's directory.", show_default=False)] = None,
     dry_run: Annotated[
@@ -91,10 +97,10 @@ def run_plan(
 
             _show_standing(standing(opened_run(status)), screen)
             return 0
-        for name, value in (("PLAN", plan), ("--data", data), ("--out", out)):
+        for name, value in (("PLAN", plan), ("--out", out)):
             if value is None:
                 raise RequestError(f"run: lacks {name}, expected ckptgrow run PLAN --data DIR --out DIR")
-        assert plan is not None and data is not None and out is not None
+        assert plan is not None and out is not None
         from ckptgrow.run.devices import Devices
 
         work = _work(plan, data, out, Devices(devices, nodes, launcher))
@@ -106,21 +112,24 @@ def run_plan(
     if slurm:
         from ckptgrow.run.slurm_chain import submit_chain
 
-        for one in submit_chain(work.plan, plan, data, out, work.devices):
+        for one in submit_chain(work, plan):
             screen.say(f"{one.number}\t{one.script}")
         return 0
     return _run(work, only, screen)
 
 
-def _work(plan: Path, data: Path, out: Path, devices: Devices) -> Work:
+def _work(plan: Path, data: str | None, out: Path, devices: Devices) -> Work:
     from ckptgrow.run.journal import Journal
     from ckptgrow.run.plan_reading import read_plan
     from ckptgrow.run.work import Work
-    from ckptgrow.train.token_sequences import TokenFiles
+    from ckptgrow.train.mixtures import Mixture
 
     found = read_plan(plan)
-    TokenFiles.open(data)  # names what is wrong with it
-    return Work(plan=found, data=data, out=out, journal=Journal.read(out), devices=devices)
+    chosen = found.data if data is None else data
+    if not isinstance(chosen, str):
+        raise RequestError("run: lacks --data, and the plan has none, expected ckptgrow run PLAN --data DIR --out DIR")
+    Mixture.open(chosen)  # names what is wrong with it
+    return Work(plan=found, data=chosen, out=out, journal=Journal.read(out), devices=devices)
 
 
 def _run(work: Work, only: str | None, screen: Screen) -> int:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ckptgrow.choices import EvalDtype, words_of
 from ckptgrow.data.tokenizers import BYTES, ByteTokenizer, Tokenizer, of_transformers
-from ckptgrow.errors import RequestError
+from ckptgrow.errors import RequestError, listing
 from ckptgrow.evaluate.tokenizer import find_tokenizer, load_tokenizer
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.state.model import load_model
@@ -62,6 +62,8 @@ def validation_of(path: Path) -> Path:
     found = data.validation()
     if found is None:
         told = "nothing says which data its run had" if data.directory is None else f"{data.directory} has no val.bin"
+        if data.sources:
+            told = f"its run had a mixture of {listing([str(one) for one in data.sources])}"
         raise RequestError(f"{path}: {told}, expected the file to evaluate; name it")
     return found
 

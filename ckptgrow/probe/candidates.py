@@ -68,7 +68,7 @@ class Candidate:
         """Grows; without a target lazily, in memory. Raises what the growth raises."""
         return GrowthRecipe(self.operator, self.drawn(seed).growth).grow(source, target)
 
-    def words(self, source: Path, target: Path, data: Path, seed: int) -> list[list[str]]:
+    def words(self, source: Path, target: Path, data: Path | str, seed: int) -> list[list[str]]:
         """The commands that do it by hand: the growth, and the training that goes on."""
         trained = {"data": data, "out": target.with_suffix(""), "resume": target, **self.train}
         return [

@@ -60,7 +60,7 @@ class Entrants:
     """See the module's head; `out` says of candidates why they do not take part."""
 
     source: Path
-    data: Path
+    data: Path | str
     work: Path
     request: ProbeRequest
     out: dict[str, str] = field(default_factory=dict[str, str])
@@ -235,4 +235,4 @@ class Entrants:
     @property
     def held_out(self) -> HeldOut:
         """What all are measured on."""
-        return HeldOut(self.data, self.settings.seqlen, self.request.sequences)
+        return HeldOut(self.data, self.settings.seqlen, self.request.sequences, self.settings.documents)

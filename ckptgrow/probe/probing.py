@@ -31,7 +31,7 @@ REQUEST = "probe.json"  # in the directory of the arms: what they are of
 
 
 def probe(
-    source: Path, data: Path, work: Path, request: ProbeRequest, tell: Tell = lambda sentence: None
+    source: Path, data: Path | str, work: Path, request: ProbeRequest, tell: Tell = lambda sentence: None
 ) -> ProbeReport:
     """Compares recipes of growing a checkpoint; `work` is where they are trained, and where a probe that was killed
     goes on.

@@ -94,7 +94,7 @@ class ProbeReport:
     """
 
     source: Path
-    data: Path
+    data: Path | str
     entries: tuple[ProbedCandidate, ...]
     controls: tuple[Control, ...]
     rungs: tuple[int, ...]

@@ -12,6 +12,7 @@ from ckptgrow.recipes.command_words import words_of_command
 from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.staged_plan import Evaluations, PlannedStage
 from ckptgrow.run.work import Listener, Work
+from ckptgrow.train.mixtures import directories_in
 from ckptgrow.train.saving import LAST
 from ckptgrow.train.trainer import CHECKPOINTS
 
@@ -37,8 +38,9 @@ class EvaluateJob:
         if asked.batch_size != "auto":
             common["batch_size"] = asked.batch_size
         found = [
-            words_of_command("eval perplexity", [checkpoint, self._file(work, name)], common)
+            words_of_command("eval perplexity", [checkpoint, file], common)
             for name in asked.perplexity
+            for file in _files(work, name)
         ]
         if asked.tasks:
             options = {"tasks": asked.tasks, "num_fewshot": asked.num_fewshot, **common}
@@ -61,7 +63,7 @@ class EvaluateJob:
                 tokenizer=asked.tokenizer,
                 dtype="float32",
                 device=processes.device,
-                others=[work.data / "val.bin"],
+                others=_files(work, VALIDATION),
             )
             results: dict[str, Any] = {}
             for one in self._evaluations(work, subject, settings, processes):
@@ -73,11 +75,11 @@ class EvaluateJob:
         from ckptgrow.evaluate import blocks
         from ckptgrow.evaluate.tokens import is_memory_mapped, map_tokens, text_tokens
 
-        for name in self.asked.perplexity:
-            file = self._file(work, name)
+        for file in (one for name in self.asked.perplexity for one in _files(work, name)):
             tokens = map_tokens(file) if is_memory_mapped(file) else text_tokens(file, subject, Remarks())
             cut = blocks.every_token(tokens, blocks.checked_block_size(None, subject))
-            yield blocks.block_loss(file.name, subject, cut, settings, processes)
+            name = file.name if len(directories_in(work.data)) == 1 else str(file)  # sources' files have one name
+            yield blocks.block_loss(name, subject, cut, settings, processes)
         if self.asked.tasks:
             from ckptgrow.evaluate.dependency import require_harness
 
@@ -88,8 +90,12 @@ class EvaluateJob:
             local = {task: Path(file) for task, file in self.asked.data.items()}
             yield evaluate(subject, load_tasks(self.asked.tasks, local), settings, processes)
 
-    def _file(self, work: Work, name: str) -> Path:
-        return work.data / "val.bin" if name == VALIDATION else Path(name)
+
+def _files(work: Work, name: str) -> list[Path]:
+    """A file, or the validation tokens of every source of the run's data."""
+    if name != VALIDATION:
+        return [Path(name)]
+    return [directory / "val.bin" for directory, _ in directories_in(work.data)]
 
 
 def _scores(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ckptgrow.recipes.recipe_options import OPERATORS, growth_options, train_opt
 from ckptgrow.recipes.typed_values import Options, made, schema_of_class
 from ckptgrow.run.probe_job import ProbeJob
 from ckptgrow.run.staged_plan import PROBE, PlannedStage, StagedPlan, path_beside, verify_options
+from ckptgrow.train.mixtures import directories_in, spelled
 
 VERSION = 1
 Helps = Mapping[str, Mapping[str, str]]  # what options do, by command
@@ -29,13 +30,15 @@ def read_plan(path: Path) -> StagedPlan:
             plan = replace(plan, config=_config(path_beside(path, plan.config)))
         if plan.checkpoint is not None:
             plan = replace(plan, checkpoint=str(path_beside(path, plan.checkpoint)))
+        if plan.data is not None:
+            plan = replace(plan, data=_data(path, plan.data))
         return _whole(plan)
 
 
-def plan_in(tree: Mapping[str, Any]) -> tuple[StagedPlan, Path]:
+def plan_in(tree: Mapping[str, Any]) -> tuple[StagedPlan, str]:
     """The plan and the data that a run's journal says."""
     fields = {name: value for name, value in tree.items() if name != "data"}
-    return _whole(made(StagedPlan, fields, "plan")), Path(tree["data"])
+    return _whole(made(StagedPlan, fields, "plan")), str(tree["data"])
 
 
 def _whole(plan: StagedPlan) -> StagedPlan:
@@ -98,6 +101,13 @@ def _tree(path: Path) -> Mapping[str, Any]:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RequestError(f"is not YAML ({' '.join(str(error).split())}), expected a plan") from error
+
+
+def _data(plan: Path, data: str | Mapping[str, float]) -> str:
+    """The same in one word, its directories seen from the plan."""
+    words = data if isinstance(data, str) else ",".join(f"{one}:{weight!r}" for one, weight in data.items())
+    with at("data"):
+        return spelled([(path_beside(plan, str(one)), weight) for one, weight in directories_in(words)])
 
 
 def _config(path: Path) -> Mapping[str, Any]:

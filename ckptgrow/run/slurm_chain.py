@@ -9,17 +9,16 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ckptgrow.errors import RequestError
 from ckptgrow.run.devices import Devices
-from ckptgrow.run.journal import Journal
-from ckptgrow.run.staged_plan import StagedPlan
 from ckptgrow.run.staged_run import Job, jobs_of
 from ckptgrow.run.train_job import TrainJob
+from ckptgrow.run.work import Work
+from ckptgrow.train.mixtures import directories_in, spelled
 
 FOLDER = "slurm"
 
@@ -33,26 +32,26 @@ class Submitted:
     number: str
 
 
-def submit_chain(plan: StagedPlan, file: Path, data: Path, out: Path, devices: Devices) -> list[Submitted]:
-    """Writes the scripts of all jobs that are still to be done, and hands them to sbatch.
+def submit_chain(work: Work, file: Path) -> list[Submitted]:
+    """Writes the scripts of all jobs that are still to be done, and hands them to sbatch; `file` has the plan.
 
     Raises RequestError where there is no sbatch, or it refuses.
     """
-    folder = out / FOLDER
+    folder = work.out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    journal = Journal.read(out)
-    left = [job for job in jobs_of(plan) if journal.result(job.name) is None]
+    left = [job for job in jobs_of(work.plan) if work.journal.result(job.name) is None]
     submitted: list[Submitted] = []
     for position, job in enumerate(left, start=1):
         script = folder / f"{position:02}-{job.name.replace('/', '-')}.sbatch"
-        script.write_text(_script(job, plan.slurm, [file, data, out], devices), encoding="utf-8")
+        script.write_text(_script(job, work, file), encoding="utf-8")
         before = [f"--dependency=afterok:{submitted[-1].number}"] if submitted else []
         submitted.append(Submitted(script, job.name, _sbatch([*before, str(script)])))
     return submitted
 
 
-def _script(job: Job, options: Mapping[str, Any], paths: Sequence[Path], devices: Devices) -> str:
-    plan, data, out = (str(one.resolve()) for one in paths)
+def _script(job: Job, work: Work, file: Path) -> str:
+    data = spelled([(directory.resolve(), weight) for directory, weight in directories_in(work.data)])
+    plan, out, devices = str(file.resolve()), str(work.out.resolve()), work.devices
     trains = isinstance(job, TrainJob)
     here = devices if trains else Devices()
     wanted = {
@@ -60,7 +59,7 @@ def _script(job: Job, options: Mapping[str, Any], paths: Sequence[Path], devices
         "output": f"{out}/{FOLDER}/%x-%j.out",
         "nodes": here.nodes,
         "ntasks-per-node": here.on_each,
-        **options,
+        **work.plan.slurm,
     }
     command = ["ckptgrow", "run", plan, "--data", data, "--out", out, "--only", job.name]
     if trains and devices.count > 1:

@@ -108,6 +108,9 @@ class StagedPlan:
     config: str | Mapping[str, Any] | None = said("The first model: a transformers config, or its file.", None)
     size: str | None = said("The first model: one of the staged-training script's sizes, as GPT2_base.", None)
     checkpoint: str | None = said("A checkpoint that the first stage goes on from, instead of a new model.", None)
+    data: str | Mapping[str, float] | None = said(
+        "A directory that `ckptgrow data` wrote, or several with their weights, where --data does not say.", None
+    )
     train: Mapping[str, Any] = said("Options of `ckptgrow train` for all stages.", dict)
     verify: Mapping[str, Any] = said("Options of `ckptgrow verify` for all growths.", dict)
     evaluate: Evaluations | None = said("What is evaluated at every stage's end.", None)

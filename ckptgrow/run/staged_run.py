@@ -72,7 +72,7 @@ def jobs_of(plan: StagedPlan) -> list[Job]:
 
 def run_plan(
     plan: StagedPlan,
-    data: Path,
+    data: Path | str,
     out: Path,
     listener: Listener,
     devices: Devices | None = None,
@@ -103,7 +103,7 @@ def run_plan(
     return RunOutcome(out)
 
 
-def tree_of(plan: StagedPlan, data: Path) -> dict[str, Any]:
+def tree_of(plan: StagedPlan, data: Path | str) -> dict[str, Any]:
     """What a run's directory is for: a plan, and its data."""
     return {**asdict(plan), "data": str(data)}
 

@@ -55,7 +55,7 @@ class Work:
     """See the module's head."""
 
     plan: StagedPlan
-    data: Path
+    data: Path | str
     out: Path
     journal: Journal
     devices: Devices = field(default_factory=Devices)

@@ -10,15 +10,19 @@ from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.lightning import plain_arguments
 
 DATA = "data"  # its place among the hyper-parameters
-DIRECTORY, TOKENIZER = "directory", "tokenizer"
+DIRECTORY, TOKENIZER, VOCAB_SIZE, SHA256 = "directory", "tokenizer", "vocab_size", "sha256"
+SOURCES, WEIGHT = "sources", "weight"  # of a mixture, instead of the one directory
 
 
 @dataclass(frozen=True)
 class RunData:
-    """The directory that `ckptgrow data` wrote, and the tokenizer's name or directory; None where nothing tells."""
+    """The directory that `ckptgrow data` wrote, and the tokenizer's name or directory; None where nothing tells. A
+    mixture has its `sources` instead.
+    """
 
     directory: Path | None = None
     tokenizer: str | None = None
+    sources: tuple[Path, ...] = ()
 
     def validation(self) -> Path | None:
         """The run's own validation tokens, where they are still there."""
@@ -33,7 +37,9 @@ def run_data_of(checkpoint: Checkpoint) -> RunData:
     told = cast(dict[str, Any], record)
     directory, tokenizer = told.get(DIRECTORY), told.get(TOKENIZER)
     return RunData(
-        Path(directory) if isinstance(directory, str) else None, tokenizer if isinstance(tokenizer, str) else None
+        Path(directory) if isinstance(directory, str) else None,
+        tokenizer if isinstance(tokenizer, str) else None,
+        tuple(Path(str(one[DIRECTORY])) for one in told.get(SOURCES, ())),
     )
 
 

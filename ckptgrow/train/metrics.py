@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,16 @@ OLDEST = tuple(name for name in COLUMNS if name not in ADDED)
 
 
 class MetricsFile(Logger):
-    """Appends rows to the file; a run that goes on from `tokens` first removes later rows, which it will make again."""
+    """Appends rows to the file; a run that goes on from `tokens` first removes later rows, which it will make again.
 
-    def __init__(self, directory: Path, tokens: int) -> None:
+    `losses` are its columns besides `COLUMNS`: before the last one, whose absence tells a row that was cut short.
+    """
+
+    def __init__(self, directory: Path, tokens: int, losses: Sequence[str] = ()) -> None:
         super().__init__()
         self.path = directory / METRICS
         self._tokens = tokens
+        self._columns = (*COLUMNS[:-1], *losses, COLUMNS[-1])
         self._is_open = False
 
     @property
@@ -63,25 +67,26 @@ class MetricsFile(Logger):
         if not self._is_open:
             self._begin()
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writerow({"step": step, **metrics})
+            csv.DictWriter(file, self._columns).writerow({"step": step, **metrics})
 
     def _begin(self) -> None:
         self._is_open = True
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in _rows(self.path) if int(row["tokens"]) <= self._tokens] if self._tokens else []
+        known = _rows(self.path, self._columns) if self._tokens else []
+        kept = [row for row in known if int(row["tokens"]) <= self._tokens]
         temporary = self.path.with_suffix(".tmp")
         with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(kept)
         temporary.replace(self.path)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    if rows and not set(OLDEST) <= set(rows[0]) <= set(COLUMNS):
+    if rows and not set(OLDEST) <= set(rows[0]) <= set(columns):
         raise DataError(f"{path}: has columns {listing(rows[0])}, expected those of a run of ckptgrow; move it away")
     return [row for row in rows if (row["tokens"] or "").isdigit() and row["val_bits"] is not None]  # a row cut short

@@ -14,11 +14,13 @@ from ckptgrow.state.run_data import DATA
 from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.train.additions import NewEntries
 from ckptgrow.train.groups import new_groups, parameter_groups
+from ckptgrow.train.isolation import logits_of
+from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.new_rates import NewRates
 from ckptgrow.train.order import DataPosition, key_of
 from ckptgrow.train.resuming import GROWTH, POSITION, TOKENS, Resumed
 from ckptgrow.train.settings import RUN, TrainSettings
-from ckptgrow.train.validation import sequence_losses
+from ckptgrow.train.validation import scored
 
 SCALED_PRECISION = "16-mixed"
 
@@ -35,7 +37,7 @@ class LanguageModel(lightning.LightningModule):
         model: torch.nn.Module,
         settings: TrainSettings,
         lr: float,
-        data: Mapping[str, Any],
+        data: Mixture,
         resumed: Resumed | None = None,
         new: Mapping[str, NewEntries] = MappingProxyType({}),
     ) -> None:
@@ -43,7 +45,9 @@ class LanguageModel(lightning.LightningModule):
         self.model = model
         self.settings = settings
         self.lr = lr
-        self.save_hyperparameters({"config": settings.config, "lr": lr, RUN: settings.carried(), DATA: dict(data)})
+        self.data = data
+        self._isolation = data.isolation() if settings.documents == "isolated" else None
+        self.save_hyperparameters({"config": settings.config, "lr": lr, RUN: settings.carried(), DATA: data.record()})
         self.resumed = resumed
         self.growth: dict[str, Any] = {} if resumed is None else resumed.growth
         self._new_entries, self._new_rates = new, None
@@ -86,22 +90,24 @@ class LanguageModel(lightning.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Sets the sums of losses and weights to zero."""
-        self._validated = torch.zeros(2, dtype=torch.float64, device=self.device)
+        """Sets the sums of losses and weights of all sources to zero."""
+        shape = (len(self.data.validated), 2)
+        self._validated = torch.zeros(shape, dtype=torch.float64, device=self.device)
 
-    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
-        """Adds the losses of some sequences, and their weights."""
+    def validation_step(
+        self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Adds the losses of some sequences of a source, and their weights."""
         assert self._validated is not None
         tokens, weights = batch
-        logits = self.model(input_ids=tokens[:, :-1], use_cache=False).logits
-        losses = sequence_losses(logits, tokens[:, 1:])
-        self._validated += torch.stack([(losses * weights).sum(), weights.sum()])
+        sums, counts = scored(self.model, tokens, self._isolation)
+        self._validated[dataloader_idx] += torch.stack([(sums * weights).sum(), (counts * weights).sum()])
 
-    def mean_validation_loss(self) -> float:
-        """The mean loss in nats over the validation sequences of all devices."""
+    def validation_losses(self) -> list[float]:
+        """The mean loss in nats over the validation sequences of all devices, of each source that has any."""
         assert self._validated is not None
-        total, num = self.trainer.strategy.reduce(self._validated, reduce_op="sum").tolist()
-        return total / num
+        sums = self.trainer.strategy.reduce(self._validated, reduce_op="sum").tolist()
+        return [total / num for total, num in sums]
 
     def configure_optimizers(self) -> Any:
         """AdamW with a new run's groups or the checkpoint's own, and a schedule that steps with the optimizer."""
@@ -171,7 +177,10 @@ class LanguageModel(lightning.LightningModule):
         return True if self.device.type == "cuda" and self.settings.precision != SCALED_PRECISION else None
 
     def _loss(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        logits = self.model(input_ids=batch["input_ids"], use_cache=False).logits
+        tokens, isolation = batch["input_ids"], self._isolation
+        logits = logits_of(self.model, tokens, isolation)
+        if isolation is not None:
+            return isolation.loss(logits, tokens, batch["targets"])
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch["targets"].flatten())
 
 

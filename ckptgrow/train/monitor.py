@@ -12,6 +12,7 @@ import torch
 
 from ckptgrow.train.gradient_norms import GradientNorms
 from ckptgrow.train.guards import FiniteLosses
+from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.module import LanguageModel
 from ckptgrow.train.stopwatch import Stopwatch
 from ckptgrow.train.utilisation import flops_per_token, peak_of
@@ -127,11 +128,13 @@ class Monitor(lightning.Callback):
         self._watch.pause()
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Logs the mean over all validation sequences of all devices."""
+        """Logs the mean over all validation sequences of all devices: of every source, and by their shares."""
         module = _language_model(pl_module)
-        self.val_loss = module.mean_validation_loss()
+        losses = module.validation_losses()
+        self.val_loss = module.data.mixed(losses)
         values = {f"val_{name}": value for name, value in _as_loss(self.val_loss).items()}
-        _log(trainer, {"tokens": module.tokens_seen, **values})
+        by_source = dict(zip(loss_columns(module.data), losses, strict=False))  # none where there is one source
+        _log(trainer, {"tokens": module.tokens_seen, **by_source, **values})
         self._watch.resume()
 
     def _log_step(self, trainer: lightning.Trainer, module: LanguageModel, batch: Any) -> None:
@@ -161,6 +164,11 @@ class Monitor(lightning.Callback):
         if module.device.type == "cuda":
             values["memory_gib"] = torch.cuda.max_memory_allocated(module.device) / 2**30
         _log(trainer, values)
+
+
+def loss_columns(data: Mixture) -> tuple[str, ...]:
+    """The columns of a mixture's validation losses by source; none where there is one source."""
+    return tuple(f"val_loss_{one.name}" for one in data.validated) if len(data.sources) > 1 else ()
 
 
 def _as_loss(loss: float) -> dict[str, float]:

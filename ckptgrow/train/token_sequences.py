@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ DTYPES = ("uint16", "uint32")
 @dataclass(frozen=True, kw_only=True)
 class TokenFiles:
     """A directory that `ckptgrow data` wrote. `sha256` and `num_tokens` have one entry a split; `tokenizer` is a name
-    or an absolute directory.
+    or an absolute directory, `separator` the token behind every document, `num_documents` how many a split has.
     """
 
     directory: Path
@@ -29,6 +29,8 @@ class TokenFiles:
     num_tokens: Mapping[str, int]
     sha256: Mapping[str, str]
     tokenizer: str | None = None
+    separator: int | None = None
+    num_documents: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @classmethod
     def open(cls, directory: Path) -> TokenFiles:
@@ -46,6 +48,8 @@ class TokenFiles:
                 num_tokens={str(split): int(num) for split, num in meta["num_tokens"].items()},
                 sha256={str(split): str(digest) for split, digest in meta["sha256"].items()},
                 tokenizer=_tokenizer(directory, meta.get("tokenizer")),
+                separator=None if meta.get("separator") is None else int(meta["separator"]),
+                num_documents={str(split): int(num) for split, num in (meta.get("num_documents") or {}).items()},
             )
         except OSError as error:
             raise DataError(f"{directory}: has no meta.json, expected what `ckptgrow data` writes") from error
@@ -99,14 +103,8 @@ class Sequences(Dataset[torch.Tensor]):
     def __len__(self) -> int:
         return self._num
 
-    def __getitem__(self, item: Any) -> Any:
-        """A sequence by its number; or, by an Item of the batch order, cut to the item's length, and its position."""
-        if isinstance(item, tuple):
-            number, used, position = cast(tuple[int, int, int], item)
-            return self._read(number)[: used + 1], position
-        return self._read(int(item))
-
-    def _read(self, number: int) -> torch.Tensor:
+    def __getitem__(self, number: int) -> torch.Tensor:
+        """A sequence by its number."""
         if self._tokens is None:  # opened by the process that reads: a memory map does not travel to workers
             self._tokens = np.memmap(self.path, dtype=self.dtype, mode="r")
         start = number * self.length

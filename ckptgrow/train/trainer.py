@@ -18,14 +18,14 @@ from ckptgrow.errors import MissingDependencyError
 from ckptgrow.train.gradient_norms import GradientNorms
 from ckptgrow.train.guards import FiniteLosses, Interrupted, Interruption
 from ckptgrow.train.metrics import MetricsFile
+from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.module import LanguageModel
-from ckptgrow.train.monitor import Look, Monitor, Report, Shown
+from ckptgrow.train.monitor import Look, Monitor, Report, Shown, loss_columns
 from ckptgrow.train.order import BatchOrder, BatchShare, collate
 from ckptgrow.train.saving import AtomicCheckpoints, Checkpoints, Saving, will_validate
 from ckptgrow.train.settings import TrainSettings
 from ckptgrow.train.slope_stop import Ends, SlopeStop
 from ckptgrow.train.stopwatch import Stopwatch
-from ckptgrow.train.token_sequences import TokenFiles
 from ckptgrow.train.validation import SharedSequences
 
 CHECKPOINTS = "checkpoints"
@@ -34,17 +34,16 @@ CHECKPOINTS = "checkpoints"
 class TokenData(lightning.LightningDataModule):
     """Gives training batches from the module's place in the data on, and validation batches in order."""
 
-    def __init__(self, settings: TrainSettings, files: TokenFiles, module: LanguageModel) -> None:
+    def __init__(self, settings: TrainSettings, data: Mixture, module: LanguageModel) -> None:
         super().__init__()
-        self.settings, self.files, self.module = settings, files, module
+        self.settings, self.data, self.module = settings, data, module
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Training batches without end; the run ends by its number of steps."""
         settings = self.settings
-        sequences = self.files.sequences("train", settings.seqlen)
         assert self.trainer is not None
         order = BatchOrder(
-            len(sequences),
+            self.data.row(settings.seqlen, settings.seed),
             settings.seqlen,
             BatchShare(
                 batch_size=settings.batch_size,
@@ -52,12 +51,11 @@ class TokenData(lightning.LightningDataModule):
                 rank=self.trainer.global_rank,
                 num_devices=self.trainer.world_size,
             ),
-            settings.seed,
             start=self.module.place,
             growing=settings.growing,
         )
         return DataLoader(
-            sequences,
+            self.data.training(settings.seqlen),
             batch_sampler=order,
             collate_fn=collate,
             num_workers=settings.num_workers,
@@ -66,14 +64,12 @@ class TokenData(lightning.LightningDataModule):
         )
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
-        """The same validation sequences in every run, divided among devices; none where there are no such tokens."""
-        if not self.files.num_tokens["val"]:
-            return []
-        sequences = self.files.sequences("val", self.settings.seqlen)
+        """The same validation sequences in every run, divided among devices: a loader for each source that has any."""
         assert self.trainer is not None
         rank, num_devices = self.trainer.global_rank, self.trainer.world_size
-        mine = SharedSequences(sequences, self.settings.num_validated, rank, num_devices)
-        return [DataLoader(mine, batch_size=self.settings.batch_size)]
+        sequences = [one.files.sequences("val", self.settings.seqlen) for one in self.data.validated]
+        mine = [SharedSequences(one, self.settings.num_validated, rank, num_devices) for one in sequences]
+        return [DataLoader(one, batch_size=self.settings.batch_size) for one in mine]
 
 
 class Training:
@@ -82,12 +78,12 @@ class Training:
     def __init__(
         self,
         settings: TrainSettings,
-        files: TokenFiles,
+        data: Mixture,
         module: LanguageModel,
         report: Report | None,
         look: Look | None = None,
     ) -> None:
-        self.settings, self.files, self.module = settings, files, module
+        self.settings, self.data, self.module = settings, data, module
         losses, clock, writer = FiniteLosses(), Stopwatch(), AtomicCheckpoints(module.in_place_of_the_file)
         norms = GradientNorms(settings.log_every, settings.grad_accum)
         self.monitor = Monitor(settings.log_every, norms, losses, clock, report)
@@ -109,9 +105,9 @@ class Training:
             gradient_clip_val=settings.grad_clip or None,
             val_check_interval=settings.val_every * settings.grad_accum,
             check_val_every_n_epoch=None,
-            limit_val_batches=1.0 if files.num_tokens["val"] else 0,  # or Lightning warns
+            limit_val_batches=1.0 if data.validated else 0,  # or Lightning warns
             num_sanity_val_steps=0,
-            logger=_loggers(settings, module.tokens_seen),
+            logger=_loggers(settings, module.tokens_seen, data),
             callbacks=[norms, self.monitor, self.slope_stop, *ending],
             plugins=[writer],
             enable_checkpointing=False,  # Checkpoints does it
@@ -122,7 +118,7 @@ class Training:
 
     def fit(self) -> int | None:
         """Trains to the end and returns None, or the number of the signal that ended the run earlier."""
-        data = TokenData(self.settings, self.files, self.module)
+        data = TokenData(self.settings, self.data, self.module)
         with warnings.catch_warnings():
             # the place in the data is kept by position, not by Lightning's loader state; few workers are a choice
             warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
@@ -160,9 +156,9 @@ def _strategy(settings: TrainSettings, module: LanguageModel) -> str | Strategy:
     return "auto"
 
 
-def _loggers(settings: TrainSettings, tokens: int) -> list[loggers.Logger]:
+def _loggers(settings: TrainSettings, tokens: int, data: Mixture) -> list[loggers.Logger]:
     """The loggers of a run: always a CSV file, and TensorBoard or Weights & Biases if asked for."""
-    found: list[loggers.Logger] = [MetricsFile(settings.out, tokens)]
+    found: list[loggers.Logger] = [MetricsFile(settings.out, tokens, loss_columns(data))]
     try:
         if settings.logger == "tensorboard":
             found.append(loggers.TensorBoardLogger(settings.out, name="tensorboard"))

@@ -19,22 +19,23 @@ from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.planning.rates_by_size import lr_for_size
 from ckptgrow.state.counting import num_without_embeddings
 from ckptgrow.state.model import build_model
-from ckptgrow.state.run_data import DATA, DIRECTORY, TOKENIZER
+from ckptgrow.state.run_data import DATA, SHA256, VOCAB_SIZE
 from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.train.additions import NewEntries, new_in
 from ckptgrow.train.adoption import adopted
 from ckptgrow.train.exporting import EXPORTED, export
 from ckptgrow.train.freezing import freeze_old_layers
 from ckptgrow.train.header import header
+from ckptgrow.train.isolation import check_isolates
 from ckptgrow.train.launching import processes_of
 from ckptgrow.train.metrics import METRICS
+from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.module import SCALED_PRECISION, LanguageModel
 from ckptgrow.train.monitor import Look, Report
 from ckptgrow.train.occupied import occupied
 from ckptgrow.train.remarks import check_lengths, remarks
 from ckptgrow.train.resuming import Resumed, resumed_from
 from ckptgrow.train.settings import RUN, TrainSettings, positions_of, settings_for
-from ckptgrow.train.token_sequences import TokenFiles
 from ckptgrow.train.train_recipes import RECIPES
 from ckptgrow.train.trainer import CHECKPOINTS, Training
 
@@ -93,8 +94,8 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Tell | None, l
     resumed, config = _resumed(given)
     stored = {} if resumed is None else resumed.arguments.get(RUN, {})
     settings = _settings(given, stored, resumed, config)
-    files = TokenFiles.open(settings.data)
-    _check(settings, files, resumed)
+    data = Mixture.open(settings.data)
+    _check(settings, data, resumed)
     check_lengths(settings, given, 0 if resumed is None else resumed.step)
     lightning.seed_everything(settings.seed, verbose=False)
     model = _model(settings, resumed).train()
@@ -105,15 +106,17 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Tell | None, l
             tell(sentence)
         if free:
             tell(f"frozen: all but {len(free)} parameters of new layers ({listing(free, limit=1)})")
+    if settings.documents == "isolated":
+        check_isolates(model)
     lr = settings.lr if settings.lr is not None else lr_for_size(num_without_embeddings(model))
-    module = LanguageModel(_readied(model, settings), settings, lr, _identity(files), resumed, new)
-    training = Training(settings, files, module, report, look)
+    module = LanguageModel(_readied(model, settings), settings, lr, data, resumed, new)
+    training = Training(settings, data, module, report, look)
     if tell is not None and is_main_process():
-        for sentence in header(settings, files, module, training.trainer.strategy.root_device):
+        for sentence in header(settings, data, module, training.trainer.strategy.root_device):
             tell(sentence)
     interrupted_by = training.fit()
     if settings.export and interrupted_by is None and is_main_process():
-        done = export(training.checkpoints.last, settings.out / EXPORTED, files.tokenizer)
+        done = export(training.checkpoints.last, settings.out / EXPORTED, data.tokenizer)
         if tell is not None:
             tell(done)
     return _trained(training, lr, interrupted_by)
@@ -256,35 +259,25 @@ def _agreed_config(settings: TrainSettings, stored: Mapping[str, Any] | None) ->
     return {**known, **settings.config}
 
 
-def _identity(files: TokenFiles) -> dict[str, Any]:
-    """What a run that goes on must find again for its place in the data to mean the same, and where evaluation finds
-    the run's tokenizer and validation tokens.
-    """
-    found = {"vocab_size": files.vocab_size, "sha256": files.sha256.get("train", "")}
-    where = {DIRECTORY: str(files.directory.resolve())}
-    return {**found, **where, **({} if files.tokenizer is None else {TOKENIZER: files.tokenizer})}
-
-
-def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) -> None:
+def _check(settings: TrainSettings, data: Mixture, resumed: Resumed | None) -> None:
     _check_machine(settings)
-    meta = files.directory / "meta.json"
     vocabulary = settings.config.get("vocab_size")
-    if isinstance(vocabulary, int) and files.vocab_size > vocabulary:
+    if isinstance(vocabulary, int) and data.vocab_size > vocabulary:
         raise DataError(
-            f"{meta}: has a vocabulary of {files.vocab_size}, expected at most the model's {vocabulary}; prepare the "
-            "data with the model's tokenizer"
+            f"{data.meta}: has a vocabulary of {data.vocab_size}, expected at most the model's {vocabulary}; prepare "
+            "the data with the model's tokenizer"
         )
     positions = positions_of(settings.config)
     if positions is not None and settings.seqlen > positions:
         raise RequestError(f"⟦seqlen {settings.seqlen}⟧: expected at most the model's {positions} positions")
-    files.sequences("train", settings.seqlen)
+    data.training(settings.seqlen)
     for name, end in (("until_slope", settings.until_slope), ("until_loss", settings.until_loss)):
-        if end is not None and not files.num_tokens["val"]:
-            raise RequestError(f"⟦{name} {end:g}⟧: {files.directory} has no validation tokens to see it")
-    if files.num_tokens["val"]:
-        files.sequences("val", settings.seqlen)
+        if end is not None and not data.validated:
+            raise RequestError(f"⟦{name} {end:g}⟧: {settings.data} has no validation tokens to see it")
+    for one in data.validated:
+        one.files.sequences("val", settings.seqlen)
     if resumed is not None:
-        _check_same_data(files, resumed, settings)
+        _check_same_data(data, resumed, settings)
         if resumed.step >= settings.last_step:
             option = "train_steps" if settings.last_step == settings.train_steps else "stop_at"
             raise RequestError(
@@ -307,18 +300,18 @@ def _check(settings: TrainSettings, files: TokenFiles, resumed: Resumed | None) 
         )
 
 
-def _check_same_data(files: TokenFiles, resumed: Resumed, settings: TrainSettings) -> None:
+def _check_same_data(data: Mixture, resumed: Resumed, settings: TrainSettings) -> None:
     stored = resumed.arguments.get(DATA) or {}
-    meta = files.directory / "meta.json"
-    if stored.get("vocab_size", files.vocab_size) != files.vocab_size:
+    if stored.get(VOCAB_SIZE, data.vocab_size) != data.vocab_size:
         raise DataError(
-            f"{meta}: has a vocabulary of {files.vocab_size}, expected {stored['vocab_size']}, with which "
+            f"{data.meta}: has a vocabulary of {data.vocab_size}, expected {stored[VOCAB_SIZE]}, with which "
             f"{resumed.path} was trained"
         )
-    if "data" not in settings.reset and stored.get("sha256", files.sha256["train"]) != files.sha256["train"]:
+    if "data" not in settings.reset and stored.get(SHA256, data.sha256) != data.sha256:
+        where = data.meta if len(data.sources) == 1 else f"⟦data {settings.data}⟧"
         raise DataError(
-            f"{meta}: is of other training data than {resumed.path} was trained on, expected the same for its place in "
-            "them to mean anything; pass ⟦reset data⟧ to begin these at their beginning"
+            f"{where}: is of other training data than {resumed.path} was trained on, expected the same for its place "
+            "in them to mean anything; pass ⟦reset data⟧ to begin these at their beginning"
         )
     if "data" not in settings.reset and resumed.place.position:
         old = resumed.arguments.get(RUN, {})

@@ -7,7 +7,7 @@ loss on old tokens, rises.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from ckptgrow.spaces.growth import IntVector
 from ckptgrow.verification.pair import Pair
-from ckptgrow.verification.samples import all_logits
+from ckptgrow.verification.samples import logits_of
 
 INPUTS = ("input_ids", "decoder_input_ids")
 _IS_WHOLE: ContextVar[bool] = ContextVar("whole", default=False)  # restricted models give all logits then
@@ -49,30 +49,32 @@ class KeptTokens:
 
         Their rows of the head alone are multiplied, so that both models do the same sums in the same order.
         """
-        ids = torch.from_numpy(self.grown if is_grown else self.small).to(model.device)
+        ids = torch.from_numpy(self.grown if is_grown else self.small)
+        ids = ids if model.device.type == "meta" else ids.to(model.device)  # a streamed model computes on the CPU
         head = model.get_output_embeddings()
         assert isinstance(head, torch.nn.Linear), "transformers' heads of tokens are matrices"
 
         def of_kept(module: torch.nn.Linear, args: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
             if _IS_WHOLE.get():
                 return output
+            if module.weight.is_meta:  # of a streamed model, whose weights have gone again
+                return output.index_select(-1, ids)
             bias = None if module.bias is None else module.bias[ids]  # pyright: ignore[reportUnnecessaryComparison]
             return torch.nn.functional.linear(args[0], module.weight[ids], bias)
 
         model.register_forward_pre_hook(lambda _, args, kwargs: (args, _numbered(kwargs, ids)), with_kwargs=True)
         head.register_forward_hook(of_kept)
 
-    def loss_rise(self, models: tuple[PreTrainedModel, PreTrainedModel], samples: Sequence[torch.Tensor]) -> float:
-        """By how much the loss on a token that both have rises at most, in nats, over all places of the samples; the
-        models are restricted ones.
-        """
-        is_restricted = _IS_WHOLE.set(True)
-        try:
-            pairs = zip(*(all_logits(model, samples) for model in models), strict=True)
-            rises = [grown.double().logsumexp(-1) - small.double().logsumexp(-1) for small, grown in pairs]
-        finally:
-            _IS_WHOLE.reset(is_restricted)
-        return max(float(one.max()) for one in rises)
+
+def loss_rise(models: tuple[PreTrainedModel, PreTrainedModel], sample: torch.Tensor) -> float:
+    """By how much the loss on a token that both restricted models have rises at most, in nats, over a sample."""
+    is_restricted = _IS_WHOLE.set(True)
+    try:
+        with torch.no_grad():
+            small, grown = (logits_of(model, sample).double().logsumexp(-1).cpu() for model in models)
+    finally:
+        _IS_WHOLE.reset(is_restricted)
+    return float((grown - small).max())
 
 
 def _numbered(inputs: Mapping[str, Any], ids: torch.Tensor) -> dict[str, Any]:

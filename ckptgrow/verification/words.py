@@ -18,11 +18,13 @@ def _padding(report: VerifyReport, pair: Pair) -> list[str]:
     padding = pair.grown.family.padding
     if moments is None or not pair.is_padded or padding is None or padding.norm != "layer":
         return []
-    if moments.gradient_worst_relative_error <= INEXACT:
+    error = moments.gradient_worst_relative_error
+    if error is not None and error <= INEXACT:
         return []
+    measured = "" if error is None else f" by up to {error:.0%} ({moments.gradient_worst_parameter})"
     return [
-        f"moments of what writes the residual stream are approximate: through LayerNorm, gradients of old entries "
-        f"differ by up to {moments.gradient_worst_relative_error:.0%} ({moments.gradient_worst_parameter})"
+        "moments of what writes the residual stream are approximate: through LayerNorm, gradients of old entries "
+        f"differ{measured}"
     ]
 
 
@@ -40,6 +42,8 @@ def _structure(report: VerifyReport) -> list[str]:
 
 def _function(report: VerifyReport, pair: Pair) -> list[str]:
     function = report.function
+    if function is None:
+        return []
     rise, bound = function.loss_rise, function.loss_rise_bound
     limit = "" if bound is None else f", at most {bound:.3g} by the number of new ones"
     told = [] if rise is None else [f"the loss on old tokens rises by {rise:.3g} nats for the new ones{limit}"]

@@ -112,7 +112,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(inputs, "PIECE_BYTES", 2000)
     real, calls = preparation._tokenize, []
 
-    def failing(task: tuple[int, inputs.Piece, Path, preparation.Recipe]) -> object:
+    def failing(task: tuple[int, inputs.InputPiece, Path, preparation.Recipe]) -> object:
         calls.append(task[0])
         if len(calls) == 4:
             raise KeyboardInterrupt

@@ -352,4 +352,4 @@ def test_the_schema_knows_every_option_of_the_commands_with_its_help(capsys: pyt
 def test_a_journal_says_the_plan_that_it_is_of(whole: Path, data: Path) -> None:
     tree = journal(whole)[0]["plan"]
     plan, place = plan_in(tree)
-    assert place == data and [one.name for one in plan.stages] == ["stage-1", "stage-2", "stage-3"]
+    assert place == str(data) and [one.name for one in plan.stages] == ["stage-1", "stage-2", "stage-3"]

@@ -18,7 +18,7 @@ from ckptgrow.planning.rates_by_size import lr_for_size
 from ckptgrow.state.train_schedule import Schedule
 from ckptgrow.train import order, parameter_groups
 from ckptgrow.train.noise_scale import NoiseScale
-from ckptgrow.train.order import BatchOrder, BatchShare, DataPosition, GrowingBatches, permuted
+from ckptgrow.train.order import BatchOrder, BatchShare, DataPosition, GrowingBatches, Passes, permuted
 from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
 from tests.helpers.lightning_files import load_model, trained_checkpoint
 from tests.helpers.paths import DOCS
@@ -29,15 +29,15 @@ def numbers(order: BatchOrder, num_batches: int) -> list[list[int]]:
 
 
 def test_every_pass_sees_every_sequence_once_in_another_order() -> None:
-    seen = [number for batch in numbers(BatchOrder(30, 8, BatchShare(batch_size=5), seed=1), 12) for number in batch]
+    seen = [number for batch in numbers(BatchOrder(Passes(30, 1), 8, BatchShare(batch_size=5)), 12) for number in batch]
     assert sorted(seen[:30]) == sorted(seen[30:]) == list(range(30)) and seen[:30] != seen[30:]
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_devices_share_one_order(devices: int) -> None:
-    whole = numbers(BatchOrder(50, 8, BatchShare(batch_size=8), seed=3), 20)
+    whole = numbers(BatchOrder(Passes(50, 3), 8, BatchShare(batch_size=8)), 20)
     parts = [
-        numbers(BatchOrder(50, 8, BatchShare(batch_size=8 // devices, rank=rank, num_devices=devices), seed=3), 20)
+        numbers(BatchOrder(Passes(50, 3), 8, BatchShare(batch_size=8 // devices, rank=rank, num_devices=devices)), 20)
         for rank in range(devices)
     ]
     joined = [[number for part in parts for number in part[index]] for index in range(20)]
@@ -59,15 +59,15 @@ def test_an_order_looks_random() -> None:
 
 
 def test_an_order_crosses_blocks_and_goes_on_from_any_position(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = list(islice(BatchOrder(17, 8, BatchShare(batch_size=3), seed=2), 30))
+    whole = list(islice(BatchOrder(Passes(17, 2), 8, BatchShare(batch_size=3)), 30))
     monkeypatch.setattr(order, "BLOCK", 5)
     start = DataPosition(whole[11][-1][2], 0)
-    assert list(islice(BatchOrder(17, 8, BatchShare(batch_size=3), seed=2, start=start), 18)) == whole[12:]
+    assert list(islice(BatchOrder(Passes(17, 2), 8, BatchShare(batch_size=3), start=start), 18)) == whole[12:]
 
 
 def test_batches_and_sequences_grow_from_64_with_the_tokens_seen() -> None:
     growing = GrowingBatches(batch_tokens=400_000, sequence_tokens=300_000)
-    batches = BatchOrder(10**6, 512, BatchShare(batch_size=64, grad_accum=2, num_devices=2), seed=0, growing=growing)
+    batches = BatchOrder(Passes(10**6, 0), 512, BatchShare(batch_size=64, grad_accum=2, num_devices=2), growing=growing)
     found = list(islice(batches, 120))
     sizes, lengths = [2 * len(batch) for batch in found], [batch[0][1] for batch in found]  # over two devices
     assert sizes == sorted(sizes) and lengths == sorted(lengths)

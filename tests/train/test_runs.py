@@ -16,7 +16,7 @@ import torch
 
 import ckptgrow
 from ckptgrow import StateRequest
-from ckptgrow.train.order import BatchOrder, BatchShare, DataPosition
+from ckptgrow.train.order import BatchOrder, BatchShare, DataPosition, Passes
 from tests.helpers.lightning_files import load_model
 from tests.helpers.training_runs import (
     CONFIG,
@@ -128,7 +128,7 @@ def test_gradient_norms_are_those_of_autograd_under_accumulation_and_on_two_proc
     """Step 21: the norm of the mean gradient, of the first micro-batch's, and of each process's."""
     model, tree = load_model(whole / "checkpoints" / "step-20.ckpt")
     num = (data.joinpath("train.bin").stat().st_size // 2 - 1) // 16
-    order = BatchOrder(num, 16, BatchShare(batch_size=4), seed=3, start=DataPosition(tree["position"]))
+    order = BatchOrder(Passes(num, 3), 16, BatchShare(batch_size=4), start=DataPosition(tree["position"]))
     first, second = ([number for number, _, _ in batch] for batch in islice(order, 2))
     mean = float(gradient(model, data, first + second).norm())
     parts = [gradient(model, data, [*first[:2], *second[:2]]), gradient(model, data, [*first[2:], *second[2:]])]
