@@ -12,6 +12,7 @@ from ckptgrow.choices import (
     Accelerator,
     Frozen,
     Logger,
+    PackedDocuments,
     Precision,
     ResetPart,
     ScheduleKind,
@@ -92,6 +93,15 @@ def train(
     grad_accum: Annotated[int | None, typer.Option(min=1, help="Micro-batches a step [default: 1].")] = None,
     seqlen: Annotated[
         int | None, typer.Option(min=2, help="Tokens a sequence [default: 512, or the model's positions].")
+    ] = None,
+    documents: Annotated[
+        PackedDocuments | None,
+        typer.Option(
+            help="What documents of one sequence are to each other: 'joined', all of it one text, or 'isolated': "
+            "attention stays within each, positions restart, and nothing predicts the next one's beginning "
+            "[default: joined].",
+            show_default=False,
+        ),
     ] = None,
     lr: Annotated[
         str | None,
@@ -240,6 +250,7 @@ def train(
         "batch_size": batch_size,
         "grad_accum": grad_accum,
         "seqlen": seqlen,
+        "documents": documents,
         "recipe": recipe,
         "schedule": schedule,
         "min_lr_ratio": min_lr_ratio,

@@ -235,4 +235,4 @@ class Entrants:
     @property
     def held_out(self) -> HeldOut:
         """What all are measured on."""
-        return HeldOut(self.data, self.settings.seqlen, self.request.sequences)
+        return HeldOut(self.data, self.settings.seqlen, self.request.sequences, self.settings.documents)

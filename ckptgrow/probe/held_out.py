@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ckptgrow.choices import PackedDocuments
 from ckptgrow.errors import RequestError
 from ckptgrow.train.mixtures import Mixture
-from ckptgrow.train.validation import sequence_losses
+from ckptgrow.train.validation import scored
 
 BATCH = 16  # sequences at once
 
@@ -24,6 +25,7 @@ class HeldOut:
     data: Path | str
     length: int
     num: int
+    documents: PackedDocuments = "joined"
 
     def check(self) -> None:
         """Raises RequestError where there are none."""
@@ -37,12 +39,12 @@ class HeldOut:
         """
         was_training, device = model.training, next(model.parameters()).device
         model.eval()
+        isolation = Mixture.open(self.data).isolation() if self.documents == "isolated" else None
         found: list[torch.Tensor] = []
         with torch.no_grad():
             for batch in self._batches():
-                tokens = batch.to(device)
-                logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
-                found.append(sequence_losses(logits, tokens[:, 1:]).cpu())
+                sums, counts = scored(model, batch.to(device), isolation)
+                found.append((sums / counts.clamp(min=1)).cpu())
         model.train(was_training)
         return torch.cat(found).numpy()
 

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from ckptgrow.errors import DataError, RequestError
 from ckptgrow.state.run_data import DIRECTORY, SHA256, SOURCES, TOKENIZER, VOCAB_SIZE, WEIGHT
+from ckptgrow.train.isolation import Isolation
 from ckptgrow.train.order import EndlessRow, Item, MixedPasses, Passes
 from ckptgrow.train.token_sequences import Sequences, TokenFiles
 
@@ -105,6 +106,20 @@ class Mixture:
         if len(sizes) == 1:
             return Passes(sizes[0], seed)
         return MixedPasses(sizes, [one.share for one in self.sources], seed)
+
+    def isolation(self) -> Isolation:
+        """How documents are told apart; raises DataError where `ckptgrow data` has not recorded it."""
+        separator = self.sources[0].files.separator
+        ends: list[float] = []
+        for one in self.sources:
+            num = one.files.num_documents.get("train")
+            if num is None or separator is None:
+                raise DataError(
+                    f"{one.files.directory / 'meta.json'}: does not tell separator and num_documents, expected them "
+                    "for ⟦documents isolated⟧; prepare the data again"
+                )
+            ends.append(one.share * num / max(1, one.files.num_tokens["train"]))
+        return Isolation(separator or 0, 1 - math.fsum(ends))
 
     def mixed(self, losses: Sequence[float]) -> float:
         """The mean of losses of the `validated` sources, by their shares."""

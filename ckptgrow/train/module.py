@@ -14,12 +14,13 @@ from ckptgrow.state.run_data import DATA
 from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.train.additions import NewEntries
 from ckptgrow.train.groups import new_groups, parameter_groups
+from ckptgrow.train.isolation import logits_of
 from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.new_rates import NewRates
 from ckptgrow.train.order import DataPosition, key_of
 from ckptgrow.train.resuming import GROWTH, POSITION, TOKENS, Resumed
 from ckptgrow.train.settings import RUN, TrainSettings
-from ckptgrow.train.validation import sequence_losses
+from ckptgrow.train.validation import scored
 
 SCALED_PRECISION = "16-mixed"
 
@@ -45,6 +46,7 @@ class LanguageModel(lightning.LightningModule):
         self.settings = settings
         self.lr = lr
         self.data = data
+        self._isolation = data.isolation() if settings.documents == "isolated" else None
         self.save_hyperparameters({"config": settings.config, "lr": lr, RUN: settings.carried(), DATA: data.record()})
         self.resumed = resumed
         self.growth: dict[str, Any] = {} if resumed is None else resumed.growth
@@ -98,9 +100,8 @@ class LanguageModel(lightning.LightningModule):
         """Adds the losses of some sequences of a source, and their weights."""
         assert self._validated is not None
         tokens, weights = batch
-        logits = self.model(input_ids=tokens[:, :-1], use_cache=False).logits
-        losses = sequence_losses(logits, tokens[:, 1:])
-        self._validated[dataloader_idx] += torch.stack([(losses * weights).sum(), weights.sum()])
+        sums, counts = scored(self.model, tokens, self._isolation)
+        self._validated[dataloader_idx] += torch.stack([(sums * weights).sum(), (counts * weights).sum()])
 
     def validation_losses(self) -> list[float]:
         """The mean loss in nats over the validation sequences of all devices, of each source that has any."""
@@ -176,7 +177,10 @@ class LanguageModel(lightning.LightningModule):
         return True if self.device.type == "cuda" and self.settings.precision != SCALED_PRECISION else None
 
     def _loss(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        logits = self.model(input_ids=batch["input_ids"], use_cache=False).logits
+        tokens, isolation = batch["input_ids"], self._isolation
+        logits = logits_of(self.model, tokens, isolation)
+        if isolation is not None:
+            return isolation.loss(logits, tokens, batch["targets"])
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch["targets"].flatten())
 
 

@@ -7,7 +7,17 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.choices import Accelerator, Frozen, Logger, Precision, ResetPart, ScheduleKind, Strategy, TrainRecipeName
+from ckptgrow.choices import (
+    Accelerator,
+    Frozen,
+    Logger,
+    PackedDocuments,
+    Precision,
+    ResetPart,
+    ScheduleKind,
+    Strategy,
+    TrainRecipeName,
+)
 from ckptgrow.errors import RequestError
 from ckptgrow.state.train_schedule import Schedule
 from ckptgrow.train.order import GrowingBatches
@@ -41,6 +51,7 @@ CARRIED = (
     "val_sequences",
     "log_every",
     "freeze",
+    "documents",
     "gradient_checkpointing",
 )
 
@@ -66,6 +77,7 @@ class TrainSettings:
     batch_size: int = 32
     grad_accum: int = 1
     seqlen: int = MOST_TOKENS
+    documents: PackedDocuments = "joined"
     lr: float | None = None  # None: by size
     recipe: TrainRecipeName = "modern"
     schedule: ScheduleKind = MODERN.schedule

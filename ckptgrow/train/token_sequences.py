@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ DTYPES = ("uint16", "uint32")
 @dataclass(frozen=True, kw_only=True)
 class TokenFiles:
     """A directory that `ckptgrow data` wrote. `sha256` and `num_tokens` have one entry a split; `tokenizer` is a name
-    or an absolute directory, `separator` the token behind every document.
+    or an absolute directory, `separator` the token behind every document, `num_documents` how many a split has.
     """
 
     directory: Path
@@ -30,6 +30,7 @@ class TokenFiles:
     sha256: Mapping[str, str]
     tokenizer: str | None = None
     separator: int | None = None
+    num_documents: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @classmethod
     def open(cls, directory: Path) -> TokenFiles:
@@ -48,6 +49,7 @@ class TokenFiles:
                 sha256={str(split): str(digest) for split, digest in meta["sha256"].items()},
                 tokenizer=_tokenizer(directory, meta.get("tokenizer")),
                 separator=None if meta.get("separator") is None else int(meta["separator"]),
+                num_documents={str(split): int(num) for split, num in (meta.get("num_documents") or {}).items()},
             )
         except OSError as error:
             raise DataError(f"{directory}: has no meta.json, expected what `ckptgrow data` writes") from error

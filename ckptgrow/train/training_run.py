@@ -26,6 +26,7 @@ from ckptgrow.train.adoption import adopted
 from ckptgrow.train.exporting import EXPORTED, export
 from ckptgrow.train.freezing import freeze_old_layers
 from ckptgrow.train.header import header
+from ckptgrow.train.isolation import check_isolates
 from ckptgrow.train.launching import processes_of
 from ckptgrow.train.metrics import METRICS
 from ckptgrow.train.mixtures import Mixture
@@ -105,6 +106,8 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Tell | None, l
             tell(sentence)
         if free:
             tell(f"frozen: all but {len(free)} parameters of new layers ({listing(free, limit=1)})")
+    if settings.documents == "isolated":
+        check_isolates(model)
     lr = settings.lr if settings.lr is not None else lr_for_size(num_without_embeddings(model))
     module = LanguageModel(_readied(model, settings), settings, lr, data, resumed, new)
     training = Training(settings, data, module, report, look)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.data import Dataset
 
+from ckptgrow.train.isolation import IGNORED, Isolation, logits_of
 from ckptgrow.train.token_sequences import Sequences
 
 
@@ -28,10 +29,18 @@ class SharedSequences(Dataset[tuple[torch.Tensor, float]]):
         return (self._sequences[number], 1.0) if number < self._num else (self._sequences[0], 0.0)
 
 
-def sequence_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The mean cross-entropy of each sequence in nats, float64, shape (batch,).
+def scored(
+    model: torch.nn.Module, tokens: torch.Tensor, isolation: Isolation | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum of the cross-entropies of each sequence in nats, and their number; float64, shape (batch,).
 
-    `logits`: shape (batch, tokens, vocabulary); `targets`: int64, shape (batch, tokens).
+    `tokens`: int64, one more than the model reads, shape (batch, tokens + 1).
     """
-    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
-    return losses.view(targets.shape).double().mean(dim=1)
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    logits = logits_of(model, inputs, isolation)
+    if isolation is not None:
+        targets = isolation.targets(inputs, targets)
+    losses = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    return losses.view(targets.shape).double().sum(dim=1), (targets != IGNORED).double().sum(dim=1)
