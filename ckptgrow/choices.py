@@ -61,6 +61,7 @@ GrowthOperator = Literal["width", "depth", "vocab", "positions"]
 OperatorName = Literal["width", "depth", "both"]
 SpikeRule = Literal["robust", "paper", "none"]
 LawForm = Literal["kaplan", "hoffmann"]
+Resampling = Literal["blocks", "curves"]  # what is drawn again for a law's errors
 RateRule = Literal["log10", "natural", "gpt3"]
 
 

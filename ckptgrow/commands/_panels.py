@@ -58,7 +58,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
     "Candidates": ("candidates", "candidate", "budget", "seeds", "sequences", "train"),
     "Law and curves": (
         *("target_params", "target_loss", "stages", "operators", "operator", "max_factor", "scaling_law", "params"),
-        *("form", "from_step", "loss", "step_column", "spikes", "threshold", "plot"),
+        *("form", "from_step", "loss", "step_column", "spikes", "threshold", "errors", "plot"),
     ),
     "Reading IN": ("dialect", "param_order", "drop", "allow_nonfinite"),
     "Output": ("to", "prefix", "max_shard_size", "out", "export", "work", "force", "dry_run", "scratch"),
