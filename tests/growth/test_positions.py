@@ -69,6 +69,7 @@ def test_a_position_that_the_grown_model_reads_gets_the_gradient_that_it_had(tmp
     assert torch.equal(gradients[1][:POSITIONS], gradients[0]) and not gradients[1][POSITIONS:].any()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", TABLES)
 @pytest.mark.parametrize("size", [1, 30, 32])
 def test_stretched_tables_are_torchs_own_interpolation(tmp_path: Path, case: str, size: int) -> None:

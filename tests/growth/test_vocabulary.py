@@ -120,6 +120,7 @@ def test_rows_that_saw_no_gradient_are_no_rare_tokens(tmp_path: Path) -> None:
     assert ckptgrow.verify(small, tmp_path / "grown.ckpt").passed
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("init", ["mean", "pieces", "copy"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_new_tokens_begin_as_what_the_old_tokenizer_makes_of_them(tmp_path: Path, init: RowInit, tied: bool) -> None:

@@ -69,6 +69,7 @@ def named(small: Path, grown: Path, words: str) -> bool:
     return not report.passed and any(words in one for one in report.sentences)
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("mistake", OF_TOKENS)
 def test_a_mistake_in_rows_of_tokens_is_named(small: Path, tmp_path: Path, mistake: str) -> None:
     change, words = OF_TOKENS[mistake]
@@ -147,6 +148,7 @@ OF_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("mistake", OF_FILES)
 def test_a_mistake_in_another_tokenizers_directory_is_named(tmp_path: Path, mistake: str) -> None:
     change, words = OF_FILES[mistake]
