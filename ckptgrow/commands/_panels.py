@@ -47,6 +47,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
     "Law and curves": (
         *("target_params", "target_loss", "stages", "operators", "operator", "max_factor", "scaling_law", "params"),
         *("form", "from_step", "loss", "step_column", "spikes", "threshold", "errors", "plot"),
+        *("decay_share", "mixing", "pilot"),
     ),
     "Reading IN": ("dialect", "param_order", "drop", "allow_nonfinite"),
     "Output": ("to", "prefix", "max_shard_size", "out", "export", "work", "force", "dry_run", "scratch"),
