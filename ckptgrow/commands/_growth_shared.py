@@ -21,6 +21,7 @@ from ckptgrow.commands._dry_run import (
 )
 from ckptgrow.commands._screen import Screen
 from ckptgrow.commands._spelling import spelled
+from ckptgrow.commands._timing import timing_notes
 from ckptgrow.commands._values import byte_size, chosen_by_commas
 from ckptgrow.errors import RequestError
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from ckptgrow.growth.request import GrowthResult, StepChoice
     from ckptgrow.recipes.growth_recipe import GrowthRecipe
 
-VERBS = {"width": "widening", "depth": "deepening"}
+VERBS = {"width": "widening", "depth": "deepening", "vocab": "growing the vocabulary of", "positions": "lengthening"}
 TRAPPED = (
     "the grown model is trapped: its copies get equal gradients and stay equal for ever, so it computes nothing the "
     "small one could not. Train with dropout, or grow with --separate split (changes no output)"
@@ -136,8 +137,9 @@ def _rehearsed(recipe: GrowthRecipe, source: Path, target: Path, screen: Screen)
 
 
 def _with_notes(done: GrowthResult, recipe: GrowthRecipe, source: Path) -> GrowthResult:
-    """The result with its notes in the command line's words, and with what it does to rounding."""
+    """The result with its notes in the command line's words, with what it does to rounding, and whether it is early."""
     more = conditioning_notes(done, source, recipe.options.get("config")) if recipe.operator == "width" else []
+    more = [*more, *timing_notes(source, recipe.operator, done.step[0])]
     return replace(done, notes=tuple(map(spelled, (*done.notes, *more))))
 
 
@@ -166,4 +168,5 @@ def _sentence(done: GrowthResult, source: Path, target: Path) -> str:
     )
     old, new = done.num_parameters
     step = "" if done.step[0] == done.step[1] else f", step {done.step[0]} → {done.step[1]}"
+    changes = changes or "the same sizes"
     return f"{source} → {target}: {changes}; {old:,} → {new:,} parameters; lr rule {done.lr_rule}{step}."
