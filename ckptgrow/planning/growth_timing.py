@@ -1,4 +1,4 @@
-"""When to grow late, within a run of a fixed number of steps, by a law that is laid through the small model's own curve.
+"""When to grow within a run of a fixed number of steps, by a law that is laid through the small model's own curve.
 
 Growth at step t of S keeps the loss: the grown model goes on as if it had reached the loss L(N₁, t) from scratch, and
 ends at a loss K(t). The best of both models alone reaches this loss with C(K(t)) = min over N of 6·N·tokens(N, K(t)),

@@ -53,12 +53,12 @@ def test_the_report_shows_every_candidate_and_control_with_its_figures(whole: Pa
     assert run_command(["report", str(whole), "--out", str(page)]) == 0
     text = page.read_text()
     table = text[text.index("The probe that chose the recipe of stage-2: 4 steps") :].partition("</table>")[0]
-    found = next(
-        one["result"] for one in journal(whole) if one.get("job") == "stage-2/probe" and one["event"] == "done"
-    )
+    done = {one["job"]: one["result"] for one in journal(whole) if one["event"] == "done"}
+    found = done["stage-2/probe"]
+    entries = [*found["candidates"], *found["controls"]]
     rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in table.split("<tr>")[2:]]
-    assert [row[0] for row in rows] == [one["name"] for one in (*found["candidates"], *found["controls"])]
-    assert [row[1] for row in rows] == [f"{one['loss']:.4f}" for one in (*found["candidates"], *found["controls"])]
+    assert [row[0] for row in rows] == [one["name"] for one in entries]
+    assert [row[1] for row in rows] == ["–" if one["loss"] is None else f"{one['loss']:.4f}" for one in entries]
     verdicts = {row[0]: row[-1] for row in rows}
     assert verdicts[RISING] == "best" and "control, " in rows[-1][-1]
     trapped = next(one for one in found["candidates"] if one["name"] != RISING)
