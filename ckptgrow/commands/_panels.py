@@ -17,8 +17,17 @@ PANELS: Mapping[str, tuple[str, ...]] = {
         *("tokens_per_step", "batch", "until_slope", "until_loss"),
     ),
     "Optimizer": (
-        *("lr", "min_lr_ratio", "warmup_steps", "warmup_share", "weight_decay", "adam_beta1", "adam_beta2"),
-        *("adam_epsilon", "grad_clip", "dropout"),
+        *(
+            "optimizer",
+            "lr",
+            "min_lr_ratio",
+            "warmup_steps",
+            "warmup_share",
+            "weight_decay",
+            "adam_beta1",
+            "adam_beta2",
+        ),
+        *("adam_beta2", "adam_epsilon", "grad_clip", "dropout"),
     ),
     "Data": (
         *("data", "val_fraction", "field", "documents", "special_tokens", "file", "include_path", "dataset"),

@@ -17,6 +17,7 @@ from ckptgrow.choices import (
     ResetPart,
     ScheduleKind,
     Strategy,
+    TrainOptimizer,
     TrainRecipeName,
     words_of,
 )
@@ -134,6 +135,14 @@ def train(
     ] = None,
     warmup_share: Annotated[
         float | None, typer.Option(min=0, max=1, help="The same as a share of all steps.", show_default=False)
+    ] = None,
+    optimizer: Annotated[
+        TrainOptimizer | None,
+        typer.Option(
+            help="'adamw', or 'muon' on hidden matrices with AdamW on embeddings, head, biases and norms, all at --lr: "
+            "Muon's updates are scaled to AdamW's size [default: adamw].",
+            show_default=False,
+        ),
     ] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Decay of matrices [default: 0.1 †].")] = None,
     adam_beta1: Annotated[float | None, typer.Option(help="AdamW's β₁ [default: 0.9].")] = None,
@@ -258,6 +267,7 @@ def train(
         "warmup_share": warmup_share,
         "dropout": dropout,
         "gradient_checkpointing": gradient_checkpointing,
+        "optimizer": optimizer,
         "weight_decay": weight_decay,
         "eps": adam_epsilon,
         "grad_clip": grad_clip,

@@ -68,7 +68,8 @@ class Resumed:
             checkpoint["lr_schedulers"] = [{**clock, "lr_lambdas": []} for clock in clocks]
         for state in checkpoint["optimizer_states"]:
             for group in state["param_groups"]:
-                group.update(fused=fused, foreach=None)
+                if "betas" in group:  # Muon has no such forms
+                    group.update(fused=fused, foreach=None)
         loops = checkpoint.get("loops")
         if loops is not None:
             checkpoint["loops"] = _with_accumulation(loops, self.arguments.get(RUN, {}).get("grad_accum"), grad_accum)

@@ -16,6 +16,7 @@ from ckptgrow.choices import (
     ResetPart,
     ScheduleKind,
     Strategy,
+    TrainOptimizer,
     TrainRecipeName,
 )
 from ckptgrow.errors import RequestError
@@ -37,6 +38,7 @@ CARRIED = (
     "schedule",
     "min_lr_ratio",
     "warmup_steps",
+    "optimizer",
     "weight_decay",
     "betas",
     "eps",
@@ -84,6 +86,7 @@ class TrainSettings:
     min_lr_ratio: float = MODERN.min_lr_ratio  # the last learning rate over the peak
     warmup_steps: int = MODERN.most_warmup  # `settings_for` shortens it to the run
     warmup_share: float | None = None  # of all steps, instead of a number of them
+    optimizer: TrainOptimizer = "adamw"
     weight_decay: float = MODERN.weight_decay
     betas: tuple[float, float] = MODERN.betas
     eps: float = MODERN.eps
