@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 REST = "Options"
 PANELS: Mapping[str, tuple[str, ...]] = {
-    "Model": ("size", "config", "resume", "init_from", "tokenizer", "train_tokenizer"),
+    "Model": ("size", "config", "resume", "init_from", "averaged", "tokenizer", "train_tokenizer"),
     "Sizes": ("factor", "ffn", "heads", "kv_heads", "hidden", "layers", "every", "place", "new", "doubling_layers"),
     "Copies and new entries": ("how", "separate", "noise", "spread", "fresh", "fresh_moments"),
     "Training state": (
@@ -27,7 +27,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
             "adam_beta1",
             "adam_beta2",
         ),
-        *("adam_beta2", "adam_epsilon", "grad_clip", "dropout"),
+        *("adam_beta2", "adam_epsilon", "grad_clip", "dropout", "ema"),
     ),
     "Data": (
         *("data", "val_fraction", "field", "documents", "special_tokens", "file", "include_path", "dataset"),

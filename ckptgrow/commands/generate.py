@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ckptgrow.commands._options import ConfigOption
+from ckptgrow.commands._options import AveragedOption, ConfigOption
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands.eval import _eval_options as options
 
@@ -29,6 +29,7 @@ def generate(
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "float32",
     config: ConfigOption = None,
+    averaged: AveragedOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write text with any checkpoint: what its model makes of a prompt.
@@ -49,7 +50,14 @@ def generate(
     screen = Screen(as_json)
     with screen.stages() as stage, launched(device) as processes:
         stage(f"loading {checkpoint.name}")
-        subject = open_subject(checkpoint, tokenizer=tokenizer, dtype=dtype, device=processes.device, config=config)
+        subject = open_subject(
+            checkpoint,
+            tokenizer=tokenizer,
+            dtype=dtype,
+            device=processes.device,
+            config=config,
+            is_averaged=averaged,
+        )
         stage("writing")
         texts = generate_texts(subject, text, sampling)
     for one in texts:

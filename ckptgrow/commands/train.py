@@ -151,6 +151,14 @@ def train(
     grad_clip: Annotated[
         float | None, typer.Option(min=0, help="Largest global gradient norm; 0 for none [default: 1 †].")
     ] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(
+            help="Keep an exponential moving average of the weights too, of so much decay a step, as 0.999; "
+            "eval, generate and convert take it by --averaged [default: 0, none].",
+            show_default=False,
+        ),
+    ] = None,
     dropout: Annotated[
         float | None,
         typer.Option(min=0, help="All of the model's dropout [default: 0 † where --config says none]."),
@@ -266,6 +274,7 @@ def train(
         "warmup_steps": warmup_steps,
         "warmup_share": warmup_share,
         "dropout": dropout,
+        "ema": ema,
         "gradient_checkpointing": gradient_checkpointing,
         "optimizer": optimizer,
         "weight_decay": weight_decay,

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ckptgrow.state.run_data import DATA
 from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.train.additions import NewEntries
+from ckptgrow.train.averaging import average_of, follow, with_average
 from ckptgrow.train.groups import new_groups, parameter_groups
 from ckptgrow.train.isolation import logits_of
 from ckptgrow.train.mixtures import Mixture
@@ -44,6 +45,7 @@ class LanguageModel(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
+        self.ema = average_of(model, settings.ema) if settings.ema else None
         self.settings = settings
         self.lr = lr
         self.data = data
@@ -116,6 +118,8 @@ class LanguageModel(lightning.LightningModule):
         if NEW_RISE in self.growth:
             self._new_rates = NewRates(optimizer, self.model, self._new_entries)
             self._new_rates.load_state_dict(self.growth[NEW_RISE])
+        if self.ema is not None:
+            follow(optimizer, self.ema, self.model)
         # copies: loading a scheduler's state writes into its functions
         scheduler = LambdaLR(optimizer, [self._schedule.copy() for _ in optimizer.param_groups])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -158,6 +162,7 @@ class LanguageModel(lightning.LightningModule):
         assert self.resumed is not None
         self.resumed.prepare(checkpoint, self.settings.grad_accum, fused=self._fused)
         join(checkpoint)
+        checkpoint["state_dict"] = with_average(checkpoint["state_dict"], is_wanted=self.ema is not None)
 
     def on_train_start(self) -> None:
         """Sets this run's schedule and peak learning rate instead of the stored ones."""

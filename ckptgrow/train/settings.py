@@ -54,6 +54,7 @@ CARRIED = (
     "log_every",
     "freeze",
     "documents",
+    "ema",
     "gradient_checkpointing",
 )
 
@@ -92,6 +93,7 @@ class TrainSettings:
     eps: float = MODERN.eps
     grad_clip: float = MODERN.grad_clip
     dropout: float | None = None  # None: the recipe's for a new model, the checkpoint's for one that goes on
+    ema: float = 0.0  # decay a step of the average of the weights; 0 for none
     growing: GrowingBatches = field(default_factory=GrowingBatches)
     seed: int = 3
     devices: int = 1

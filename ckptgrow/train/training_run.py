@@ -342,6 +342,14 @@ def _check_machine(settings: TrainSettings) -> None:
         raise RequestError(f"⟦devices {settings.devices}⟧: this machine has {available} GPUs, expected at most that")
     if not on_cuda and settings.precision == SCALED_PRECISION:
         raise RequestError(f"⟦precision {SCALED_PRECISION}⟧: needs a CUDA GPU, expected bf16-mixed or 32 on a CPU")
+    if not 0 <= settings.ema < 1:
+        raise RequestError(f"⟦ema {settings.ema:g}⟧: expected a decay from 0 on (for none), below 1")
+    if settings.ema and settings.precision == "bf16-true":
+        raise RequestError(
+            "⟦ema⟧: bfloat16 cannot hold an average that moves so slowly, expected ⟦precision bf16-mixed⟧ or 32"
+        )
+    if settings.ema and settings.strategy == "fsdp":
+        raise RequestError("⟦ema⟧: needs whole parameters, expected ⟦strategy ddp⟧ or auto")
     if settings.optimizer == "muon" and settings.strategy == "fsdp":
         raise RequestError("⟦optimizer muon⟧: needs whole matrices, expected ⟦strategy ddp⟧ or auto")
     if not on_cuda and settings.strategy == "fsdp":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ckptgrow.commands._options import ConfigOption
+from ckptgrow.commands._options import AveragedOption, ConfigOption
 from ckptgrow.commands._screen import Screen
 from ckptgrow.commands.eval import _eval_options as options
 from ckptgrow.errors import RequestError
@@ -37,6 +37,7 @@ class Choices:
     limit: options.LimitOption = None
     samples: options.SamplesOption = None
     config: ConfigOption = None
+    averaged: AveragedOption = False
     force: options.ForceOption = False
 
     def settings(self) -> EvalSettings:
@@ -104,6 +105,7 @@ class Session:
                 dtype=self.choices.dtype,
                 device=self.processes.device,
                 config=self.choices.config,
+                is_averaged=self.choices.averaged,
                 others=data,
             )
 
