@@ -22,6 +22,7 @@ Part = Literal["optimizer", "schedule", "new"]  # of a checkpoint, that may begi
 MomentRule = Literal["algebra", "unscaled"]  # of old moments: the grown model's own, or as they are
 
 # verification
+VerifyLevel = Literal["stored", "function", "full"]
 VerifyDtype = Literal["float64", "float32", "bfloat16"]
 VerifyDevice = Literal["cpu", "cuda"]
 
@@ -57,6 +58,7 @@ Operator = Literal["width", "depth"]
 OperatorName = Literal["width", "depth", "both"]
 SpikeRule = Literal["robust", "paper", "none"]
 LawForm = Literal["kaplan", "hoffmann"]
+Resampling = Literal["blocks", "curves"]  # what is drawn again for a law's errors
 RateRule = Literal["log10", "natural", "gpt3"]
 
 

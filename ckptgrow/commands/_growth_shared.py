@@ -21,6 +21,7 @@ from ckptgrow.commands._dry_run import (
 )
 from ckptgrow.commands._screen import Screen
 from ckptgrow.commands._spelling import spelled
+from ckptgrow.commands._timing import timing_notes
 from ckptgrow.commands._values import byte_size, chosen_by_commas
 from ckptgrow.errors import RequestError
 
@@ -136,8 +137,9 @@ def _rehearsed(recipe: GrowthRecipe, source: Path, target: Path, screen: Screen)
 
 
 def _with_notes(done: GrowthResult, recipe: GrowthRecipe, source: Path) -> GrowthResult:
-    """The result with its notes in the command line's words, and with what it does to rounding."""
+    """The result with its notes in the command line's words, with what it does to rounding, and whether it is early."""
     more = conditioning_notes(done, source, recipe.options.get("config")) if recipe.operator == "width" else []
+    more = [*more, *timing_notes(source, recipe.operator, done.step[0])]
     return replace(done, notes=tuple(map(spelled, (*done.notes, *more))))
 
 

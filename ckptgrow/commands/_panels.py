@@ -34,7 +34,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
         *("preprocess", "leading_newline", "ignore_fragments", "block_size", "limit", "num_fewshot", "tasks"),
     ),
     "Sampling": ("prompt", "num_tokens", "temperature", "top_k", "top_p", "num_texts"),
-    "Judgement": ("tokens", "batches", "steps", "tolerance", "measure", "bootstrap_iters", "samples"),
+    "Judgement": ("level", "tokens", "batches", "steps", "tolerance", "measure", "bootstrap_iters", "samples"),
     "Machine": (
         *("devices", "nodes", "launcher", "slurm", "strategy", "accelerator", "device", "precision", "dtype"),
         *("compile_model", "gradient_checkpointing", "num_workers", "workers", "processes"),
@@ -55,7 +55,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
     "Candidates": ("candidates", "candidate", "budget", "seeds", "sequences", "train"),
     "Law and curves": (
         *("target_params", "target_loss", "stages", "operators", "operator", "max_factor", "scaling_law", "params"),
-        *("form", "from_step", "loss", "step_column", "spikes", "threshold", "plot"),
+        *("form", "from_step", "loss", "step_column", "spikes", "threshold", "errors", "plot"),
     ),
     "Reading IN": ("dialect", "param_order", "drop", "allow_nonfinite"),
     "Output": ("to", "prefix", "max_shard_size", "out", "export", "work", "force", "dry_run", "scratch"),

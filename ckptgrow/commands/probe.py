@@ -13,6 +13,7 @@ import typer
 
 from ckptgrow.choices import Operator, words_of
 from ckptgrow.commands import _options as options
+from ckptgrow.commands._interruption import interrupted
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._spelling import spelled, spelled_in
 from ckptgrow.commands._values import chosen_by_commas, whole_number
@@ -128,6 +129,7 @@ def probe(
         with _place(work) as directory:
             found = run_probe(source, data, directory, request, lambda one: screen.note(spelled(one)))
     except Interrupted as interruption:
+        screen.warn(interrupted("probe", interruption.number))
         raise typer.Exit(128 + interruption.number) from interruption
     _show(found, screen)
 

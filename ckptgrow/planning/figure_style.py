@@ -13,6 +13,7 @@ SIZE = (5.2, 3.6)  # inches
 AXIS = ("compute (FLOPs)", "validation loss (nats)")
 # Okabe and Ito's palette, told apart with any colour vision; gray and red differ in lightness too
 BLUE, GRAY, ORANGE, GREEN, RED = "#0072B2", "#8c8c8c", "#E69F00", "#009E73", "#C0392B"
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9")  # of the same palette, for curves in their order
 
 
 def paper_axes() -> tuple[Any, Any]:
@@ -41,6 +42,14 @@ def tick_losses(axes: Any, low: float, high: float) -> None:
     ticks = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
     axes.set_yticks([], minor=True)
     axes.set_yticks(ticks, [f"{tick:.2f}" if step < 0.1 else f"{tick:.4g}" for tick in ticks])
+
+
+def short_number(value: float) -> str:
+    """A number with a letter for thousands, millions or billions."""
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g} {letter}"
+    return f"{value:.3g}"
 
 
 def check_ending(path: Path) -> None:

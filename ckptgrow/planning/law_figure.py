@@ -5,23 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from ckptgrow.planning.expected_curves import course_alone, courses
-from ckptgrow.planning.figure_style import AXIS, BLUE, GRAY, GREEN, ORANGE, RED, paper_axes, save, tick_losses
+from ckptgrow.planning.figure_style import AXIS, COLOURS, GRAY, RED, paper_axes, save, short_number, tick_losses
 from ckptgrow.planning.law_plan import LawPlan, Stage
-
-COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9")
 
 
 def draw_law(path: Path, plan: LawPlan) -> None:
     """Writes a log-log figure of loss against the compute spent so far, in the format that the path's ending says."""
     figure, axes = paper_axes()
     alone, staged = course_alone(plan), courses(plan)
-    axes.plot(alone.compute, alone.losses, color=GRAY, label=f"{_size(alone.params)} from scratch")
+    axes.plot(alone.compute, alone.losses, color=GRAY, label=f"{short_number(alone.params)} from scratch")
     for number, one in enumerate(staged):
         axes.plot(
             one.compute,
             one.losses,
             color=COLOURS[number % len(COLOURS)],
-            label=f"stage {number + 1}: {_size(one.params)}",
+            label=f"stage {number + 1}: {short_number(one.params)}",
         )
     for stage, one in zip(plan.stages[1:], staged[1:], strict=True):
         place = float(one.compute[0]), float(one.losses[0])
@@ -47,10 +45,3 @@ def draw_law(path: Path, plan: LawPlan) -> None:
 
 def _growth(stage: Stage) -> str:
     return "grow" if stage.growth is None else f"{stage.growth.operator} × {stage.growth.factor}"
-
-
-def _size(params: float) -> str:
-    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if params >= unit:
-            return f"{params / unit:.3g} {letter}"
-    return f"{params:.3g}"

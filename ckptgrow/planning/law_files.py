@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from ckptgrow.planning.laws import LAWS, Law
 
 REQUIRED = ("measure", "size_scale", "size_exponent", "data_scale", "data_exponent")
 OPTIONAL = ("floor", "batch_scale", "batch_exponent", "smallest_fitted", "largest_fitted")
+MORE = ("standard_errors", "fit", "draws")  # what `plan fit` writes besides
+DRAWN = ("size_scale", "size_exponent", "data_scale", "data_exponent", "floor")  # in a row of draws
+MOST_DRAWS = 100  # in a file
 MEASURES = ("steps", "tokens")
 
 
@@ -41,12 +45,30 @@ def read_law(path: Path) -> Law:
     numbers = {name: _number(path, name, tree[name]) for name in (*REQUIRED[1:], *OPTIONAL) if name in tree}
     if tree["measure"] == "steps" and not {"batch_scale", "batch_exponent"} <= set(numbers):
         raise DataError(f"{path}: counts steps, expected batch_scale and batch_exponent of its critical batch size too")
-    unknown = [name for name in tree if name not in known and name not in ("standard_errors", "fit")]
+    unknown = [name for name in tree if name not in known and name not in MORE]
     if unknown:
         raise DataError(f"{path}: has {listing(unknown)}, expected none but {', '.join(sorted(known))}")
     return Law(
         name=str(tree.get("name", path.stem)), measure=tree["measure"], floor=numbers.pop("floor", 0.0), **numbers
     )
+
+
+def draws_of(laws: Sequence[Law]) -> list[list[float]]:
+    """The constants of resampled laws as rows, evenly chosen, for a file."""
+    return [[getattr(one, name) for name in DRAWN] for one in laws[:: max(1, -(-len(laws) // MOST_DRAWS))]]
+
+
+def laws_of(value: str) -> tuple[Law, ...]:
+    """A law as `law_of` gives it, and behind it those of the resamples that its file has."""
+    law = law_of(value)
+    if value in LAWS:
+        return (law,)
+    path = Path(value)
+    rows = _tree(path).get("draws", [])
+    if not isinstance(rows, list) or any(not isinstance(row, list) or len(row) != len(DRAWN) for row in rows):
+        raise DataError(f"{path}: draws are not rows of {len(DRAWN)} numbers, expected those of `ckptgrow plan fit`")
+    draws = [{name: _number(path, name, one) for name, one in zip(DRAWN, row, strict=True)} for row in rows]
+    return (law, *(replace(law, **one) for one in draws))
 
 
 def write_law(path: Path, law: Law, more: Mapping[str, object]) -> None:
@@ -56,7 +78,9 @@ def write_law(path: Path, law: Law, more: Mapping[str, object]) -> None:
     if path.suffix == ".json":
         path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
         return
-    path.write_text(_yaml(path).safe_dump(tree, sort_keys=False), encoding="utf-8")
+    path.write_text(
+        _yaml(path).safe_dump(tree, sort_keys=False, default_flow_style=None, width=2**20), encoding="utf-8"
+    )
 
 
 def _tree(path: Path) -> dict[str, Any]:

@@ -103,7 +103,11 @@ def _quadratic_at(x: Vector, y: Vector, place: float, bandwidth: float) -> tuple
 def resampled(curve: Curve, centre: Vector, residuals: Vector, scale: Vector, generator: np.random.Generator) -> Curve:
     """The curve with its residuals drawn again in blocks, at the scale that they have nearby."""
     num = len(centre)
-    block = max(1, min(BLOCK, num // 5))
-    starts = generator.integers(0, num, -(-num // block))
-    picked = ((starts[:, None] + np.arange(block)) % num).ravel()[:num]
+    picked = in_blocks(num, max(1, min(BLOCK, num // 5)), generator)
     return curve.with_losses(np.exp(centre + residuals[picked] * scale))
+
+
+def in_blocks(num: int, block: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+    """As many of `num` places, drawn in blocks of neighbours; behind the last comes the first."""
+    starts = generator.integers(0, num, -(-num // block))
+    return ((starts[:, None] + np.arange(block)) % num).ravel()[:num]

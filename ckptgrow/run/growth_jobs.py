@@ -114,7 +114,7 @@ class VerifyJob:
             raise VerificationFailed(report.sentences)
         return {
             "passed": True,
-            "logits": report.function.relative,
+            "logits": None if report.function is None else report.function.relative,
             "moments": None if report.moments is None else report.moments.worst_relative_error,
             "asymmetry": None if report.asymmetry is None else report.asymmetry.weights,
             "sentences": report.sentences,

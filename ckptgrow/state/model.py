@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -70,16 +71,70 @@ def load_model(
     """
     with at(checkpoint.path), no_init_weights():  # every parameter gets the checkpoint's
         model = build_model(config, dtype)
+    _sources(model, checkpoint, claim, config)
+    state = {one.canonical: whole(checkpoint.tensors[one.name]).to(dtype) for one in claim.model if not one.is_buffer}
+    model.load_state_dict(state, strict=False)
+    return _moved(model, device)
+
+
+def streamed_model(
+    checkpoint: Checkpoint,
+    claim: Claim,
+    config: Mapping[str, Any],
+    dtype: torch.dtype,
+    change: Callable[[str, torch.Tensor], torch.Tensor] = lambda name, weight: weight,
+) -> PreTrainedModel:
+    """The model for forward passes on the CPU, whose weights are read when a layer begins and dropped when it ends.
+
+    `change`: makes of a parameter's stored name and its weight in `dtype` the weight that is used.
+
+    Raises ClaimError where a parameter of the model gets no weight.
+    """
+    from accelerate import init_empty_weights
+    from accelerate.hooks import attach_align_device_hook
+
+    with at(checkpoint.path), no_init_weights(), init_empty_weights():
+        model = build_model(config, dtype)
+    sources = _sources(model, checkpoint, claim, config)
+    layers = [*(model._no_split_modules or [])]  # pyright: ignore[reportPrivateUsage]  # accelerate reads it too
+    weights = _Weights(sources, lambda name: change(name, whole(checkpoint.tensors[name]).to(dtype)))
+    attach_align_device_hook(
+        model, torch.device("cpu"), offload=True, weights_map=weights, preload_module_classes=layers
+    )
+    return model
+
+
+class _Weights(Mapping[str, torch.Tensor]):
+    """Weights by the names of a model's parameters, read when they are asked for.
+
+    They are read in a thread of their own, where no torch function mode of the forward pass changes dtypes.
+    """
+
+    def __init__(self, sources: Mapping[str, str], read: Callable[[str], torch.Tensor]) -> None:
+        self._sources, self._read = sources, read
+        self._reader = ThreadPoolExecutor(1)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._reader.submit(self._read, self._sources[name]).result()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+
+def _sources(model: PreTrainedModel, checkpoint: Checkpoint, claim: Claim, config: Mapping[str, Any]) -> dict[str, str]:
+    """Ties what the config ties; by the name of each parameter that of the tensor which it gets."""
     model.tie_weights()
     _parted(model, claim, config)
-    state = {one.canonical: whole(checkpoint.tensors[one.name]).to(dtype) for one in claim.model if not one.is_buffer}
-    missing = model.load_state_dict(state, strict=False).missing_keys
+    stored = {one.canonical: one.name for one in claim.model if not one.is_buffer}
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    filled = {id(parameters[name]) for name in state if name in parameters}  # a tied one under any of its names
-    lacking = [name for name in missing if name in parameters and id(parameters[name]) not in filled]
+    filled = {id(parameters[name]): source for name, source in stored.items() if name in parameters}
+    lacking = [name for name, parameter in parameters.items() if id(parameter) not in filled]
     if lacking:
         raise ClaimError(f"{checkpoint.path}: the model's {listing(lacking)} get no weight, expected one for each")
-    return _moved(model, device)
+    return {name: filled[id(parameter)] for name, parameter in parameters.items()}
 
 
 def _parted(model: PreTrainedModel, claim: Claim, config: Mapping[str, Any]) -> None:

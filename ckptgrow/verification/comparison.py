@@ -10,12 +10,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from ckptgrow.choices import VerifyDevice, VerifyDtype
+from ckptgrow.choices import VerifyDevice, VerifyDtype, VerifyLevel
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layout import Layout, parse
-from ckptgrow.state.model import load_model
 from ckptgrow.state.opening import TrainingState, open_state, understood
 from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
 from ckptgrow.verification.configs import with_fixed_fields
@@ -23,9 +22,18 @@ from ckptgrow.verification.contents import judge_contents, left_out
 from ckptgrow.verification.coordinates import begun_anew, check_one_rule, growths_between, growths_since
 from ckptgrow.verification.factors import disagreements, measured_growths, with_tied_head
 from ckptgrow.verification.function import compared
-from ckptgrow.verification.gradients import Gradients, GradientScale, gradient_problems, gradient_scales, idealise
+from ckptgrow.verification.gradients import (
+    Gradients,
+    GradientScale,
+    demanded_scales,
+    gradient_problems,
+    gradient_scales,
+    idealise,
+)
 from ckptgrow.verification.history import Declared
 from ckptgrow.verification.layer_origins import matched_layers, recorded_layers
+from ckptgrow.verification.levels import free_bytes, full_bytes, fullest, not_computed
+from ckptgrow.verification.models import loaded, loaded_models, streamed_models
 from ckptgrow.verification.moments import has_state, moment_errors, stored_dtypes
 from ckptgrow.verification.pair import UNCHANGED, Link, Pair
 from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
@@ -47,11 +55,13 @@ GRADIENT_BATCHES = 2  # one factor a tensor is measured: more tokens would not m
 
 @dataclass(frozen=True, kw_only=True)
 class VerifySettings:
-    """How to compare: `batches` of 2 sequences each, `steps` optimizer steps, in `dtype` on `device`.
+    """How to compare: at a `level`, `batches` of 2 sequences each, `steps` optimizer steps, in `dtype` on `device`.
 
-    `tokens`: a file of token ids to compare on; without it they are drawn at random.
+    `level`: see `levels`; None: "full" where memory allows, else "function". `tokens`: a file of token ids to compare
+    on; without it they are drawn at random.
     """
 
+    level: VerifyLevel | None = None
     tokens: Path | None = None
     batches: int = 4
     steps: int = 0
@@ -75,77 +85,118 @@ def verify(
     """Compares a grown checkpoint with the small one: structure, function, gradients, moments, trajectory, asymmetry.
 
     Nothing is taken from the growth's rules: weights are compared up to a measured factor, gradients are autograd's in
-    both transformers models, and the stored moments must scale as those gradients do. `config` is the small one's
-    config.json where that has none, `dialect` the trainer's of both where their names do not tell it. `stage` is told
-    what is being done.
+    both transformers models, and the stored moments must scale as those gradients do. What a level below "full" leaves
+    out is None in the report, and the sentences say so. `config` is the small one's config.json where that has none,
+    `dialect` the trainer's of both where their names do not tell it. `stage` is told what is being done.
 
     Raises a CkptgrowError where the two cannot be compared at all; a difference is a report that did not pass.
     """
     stage("reading both checkpoints")
     pair, declared = _opened(Path(small), Path(grown), config, dialect)
-    pair = replace(pair, grown=pair.grown.with_config(with_fixed_fields(pair)))
+    batches = sample_batches(pair.small, settings.batches, settings.tokens)
+    level, short = _level(pair, settings, batches)
     stage("comparing weights")
     weights = weight_scales(pair)
     apart, growths = _agreed(pair, weights)
-    weights = completed(weights, pair, growths)
-    batches = sample_batches(pair.small, settings.batches, settings.tokens)
-    run = _run(pair, weights, growths, batches, settings, stage)
+    weights, settings = completed(weights, pair, growths), replace(settings, level=level)
+    run = _computed(pair, weights, growths, batches, settings, stage)
     stage("comparing moments")
     measured = Scales(pair, weights, run.scales)
-    moments = _moments(pair, run, measured, settings) if has_state(pair.small.optimizers) else None
     structure = _structure(pair, weights, measured, declared, apart)
     report = VerifyReport(
         structure=structure,
         function=run.function,
-        moments=moments,
+        moments=_moments(pair, run, measured, settings),
         trajectory=_trajectory(pair, batches, settings, structure, stage) if settings.steps else None,
         asymmetry=run.asymmetry,
+        level=level,
         sentences=[],
     )
-    return replace(report, sentences=[*sentences(report, pair), *left_out(declared)])
+    return replace(report, sentences=[*sentences(report, pair), *not_computed(report, short), *left_out(declared)])
+
+
+def _check(settings: VerifySettings) -> None:
+    if settings.level is None or settings.level == "full":
+        return
+    if settings.steps:
+        raise RequestError(f"⟦level {settings.level}⟧: takes no optimizer steps, expected no ⟦steps⟧, or ⟦level full⟧")
+    if settings.device != "cpu":
+        raise RequestError(f"⟦level {settings.level}⟧: works on the CPU, expected no ⟦device⟧, or ⟦level full⟧")
+
+
+def _level(
+    pair: Pair, settings: VerifySettings, batches: Sequence[torch.Tensor]
+) -> tuple[VerifyLevel, tuple[int, int] | None]:
+    """The level that was asked for, or that memory allows; then, where that is not the fullest, needed and free bytes.
+
+    Trajectories and other devices ask for the full one.
+    """
+    _check(settings)
+    if settings.level is not None or settings.steps or settings.device != "cpu":
+        return settings.level or "full", None
+    memory = full_bytes(pair, DTYPES[settings.dtype], batches), free_bytes()
+    level = fullest(*memory)
+    return level, None if level == "full" else memory
 
 
 @dataclass(frozen=True)
-class _Run:
-    """What both models computed.
+class _Computed:
+    """What both models computed, as far as the level goes.
 
     `function`: the comparison of the logits; `scales`: the factors between the gradients; `asymmetry`: how far the
     copies differ; `true_difference`: the largest relative error of a gradient, in the grown model as it is.
     """
 
-    function: Function
+    function: Function | None
     scales: Mapping[str, GradientScale]
     asymmetry: Asymmetry | None
-    true_difference: float
+    true_difference: float | None
 
 
-def _run(
+def _computed(
     pair: Pair,
     weights: Mapping[str, WeightScale],
     growths: Mapping[str, Growth],
     batches: Sequence[torch.Tensor],
     settings: VerifySettings,
     stage: Stage,
-) -> _Run:
-    """Builds both models and compares what they compute; their memory is free afterwards."""
-    dtype = DTYPES[settings.dtype]
+) -> _Computed:
+    """Builds both models as the level wants them, and compares what they compute; their memory is free afterwards."""
     long = long_sample((pair.small, pair.grown), settings.tokens)
+    samples = batches if long is None else [*batches, long]
+    if settings.level == "full":
+        return _computed_in_full(pair, weights, growths, samples, settings, stage)
+    function = None
+    if settings.level == "function":
+        stage("running both models, layer by layer")
+        function = compared(pair, streamed_models(pair, DTYPES[settings.dtype]), samples, weights)
+    asymmetry = Asymmetry(weight_asymmetry(pair), None, None, trapped=False) if pair.has_copies else None
+    return _Computed(function, demanded_scales(pair, weights, growths), asymmetry, None)
+
+
+def _computed_in_full(
+    pair: Pair,
+    weights: Mapping[str, WeightScale],
+    growths: Mapping[str, Growth],
+    samples: Sequence[torch.Tensor],
+    settings: VerifySettings,
+    stage: Stage,
+) -> _Computed:
+    dtype = DTYPES[settings.dtype]
     stage("building both models")
-    models = _models(pair, dtype, settings.device)
+    models = loaded_models(pair, dtype, settings.device)
     stage("comparing gradients")
-    small_gradients = gradients_of(models[0], batches[:GRADIENT_BATCHES])
-    grown_gradients = gradients_of(models[1], batches[:GRADIENT_BATCHES])
-    asymmetry = _asymmetry(pair, models[1], batches[0], grown_gradients, dtype)
+    few = samples[: min(GRADIENT_BATCHES, settings.batches)]
+    small_gradients, grown_gradients = (gradients_of(model, few) for model in (models.small, models.grown))
+    asymmetry = _asymmetry(pair, models.grown, samples[0], grown_gradients, dtype)
     stage("running both models")
-    exact = _model(pair.small, torch.float32, settings.device) if dtype == torch.bfloat16 else None
-    function = compared(pair, models, batches if long is None else [*batches, long], weights, exact)
+    function = compared(pair, models, samples, weights)
     scales = gradient_scales(pair, weights, growths, small_gradients, grown_gradients)
     true_difference = max(scale.error for scale in scales.values())
     if pair.has_copies:
-        idealise(models[1], pair, weights)
-        ideal_gradients = gradients_of(models[1], batches[:GRADIENT_BATCHES])
-        scales = gradient_scales(pair, weights, growths, small_gradients, ideal_gradients)
-    return _Run(function, scales, asymmetry, true_difference)
+        idealise(models.grown, pair, weights)
+        scales = gradient_scales(pair, weights, growths, small_gradients, gradients_of(models.grown, few))
+    return _Computed(function, scales, asymmetry, true_difference)
 
 
 def _opened(small: Path, grown: Path, config: Path | None, dialect: str | None) -> tuple[Pair, Declared]:
@@ -155,7 +206,8 @@ def _opened(small: Path, grown: Path, config: Path | None, dialect: str | None) 
     known = {*checkpoint.tensors, *checkpoint.rest, *checkpoint.carried.files, *checkpoint.carried.left_behind}
     dropped = [name for name in declared.dropped if name in known]
     old = understood(checkpoint, config=config, drop=dropped, reset=declared.reset, dialect=dialect)
-    return open_pair(old, new), declared
+    pair = open_pair(old, new)
+    return replace(pair, grown=pair.grown.with_config(with_fixed_fields(pair))), declared
 
 
 def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
@@ -191,32 +243,26 @@ def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
     return Pair(small=small, grown=grown, links=links, growths=growths, layers=layers)
 
 
-def _models(pair: Pair, dtype: torch.dtype, device: str) -> tuple[PreTrainedModel, PreTrainedModel]:
-    return _model(pair.small, dtype, device), _model(pair.grown, dtype, device)
-
-
-def _model(state: TrainingState, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    if device != "cpu" and not torch.cuda.is_available():
-        raise RequestError(f"⟦device {device}⟧: no such device on this machine, expected cpu")
-    return load_model(state.checkpoint, state.claim, state.config, dtype, device)
-
-
-def _moments(pair: Pair, run: _Run, measured: Scales, settings: VerifySettings) -> Moments:
+def _moments(pair: Pair, run: _Computed, measured: Scales, settings: VerifySettings) -> Moments | None:
+    if not has_state(pair.small.optimizers):
+        return None
     scales = run.scales
     found = moment_errors(pair, scales, measured)
     # rounding may turn an expert's choice, and its gradients with it
-    contradicted = gradient_problems(scales) if run.function.passed and settings.dtype == "float64" else []
+    is_sure = run.function is not None and run.function.passed and settings.dtype == "float64"
+    contradicted = gradient_problems(scales) if is_sure else []
     problems = [*contradicted, *found.problems]
     worst = max(found.errors, key=found.errors.__getitem__, default=None)
     error = found.errors[worst] if worst else 0.0
-    worst_gradient = max(scales, key=lambda name: scales[name].error)
+    confirmed = run.true_difference is not None
+    worst_gradient = max(scales, key=lambda name: scales[name].error) if confirmed else None
     tolerance = found.tolerance
     return Moments(
         worst_relative_error=error,
         worst_parameter=worst,
         tolerance=tolerance,
         num_compared=len(found.errors),
-        gradient_worst_relative_error=scales[worst_gradient].error,
+        gradient_worst_relative_error=scales[worst_gradient].error if worst_gradient else None,
         gradient_worst_parameter=worst_gradient,
         true_gradient_difference=run.true_difference,
         passed=error <= tolerance and not problems,
@@ -276,8 +322,8 @@ def _trajectory(
         return None
     dtype = DTYPES[settings.dtype]
     small, grown = (
-        losses(model, state, batches, settings.steps)
-        for model, state in zip(_models(pair, dtype, settings.device), (pair.small, pair.grown), strict=True)
+        losses(loaded(state, dtype, settings.device), state, batches, settings.steps)
+        for state in (pair.small, pair.grown)
     )
     differences = [abs(a - b) for a, b in zip(small, grown, strict=True)]
     lost = [math.isnan(a) and math.isnan(b) for a, b in zip(small, grown, strict=True)]

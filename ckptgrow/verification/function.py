@@ -15,40 +15,37 @@ import torch
 from transformers import PreTrainedModel
 
 from ckptgrow.verification.magnitude import largest
+from ckptgrow.verification.models import Models
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.precision import TOLERANCES, rounding
 from ckptgrow.verification.report import Function
-from ckptgrow.verification.samples import all_logits
+from ckptgrow.verification.samples import logits_of
 from ckptgrow.verification.weights import WeightScale
 
 OWN_ERRORS = 2.0  # times the small model's own error in bfloat16
 RESPONSES = 30.0  # times the change that one rounding makes: draws differ, and so do sums in another order
 EXACT = 1e-12  # of the largest value: weights that growth has not rounded
 BEARABLE = {torch.float64: 1e-2, torch.float16: 0.5}  # of the largest logit, from a rounding as coarse as this on
-SEED = 0
-Logits = Sequence[torch.Tensor]
 
 
 def compared(
-    pair: Pair,
-    models: tuple[PreTrainedModel, PreTrainedModel],
-    samples: Sequence[torch.Tensor],
-    weights: Mapping[str, WeightScale],
-    exact: PreTrainedModel | None,
+    pair: Pair, models: Models, samples: Sequence[torch.Tensor], weights: Mapping[str, WeightScale]
 ) -> Function:
     """Compares the logits of both models on `samples`.
 
-    `models`: the small and the grown one; `exact`: the small one in float32, where the models are in bfloat16. Where
-    the fixed tolerance is not met, the grown model is run once more with weights that are perturbed by one rounding.
+    Where the fixed tolerance is not met, the grown model is run once more with weights that are perturbed by one
+    rounding.
     """
-    small, grown = (all_logits(model, samples) for model in models)
-    reference = small if exact is None else all_logits(exact, samples)
-    scale = max(largest(one.double()) for one in reference)
-    worst = _difference(reference, grown)
-    relative = worst / scale if scale > 0 else worst
-    dtype = models[0].dtype
-    if exact is not None:
-        own = _difference(reference, small) / scale if scale > 0 else 0.0
+    scale = worst = own = 0.0
+    for sample in samples:
+        small, grown = (_logits(model, sample) for model in (models.small, models.grown))
+        reference = small if models.exact is None else _logits(models.exact, sample)
+        scale = max(scale, largest(reference.double()))
+        worst = max(worst, _difference(reference, grown))
+        own = max(own, _difference(reference, small))
+    relative, own = (one / scale if scale > 0 else one for one in (worst, own))
+    dtype = models.small.dtype
+    if models.exact is not None:
         tolerance = max(OWN_ERRORS * own, rounding(dtype))
         how = f"by the small model's own error in {_name(dtype)}, {own:.1e} of the largest logit"
         return Function(
@@ -57,7 +54,9 @@ def compared(
     tolerance, how = TOLERANCES[dtype], f"by a few hundred roundings of {_name(dtype)}"
     if relative > tolerance and _can_round(pair, weights, relative):
         stored = _stored_rounding(pair, weights, dtype)
-        response = _response(models[1], samples[:1], grown[:1], stored) / scale
+        with models.perturbed(stored) as perturbed:
+            changed = _logits(perturbed, samples[0])
+        response = _difference(_logits(models.grown, samples[0]), changed) / scale
         tolerance = max(tolerance, min(RESPONSES * response, _bearable(stored)))
         how = f"by the grown model's response to rounding its weights, {response:.1e} of the largest logit"
     return Function(
@@ -65,8 +64,13 @@ def compared(
     )
 
 
-def _difference(expected: Logits, found: Logits) -> float:
-    return max(largest(one.double() - other.double()) for one, other in zip(expected, found, strict=True))
+def _logits(model: PreTrainedModel, sample: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return logits_of(model, sample).cpu()
+
+
+def _difference(expected: torch.Tensor, found: torch.Tensor) -> float:
+    return largest(expected.double() - found.double())
 
 
 def _can_round(pair: Pair, weights: Mapping[str, WeightScale], relative: float) -> bool:
@@ -86,20 +90,6 @@ def _stored_rounding(pair: Pair, weights: Mapping[str, WeightScale], dtype: torc
 def _bearable(stored: float) -> float:
     """The largest tolerance, for a function that is lost to rounding is lost all the same."""
     return max(limit for dtype, limit in BEARABLE.items() if rounding(dtype) <= stored)
-
-
-def _response(model: PreTrainedModel, samples: Sequence[torch.Tensor], logits: Logits, size: float) -> float:
-    """The largest change of a logit when every weight is changed at random by up to one rounding, `size`."""
-    generator = torch.Generator().manual_seed(SEED)
-    weights = [parameter.detach().clone() for parameter in model.parameters()]
-    with torch.no_grad():
-        for parameter in model.parameters():
-            draws = torch.rand(parameter.shape, generator=generator, dtype=torch.float32).to(parameter)
-            parameter.mul_(1 + size * (2 * draws - 1))
-        response = _difference(logits, all_logits(model, samples))
-        for parameter, weight in zip(model.parameters(), weights, strict=True):
-            parameter.copy_(weight)
-    return response
 
 
 def _name(dtype: torch.dtype) -> str:

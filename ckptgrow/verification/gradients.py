@@ -64,6 +64,17 @@ def gradient_scales(
     }
 
 
+def demanded_scales(
+    pair: Pair, weights: Mapping[str, WeightScale], growths: Mapping[str, Growth]
+) -> Mapping[str, GradientScale]:
+    """The scale of every parameter outside new layers by what the spaces demand, which no autograd has confirmed."""
+    return {
+        name: GradientScale(_demanded(link, weights[name].factor, growths) * link.share_of_gradient, None, 0.0)
+        for name, link in pair.links.items()
+        if not link.is_new_layer
+    }
+
+
 def gradient_problems(scales: Mapping[str, GradientScale]) -> list[str]:
     """Sentences on the gradients by which autograd contradicts the factors that moments are judged by."""
     return [

@@ -1,9 +1,11 @@
-"""What verification found, part by part; a part that was not asked for, or has no state to judge, is None."""
+"""What verification found, part by part; what was not asked for, is not of its level, or has no state is None."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+
+from ckptgrow.choices import VerifyLevel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +42,9 @@ class Moments:
     worst_parameter: str | None
     tolerance: float
     num_compared: int
-    gradient_worst_relative_error: float  # of the grown model's gradients, its null-space terms averaged away
+    gradient_worst_relative_error: float | None  # of the grown model's gradients, its null-space terms averaged away
     gradient_worst_parameter: str | None
-    true_gradient_difference: float  # of the grown model as it is; not judged: noise and training make it differ
+    true_gradient_difference: float | None  # of the grown model as it is; not judged: noise and training make it differ
     passed: bool
     problems: list[str] = field(default_factory=list[str])
 
@@ -63,26 +65,27 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Asymmetry:
-    """The relative differences between copies, from 0 for equal ones on.
+    """The relative differences between copies, from 0 for equal ones on; None where the level did not compute them.
 
     `trapped`: neither weights nor gradients nor dropout tell the copies apart, so that training keeps them equal.
     """
 
     weights: float
-    gradients: float
-    hidden_states: float
+    gradients: float | None
+    hidden_states: float | None
     trapped: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """All that verification found; `sentences` say in words what a user should know."""
+    """All that verification found, at the level that it took; `sentences` say in words what a user should know."""
 
     structure: Structure
-    function: Function
+    function: Function | None
     moments: Moments | None
     trajectory: Trajectory | None
     asymmetry: Asymmetry | None
+    level: VerifyLevel
     sentences: list[str]
 
     @property

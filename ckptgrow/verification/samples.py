@@ -74,9 +74,10 @@ def _windows(config: Mapping[str, Any]) -> list[int]:
 
 def inputs_of(model: PreTrainedModel, sample: torch.Tensor) -> dict[str, Any]:
     """The model's arguments for a batch: images, tokens, or the same tokens for encoder and decoder."""
+    device = "cpu" if model.device.type == "meta" else model.device  # of a streamed model
     if sample.is_floating_point():
-        return {model.main_input_name: sample.to(model.device, model.dtype)}
-    tokens = sample.to(model.device)
+        return {model.main_input_name: sample.to(device, model.dtype)}
+    tokens = sample.to(device)
     inputs = {model.main_input_name: tokens, "use_cache": False}
     return {**inputs, "decoder_input_ids": tokens} if model.config.is_encoder_decoder else inputs
 
@@ -97,12 +98,6 @@ def loss_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(logits, torch.arange(len(tokens), device=logits.device))
     target = tokens.to(logits.device)[:, 1:]
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), target.flatten())
-
-
-def all_logits(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The logits of every batch, on the CPU."""
-    with torch.no_grad():
-        return [logits_of(model, tokens).cpu() for tokens in batches]
 
 
 def gradients_of(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:

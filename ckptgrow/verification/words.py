@@ -18,11 +18,13 @@ def _padding(report: VerifyReport, pair: Pair) -> list[str]:
     padding = pair.grown.family.padding
     if moments is None or not pair.is_padded or padding is None or padding.norm != "layer":
         return []
-    if moments.gradient_worst_relative_error <= INEXACT:
+    error = moments.gradient_worst_relative_error
+    if error is not None and error <= INEXACT:
         return []
+    measured = "" if error is None else f" by up to {error:.0%} ({moments.gradient_worst_parameter})"
     return [
-        f"moments of what writes the residual stream are approximate: through LayerNorm, gradients of old entries "
-        f"differ by up to {moments.gradient_worst_relative_error:.0%} ({moments.gradient_worst_parameter})"
+        "moments of what writes the residual stream are approximate: through LayerNorm, gradients of old entries "
+        f"differ{measured}"
     ]
 
 
@@ -40,7 +42,7 @@ def _structure(report: VerifyReport) -> list[str]:
 
 def _function(report: VerifyReport, pair: Pair) -> list[str]:
     function = report.function
-    if function.passed:
+    if function is None or function.passed:
         return []
     found = [
         f"the function changed: logits differ by {function.relative:.1e} of the largest, expected at most "

@@ -129,3 +129,52 @@ def test_curves_that_never_meet_are_named(tmp_path: Path, capsys: pytest.Capture
     arguments = ["--operator", "width", "--params", "1e6", "4e6", "--tokens-per-step", "1000"]
     assert run(["plan", "curves", str(small), str(large), *arguments]) == 2
     assert "begins below loss" in capsys.readouterr().err
+
+
+def test_a_saving_below_zero_says_not_to_grow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The large model's steps cost hardly more, and it needs fewer to the small one's loss."""
+    small, large = write_made(tmp_path / "small.csv", 3.0, 500.0), write_made(tmp_path / "large.csv", 2.6, 400.0)
+    arguments = ["--operator", "width", "--tokens-per-step", "1000", "--params", "1e6", "1.01e6"]
+    assert run(["plan", "curves", str(small), str(large), *arguments]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("Do not grow: ") and "saves -" in said.out and "cannot be told" not in said.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["SMALL", "LARGE", "--params", "1e6", "4e6"],
+        ["--params", "1e6", "4e6", "SMALL", "LARGE"],
+        ["SMALL", "--params", "1e6", "--params", "4e6", "LARGE"],
+        ["SMALL", "LARGE", "--params=1e6", "--params", "4e6"],
+    ],
+)
+def test_params_are_given_one_after_the_other_or_each_behind_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    logs = {
+        "SMALL": write_made(tmp_path / "small.csv", 3.0, 500.0),
+        "LARGE": write_made(tmp_path / "large.csv", 2.6, 1200.0),
+    }
+    given = [str(logs.get(word, word)) for word in words]
+    assert run(["plan", "curves", *given, "--operator", "width", "--tokens-per-step", "1000", "--json"]) == 0
+    curves = json.loads(capsys.readouterr().out)
+    assert curves["saving"] > 0
+    if "--params=1e6" in words or given[0].startswith("-"):
+        return
+    assert run(["plan", "fit", *given, "--tokens-per-step", "1000", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["law"]["largest_fitted"] == 4e6
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [(["1e6"], "1 given for 2 models"), (["1e6", "4e6", "8e6"], "3 given"), ([], "--params")],
+)
+def test_other_numbers_of_params_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], params: list[str], words: str
+) -> None:
+    log = str(write_made(tmp_path / "log.csv", 3.0, 500.0))
+    given = [part for value in params for part in ("--params", value)] or ["--params"]
+    assert run(["plan", "curves", log, log, "--operator", "width", "--tokens-per-step", "1000", *given]) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1 and words in error, error

@@ -9,12 +9,12 @@ import ast
 from tests.helpers.paths import PACKAGE
 
 SHARED = {
-    "ckptgrow.choices": {"VerifyDevice", "VerifyDtype"},
+    "ckptgrow.choices": {"VerifyDevice", "VerifyDtype", "VerifyLevel"},
     # storage and formats: what lies where, and how it is read
     "ckptgrow.storage.files.json_files": {"LARGEST_LOG", "read_json"},
     "ckptgrow.storage.fingerprint": {"Fingerprint"},
     "ckptgrow.storage.pickles.opaque": {"Opaque"},
-    "ckptgrow.storage.tensors": {"InMemory", "LazyTensor", "chunks", "is_lazy", "whole"},
+    "ckptgrow.storage.tensors": {"InMemory", "LazyTensor", "chunks", "is_lazy", "num_elements", "whole"},
     "ckptgrow.storage.tree": {"path_text"},
     "ckptgrow.formats.checkpoint": {"Checkpoint"},
     "ckptgrow.formats.huggingface": {"SAFETENSORS"},
@@ -24,7 +24,7 @@ SHARED = {
     # state and families: names, layouts, sizes, transformers' own models
     "ckptgrow.state.architecture": {"config_errors"},
     "ckptgrow.state.claim": {"Claimed"},
-    "ckptgrow.state.model": {"load_model"},
+    "ckptgrow.state.model": {"load_model", "streamed_model"},
     "ckptgrow.state.opening": {"TrainingState", "open_state", "understood"},
     "ckptgrow.state.optimizer_kinds": {"keys_in", "recognised"},  # which optimizer it is; what follows is not shared
     "ckptgrow.state.optimizer_state": {"OptimizerState", "ParameterGroup"},

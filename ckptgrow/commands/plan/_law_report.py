@@ -9,6 +9,8 @@ from ckptgrow.commands._screen import Screen
 if TYPE_CHECKING:
     from ckptgrow.planning.law_plan import LawPlan
 
+LEAST = 5e-4  # of the compute: what rounds to 0.1 %
+
 
 def say(plan: LawPlan, screen: Screen, lr_rule: str) -> None:
     """Shows tables and a sentence, and on a terminal a small plot."""
@@ -27,15 +29,32 @@ def say(plan: LawPlan, screen: Screen, lr_rule: str) -> None:
         [_row(number, plan) for number in range(len(plan.stages))],
     )
     last = plan.stages[-1]
-    screen.say(
-        f"{plan.compute:.4g} FLOPs to loss {last.loss:.4f}, against {plan.compute_alone:.4g} for "
+    if len(plan.stages) > 1 and (plan.saving < LEAST or last.steps == 0):
+        screen.say(
+            f"Do not grow: by this law stages reach loss {last.loss:.4f} with {plan.compute:.4g} FLOPs, "
+            f"{plan.alone.sizes[-1]:.4g} parameters from scratch with {plan.compute_alone:.4g}, and the last growth "
+            "lowers neither."
+        )
+    else:
+        screen.say(_what_it_saves(plan))
+    _warn(plan, screen)
+    screen.picture(lambda width: _picture(plan, width))
+
+
+def _what_it_saves(plan: LawPlan) -> str:
+    return (
+        f"{plan.compute:.4g} FLOPs to loss {plan.stages[-1].loss:.4f}, against {plan.compute_alone:.4g} for "
         f"{plan.alone.sizes[-1]:.4g} parameters from scratch: saves {plan.saving:.1%}"
         + (
             f", of which {plan.saving_of_batches:.1%} by smaller batches alone."
-            if plan.saving_of_batches > 5e-4
+            if plan.saving_of_batches > LEAST
             else "."
         )
     )
+
+
+def _warn(plan: LawPlan, screen: Screen) -> None:
+    last = plan.stages[-1]
     empty = sum(one.steps == 0 for one in plan.stages)
     if empty:
         screen.warn(
@@ -49,7 +68,6 @@ def say(plan: LawPlan, screen: Screen, lr_rule: str) -> None:
             f"the law {law.name} was fitted to models of {law.smallest_fitted:.3g} to {law.largest_fitted:.3g} "
             f"parameters: what it says of stage {' and '.join(map(str, beyond))} is an extrapolation"
         )
-    screen.picture(lambda width: _picture(plan, width))
 
 
 def _row(number: int, plan: LawPlan) -> tuple[object, ...]:

@@ -16,6 +16,7 @@ from ckptgrow.commands.plan._curve_logs import (
     left_out,
     say_left_out,
 )
+from ckptgrow.commands.plan._params import ParamsOption, check_larger, sizes_of
 from ckptgrow.errors import RequestError
 
 if TYPE_CHECKING:
@@ -27,13 +28,7 @@ def curves(
     small: Annotated[Path, typer.Argument(metavar="SMALL", help="The small model's log.", show_default=False)],
     large: Annotated[Path, typer.Argument(metavar="LARGE", help="The large model's log.", show_default=False)],
     operator: Annotated[OperatorName, typer.Option(help="The growth that is planned.", show_default=False)],
-    params: Annotated[
-        tuple[str, str],
-        typer.Option(
-            help="Parameters without embeddings of SMALL and LARGE: numbers, config.json files or checkpoints.",
-            metavar="SMALL_N LARGE_N",
-        ),
-    ],
+    params: ParamsOption,
     tokens_per_step: Annotated[float, typer.Option(help="Tokens an optimizer step.", show_default=False)],
     threshold: Annotated[
         float | None, typer.Option(help="Slope d log L / d log C to grow at [default: the paper's for the operator].")
@@ -57,17 +52,12 @@ def curves(
     from ckptgrow.planning.growth_point import growth_point
     from ckptgrow.planning.learning_curves import curve
     from ckptgrow.planning.logs import Names
-    from ckptgrow.planning.model_size import model_size
 
     if plot is not None:
         check_ending(plot)
 
-    sizes = [model_size(one) for one in params]
-    if sizes[0] >= sizes[1]:
-        raise RequestError(
-            f"--params {' '.join(params)}: {sizes[0]:,.0f} parameters, then {sizes[1]:,.0f}, expected the small "
-            "model's first, then a larger one's"
-        )
+    sizes = sizes_of(params, 2, "models")
+    check_larger(sizes, params)
     small_curve, large_curve = (
         curve(path, size, tokens_per_step, Names(loss, step_column), spikes)
         for path, size in zip((small, large), sizes, strict=True)
@@ -87,12 +77,14 @@ def curves(
 
 def _say(point: GrowthPoint, screen: Screen) -> None:
     spread = point.spread
-    screen.say(
-        f"Train the small model to step {point.step_before:,} (loss {point.loss_at_growth:.4f}), grow its "
-        f"{'width and depth' if point.operator == 'both' else point.operator}, and go on from step "
-        f"{point.step_target:,} to {point.step_optimality:,}: that saves {point.saving:.1%} of the compute of the "
-        f"large model alone; ρ = {point.rho:.3f}."
-    )
+    if point.saving <= 0:
+        screen.say(
+            f"Do not grow: the small model reaches loss {point.loss_at_growth:.4f} at step {point.step_before:,} with "
+            f"no less compute than the large model at step {point.step_target:,}; growing there would cost "
+            f"{-point.saving:.1%} of the compute of the large model alone."
+        )
+    else:
+        screen.say(_what_to_do(point))
     screen.say(
         f"90 % of resamples, over noise and windows: saves {spread.saving[0]:.1%} to {spread.saving[1]:.1%}; grown at "
         f"step {spread.step_before[0]:,.0f} to {spread.step_before[1]:,.0f}; optimal at "
@@ -100,8 +92,17 @@ def _say(point: GrowthPoint, screen: Screen) -> None:
     )
     if spread.share_without > 0:
         screen.warn(f"in {spread.share_without:.0%} of resamples a slope never rises past its threshold; train longer")
-    if not point.is_distinguishable:
+    if point.saving > 0 and not point.is_distinguishable:
         screen.warn("the saving cannot be told from zero with these curves; evaluate more often or longer")
+
+
+def _what_to_do(point: GrowthPoint) -> str:
+    return (
+        f"Train the small model to step {point.step_before:,} (loss {point.loss_at_growth:.4f}), grow its "
+        f"{'width and depth' if point.operator == 'both' else point.operator}, and go on from step "
+        f"{point.step_target:,} to {point.step_optimality:,}: that saves {point.saving:.1%} of the compute of the "
+        f"large model alone; ρ = {point.rho:.3f}."
+    )
 
 
 def _picture(small: Curve, large: Curve, point: GrowthPoint, width: int) -> list[list[tuple[str, str]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from ckptgrow.commands._help import PanelledCommand
+from ckptgrow.commands.plan._params import WithParams, WithTwoParams
 from ckptgrow.commands.plan.curves import curves
 from ckptgrow.commands.plan.fit import fit
 from ckptgrow.commands.plan.law import law
@@ -16,5 +17,5 @@ plan = typer.Typer(
     add_completion=False,
 )
 
-for command in (curves, law, fit, watch):
-    plan.command(cls=PanelledCommand)(command)
+for command, kind in ((curves, WithTwoParams), (law, PanelledCommand), (fit, WithParams), (watch, PanelledCommand)):
+    plan.command(cls=kind)(command)

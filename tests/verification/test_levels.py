@@ -1,0 +1,151 @@
+"""Below the full level: layer by layer both models compute the same to the bit, and what is stored is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ckptgrow
+from ckptgrow import VerifySettings
+from ckptgrow.errors import RequestError
+from ckptgrow.state.model import load_model, streamed_model
+from ckptgrow.state.opening import open_state
+from ckptgrow.verification import levels
+from ckptgrow.verification.samples import logits_of, sample_batches
+from tests.helpers.families import ALIBI, FIRST, still_run
+
+Tree = dict[str, Any]
+LOW = ("stored", "function")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A Llama with AdamW's moments, and what it grew to by the default."""
+    directory = tmp_path_factory.mktemp("pair")
+    small = still_run(directory / "small.ckpt", "llama")
+    ckptgrow.width(small, directory / "grown.ckpt")
+    return small, directory / "grown.ckpt"
+
+
+@pytest.mark.sampled(8)
+@pytest.mark.parametrize("stored", [torch.float64, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("case", FIRST)
+def test_a_streamed_model_has_the_logits_of_a_loaded_one(
+    tmp_path: Path, case: str, dtype: torch.dtype, stored: torch.dtype
+) -> None:
+    tree = torch.load(still_run(tmp_path / "small.ckpt", case), weights_only=True)
+    tree["state_dict"] = {name: tensor.to(stored) for name, tensor in tree["state_dict"].items()}
+    torch.save(tree, tmp_path / "small.ckpt")
+    state = open_state(tmp_path / "small.ckpt")
+    sample = sample_batches(state, 1, None)[0]
+    arguments = state.checkpoint, state.claim, state.config, dtype
+    streamed = streamed_model(*arguments)
+    with torch.no_grad():
+        expected, found = (logits_of(model, sample) for model in (load_model(*arguments), streamed))
+    assert torch.equal(expected, found)
+    assert all(parameter.is_meta for parameter in streamed.parameters())  # and nothing of it stays in memory
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("case", [case for case in FIRST if case not in ALIBI])
+def test_right_growths_pass_at_every_level(tmp_path: Path, case: str) -> None:
+    small = still_run(tmp_path / "small.ckpt", case)
+    ckptgrow.width(small, tmp_path / "grown.ckpt")
+    full = ckptgrow.verify(small, tmp_path / "grown.ckpt", settings=VerifySettings(level="full"))
+    for level in LOW:
+        report = ckptgrow.verify(small, tmp_path / "grown.ckpt", settings=VerifySettings(level=level))
+        assert report.passed and report.level == level and full.moments is not None and report.moments is not None
+        assert report.moments.num_compared == full.moments.num_compared
+        assert (report.function is None) == (level == "stored")
+        assert any(sentence.startswith(f"level {level}: ") for sentence in report.sentences)
+        if report.function is not None:
+            assert full.function is not None and report.function.relative == full.function.relative
+
+
+def _scaled(value: torch.Tensor) -> torch.Tensor:
+    changed = value.clone()
+    changed.view(-1)[7] *= 1.01
+    return changed
+
+
+def _a_weight(tree: Tree) -> None:
+    name = "model.model.layers.1.mlp.down_proj.weight"
+    tree["state_dict"][name] = _scaled(tree["state_dict"][name])
+
+
+def _a_moment(key: str) -> Callable[[Tree], None]:
+    def change(tree: Tree) -> None:
+        record = tree["optimizer_states"][0]["state"][3]
+        record[key] = _scaled(record[key])
+
+    return change
+
+
+def _a_factor(tree: Tree) -> None:
+    tree["optimizer_states"][0]["state"][5]["exp_avg"] *= 2
+
+
+def _a_rate(tree: Tree) -> None:
+    tree["optimizer_states"][0]["param_groups"][0]["lr"] = 1e-3  # they train at none
+
+
+def _a_step(tree: Tree) -> None:
+    tree["optimizer_states"][0]["state"][4]["step"] += 1
+
+
+PLANTED = {
+    "weight": _a_weight,
+    "exp_avg": _a_moment("exp_avg"),
+    "exp_avg_sq": _a_moment("exp_avg_sq"),
+    "factor": _a_factor,
+    "rate": _a_rate,
+    "step": _a_step,
+}
+
+
+@pytest.mark.parametrize("level", LOW)
+@pytest.mark.parametrize("change", PLANTED.values(), ids=PLANTED.keys())
+def test_a_planted_mistake_is_told_as_at_the_full_level(
+    tmp_path: Path, pair: tuple[Path, Path], level: Any, change: Callable[[Tree], None]
+) -> None:
+    tree = torch.load(pair[1], weights_only=True)
+    change(tree)
+    torch.save(tree, tmp_path / "changed.ckpt")
+    full, low = (
+        ckptgrow.verify(pair[0], tmp_path / "changed.ckpt", settings=VerifySettings(level=one))
+        for one in ("full", level)
+    )
+    assert not low.passed
+    told = [sentence for sentence in full.sentences if not sentence.startswith(("the function", "trapped"))]
+    assert told and set(told) <= set(low.sentences)
+
+
+def test_a_function_that_differs_is_seen_with_one_layer_in_memory(tmp_path: Path) -> None:
+    small = still_run(tmp_path / "small.ckpt", "llama")
+    ckptgrow.depth(small, tmp_path / "grown.ckpt", new="copy")
+    settings = [VerifySettings(level=level) for level in ("stored", "function", "full")]
+    stored, function, full = (ckptgrow.verify(small, tmp_path / "grown.ckpt", settings=one) for one in settings)
+    assert stored.passed and not function.passed and function.function == full.function
+
+
+def test_memory_chooses_the_level_and_the_report_says_why(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(levels.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    report = ckptgrow.verify(*pair)
+    assert report.passed and report.level == "function"
+    assert any("0.0 GiB are free" in sentence for sentence in report.sentences)
+    assert ckptgrow.verify(*pair, settings=VerifySettings(level="full")).level == "full"
+    assert ckptgrow.verify(*pair, settings=VerifySettings(steps=1)).level == "full"
+
+
+@pytest.mark.parametrize("level", LOW)
+@pytest.mark.parametrize(("option", "value"), [("steps", 3), ("device", "cuda")])
+def test_what_a_level_cannot_do_is_refused(pair: tuple[Path, Path], level: Any, option: str, value: Any) -> None:
+    with pytest.raises(RequestError, match=f"level=.{level}.*{option}"):
+        ckptgrow.verify(*pair, settings=VerifySettings(level=level, **{option: value}))
