@@ -17,16 +17,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
         *("tokens_per_step", "batch", "until_slope", "until_loss"),
     ),
     "Optimizer": (
-        *(
-            "optimizer",
-            "lr",
-            "min_lr_ratio",
-            "warmup_steps",
-            "warmup_share",
-            "weight_decay",
-            "adam_beta1",
-            "adam_beta2",
-        ),
+        *("optimizer", "lr", "min_lr_ratio", "warmup_steps", "warmup_share", "weight_decay", "adam_beta1"),
         *("adam_beta2", "adam_epsilon", "grad_clip", "dropout", "ema"),
     ),
     "Data": (

@@ -44,7 +44,7 @@ def generate(
     from ckptgrow.evaluate.generation import Sampling
     from ckptgrow.evaluate.generation import generate as generate_texts
     from ckptgrow.evaluate.processes import launched
-    from ckptgrow.evaluate.subject import open_subject
+    from ckptgrow.evaluate.subject import Taken, open_subject
 
     sampling = Sampling(
         num_tokens=num_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, num_texts=num_texts
@@ -57,8 +57,7 @@ def generate(
             tokenizer=tokenizer,
             dtype=dtype,
             device=processes.device,
-            config=config,
-            is_averaged=averaged,
+            taken=Taken(config, averaged),
         )
         stage("writing")
         texts = generate_texts(subject, text, sampling)

@@ -95,7 +95,7 @@ class Session:
 
     def open(self, checkpoint: Path, *data: Path) -> Subject:
         """Opens a checkpoint as a model with its tokenizer, which a meta.json beside `data` may name."""
-        from ckptgrow.evaluate.subject import open_subject
+        from ckptgrow.evaluate.subject import Taken, open_subject
 
         with self.screen.stages() as stage:
             stage(f"loading {checkpoint.name}")
@@ -104,8 +104,7 @@ class Session:
                 tokenizer=self.choices.tokenizer,
                 dtype=self.choices.dtype,
                 device=self.processes.device,
-                config=self.choices.config,
-                is_averaged=self.choices.averaged,
+                taken=Taken(self.choices.config, self.choices.averaged),
                 others=data,
             )
 
