@@ -30,11 +30,13 @@ from ckptgrow.commands.generate import generate
 from ckptgrow.commands.grow import grow
 from ckptgrow.commands.inspect import inspect
 from ckptgrow.commands.plan.plan_app import plan
+from ckptgrow.commands.positions import positions
 from ckptgrow.commands.probe import probe
 from ckptgrow.commands.run_plan import run_plan
 from ckptgrow.commands.run_report import report
 from ckptgrow.commands.train import train
 from ckptgrow.commands.verify import verify
+from ckptgrow.commands.vocab import vocab
 from ckptgrow.commands.width import width
 from ckptgrow.errors import CkptgrowError, RequestError
 from ckptgrow.version import __version__
@@ -45,7 +47,7 @@ TRACEBACK = "CKPTGROW_TRACEBACK"
 LONGEST_LINE = 2000  # characters
 PROGRAM, COMPLETION = "ckptgrow", "_CKPTGROW_COMPLETE"  # what a shell sets when it asks for completions
 PANELS: Mapping[str, Sequence[Callable[..., Any]]] = {
-    "Grow": (width, depth, grow, convert),
+    "Grow": (width, depth, vocab, positions, grow, convert),
     "Look and prove": (verify, inspect),
     "Train": (data, train, generate),
     "Whole runs": (probe, run_plan, report, demo),

@@ -21,6 +21,7 @@ SHARED = {
     "ckptgrow.formats.known_formats": {"read_checkpoint"},
     "ckptgrow.formats.lightning": {"GROWTH_KEY"},
     "ckptgrow.formats.sidecar_files": {"CONFIG", "TRAINER_STATE", "Files"},
+    "ckptgrow.data.token_texts": {"BYTES", "ROLES", "TOKENIZER_FILES", "tokenizer_in"},  # what tokenizers are called
     # state and families: names, layouts, sizes, transformers' own models
     "ckptgrow.state.architecture": {"config_errors"},
     "ckptgrow.state.claim": {"Claimed"},
@@ -28,10 +29,11 @@ SHARED = {
     "ckptgrow.state.opening": {"TrainingState", "open_state", "understood"},
     "ckptgrow.state.optimizer_kinds": {"keys_in", "recognised"},  # which optimizer it is; what follows is not shared
     "ckptgrow.state.optimizer_state": {"OptimizerState", "ParameterGroup"},
+    "ckptgrow.state.run_data": {"DATA", "DIRECTORY", "TOKENIZER"},
     "ckptgrow.state.train_schedule": {"Schedule"},  # the function whose fields a state keeps
     "ckptgrow.families.family": {"Family"},
     # spaces: which coordinate copies which; no write, no read, no gather, no draw
-    "ckptgrow.spaces.growth": {"BoolVector", "Growth", "IntVector", "copies", "identity", "padded", "product"},
+    "ckptgrow.spaces.growth": {"BoolVector", "FRESH", "Growth", "IntVector", "copies", "identity", "padded", "product"},
     "ckptgrow.spaces.layout": {"Axis", "Layout", "Role", "parse"},
     "ckptgrow.spaces.layers": {"NEW_LAYERS", "LayerKind"},
     "ckptgrow.spaces.selection": {"selected"},
