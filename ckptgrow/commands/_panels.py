@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 REST = "Options"
 PANELS: Mapping[str, tuple[str, ...]] = {
-    "Model": ("size", "config", "resume", "init_from", "tokenizer", "old_tokenizer", "train_tokenizer"),
+    "Model": ("size", "config", "resume", "init_from", "averaged", "tokenizer", "old_tokenizer", "train_tokenizer"),
     "Sizes": (
         "pad_to",
         "factor",
@@ -29,8 +29,8 @@ PANELS: Mapping[str, tuple[str, ...]] = {
         *("tokens_per_step", "batch", "until_slope", "until_loss"),
     ),
     "Optimizer": (
-        *("lr", "min_lr_ratio", "warmup_steps", "warmup_share", "weight_decay", "adam_beta1", "adam_beta2"),
-        *("adam_epsilon", "grad_clip", "dropout"),
+        *("optimizer", "lr", "min_lr_ratio", "warmup_steps", "warmup_share", "weight_decay", "adam_beta1"),
+        *("adam_beta2", "adam_epsilon", "grad_clip", "dropout", "ema"),
     ),
     "Data": (
         *("data", "val_fraction", "field", "documents", "special_tokens", "file", "include_path", "dataset"),
@@ -59,6 +59,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
     "Law and curves": (
         *("target_params", "target_loss", "stages", "operators", "operator", "max_factor", "scaling_law", "params"),
         *("form", "from_step", "loss", "step_column", "spikes", "threshold", "errors", "plot"),
+        *("decay_share", "mixing", "pilot"),
     ),
     "Reading IN": ("dialect", "param_order", "drop", "allow_nonfinite"),
     "Output": ("to", "prefix", "max_shard_size", "out", "export", "work", "force", "dry_run", "scratch"),

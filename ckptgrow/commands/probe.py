@@ -148,6 +148,8 @@ def _names(text: str) -> list[str]:
 
 
 def _show(found: ProbeReport, screen: Screen) -> None:
+    from ckptgrow.probe.report_of_probe import verdict
+
     rows = [
         (
             one.candidate.name,
@@ -158,7 +160,7 @@ def _show(found: ProbeReport, screen: Screen) -> None:
             one.jump,
             one.spike,
             one.gradients,
-            spelled(one.out or _verdict(found, one.candidate.name)),
+            spelled(one.out or verdict(one.candidate.name, found.winner.name, found.level)),
         )
         for one in found.entries
     ]
@@ -169,9 +171,3 @@ def _show(found: ProbeReport, screen: Screen) -> None:
     for words in found.commands:
         screen.say(shlex.join(words))
     screen.result(spelled_in(found.to_json()))
-
-
-def _verdict(found: ProbeReport, name: str) -> str:
-    if name == found.winner.name:
-        return "best"
-    return "level" if name in found.level else "behind"
