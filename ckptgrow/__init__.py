@@ -30,7 +30,9 @@ if TYPE_CHECKING:
         UnsafePickleError,
     )
     from ckptgrow.growth.deepening import depth
+    from ckptgrow.growth.lengthening import positions
     from ckptgrow.growth.request import GrowthResult, StateRequest
+    from ckptgrow.growth.vocabulary import vocab
     from ckptgrow.growth.widening import width
     from ckptgrow.inspection import Inspection, inspect
     from ckptgrow.live.live_growth import LiveGrowth, grow
@@ -63,7 +65,9 @@ __all__ = [
     "depth",
     "grow",
     "inspect",
+    "positions",
     "verify",
+    "vocab",
     "width",
 ]
 
@@ -81,6 +85,8 @@ _HOMES = {
     "Converted": "ckptgrow.conversion",
     "convert": "ckptgrow.conversion",
     "depth": "ckptgrow.growth.deepening",
+    "positions": "ckptgrow.growth.lengthening",
+    "vocab": "ckptgrow.growth.vocabulary",
     "GrowthResult": "ckptgrow.growth.request",
     "StateRequest": "ckptgrow.growth.request",
     "width": "ckptgrow.growth.widening",

@@ -12,6 +12,9 @@ How = Literal["diagonal", "tile", "pad"]  # blocks of grown matrices; "pad" copi
 Separation = Literal["split", "noise", "none"]  # what tells the copies of a space apart
 Fresh = Literal["zero-copy", "zero-random", "random-zero"]  # how what copies nothing is written, and read
 FreshMoments = Literal["zero", "mean"]  # second moments of entries that copy nothing
+FreshMomentRule = Literal["zero", "mean", "rare", "blend"]  # the same, with what rows of new tokens and positions have
+RowInit = Literal["mean", "pieces", "copy"]  # how a new token's row begins
+NewPositions = Literal["copy", "interpolate"]  # of a learned table
 Place = Literal["alternate", "append", "middle"]  # of new layers
 NewLayer = Literal["zero-output", "zero-norm", "copy", "random", "ode"]
 DoublingLayers = Literal["alternate_id", "append_id", "alternate_copy", "append_copy"]  # the staged-training script's
@@ -51,7 +54,8 @@ Measure = Literal["lm-eval", "original"]
 HubData = Literal["wikitext2", "wikitext103", "openwebtext"]
 
 # recipes
-Operator = Literal["width", "depth"]
+Operator = Literal["width", "depth"]  # those that stages and probes choose between
+GrowthOperator = Literal["width", "depth", "vocab", "positions"]
 
 # planning
 OperatorName = Literal["width", "depth", "both"]

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,8 @@ import typer
 
 from ckptgrow.commands._command_tree import HELP, context_of, help_for, tree_of
 from ckptgrow.commands._help import PanelledCommand, PanelledGroup
+from ckptgrow.commands._interruption import Stopped, interrupted
+from ckptgrow.commands._pulse import PULSE
 from ckptgrow.commands._spelling import spelled
 from ckptgrow.commands._values import not_among
 from ckptgrow.commands.convert import convert
@@ -27,11 +30,13 @@ from ckptgrow.commands.generate import generate
 from ckptgrow.commands.grow import grow
 from ckptgrow.commands.inspect import inspect
 from ckptgrow.commands.plan.plan_app import plan
+from ckptgrow.commands.positions import positions
 from ckptgrow.commands.probe import probe
 from ckptgrow.commands.run_plan import run_plan
 from ckptgrow.commands.run_report import report
 from ckptgrow.commands.train import train
 from ckptgrow.commands.verify import verify
+from ckptgrow.commands.vocab import vocab
 from ckptgrow.commands.width import width
 from ckptgrow.errors import CkptgrowError, RequestError
 from ckptgrow.version import __version__
@@ -42,7 +47,7 @@ TRACEBACK = "CKPTGROW_TRACEBACK"
 LONGEST_LINE = 2000  # characters
 PROGRAM, COMPLETION = "ckptgrow", "_CKPTGROW_COMPLETE"  # what a shell sets when it asks for completions
 PANELS: Mapping[str, Sequence[Callable[..., Any]]] = {
-    "Grow": (width, depth, grow, convert),
+    "Grow": (width, depth, vocab, positions, grow, convert),
     "Look and prove": (verify, inspect),
     "Train": (data, train, generate),
     "Whole runs": (probe, run_plan, report, demo),
@@ -89,9 +94,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gc.set_threshold(100_000)  # walking what torch's import leaves, again and again, takes half a second
     signal.signal(signal.SIGTERM, _stopped)
     signal.signal(signal.SIGINT, _stopped)
-    if os.environ.get("RANK", "0") != "0" or sys.stdout is None:  # closed by who called
+    PULSE.may_go_on = _raise_what_was_swallowed
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if not _is_first() or sys.stdout is None:  # closed by who called
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
-    code = run(sys.argv[1:] if arguments is None else list(arguments))
+    with PULSE.beating() if _is_first() else nullcontext():
+        code = run(words)
     _part_from_others()
     gc.freeze()  # and once more at the end
     sys.exit(code)
@@ -107,14 +115,27 @@ def run(arguments: list[str]) -> int:
             if HELP in arguments or isinstance(command, PanelledGroup):
                 return EXIT_DONE
         code: object = root(arguments, prog_name=PROGRAM, standalone_mode=False)
-    except (Exception, KeyboardInterrupt, Terminated) as error:
+    except (Exception, KeyboardInterrupt, Stopped, Terminated) as error:
         if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
             error = error.__cause__
         signalled = _signal_behind(error)
         if signalled is not None:
+            if _is_first() and not isinstance(error, typer.Exit):  # what saved something has told so itself
+                PULSE.beat()
+                print(f"ckptgrow: {interrupted(_name_in(arguments), signalled)}", file=sys.stderr)
             return 128 + signalled
         return _refused(error, as_json="--json" in arguments)
     return code if isinstance(code, int) else EXIT_DONE
+
+
+def _is_first() -> bool:
+    """Whether this is the only process, or the first of those that torchrun or Lightning started."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
+def _name_in(arguments: Sequence[str]) -> str:
+    """The command's name; empty where there is none."""
+    return next((word for word in arguments if not word.startswith("-")), "")
 
 
 def _refused(error: BaseException, *, as_json: bool) -> int:
@@ -126,6 +147,7 @@ def _refused(error: BaseException, *, as_json: bool) -> int:
         return EXIT_DONE
     shown = "".join(one if one.isprintable() else "?" for one in _line(error))  # names from files go to a terminal
     shown = shown[:LONGEST_LINE]
+    PULSE.beat()
     print(f"ckptgrow: {shown}", file=sys.stderr)
     if as_json:
         print(json.dumps({"error": shown, "where": _place(error, shown)}))
@@ -205,3 +227,9 @@ _received: list[int] = []
 def _stopped(number: int, frame: object) -> None:
     _received.append(number)
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _raise_what_was_swallowed() -> None:
+    """Stops a command whose interruption some library, as one that was just being imported, has kept to itself."""
+    if _received:
+        raise Terminated if _received[0] == signal.SIGTERM else KeyboardInterrupt

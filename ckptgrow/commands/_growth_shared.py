@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ckptgrow.growth.request import GrowthResult, StepChoice
     from ckptgrow.recipes.growth_recipe import GrowthRecipe
 
-VERBS = {"width": "widening", "depth": "deepening"}
+VERBS = {"width": "widening", "depth": "deepening", "vocab": "growing the vocabulary of", "positions": "lengthening"}
 TRAPPED = (
     "the grown model is trapped: its copies get equal gradients and stay equal for ever, so it computes nothing the "
     "small one could not. Train with dropout, or grow with --separate split (changes no output)"
@@ -168,4 +168,5 @@ def _sentence(done: GrowthResult, source: Path, target: Path) -> str:
     )
     old, new = done.num_parameters
     step = "" if done.step[0] == done.step[1] else f", step {done.step[0]} → {done.step[1]}"
+    changes = changes or "the same sizes"
     return f"{source} → {target}: {changes}; {old:,} → {new:,} parameters; lr rule {done.lr_rule}{step}."

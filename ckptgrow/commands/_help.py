@@ -18,6 +18,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from ckptgrow.commands._interruption import Stopped
 from ckptgrow.commands._panels import PANELS, REST, panel_of
 
 WIDTH_WITHOUT_TERMINAL, NARROWEST = 100, 40  # characters
@@ -55,6 +56,13 @@ class PanelledGroup(TyperGroup):
     """A command with commands below it, whose help has panels; `summaries` are theirs."""
 
     summaries: Mapping[str, Summary]
+
+    def invoke(self, ctx: Any) -> Any:
+        """What its command returns; raises Stopped at Ctrl-C, of which Typer would make an exit code without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Stopped from error
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The names of all, without making the commands."""

@@ -6,9 +6,21 @@ from collections.abc import Mapping
 
 REST = "Options"
 PANELS: Mapping[str, tuple[str, ...]] = {
-    "Model": ("size", "config", "resume", "init_from", "tokenizer", "train_tokenizer"),
-    "Sizes": ("factor", "ffn", "heads", "kv_heads", "hidden", "layers", "every", "place", "new", "doubling_layers"),
-    "Copies and new entries": ("how", "separate", "noise", "spread", "fresh", "fresh_moments"),
+    "Model": ("size", "config", "resume", "init_from", "tokenizer", "old_tokenizer", "train_tokenizer"),
+    "Sizes": (
+        "pad_to",
+        "factor",
+        "ffn",
+        "heads",
+        "kv_heads",
+        "hidden",
+        "layers",
+        "every",
+        "place",
+        "new",
+        "doubling_layers",
+    ),
+    "Copies and new entries": ("how", "separate", "noise", "spread", "fresh", "fresh_moments", "init"),
     "Training state": (
         *("lr_rule", "wd_rule", "step", "schedule", "rewarm", "rewarm_new", "reset", "moments", "freeze"),
     ),
@@ -47,6 +59,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
     "Law and curves": (
         *("target_params", "target_loss", "stages", "operators", "operator", "max_factor", "scaling_law", "params"),
         *("form", "from_step", "loss", "step_column", "spikes", "threshold", "errors", "plot"),
+        *("decay_share", "mixing", "pilot"),
     ),
     "Reading IN": ("dialect", "param_order", "drop", "allow_nonfinite"),
     "Output": ("to", "prefix", "max_shard_size", "out", "export", "work", "force", "dry_run", "scratch"),

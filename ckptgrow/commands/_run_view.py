@@ -1,4 +1,4 @@
-"""What a run shows while it works: a live view on a terminal, a line a minute elsewhere."""
+"""What a run shows while it works: a live view on a terminal, a line in ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ckptgrow.commands._pulse import PULSE
 from ckptgrow.commands._screen import Screen
 from ckptgrow.commands._spelling import spelled
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from ckptgrow.run.standing import Standing
     from ckptgrow.train.monitor import Progress
 
-EVERY_ON_TERMINAL, EVERY_ELSEWHERE = 1.0, 60.0  # seconds
+EVERY_ON_TERMINAL, EVERY_ELSEWHERE = 1.0, 10.0  # seconds
 MARKS = {"done": "✓", "under way": "▶", "waiting": "·", "failed": "✗"}
 
 
@@ -31,6 +32,7 @@ class RunView:
     def job(self, name: str, sentence: str) -> None:
         """A job begins, or has ended with what the sentence says."""
         self._doing = ""
+        PULSE.does(name)
         if sentence:
             self._screen.say(f"{name}: {sentence}")
         elif self._live is None:
@@ -40,6 +42,7 @@ class RunView:
     def stage(self, sentence: str) -> None:
         """What a job is doing now."""
         self._doing = sentence
+        PULSE.does(sentence)
         self._show_later()
 
     def trained(self, stage: str, progress: Progress) -> None:

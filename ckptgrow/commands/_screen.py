@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import sys
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from ckptgrow.commands._pulse import PULSE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +26,6 @@ Advance = Callable[[int], None]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 WIDTH_WITHOUT_TERMINAL = 160  # characters: scripts and logs should not see tables folded at 80
 WIDEST_PICTURE = 80  # characters
-SECONDS_OF_STAGES, SECONDS_OF_PROGRESS = 10.0, 60.0  # between lines, where there is no terminal
 
 
 def _console(*, stderr: bool) -> Console:
@@ -41,24 +41,29 @@ class Screen:
     """Shows one command's sentences, tables, progress and result where they belong."""
 
     def __init__(self, as_json: bool) -> None:
+        PULSE.beat()
         self._as_json = as_json
         self._notes = _console(stderr=True)
         self._words = self._notes if as_json else _console(stderr=False)
 
     def say(self, sentence: str, style: str | None = None) -> None:
         """Shows a sentence for people; on stderr under `--json`."""
+        PULSE.beat()
         self._words.print(sentence, style=style)
 
     def note(self, sentence: str) -> None:
         """Shows a remark on stderr."""
+        PULSE.beat()
         self._notes.print(sentence, markup=False, highlight=False)
 
     def warn(self, sentence: str) -> None:
         """Shows a warning on stderr."""
+        PULSE.beat()
         self._notes.print(f"warning: {sentence}", style="yellow")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Shows a table for people, with numbers at the right; without a terminal, lines with tabs for scripts."""
+        PULSE.beat()
         if not self._words.is_terminal:
             lines = [columns, *([_cell(value) for value in row] for row in rows)]
             for line in ([title] if title else []) + ["\t".join(line) for line in lines]:
@@ -80,11 +85,13 @@ class Screen:
             return
         from rich.text import Text
 
+        PULSE.beat()
         for row in draw(min(self._words.width, WIDEST_PICTURE)):
             self._words.print(Text.assemble(*row))
 
     def result(self, values: Mapping[str, object]) -> None:
         """Prints the command's result under `--json`, as one object on stdout; otherwise nothing."""
+        PULSE.beat()
         if self._as_json:
             print(json.dumps(_finite(values), default=str, allow_nan=False))
 
@@ -93,12 +100,7 @@ class Screen:
         """A spinner with what is being done, on a terminal's stderr, and elsewhere lines of it now and then; yields a
         function that takes the words.
         """
-        if not sys.stderr.isatty():
-            lines = _Lines(self.note, SECONDS_OF_STAGES)
-            yield lines.say
-            return
-        with self._notes.status("") as status:
-            yield status.update
+        yield PULSE.does
 
     @contextmanager
     def live(self) -> Generator[Live]:
@@ -106,8 +108,9 @@ class Screen:
         from rich.live import Live
 
         words = self._words
-        with Live("", console=self._notes, transient=True, refresh_per_second=4) as live:
-            self._words = self._notes  # so that sentences and the live part know of each other
+        with PULSE.held(), Live("", console=self._notes, transient=True, refresh_per_second=4) as live:
+            if words.is_terminal:
+                self._words = self._notes  # so that sentences and the live part know of each other
             try:
                 yield live
             finally:
@@ -115,50 +118,48 @@ class Screen:
 
     @contextmanager
     def progress(self, description: str, total: int | None, *, unit: str = "bytes") -> Generator[Advance]:
-        """A progress bar on a terminal's stderr, a line a minute elsewhere; yields a function that advances it."""
+        """A progress bar on a terminal's stderr, lines elsewhere; yields a function that advances it."""
         with self.progress_later(description, unit=unit) as start:
             yield start(total)
 
     @contextmanager
-    def progress_later(self, description: str, *, unit: str = "bytes") -> Generator[Callable[[int | None], Advance]]:
-        """A progress bar whose total is known later.
+    def progress_later(
+        self, description: str, *, unit: str = "bytes", before: str | None = None
+    ) -> Generator[Callable[[int | None], Advance]]:
+        """A progress bar whose total is known later; `before` says what is done until then.
 
         Yields a function that takes it and returns the one that advances.
         """
+        PULSE.does(before or description)
         if not sys.stderr.isatty():
-            lines = _Lines(self.note, SECONDS_OF_PROGRESS)
-            yield lambda total: lines.counting(description, total, unit)
+            yield lambda total: _counting(description, total, unit)
             return
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
         amount_column = DownloadColumn() if unit == "bytes" else TextColumn("{task.completed}/{task.total} " + unit)
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            amount_column,
-            TimeRemainingColumn(),
-            console=self._notes,
-            transient=True,
-        ) as bar:
-            task = bar.add_task(description, total=None)
+        columns = (TextColumn("{task.description}"), BarColumn(), amount_column, TimeRemainingColumn())
+        with PULSE.held(), Progress(*columns, console=self._notes, transient=True) as bar:
+            task = bar.add_task(before or description, total=None)
 
             def start(total: int | None) -> Advance:
-                bar.update(task, total=total)
+                bar.update(task, total=total, description=description)
                 return lambda amount: bar.update(task, advance=amount)
 
             yield start
 
     @contextmanager
     def steps(self, description: str) -> Generator[Callable[[int, int, str, bool], None]]:
-        """A bar of steps with words and the time left, on a terminal's stderr; elsewhere a line for each step that is
-        worth one. Yields what takes done, total, words, and whether the step is worth a line.
+        """A bar of steps with words and the time left, on a terminal's stderr, and a line for each step that is worth
+        one wherever words go to a file. Yields what takes done, total, words, and whether the step is worth a line.
         """
+
+        def tell(done: int, total: int, words: str, is_told: bool) -> None:
+            PULSE.does(line := f"{description} {done:,}/{total:,}: {words}")
+            if is_told and not self._words.is_terminal:
+                self.say(line)
+
         if not sys.stderr.isatty():
-            yield (
-                lambda done, total, words, is_told: (
-                    self.say(f"{description} {done:,}/{total:,}: {words}") if is_told else None
-                )
-            )
+            yield tell
             return
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -168,34 +169,27 @@ class Screen:
             TextColumn("{task.completed}/{task.total}"),
         )
         words, left = TextColumn("{task.fields[words]}"), TimeRemainingColumn(compact=True)
-        with Progress(*columns, words, left, console=self._notes, transient=True) as bar:
+        with PULSE.held(), Progress(*columns, words, left, console=self._notes, transient=True) as bar:
             task = bar.add_task(description, total=None, words="")
-            yield lambda done, total, words, _: bar.update(task, completed=done, total=total, words=words)
+
+            def show(done: int, total: int, words: str, is_told: bool) -> None:
+                bar.update(task, completed=done, total=total, words=words)
+                tell(done, total, words, is_told)
+
+            yield show
 
 
-class _Lines:
-    """Lines for a log: at most one in so many seconds, the first after as many."""
+def _counting(description: str, total: int | None, unit: str) -> Advance:
+    """What takes amounts of work that are done, of a total in bytes or another unit, for the signs of life."""
+    done = 0
 
-    def __init__(self, note: Callable[[str], None], seconds: float) -> None:
-        self._note, self._seconds, self._told = note, seconds, time.monotonic()
+    def advance(amount: int) -> None:
+        nonlocal done
+        done += amount
+        of = "" if total is None else f" of {_amount(total, unit)}"
+        PULSE.does(f"{description}: {_amount(done, unit)}{of}")
 
-    def say(self, line: str) -> None:
-        """Writes the line, if it is time for one."""
-        if time.monotonic() - self._told >= self._seconds:
-            self._note(line)
-            self._told = time.monotonic()
-
-    def counting(self, description: str, total: int | None, unit: str) -> Advance:
-        """What takes amounts of work that are done, of a total in bytes or another unit."""
-        done = 0
-
-        def advance(amount: int) -> None:
-            nonlocal done
-            done += amount
-            of = "" if total is None else f" of {_amount(total, unit)}"
-            self.say(f"{description}: {_amount(done, unit)}{of}")
-
-        return advance
+    return advance
 
 
 def _amount(number: int, unit: str) -> str:

@@ -51,7 +51,8 @@ def data(
     from ckptgrow.data.preparation import prepare
 
     screen = Screen(as_json)
-    with screen.progress_later("tokenizing") as progress:
+    before = None if train_tokenizer is None else "training the tokenizer"
+    with screen.progress_later("tokenizing", before=before) as progress:
         done = prepare(
             paths[:-1],
             out,

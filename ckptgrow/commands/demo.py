@@ -8,11 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ckptgrow.commands._interruption import interrupted
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands.data import data
 from ckptgrow.commands.generate import generate
@@ -32,6 +34,7 @@ COMMANDS: Mapping[str, Callable[..., Any]] = {
     "report": report,
     "generate": generate,
 }
+LIBRARIES = ("lightning", "scipy", "matplotlib")  # of the extras that it needs
 MADE = ("text.jsonl", "plan.json", "large.json", "data", "run", "scratch", "report", "report.html")
 
 
@@ -49,10 +52,17 @@ def demo(
         ckptgrow demo --out demo
     """
     begun = time.monotonic()
+    if any(find_spec(library) is None for library in LIBRARIES):  # told before anything is written
+        raise MissingDependencyError("demo needs `pip install 'ckptgrow[train,plan]'`")
     _make_room(out, force=force)
     screen = Screen(as_json)
-    with redirect_stdout(sys.stderr) if as_json else nullcontext(), _on_one_thread():
-        _staged(out, screen)
+    try:
+        with redirect_stdout(sys.stderr) if as_json else nullcontext(), _on_one_thread():
+            _staged(out, screen)
+    except typer.Exit as ending:
+        if ending.exit_code > 128:  # its run has told how that goes on
+            screen.warn(interrupted("demo", ending.exit_code - 128))
+        raise
     record = _record(out)
     _show_curves(record, screen)
     seconds = time.monotonic() - begun
@@ -93,11 +103,9 @@ def _make_room(out: Path, *, force: bool) -> None:
 
 def _staged(out: Path, screen: Screen) -> None:
     """Everything that the demo runs."""
-    try:
-        from ckptgrow.demo.demo_plan import SEQLEN, scratch_words, write_demo_plan
-        from ckptgrow.demo.offline_text import write_offline_text
-    except ImportError as error:
-        raise MissingDependencyError("demo needs `pip install 'ckptgrow[train,plan]'`") from error
+    from ckptgrow.demo.demo_plan import SEQLEN, scratch_words, write_demo_plan
+    from ckptgrow.demo.offline_text import write_offline_text
+
     text = write_offline_text(out / "text.jsonl")
     screen.say(
         f"text: {text.num_characters:,} characters of documentation out of {text.source}, in {out / 'text.jsonl'}"

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ckptgrow.commands._options import ConfigOption
+from ckptgrow.commands._pulse import PULSE
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands.eval import _eval_options as options
 
@@ -37,7 +38,8 @@ def generate(
         ckptgrow generate run --prompt 'Once upon a time'
         ckptgrow generate model-dir --prompt - --temperature 0 < prompt.txt
     """
-    text = sys.stdin.read() if prompt == "-" else prompt
+    with PULSE.held():
+        text = sys.stdin.read() if prompt == "-" else prompt
     from ckptgrow.evaluate.generation import Sampling
     from ckptgrow.evaluate.generation import generate as generate_texts
     from ckptgrow.evaluate.processes import launched

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +15,12 @@ from ckptgrow.commands._option_helps import helps_of
 from ckptgrow.commands._paths import check_paths, checkpoint_at, output_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands.depth import depth
+from ckptgrow.commands.positions import positions
+from ckptgrow.commands.vocab import vocab
 from ckptgrow.commands.width import width
 from ckptgrow.errors import RequestError
+
+COMMANDS: Mapping[str, Callable[..., Any]] = {"width": width, "depth": depth, "vocab": vocab, "positions": positions}
 
 
 @takes("writing", WritingOptions)
@@ -26,8 +30,8 @@ def grow(
         Path | None,
         typer.Argument(
             metavar="RECIPE",
-            help="A recipe (.yaml or .json): `operator: width` or `depth`, their options by name, and maybe `in` and "
-            "`out`.",
+            help="A recipe (.yaml or .json): `operator: width`, `depth`, `vocab` or `positions`, its options by name, "
+            "and maybe `in` and `out`.",
             show_default=False,
         ),
     ] = None,
@@ -44,7 +48,7 @@ def grow(
     writing: WritingOptions,
     as_json: JsonOption = False,
 ) -> int:
-    """Grow a checkpoint by a recipe, a file that has all options of `width` or `depth`.
+    """Grow a checkpoint by a recipe, a file that has all options of one of the commands above.
 
     Paths in a recipe lie beside it. `ckptgrow inspect --recipe CKPT` writes the one by which a checkpoint was grown:
     it grows the same bytes again.
@@ -57,7 +61,8 @@ def grow(
     if schema:
         from ckptgrow.recipes.growth_recipe import recipe_schema
 
-        print(json.dumps(recipe_schema({"width": helps_of(width), "depth": helps_of(depth)}), indent=2))
+        helps = {name: helps_of(command) for name, command in COMMANDS.items()}
+        print(json.dumps(recipe_schema(helps), indent=2))
         return 0
     if recipe is None:
         raise RequestError("Missing argument 'RECIPE'; name a file of options, or pass --schema (see grow --help)")

@@ -13,6 +13,7 @@ import typer
 
 from ckptgrow.choices import Operator, words_of
 from ckptgrow.commands import _options as options
+from ckptgrow.commands._interruption import interrupted
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._spelling import spelled, spelled_in
 from ckptgrow.commands._values import chosen_by_commas, whole_number
@@ -128,6 +129,7 @@ def probe(
         with _place(work) as directory:
             found = run_probe(source, data, directory, request, lambda one: screen.note(spelled(one)))
     except Interrupted as interruption:
+        screen.warn(interrupted("probe", interruption.number))
         raise typer.Exit(128 + interruption.number) from interruption
     _show(found, screen)
 
@@ -146,6 +148,8 @@ def _names(text: str) -> list[str]:
 
 
 def _show(found: ProbeReport, screen: Screen) -> None:
+    from ckptgrow.probe.report_of_probe import verdict
+
     rows = [
         (
             one.candidate.name,
@@ -156,7 +160,7 @@ def _show(found: ProbeReport, screen: Screen) -> None:
             one.jump,
             one.spike,
             one.gradients,
-            spelled(one.out or _verdict(found, one.candidate.name)),
+            spelled(one.out or verdict(one.candidate.name, found.winner.name, found.level)),
         )
         for one in found.entries
     ]
@@ -167,9 +171,3 @@ def _show(found: ProbeReport, screen: Screen) -> None:
     for words in found.commands:
         screen.say(shlex.join(words))
     screen.result(spelled_in(found.to_json()))
-
-
-def _verdict(found: ProbeReport, name: str) -> str:
-    if name == found.winner.name:
-        return "best"
-    return "level" if name in found.level else "behind"

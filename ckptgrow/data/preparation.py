@@ -127,9 +127,10 @@ def _given_back(out: Path) -> Generator[None]:
     out.mkdir(parents=True, exist_ok=True)
     try:
         yield
-    except CkptgrowError:
-        _clear(out)
-        with suppress(OSError):  # another may write there
+    except BaseException as error:
+        if isinstance(error, CkptgrowError):
+            _clear(out)
+        with suppress(OSError):  # another may write there, or there is something to go on from
             for directory in missing:
                 directory.rmdir()
         raise

@@ -16,7 +16,8 @@ from ckptgrow.storage.tree import Tree
 @dataclass(frozen=True, kw_only=True)
 class Carried:
     """Files by name in their directory. `contents` is what the torch archives of plain values among them hold, by name;
-    `unreadable` names other files of a kind that could hold tensors. `changed` is what is written in the place of some.
+    `unreadable` names other files of a kind that could hold tensors. `changed` is what is written in the place of some,
+    `replaced` what is copied from elsewhere, by its name here.
     `left_behind` names what lies in the directory, is not part of the state, and does not go along.
     """
 
@@ -25,14 +26,19 @@ class Carried:
     contents: Mapping[str, Tree] = field(default_factory=dict[str, Tree])
     unreadable: tuple[str, ...] = ()
     changed: Mapping[str, Mapping[str, Json]] = field(default_factory=dict[str, Mapping[str, Json]])
+    replaced: Mapping[str, Path] = field(default_factory=dict[str, Path])
     left_behind: tuple[str, ...] = ()
+
+    def path_of(self, name: str) -> Path:
+        """From where a file is copied."""
+        return self.replaced.get(name, self.directory / name)
 
     @property
     def num_bytes(self) -> int:
         """The size of all files together, in bytes."""
         copied = (name for name in self.files if name not in self.changed)
         written = sum(len(str(value)) for value in self.changed.values())
-        return written + sum((self.directory / name).stat().st_size for name in copied)
+        return written + sum(self.path_of(name).stat().st_size for name in copied)
 
     def without(self, dropped: Collection[str]) -> Carried:
         """The same without some files."""
@@ -69,7 +75,7 @@ class Carried:
             (write_json if name.endswith(".json") else write_yaml)(target / name, value)
         for name in (name for name in self.files if name not in self.changed):
             (target / name).parent.mkdir(exist_ok=True)
-            shutil.copy2(self.directory / name, target / name)
+            shutil.copy2(self.path_of(name), target / name)
             descriptor = os.open(target / name, os.O_RDONLY)
             try:
                 os.fsync(descriptor)

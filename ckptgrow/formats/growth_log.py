@@ -9,11 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import cast
 
 from typing_extensions import NotRequired, TypedDict
 
-from ckptgrow.choices import DecayRule, Fresh, FreshMoments, How, LrRule, MomentRule, NewLayer, Part, Separation
+from ckptgrow.choices import (
+    DecayRule,
+    Fresh,
+    FreshMomentRule,
+    GrowthOperator,
+    How,
+    LrRule,
+    MomentRule,
+    NewLayer,
+    NewPositions,
+    Part,
+    RowInit,
+    Separation,
+)
 from ckptgrow.errors import CheckpointError
 from ckptgrow.storage.files.json_files import Json
 from ckptgrow.storage.fingerprint import Fingerprint
@@ -22,10 +35,11 @@ from ckptgrow.storage.tree import Tree
 
 class OperatorRecord(TypedDict):
     """What the operator did: sizes that were asked for, and how entries were filled (`width`); layers as pairs of the
-    old layer and what was made of it (`depth`).
+    old layer and what was made of it (`depth`); for `vocab` and `positions` how new rows begin, `kept` runs of old rows
+    as their new begin, new end and old begin, and `pieces` the old rows of which each new one is the mean, in order.
     """
 
-    operator: Literal["width", "depth"]
+    operator: GrowthOperator
     factor: NotRequired[int | None]
     how: NotRequired[How]
     separate: NotRequired[Separation]
@@ -40,6 +54,15 @@ class OperatorRecord(TypedDict):
     dense_ffn: NotRequired[int]
     new: NotRequired[NewLayer]
     layers: NotRequired[list[list[int | str]]]
+    vocab: NotRequired[int]
+    init: NotRequired[RowInit]
+    tokenizer: NotRequired[str]
+    old_tokenizer: NotRequired[str]
+    pad_to: NotRequired[int]
+    kept: NotRequired[list[list[int]]]
+    pieces: NotRequired[list[list[int]]]
+    position: NotRequired[int]
+    new_positions: NotRequired[NewPositions]
 
 
 class GrowthRecord(OperatorRecord):
@@ -54,7 +77,7 @@ class GrowthRecord(OperatorRecord):
     reset: list[Part]
     drop: list[str]
     schedule: NotRequired[str]
-    fresh_moments: NotRequired[FreshMoments]
+    fresh_moments: NotRequired[FreshMomentRule]
     moments: NotRequired[MomentRule]
     wd_rule: NotRequired[DecayRule]
     new_coordinates: NotRequired[dict[str, list[list[int]]]]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from ckptgrow.choices import FreshMomentRule
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.known_formats import read_checkpoint
@@ -57,6 +58,12 @@ class Growing:
         """Whether schedules must set other learning rates than they did."""
         return self.moves or self.request.lr_rule == "mup"
 
+    @property
+    def fresh_moments(self) -> FreshMomentRule:
+        """Which moments entries have that copy nothing."""
+        asked = self.operator.fresh_moments or self.request.fresh_moments
+        return "zero" if self.request.begins_anew else asked
+
     @cached_property
     def tensors(self) -> Mapping[str, LazyTensor]:
         """The old file's tensors by name; reading them hashes them, and refuses weights that are not finite."""
@@ -101,7 +108,8 @@ def opened(source: Path | Checkpoint, operator_for: OperatorFor, request: StateR
         old = replace(old, optimizers=tuple(_checked(one, f"{read.path}: optimizer {index}") for index, one in states))
     step = _new_step(old.checkpoint.position.global_step, request, operator.rho)
     lineage = descents(old.claim, operator)
-    if all(one.layer.kind == "old" and one.growth.is_identity for one in lineage):
+    is_same = dict(operator.config) == dict(old.config) or not operator.is_of_config
+    if is_same and all(one.layer.kind == "old" and one.growth.is_identity for one in lineage):
         raise RequestError(f"{read.path}: no tensor of this model has a size that was asked for; expected another size")
     return Growing(
         old=old,

@@ -9,6 +9,7 @@ from functools import cache
 from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.lineage import Descent
 from ckptgrow.growth.operator import Operator
+from ckptgrow.growth.tensors.blended_rows import blended
 from ckptgrow.growth.tensors.fresh_entries import padded
 from ckptgrow.growth.tensors.grown_tensors import (
     constant,
@@ -105,6 +106,8 @@ def _weight(one: Descent, operator: Operator, source: _Source) -> LazyTensor:
         return scaled_beside(old, one.share, one.old.layout.offset)
     if one.growth.is_identity:
         return own(old)
+    if one.growth.has_blends:
+        return blended(old, gather)
     if one.growth.has_fresh:
         return padded(old, one.growth, operator.seed, name)
     if one.old.layout.offset:

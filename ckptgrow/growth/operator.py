@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckptgrow.choices import Separation
+from ckptgrow.choices import FreshMomentRule, Separation
+from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.growth_log import OperatorRecord
 from ckptgrow.spaces.gather import BlockWeights, TensorGrowth, tile
 from ckptgrow.spaces.growth import Growth
@@ -15,6 +16,11 @@ from ckptgrow.spaces.layout import Layout
 from ckptgrow.state.claim import Claimed
 
 RESIDUAL = "residual"
+
+
+def nothing_follows(old: Checkpoint) -> Checkpoint:
+    """The checkpoint as it is."""
+    return old
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +42,10 @@ class Operator:
     noise: float = 0.0  # in units of each matrix's root mean square
     spread: float = 0.0  # of a split: for two copies, the shares' distance from ½
     seed: int = 0
+    fresh_moments: FreshMomentRule | None = None  # of entries that copy nothing; None: as the user asks
+    follows: Callable[[Checkpoint], Checkpoint] = nothing_follows  # what else of the old checkpoint changes, as files
+    is_of_config: bool = False  # it changes the config alone
+    notes: Sequence[str] = ()  # sentences for the user
     _by_layout: dict[Layout, TensorGrowth] = field(default_factory=dict[Layout, TensorGrowth], init=False, repr=False)
 
     def tensor_growth(self, claimed: Claimed) -> TensorGrowth:

@@ -71,7 +71,7 @@ def _in_trainers_terms(growing: Growing, grown: _Grown) -> _Grown:
 
 
 def _grown(growing: Growing) -> _Grown:
-    old, record = growing.old.checkpoint, _record(growing)
+    old, record = growing.operator.follows(growing.old.checkpoint), _record(growing)
     kept_notes = _kept_notes(growing)
     weights = grown_weights(growing)
     training = grown_training(growing, weights)
@@ -91,7 +91,13 @@ def _grown(growing: Growing) -> _Grown:
         ),
         num_parameters=sum(num_elements(weights.in_module[one.name]) for one in growing.lineage if one.old.name in own),
         record=record,
-        notes=[*training.notes, *best_notes, *kept_notes, *first_update_notes(growing, training.optimizers)],
+        notes=[
+            *growing.operator.notes,
+            *training.notes,
+            *best_notes,
+            *kept_notes,
+            *first_update_notes(growing, training.optimizers),
+        ],
         begins_anew=growing.request.begins_anew and any(state.state for state in training.optimizers),
     )
 
@@ -145,7 +151,7 @@ def _record(growing: Growing) -> GrowthRecord:
     if request.schedule:
         record["schedule"] = request.schedule
     if any(one.growth.has_fresh for one in growing.lineage):
-        record["fresh_moments"] = request.fresh_moments
+        record["fresh_moments"] = growing.fresh_moments
     if request.moments != "algebra":
         record["moments"] = request.moments
     if request.wd_rule != "trajectory":

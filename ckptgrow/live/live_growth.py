@@ -16,17 +16,39 @@ import torch
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from ckptgrow.choices import Fresh, How, NewLayer, Place, Separation
+from ckptgrow.choices import (
+    Fresh,
+    GrowthOperator,
+    How,
+    NewLayer,
+    NewPositions,
+    Place,
+    RowInit,
+    Separation,
+    words_of,
+)
 from ckptgrow.errors import OptimizerError, RequestError, listing
 from ckptgrow.formats.checkpoint import Checkpoint
-from ckptgrow.growth import deepening, widening
+from ckptgrow.growth import deepening, lengthening, vocabulary, widening
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.live.live_state import WHERE, LiveState, unwrapped_model, unwrapped_optimizer, unwrapped_scheduler
 from ckptgrow.live.rebuilt_model import rebuilt_model, sources_of
 from ckptgrow.live.rebuilt_training import rebuilt_optimizer, rebuilt_scheduler
 
+SHARED = ("seed", "new", "init")  # options that alone ask for no operator
 OF_FILES = ("config", "param_order", "dialect", "drop", "force", "max_shard_bytes")  # of a request, about files alone
-OPERATORS: Mapping[str, Callable[..., GrowthResult]] = {"width": widening.width, "depth": deepening.depth}
+OPERATORS: Mapping[GrowthOperator, Callable[..., GrowthResult]] = {
+    "width": widening.width,
+    "depth": deepening.depth,
+    "vocab": vocabulary.vocab,
+    "positions": lengthening.positions,
+}
+BY_NUMBER: Mapping[GrowthOperator, str] = {  # what the operator calls the number that is given under its name
+    "width": "factor",
+    "depth": "factor",
+    "vocab": "size",
+    "positions": "size",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +80,8 @@ def grow(
     *,
     width: int | None = None,
     depth: int | None = None,
+    vocab: int | None = None,
+    positions: int | None = None,
     hidden: int | None = None,
     ffn: int | None = None,
     heads: int | None = None,
@@ -70,19 +94,21 @@ def grow(
     layers: Sequence[int] | None = None,
     every: int | None = None,
     place: Place | None = None,
-    new: NewLayer | None = None,
+    new: NewLayer | NewPositions | None = None,
+    init: RowInit | None = None,
     seed: int | None = None,
     global_step: int | None = None,
     request: StateRequest | None = None,
 ) -> LiveGrowth:
     """Grows a transformers model in memory, with the optimizers and schedulers that train it: in width by a factor
-    (`width`) or to sizes (`hidden`, `ffn`, `heads`, `kv_heads`), or in depth (`depth`, `layers`, `every`).
+    (`width`) or to sizes (`hidden`, `ffn`, `heads`, `kv_heads`), in depth (`depth`, `layers`, `every`), or to a number
+    of tokens (`vocab`) or `positions`.
 
         grown = ckptgrow.grow(model, optimizer, scheduler, width=2)
         model, optimizer, scheduler = grown.model, grown.optimizer, grown.scheduler
 
-    Options, their defaults and all numbers, to the bit, are those of `ckptgrow.width` and `ckptgrow.depth`. What was
-    given is left as it is. The new model has the old one's class, dtypes, device, ties, modes, checkpointed gradients
+    Options, their defaults and all numbers, to the bit, are those of `ckptgrow.width` and so on. What was given is
+    left as it is. The new model has the old one's class, dtypes, device, ties, modes, checkpointed gradients
     and frozen parameters (new layers have those of what they are made from); an optimizer its class, defaults and
     groups, of which `lr_rule` "mup" makes more; a scheduler its class, state and functions. Several optimizers, as
     torch's Muon needs, and schedulers are sequences. `global_step`, from which `request.step` moves, is how many steps
@@ -97,7 +123,8 @@ def grow(
     transformers' config, optimizers and entries that no rule knows.
     """
     given = {
-        "width": width, "depth": depth, "hidden": hidden, "ffn": ffn, "heads": heads, "kv_heads": kv_heads, "how": how,
+        "width": width, "depth": depth, "vocab": vocab, "positions": positions, "init": init,
+        "hidden": hidden, "ffn": ffn, "heads": heads, "kv_heads": kv_heads, "how": how,
         "separate": separate, "noise": noise, "spread": spread, "fresh": fresh, "layers": layers, "every": every,
         "place": place, "new": new, "seed": seed,
     }  # fmt: skip
@@ -113,7 +140,7 @@ def grow(
 class AskedGrowth:
     """An operator by its name, and its options."""
 
-    name: Literal["width", "depth"]
+    name: GrowthOperator
     options: Mapping[str, Any]
 
     def __call__(self, source: Checkpoint | Path, target: Path | None, request: StateRequest) -> GrowthResult:
@@ -122,22 +149,22 @@ class AskedGrowth:
 
 
 def asked_growth(options: Mapping[str, Any]) -> AskedGrowth:
-    """What the options of `grow` ask for; raises RequestError where they are of no operator, or of both."""
-    factors = {name: options.get(name) for name in OPERATORS}
-    others = {key: one for key, one in options.items() if one is not None and key not in OPERATORS}
+    """What the options of `grow` ask for; raises RequestError where they are of no operator, or of several."""
+    factors: dict[GrowthOperator, Any] = {name: options.get(name) for name in OPERATORS}
+    others = {key: one for key, one in options.items() if one is not None and key not in words_of(GrowthOperator)}
     own = {name: inspect.signature(one).parameters.keys() for name, one in OPERATORS.items()}
-    named = [name for name, factor in factors.items() if factor is not None]
-    meant = named or [name for name in OPERATORS if any(key in own[name] and key != "seed" for key in others)]
+    named: list[GrowthOperator] = [name for name, factor in factors.items() if factor is not None]
+    meant = named or [name for name in OPERATORS if any(key in own[name] and key not in SHARED for key in others)]
     if len(meant) != 1:
         raise RequestError(
             f"growth is asked for in {' and '.join(meant) or 'no way'}, expected one: ⟦width 2⟧, sizes as ⟦ffn N⟧, "
-            "or ⟦depth 2⟧; grow again for the other"
+            "⟦depth 2⟧, ⟦vocab N⟧ or ⟦positions N⟧; grow again for the other"
         )
     name = meant[0]
     strange = [key for key in others if key not in own[name]]
     if strange:
         raise RequestError(f"⟦{strange[0]} {others[strange[0]]}⟧: is not an option of growth in {name}; leave it out")
-    return AskedGrowth("width" if name == "width" else "depth", {**others, "factor": factors[name]})
+    return AskedGrowth(name, {**others, BY_NUMBER[name]: factors[name]})
 
 
 def _check_request(request: StateRequest) -> None:

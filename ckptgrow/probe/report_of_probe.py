@@ -87,6 +87,11 @@ def _ratio(gradients: Mapping[int, float], small: Mapping[int, float]) -> float 
     return statistics.median(finite) if finite else None
 
 
+def verdict(name: str, winner: str, level: Sequence[str]) -> str:
+    """What a candidate that is not out is beside the winner."""
+    return "best" if name == winner else "level" if name in level else "behind"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProbeReport:
     """`entries` in the order of their losses, those that are out behind; `level` are the names of those whose

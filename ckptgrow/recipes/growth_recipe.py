@@ -1,4 +1,4 @@
-"""A growth as a file: the options of `width` or `depth` by name, written by hand or out of a checkpoint's record.
+"""A growth as a file: its operator's options by name, written by hand or out of a checkpoint's record.
 
     operator: width
     in: small.ckpt        # both paths may stand in the command instead
@@ -12,14 +12,14 @@ Files that a recipe names lie relative to the recipe.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ckptgrow.choices import Operator
+from ckptgrow.choices import GrowthOperator, words_of
 from ckptgrow.errors import RequestError, at
 from ckptgrow.formats.growth_log import GrowthRecord
 from ckptgrow.growth.growing import Source
@@ -39,7 +39,7 @@ OF_READING = ("config", "dialect", "param_order", "allow_nonfinite")  # how the 
 class GrowthRecipe:
     """A growth apart from any checkpoint: `options` by their Python names, those of the training state among them."""
 
-    operator: Operator
+    operator: GrowthOperator
     options: Mapping[str, Any]
 
     def grow(
@@ -64,8 +64,8 @@ def recipe_in(tree: Mapping[str, Any], file: Path) -> GrowthRecipe:
     """The recipe that a file says; raises RequestError with the field for what is wrong in it."""
     with at(file):
         if "operator" not in tree:
-            raise RequestError("lacks operator, expected width or depth")
-        operator: Operator = checked(tree["operator"], Operator, "operator")
+            raise RequestError(f"lacks operator, expected {' or '.join(words_of(GrowthOperator))}")
+        operator: GrowthOperator = checked(tree["operator"], GrowthOperator, "operator")
         known = growth_options(operator, OF_ITS_CALL)
         given = {name: value for name, value in tree.items() if name not in ("operator", "$schema", *PLACES)}
         options = known.checked(given, f"recipe of {operator}")
@@ -88,14 +88,14 @@ def recorded_recipe(record: GrowthRecord) -> dict[str, Any]:
     """The options by which a recorded growth happens again, as a recipe has them; those that have their defaults are
     left out. A record does not say how its source was read (`OF_READING`).
     """
-    of_model = _recorded_width(record) if record["operator"] == "width" else _recorded_depth(record)
+    of_model = RECORDED[record["operator"]](record)
     old, new = record["step"]
     step: dict[str, Any] = {} if old == new else {"step": new}
-    defaults = StateRequest()
+    defaults, otherwise = StateRequest(), SAID_OTHERWISE[record["operator"]]
     of_state = {
         name: list(value) if isinstance(value, list | tuple) else value
         for name, value in record.items()
-        if name in STATE_OPTIONS and name != "step" and value not in (getattr(defaults, name), [])
+        if name in STATE_OPTIONS and name not in otherwise and value not in (getattr(defaults, name), [])
     }
     return {"operator": record["operator"], **of_model, **step, **of_state}
 
@@ -130,7 +130,34 @@ def _recorded_width(record: GrowthRecord) -> dict[str, Any]:
     return {**found, "seed": record.get("seed", 0)}
 
 
+def _recorded_vocab(record: GrowthRecord) -> dict[str, Any]:
+    asked = {"tokenizer": record.get("tokenizer"), "old_tokenizer": record.get("old_tokenizer")}
+    size = {} if record.get("tokenizer") is not None else {"size": record.get("vocab")}
+    padded = {"pad_to": record.get("pad_to")} if record.get("pad_to", 1) != 1 else {}
+    named = {name: value for name, value in asked.items() if value is not None}
+    return {**size, **named, **padded, "init": record.get("init")}
+
+
+def _recorded_positions(record: GrowthRecord) -> dict[str, Any]:
+    return {"size": record.get("position"), "new": record.get("new_positions")}
+
+
 def _recorded_depth(record: GrowthRecord) -> dict[str, Any]:
     layers = [layer for layer, _ in record.get("layers", [])]
     found = {"layers": layers, "new": record.get("new")}
     return {**found, "seed": record.get("seed", 0)} if "seed" in record else found
+
+
+RECORDED: Mapping[GrowthOperator, Callable[[GrowthRecord], dict[str, Any]]] = {
+    "width": _recorded_width,
+    "depth": _recorded_depth,
+    "vocab": _recorded_vocab,
+    "positions": _recorded_positions,
+}
+# options of the training state that follow from the operator or stand elsewhere in the record
+SAID_OTHERWISE: Mapping[GrowthOperator, tuple[str, ...]] = {
+    "width": ("step",),
+    "depth": ("step",),
+    "vocab": ("step", "fresh_moments"),
+    "positions": ("step", "fresh_moments"),
+}

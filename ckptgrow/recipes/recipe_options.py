@@ -1,4 +1,4 @@
-"""The options that a recipe can have: those of `ckptgrow width`, `depth` and `train`, by the same names."""
+"""The options that a recipe can have: those of the commands that grow, and of `train`, by the same names."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import get_type_hints
 
-from ckptgrow.choices import Operator, OperatorName
+from ckptgrow.choices import GrowthOperator, Operator, OperatorName
 from ckptgrow.growth.deepening import depth
+from ckptgrow.growth.lengthening import positions
 from ckptgrow.growth.request import GrowthResult, StateRequest
+from ckptgrow.growth.vocabulary import vocab
 from ckptgrow.growth.widening import width
 from ckptgrow.recipes.typed_values import Options
 from ckptgrow.train.settings import TrainSettings
 
-GROWTHS: Mapping[Operator, Callable[..., GrowthResult]] = {"width": width, "depth": depth}
+GROWTHS: Mapping[GrowthOperator, Callable[..., GrowthResult]] = {
+    "width": width,
+    "depth": depth,
+    "vocab": vocab,
+    "positions": positions,
+}
 OPERATORS: Mapping[OperatorName, tuple[Operator, ...]] = {
     "width": ("width",),
     "depth": ("depth",),
@@ -50,8 +57,8 @@ OF_STAGES = (
 )
 
 
-def growth_options(operator: Operator, without: Sequence[str] = SET_BY_RUN) -> Options:
-    """Every option of `ckptgrow width` or `depth` that a stage's recipe can have, or all but some."""
+def growth_options(operator: GrowthOperator, without: Sequence[str] = SET_BY_RUN) -> Options:
+    """Every option of a growth that a stage's recipe can have, or all but some."""
     hints = get_type_hints(GROWTHS[operator])
     names = [name for name in inspect.signature(GROWTHS[operator]).parameters if name not in without]
     state = {name: hint for name, hint in get_type_hints(StateRequest).items() if name not in without}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
+from ckptgrow.probe.report_of_probe import verdict
 from ckptgrow.report.pictures import as_address, pictures_of, write_pictures
 from ckptgrow.report.run_record import RunRecord, recorded
 from ckptgrow.report.saved_compute import saving_of
@@ -58,6 +60,7 @@ def page_of(record: RunRecord, pictures: dict[str, bytes]) -> str:
         f"<p>{escape(saving.sentence)}</p>" if saving is not None else "",
         *(_figure(name, picture) for name, picture in pictures.items()),
         _stages(record),
+        *(_probe(stage, found) for stage, found in record.probes.items()),
         _growths(record),
         _evaluations(record),
         _jobs(record),
@@ -107,6 +110,34 @@ def _stages(record: RunRecord) -> str:
         *("first validation", "last validation", "last training loss"),
     )
     return _table("Stages", columns, rows)
+
+
+def _probe(stage: str, found: Mapping[str, Any]) -> str:
+    """Every candidate of a probe, in the order of their losses, and the controls."""
+    rows = [
+        (
+            one["name"],
+            _loss(one["loss"]),
+            *(("–", "–") if one["behind"] is None else _difference(*one["behind"])),
+            *(_loss(one[name]) for name in ("slope", "jump", "spike")),
+            one["out"] or verdict(one["name"], found["winner"], found["level"]),
+        )
+        for one in found["candidates"]
+    ]
+    rows += [
+        (one["name"], _loss(one["loss"]), *["–"] * 5, f"control, {one['steps']:,} steps") for one in found["controls"]
+    ]
+    columns = ("candidate", "held-out loss", "behind", "95 %", "slope", "jump", "spike", "verdict")
+    title = f"The probe that chose the recipe of {stage}: {found['rungs'][-1]:,} steps, {found['flops']:.3g} FLOPs"
+    return _table(title, columns, rows)
+
+
+def _difference(mean: float, low: float, high: float) -> tuple[str, str]:
+    return f"{mean:.4f}", f"{low:.4f} to {high:.4f}"
+
+
+def _loss(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _growths(record: RunRecord) -> str:
@@ -169,4 +200,4 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
 
 
 def _is_number(cell: str) -> bool:
-    return cell == "–" or (cell[:1].isdigit() and "→" not in cell)
+    return cell == "–" or (cell.lstrip("-")[:1].isdigit() and "→" not in cell)

@@ -64,6 +64,7 @@ class RunRecord:
     standing: Standing
     curves: tuple[TrainedCurve, ...]
     growths: tuple[RecordedGrowth, ...]
+    probes: Mapping[str, Mapping[str, Any]]  # what chose a stage's recipe, by the stage's name
     evaluations: Mapping[str, Mapping[str, Any]]
     expected: tuple[tuple[float, float], ...]
     law: str | None
@@ -89,7 +90,8 @@ def recorded(out: Path, scratch: Path | None = None) -> RunRecord:
         standing=standing(work, expected),
         curves=tuple(_curves(work, expected)),
         growths=tuple(_growths(work)),
-        evaluations=_evaluations(work),
+        probes=_results(work, PROBE),
+        evaluations={name: found["results"] for name, found in _results(work, "evaluate").items()},
         expected=_expected(work),
         law=work.plan.law,
         saving=work.plan.saving,
@@ -154,9 +156,10 @@ def _growths(work: Work) -> list[RecordedGrowth]:
     return found
 
 
-def _evaluations(work: Work) -> dict[str, Mapping[str, Any]]:
-    results = {one.name: work.journal.result(f"{one.name}/evaluate") for one in work.plan.stages}
-    return {name: result["results"] for name, result in results.items() if result is not None}
+def _results(work: Work, job: str) -> dict[str, Mapping[str, Any]]:
+    """Of the jobs of a name, as far as they are done, by stage."""
+    results = {one.name: work.journal.result(f"{one.name}/{job}") for one in work.plan.stages}
+    return {name: result for name, result in results.items() if result is not None}
 
 
 def _expected(work: Work) -> tuple[tuple[float, float], ...]:

@@ -24,7 +24,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from ckptgrow.spaces.growth import FRESH, BoolVector, FloatVector, Growth, Run
+from ckptgrow.spaces.growth import FRESH, Blends, BoolVector, FloatVector, Growth, Run
 from ckptgrow.spaces.layout import Layout, Role
 
 ZEROS = ("zero", "mean")  # ways of writing a fresh coordinate that copy and draw nothing
@@ -72,6 +72,11 @@ class GrownAxis:
         is_copied = (filling.read if self.role == "in" else filling.written) == "copied"
         has_template = self.growth.begins_as != FRESH
         return self.growth.is_fresh & ~self.is_zero & ~(is_copied & has_template)
+
+    @property
+    def blends(self) -> Blends | None:
+        """How fresh coordinates begin as means of old ones along this axis; None where none does."""
+        return self.growth.read_as if self.role == "in" else self.growth.written_as
 
     @cached_property
     def begun(self) -> GrownAxis:
@@ -199,6 +204,11 @@ class TensorGrowth:
     def has_fresh(self) -> bool:
         """Whether there are entries that copy nothing."""
         return any(axis.growth.has_fresh for axis in self.axes)
+
+    @property
+    def has_blends(self) -> bool:
+        """Whether rows begin as means of old ones."""
+        return bool(self.axes) and self.axes[0].blends is not None
 
     @property
     def old_shape(self) -> tuple[int, ...]:

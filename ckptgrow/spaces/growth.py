@@ -14,6 +14,9 @@ and read by copies of old columns or by drawn ones; or by rows that are drawn, w
 those of its `template`, an old coordinate. A norm that runs across fresh coordinates makes the old ones √(n'/n) larger:
 `norm` = √(n/n') is what its gain is multiplied by to undo that.
 
+Or it begins as a weighted mean of old coordinates, as a new token's row does (`Blends`): then it is a unit of its own,
+which the old ones do not see.
+
 Source: Chen, Goodfellow, Shlens, "Net2Net", arXiv 1511.05641 (copies and the split of their readers);
 Shen et al., "Staged Training for Transformer Language Models", arXiv 2203.06211 (width operator);
 Wang et al., "LEMON: Lossless Model Expansion", arXiv 2310.07999 (averages before a LayerNorm).
@@ -48,6 +51,30 @@ class Filling:
     read: Read = "drawn"
 
 
+@dataclass(frozen=True, eq=False)
+class Blends:
+    """How fresh coordinates begin as weighted means of old ones.
+
+    `number`: for every new coordinate which of the blends it is, FRESH where it is none; shape (n',). `sources` and
+    `weights`: of every blend its old coordinates and their shares, which sum to 1.
+    """
+
+    number: IntVector
+    sources: tuple[IntVector, ...]
+    weights: tuple[FloatVector, ...]
+
+    @classmethod
+    def of_means(cls, number: IntVector, sources: Sequence[IntVector]) -> Blends:
+        """Blends of which each is the plain mean of its sources."""
+        return cls(number, tuple(sources), tuple(np.full(len(one), 1.0 / len(one)) for one in sources))
+
+    def within(self, first_new: int, num_new: int, first_old: int) -> Blends:
+        """The same on an axis of `num_new` coordinates on which the space begins at these places."""
+        number = np.full(num_new, FRESH)
+        number[first_new : first_new + len(self.number)] = self.number
+        return Blends(number, tuple(one + first_old for one in self.sources), self.weights)
+
+
 @dataclass(frozen=True)
 class Run:
     """New coordinates [start, stop) that copy the old ones from `source` on, in order, as their `copy`-th copies."""
@@ -76,6 +103,8 @@ class Growth:
     silencing: BoolVector | None = None  # where what writes the space silences units by its zeros; None: nowhere
     norm: float = 1.0
     squared: FloatVector | None = None  # what squared gradients are multiplied by; None: b²
+    written_as: Blends | None = None  # how what writes the space fills fresh coordinates that are means of old ones
+    read_as: Blends | None = None  # and how what reads it does
 
     @property
     def read_squared(self) -> FloatVector:
@@ -263,6 +292,8 @@ def product(factors: Sequence[Growth]) -> Growth:
 
 def concatenation(parts: Sequence[Growth]) -> Growth:
     """The growth of an axis on which spaces follow each other, as in fused `(q + k + v)` projections."""
+    if len(parts) == 1:
+        return parts[0]
     offsets = np.cumsum([0, *(part.num_old for part in parts)])
 
     def moved(vectors: Sequence[IntVector]) -> IntVector:
@@ -278,6 +309,7 @@ def concatenation(parts: Sequence[Growth]) -> Growth:
         silencing=np.concatenate([_silencing(part) for part in parts]),
         squared=np.concatenate([part.read_squared for part in parts]),
         **_of_the_fresh(parts),
+        **_blends_in(parts),
     )
 
 
@@ -289,6 +321,24 @@ def _pairs(outer: IntVector, inner: IntVector, num_inner: int) -> IntVector:
 
 def _silencing(growth: Growth) -> BoolVector:
     return np.zeros(growth.num_new, np.bool_) if growth.silencing is None else growth.silencing
+
+
+class _BlendsOfBoth(TypedDict):
+    written_as: Blends | None
+    read_as: Blends | None
+
+
+def _blends_in(parts: Sequence[Growth]) -> _BlendsOfBoth:
+    """The blends on an axis of several parts: those of the part that has some, at its place."""
+    first_new = first_old = 0
+    num_new = sum(part.num_new for part in parts)
+    for part in parts:
+        if part.written_as or part.read_as:
+            both = part.written_as, part.read_as
+            written, read = (one and one.within(first_new, num_new, first_old) for one in both)
+            return {"written_as": written, "read_as": read}
+        first_new, first_old = first_new + part.num_new, first_old + part.num_old
+    return {"written_as": None, "read_as": None}
 
 
 class _OfTheFresh(TypedDict):

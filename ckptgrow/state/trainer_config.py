@@ -16,7 +16,7 @@ from ckptgrow.storage.tree import Keys, node_at, with_node
 READERS = {".json": read_json, ".yaml": read_yaml, ".yml": read_yaml}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sources:
     """Where a checkpoint has the trainer's config: keys of its tree with what lies there, or a file beside it, which
     holds `document`, and the config under its keys `inside`.
@@ -43,9 +43,10 @@ def sources_in(checkpoint: Checkpoint, config: ConfigMap) -> Sources | None:
         path = checkpoint.carried.directory / file
         document, inside = READERS[path.suffix](path), config.at[1:]
         own = node_at(document, inside)
-        return Sources(nodes, file, own, document, inside) if isinstance(own, dict) else None
+        found = Sources(nodes=nodes, file=file, fields=own or {}, document=document, inside=inside)
+        return found if isinstance(own, dict) else None
     own = next((node for keys, node in nodes.items() if keys[-len(config.at) :] == config.at), None)
-    return None if own is None else Sources(nodes, None, own)
+    return None if own is None else Sources(nodes=nodes, file=None, fields=own)
 
 
 def misfit(config: ConfigMap, fields: Mapping[str, Any]) -> str | None:

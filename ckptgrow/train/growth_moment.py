@@ -16,6 +16,13 @@ from ckptgrow.planning.operators import THRESHOLDS
 from ckptgrow.planning.watching import seen
 
 
+def _threshold(asked: AskedGrowth) -> float:
+    """The slope at which an operator pays; raises RequestError for one of which it is not known."""
+    if asked.name not in ("width", "depth"):
+        raise RequestError(f"⟦slope auto⟧: is known of width and depth, expected ⟦at_step N⟧ for {asked.name}")
+    return THRESHOLDS[asked.name]
+
+
 @dataclass(kw_only=True)
 class GrowthMoment:
     """A growth that is asked for, and whether its time has come: at `at_step`, or where the slope of the validations
@@ -36,7 +43,7 @@ class GrowthMoment:
             raise RequestError("the moment of growth: expected either ⟦at_step N⟧ or ⟦slope auto⟧ (or a number)")
         if at_step is not None and at_step < 1:
             raise RequestError(f"⟦at_step {at_step}⟧: expected an optimizer step from 1 on")
-        return cls(at_step=at_step, tau=THRESHOLDS[asked.name] if slope == "auto" else slope)
+        return cls(at_step=at_step, tau=_threshold(asked) if slope == "auto" else slope)
 
     @property
     def is_due(self) -> bool:

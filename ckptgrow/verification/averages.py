@@ -21,6 +21,7 @@ from ckptgrow.state.model import load_model
 from ckptgrow.state.opening import TrainingState
 from ckptgrow.storage.tensors import whole
 from ckptgrow.verification.carried import DIRECTORIES
+from ckptgrow.verification.kept_tokens import KeptTokens
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.precision import TOLERANCES, coarsest, rounding, smallest
@@ -35,14 +36,14 @@ def average_problems(pair: Pair, weights: Scales) -> list[str]:
     """What is wrong with other copies of the weights, with buffers, and with layers that were made from old ones."""
     return [
         *_instance_problems(pair, weights),
-        *(_function_problems(pair) if pair.is_padded else ()),
+        *(_function_problems(pair) if pair.is_padded and not pair.is_stretched else ()),
         *_tied_problems(pair.grown, pair.small),
         *_buffer_problems(pair),
         *_fresh_problems(pair, weights),
     ]
 
 
-def _instances(state: TrainingState) -> dict[str, dict[str, Claimed]]:
+def instances_of(state: TrainingState) -> dict[str, dict[str, Claimed]]:
     """The parameters of every copy of the model besides the model itself, by prefix and name in the module."""
     model, found = state.claim.tensors[0].prefix, dict[str, dict[str, Claimed]]()
     for one in state.claim.tensors:
@@ -52,7 +53,7 @@ def _instances(state: TrainingState) -> dict[str, dict[str, Claimed]]:
 
 
 def _instance_problems(pair: Pair, weights: Scales) -> Iterator[str]:
-    small, grown = _instances(pair.small), _instances(pair.grown)
+    small, grown = instances_of(pair.small), instances_of(pair.grown)
     for prefix in sorted(small.keys() ^ grown.keys()):
         what, how = ("missing", "them") if prefix in small else ("additional", "none")
         yield f"the copy of the weights under {prefix} is {what}, expected {how} as in the small checkpoint"
@@ -109,19 +110,23 @@ def _function_problems(pair: Pair) -> Iterator[str]:
 
     An average, run as a model, must compute what it computed before.
     """
-    batches = sample_batches(pair.small, 1, None)
-    for prefix in sorted(_instances(pair.small).keys() & _instances(pair.grown).keys()):
-        small, grown = (_logits(state, prefix, batches[0]) for state in (pair.small, pair.grown))
+    kept = KeptTokens.of(pair)
+    batches = sample_batches(pair.small, 1, None, kept and kept.small)
+    for prefix in sorted(instances_of(pair.small).keys() & instances_of(pair.grown).keys()):
+        small, grown = (_logits(pair, state, prefix, batches[0]) for state in (pair.small, pair.grown))
         dtype = coarsest(tensor.dtype for tensor in pair.grown.checkpoint.tensors.values())
         if not (error := relative(grown, small)) <= TOLERANCES[dtype]:
             yield f"the copy of the weights under {prefix} computes something else: logits differ by {error:.1e}"
 
 
-def _logits(state: TrainingState, prefix: str, tokens: torch.Tensor) -> torch.Tensor:
+def _logits(pair: Pair, state: TrainingState, prefix: str, tokens: torch.Tensor) -> torch.Tensor:
     tensors = tuple(one for one in state.claim.tensors if one.prefix == prefix)
     claim = replace(state.claim, tensors=tensors)
+    model, kept = load_model(state.checkpoint, claim, state.config, torch.float64), KeptTokens.of(pair)
+    if kept is not None:
+        kept.restrict(model, is_grown=state is pair.grown)
     with torch.no_grad():
-        return logits_of(load_model(state.checkpoint, claim, state.config, torch.float64), tokens)
+        return logits_of(model, tokens)
 
 
 def _separation_errors(

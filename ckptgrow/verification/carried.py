@@ -15,17 +15,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from ckptgrow.data.token_texts import TOKENIZER_FILES
 from ckptgrow.errors import listing
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.dcp import Keys as DistributedKeys
 from ckptgrow.formats.huggingface import SAFETENSORS
 from ckptgrow.formats.lightning import GROWTH_KEY
 from ckptgrow.formats.sidecar_files import CONFIG, TRAINER_STATE, Files
+from ckptgrow.state.run_data import DATA, DIRECTORY, TOKENIZER
 from ckptgrow.storage.files.json_files import LARGEST_LOG, read_json
 from ckptgrow.storage.pickles.opaque import Opaque
 from ckptgrow.storage.tree import with_node
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences
+from ckptgrow.verification.vocabularies import GENERATION, Vocabularies
 
 Tree = Mapping[str, Any]
 DIRECTORIES = ("huggingface", "trainer", "accelerate")  # one kind of directory, by what lies in it
@@ -45,13 +48,14 @@ def carried_problems(pair: Pair) -> list[str]:
     problems: list[str] = []
     if small.position.data != grown.position.data:
         problems.append("the data position was moved, expected it as in the small checkpoint")
-    problems += _key_problems(small, grown)
+    problems += _key_problems(pair)
     problems += differences(grown.scaler, small.scaler, ("scaler",))
-    problems += _file_problems(small, grown)
+    problems += _file_problems(pair)
     return [*problems, *_name_problems(small, grown)]
 
 
-def _key_problems(small: Checkpoint, grown: Checkpoint) -> Iterator[str]:
+def _key_problems(pair: Pair) -> Iterator[str]:
+    small, grown = pair.small.checkpoint, pair.grown.checkpoint
     expected = dict(small.rest)
     step = grown.position.global_step
     if small.position.global_step != step:  # which the history has to tell
@@ -67,6 +71,7 @@ def _key_problems(small: Checkpoint, grown: Checkpoint) -> Iterator[str]:
             expected.setdefault(name, None)
             found.setdefault(name, None)
     arguments = [_without_config(one.pop("hyper_parameters", None)) for one in (found, expected)]
+    arguments[1] = _of_new_tokenizer(arguments[1], Vocabularies.of(pair))
     yield from differences(arguments[0], arguments[1], ("hyper_parameters",))
     for name in found.keys() | expected.keys():
         if name not in found:
@@ -113,9 +118,23 @@ def _without_config(arguments: Any) -> Any:
     return Namespace(**fields) if isinstance(arguments, Namespace) else fields
 
 
-def _file_problems(small: Checkpoint, grown: Checkpoint) -> Iterator[str]:
-    """What is wrong with files beside the weights, compared byte by byte; a Trainer's state field by field."""
-    old, new = set(small.carried.files), set(grown.carried.files)
+def _of_new_tokenizer(arguments: Any, vocabularies: Vocabularies | None) -> Any:
+    """Hyper-parameters whose record of the run's data names another tokenizer, of which no data are known."""
+    data = arguments.get(DATA) if isinstance(arguments, dict) else None
+    if vocabularies is None or not isinstance(data, dict):
+        return arguments
+    kept = {key: value for key, value in cast(dict[str, Any], data).items() if key != DIRECTORY}
+    return {**arguments, DATA: {**kept, TOKENIZER: str(vocabularies.record["tokenizer"])}}
+
+
+def _file_problems(pair: Pair) -> Iterator[str]:
+    """What is wrong with files beside the weights, compared byte by byte; a Trainer's state field by field, and files
+    that name tokens by the vocabularies.
+    """
+    small, grown = pair.small.checkpoint, pair.grown.checkpoint
+    vocabularies = Vocabularies.of(pair)
+    judged_there = set(TOKENIZER_FILES) if vocabularies is not None else set[str]()
+    old, new = (set(one.carried.files) - judged_there for one in (small, grown))
     for name in sorted(old - new):
         yield f"the file {name} is missing, expected it as in the small checkpoint"
     for name in sorted(new - old):
@@ -126,6 +145,8 @@ def _file_problems(small: Checkpoint, grown: Checkpoint) -> Iterator[str]:
             expected, found = (read_json(path, LARGEST_LOG) for path in (before, after))
             cleared = {key: None if key in BEST else value for key, value in expected.items()}
             yield from differences(found, cleared, (TRAINER_STATE,))
+        elif name == GENERATION and vocabularies is not None:
+            yield from vocabularies.settings_problems(before, after)
         elif not filecmp.cmp(before, after, shallow=False):
             yield f"the file {name} is another than the small checkpoint's"
     if grown.carried.left_behind:

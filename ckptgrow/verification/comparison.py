@@ -31,6 +31,7 @@ from ckptgrow.verification.gradients import (
     idealise,
 )
 from ckptgrow.verification.history import Declared
+from ckptgrow.verification.kept_tokens import KeptTokens
 from ckptgrow.verification.layer_origins import matched_layers, recorded_layers
 from ckptgrow.verification.levels import free_bytes, full_bytes, fullest, not_computed
 from ckptgrow.verification.models import loaded, loaded_models, streamed_models
@@ -40,7 +41,7 @@ from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coars
 from ckptgrow.verification.report import Asymmetry, Function, Moments, Structure, Trajectory, VerifyReport
 from ckptgrow.verification.samples import gradients_of, long_sample, sample_batches
 from ckptgrow.verification.scales import Scales
-from ckptgrow.verification.trajectory import losses, step_rounding, takes_plain_steps
+from ckptgrow.verification.trajectory import losses, step_rounding, takes_plain_steps, updates_whole_tensors
 from ckptgrow.verification.weights import WeightScale, completed, weight_scales
 from ckptgrow.verification.words import sentences
 
@@ -93,7 +94,7 @@ def verify(
     """
     stage("reading both checkpoints")
     pair, declared = _opened(Path(small), Path(grown), config, dialect)
-    batches = sample_batches(pair.small, settings.batches, settings.tokens)
+    batches = _batches(pair, settings)
     level, short = _level(pair, settings, batches)
     stage("comparing weights")
     weights = weight_scales(pair)
@@ -139,6 +140,12 @@ def _level(
     return level, None if level == "full" else memory
 
 
+def _batches(pair: Pair, settings: VerifySettings) -> list[torch.Tensor]:
+    """The samples, of tokens that both models have."""
+    kept = KeptTokens.of(pair)
+    return sample_batches(pair.small, settings.batches, settings.tokens, kept and kept.small)
+
+
 @dataclass(frozen=True)
 class _Computed:
     """What both models computed, as far as the level goes.
@@ -162,7 +169,8 @@ def _computed(
     stage: Stage,
 ) -> _Computed:
     """Builds both models as the level wants them, and compares what they compute; their memory is free afterwards."""
-    long = long_sample((pair.small, pair.grown), settings.tokens)
+    kept = KeptTokens.of(pair)
+    long = long_sample((pair.small, pair.grown), settings.tokens, kept and kept.small)
     samples = batches if long is None else [*batches, long]
     if settings.level == "full":
         return _computed_in_full(pair, weights, growths, samples, settings, stage)
@@ -322,7 +330,7 @@ def _trajectory(
         return None
     dtype = DTYPES[settings.dtype]
     small, grown = (
-        losses(loaded(state, dtype, settings.device), state, batches, settings.steps)
+        losses(loaded(pair, state, dtype, settings.device), state, batches, settings.steps)
         for state in (pair.small, pair.grown)
     )
     differences = [abs(a - b) for a, b in zip(small, grown, strict=True)]
@@ -346,6 +354,8 @@ def _trajectory(
 
 
 def _why_not_judged(pair: Pair, structure: Structure) -> str:
+    if pair.row_record is not None:
+        return _why_rows_are_not_judged(pair)
     if pair.is_padded:
         return "new coordinates train at once, so the trajectories part by design"
     if any(layer.kind != "old" for layer in pair.layers):
@@ -365,6 +375,15 @@ def _why_not_judged(pair: Pair, structure: Structure) -> str:
     if pair.has_moved:
         return "the schedule was set to another step, so the trajectories part by design"
     return ""
+
+
+def _why_rows_are_not_judged(pair: Pair) -> str:
+    """On old tokens and positions old entries train alike, where an update of one row does not depend on the others."""
+    if pair.is_stretched:
+        return "positions were stretched, which changes the function"
+    if updates_whole_tensors(pair.small):
+        return "its optimizer's updates depend on all rows of a tensor, of which there are others now"
+    return "the schedule was set to another step, so the trajectories part by design" if pair.has_moved else ""
 
 
 def _are_apart(pair: Pair) -> bool:

@@ -17,12 +17,15 @@ from typing import Any
 from ckptgrow.families.family import Family
 from ckptgrow.state.architecture import config_errors
 from ckptgrow.state.opening import TrainingState
+from ckptgrow.verification.coordinates import ROWS
 from ckptgrow.verification.history import UNITS
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences, text
+from ckptgrow.verification.vocabularies import Vocabularies, is_of_tokens
 
 Config = Mapping[str, Any]
 NEUTRAL = ("dtype", "torch_dtype", "_name_or_path", "transformers_version")
+POSITIONS = "max_position_embeddings"  # the longest sequence, where positions are computed
 ROUNDING = 1e-12  # relative, of an ε that was multiplied in float64
 
 
@@ -36,6 +39,7 @@ def config_problems(pair: Pair) -> list[str]:
     return [
         *differences(found, expected, ("config",)),
         *_size_problems(pair, small, grown),
+        *_token_problems(pair, small, grown),
         *_layer_problems(pair, small, grown),
         *_derived_problems(pair, changed),
     ]
@@ -59,7 +63,11 @@ def with_fixed_fields(pair: Pair) -> dict[str, Any]:
 def _changed_fields(pair: Pair) -> set[str]:
     """The fields that this growth may change; each is judged by a rule of its own."""
     family = pair.grown.family
-    fields = {*_size_fields(family)}
+    fields = {*_size_fields(pair)}
+    if pair.row_record is not None:
+        fields |= {POSITIONS} if pair.row_record.get("operator") == "positions" else set()
+        if Vocabularies.of(pair) is not None:
+            fields |= {key for key in pair.small.config.keys() | pair.grown.config.keys() if is_of_tokens(key)}
     if len(pair.layers) != _num_layers(pair):
         fields |= _layer_fields(family) | set(_lists_of(pair, pair.small.config))
         fields |= {family.sparse.dense, family.sparse.step} if family.sparse else set()
@@ -68,9 +76,10 @@ def _changed_fields(pair: Pair) -> set[str]:
     return fields | {alias for alias, name in family.aliases.items() if name in fields}
 
 
-def _size_fields(family: Family) -> dict[str, str]:
+def _size_fields(pair: Pair) -> dict[str, str]:
     """The fields of sizes that can grow, with their spaces; a head's size may be said where it was derived before."""
-    growing = (*family.residual, *UNITS, "head")
+    family = pair.grown.family
+    growing = (*family.residual, *UNITS, *_row_spaces(pair), "head")
     return {size.config: space for space in growing if (size := family.sizes.get(space)) and size.config is not None}
 
 
@@ -78,9 +87,9 @@ def _size_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
     family = pair.grown.family
     old, new = (one.architecture.sizes for one in (pair.small, pair.grown))
     for space in sorted(old.keys() | new.keys()):
-        if old.get(space) != new.get(space) and space not in _growing_spaces(family):
+        if old.get(space) != new.get(space) and space not in _growing_spaces(family) | _row_spaces(pair):
             yield f"the size of {space} is {new.get(space)}, expected {old.get(space)}"
-    for field, space in _size_fields(family).items():
+    for field, space in _size_fields(pair).items():
         if field not in grown and field not in small:
             continue
         if space == "head" and grown.get(field) is not None and new[space] != old[space]:
@@ -100,6 +109,22 @@ def _size_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
         eps, before = grown.get(family.padding.eps), float(small[family.padding.eps])
         if not isinstance(eps, float) or not math.isclose(eps, before * ratio, rel_tol=ROUNDING):
             yield f"config[{family.padding.eps!r}] is {text(eps)}, expected {before * ratio:g}"
+
+
+def _row_spaces(pair: Pair) -> set[str]:
+    """The space of which a growth replaced rows."""
+    return set() if pair.row_record is None else {ROWS[pair.row_record["operator"]]}
+
+
+def _token_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
+    """What is wrong with the fields that name tokens by their numbers, and with the longest sequence."""
+    vocabularies, record = Vocabularies.of(pair), pair.row_record
+    if vocabularies is not None:
+        yield from vocabularies.fields(small, grown, "config")
+        yield from vocabularies.problems()
+    is_of_config = record is not None and record.get("operator") == "positions" and "position" not in pair.growths
+    if record is not None and is_of_config and grown.get(POSITIONS) != record.get("position"):
+        yield f"config[{POSITIONS!r}] is {text(grown.get(POSITIONS))}, expected {text(record.get('position'))}"
 
 
 def _growing_spaces(family: Family) -> set[str]:

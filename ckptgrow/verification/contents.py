@@ -11,6 +11,7 @@ from ckptgrow.verification.carried import carried_problems
 from ckptgrow.verification.configs import config_problems
 from ckptgrow.verification.coverage import coverage_problems
 from ckptgrow.verification.history import Declared, history_problems
+from ckptgrow.verification.new_rows import new_row_problems
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.rates import Rates, judge_rates
 from ckptgrow.verification.scales import Scales
@@ -31,6 +32,7 @@ def judge_contents(
         *history_problems(pair, declared),
         *separation_problems(pair, weights, declared),
         *beginning_problems(pair, weights),
+        *new_row_problems(pair),
         *config_problems(pair),
         *coverage_problems(pair, declared),
         *schedule_problems(pair, moved),

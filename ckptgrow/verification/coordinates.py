@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from ckptgrow.errors import RequestError
-from ckptgrow.spaces.growth import BoolVector, Growth, copies, identity, padded, product
+from ckptgrow.spaces.growth import FRESH, BoolVector, Growth, copies, identity, padded, product
 from ckptgrow.state.opening import TrainingState
+from ckptgrow.verification.trees import is_count
+
+ROWS = {"vocab": "vocab", "positions": "position"}  # operators that give the tables of a space other rows
 
 
 def growths_since(small: TrainingState, grown: TrainingState) -> Sequence[Mapping[str, Any]]:
     """The records of the growths that lie between the two."""
     return grown.checkpoint.history[len(small.checkpoint.history) :]
+
+
+def row_record(small: TrainingState, grown: TrainingState) -> Mapping[str, Any] | None:
+    """The record of the growth that gave a table other rows, if one did."""
+    return next((one for one in growths_since(small, grown) if one.get("operator") in ROWS), None)
 
 
 def growths_between(small: TrainingState, grown: TrainingState) -> dict[str, Growth]:
@@ -23,19 +31,24 @@ def growths_between(small: TrainingState, grown: TrainingState) -> dict[str, Gro
     Raises RequestError for a pair in which something shrank, or that was grown in several ways.
     """
     old, new = (state.architecture.sizes for state in (small, grown))
-    shrunk = [space for space in old if new[space] < old[space]]
+    record = row_record(small, grown)
+    replaced = None if record is None else ROWS[record["operator"]]
+    shrunk = [space for space in old if new[space] < old[space] and space != replaced]
     if shrunk:
         raise RequestError(
             f"{grown.where}: {shrunk[0]} is {new[shrunk[0]]}, expected at least {old[shrunk[0]]} as in {small.where}; "
             "give the small checkpoint first"
         )
     grown_by = {record.get("how") for record in growths_since(small, grown)}
-    if "pad" in grown_by:
-        if len(grown_by) > 1:
+    if "pad" in grown_by or record is not None:
+        if len(grown_by) > 1 or (record is not None and len(growths_since(small, grown)) > 1):
+            named = {str(one.get("how", one.get("operator"))) for one in growths_since(small, grown)}
             raise RequestError(
-                f"{grown.where}: was grown by {' and '.join(sorted(map(str, grown_by)))}, expected one kind of growth "
+                f"{grown.where}: was grown by {' and '.join(sorted(named))}, expected one kind of growth "
                 f"since {small.where}; verify each on its own"
             )
+        if record is not None:
+            return _with_rows(old, new, record)
         return {space: padded(old[space], new[space]) for space in old}
     growths = {space: identity(size) for space, size in old.items()}
     for step, _ in _steps(small, grown):
@@ -111,11 +124,34 @@ def _steps(small: TrainingState, grown: TrainingState) -> Iterator[tuple[dict[st
         told = record.get("sizes") if index < len(records) - 1 else last
         told = told if isinstance(told, Mapping) else sizes
         larger = {space: int(told.get(space, size)) for space, size in sizes.items()}
-        if record.get("how") == "pad":
+        if record.get("operator") in ROWS:
+            yield _with_rows(sizes, larger, record), record
+        elif record.get("how") == "pad":
             yield {space: padded(sizes[space], larger[space]) for space in sizes}, record
         else:
             yield _copies(sizes, larger), record
         sizes = larger
+
+
+def _with_rows(old: Mapping[str, int], new: Mapping[str, int], record: Mapping[str, Any]) -> dict[str, Growth]:
+    """Every space as it was, but for the rows that a record replaced; without a record of them, the first ones stay."""
+    growths = {space: identity(size) for space, size in old.items()}
+    space = ROWS[record["operator"]]
+    if space in old:
+        source, runs = np.full(new[space], FRESH), record.get("kept")
+        for start, stop, first in runs if are_kept(runs) else [[0, min(old[space], new[space]), 0]]:
+            count = max(0, min(stop, new[space], start + old[space] - first) - start)
+            source[start : start + count] = np.arange(first, first + count)
+        ones = np.ones(len(source))
+        growths[space] = Growth(source=source, write=ones, read=ones, num_old=old[space])
+    return growths
+
+
+def are_kept(value: Any) -> TypeGuard[list[list[int]]]:
+    """Whether a value has the form of runs of kept rows: new begin, new end, old begin."""
+    return isinstance(value, list) and all(
+        isinstance(run, list) and len(run) == 3 and all(map(is_count, run)) and run[0] < run[1] for run in value
+    )
 
 
 def _copies(old: Mapping[str, int], new: Mapping[str, int]) -> dict[str, Growth]:

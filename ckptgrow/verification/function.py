@@ -14,8 +14,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from transformers import PreTrainedModel
 
+from ckptgrow.verification.kept_tokens import KeptTokens, loss_rise
 from ckptgrow.verification.magnitude import largest
 from ckptgrow.verification.models import Models
+from ckptgrow.verification.new_rows import bound_of
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.precision import TOLERANCES, rounding
 from ckptgrow.verification.report import Function
@@ -36,21 +38,23 @@ def compared(
     Where the fixed tolerance is not met, the grown model is run once more with weights that are perturbed by one
     rounding.
     """
+    kept, bound = KeptTokens.of(pair), bound_of(pair)
     scale = worst = own = 0.0
+    rises: list[float] = []
     for sample in samples:
         small, grown = (_logits(model, sample) for model in (models.small, models.grown))
         reference = small if models.exact is None else _logits(models.exact, sample)
         scale = max(scale, largest(reference.double()))
         worst = max(worst, _difference(reference, grown))
         own = max(own, _difference(reference, small))
+        rises += [] if kept is None else [loss_rise((models.small, models.grown), sample)]
     relative, own = (one / scale if scale > 0 else one for one in (worst, own))
+    rise = max(rises, default=None)
     dtype = models.small.dtype
     if models.exact is not None:
         tolerance = max(OWN_ERRORS * own, rounding(dtype))
         how = f"by the small model's own error in {_name(dtype)}, {own:.1e} of the largest logit"
-        return Function(
-            max_abs_logit_diff=worst, relative=relative, tolerance=tolerance, passed=relative <= tolerance, judged=how
-        )
+        return _judged(worst, relative, tolerance, how, (rise, bound))
     tolerance, how = TOLERANCES[dtype], f"by a few hundred roundings of {_name(dtype)}"
     if relative > tolerance and _can_round(pair, weights, relative):
         stored = _stored_rounding(pair, weights, dtype)
@@ -59,9 +63,37 @@ def compared(
         response = _difference(_logits(models.grown, samples[0]), changed) / scale
         tolerance = max(tolerance, min(RESPONSES * response, _bearable(stored)))
         how = f"by the grown model's response to rounding its weights, {response:.1e} of the largest logit"
+    return _judged(worst, relative, tolerance, how, (rise, bound), scale * _weight_rounding(pair))
+
+
+def _judged(
+    worst: float,
+    relative: float,
+    tolerance: float,
+    how: str,
+    rises: tuple[float | None, float | None],
+    rounded: float = 0.0,
+) -> Function:
+    """The comparison; `rises`: of the loss on old tokens, measured and at most, where `rounded` is what rounding the
+    weights leaves in a logit.
+    """
+    rise, bound = rises
+    is_bounded = rise is None or bound is None or rise <= bound + tolerance + rounded
     return Function(
-        max_abs_logit_diff=worst, relative=relative, tolerance=tolerance, passed=relative <= tolerance, judged=how
+        max_abs_logit_diff=worst,
+        relative=relative,
+        tolerance=tolerance,
+        passed=relative <= tolerance and is_bounded,
+        judged=how,
+        loss_rise=rise,
+        loss_rise_bound=bound,
     )
+
+
+def _weight_rounding(pair: Pair) -> float:
+    """One rounding of the coarsest stored weight."""
+    stored = (pair.grown.checkpoint.tensors[link.grown.name].dtype for link in pair.links.values())
+    return max(rounding(one) for one in stored if one.is_floating_point)
 
 
 def _logits(model: PreTrainedModel, sample: torch.Tensor) -> torch.Tensor:

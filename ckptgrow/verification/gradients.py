@@ -111,7 +111,7 @@ def _scale(
     if old is None or new is None or largest(old) <= DEAD * scale_of_all:
         left = 0.0 if new is None else largest(new) / scale_of_all
         return GradientScale(demanded, None, left)
-    spread, new = link.spread(old.double()), link.copied_part(new.double())
+    spread, new = link.spread(link.left_part(old.double())), link.copied_part(new.double())
     expected = GradientScale(demanded, None, 0.0).at(link) * spread
     # behind a LayerNorm what writes the stream has no constant factor where new coordinates enter the mean
     ratio = None if link.is_padded else _ratio(expected, new)

@@ -19,7 +19,7 @@ import numpy as np
 from ckptgrow.families.family import Family
 from ckptgrow.spaces.layers import NEW_LAYERS, LayerKind
 from ckptgrow.storage.fingerprint import Fingerprint
-from ckptgrow.verification.coordinates import added_coordinates
+from ckptgrow.verification.coordinates import ROWS, added_coordinates, are_kept
 from ckptgrow.verification.layer_origins import is_layer_map, is_zero_in, misfit_of
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences, is_count, text
@@ -64,6 +64,11 @@ def _are_runs(value: Any) -> bool:
     return all(isinstance(run, list) and len(run) == 2 and all(map(is_count, run)) for run in found)
 
 
+def _are_lists(value: Any) -> bool:
+    """Whether a value has the form of old rows for each of some new ones."""
+    return isinstance(value, list) and all(isinstance(one, list) and all(map(is_count, one)) for one in value)
+
+
 def _choice(*choices: str) -> Check:
     return lambda value: value in choices
 
@@ -90,9 +95,20 @@ FIELDS: Mapping[str, Mapping[str, Check]] = {
         **OF_ALL,
     },
     "depth": {"new": _choice(*NEW_LAYERS), "layers": is_layer_map, **OF_ALL},
+    "vocab": {
+        "vocab": is_count,
+        "init": _choice("mean", "pieces", "copy"),
+        "pad_to": is_count,
+        "kept": are_kept,
+        "pieces": _are_lists,
+        **OF_ALL,
+    },
+    "positions": {"position": is_count, "new_positions": _choice("copy", "interpolate"), "kept": are_kept, **OF_ALL},
 }
 OPTIONAL: Mapping[str, Check] = {
-    "fresh_moments": _choice("zero", "mean"),
+    "fresh_moments": _choice("zero", "mean", "rare", "blend"),
+    "tokenizer": _is_text,
+    "old_tokenizer": _is_text,
     "seed": is_count,
     "fresh": lambda value: value is None or value in RECIPES,
     "schedule": _is_text,
@@ -240,15 +256,19 @@ def _size_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
             yield f"the history says {space} {found[-1]['sizes'].get(space)}, expected {new.get(space)}"
     expected = dict(old)
     growing = {*pair.grown.family.residual, *UNITS}
-    for record in (one for one in found if one["operator"] == "width"):
+    widths = [one for one in found if one["operator"] == "width"]
+    for record in widths:
         if record["factor"] is not None:
             expected |= {space: size * record["factor"] for space, size in expected.items() if space in growing}
         expected |= {space: record[space] for space in ("residual", *UNITS) if space in record}
     asked = {space for record in found for space in ("residual", *UNITS) if space in record}
-    only_factors = all(one["operator"] == "depth" or one["factor"] is not None for one in found)
+    only_factors = all(one["factor"] is not None for one in widths)
     judged = growing & new.keys() if only_factors else asked & new.keys()
-    if all(one["operator"] == "depth" or one["factor"] is None for one in found):
+    if all(one["factor"] is None for one in widths):
         judged |= (growing & new.keys()) - _following(asked, pair.grown.family)
+    of_rows = {space: record[space] for record in found for space in ROWS.values() if space in record}
+    expected |= {space: size for space, size in of_rows.items() if space in new}
+    judged |= {*ROWS.values()} & new.keys()
     for space in sorted(judged):
         if expected[space] != new[space]:
             yield f"the size of {space} is {new[space]}, expected {expected[space]} by the history"

@@ -13,7 +13,10 @@ from transformers import PreTrainedModel
 from ckptgrow.errors import RequestError
 from ckptgrow.state.model import load_model, streamed_model
 from ckptgrow.state.opening import TrainingState
+from ckptgrow.verification.kept_tokens import KeptTokens
 from ckptgrow.verification.pair import Pair
+
+Change = Callable[[str, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,7 +34,7 @@ class Models:
 
 def loaded_models(pair: Pair, dtype: torch.dtype, device: str) -> Models:
     """Both in memory. Raises RequestError where there is no such device."""
-    grown = loaded(pair.grown, dtype, device)
+    grown = loaded(pair, pair.grown, dtype, device)
 
     @contextmanager
     def perturbed(size: float) -> Generator[PreTrainedModel]:
@@ -44,9 +47,9 @@ def loaded_models(pair: Pair, dtype: torch.dtype, device: str) -> Models:
                 parameter.copy_(weight)
 
     return Models(
-        small=loaded(pair.small, dtype, device),
+        small=loaded(pair, pair.small, dtype, device),
         grown=grown,
-        exact=loaded(pair.small, torch.float32, device) if dtype == torch.bfloat16 else None,
+        exact=loaded(pair, pair.small, torch.float32, device) if dtype == torch.bfloat16 else None,
         perturbed=perturbed,
     )
 
@@ -56,25 +59,33 @@ def streamed_models(pair: Pair, dtype: torch.dtype) -> Models:
 
     @contextmanager
     def perturbed(size: float) -> Generator[PreTrainedModel]:
-        state = pair.grown
-        yield streamed_model(
-            state.checkpoint, state.claim, state.config, dtype, lambda name, weight: _perturbed(name, weight, size)
-        )
+        yield _streamed(pair, pair.grown, dtype, lambda name, weight: _perturbed(name, weight, size))
 
-    small, grown = (
-        streamed_model(state.checkpoint, state.claim, state.config, dtype) for state in (pair.small, pair.grown)
-    )
-    exact = None
-    if dtype == torch.bfloat16:
-        exact = streamed_model(pair.small.checkpoint, pair.small.claim, pair.small.config, torch.float32)
+    small, grown = (_streamed(pair, state, dtype) for state in (pair.small, pair.grown))
+    exact = _streamed(pair, pair.small, torch.float32) if dtype == torch.bfloat16 else None
     return Models(small=small, grown=grown, exact=exact, perturbed=perturbed)
 
 
-def loaded(state: TrainingState, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    """A checkpoint's model in memory. Raises RequestError where there is no such device."""
+def loaded(pair: Pair, state: TrainingState, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """The model of one of a pair in memory, on the tokens that both have.
+
+    Raises RequestError where there is no such device.
+    """
     if device != "cpu" and not torch.cuda.is_available():
         raise RequestError(f"⟦device {device}⟧: no such device on this machine, expected cpu")
-    return load_model(state.checkpoint, state.claim, state.config, dtype, device)
+    return _on_kept_tokens(pair, state, load_model(state.checkpoint, state.claim, state.config, dtype, device))
+
+
+def _streamed(pair: Pair, state: TrainingState, dtype: torch.dtype, change: Change | None = None) -> PreTrainedModel:
+    model = streamed_model(state.checkpoint, state.claim, state.config, dtype, *([change] if change else []))
+    return _on_kept_tokens(pair, state, model)
+
+
+def _on_kept_tokens(pair: Pair, state: TrainingState, model: PreTrainedModel) -> PreTrainedModel:
+    kept = KeptTokens.of(pair)
+    if kept is not None:
+        kept.restrict(model, is_grown=state is pair.grown)
+    return model
 
 
 def _perturbed(name: str, weight: torch.Tensor, size: float) -> torch.Tensor:

@@ -15,6 +15,7 @@ from ckptgrow.verification.coordinates import growths_since
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.history import are_steps
 from ckptgrow.verification.magnitude import largest, relative
+from ckptgrow.verification.new_rows import moments_of_new_rows
 from ckptgrow.verification.optimizers import FACTORS, KEPT_AXES, POWERS, Measured, step_rule
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.precision import STORED_TOLERANCES, coarsest, rounding, smallest
@@ -123,7 +124,7 @@ def _errors(case: _Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict
             if rule and key in rule.updates:
                 found[key] = _of_updates(case, before, after) / STORED_TOLERANCES[new[key].dtype]
             else:
-                found[key] = _roundings(case, before, after, powers[key], new[key].dtype)
+                found[key] = _roundings(case, (before, after), powers[key], key, new[key].dtype)
     for row, column in FACTORS:
         if row in old and column in old:
             before, after = (_factors(one, row, column) for one in (old, new))
@@ -137,11 +138,16 @@ def _left_by(dtype: torch.dtype) -> float:
     return OF_FLOAT64 * rounding(dtype) if dtype == torch.float64 else FEW * rounding(dtype)
 
 
-def _roundings(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int, dtype: torch.dtype) -> float:
+def _roundings(case: _Case, both: tuple[torch.Tensor, torch.Tensor], power: int, key: str, dtype: torch.dtype) -> float:
     """The largest error of an entry in units of what rounding it may leave, relative to the entry, however small."""
+    old, found = both
     if case.link.has_no_moments or case.gradient is None:
         return largest(found) / STORED_TOLERANCES[dtype]
-    if case.link.is_padded and power and not _is_young(case, found, power, dtype):
+    if case.pair.row_record is not None and case.link.is_padded:
+        new_rows = moments_of_new_rows(case.pair, case.link, old, power, key)
+        if not _are_as(case, found, new_rows, dtype):
+            return math.inf
+    elif case.link.is_padded and power and not _is_young(case, found, power, dtype):
         return math.inf
     expected = _expected(case, old, power)
     allowed = case.num_growths * (_left_by(dtype) * expected.abs() + FEW / 2 * smallest(dtype))
@@ -150,11 +156,21 @@ def _roundings(case: _Case, old: torch.Tensor, found: torch.Tensor, power: int, 
 
 def _expected(case: _Case, old: torch.Tensor, power: int) -> torch.Tensor:
     """The expected entries of the grown record: the small record's, times a power of the gradient's factor."""
-    small, scale = case.link.without_anew(case.link.spread(old)), case.gradient
+    small, scale = case.link.without_anew(case.link.spread(case.link.left_part(old))), case.gradient
     if power == 0 or scale is None or case.are_unscaled:
         return small
     expected = scale.at(case.link) ** power * small
     return case.link.squares(expected) if power == 2 else expected
+
+
+def _are_as(case: _Case, found: torch.Tensor, expected: torch.Tensor | None, dtype: torch.dtype) -> bool:
+    """Whether new rows hold what is expected of them, zeros for None."""
+    growth = case.link.grown.layout.axes[0].growth(case.pair.growths)
+    new_rows = found[torch.from_numpy(growth.is_fresh)]
+    if expected is None:
+        return not bool(new_rows.any())
+    left = FEW / 2 * smallest(dtype) + (_left_by(dtype) + ROUNDING) * expected.abs() + ROUNDING * largest(expected)
+    return bool(((new_rows - expected).abs() <= left).all())
 
 
 def _is_young(case: _Case, found: torch.Tensor, power: int, dtype: torch.dtype) -> bool:
@@ -180,7 +196,8 @@ def _of_updates(case: _Case, old: torch.Tensor, found: torch.Tensor) -> float:
     rate = after / before if before and after else 1.0
     size = case.scales.size if case.old.get("scale_parameter") else 1.0
     factor = 1.0 if case.are_unscaled else rate * size
-    return relative(case.link.copied_part(found), factor * case.link.without_anew(case.link.spread(old)))
+    spread = case.link.spread(case.link.left_part(old))
+    return relative(case.link.copied_part(found), factor * case.link.without_anew(spread))
 
 
 def _product(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -194,12 +211,27 @@ def _of_factors(case: _Case, old: tuple[torch.Tensor, ...], new: tuple[torch.Ten
     found = _product(*new)
     if case.link.has_no_moments or case.gradient is None:
         return largest(found) / STORED_TOLERANCES[dtype]
+    if case.pair.row_record is not None:
+        return _of_new_factors(case, old, new, dtype)
     if case.link.is_padded and not _is_young(case, found, 2, dtype):
         return math.inf
     expected = _expected(case, _product(*old), 2)
     left = case.link.copied_part(_left(new[0], new[1], found, dtype))
     allowed = FEW_FACTORS * case.num_growths * left + smallest(torch.float64)
     return largest((case.link.copied_part(found) - expected) / allowed)
+
+
+def _of_new_factors(
+    case: _Case, old: tuple[torch.Tensor, ...], new: tuple[torch.Tensor, ...], dtype: torch.dtype
+) -> float:
+    """The same where rows are new: their own factors are judged, and the old entries' product."""
+    new_rows = moments_of_new_rows(case.pair, case.link, old[0], 2, "row") if case.link.is_padded else None
+    if case.link.is_padded and not _are_as(case, new[0], new_rows, dtype):
+        return math.inf
+    expected = _expected(case, _product(*old), 2)
+    left = case.link.copied_part(_left(new[0], new[1], _product(*new), dtype))
+    allowed = FEW_FACTORS * case.num_growths * left + smallest(torch.float64)
+    return largest((case.link.copied_part(_product(*new)) - expected) / allowed)
 
 
 def _left(rows: torch.Tensor, columns: torch.Tensor, product: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ckptgrow.spaces.growth import BoolVector, Growth, IntVector, identity
+from ckptgrow.spaces.growth import BoolVector, Growth, IntVector
 from ckptgrow.spaces.layers import LayerKind
 from ckptgrow.spaces.selection import selected
 from ckptgrow.state.claim import Claimed
 from ckptgrow.state.opening import TrainingState
 from ckptgrow.storage.tensors import whole
-from ckptgrow.verification.coordinates import growths_since, has_begun_anew, moment_rules
+from ckptgrow.verification.coordinates import growths_since, has_begun_anew, moment_rules, row_record
 
 PARTS = 1.5  # times b², beyond rounding: two copies that serve different parts have squares twice as large
 
@@ -49,6 +49,9 @@ class Link:
     small: Claimed
     growths: tuple[Growth, ...]  # one a stored axis; only sources and copies are used, never write and read
     kept: tuple[IntVector | None, ...]  # along each axis the coordinates that do not copy nothing; None: all
+    left: tuple[
+        IntVector | None, ...
+    ] = ()  # along each axis the small coordinates from which something comes; None: all
     layer: LayerOrigin = UNCHANGED
     anew: tuple[BoolVector, ...] = ()  # along each axis, of the coordinates that copy something: moments begin anew
     ratios: frozenset[float] = frozenset({1.0})  # of new to old sizes along the axes, one a class of copies
@@ -65,7 +68,8 @@ class Link:
         """The link by the growths of the spaces; `anew` marks coordinates whose moments were begun anew."""
         axes = [axis.growth(growths) for axis in grown.layout.axes]
         kept = tuple(np.flatnonzero(~axis.is_fresh) if axis.has_fresh else None for axis in axes)
-        copied = tuple(identity(axis.num_old) if axis.has_fresh else axis for axis in axes)
+        left = tuple(_left_of(axis) for axis in axes)
+        copied = tuple(_of_left(axis, some) for axis, some in zip(axes, left, strict=True))
         ratios = {float(ratio) for axis in copied for ratio in np.unique(1 / axis.read)}
         ratios |= {axis.num_new / axis.num_old for axis in axes if axis.has_fresh}
         marks = [
@@ -78,6 +82,7 @@ class Link:
             small=small,
             growths=copied,
             kept=kept,
+            left=left,
             layer=layer,
             anew=tuple(marks),
             ratios=frozenset(ratios),
@@ -127,6 +132,13 @@ class Link:
     def is_padded(self) -> bool:
         """Whether the grown tensor has entries that copy nothing."""
         return any(kept is not None for kept in self.kept)
+
+    def left_part(self, small: torch.Tensor) -> torch.Tensor:
+        """The small tensor without the coordinates from which nothing comes."""
+        for axis, left in enumerate(self.left):
+            if left is not None:
+                small = selected(small, axis, left)
+        return small
 
     def copied_part(self, grown: torch.Tensor) -> torch.Tensor:
         """The grown tensor without the coordinates that copy nothing."""
@@ -222,6 +234,16 @@ class Pair:
         """Whether there are new coordinates that copy nothing."""
         return any(link.is_padded for link in self.links.values())
 
+    @cached_property
+    def row_record(self) -> Mapping[str, Any] | None:
+        """The record of the growth that gave the vocabulary or the positions other rows, if one did."""
+        return row_record(self.small, self.grown)
+
+    @property
+    def is_stretched(self) -> bool:
+        """Whether positions lie between the old ones, by the record."""
+        return self.row_record is not None and self.row_record.get("new_positions") == "interpolate"
+
     @property
     def fresh_moments(self) -> str:
         """What the records say of second moments of entries that copy nothing: "zero", or the "mean" of old ones."""
@@ -264,12 +286,28 @@ class Pair:
         return any(link.has_copies for link in self.links.values())
 
     def small_tensor(self, link: Link) -> torch.Tensor:
-        """The small weight as the model applies it, float64, with a gain's offset."""
-        return applied(self.small, link.small)
+        """The small weight as the model applies it, float64, with a gain's offset, without rows that went."""
+        return link.left_part(applied(self.small, link.small))
 
     def grown_tensor(self, link: Link) -> torch.Tensor:
         """The grown weight as the model applies it, float64, without entries that copy nothing."""
         return link.copied_part(applied(self.grown, link.grown))
+
+
+def _left_of(axis: Growth) -> IntVector | None:
+    """The old coordinates from which something comes; None where all are, or all are copied in turn."""
+    left = np.unique(axis.source[~axis.is_fresh])
+    return None if len(left) == axis.num_old else left
+
+
+def _of_left(axis: Growth, left: IntVector | None) -> Growth:
+    """An axis without what copies nothing, and without old coordinates from which nothing comes."""
+    if left is None and not axis.has_fresh:
+        return axis
+    source = axis.source[~axis.is_fresh]
+    source = source if left is None else np.searchsorted(left, source)
+    ones, num_old = np.ones(len(source)), axis.num_old if left is None else len(left)
+    return Growth(source=source, write=ones, read=ones, num_old=num_old)
 
 
 def applied(state: TrainingState, claimed: Claimed) -> torch.Tensor:

@@ -32,6 +32,8 @@ class Function:
     tolerance: float  # relative
     passed: bool
     judged: str = ""  # how the tolerance was found
+    loss_rise: float | None = None  # of the loss on old tokens at most, in nats, where there are new ones
+    loss_rise_bound: float | None = None  # what a rule says of it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ckptgrow.errors import DataError
+from ckptgrow.spaces.growth import IntVector
 from ckptgrow.state.opening import TrainingState
 from ckptgrow.verification.precision import computing_in
 
@@ -22,10 +23,13 @@ BEYOND = 32  # tokens by which a sequence passes a window
 SEED = 0
 
 
-def sample_batches(state: TrainingState, num_batches: int, tokens: Path | None) -> list[torch.Tensor]:
+def sample_batches(
+    state: TrainingState, num_batches: int, tokens: Path | None, kept: IntVector | None = None
+) -> list[torch.Tensor]:
     """Batches of token ids, int64, shape (2, up to 256), from a file or drawn at random.
 
-    For vision models random images, float64, shape (2, channels, height, width).
+    For vision models random images, float64, shape (2, channels, height, width). Where `kept` names the ids that may
+    come up, tokens are told by their places there.
 
     Raises DataError where the file has too few tokens, or ids outside the vocabulary.
     """
@@ -38,18 +42,24 @@ def sample_batches(state: TrainingState, num_batches: int, tokens: Path | None) 
     if tokens is None:
         generator = torch.Generator().manual_seed(SEED)
         shape = (num_batches, SEQUENCES, length)
-        return list(torch.randint(0, sizes["vocab"], shape, generator=generator))
+        drawn = torch.randint(0, sizes["vocab"] if kept is None else len(kept), shape, generator=generator)
+        return list(drawn)
     ids = _read_tokens(tokens)
     length = min(length, len(ids) // (SEQUENCES * num_batches))
     if length < 2:
         raise DataError(f"{tokens}: has {len(ids)} tokens, expected at least {2 * SEQUENCES * num_batches}")
     if int(ids.max()) >= sizes["vocab"] or int(ids.min()) < 0:
         raise DataError(f"{tokens}: has token {int(ids.max())}, expected ids from 0 to {sizes['vocab'] - 1}")
+    if kept is not None and (lost := np.setdiff1d(ids, kept)).size:
+        raise DataError(f"{tokens}: has token {lost[0]}, expected tokens that the grown model has too")
+    ids = ids if kept is None else np.searchsorted(kept, ids)
     used = ids[: num_batches * SEQUENCES * length].astype(np.int64)
     return list(torch.from_numpy(used).reshape(num_batches, SEQUENCES, length))
 
 
-def long_sample(states: Sequence[TrainingState], tokens: Path | None) -> torch.Tensor | None:
+def long_sample(
+    states: Sequence[TrainingState], tokens: Path | None, kept: IntVector | None = None
+) -> torch.Tensor | None:
     """One sequence that is longer than the windows of attention, int64, shape (1, window + 32 or all positions).
 
     Only on such a sequence does a wrong window change the logits. None where the batches are long enough, or where a
@@ -63,9 +73,10 @@ def long_sample(states: Sequence[TrainingState], tokens: Path | None) -> torch.T
     length = min(max(windows) + BEYOND, _num_positions(small.config, sizes) - small.family.unused_positions)
     if length <= LONGEST:
         return None
-    if tokens is not None and len(ids := _read_tokens(tokens)) >= length:
+    if kept is None and tokens is not None and len(ids := _read_tokens(tokens)) >= length:
         return torch.from_numpy(ids[:length].astype(np.int64)).reshape(1, length)
-    return torch.randint(0, sizes["vocab"], (1, length), generator=torch.Generator().manual_seed(SEED))
+    num_tokens = sizes["vocab"] if kept is None else len(kept)
+    return torch.randint(0, num_tokens, (1, length), generator=torch.Generator().manual_seed(SEED))
 
 
 def _windows(config: Mapping[str, Any]) -> list[int]:

@@ -20,6 +20,7 @@ from ckptgrow.verification.optimizers import RULES, StepRule, step_rule
 from ckptgrow.verification.samples import logits_of, loss_of
 
 PLAIN = 5  # up to this length of its average RAdam does not divide by it
+OF_WHOLE_TENSORS = ("Adafactor", "Adafactor of transformers", "Muon", "LAMB")
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 
 
@@ -66,6 +67,11 @@ def takes_plain_steps(state: TrainingState) -> bool:
                 if any(2 / (1 - decay) - 1 - 2 * t * decay**t / (1 - decay**t) <= PLAIN for t in steps):
                     return True
     return False
+
+
+def updates_whole_tensors(state: TrainingState) -> bool:
+    """Whether an update of one row depends on the others: by the size of the tensor, or of its whole update."""
+    return any(rule is not None and rule.name in OF_WHOLE_TENSORS for one in state.optimizers for rule in _rules(one))
 
 
 def _rules(stored: OptimizerState) -> set[StepRule | None]:

@@ -42,14 +42,25 @@ def _structure(report: VerifyReport) -> list[str]:
 
 def _function(report: VerifyReport, pair: Pair) -> list[str]:
     function = report.function
-    if function is None or function.passed:
+    if function is None:
         return []
+    rise, bound = function.loss_rise, function.loss_rise_bound
+    limit = "" if bound is None else f", at most {bound:.3g} by the number of new ones"
+    told = [] if rise is None else [f"the loss on old tokens rises by {rise:.3g} nats for the new ones{limit}"]
+    if function.passed and pair.row_record is not None and function.max_abs_logit_diff == 0:
+        return ["the logits of old tokens at old positions are equal to the bit", *told]
+    if function.passed:
+        return told
+    if function.relative <= function.tolerance:
+        return [*told, "which is more than new rows that are means of the old ones can add"]
     found = [
         f"the function changed: logits differ by {function.relative:.1e} of the largest, expected at most "
         f"{function.tolerance:.0e}, judged {function.judged}"
     ]
     if "copy" in pair.changes:
         found.append("layers were stacked (--new copy), which does not preserve the function")
+    if pair.is_stretched:
+        found.append("positions were stretched (--new interpolate), which does not preserve the function")
     for kind, done in (("ode", "were divided among copies"), ("random", "are drawn")):
         if kind in pair.changes:
             found.append(f"layers {done} (--new {kind}), which does not preserve the function")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel
 
+from tests.helpers.commands import said
 from tests.helpers.evaluated import GPT2, LAMBADA, WIKITEXT, byte_model, word_tokenizer
 from tests.helpers.lightning_files import save_lightning
 from tests.helpers.paths import ROOT
@@ -28,8 +29,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "config.json").write_text(json.dumps(GPT2.to_dict()))
     (directory / "a.txt").write_text("\n".join(LINES))
     for name, share in (("noval", "0"), ("val", "0.5")):
-        said = stderr_of(directory, ["data", "a.txt", name, "--tokenizer", "bytes", "--val-fraction", share])
-        assert said == []
+        told = stderr_of(directory, ["data", "a.txt", name, "--tokenizer", "bytes", "--val-fraction", share])
+        assert told == []
     return directory
 
 
@@ -46,7 +47,7 @@ def stderr_of(directory: Path, arguments: Sequence[str]) -> list[str]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return done.stderr.splitlines()
+    return said(done.stderr)
 
 
 @pytest.mark.parametrize(
@@ -65,8 +66,8 @@ def stderr_of(directory: Path, arguments: Sequence[str]) -> list[str]:
     ids=lambda arguments: " ".join(arguments[:4]),
 )
 def test_evaluation_says_one_line_of_its_own_on_stderr(home: Path, arguments: list[str]) -> None:
-    (said,) = stderr_of(home, ["eval", *arguments])
-    assert said.startswith("small.ckpt: ") and said.endswith("float32 on cpu")
+    (told,) = stderr_of(home, ["eval", *arguments])
+    assert told.startswith("small.ckpt: ") and told.endswith("float32 on cpu")
 
 
 @pytest.mark.slow
@@ -79,15 +80,15 @@ def test_pages_longer_than_a_tokenizer_likes_are_no_reason_to_speak(home: Path, 
     trained = ["--config", "config.json", "--seqlen", "16", "--batch-size", "1", "--train-steps", "1"]
     assert stderr_of(tmp_path, ["data", str(WIKITEXT), "data", "--tokenizer", "words"]) == []
     stderr_of(tmp_path, ["train", "--data", "data", "--out", "run", *trained])
-    said = stderr_of(
+    told = stderr_of(
         tmp_path, ["eval", "wikitext", "run/checkpoints/last.ckpt", "--data", str(WIKITEXT), "--tokenizer", "words"]
     )
-    assert len(said) == 1 and said[0].startswith("run/checkpoints/last.ckpt: ")
+    assert len(told) == 1 and told[0].startswith("run/checkpoints/last.ckpt: ")
 
 
 @pytest.mark.parametrize("data", ["noval", pytest.param("val", marks=pytest.mark.slow)])
 def test_training_is_as_quiet_with_validation_data_as_without(home: Path, data: str) -> None:
     common = ["--config", "config.json", "--seqlen", "16", "--batch-size", "2", "--train-steps", "3"]
-    said = stderr_of(home, ["train", "--data", data, "--out", f"run-{data}", *common, "--val-every", "2"])
+    told = stderr_of(home, ["train", "--data", data, "--out", f"run-{data}", *common, "--val-every", "2"])
     libraries = ("site-packages", "Warning", "fatal", "lightning", "torch.", "INFO", "it/s")
-    assert not [line for line in said if any(one in line for one in libraries)]
+    assert not [line for line in told if any(one in line for one in libraries)]

@@ -29,6 +29,10 @@ GROWTHS = (
     "depth --place middle --new ode --factor 3",
     "depth --new random --seed 5 --step 2",
     "depth --new copy --place append --reset optimizer",
+    "vocab --size 40 --pad-to 8",
+    "vocab --size 40 --init copy --reset new",
+    "positions --size 20",
+    "positions --size 20 --new interpolate --reset schedule",
 )
 
 
@@ -91,7 +95,9 @@ def test_paths_that_nothing_says_are_asked_for(small: Path, tmp_path: Path, caps
 
 
 def test_the_schema_has_every_option_of_both_operators(capsys: pytest.CaptureFixture[str]) -> None:
-    width, depth = as_json(["grow", "--schema"], capsys)["oneOf"]  # type: ignore[misc]
+    width, depth, vocab, positions = as_json(["grow", "--schema"], capsys)["oneOf"]  # type: ignore[misc]
+    assert {"size", "tokenizer", "pad_to", "init", "old_tokenizer", "drop"} <= set(vocab["properties"])
+    assert {"size", "new", "lr_rule"} <= set(positions["properties"])
     for tree, own in ((width, "wd_rule"), (depth, "every")):
         assert {"operator", "in", "out", "factor", "seed", "step", "drop", "config", own} <= set(tree["properties"])
         assert tree["additionalProperties"] is False

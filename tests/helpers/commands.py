@@ -22,6 +22,11 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], *words: st
         assert word in lines[0], lines[0]
 
 
+def said(text: str) -> list[str]:
+    """The lines of stderr but for the signs of life, which a busy machine may bring about."""
+    return [line for line in text.splitlines() if not line.startswith("… ")]
+
+
 def as_json(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, object]:
     """The object that `--json` prints."""
     assert run([*arguments, "--json"]) == code

@@ -121,6 +121,12 @@ RUNS = {
         growth={"width": 2, "separate": "none"},
         request={"lr_rule": "mup"},
     ),
+    "AdamW, cosine, more tokens": Run(
+        family="gemma", optimizers=adamw, scheduler=cosine, growth={"vocab": 47}
+    ),
+    "Adafactor, sequence, more positions": Run(
+        family="opt", optimizers=adafactor, scheduler=in_sequence, growth={"positions": 40, "new": "interpolate"}
+    ),
     "experts, new layers that begin anew": Run(
         family="mixtral",
         optimizers=adamw,
@@ -159,12 +165,19 @@ def trained(run: Run) -> tuple[PreTrainedModel, Optimizers, list[Any]]:
 
 
 def grown_file(run: Run, small: Path) -> Path:
-    options = dict(run.growth)
-    factor = options.pop("width", options.pop("depth", None))
-    is_deep = bool({"depth", "layers"} & run.growth.keys())
-    operator = ckptgrow.depth if is_deep else ckptgrow.width
-    out = small.with_name("grown.ckpt")
-    operator(small, out, **({"factor": factor} if factor else {}), **options, request=StateRequest(**run.request))
+    options, out = dict(run.growth), small.with_name("grown.ckpt")
+    name = next(
+        (one for one in ("depth", "vocab", "positions") if one in options), "depth" if "layers" in options else "width"
+    )
+    operators = {
+        "width": ckptgrow.width,
+        "depth": ckptgrow.depth,
+        "vocab": ckptgrow.vocab,
+        "positions": ckptgrow.positions,
+    }
+    number = options.pop(name, None)
+    by_number = {"size" if name in ("vocab", "positions") else "factor": number} if number else {}
+    operators[name](small, out, **by_number, **options, request=StateRequest(**run.request))
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -45,6 +46,23 @@ def test_the_winner_is_grown_and_trained_as_it_was_probed(whole: Path) -> None:
     tree = torch.load(whole / "stage-2" / "checkpoints" / "last.ckpt", weights_only=True)
     assert tree["ckptgrow"]["history"][-1]["reset"] == ["new"] and tree["ckptgrow"]["rewarm_new"]["peak"] == 1.5
     assert tree["ckptgrow"]["rewarm_new"]["done"] == 8
+
+
+def test_the_report_shows_every_candidate_and_control_with_its_figures(whole: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    assert run_command(["report", str(whole), "--out", str(page)]) == 0
+    text = page.read_text()
+    table = text[text.index("The probe that chose the recipe of stage-2: 4 steps") :].partition("</table>")[0]
+    done = {one["job"]: one["result"] for one in journal(whole) if one["event"] == "done"}
+    found = done["stage-2/probe"]
+    entries = [*found["candidates"], *found["controls"]]
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in table.split("<tr>")[2:]]
+    assert [row[0] for row in rows] == [one["name"] for one in entries]
+    assert [row[1] for row in rows] == ["–" if one["loss"] is None else f"{one['loss']:.4f}" for one in entries]
+    verdicts = {row[0]: row[-1] for row in rows}
+    assert verdicts[RISING] == "best" and "control, " in rows[-1][-1]
+    trapped = next(one for one in found["candidates"] if one["name"] != RISING)
+    assert verdicts[trapped["name"]] == (trapped["out"] or "behind")
 
 
 def test_its_commands_by_hand_are_those_of_the_choice(whole: Path, tmp_path: Path) -> None:

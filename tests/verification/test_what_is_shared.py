@@ -15,12 +15,14 @@ SHARED = {
     "ckptgrow.storage.fingerprint": {"Fingerprint"},
     "ckptgrow.storage.pickles.opaque": {"Opaque"},
     "ckptgrow.storage.tensors": {"InMemory", "LazyTensor", "chunks", "is_lazy", "num_elements", "whole"},
-    "ckptgrow.storage.tree": {"path_text"},
+    "ckptgrow.storage.tree": {"path_text", "with_node"},
     "ckptgrow.formats.checkpoint": {"Checkpoint"},
+    "ckptgrow.formats.dcp": {"Keys"},
     "ckptgrow.formats.huggingface": {"SAFETENSORS"},
     "ckptgrow.formats.known_formats": {"read_checkpoint"},
     "ckptgrow.formats.lightning": {"GROWTH_KEY"},
     "ckptgrow.formats.sidecar_files": {"CONFIG", "TRAINER_STATE", "Files"},
+    "ckptgrow.data.token_texts": {"BYTES", "ROLES", "TOKENIZER_FILES", "tokenizer_in"},  # what tokenizers are called
     # state and families: names, layouts, sizes, transformers' own models
     "ckptgrow.state.architecture": {"config_errors"},
     "ckptgrow.state.claim": {"Claimed"},
@@ -28,10 +30,11 @@ SHARED = {
     "ckptgrow.state.opening": {"TrainingState", "open_state", "understood"},
     "ckptgrow.state.optimizer_kinds": {"keys_in", "recognised"},  # which optimizer it is; what follows is not shared
     "ckptgrow.state.optimizer_state": {"OptimizerState", "ParameterGroup"},
+    "ckptgrow.state.run_data": {"DATA", "DIRECTORY", "TOKENIZER"},
     "ckptgrow.state.train_schedule": {"Schedule"},  # the function whose fields a state keeps
     "ckptgrow.families.family": {"Family"},
     # spaces: which coordinate copies which; no write, no read, no gather, no draw
-    "ckptgrow.spaces.growth": {"BoolVector", "Growth", "IntVector", "copies", "identity", "padded", "product"},
+    "ckptgrow.spaces.growth": {"BoolVector", "FRESH", "Growth", "IntVector", "copies", "identity", "padded", "product"},
     "ckptgrow.spaces.layout": {"Axis", "Layout", "Role", "parse"},
     "ckptgrow.spaces.layers": {"NEW_LAYERS", "LayerKind"},
     "ckptgrow.spaces.selection": {"selected"},

@@ -9,6 +9,7 @@ from ckptgrow.commands.plan._params import WithParams, WithTwoParams
 from ckptgrow.commands.plan.curves import curves
 from ckptgrow.commands.plan.fit import fit
 from ckptgrow.commands.plan.law import law
+from ckptgrow.commands.plan.timing import timing
 from ckptgrow.commands.plan.watch import watch
 
 plan = typer.Typer(
@@ -17,5 +18,12 @@ plan = typer.Typer(
     add_completion=False,
 )
 
-for command, kind in ((curves, WithTwoParams), (law, PanelledCommand), (fit, WithParams), (watch, PanelledCommand)):
+KINDS = (
+    (curves, WithTwoParams),
+    (law, PanelledCommand),
+    (fit, WithParams),
+    (watch, PanelledCommand),
+    (timing, WithTwoParams),
+)
+for command, kind in KINDS:
     plan.command(cls=kind)(command)

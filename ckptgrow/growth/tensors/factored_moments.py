@@ -6,30 +6,27 @@ Source of the factors: Shazeer & Stern, "Adafactor", arXiv 1804.04235, section 3
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Literal
 
 import torch
 
-from ckptgrow.growth.tensors.fresh_entries import averaged
-from ckptgrow.growth.tensors.grown_tensors import gathered
 from ckptgrow.spaces.gather import Gather, GrownAxis
 from ckptgrow.spaces.growth import identity
 from ckptgrow.storage.tensors import InMemory, LazyTensor, Made, whole
 
 FactorKind = Literal["row", "column"]
+Fill = Callable[[LazyTensor, Gather], LazyTensor]  # a gather, and how entries that copy nothing are filled
 
 
-def grown_factor(
-    kind: FactorKind, factor: LazyTensor, partner: LazyTensor, square: Gather, *, filled: bool
-) -> LazyTensor:
+def grown_factor(kind: FactorKind, factor: LazyTensor, partner: LazyTensor, square: Gather, fill: Fill) -> LazyTensor:
     """A factor's growth along its own axes of `square`, the gather of the whole moment, times what the axis that it
     averages over contributes to its means.
 
     Both factors are vectors, or one vector a matrix of many, so they are computed whole. Every matrix of many (experts,
     the channels of a convolution) has its own means, so the contribution is that of the old matrix, and is spread with
-    it. torch keeps the averaged axis with size 1, transformers drops it. `filled`: entries that copy nothing are means
-    of old ones, else zero.
+    it. torch keeps the averaged axis with size 1, transformers drops it.
     """
     kept = len(factor.shape) == len(square.axes)
     removed = -1 if kind == "row" else -2
@@ -38,7 +35,7 @@ def grown_factor(
     gather = _without(square, removed, kept=kept)
 
     def grown(tensor: torch.Tensor, by: Gather) -> torch.Tensor:
-        return whole(averaged(InMemory(tensor), by) if filled else gathered(InMemory(tensor), by))
+        return whole(fill(InMemory(tensor), by))
 
     @cache
     def all_rows() -> torch.Tensor:

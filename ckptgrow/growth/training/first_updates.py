@@ -11,17 +11,22 @@ ones count as grown: √v = |g|.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ckptgrow.choices import FreshMoments
+from ckptgrow.choices import FreshMomentRule
 from ckptgrow.growth.growing import Growing
 from ckptgrow.state.optimizer_state import OptimizerState
 from ckptgrow.storage.tensors import is_lazy, whole
 
 MOST_UPDATES = 10_000  # that are looked at: β₁'s average is grown long before
+MOMENTS: Mapping[FreshMomentRule, str] = {
+    "zero": "zero moments",
+    "mean": "zero first and mean second moments",
+    "rare": "zero first moments and the second moments of rare rows",
+}
 STRIKING = 1.0  # lr: larger updates than any of a run that has trained for long
 
 
@@ -34,7 +39,7 @@ class FirstUpdates:
     number: int
 
     @classmethod
-    def of(cls, beta1: float, beta2: float, step: float, fresh_moments: FreshMoments = "zero") -> FirstUpdates:
+    def of(cls, beta1: float, beta2: float, step: float, fresh_moments: FreshMomentRule = "zero") -> FirstUpdates:
         """From zero first moments at a step of the clock.
 
         >>> FirstUpdates.of(0.9, 0.999, 1e6).number
@@ -52,21 +57,20 @@ def first_update_notes(growing: Growing, optimizers: Sequence[OptimizerState]) -
     """What the user should know of entries that begin with moments of no gradient at a late step: those of old
     parameters, and of new ones where the file has one step for all of a group.
     """
-    request = growing.request
+    request, rule = growing.request, growing.fresh_moments
     begins_late = any(
         one.growth.has_fresh or (request.begins_anew and not one.growth.is_identity) for one in growing.lineage
     )
     has_new_layers = any(one.is_in_new_layer for one in growing.lineage)
     has_late_layers = has_new_layers and any(state.has_group_steps for state in optimizers)
-    if not begins_late and not has_late_layers:
+    if rule not in MOMENTS or (not begins_late and not has_late_layers):
         return []
-    found = [FirstUpdates.of(*clock, request.fresh_moments) for clock in set(_clocks(optimizers))]
+    found = [FirstUpdates.of(*clock, rule) for clock in set(_clocks(optimizers))]
     if not found:
         return []
     worst = max(found, key=lambda one: one.largest)
-    moments = "zero moments" if request.fresh_moments == "zero" else "zero first and mean second moments"
     where = "new entries of old tensors" if begins_late else "new layers, whose group has one step for all parameters,"
-    note = f"{where} start with {moments}: under a steady gradient their first updates are "
+    note = f"{where} start with {MOMENTS[rule]}: under a steady gradient their first updates are "
     note += f"{worst.first:.2g} lr, and at most {worst.largest:.2g} lr, at update {worst.number}"
     return [note + ("; ⟦rewarm N⟧ makes them smaller" if worst.largest > STRIKING else "")]
 

@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ckptgrow.choices import FreshMomentRule
 from ckptgrow.errors import OptimizerError
 from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.lineage import Descent
-from ckptgrow.growth.tensors.factored_moments import grown_factor
+from ckptgrow.growth.tensors.blended_rows import blended, with_rare_rows
+from ckptgrow.growth.tensors.factored_moments import Fill, grown_factor
 from ckptgrow.growth.tensors.fresh_entries import averaged
 from ckptgrow.growth.tensors.grown_tensors import gathered, own, scaled
 from ckptgrow.growth.training.optimizer_table import row_of
@@ -32,6 +34,14 @@ from ckptgrow.state.optimizer_kinds import Entry
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
 from ckptgrow.storage.tensors import InMemory, LazyTensor, Zeros, is_lazy, whole
 
+SQUARES: tuple[Entry, ...] = ("square", "row", "column")
+EVERY: tuple[Entry, ...] = (*SQUARES, "gradient", "magnitude", "direction", "update")
+FILLS: Mapping[FreshMomentRule, tuple[tuple[Entry, ...], Fill]] = {  # entries that are filled, and with what
+    "zero": ((), gathered),
+    "mean": (SQUARES, averaged),
+    "rare": ((*SQUARES, "magnitude"), with_rare_rows),
+    "blend": (EVERY, blended),
+}
 LARGEST_STEP = 2.0**53  # the last whole number that a float64 counts up to
 
 
@@ -46,10 +56,10 @@ class _Context:
     sizes: WeightSizes
     has_group_step: bool  # the file has one step for all parameters of a group
 
-    @property
-    def fills(self) -> bool:
-        """Whether second moments of entries that copy nothing are means of old ones."""
-        return self.descent.growth.has_fresh and self.growing.request.fresh_moments == "mean"
+    def fill(self, entry: Entry) -> Fill:
+        """How an entry is gathered, and filled where it copies nothing."""
+        filled, fill = FILLS[self.growing.fresh_moments]
+        return fill if entry in filled and self.descent.growth.has_fresh else gathered
 
     @property
     def is_new(self) -> bool:
@@ -162,10 +172,8 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
         return own(value) if factor == 1 else scaled(value, factor)
     if entry in ("row", "column"):
         other = next(name for name, kind in entries.items() if kind in ("row", "column") and name != key)
-        return grown_factor(entry, value, context.record[other], context.gather(entry), filled=context.fills)
-    if context.fills and entry == "square":
-        return averaged(value, context.gather(entry))
-    grown = gathered(value, context.gather(entry))
+        return grown_factor(entry, value, context.record[other], context.gather(entry), context.fill(entry))
+    grown = context.fill(entry)(value, context.gather(entry))
     return scaled(grown, _update_ratio(context)) if entry == "update" else grown
 
 
