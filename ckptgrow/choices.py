@@ -38,6 +38,7 @@ PackedDocuments = Literal["joined", "isolated"]  # of one training sequence: whe
 SpecialTokens = Literal["text", "parse"]  # what a special token spelled in the text is
 
 # training
+TrainOptimizer = Literal["adamw", "muon"]  # "muon": on hidden matrices, with AdamW on the rest
 TrainRecipeName = Literal["modern", "staged-training"]  # the defaults of a new run
 ScheduleKind = Literal["linear", "cosine", "wsd", "constant"]
 Strategy = Literal["auto", "ddp", "fsdp"]

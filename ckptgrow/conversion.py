@@ -19,6 +19,7 @@ from ckptgrow.formats.lightning import SCALER_KEYS, UNDERSTOOD, plain_arguments
 from ckptgrow.formats.loops import fresh_loops
 from ckptgrow.formats.raw_optimizers import KeyedBy, RawOptimizer
 from ckptgrow.progress import Progress, silent
+from ckptgrow.state.averaged_weights import averaged
 from ckptgrow.state.claim import Claimed, twins
 from ckptgrow.state.into_dialect import dialect_for, in_dialect
 from ckptgrow.state.opening import TrainingState, open_state
@@ -60,6 +61,7 @@ def convert(
     drop: Sequence[str] = (),
     param_order: Path | None = None,
     dialect: str | None = None,
+    is_averaged: bool = False,
     prefix: str = PREFIX,
     max_shard_bytes: int = DEFAULT_SHARD_BYTES,
     force: bool = False,
@@ -68,6 +70,7 @@ def convert(
     """Writes a checkpoint as another kind, with equal bits for all that this kind has a place for; without a target
     nothing is written, and the result holds what would have been.
 
+    `is_averaged`: takes the average of the weights beside them instead, without optimizers.
     `prefix`: stands before the model's names in Lightning's kinds. Raises RequestError for an unknown kind, and another
     CkptgrowError for what is wrong with the source.
     """
@@ -77,6 +80,8 @@ def convert(
         check_output(Path(source), Path(target), force=force, kind=kind_of(to))
     processes().wait()  # all have looked before one writes
     state = open_state(Path(source), config=config, drop=drop, param_order=param_order, dialect=dialect)
+    if is_averaged:
+        state = averaged(state)
     if state.translation is not None:
         state = replace(state, optimizers=tuple(with_zeros(one, state.translation.absent) for one in state.optimizers))
     new, left_out = _for(state, to, prefix)

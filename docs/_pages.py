@@ -22,6 +22,8 @@ from ckptgrow.growth.training.optimizer_table import ROWS
 ROOT = Path(__file__).parents[1]
 COPIED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md", "benchmarks.md": "benchmarks/README.md"}
 LINKS = {"(CONTRIBUTING.md": "(contributing.md", "(CHANGELOG.md": "(changelog.md", "(../": "(", "(docs/": "("}
+COLUMNS = "88"
+IN_THE_REPOSITORY = "(The picture is in the repository's `CONTRIBUTING.md`.)\n"
 LONGEST = 100  # characters of a signature in one line
 RECORDS = (
     "How each entry grows follows from what it is of the gradient: linearly, by squares, by magnitudes, or not at all "
@@ -52,8 +54,8 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def commands_page() -> str:
-    """Every command's help, as a terminal of 100 columns shows it."""
-    os.environ["COLUMNS"] = "100"
+    """Every command's help, as a terminal shows it that is as wide as the page."""
+    os.environ["COLUMNS"] = COLUMNS
     parts = ["# Commands", "What `ckptgrow COMMAND --help` shows. Every command takes `--json`: one object on stdout."]
     for words, text in _helps(tree_of(app, PROGRAM), (PROGRAM,)):
         parts += [f"## `{' '.join(words)}`", f"```text\n{text}\n```"]
@@ -123,6 +125,10 @@ def errors_page() -> str:
 
 
 def _linked(text: str) -> str:
+    """A file of the repository as a page: its links lead to pages, and what a browser would need another's program to
+    draw is left out.
+    """
+    text = re.sub(r"^```mermaid\n.*?^```\n", IN_THE_REPOSITORY, text, flags=re.M | re.S)
     for old, new in LINKS.items():
         text = text.replace(old, new)
     return text

@@ -57,6 +57,9 @@ MomentsOption = Annotated[
         "'unscaled', the old ones as they are."
     ),
 ]
+AveragedOption = Annotated[
+    bool, typer.Option("--averaged", help="Take the average of the weights that `train --ema` keeps, not the weights.")
+]
 ConfigOption = Annotated[
     Path | None, typer.Option(help="A transformers config.json, where the checkpoint has none.", show_default=False)
 ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 REST = "Options"
 PANELS: Mapping[str, tuple[str, ...]] = {
-    "Model": ("size", "config", "resume", "init_from", "tokenizer", "old_tokenizer", "train_tokenizer"),
+    "Model": ("size", "config", "resume", "init_from", "averaged", "tokenizer", "old_tokenizer", "train_tokenizer"),
     "Sizes": (
         "pad_to",
         "factor",
@@ -29,8 +29,8 @@ PANELS: Mapping[str, tuple[str, ...]] = {
         *("tokens_per_step", "batch", "until_slope", "until_loss"),
     ),
     "Optimizer": (
-        *("lr", "min_lr_ratio", "warmup_steps", "warmup_share", "weight_decay", "adam_beta1", "adam_beta2"),
-        *("adam_epsilon", "grad_clip", "dropout"),
+        *("optimizer", "lr", "min_lr_ratio", "warmup_steps", "warmup_share", "weight_decay", "adam_beta1"),
+        *("adam_beta2", "adam_epsilon", "grad_clip", "dropout", "ema"),
     ),
     "Data": (
         *("data", "val_fraction", "field", "documents", "special_tokens", "file", "include_path", "dataset"),

@@ -45,6 +45,7 @@ def convert(
     dialect: options.DialectOption = None,
     param_order: options.ParamOrderOption = None,
     drop: options.DropOption = None,
+    averaged: options.AveragedOption = False,
     max_shard_size: options.MaxShardSizeOption = "5GB",
     force: options.ForceOption = False,
     dry_run: options.DryRunOption = False,
@@ -74,6 +75,7 @@ def convert(
         "dialect": dialect,
         "drop": tuple(drop or ()),
         "param_order": param_order,
+        "is_averaged": averaged,
         "prefix": prefix,
         "max_shard_bytes": byte_size("--max-shard-size", max_shard_size),
     }

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ckptgrow.commands._options import ConfigOption
+from ckptgrow.commands._options import AveragedOption, ConfigOption
 from ckptgrow.commands._pulse import PULSE
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands.eval import _eval_options as options
@@ -30,6 +30,7 @@ def generate(
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "float32",
     config: ConfigOption = None,
+    averaged: AveragedOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write text with any checkpoint: what its model makes of a prompt.
@@ -43,7 +44,7 @@ def generate(
     from ckptgrow.evaluate.generation import Sampling
     from ckptgrow.evaluate.generation import generate as generate_texts
     from ckptgrow.evaluate.processes import launched
-    from ckptgrow.evaluate.subject import open_subject
+    from ckptgrow.evaluate.subject import Taken, open_subject
 
     sampling = Sampling(
         num_tokens=num_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, num_texts=num_texts
@@ -51,7 +52,13 @@ def generate(
     screen = Screen(as_json)
     with screen.stages() as stage, launched(device) as processes:
         stage(f"loading {checkpoint.name}")
-        subject = open_subject(checkpoint, tokenizer=tokenizer, dtype=dtype, device=processes.device, config=config)
+        subject = open_subject(
+            checkpoint,
+            tokenizer=tokenizer,
+            dtype=dtype,
+            device=processes.device,
+            taken=Taken(config, averaged),
+        )
         stage("writing")
         texts = generate_texts(subject, text, sampling)
     for one in texts:

@@ -17,6 +17,7 @@ from ckptgrow.choices import (
     ResetPart,
     ScheduleKind,
     Strategy,
+    TrainOptimizer,
     TrainRecipeName,
     words_of,
 )
@@ -135,12 +136,28 @@ def train(
     warmup_share: Annotated[
         float | None, typer.Option(min=0, max=1, help="The same as a share of all steps.", show_default=False)
     ] = None,
+    optimizer: Annotated[
+        TrainOptimizer | None,
+        typer.Option(
+            help="'adamw', or 'muon' on hidden matrices with AdamW on embeddings, head, biases and norms, all at --lr: "
+            "Muon's updates are scaled to AdamW's size [default: adamw].",
+            show_default=False,
+        ),
+    ] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Decay of matrices [default: 0.1 †].")] = None,
     adam_beta1: Annotated[float | None, typer.Option(help="AdamW's β₁ [default: 0.9].")] = None,
     adam_beta2: Annotated[float | None, typer.Option(help="AdamW's β₂ [default: 0.95 †].")] = None,
     adam_epsilon: Annotated[float | None, typer.Option(help="AdamW's ε [default: 1e-8 †].")] = None,
     grad_clip: Annotated[
         float | None, typer.Option(min=0, help="Largest global gradient norm; 0 for none [default: 1 †].")
+    ] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(
+            help="Keep an exponential moving average of the weights too, of so much decay a step, as 0.999; "
+            "eval, generate and convert take it by --averaged [default: 0, none].",
+            show_default=False,
+        ),
     ] = None,
     dropout: Annotated[
         float | None,
@@ -257,7 +274,9 @@ def train(
         "warmup_steps": warmup_steps,
         "warmup_share": warmup_share,
         "dropout": dropout,
+        "ema": ema,
         "gradient_checkpointing": gradient_checkpointing,
+        "optimizer": optimizer,
         "weight_decay": weight_decay,
         "eps": adam_epsilon,
         "grad_clip": grad_clip,

@@ -16,6 +16,7 @@ from ckptgrow.data.tokenizers import BYTES, ByteTokenizer, Tokenizer, of_transfo
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.evaluate.tokenizer import find_tokenizer, load_tokenizer
 from ckptgrow.formats.known_formats import read_checkpoint
+from ckptgrow.state.averaged_weights import averaged
 from ckptgrow.state.model import load_model
 from ckptgrow.state.opening import open_state
 from ckptgrow.state.run_data import run_data_of
@@ -68,24 +69,35 @@ def validation_of(path: Path) -> Path:
     return found
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What a model is made of: the checkpoint's own config, or a transformers config.json where it has none; its
+    weights, or their average.
+    """
+
+    config: Path | None = None
+    is_averaged: bool = False
+
+
 def open_subject(
     path: Path,
     *,
     tokenizer: str | None,
     dtype: str,
     device: torch.device,
-    config: Path | None = None,
+    taken: Taken = Taken(),
     others: Sequence[Path] = (),
 ) -> Subject:
     """Reads a checkpoint of any kind and builds its model, in evaluation mode, in `dtype` on `device`.
 
-    `config`: a transformers config.json, for a checkpoint that has none; `others`: files or directories beside which a
-    meta.json may name the tokenizer.
+    `taken`: what of the checkpoint; `others`: files or directories beside which a meta.json may name the tokenizer.
     Raises a CkptgrowError where the checkpoint cannot be read or its tokenizer is not known.
     """
     if dtype not in DTYPES:
         raise RequestError(f"⟦dtype {dtype}⟧: expected {', '.join(DTYPES)}")
-    state = open_state(path, config=config)
+    state = open_state(path, config=taken.config)
+    if taken.is_averaged:
+        state = averaged(state)
     name = find_tokenizer(path, tokenizer, others, run_data_of(state.checkpoint).tokenizer)
     num_embeddings = state.architecture.sizes["vocab"]
     loaded = load_tokenizer(name, str(path), num_embeddings)

@@ -33,6 +33,8 @@ def header(settings: TrainSettings, data: Mixture, module: LanguageModel, device
     if settings.documents == "isolated":
         kept = data.isolation().kept
         yield f"documents: isolated from each other; {1 - kept:.2%} of all predictions would cross from one to the next"
+    if settings.optimizer == "muon":
+        yield "optimizer: Muon on hidden matrices, AdamW on the rest"
     yield (
         f"learning rate: {module.lr:.4g} at its peak, {settings.schedule} after {settings.warmup_steps:,} steps of "
         f"warm-up; weight decay {settings.weight_decay:g}, β {settings.betas[0]:g} and {settings.betas[1]:g}, "

@@ -13,9 +13,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from ckptgrow.state.run_data import DATA
 from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.train.additions import NewEntries
+from ckptgrow.train.averaging import average_of, follow, with_average
 from ckptgrow.train.groups import new_groups, parameter_groups
 from ckptgrow.train.isolation import logits_of
 from ckptgrow.train.mixtures import Mixture
+from ckptgrow.train.muon import MATCHED, MuonWithAdamW, join, separate, split_groups
 from ckptgrow.train.new_rates import NewRates
 from ckptgrow.train.order import DataPosition, key_of
 from ckptgrow.train.resuming import GROWTH, POSITION, TOKENS, Resumed
@@ -43,6 +45,7 @@ class LanguageModel(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
+        self.ema = average_of(model, settings.ema) if settings.ema else None
         self.settings = settings
         self.lr = lr
         self.data = data
@@ -110,29 +113,44 @@ class LanguageModel(lightning.LightningModule):
         return [total / num for total, num in sums]
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a new run's groups or the checkpoint's own, and a schedule that steps with the optimizer."""
-        settings = self.settings
-        defaults: dict[str, Any] = {
-            "lr": self.lr,
-            "betas": settings.betas,
-            "eps": settings.eps,
-            "weight_decay": settings.weight_decay,
-            "fused": self._fused,
-        }
-        state = None if self.resumed is None else self.resumed.optimizer
-        groups = new_groups(self.model, settings.weight_decay)
-        if state is not None:
-            groups = [_plain(group) for group in parameter_groups(self.model, state)]
-        optimizer = torch.optim.AdamW(groups, **defaults)
+        """The optimizer with a new run's groups or the checkpoint's own, and a schedule that steps with it."""
+        optimizer = self._optimizer()
         if NEW_RISE in self.growth:
             self._new_rates = NewRates(optimizer, self.model, self._new_entries)
             self._new_rates.load_state_dict(self.growth[NEW_RISE])
+        if self.ema is not None:
+            follow(optimizer, self.ema, self.model)
         # copies: loading a scheduler's state writes into its functions
-        scheduler = LambdaLR(optimizer, [self._schedule.copy() for _ in groups])
+        scheduler = LambdaLR(optimizer, [self._schedule.copy() for _ in optimizer.param_groups])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        settings, resumed = self.settings, self.resumed
+        kept = None if resumed is None else resumed.optimizer
+        groups = [new_groups(self.model, settings.weight_decay)]
+        if settings.optimizer == "muon" and kept is None:
+            groups = split_groups(self.model, groups[0])
+        if kept is not None:
+            numbers = range(2 if settings.optimizer == "muon" else 1)
+            groups = [[_plain(one) for one in parameter_groups(self.model, kept, number)] for number in numbers]
+        adamw = torch.optim.AdamW(
+            groups[-1],
+            lr=self.lr,
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            fused=self._fused,
+        )
+        if settings.optimizer == "adamw":
+            return adamw
+        decay = settings.weight_decay
+        muon = torch.optim.Muon(groups[0], lr=self.lr, weight_decay=decay, adjust_lr_fn=MATCHED)
+        return MuonWithAdamW(muon, adamw)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the place in the data, and the record of growths."""
+        if self.settings.optimizer == "muon":
+            separate(checkpoint)
         checkpoint[POSITION], checkpoint[TOKENS] = self.position, self.tokens_seen
         if self._new_rates is not None:
             self.growth[NEW_RISE] = self._new_rates.state_dict()
@@ -143,6 +161,8 @@ class LanguageModel(lightning.LightningModule):
         """Removes the parts that begin anew, before Lightning loads the rest."""
         assert self.resumed is not None
         self.resumed.prepare(checkpoint, self.settings.grad_accum, fused=self._fused)
+        join(checkpoint)
+        checkpoint["state_dict"] = with_average(checkpoint["state_dict"], is_wanted=self.ema is not None)
 
     def on_train_start(self) -> None:
         """Sets this run's schedule and peak learning rate instead of the stored ones."""

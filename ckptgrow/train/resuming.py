@@ -15,6 +15,7 @@ from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.formats.loops import with_step
 from ckptgrow.state.train_schedule import NEW_RISE, NewRise
 from ckptgrow.train.adoption import MODULE, Adopted, adopted
+from ckptgrow.train.averaging import AVERAGE
 from ckptgrow.train.order import DataPosition
 from ckptgrow.train.settings import RUN
 from ckptgrow.train.slope_stop import reached_in
@@ -68,7 +69,8 @@ class Resumed:
             checkpoint["lr_schedulers"] = [{**clock, "lr_lambdas": []} for clock in clocks]
         for state in checkpoint["optimizer_states"]:
             for group in state["param_groups"]:
-                group.update(fused=fused, foreach=None)
+                if "betas" in group:  # Muon has no such forms
+                    group.update(fused=fused, foreach=None)
         loops = checkpoint.get("loops")
         if loops is not None:
             checkpoint["loops"] = _with_accumulation(loops, self.arguments.get(RUN, {}).get("grad_accum"), grad_accum)
@@ -124,7 +126,7 @@ def _is_own(read: Checkpoint) -> bool:
     names_stand_beside = all(
         one.keyed_by == "number" and all(group.names is not None for group in one.groups) for one in read.optimizers
     )
-    is_module = all(name.startswith(MODULE) and "._orig_mod." not in name for name in read.tensors)
+    is_module = all(name.startswith((MODULE, AVERAGE)) and "._orig_mod." not in name for name in read.tensors)
     return read.kind == "lightning" and is_runs and names_stand_beside and is_module
 
 

@@ -16,6 +16,7 @@ from ckptgrow.choices import (
     ResetPart,
     ScheduleKind,
     Strategy,
+    TrainOptimizer,
     TrainRecipeName,
 )
 from ckptgrow.errors import RequestError
@@ -37,6 +38,7 @@ CARRIED = (
     "schedule",
     "min_lr_ratio",
     "warmup_steps",
+    "optimizer",
     "weight_decay",
     "betas",
     "eps",
@@ -52,6 +54,7 @@ CARRIED = (
     "log_every",
     "freeze",
     "documents",
+    "ema",
     "gradient_checkpointing",
 )
 
@@ -84,11 +87,13 @@ class TrainSettings:
     min_lr_ratio: float = MODERN.min_lr_ratio  # the last learning rate over the peak
     warmup_steps: int = MODERN.most_warmup  # `settings_for` shortens it to the run
     warmup_share: float | None = None  # of all steps, instead of a number of them
+    optimizer: TrainOptimizer = "adamw"
     weight_decay: float = MODERN.weight_decay
     betas: tuple[float, float] = MODERN.betas
     eps: float = MODERN.eps
     grad_clip: float = MODERN.grad_clip
     dropout: float | None = None  # None: the recipe's for a new model, the checkpoint's for one that goes on
+    ema: float = 0.0  # decay a step of the average of the weights; 0 for none
     growing: GrowingBatches = field(default_factory=GrowingBatches)
     seed: int = 3
     devices: int = 1

@@ -232,6 +232,12 @@ def _resumed(given: Mapping[str, Any]) -> tuple[Resumed | None, Mapping[str, Any
 
 
 def _check_optimizer_options(given: Mapping[str, Any], resumed: Resumed) -> None:
+    had = resumed.arguments.get(RUN, {}).get("optimizer", "adamw")
+    if resumed.optimizer is not None and given.get("optimizer", had) != had:
+        raise RequestError(
+            f"⟦optimizer {given['optimizer']}⟧: {resumed.path} has the state of {had}, expected that; leave it out, or "
+            "add ⟦reset optimizer⟧"
+        )
     asked = [option for name, option in OPTIMIZER_OPTIONS.items() if name in given]
     if asked and resumed.optimizer is not None:
         raise RequestError(
@@ -336,5 +342,15 @@ def _check_machine(settings: TrainSettings) -> None:
         raise RequestError(f"⟦devices {settings.devices}⟧: this machine has {available} GPUs, expected at most that")
     if not on_cuda and settings.precision == SCALED_PRECISION:
         raise RequestError(f"⟦precision {SCALED_PRECISION}⟧: needs a CUDA GPU, expected bf16-mixed or 32 on a CPU")
+    if not 0 <= settings.ema < 1:
+        raise RequestError(f"⟦ema {settings.ema:g}⟧: expected a decay from 0 on (for none), below 1")
+    if settings.ema and settings.precision == "bf16-true":
+        raise RequestError(
+            "⟦ema⟧: bfloat16 cannot hold an average that moves so slowly, expected ⟦precision bf16-mixed⟧ or 32"
+        )
+    if settings.ema and settings.strategy == "fsdp":
+        raise RequestError("⟦ema⟧: needs whole parameters, expected ⟦strategy ddp⟧ or auto")
+    if settings.optimizer == "muon" and settings.strategy == "fsdp":
+        raise RequestError("⟦optimizer muon⟧: needs whole matrices, expected ⟦strategy ddp⟧ or auto")
     if not on_cuda and settings.strategy == "fsdp":
         raise RequestError("⟦strategy fsdp⟧: needs CUDA GPUs, expected ddp or auto on a CPU")

@@ -66,8 +66,9 @@ class Browser:
         self._number, self._buffer, self._session = 0, b"", ""
         self._events: list[dict[str, Any]] = []
 
-    def see(self, page: Path, width: int, height: int = 900) -> Seen:
-        """Opens a file in a window of so many pixels."""
+    def see(self, page: Path | str, width: int, height: int = 900) -> Seen:
+        """Opens a file, or an address, in a window of so many pixels."""
+        address = page if isinstance(page, str) else page.resolve().as_uri()
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self._events = []
@@ -75,7 +76,7 @@ class Browser:
             self._ask(f"{domain}.enable")
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._ask("Emulation.setDeviceMetricsOverride", **size)
-        self._ask("Page.navigate", url=page.resolve().as_uri())
+        self._ask("Page.navigate", url=address)
         while not any(one["method"] == "Page.loadEventFired" for one in self._events):
             self._take()
         layout = json.loads(self._ask("Runtime.evaluate", expression=IMAGES)["result"]["value"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ckptgrow.commands._options import ConfigOption
+from ckptgrow.commands._options import AveragedOption, ConfigOption
 from ckptgrow.commands._screen import Screen
 from ckptgrow.commands.eval import _eval_options as options
 from ckptgrow.errors import RequestError
@@ -37,6 +37,7 @@ class Choices:
     limit: options.LimitOption = None
     samples: options.SamplesOption = None
     config: ConfigOption = None
+    averaged: AveragedOption = False
     force: options.ForceOption = False
 
     def settings(self) -> EvalSettings:
@@ -94,7 +95,7 @@ class Session:
 
     def open(self, checkpoint: Path, *data: Path) -> Subject:
         """Opens a checkpoint as a model with its tokenizer, which a meta.json beside `data` may name."""
-        from ckptgrow.evaluate.subject import open_subject
+        from ckptgrow.evaluate.subject import Taken, open_subject
 
         with self.screen.stages() as stage:
             stage(f"loading {checkpoint.name}")
@@ -103,7 +104,7 @@ class Session:
                 tokenizer=self.choices.tokenizer,
                 dtype=self.choices.dtype,
                 device=self.processes.device,
-                config=self.choices.config,
+                taken=Taken(self.choices.config, self.choices.averaged),
                 others=data,
             )
 
