@@ -12,6 +12,7 @@ from ckptgrow.storage.files.targets import check_suffix, check_target
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+.*")
 HUB_NAME = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
 OF_TRAINER = re.compile(r"checkpoint-(\d+)")
+PREPARED = "meta.json"  # beside the token files that `ckptgrow data` writes
 WEIGHTS = ("*.safetensors", "pytorch_model*", "model.safetensors.index.json", ".metadata", "*.distcp", "*_model_0")
 
 
@@ -26,7 +27,9 @@ def checkpoint_at(path: Path | None) -> Path | None:
         return None
     asked = path.expanduser()
     if not asked.exists():
-        raise RequestError(f"{path}: {_missing(path)}")
+        raise RequestError(f"{_as_typed(path)}: {_missing(path)}")
+    if asked.suffix == ".bin" and (asked.parent / PREPARED).is_file():
+        raise RequestError(f"{path}: is prepared data, expected a checkpoint; give the checkpoint first")
     if asked.is_dir():
         meant = asked if _is_checkpoint(asked) else _last_within(asked)
     else:
@@ -44,7 +47,7 @@ def checkpoints_at(paths: list[Path]) -> list[Path]:
 def output_at(path: Path) -> Path:
     """Where to write, with `~` as the home directory; raises RequestError for an address."""
     if ADDRESS.fullmatch(str(path)):
-        raise RequestError(f"{path}: is an address, expected a local path; copy the output there afterwards")
+        raise RequestError(f"{_as_typed(path)}: is an address, expected a local path; copy the output there afterwards")
     return path.expanduser()
 
 
@@ -52,6 +55,12 @@ def check_paths(source: Path, target: Path, *, force: bool) -> None:
     """Raises RequestError where `target` cannot be written, or says another kind than the source's."""
     check_target(source, target, force=force)
     check_suffix(target, is_directory=source.is_dir(), besides=source.suffix)
+
+
+def _as_typed(path: Path) -> str:
+    """The path, or the address, of which a path keeps one slash."""
+    typed = str(path)
+    return re.sub(r":/+", "://", typed, count=1) if ADDRESS.fullmatch(typed) else typed
 
 
 def _missing(path: Path) -> str:

@@ -67,8 +67,9 @@ class Row:
 class ConfigMap:
     """The trainer's config, and transformers'.
 
-    `at` leads to the trainer's: keys of the file's tree, or the name of a file beside it. `fields` are pairs of the
-    trainer's field (dots lead into it) and transformers'; `constants` are what transformers' must say besides.
+    `at` leads to the trainer's: keys of the file's tree, or the name of a file beside it and keys in that. `fields` are
+    pairs of the trainer's field (dots lead into it) and transformers'; those of one of transformers' fields must be
+    equal. `constants` are what transformers' must say besides, or where the trainer's leaves it out.
     `expects` are the values of the trainer's fields for which the map is right: others are refused by name. `also` are
     further places that repeat the trainer's fields.
     """
@@ -85,9 +86,10 @@ class Home:
     """Where a trainer keeps each part of a checkpoint of its own, so that another one can be converted to it.
 
     `kind` is that of the file or directory; `model`, `optimizer` and `step` are the keys that lead to each, the first
-    of them a file where the kind is a directory of such. `groups` tells the optimizer's: one of matrices and one of
-    vectors, one of all parameters, or each parameter by name. `others` is what the trainer asks for besides, `biases`
-    the field of its config that tells whether it has the rows that are `or_zero`. `has_tied_head`: its head is its
+    of them a file where the kind is a directory of such; `step` has none where only the trainer can write it. `folder`
+    is where in the directory all this lies. `groups` tells the optimizer's: one of matrices and one of vectors, one of
+    all parameters, or each parameter by name. `others` is what the trainer asks for besides, `biases` the field of its
+    config that tells whether it has the rows that are `or_zero`. `has_tied_head`: its head is its
     embedding.
     """
 
@@ -98,6 +100,7 @@ class Home:
     groups: Literal["matrices, vectors", "one", "names"]
     others: Mapping[str, Any] = field(default_factory=dict[str, Any])
     biases: str | None = None
+    folder: str = ""
     has_tied_head: bool = False
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from ckptgrow.dialects.dialect import Dialect
 from ckptgrow.dialects.dialect_files import SUFFIXES, read_dialect
-from ckptgrow.dialects.tables import litgpt, nanogpt, torchtitan
+from ckptgrow.dialects.tables import litgpt, nanogpt, olmo_core, torchtitan
 from ckptgrow.errors import RequestError
 
-DIALECTS: Mapping[str, Dialect] = {one.name: one for one in (*nanogpt.DIALECTS, *litgpt.DIALECTS, *torchtitan.DIALECTS)}
+TABLES = (nanogpt, litgpt, torchtitan, olmo_core)
+DIALECTS: Mapping[str, Dialect] = {one.name: one for table in TABLES for one in table.DIALECTS}
 
 
 def dialect_called(name: str) -> Dialect:

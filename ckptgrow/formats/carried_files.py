@@ -55,11 +55,26 @@ class Carried:
             left_behind=kept(self.left_behind),
         )
 
+    def with_folder(self, folder: str, inside: Carried) -> Carried:
+        """The same with the files of a folder in the directory, each by its path there."""
+
+        def placed(names: Iterable[str]) -> tuple[str, ...]:
+            return tuple(f"{folder}/{name}" for name in names)
+
+        return replace(
+            self,
+            files=(*self.files, *placed(inside.files)),
+            contents={**self.contents, **{f"{folder}/{name}": tree for name, tree in inside.contents.items()}},
+            unreadable=(*self.unreadable, *placed(inside.unreadable)),
+            left_behind=(*self.left_behind, *placed(inside.left_behind)),
+        )
+
     def copy_to(self, target: Path) -> None:
         """Copies the files and flushes them to the disk."""
         for name, value in self.changed.items():
             (write_json if name.endswith(".json") else write_yaml)(target / name, value)
         for name in (name for name in self.files if name not in self.changed):
+            (target / name).parent.mkdir(exist_ok=True)
             shutil.copy2(self.path_of(name), target / name)
             descriptor = os.open(target / name, os.O_RDONLY)
             try:

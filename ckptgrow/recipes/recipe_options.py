@@ -52,7 +52,8 @@ OF_BEGINNINGS = (
 # what a run decides itself, or a stage has under a name of its own
 SET_BY_RUN = (*PLACES_OF_GROWTH, "factor", "step", "rewarm")
 OF_STAGES = (
-    *(*PLACES_OF_TRAINING, "reset", "step", "rewarm", "train_steps", "batch_size", "grad_accum", "seqlen", "lr"),
+    *(name for name in PLACES_OF_TRAINING if name != "export"),
+    *("reset", "step", "rewarm", "train_steps", "batch_size", "grad_accum", "seqlen", "lr"),
     *("schedule", "warmup_steps", "warmup_share", "growing"),
 )
 

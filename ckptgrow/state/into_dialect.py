@@ -23,7 +23,7 @@ from ckptgrow.formats.places import Places
 from ckptgrow.formats.raw_optimizers import RawGroup, RawOptimizer, Record
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.cover import Cover, Instance
-from ckptgrow.state.trainer_config import as_trainers, as_transformers
+from ckptgrow.state.trainer_config import as_transformers
 from ckptgrow.state.translated_optimizers import to_theirs
 from ckptgrow.state.translation import Terms, in_trainers_forms
 from ckptgrow.storage.tensors import InMemory, LazyTensor, is_lazy, whole
@@ -68,7 +68,9 @@ def in_dialect(checkpoint: Checkpoint, architecture: Architecture, dialect: Dial
         name: tensors[name] for name in names_in_module_order(dialect.rows, architecture.num_layers) if name in tensors
     }
     optimizers, left_out = _optimizers(checkpoint, terms, home, own)
-    if home.kind != "dcp":
+    if not home.step and checkpoint.position.global_step is not None:
+        left_out.append(f"step {checkpoint.position.global_step}")
+    if home.kind != "dcp" or not home.step:
         left_out += [f"scheduler {index}" for index in range(len(checkpoint.schedulers))]
     kept = replace(checkpoint, tensors=own, optimizers=optimizers, config=None)
     return _at_home(kept, dialect, home, _config(dialect, architecture, terms)), left_out
@@ -165,10 +167,10 @@ def _config(dialect: Dialect, architecture: Architecture, terms: Terms) -> dict[
     fields: Any = {}
     for name, allowed in config.expects.items():
         fields = with_node(fields, tuple(name.split(".")), allowed[0])
+    said = {**full, **given}
     for theirs, ours in config.fields:
-        if ours in given:
-            fields = with_node(fields, tuple(theirs.split(".")), None)
-    fields = as_trainers(config, fields, given)
+        if ours in said:
+            fields = with_node(fields, tuple(theirs.split(".")), said[ours])
     if dialect.home is not None and dialect.home.biases:
         fields[dialect.home.biases] = not terms.absent
     _check_same(architecture, config, fields)
@@ -200,30 +202,40 @@ def _at_home(checkpoint: Checkpoint, dialect: Dialect, home: Home, config: Confi
     """A checkpoint with its parts where the trainer looks for them."""
     step = checkpoint.position.global_step
     new = replace(checkpoint, kind=home.kind, carried=Carried(), scaler=None)
-    if home.kind == "dcp":
-        clocks = tuple({"last_epoch": one["last_epoch"]} for one in checkpoint.schedulers[:1] if "last_epoch" in one)
-        counters: Any = {**home.others} if step is None else with_node({**home.others}, home.step, step)
-        keys = DistributedKeys(
-            model=None,
-            optimizers=home.optimizer if checkpoint.optimizers else (),
-            flat=home.optimizer,
-            schedulers=("lr_scheduler",) if clocks else (),
-            others=tuple(counters),
-        )
-        return replace(new, schedulers=clocks, rest=map_leaves(counters, _is_count, _as_tensor), layout=keys)
     rest: Any = {**home.others}
     if config is not None and dialect.config is not None:
-        (*place, last) = dialect.config.at
-        if not place and Path(last).suffix:
-            new = replace(new, carried=Carried(files=(last,), changed={last: dict(config)}))
+        (first, *inside) = dialect.config.at
+        if Path(first).suffix:
+            document = with_node({}, tuple(inside), dict(config))
+            new = replace(new, carried=Carried(files=(first,), changed={first: document}))
         else:
             rest = with_node(rest, dialect.config.at, dict(config))
+    if home.kind == "dcp":
+        return _distributed(new, home, rest)
     places = Places(
         model=home.model,
         optimizers=(home.optimizer,) if checkpoint.optimizers else (),
         step=home.step if step is not None else None,
     )
     return replace(new, schedulers=(), rest=rest, layout=places)
+
+
+def _distributed(checkpoint: Checkpoint, home: Home, counters: Any) -> Checkpoint:
+    """A distributed checkpoint as the trainer lays it out; `counters` stand beside the model."""
+    step = checkpoint.position.global_step
+    if home.step and step is not None:
+        counters = with_node(counters, home.step, step)
+    schedulers = checkpoint.schedulers[:1] if home.step else ()
+    clocks = tuple({"last_epoch": one["last_epoch"]} for one in schedulers if "last_epoch" in one)
+    keys = DistributedKeys(
+        model=next(iter(home.model), None),
+        optimizers=home.optimizer if checkpoint.optimizers else (),
+        flat=home.optimizer,
+        schedulers=("lr_scheduler",) if clocks else (),
+        others=tuple(counters),
+        folder=home.folder,
+    )
+    return replace(checkpoint, schedulers=clocks, rest=map_leaves(counters, _is_count, _as_tensor), layout=keys)
 
 
 def _is_count(value: object) -> bool:

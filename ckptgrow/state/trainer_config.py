@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ckptgrow.dialects.dialect import ConfigMap
@@ -16,18 +16,22 @@ from ckptgrow.storage.tree import Keys, node_at, with_node
 READERS = {".json": read_json, ".yaml": read_yaml, ".yml": read_yaml}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where a checkpoint has the trainer's config: keys of its tree with what lies there, and a file beside it."""
+    """Where a checkpoint has the trainer's config: keys of its tree with what lies there, or a file beside it, which
+    holds `document`, and the config under its keys `inside`.
+    """
 
     nodes: Mapping[Keys, Mapping[str, Any]]
     file: str | None
     fields: Mapping[str, Any]
+    document: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    inside: Keys = ()
 
 
 def sources_in(checkpoint: Checkpoint, config: ConfigMap) -> Sources | None:
     """The trainer's config in a checkpoint, None where it has none."""
-    file = config.at[0] if len(config.at) == 1 and config.at[0] in checkpoint.carried.files else None
+    file = config.at[0] if config.at[0] in checkpoint.carried.files else None
     roots: list[Keys] = [(), *((key,) for key in checkpoint.rest)]
     nodes: dict[Keys, Mapping[str, Any]] = {}
     for place in (config.at, *config.also):
@@ -37,9 +41,12 @@ def sources_in(checkpoint: Checkpoint, config: ConfigMap) -> Sources | None:
                 nodes[keys] = node
     if file is not None:
         path = checkpoint.carried.directory / file
-        return Sources(nodes, file, READERS[path.suffix](path))
+        document, inside = READERS[path.suffix](path), config.at[1:]
+        own = node_at(document, inside)
+        found = Sources(nodes=nodes, file=file, fields=own or {}, document=document, inside=inside)
+        return found if isinstance(own, dict) else None
     own = next((node for keys, node in nodes.items() if keys[-len(config.at) :] == config.at), None)
-    return None if own is None else Sources(nodes, None, own)
+    return None if own is None else Sources(nodes=nodes, file=None, fields=own)
 
 
 def misfit(config: ConfigMap, fields: Mapping[str, Any]) -> str | None:
@@ -48,6 +55,12 @@ def misfit(config: ConfigMap, fields: Mapping[str, Any]) -> str | None:
         found = node_at(fields, tuple(name.split(".")))
         if found not in allowed:
             return f"its config says {name} {found!r}, expected {listing(map(repr, allowed))}"
+    said: dict[str, tuple[str, Any]] = {}
+    for theirs, ours in config.fields:
+        value = node_at(fields, tuple(theirs.split(".")))
+        other, before = said.setdefault(ours, (theirs, value))
+        if value != before:
+            return f"its config says {other} {before!r} and {theirs} {value!r}, expected one {ours}"
     return None
 
 
@@ -86,6 +99,7 @@ def with_fields_again(checkpoint: Checkpoint, config: ConfigMap, sources: Source
         rest = with_node(rest, keys, as_trainers(config, node, new))
     carried = checkpoint.carried
     if sources.file is not None:
-        changed = {**carried.changed, sources.file: as_trainers(config, sources.fields, new)}
+        document = with_node(sources.document, sources.inside, as_trainers(config, sources.fields, new))
+        changed = {**carried.changed, sources.file: document}
         carried = replace(carried, files=(*carried.files, sources.file), changed=changed)
     return replace(checkpoint, rest=rest, carried=carried)

@@ -12,17 +12,20 @@ from __future__ import annotations
 import filecmp
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from ckptgrow.data.token_texts import TOKENIZER_FILES
 from ckptgrow.errors import listing
 from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.dcp import Keys as DistributedKeys
 from ckptgrow.formats.huggingface import SAFETENSORS
 from ckptgrow.formats.lightning import GROWTH_KEY
 from ckptgrow.formats.sidecar_files import CONFIG, TRAINER_STATE, Files
 from ckptgrow.state.run_data import DATA, DIRECTORY, TOKENIZER
 from ckptgrow.storage.files.json_files import LARGEST_LOG, read_json
 from ckptgrow.storage.pickles.opaque import Opaque
+from ckptgrow.storage.tree import with_node
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences
 from ckptgrow.verification.vocabularies import GENERATION, Vocabularies
@@ -58,6 +61,8 @@ def _key_problems(pair: Pair) -> Iterator[str]:
     if small.position.global_step != step:  # which the history has to tell
         expected |= {"global_step": step} if "global_step" in expected else {}
         expected |= {"loops": _moved_loops(expected["loops"], step)} if "loops" in expected else {}
+        counters = small.layout.counters if isinstance(small.layout, DistributedKeys) else ()
+        expected |= {name: with_node(expected[name], ("global_step",), step) for name in counters}
     found = dict(grown.rest)
     found.pop(GROWTH_KEY, None)
     expected.pop(GROWTH_KEY, None)
@@ -147,8 +152,13 @@ def _file_problems(pair: Pair) -> Iterator[str]:
     if grown.carried.left_behind:
         yield f"{listing(grown.carried.left_behind)} is additional, expected none: growth leaves such files behind"
     config = grown.path / CONFIG
-    if grown.kind not in DIRECTORIES and config.is_file() and grown.config is not None:
+    if grown.kind not in DIRECTORIES and _is_transformers(small.path / CONFIG) and grown.config is not None:
         yield from differences(read_json(config), dict(grown.config), (CONFIG,))
+
+
+def _is_transformers(config: Path) -> bool:
+    """Whether there is a config, and it is transformers': a trainer's own is judged by what it is read as."""
+    return config.is_file() and "model_type" in read_json(config)
 
 
 def _name_problems(small: Checkpoint, grown: Checkpoint) -> Iterator[str]:

@@ -139,7 +139,7 @@ def test_shells_complete_commands_and_options() -> None:
         return set(done.stdout.split())
 
     assert completed("ckptgrow w") == {"width"}
-    assert completed("ckptgrow plan ") == {"curves", "law", "fit", "watch", "timing"}
+    assert completed("ckptgrow plan ") == {"curves", "law", "fit", "watch", "timing", "show"}
     assert "--lr-rule" in completed("ckptgrow width --lr")
     assert completed("ckptgrow width a b --how ") == {"diagonal", "tile", "pad"}
 

@@ -156,3 +156,13 @@ def test_a_wrong_path_is_told_before_torch_is_imported(command: str) -> None:
         f"code = run({[command, *paths, *more]!r}); sys.exit(100 if 'torch' in sys.modules else code)"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == 2
+
+
+def test_prepared_data_in_a_checkpoints_place_are_called_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("val.bin", "meta.json"):
+        (tmp_path / name).write_bytes(b"{}")
+    refused(["eval", "perplexity", str(tmp_path / "val.bin"), "small.ckpt"], capsys, "is prepared data", "first")
+
+
+def test_an_address_is_shown_as_it_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    refused(["inspect", "https://huggingface.co/gpt2"], capsys, "ckptgrow: https://huggingface.co/gpt2: is an address")

@@ -16,8 +16,11 @@ SAMPLES = {
     "nanogpt-bias": TRAINERS / "nanogpt" / "ckpt_bias.pt",
     "torchtitan": TRAINERS / "torchtitan" / "step-5",
     **{f"litgpt-{path.name}": path for path in sorted((TRAINERS / "litgpt").iterdir()) if path.is_dir()},
+    **{f"olmo-core-{path.name}": path for path in sorted((TRAINERS / "olmo_core").iterdir()) if path.is_dir()},
 }
-TRAINED = ("nanogpt", "nanogpt-bias", "torchtitan", "litgpt-llama")  # the others are models alone
+OLMO_CORE = tuple(name for name in SAMPLES if name.startswith("olmo-core-"))
+TRAINED = ("nanogpt", "nanogpt-bias", "torchtitan", "litgpt-llama", *OLMO_CORE)  # the others are models alone
+DISTRIBUTED = ("torchtitan", *OLMO_CORE)
 
 
 def config_beside(path: Path) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,12 @@ from ckptgrow.progress import silent
 from ckptgrow.state import translation
 from ckptgrow.state.translation import in_transformers_terms
 from ckptgrow.storage.tensors import whole
+from ckptgrow.storage.tree import with_node
 from tests.helpers.distributed import tensors_of
 from tests.helpers.lightning_files import assert_same
 from tests.helpers.trainer_files import (
+    DISTRIBUTED,
+    OLMO_CORE,
     SAMPLES,
     TRAINED,
     config_beside,
@@ -44,11 +48,17 @@ def test_transformers_computes_what_the_trainer_computed(name: str) -> None:
 def test_what_is_read_is_written_back_to_the_bit(tmp_path: Path, name: str) -> None:
     source = read_checkpoint(SAMPLES[name])
     there, how = in_transformers_terms(source, config_beside(SAMPLES[name]))
-    assert how is not None and how.dialect.trainer in ("nanoGPT", "litgpt", "torchtitan")
+    assert how is not None and how.dialect.trainer in ("nanoGPT", "litgpt", "torchtitan", "OLMo-core")
     target = tmp_path / SAMPLES[name].name
     write_checkpoint(how.undone(there), target, silent, force=False)
-    if name == "torchtitan":
-        assert_same(tensors_of(SAMPLES[name]), tensors_of(target))
+    if name in DISTRIBUTED:
+        folder = "model_and_optim" if name in OLMO_CORE else ""
+        assert_same(tensors_of(SAMPLES[name] / folder), tensors_of(target / folder))
+    if name in OLMO_CORE:
+        assert read_json(SAMPLES[name] / "config.json") == read_json(target / "config.json")
+        trained = [torch.load(one / "train" / "rank0.pt", weights_only=False) for one in (SAMPLES[name], target)]
+        assert_same(*trained)
+    if name in DISTRIBUTED:
         return
     pairs = [(SAMPLES[name], target)] if target.is_file() else files_in(SAMPLES[name], target)
     for one, other in pairs:
@@ -61,6 +71,10 @@ def test_what_is_read_is_written_back_to_the_bit(tmp_path: Path, name: str) -> N
 def files_in(one: Path, other: Path) -> list[tuple[Path, Path]]:
     assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
     return [(path, other / path.name) for path in one.iterdir()]
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 def read_yaml(path: Path) -> Any:
@@ -105,6 +119,56 @@ def test_nanogpt_resumes_from_the_grown_file_with_its_own_arguments(tmp_path: Pa
     ordered = [shape for shape in shapes if len(shape) > 1] + [shape for shape in shapes if len(shape) == 1]
     assert [tuple(record["exp_avg"].shape) for record in new["optimizer"]["state"].values()] == ordered
     assert [len(group["params"]) for group in new["optimizer"]["param_groups"]] == [10, 5]
+
+
+def test_olmo_core_finds_the_grown_sizes_in_its_config_and_the_step_in_its_own_file(tmp_path: Path) -> None:
+    source = SAMPLES["olmo-core-olmo2"]
+    ckptgrow.width(source, tmp_path / "a", factor=2, request=ckptgrow.StateRequest(step=7))
+    ckptgrow.depth(tmp_path / "a", tmp_path / "b", factor=2)
+    assert ckptgrow.verify(source, tmp_path / "b").passed
+    expected = read_json(source / "config.json")
+    expected["model"] |= {"d_model": 32, "n_layers": 4}
+    expected["model"]["block"]["sequence_mixer"] |= {"n_heads": 8, "n_kv_heads": 4}
+    expected["model"]["block"]["feed_forward"]["hidden_size"] *= 2
+    found = read_json(tmp_path / "b" / "config.json")
+    norms = [found["model"]["block"]["layer_norm"], found["model"]["lm_head"]["layer_norm"]]
+    norms.append(found["model"]["block"]["sequence_mixer"]["qk_norm"])
+    assert len({norm.pop("eps") for norm in norms}) == 1
+    for norm in (expected["model"]["block"], expected["model"]["lm_head"]):
+        del norm["layer_norm"]["eps"]
+    del expected["model"]["block"]["sequence_mixer"]["qk_norm"]["eps"]
+    assert found == expected
+    trained = torch.load(tmp_path / "b" / "train" / "rank0.pt", weights_only=False)
+    assert trained["global_step"] == 7 and trained["global_train_tokens_seen"] == 80
+
+
+def test_an_older_olmo_core_calls_its_mixer_attention(tmp_path: Path) -> None:
+    shutil.copytree(SAMPLES["olmo-core-qwen3"], tmp_path / "a")
+    config = read_json(tmp_path / "a" / "config.json")
+    mixer = config["model"]["block"].pop("sequence_mixer")
+    del mixer["type"]
+    config["model"]["block"]["attention"] = mixer
+    (tmp_path / "a" / "config.json").write_text(json.dumps(config))
+    ckptgrow.width(tmp_path / "a", tmp_path / "b", factor=2)
+    assert read_json(tmp_path / "b" / "config.json")["model"]["block"]["attention"]["n_heads"] == 8
+    assert translation_of(tmp_path / "b").dialect.name == "olmo-core-qwen3-old"
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "reason"),
+    [
+        (("lm_head", "layer_norm", "eps"), 1e-3, "block.layer_norm.eps 1e-05 and lm_head.layer_norm.eps 0.001"),
+        (("block", "sequence_mixer", "sliding_window"), {"pattern": [4]}, "sliding_window"),
+    ],
+)
+def test_a_config_that_the_map_is_not_right_for_is_refused_by_name(
+    tmp_path: Path, keys: tuple[str, ...], value: Any, reason: str
+) -> None:
+    shutil.copytree(SAMPLES["olmo-core-llama"], tmp_path / "a")
+    config = with_node(read_json(tmp_path / "a" / "config.json"), ("model", *keys), value)
+    (tmp_path / "a" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=reason):
+        ckptgrow.width(tmp_path / "a", tmp_path / "b", request=ckptgrow.StateRequest(dialect="olmo-core-llama"))
 
 
 def test_a_compiled_model_keeps_its_prefix(tmp_path: Path) -> None:

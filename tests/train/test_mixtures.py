@@ -152,12 +152,14 @@ def test_the_header_tells_passes_of_every_source(
 def test_a_plan_names_its_sources(tmp_path: Path, web: Path, code: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = config_file(tmp_path)
     shutil.copytree(web, tmp_path / "prose")
-    stages = [{"steps": 3, "batch_size": 4, "seqlen": 16}, {"operator": "depth", "steps": 3}]
+    stages = [{"steps": 3, "batch_size": 4, "seqlen": 16}, {"operator": "depth", "steps": 3, "train": {"export": True}}]
     plan = {"config": config.name, "data": {"prose": 3, str(code): 1}, "stages": stages}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     capsys.readouterr()
     assert run_command(["run", str(tmp_path / "plan.json"), f"--out={tmp_path / 'out'}", "--json"]) == 0
     last = torch.load(tmp_path / "out" / "stage-2" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (tmp_path / "out" / "stage-2" / "model" / "config.json").exists()
+    assert not (tmp_path / "out" / "stage-1" / "model").exists()
     told = last["hyper_parameters"]["data"]["sources"]
     assert [(one["directory"], one["weight"]) for one in told] == [(str(tmp_path / "prose"), 0.75), (str(code), 0.25)]
     (tmp_path / "plan.json").write_text(json.dumps({**plan, "data": {"nowhere": 1, str(code): 1}}))

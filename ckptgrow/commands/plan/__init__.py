@@ -1,1 +1,1 @@
-"""The commands below `ckptgrow plan`: curves, law, fit, watch, timing; each in a file of its own."""
+"""The commands below `ckptgrow plan`: curves, law, fit, watch, timing, show; each in a file of its own."""

@@ -9,6 +9,7 @@ from ckptgrow.commands.plan._params import WithParams, WithTwoParams
 from ckptgrow.commands.plan.curves import curves
 from ckptgrow.commands.plan.fit import fit
 from ckptgrow.commands.plan.law import law
+from ckptgrow.commands.plan.show import show
 from ckptgrow.commands.plan.timing import timing
 from ckptgrow.commands.plan.watch import watch
 
@@ -24,6 +25,7 @@ KINDS = (
     (fit, WithParams),
     (watch, PanelledCommand),
     (timing, WithTwoParams),
+    (show, WithParams),
 )
 for command, kind in KINDS:
     plan.command(cls=kind)(command)

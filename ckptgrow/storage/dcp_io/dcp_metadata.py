@@ -47,6 +47,7 @@ _CALLED: tuple[Callable[..., object], ...] = (
     pathlib.PosixPath,
     pathlib.PurePosixPath,
 )
+_AS_TORCHS = {"olmo_core.distributed.checkpoint.filesystem._StorageInfo"}  # a class of its own with torch's fields
 _MADE: tuple[object, ...] = (*_RECORDS, torch.Size)
 
 
@@ -73,7 +74,8 @@ def read_metadata(path: Path) -> Metadata:
 
 def _allowed() -> Mapping[str, object]:
     dtypes = {str(one): one for one in vars(torch).values() if isinstance(one, torch.dtype)}
-    return dtypes | {f"{one.__module__}.{one.__qualname__}": one for one in (*_RECORDS, *_CALLED)}
+    alike = dict.fromkeys(_AS_TORCHS, vars(filesystem)["_StorageInfo"])
+    return dtypes | alike | {f"{one.__module__}.{one.__qualname__}": one for one in (*_RECORDS, *_CALLED)}
 
 
 def _find_class(reader: Unpickling, module: str, name: str) -> object:

@@ -1,0 +1,97 @@
+"""`ckptgrow plan show`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ckptgrow.commands._screen import JsonOption, Screen
+from ckptgrow.errors import MissingDependencyError, RequestError
+
+if TYPE_CHECKING:
+    from ckptgrow.report.lineages import ShownRun
+
+STYLES = ("blue", "green", "magenta", "cyan", "yellow", "bright_black")
+
+
+def show(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Directories of `ckptgrow train` or `ckptgrow run`, or logs of other trainers."
+        ),
+    ],
+    params: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Parameters without embeddings of each other trainer's model, in the order of their logs.",
+            metavar="N...",
+            show_default=False,
+        ),
+    ] = None,
+    tokens_per_step: Annotated[
+        float | None, typer.Option(help="Tokens an optimizer step, of other trainers' logs.", show_default=False)
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png).", show_default=False)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the loss of any runs against the compute of all that led to them, in one picture and a table.
+
+    A run of a grown model begins where the run that it was grown from has ended, if that is named too.
+
+    Examples:
+        ckptgrow plan show small-run grown-run scratch-run --plot runs.png
+    """
+    if tokens_per_step is not None and tokens_per_step <= 0:
+        raise RequestError(f"--tokens-per-step {tokens_per_step:g}: expected a number above zero")
+    from ckptgrow.planning.figure_style import check_ending
+    from ckptgrow.planning.model_size import model_size
+
+    if plot is not None:
+        check_ending(plot)
+    try:
+        from ckptgrow.report.lineages import shown_runs
+    except ImportError as error:
+        raise MissingDependencyError("plan show needs `pip install 'ckptgrow[train,plan]'`") from error
+    found = shown_runs(runs, [model_size(one) for one in params or ()], tokens_per_step)
+    screen = Screen(as_json)
+    screen.table(
+        "",
+        ("run", "parameters", "grown from", "FLOPs in all", "last validation", "lowest validation"),
+        [
+            (one.curve.name, one.curve.params, one.grown_from, f"{one.curve.spent:.3g}",
+             f"{one.curve.val_losses[-1]:.4f}", f"{one.curve.val_losses.min():.4f}")
+            for one in found
+        ],
+    )  # fmt: skip
+    screen.picture(lambda width: _picture(found, width))
+    if plot is not None:
+        from ckptgrow.report.lineage_figure import draw_runs
+
+        draw_runs(plot, found)
+        screen.say(f"plot: {plot}")
+    screen.result({"runs": [_as_tree(one) for one in found]})
+
+
+def _picture(runs: list[ShownRun], width: int) -> list[list[tuple[str, str]]]:
+    from ckptgrow.planning.terminal import Line, picture
+
+    styles = [STYLES[number % len(STYLES)] for number in range(len(runs))]
+    lines = [Line(one.curve.flops, one.curve.val_losses, style) for one, style in zip(runs, styles, strict=True)]
+    legend = [(f"{one.curve.name}  ", style) for one, style in zip(runs, styles, strict=True)]
+    return [*picture(lines, [], width=width), legend]
+
+
+def _as_tree(run: ShownRun) -> dict[str, object]:
+    curve = run.curve
+    return {
+        "run": curve.name,
+        "params": curve.params,
+        "grown_from": run.grown_from,
+        "flops": curve.spent,
+        "last": float(curve.val_losses[-1]),
+        "lowest": float(curve.val_losses.min()),
+        "curve": [[one, other] for one, other in zip(curve.flops.tolist(), curve.val_losses.tolist(), strict=True)],
+    }
