@@ -73,6 +73,10 @@ HEADED = (
     "ernie4_5",
     "hunyuan_v1_dense",
     "exaone4",
+    "qwen2_moe",
+    "granitemoe",
+    "gpt_oss",
+    "apertus",
 )
 UNEVENLY_HEADED = (
     "mistral",
