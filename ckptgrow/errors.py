@@ -127,6 +127,25 @@ class MissingDependencyError(CkptgrowError):
 
 
 @contextmanager
+def needs(what: object, extras: str, otherwise: str = "") -> Generator[None]:
+    """Where packages of extras are imported: without them `what` cannot be done, and the error says what installs them.
+
+    An import of ckptgrow's own that fails is a fault, and climbs out as it is.
+
+    >>> with needs("plan fit", "plan"):
+    ...     raise ModuleNotFoundError(name="scipy")
+    Traceback (most recent call last):
+    ckptgrow.errors.MissingDependencyError: plan fit needs `pip install 'ckptgrow[plan]'`
+    """
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] == __package__:
+            raise
+        raise MissingDependencyError(f"{what} needs `pip install 'ckptgrow[{extras}]'`{otherwise}") from error
+
+
+@contextmanager
 def at(place: object, kind: type[CkptgrowError] = CkptgrowError) -> Generator[None]:
     """Where the block works: its errors climb out with the place before their message.
 

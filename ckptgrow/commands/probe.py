@@ -17,7 +17,7 @@ from ckptgrow.commands._interruption import interrupted
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._spelling import spelled, spelled_in
 from ckptgrow.commands._values import chosen_by_commas, whole_number
-from ckptgrow.errors import MissingDependencyError
+from ckptgrow.errors import needs
 
 if TYPE_CHECKING:
     from ckptgrow.probe.candidates import Candidate
@@ -97,15 +97,13 @@ def probe(
         ckptgrow probe small.ckpt --data prepared --candidates split --candidate 'width --how tile --reset new'
     """
     screen = Screen(as_json)
-    try:
+    with needs("probe", "train,plan"):
         from ckptgrow.probe.candidates import in_file, named, typed
         from ckptgrow.probe.entrants import ProbeRequest
         from ckptgrow.probe.probing import probe as run_probe
         from ckptgrow.recipes.command_words import options_in_words
         from ckptgrow.recipes.recipe_options import PLACES_OF_TRAINING, train_options
         from ckptgrow.train.guards import Interrupted
-    except ImportError as error:
-        raise MissingDependencyError("probe needs `pip install 'ckptgrow[train,plan]'`") from error
     asked: list[Candidate] = [typed(one) for one in candidate or ()]
     if candidates or not asked:
         among = chosen_by_commas("--operators", operators, words_of(Operator))

@@ -18,7 +18,7 @@ from ckptgrow.commands.depth import depth
 from ckptgrow.commands.train import train
 from ckptgrow.commands.verify import verify
 from ckptgrow.commands.width import width
-from ckptgrow.errors import MissingDependencyError, RequestError
+from ckptgrow.errors import RequestError, needs
 
 if TYPE_CHECKING:
     from ckptgrow.run.devices import Devices
@@ -84,7 +84,7 @@ def run_plan(
         ckptgrow run --status staged
     """
     screen = Screen(as_json)
-    try:
+    with needs("run", "train,plan"):
         if schema:
             from ckptgrow.run.plan_reading import plan_schema
 
@@ -104,8 +104,6 @@ def run_plan(
         from ckptgrow.run.devices import Devices
 
         work = _work(plan, data, out, Devices(devices, nodes, launcher))
-    except ImportError as error:
-        raise MissingDependencyError("run needs `pip install 'ckptgrow[train,plan]'`") from error
     if dry_run:
         _show_forecast(work, measure, screen)
         return 0

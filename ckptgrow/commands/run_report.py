@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.errors import MissingDependencyError
+from ckptgrow.errors import needs
 
 
 def report(
@@ -27,11 +27,9 @@ def report(
     Examples:
         ckptgrow report staged --scratch from-scratch
     """
-    try:
+    with needs("report", "train,plan"):
         from ckptgrow.report.page import write_report
         from ckptgrow.report.saved_compute import saving_of
-    except ImportError as error:
-        raise MissingDependencyError("report needs `pip install 'ckptgrow[train,plan]'`") from error
     page, pictures, record = write_report(run, scratch, out)
     screen = Screen(as_json)
     saving = saving_of(record)

@@ -25,7 +25,7 @@ from ckptgrow.commands import _options as options
 from ckptgrow.commands._paths import checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import chosen_by_commas
-from ckptgrow.errors import CkptgrowError, ConfigError, MissingDependencyError, RequestError, at
+from ckptgrow.errors import CkptgrowError, ConfigError, RequestError, at, needs
 
 if TYPE_CHECKING:
     from ckptgrow.train.monitor import Progress
@@ -298,12 +298,10 @@ def train(
         )
     if warmup_steps is not None and warmup_share is not None:
         raise RequestError("--warmup-steps and --warmup-share exclude each other; choose one")
-    try:
+    with needs("train", "train"):
         from ckptgrow.train.order import GrowingBatches
         from ckptgrow.train.training_run import is_main_process
         from ckptgrow.train.training_run import train as run_training
-    except ImportError as error:
-        raise MissingDependencyError("train needs `pip install 'ckptgrow[train]'`") from error
     if warmup_bsz or warmup_seq:
         given["growing"] = GrowingBatches(warmup_bsz, warmup_seq)
     if config is not None or size is not None:

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from ckptgrow.data.compression import opened
 from ckptgrow.data.documents import NULL_LEFT_OUT, Document, DocumentPlace, Remarks, decoded, document
-from ckptgrow.errors import DataError, MissingDependencyError, listing
+from ckptgrow.errors import DataError, listing, needs
 
 ROWS_AT_ONCE = 1024
 LENGTH = struct.Struct("<Q")  # bytes of a TFRecord, before it; a checksum of 4 bytes follows each of the two
@@ -21,11 +21,9 @@ def from_parquet(path: Path, fields: Sequence[str], remarks: Remarks) -> Iterato
 
     Raises DataError, which names the row, for anything else than text.
     """
-    try:
+    with needs(f"{path}: parquet", "train"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError as error:
-        raise MissingDependencyError(f"{path}: parquet needs `pip install 'ckptgrow[train]'`") from error
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -64,11 +62,9 @@ def from_tfrecord(path: Path, fields: Sequence[str]) -> Iterator[Document]:
 
     Raises DataError, which names the record, where it is damaged, cut short, or not an example with one such text.
     """
-    try:
+    with needs(f"{path}: TFRecord", "train"):
         from google.protobuf.message import DecodeError
         from tfrecord import example_pb2
-    except ImportError as error:
-        raise MissingDependencyError(f"{path}: TFRecord needs `pip install 'ckptgrow[train]'`") from error
     messages: Any = example_pb2
     with opened(path) as file:
         for number, record in enumerate(_records(file, path), start=1):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Protocol, cast
 
-from ckptgrow.errors import DataError, MissingDependencyError
+from ckptgrow.errors import DataError, needs
 
 COMPRESSIONS = (".gz", ".zst")
 READ_BYTES = 2**14  # of the compressed file at once: a block of one repeated byte grows 40,000 times
@@ -48,6 +48,9 @@ def opened(path: Path) -> IO[bytes]:
     Raises DataError, which names the file, where it cannot be opened; reading raises it where the file is damaged or
     cut short.
     """
+    if path.suffix.lower() == ".zst":
+        with needs(f"{path}: .zst", "train"):
+            import zstandard
     try:
         file = path.open("rb")
     except OSError as error:
@@ -56,11 +59,8 @@ def opened(path: Path) -> IO[bytes]:
         case ".gz":
             blocks = _members(path, file, lambda: cast(_Member, zlib.decompressobj(GZIP_WINDOW)), (zlib.error,), b"\0")
         case ".zst":
-            try:
-                import zstandard
-            except ImportError as error:
-                file.close()
-                raise MissingDependencyError(f"{path}: .zst needs `pip install 'ckptgrow[train]'`") from error
+            import zstandard
+
             whole = zstandard.ZstdDecompressor()
             blocks = _members(path, file, lambda: cast(_Member, whole.decompressobj()), (zstandard.ZstdError,), b"")
         case _:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptgrow.errors import MissingDependencyError, RequestError
+from ckptgrow.errors import RequestError, needs
 
 SIZE = (5.2, 3.6)  # inches
 AXIS = ("compute (FLOPs)", "validation loss (nats)")
@@ -18,11 +18,9 @@ COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9")  # of the same palette, fo
 
 def paper_axes() -> tuple[Any, Any]:
     """A figure that needs no display, and its log-log axes; raises MissingDependencyError without matplotlib."""
-    try:
+    with needs("⟦plot⟧", "plan"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("⟦plot⟧ needs `pip install 'ckptgrow[plan]'`") from error
     figure = Figure(figsize=SIZE, layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.errors import DataError, MissingDependencyError, RequestError, listing
+import yaml
+
+from ckptgrow.errors import DataError, RequestError, listing
 from ckptgrow.planning.laws import LAWS, Law
 
 REQUIRED = ("measure", "size_scale", "size_exponent", "data_scale", "data_exponent")
@@ -78,9 +80,7 @@ def write_law(path: Path, law: Law, more: Mapping[str, object]) -> None:
     if path.suffix == ".json":
         path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
         return
-    path.write_text(
-        _yaml(path).safe_dump(tree, sort_keys=False, default_flow_style=None, width=2**20), encoding="utf-8"
-    )
+    path.write_text(yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, width=2**20), encoding="utf-8")
 
 
 def _tree(path: Path) -> dict[str, Any]:
@@ -88,7 +88,6 @@ def _tree(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}), expected a law that `ckptgrow plan fit` wrote") from error
-    yaml = _yaml(path)
     try:
         tree = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
@@ -107,11 +106,3 @@ def _number(path: Path, name: str, value: object) -> float:
     if not math.isfinite(number) or number < lowest or isinstance(value, bool):
         raise DataError(f"{path}: {name} is {value!r}, expected a number above zero")
     return number
-
-
-def _yaml(path: Path) -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise MissingDependencyError(f"{path}: needs `pip install 'ckptgrow[plan]'`") from error
-    return yaml

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ckptgrow.choices import LawForm
-from ckptgrow.errors import MissingDependencyError
+from ckptgrow.errors import needs
 
 Vector = npt.NDArray[np.float64]
 HUBER = 1e-3  # of log L: residuals beyond it count linearly
@@ -78,10 +78,8 @@ class Regression:
         return np.asarray(self._search(start, SHORT).x, dtype=np.float64)
 
     def _search(self, start: Vector, most: int = LONG) -> Any:
-        try:
+        with needs("plan fit", "plan"):
             from scipy.optimize import least_squares
-        except ImportError as error:
-            raise MissingDependencyError("plan fit needs `pip install 'ckptgrow[plan]'`") from error
         num = len(CONSTANTS[self.form])
         return least_squares(
             lambda theta: self.residuals(theta)[0],

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ckptgrow.errors import DataError, MissingDependencyError, listing
+from ckptgrow.errors import DataError, listing, needs
 from ckptgrow.planning.csv_logs import read_table
 from ckptgrow.planning.restarts import Row, surviving
 
@@ -122,12 +122,9 @@ def _events(path: Path, names: Names) -> list[Row]:
     Steps are the events' own. Rows that a restart made again are left out here if it gave its first step
     (`purge_step`).
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the versions of what TensorBoard itself imports
-            from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    except ImportError as error:
-        raise MissingDependencyError(f"{path}: event files need `pip install 'ckptgrow[plan]'`") from error
+    with needs(f"{path}: an event file", "plan"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the versions of what TensorBoard itself imports
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     accumulator: Any = EventAccumulator(str(path), size_guidance={"scalars": 0, "tensors": 0})
     accumulator.Reload()
     tags = accumulator.Tags()

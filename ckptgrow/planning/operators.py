@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ckptgrow.choices import OperatorName
-from ckptgrow.errors import MissingDependencyError
+from ckptgrow.errors import needs
 from ckptgrow.planning.laws import Law, compute_to, slope
 
 POWERS: Mapping[OperatorName, int] = {"depth": 1, "width": 2, "both": 3}  # of the factor, in 12 · layers · hidden²
@@ -95,8 +95,6 @@ def rho_at(law: Law, growth: GrowthStep, large: float, loss: float) -> float:
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    try:
+    with needs("plan law", "plan"):
         from scipy.optimize import brentq
-    except ImportError as error:
-        raise MissingDependencyError("plan law needs `pip install 'ckptgrow[plan]'`") from error
     return float(brentq(function, low, high))  # pyright: ignore[reportArgumentType]

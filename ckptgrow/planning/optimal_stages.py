@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ckptgrow.errors import MissingDependencyError, RequestError
+from ckptgrow.errors import RequestError, needs
 from ckptgrow.planning.staging import Problem, StagedLosses, check_feasible, compute_gradient, stage_compute
 
 Vector = npt.NDArray[np.float64]
@@ -118,10 +118,8 @@ def best_schedule(problem: Problem) -> StagedLosses:
 
 
 def _search(coordinates: Coordinates, start: Vector) -> Vector | None:
-    try:
+    with needs("plan law", "plan"):
         from scipy.optimize import minimize
-    except ImportError as error:
-        raise MissingDependencyError("plan law needs `pip install 'ckptgrow[plan]'`") from error
     with np.errstate(all="ignore"):  # a search may look where a power of a negative number is asked for
         result = minimize(
             lambda x: log_compute(coordinates, x),

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ckptgrow.errors import MissingDependencyError
+from ckptgrow.errors import needs
 
 Vector = npt.NDArray[np.float64]
 RESAMPLES = 2000
@@ -47,10 +47,8 @@ def mean_difference(one: Vector, other: Vector, seed: int) -> Interval95:
 
     Raises MissingDependencyError where scipy is not installed.
     """
-    try:
+    with needs("probe", "train,plan"):
         from scipy.stats import bootstrap
-    except ImportError as error:
-        raise MissingDependencyError("probe needs `pip install 'ckptgrow[train,plan]'`") from error
     difference = one - other
     mean = float(difference.mean())
     if len(difference) < 2 or np.ptp(difference) == 0:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ckptgrow.errors import MissingDependencyError
 from ckptgrow.planning.executed import Executed, executed
 from ckptgrow.planning.law_plan import LawPlan, Stage
 from ckptgrow.planning.operators import GrowthStep
@@ -38,10 +37,8 @@ def plan_file(path: Path, plan: LawPlan, settings: RunSettings) -> tuple[Path, P
     Raises ValueError where a growth has a ratio that no operator makes, and RequestError where a stage cannot be
     executed as planned; then nothing is written.
     """
-    try:
-        import yaml
-    except ImportError as error:
-        raise MissingDependencyError("⟦out⟧ needs `pip install 'ckptgrow[plan]'`") from error
+    import yaml
+
     growths = _growths(plan)
     models = shapes(plan.stages[0].params, growths)
     config = path.with_name(path.stem + ".config.json")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from ckptgrow.errors import MissingDependencyError
+from ckptgrow.errors import needs
 from ckptgrow.planning.learning_curves import FEWEST, Curve, curve_of
 from ckptgrow.planning.logs import Log
 from ckptgrow.planning.uncertainty import local_quadratic
@@ -123,10 +123,8 @@ def predicted_step(curve: Curve, threshold: float) -> int | None:
 
 def _power_law(steps: Vector, losses: Vector) -> tuple[float, float, float]:
     """E, log s and β of L = E + (s/S)^β, fitted by least squares on log L."""
-    try:
+    with needs("plan watch", "plan"):
         from scipy.optimize import least_squares
-    except ImportError as error:
-        raise MissingDependencyError("plan watch needs `pip install 'ckptgrow[plan]'`") from error
     lowest, middle = float(losses.min()), float(np.log(steps).mean())
 
     def residuals(theta: Vector) -> Vector:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from ckptgrow.errors import ConfigError, MissingDependencyError, RequestError, at
+from ckptgrow.errors import ConfigError, RequestError, at
 from ckptgrow.recipes.recipe_options import OPERATORS, growth_options, train_options
 from ckptgrow.recipes.typed_values import Options, made, schema_of_class
 from ckptgrow.run.probe_job import ProbeJob
@@ -93,10 +93,8 @@ def _tree(path: Path) -> Mapping[str, Any]:
             return {name: value for name, value in json.loads(text).items() if name != "$schema"}
         except ValueError as error:
             raise RequestError(f"is not JSON ({error}), expected a plan") from error
-    try:
-        import yaml
-    except ImportError as error:
-        raise MissingDependencyError("YAML needs `pip install 'ckptgrow[plan]'`; a .json plan does not") from error
+    import yaml
+
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.errors import MissingDependencyError, RequestError
+from ckptgrow.errors import RequestError, needs
 
 if TYPE_CHECKING:
     from ckptgrow.report.lineages import ShownRun
 
+COLUMNS = ("run", "parameters", "grown from", "FLOPs in all", "last validation", "lowest validation")
 STYLES = ("blue", "green", "magenta", "cyan", "yellow", "bright_black")
 
 
@@ -51,21 +52,11 @@ def show(
 
     if plot is not None:
         check_ending(plot)
-    try:
+    with needs("plan show", "train,plan"):
         from ckptgrow.report.lineages import shown_runs
-    except ImportError as error:
-        raise MissingDependencyError("plan show needs `pip install 'ckptgrow[train,plan]'`") from error
     found = shown_runs(runs, [model_size(one) for one in params or ()], tokens_per_step)
     screen = Screen(as_json)
-    screen.table(
-        "",
-        ("run", "parameters", "grown from", "FLOPs in all", "last validation", "lowest validation"),
-        [
-            (one.curve.name, one.curve.params, one.grown_from, f"{one.curve.spent:.3g}",
-             f"{one.curve.val_losses[-1]:.4f}", f"{one.curve.val_losses.min():.4f}")
-            for one in found
-        ],
-    )  # fmt: skip
+    screen.table("", COLUMNS, [_row(one) for one in found])
     screen.picture(lambda width: _picture(found, width))
     if plot is not None:
         from ckptgrow.report.lineage_figure import draw_runs
@@ -73,6 +64,12 @@ def show(
         draw_runs(plot, found)
         screen.say(f"plot: {plot}")
     screen.result({"runs": [_as_tree(one) for one in found]})
+
+
+def _row(run: ShownRun) -> tuple[object, ...]:
+    curve = run.curve
+    losses = (f"{loss:.4f}" for loss in (curve.val_losses[-1], curve.val_losses.min()))
+    return curve.name, curve.params, run.grown_from, f"{curve.spent:.3g}", *losses
 
 
 def _picture(runs: list[ShownRun], width: int) -> list[list[tuple[str, str]]]:
