@@ -41,8 +41,9 @@ def _to_transformers(state: OptimizerState, terms: OptimizerTerms) -> OptimizerS
     for name, record in state.state.items():
         ours, form = terms[name]
         for place, part in enumerate(ours):
+            options = state.group_of[name].options
             records[part] = {
-                key: _part(value, form, place, _power(state, name, key, form)) for key, value in record.items()
+                key: _part(value, form, place, _power(options, record, key, form)) for key, value in record.items()
             }
     groups = tuple(
         replace(group, names=tuple(part for name in group.names for part in terms[name][0]), has_param_names=True)
@@ -60,16 +61,15 @@ def _part(value: Any, form: Form, place: int, power: int) -> Any:
     return form.ours(value, power)[place]
 
 
-def _power(state: OptimizerState, name: str, key: str, form: Form) -> int:
+def _power(options: Mapping[str, Any], record: Record, key: str, form: Form) -> int:
     """By which power of its parameter's scale an entry follows; raises OptimizerError where that is not known."""
     if not any(step[0] == "times" for part in form.row.parts for step in part.steps):
         return -1
-    record = state.state[name]
-    kind = recognised(state.group_of[name].options, record.keys())
+    kind = recognised(options, record.keys())
     entry = kind.entries[key] if kind else None
     if entry not in POWERS and key != "step":
         raise OptimizerError(
-            f"{key} of {name} follows its parameter by no known rule, expected an average of gradients"
+            f"{key} of {form.row.theirs} follows its parameter by no known rule, expected an average of gradients"
         )
     return POWERS.get(str(entry), -1)
 
@@ -136,8 +136,9 @@ def _to_theirs(
     names = [name for group in groups for name in group]
     keys = {name: name if keyed_by == "name" else number for number, name in enumerate(names)}
     records = {
-        keys[name]: _joined([record_of[part] for part in terms[name][0]], terms[name][1])
-        for name in names
+        keys[name]: _joined([record_of[part] for part in terms[name][0]], terms[name][1], group.options)
+        for group, members in zip(raw.groups, groups, strict=True)
+        for name in members
         if terms[name][0][0] in record_of
     }
     return RawOptimizer(
@@ -151,15 +152,18 @@ def _to_theirs(
     )
 
 
-def _joined(records: Sequence[Record], form: Form) -> dict[str, Any]:
-    """One record from those of a tensor's parts."""
-    return {key: _whole(key, [record[key] for record in records], form) for key in records[0]}
+def _joined(records: Sequence[Record], form: Form, options: Mapping[str, Any]) -> dict[str, Any]:
+    """One record from those of a tensor's parts; `options`: their group's."""
+    return {
+        key: _whole(key, [record[key] for record in records], form, _power(options, records[0], key, form))
+        for key in records[0]
+    }
 
 
-def _whole(key: str, values: Sequence[Any], form: Form) -> Any:
+def _whole(key: str, values: Sequence[Any], form: Form, power: int) -> Any:
     first = values[0]
     if is_lazy(first) and first.shape:
-        return first if form.row.is_renaming else form.theirs(values, -1)
+        return first if form.row.is_renaming else form.theirs(values, power)
     if any(not _same(first, value) for value in values[1:]):
         raise OptimizerError(f"{key} differs between the parts of one tensor, expected one")
     return first

@@ -130,3 +130,16 @@ def test_constants_turn_weights_and_moments_the_other_way(tmp_path: Path, own_fi
     for key, factor in (("exp_avg", 2), ("exp_avg_sq", 4)):
         one, other = (state.optimizers[0].state["lm_head.weight"][key].rows(0, 32) for state in (plain, twice))
         assert torch.equal(factor * one, other)
+
+
+def test_constants_come_back_as_they_went(tmp_path: Path, own_file: Path) -> None:
+    """What growth leaves as it is, is in the trainer's file as it was: weights, averages and averages of squares."""
+    scaled = written(tmp_path / "mine.yaml", with_row(ours="times 2: lm_head.weight"))
+    ckptgrow.depth(own_file, tmp_path / "deep.pt", request=ckptgrow.StateRequest(dialect=scaled))
+    before, after = (torch.load(path, weights_only=True) for path in (own_file, tmp_path / "deep.pt"))
+    assert torch.equal(before["model"]["out.weight"], after["model"]["out.weight"])
+    old, new = (
+        next(one for one in tree["optimizer"]["state"].values() if one["exp_avg"].shape == (32, 16))
+        for tree in (before, after)
+    )
+    assert all(torch.equal(old[key], new[key]) for key in ("exp_avg", "exp_avg_sq"))

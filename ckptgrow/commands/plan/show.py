@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,25 +46,38 @@ def show(
     Examples:
         ckptgrow plan show small-run grown-run scratch-run --plot runs.png
     """
-    if tokens_per_step is not None and tokens_per_step <= 0:
-        raise RequestError(f"--tokens-per-step {tokens_per_step:g}: expected a number above zero")
-    from ckptgrow.planning.figure_style import check_ending
-    from ckptgrow.planning.model_size import model_size
-
     if plot is not None:
-        check_ending(plot)
-    with needs("plan show", "train,plan"):
-        from ckptgrow.report.lineages import shown_runs
-    found = shown_runs(runs, [model_size(one) for one in params or ()], tokens_per_step)
+        _check_ending(plot)
+    found = _shown(runs, params or (), tokens_per_step)
     screen = Screen(as_json)
     screen.table("", COLUMNS, [_row(one) for one in found])
     screen.picture(lambda width: _picture(found, width))
     if plot is not None:
-        from ckptgrow.report.lineage_figure import draw_runs
-
-        draw_runs(plot, found)
-        screen.say(f"plot: {plot}")
+        _draw(plot, found, screen)
     screen.result({"runs": [_as_tree(one) for one in found]})
+
+
+def _check_ending(plot: Path) -> None:
+    from ckptgrow.planning.figure_style import check_ending
+
+    check_ending(plot)
+
+
+def _shown(runs: list[Path], params: Sequence[str], tokens_per_step: float | None) -> list[ShownRun]:
+    if tokens_per_step is not None and tokens_per_step <= 0:
+        raise RequestError(f"--tokens-per-step {tokens_per_step:g}: expected a number above zero")
+    from ckptgrow.planning.model_size import model_size
+
+    with needs("plan show", "train,plan"):
+        from ckptgrow.report.lineages import shown_runs
+    return shown_runs(runs, [model_size(one) for one in params], tokens_per_step)
+
+
+def _draw(plot: Path, runs: list[ShownRun], screen: Screen) -> None:
+    from ckptgrow.report.lineage_figure import draw_runs
+
+    draw_runs(plot, runs)
+    screen.say(f"plot: {plot}")
 
 
 def _row(run: ShownRun) -> tuple[object, ...]:
