@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ckptgrow.errors import ConfigError
 from ckptgrow.families.family import Family
+from ckptgrow.families.tables.apertus import FAMILY as APERTUS
 from ckptgrow.families.tables.arcee import FAMILY as ARCEE
 from ckptgrow.families.tables.bert import FAMILY as BERT
 from ckptgrow.families.tables.bloom import FAMILY as BLOOM
@@ -18,7 +19,9 @@ from ckptgrow.families.tables.glm import FAMILY as GLM
 from ckptgrow.families.tables.glm4 import FAMILY as GLM4
 from ckptgrow.families.tables.gpt2 import FAMILY as GPT2
 from ckptgrow.families.tables.gpt_neox import FAMILY as GPT_NEOX
+from ckptgrow.families.tables.gpt_oss import FAMILY as GPT_OSS
 from ckptgrow.families.tables.granite import FAMILY as GRANITE
+from ckptgrow.families.tables.granitemoe import FAMILY as GRANITEMOE
 from ckptgrow.families.tables.helium import FAMILY as HELIUM
 from ckptgrow.families.tables.hunyuan_v1_dense import FAMILY as HUNYUAN_V1_DENSE
 from ckptgrow.families.tables.llama import FAMILY as LLAMA
@@ -30,10 +33,12 @@ from ckptgrow.families.tables.mpt import FAMILY as MPT
 from ckptgrow.families.tables.olmo import FAMILY as OLMO
 from ckptgrow.families.tables.olmo2 import FAMILY as OLMO2
 from ckptgrow.families.tables.olmo3 import FAMILY as OLMO3
+from ckptgrow.families.tables.olmoe import FAMILY as OLMOE
 from ckptgrow.families.tables.opt import FAMILY as OPT
 from ckptgrow.families.tables.phi import FAMILY as PHI
 from ckptgrow.families.tables.phi3 import FAMILY as PHI3
 from ckptgrow.families.tables.qwen2 import FAMILY as QWEN2
+from ckptgrow.families.tables.qwen2_moe import FAMILY as QWEN2_MOE
 from ckptgrow.families.tables.qwen3 import FAMILY as QWEN3
 from ckptgrow.families.tables.qwen3_moe import FAMILY as QWEN3_MOE
 from ckptgrow.families.tables.roberta import FAMILY as ROBERTA
@@ -82,6 +87,11 @@ TABLES = (
     HUNYUAN_V1_DENSE,
     EXAONE4,
     HELIUM,
+    OLMOE,
+    QWEN2_MOE,
+    GRANITEMOE,
+    GPT_OSS,
+    APERTUS,
 )
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in TABLES}
 

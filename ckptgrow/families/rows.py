@@ -1,6 +1,6 @@
 """Rows that the tables of Llama's relatives share."""
 
-from ckptgrow.families.family import Parameter, Refusal, Size, Tie
+from ckptgrow.families.family import InPieces, Parameter, Refusal, Size, Tie
 
 LAYER = "model.layers.{layer}."
 
@@ -67,6 +67,24 @@ EXPERTS = (
     Parameter(LAYER + "mlp.gate.weight", "experts <- normed"),
     Parameter(LAYER + "mlp.experts.gate_up_proj", "experts: (2! ffn) <- normed"),
     Parameter(LAYER + "mlp.experts.down_proj", "experts: residual <- ffn"),
+)
+
+EXPERT = LAYER + "mlp.experts.{expert}."
+PIECES_OF_EXPERTS = (  # as files store them
+    InPieces(
+        LAYER + "mlp.experts.gate_up_proj",
+        (
+            Parameter(EXPERT + "gate_proj.weight", "ffn <- normed"),
+            Parameter(EXPERT + "up_proj.weight", "ffn! <- normed"),
+        ),
+    ),
+    InPieces(LAYER + "mlp.experts.down_proj", (Parameter(EXPERT + "down_proj.weight", "residual <- ffn"),)),
+)
+
+DENSE_LAYERS = (
+    Parameter(LAYER + "mlp.gate_proj.weight", "dense_ffn <- normed", layers="dense"),
+    Parameter(LAYER + "mlp.up_proj.weight", "dense_ffn! <- normed", layers="dense"),
+    Parameter(LAYER + "mlp.down_proj.weight", "residual <- dense_ffn", layers="dense"),
 )
 
 NORMS = (

@@ -30,10 +30,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ckptgrow.choices import Fresh
 from ckptgrow.errors import RequestError
 from ckptgrow.families.family import Padding
-from ckptgrow.spaces.growth import Filling, Growth, Read, identity, padded
+from ckptgrow.spaces.growth import BoolVector, Filling, Growth, Read, identity, padded
 from ckptgrow.spaces.layout import parse
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
@@ -83,23 +85,29 @@ def padded_growths(
 
 def _check_alive(old: Architecture, space: str, fresh: Fresh | None) -> None:
     """Raises RequestError where units that are written as zero would not be silent, or never get a gradient."""
-    if fresh in (None, "random-zero") or space not in ("ffn", "dense_ffn") or _is_gated(old, space):
+    if fresh in (None, "random-zero") or space not in ("ffn", "dense_ffn"):
         return
+    silenced = np.concatenate(_silenced(old, space))
+    if not silenced.any():
+        raise RequestError(
+            f"{old.where}: ⟦fresh {fresh}⟧ silences new units by zeros in one factor, and no factor of "
+            f"{old.family.model_type}'s units does that, expected a family whose up does; use ⟦fresh random-zero⟧"
+        )
     name = old.config.get(old.family.activation) if old.family.activation else None
-    if name not in ALIVE_AT_ZERO:
+    if silenced.all() and name not in ALIVE_AT_ZERO:
         raise RequestError(
             f"{old.where}: ⟦fresh {fresh}⟧ writes new units as zero, and with the activation {name} they would not be "
             "silent there or never get a gradient, expected one as gelu or silu; use ⟦fresh random-zero⟧"
         )
 
 
-def _is_gated(old: Architecture, space: str) -> bool:
-    """Whether the units of a space are products, so that one factor may be zero while the other is not."""
+def _silenced(old: Architecture, space: str) -> list[BoolVector]:
+    """For every tensor that writes a space, the coordinates whose zeros silence a unit: of gated units one factor."""
     writers = [parse(one.layout) for one in old.family.parameters if old.holds(one.when)]
     written = [axis for layout in writers for axis in layout.axes if axis.role == "out" and space in axis.spaces]
     sizes = {name: identity(size) for name, size in old.sizes.items()}
-    marks = [axis.growth(sizes).silencing for axis in written]
-    return any(one is None or not one.all() for one in marks)
+    grown = [axis.growth(sizes) for axis in written]
+    return [np.zeros(one.num_new, np.bool_) if one.silencing is None else one.silencing for one in grown]
 
 
 def _residual(old: Architecture, padding: Padding, hidden: int, fresh: Fresh) -> dict[str, Growth]:

@@ -73,6 +73,10 @@ HEADED = (
     "ernie4_5",
     "hunyuan_v1_dense",
     "exaone4",
+    "qwen2_moe",
+    "granitemoe",
+    "gpt_oss",
+    "apertus",
 )
 UNEVENLY_HEADED = (
     "mistral",
@@ -184,7 +188,7 @@ def test_heads_grow_so_that_each_reads_its_own_key_head(tmp_path: Path, case: st
         ("llama", {"heads": 5}, "expected a multiple of 2 heads, at least 4"),
         ("llama", {"kv_heads": 3}, "expected a multiple of 2 that divides 4"),
         ("llama", {"heads": 8, "kv_heads": 8}, "grow the key heads first"),
-        *((case, {"heads": 6}, "a norm runs over all heads") for case in ("olmo2", "olmo3")),
+        *((case, {"heads": 6}, "a norm runs over all heads") for case in ("olmo2", "olmo3", "olmoe")),
         ("olmo tied", {"factor": 2}, "final norm has no gain"),
     ],
 )

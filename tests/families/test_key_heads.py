@@ -16,7 +16,8 @@ from tests.helpers.families import CASES, batches, loaded, perturbed, still, sti
 from tests.helpers.family_checks import check_function, check_moments, check_verified, slow_but
 
 Tree = dict[str, Any]
-ALSO_GROUPED = ("olmo tied", "olmo2", "olmo3", "llama with six heads")  # no width; a norm over all heads; not to four
+# no width; a norm over all heads; not to four
+ALSO_GROUPED = ("olmo tied", "olmo2", "olmo3", "olmoe", "llama with six heads")
 GROUPED = [
     case for case, (_, fields) in CASES.items() if fields.get("num_key_value_heads") == 2 and case not in ALSO_GROUPED
 ]

@@ -39,6 +39,8 @@ REASONS = {
     "phi": "norms over each head share the ε",
     "qwen3_moe": "norms over each head share the ε",
     "olmo3": "norms over all queries share the ε",
+    "olmoe": "norms over all queries share the ε",
+    "apertus": "norms over each head share the ε",
     "hunyuan_v1_dense": "norms over each head share the ε",
     "exaone4": "norms over each head share the ε",
     "bert": "a norm stands after each block",

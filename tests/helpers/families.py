@@ -142,6 +142,38 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "hunyuan_v1_dense": ("hunyuan_v1_dense", {**GROUPED, "head_dim": 4, "attention_bias": True}),
     "exaone4": ("exaone4", {**GROUPED, "sliding_window": 5, "layer_types": KINDS}),
     "helium": ("helium", {**GROUPED, "head_dim": 4, "attention_bias": True, "mlp_bias": True}),
+    "olmoe": ("olmoe", {**GROUPED, "num_experts": 3, "num_experts_per_tok": 2, "clip_qkv": 0.5}),
+    "qwen2_moe": ("qwen2_moe", {**GROUPED, **EXPERTS, "shared_expert_intermediate_size": 12}),
+    "qwen2_moe with a dense layer": (
+        "qwen2_moe",
+        {**GROUPED, **EXPERTS, "shared_expert_intermediate_size": 12, "mlp_only_layers": [1], "norm_topk_prob": True},
+    ),
+    "granitemoe": (
+        "granitemoe",
+        {
+            **GROUPED,
+            "num_local_experts": 3,
+            "num_experts_per_tok": 2,
+            "embedding_multiplier": 3.0,
+            "logits_scaling": 2.0,
+            "residual_multiplier": 0.5,
+            "attention_multiplier": 0.3,
+            "attention_bias": True,
+        },
+    ),
+    "gpt_oss": (
+        "gpt_oss",
+        {
+            **GROUPED,
+            "head_dim": 4,
+            "num_local_experts": 3,
+            "num_experts_per_tok": 2,
+            "sliding_window": 5,
+            "layer_types": KINDS,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    ),
+    "apertus": ("apertus", {**GROUPED, "attention_bias": True, "rope_parameters": None}),
 }
 OPT = {"ffn_dim": 20, "dropout": 0.0, "word_embed_proj_dim": 16}
 GAINLESS, POST = {"layer_norm_elementwise_affine": False}, {"do_layer_norm_before": False}
@@ -169,7 +201,7 @@ POST_NORM = ("bert", "roberta")
 WIDER = [case for case in CASES if case not in ALIBI and case != "olmo tied"]
 DEEPER = [case for case in CASES if case not in POST_NORM]
 FIRST = list({CASES[case][0]: case for case in reversed(CASES)}.values())  # one a family
-NO_ZERO_NORM = ("olmo", "t5")
+NO_ZERO_NORM = ("olmo", "t5", "apertus")
 # the decay of a gain stored without its 1 pulls the gain to 1, which no learning rate can scale
 UNDECAYED = ("gemma", "gemma2", "gemma3_text")
 

@@ -5,21 +5,20 @@ Source: Yang et al., "Qwen3 Technical Report", arXiv 2505.09388; transformers `Q
 
 from dataclasses import replace
 
-from ckptgrow.families.family import Family, InPieces, Parameter, Refusal, Size, Sparse
+from ckptgrow.families.family import Family, Refusal, Size, Sparse
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
+    DENSE_LAYERS,
     EMBEDDING,
     EXPERTS,
     FINAL,
     HEAD_NORMS,
-    LAYER,
     NORMS,
+    PIECES_OF_EXPERTS,
     SIZES,
     TIE,
 )
-
-EXPERT = LAYER + "mlp.experts.{expert}."
 
 FAMILY = Family(
     model_type="qwen3_moe",
@@ -37,22 +36,11 @@ FAMILY = Family(
         *ATTENTION_BIASES,
         *HEAD_NORMS,
         *(replace(one, layers="sparse") for one in (*EXPERTS[1:], EXPERTS[0])),  # here the router comes last
-        Parameter(LAYER + "mlp.gate_proj.weight", "dense_ffn <- normed", layers="dense"),
-        Parameter(LAYER + "mlp.up_proj.weight", "dense_ffn! <- normed", layers="dense"),
-        Parameter(LAYER + "mlp.down_proj.weight", "residual <- dense_ffn", layers="dense"),
+        *DENSE_LAYERS,
         *NORMS,
         *FINAL,
     ),
-    pieces=(
-        InPieces(
-            LAYER + "mlp.experts.gate_up_proj",
-            (
-                Parameter(EXPERT + "gate_proj.weight", "ffn <- normed"),
-                Parameter(EXPERT + "up_proj.weight", "ffn! <- normed"),
-            ),
-        ),
-        InPieces(LAYER + "mlp.experts.down_proj", (Parameter(EXPERT + "down_proj.weight", "residual <- ffn"),)),
-    ),
+    pieces=PIECES_OF_EXPERTS,
     tie=TIE,
     dropout=("attention_dropout",),
     sparse=Sparse(dense="mlp_only_layers", step="decoder_sparse_step"),

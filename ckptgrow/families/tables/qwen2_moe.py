@@ -1,0 +1,54 @@
+"""Qwen2 with experts, one of which every token has through a gate of its own; single layers may stay dense.
+
+Source: Yang et al., "Qwen2 Technical Report", arXiv 2407.10671; transformers `Qwen2MoeForCausalLM`.
+"""
+
+from dataclasses import replace
+
+from ckptgrow.families.family import Family, Padding, Parameter, Size, Sparse
+from ckptgrow.families.rows import (
+    ATTENTION,
+    DENSE_LAYERS,
+    EMBEDDING,
+    EXPERTS,
+    FINAL,
+    LAYER,
+    NORMS,
+    PIECES_OF_EXPERTS,
+    SIZES,
+    TIE,
+)
+
+FAMILY = Family(
+    model_type="qwen2_moe",
+    base_prefix="model.",
+    num_layers="num_hidden_layers",
+    sizes={
+        **SIZES,
+        "ffn": Size(config="moe_intermediate_size"),
+        "dense_ffn": Size(config="intermediate_size"),
+        "shared_ffn": Size(config="shared_expert_intermediate_size"),
+        "experts": Size(config="num_experts"),
+    },
+    parameters=(
+        EMBEDDING,
+        *ATTENTION,
+        Parameter(LAYER + "self_attn.q_proj.bias", "(heads head)", when="qkv_bias"),
+        Parameter(LAYER + "self_attn.k_proj.bias", "(kv_heads head)", when="qkv_bias"),
+        Parameter(LAYER + "self_attn.v_proj.bias", "(kv_heads! head)", when="qkv_bias"),
+        *(replace(one, layers="sparse") for one in EXPERTS),
+        Parameter(LAYER + "mlp.shared_expert.gate_proj.weight", "shared_ffn <- normed", layers="sparse"),
+        Parameter(LAYER + "mlp.shared_expert.up_proj.weight", "shared_ffn! <- normed", layers="sparse"),
+        Parameter(LAYER + "mlp.shared_expert.down_proj.weight", "residual <- shared_ffn", layers="sparse"),
+        Parameter(LAYER + "mlp.shared_expert_gate.weight", "1 <- normed", layers="sparse"),
+        *DENSE_LAYERS,
+        *NORMS,
+        *FINAL,
+    ),
+    pieces=PIECES_OF_EXPERTS,
+    tie=TIE,
+    padding=Padding("rms", "rms_norm_eps"),
+    dropout=("attention_dropout",),
+    layer_lists=("layer_types",),
+    sparse=Sparse(dense="mlp_only_layers", step="decoder_sparse_step"),
+)
