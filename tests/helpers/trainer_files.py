@@ -15,12 +15,14 @@ SAMPLES = {
     "nanogpt": TRAINERS / "nanogpt" / "ckpt.pt",
     "nanogpt-bias": TRAINERS / "nanogpt" / "ckpt_bias.pt",
     "torchtitan": TRAINERS / "torchtitan" / "step-5",
+    "torchtitan-qwen3": TRAINERS / "torchtitan_qwen3" / "step-5",
     **{f"litgpt-{path.name}": path for path in sorted((TRAINERS / "litgpt").iterdir()) if path.is_dir()},
     **{f"olmo-core-{path.name}": path for path in sorted((TRAINERS / "olmo_core").iterdir()) if path.is_dir()},
 }
 OLMO_CORE = tuple(name for name in SAMPLES if name.startswith("olmo-core-"))
-TRAINED = ("nanogpt", "nanogpt-bias", "torchtitan", "litgpt-llama", *OLMO_CORE)  # the others are models alone
-DISTRIBUTED = ("torchtitan", *OLMO_CORE)
+TORCHTITAN = ("torchtitan", "torchtitan-qwen3")
+TRAINED = ("nanogpt", "nanogpt-bias", "litgpt-llama", *TORCHTITAN, *OLMO_CORE)  # the others are models alone
+DISTRIBUTED = (*TORCHTITAN, *OLMO_CORE)
 
 
 def config_beside(path: Path) -> Path | None:

@@ -269,19 +269,17 @@ def test_the_trainers_logits_see_a_missing_rotary_permutation(monkeypatch: pytes
     assert relative_difference(transformers_logits(SAMPLES["torchtitan"], tokens), expected) > 1000 * FLOAT32
 
 
-def test_torchtitans_fused_moments_go_by_key_and_value_head(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "head"), [("torchtitan", 4), ("torchtitan-qwen3", 8)])
+def test_torchtitans_fused_moments_go_by_key_and_value_head(name: str, head: int) -> None:
     """Its wqkv is (kv heads, queries of a group, then key and value, head size): taken apart by hand here."""
-    config = config_beside(SAMPLES["torchtitan"])
-    there, _ = in_transformers_terms(read_checkpoint(SAMPLES["torchtitan"]), config)
-    stored = tensors_of(SAMPLES["torchtitan"])
-    fused = next(one for name, one in stored.items() if "layers.1" in name and name.endswith("wqkv.weight.exp_avg')"))
-    query, key, value = fused.view(2, 4, 4, 16).split([2, 1, 1], dim=1)
-    halves = {
-        "q": query.reshape(4, 2, 2, 16).transpose(1, 2).reshape(16, 16),
-        "k": key.reshape(2, 2, 2, 16).transpose(1, 2).reshape(8, 16),
-        "v": value.reshape(8, 16),
-    }
+    there, _ = in_transformers_terms(read_checkpoint(SAMPLES[name]), config_beside(SAMPLES[name]))
+    stored = tensors_of(SAMPLES[name])
+    fused = next(one for key, one in stored.items() if "layers.1" in key and key.endswith("wqkv.weight.exp_avg')"))
+    query, key, value = fused.view(2, 4, head, 16).split([2, 1, 1], dim=1)
+    parts = {"q": query.reshape(4, head, 16), "k": key.reshape(2, head, 16), "v": value.reshape(2, head, 16)}
     names = there.optimizers[0].groups[0].names or ()
-    for letter, expected in halves.items():
+    for letter, part in parts.items():
+        is_paired = name == "torchtitan" and letter != "v"
+        halves = torch.cat([part[:, 0::2], part[:, 1::2]], dim=1) if is_paired else part
         record = there.optimizers[0].records[names.index(f"model.layers.1.self_attn.{letter}_proj.weight")]
-        assert torch.equal(whole(record["exp_avg"]), expected)
+        assert torch.equal(whole(record["exp_avg"]), halves.reshape(-1, 16))

@@ -22,6 +22,7 @@ from tests.helpers.lightning_files import assert_same
 from tests.helpers.trainer_files import (
     OLMO_CORE,
     SAMPLES,
+    TORCHTITAN,
     config_beside,
     relative_difference,
     trainers_logits,
@@ -44,7 +45,7 @@ def test_what_becomes_transformers_becomes_the_trainers_again_to_the_bit(tmp_pat
     source, back = there_and_back(name, tmp_path)
     if name in OLMO_CORE:
         assert_same(*(tensors_by_name(one / "model_and_optim") for one in (source, back)))
-    elif name == "torchtitan":
+    elif name in TORCHTITAN:
         old, new = tensors_of(source), tensors_of(back)
         kept = [key for key in old if "train_state" not in key]
         assert_same({key: old[key] for key in kept}, {key: new[key] for key in kept})
@@ -63,7 +64,7 @@ def test_what_becomes_transformers_becomes_the_trainers_again_to_the_bit(tmp_pat
         assert relative_difference(transformers_logits(back, tokens), expected) < FLOAT32
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLES if name != "torchtitan"])
+@pytest.mark.parametrize("name", [name for name in SAMPLES if name not in TORCHTITAN])
 def test_rows_stand_in_the_order_of_the_trainers_module(name: str) -> None:
     """By which torch numbers an optimizer's parameters."""
     checkpoint = read_checkpoint(SAMPLES[name])
