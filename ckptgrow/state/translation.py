@@ -197,7 +197,14 @@ def are_transformers(names: Collection[str]) -> bool:
 def why_unknown(checkpoint: Checkpoint, config: Path | None = None) -> str:
     """Which trainers' dialects were tried, and what of a checkpoint does not fit each."""
     _, reasons = _fitting(checkpoint, None if config is None else config_in_file(config), None)
-    return "tried " + "; ".join(f"{name} ({reason})" for name, reason in reasons.items())
+    alike: dict[str, list[str]] = {}  # what was found, by which dialects; what they expected instead differs
+    for name, reason in reasons.items():
+        alike.setdefault(reason.partition(", expected ")[0], []).append(name)
+    told = [
+        f"{names[0]} ({reasons[names[0]]})" if len(names) == 1 else f"{', '.join(names)} ({found})"
+        for found, names in alike.items()
+    ]
+    return "tried " + "; ".join(told)
 
 
 def changed_by(translation: Translation, read: Checkpoint, there: Checkpoint) -> list[str]:

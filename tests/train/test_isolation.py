@@ -21,7 +21,8 @@ from tests.helpers.lightning_files import load_model
 from tests.helpers.training_runs import config_file, losses, tiny_data, train_here, weights
 
 CAUSAL = [case for case in FIRST if FAMILIES[CASES[case][0]].head == "causal"]
-SEES_OTHERS = ("bloom", "mpt", "opt")  # positions by distance alone, or counted from the sequence's beginning
+# positions by distance alone, or counted from the sequence's beginning; masks that are made without positions
+SEES_OTHERS = ("bloom", "mpt", "opt", "gpt_oss")
 EXACT = 1e-12  # float64 logits of about 1
 SEPARATOR = 0
 
