@@ -60,6 +60,7 @@ def test_every_format_reads_back_what_was_written(form: str, tmp_path: Path) -> 
     assert len(reading.optimizers) == (form != "huggingface")
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("tamper", tampers.ALL, ids=lambda one: one.__name__)
 def test_a_tampering_says_what_it_changes_and_changes_it(tamper: tampers.Tamper, tmp_path: Path) -> None:
     state = runs.trained(runs.drawn(Random(4), ("float64",), ("llama",)))

@@ -50,6 +50,7 @@ def stderr_of(directory: Path, arguments: Sequence[str]) -> list[str]:
     return said(done.stderr)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "arguments",
     [

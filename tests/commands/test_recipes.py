@@ -41,6 +41,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained_checkpoint(tmp_path_factory.mktemp("recipes") / "small.ckpt", perturbed_gpt2())
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("growth", GROWTHS)
 def test_what_is_recorded_grows_the_same_bytes(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], growth: str

@@ -90,6 +90,7 @@ def test_new_feed_forward_units_are_exact_and_alive(tmp_path: Path, case: str, f
     check_alive(*check(tmp_path, case, fresh, ffn=47))  # of 20: beyond twice as many
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("fresh", FRESH)
 @pytest.mark.parametrize("case", slow_but(list(HEADED), ("llama biased", "t5")))
 def test_new_heads_are_exact_and_alive(tmp_path: Path, case: str, fresh: Fresh) -> None:
@@ -231,6 +232,7 @@ def the_recipe(tree: Tree) -> str:
     return "down_proj.weight: 400 new entries are not zero, as --how pad has them"
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     "tamper", [a_copy, a_zero, a_column, a_head, drawn_ones, the_recipe], ids=lambda one: one.__name__
 )

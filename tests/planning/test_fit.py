@@ -69,6 +69,7 @@ def correlated(form: LawForm, generator: np.random.Generator, correlation: float
     return found
 
 
+@pytest.mark.slow
 def test_intervals_mostly_hold_the_constants_where_neighbours_are_alike_and_those_of_independent_ones_do_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -78,6 +78,7 @@ def test_its_commands_by_hand_are_those_of_the_choice(whole: Path, tmp_path: Pat
         assert_equal(*states, where=stage)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("after", [1, 4])
 def test_a_probe_that_is_ended_inside_a_run_chooses_the_same(
     whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int

@@ -101,6 +101,7 @@ def interrupted(plan: Path, data: Path, out: Path, number: int, moments: list[tu
     return met
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_ended_again_and_again_is_the_same_run(
     whole: Path, data: Path, tmp_path: Path, number: signal.Signals

@@ -83,6 +83,7 @@ def read_yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("operator", ["width", "depth"])
 def test_a_trainers_state_grows_and_computes_the_same(tmp_path: Path, name: str, operator: str) -> None:

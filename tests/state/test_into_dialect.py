@@ -40,6 +40,7 @@ def there_and_back(name: str, directory: Path) -> tuple[Path, Path]:
     return source, directory / source.name
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", SAMPLES)
 def test_what_becomes_transformers_becomes_the_trainers_again_to_the_bit(tmp_path: Path, name: str) -> None:
     source, back = there_and_back(name, tmp_path)

@@ -75,6 +75,7 @@ def test_names_with_wrappers_are_read_as_those_without_and_written_with_them(
     check_same(tmp_path, "llama tied", lambda name: PLACES[place](name, word), "width", named=False)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     case=st.sampled_from(FAMILIES),

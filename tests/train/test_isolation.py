@@ -39,6 +39,7 @@ def alone(model: torch.nn.Module, sequence: torch.Tensor) -> torch.Tensor:
         return torch.cat([model(input_ids=one[None]).logits[0] for one in documents(sequence)])
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("case", [case for case in CAUSAL if case not in SEES_OTHERS])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_logits_of_packed_documents_are_those_of_each_alone(case: str, attention: str) -> None:

@@ -68,6 +68,7 @@ def interrupt_in(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LanguageModel, "training_step", stepped)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("interrupted", ["killed", "interrupted"])
 def test_a_validation_is_neither_lost_nor_done_twice(whole: Path, data: Path, tmp_path: Path, interrupted: str) -> None:
     """Interrupted at a step that is saved and validated, the second time while it goes on."""

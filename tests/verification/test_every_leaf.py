@@ -176,6 +176,7 @@ def trainers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.sampled(1)
 @EVERY
 def test_no_part_of_a_trainers_directory_can_be_tampered_with(trainers: Path, tmp_path: Path, every: int) -> None:
     grown, tampered = tmp_path / "grown", tmp_path / "tampered"
