@@ -11,7 +11,7 @@ from ckptgrow.errors import CkptgrowError
 if TYPE_CHECKING:
     from ckptgrow.planning.logs import Log
 
-TRAINER_STATE = "trainer_state.json"
+METRICS = "metrics.csv"
 
 
 def timing_notes(source: Path, operator: str, step: int | None) -> list[str]:
@@ -22,15 +22,18 @@ def timing_notes(source: Path, operator: str, step: int | None) -> list[str]:
 
     Source: Shen et al., "Staged Training for Transformer Language Models", arXiv 2203.06211, section 4.
     """
+    path = _log_file(source)
+    if path is None:
+        return []
     from ckptgrow.planning.learning_curves import FEWEST, curve_of
     from ckptgrow.planning.operators import THRESHOLDS
     from ckptgrow.planning.watching import slope_watch
 
     tau = next((tau for name, tau in THRESHOLDS.items() if name == operator), None)
+    if tau is None:
+        return []
     try:
-        log = None if tau is None else _log_of(source)
-        if tau is None or log is None:
-            return []
+        log = _read(path)
         seen = log.steps <= (log.steps.max() if step is None else step)
         log = replace(log, steps=log.steps[seen], losses=log.losses[seen])
         curve = curve_of(log, 1.0, 1.0)  # slopes are the same in any unit of compute
@@ -49,19 +52,23 @@ def timing_notes(source: Path, operator: str, step: int | None) -> list[str]:
     ]
 
 
-def _log_of(source: Path) -> Log | None:
-    """The evaluations of the run that a checkpoint lies in; None where they are not kept beside it."""
+def _log_file(source: Path) -> Path | None:
+    """Where the evaluations are of the run that a checkpoint lies in; None where they are not kept beside it."""
+    from ckptgrow.formats.sidecar_files import TRAINER_STATE
+
+    places = (source / TRAINER_STATE, *(place / METRICS for place in (source.parent, source.parent.parent)))
+    return next((path for path in places if path.is_file()), None)
+
+
+def _read(path: Path) -> Log:
     import numpy as np
 
-    from ckptgrow.planning.logs import METRICS, Log, read_log
+    from ckptgrow.planning.logs import Log, read_log
 
-    if (source / TRAINER_STATE).is_file():
-        rows = np.array(_evaluations(source / TRAINER_STATE), dtype=np.float64).reshape(-1, 2)
-        return Log(where=str(source), steps=rows[:, 0], losses=rows[:, 1])
-    for place in (source.parent, source.parent.parent):
-        if (place / METRICS).is_file():
-            return read_log(place / METRICS)
-    return None
+    if path.name == METRICS:
+        return read_log(path)
+    rows = np.array(_evaluations(path), dtype=np.float64).reshape(-1, 2)
+    return Log(where=str(path.parent), steps=rows[:, 0], losses=rows[:, 1])
 
 
 def _evaluations(path: Path) -> list[tuple[float, float]]:

@@ -9,6 +9,7 @@ import io
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Protocol, cast
 
 from ckptgrow.errors import DataError, needs
@@ -48,9 +49,7 @@ def opened(path: Path) -> IO[bytes]:
     Raises DataError, which names the file, where it cannot be opened; reading raises it where the file is damaged or
     cut short.
     """
-    if path.suffix.lower() == ".zst":
-        with needs(f"{path}: .zst", "train"):
-            import zstandard
+    zstandard = _zstandard(path) if path.suffix.lower() == ".zst" else None
     try:
         file = path.open("rb")
     except OSError as error:
@@ -58,14 +57,18 @@ def opened(path: Path) -> IO[bytes]:
     match path.suffix.lower():
         case ".gz":
             blocks = _members(path, file, lambda: cast(_Member, zlib.decompressobj(GZIP_WINDOW)), (zlib.error,), b"\0")
-        case ".zst":
-            import zstandard
-
+        case ".zst" if zstandard is not None:
             whole = zstandard.ZstdDecompressor()
             blocks = _members(path, file, lambda: cast(_Member, whole.decompressobj()), (zstandard.ZstdError,), b"")
         case _:
             return file
     return cast(IO[bytes], io.BufferedReader(_Blocks(file, blocks), BUFFER_BYTES))
+
+
+def _zstandard(path: Path) -> ModuleType:
+    with needs(f"{path}: .zst", "train"):
+        import zstandard
+    return zstandard
 
 
 def _members(

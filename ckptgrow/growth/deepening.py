@@ -18,7 +18,7 @@ from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.progress import Progress, silent
-from ckptgrow.spaces.growth import identity
+from ckptgrow.spaces.growth import identities
 from ckptgrow.spaces.layers import Layer, interspersed, keeps_order, listed, stretched
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_layers
@@ -87,7 +87,7 @@ class _Asked:
         self._check_exact(old)
         mapped = self._mapped(old.num_layers)
         return Operator(
-            growths={space: identity(size) for space, size in old.sizes.items()},
+            growths=identities(old.sizes),
             layers=mapped,
             config=with_layers(old, [one.source for one in mapped]),
             trapped=False,

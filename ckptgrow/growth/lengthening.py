@@ -28,7 +28,7 @@ from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.growth.vocabulary import check_plain, kept_runs
 from ckptgrow.progress import Progress, silent
-from ckptgrow.spaces.growth import FRESH, Blends, Growth, identity
+from ckptgrow.spaces.growth import FRESH, Blends, Growth, identities
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.state.architecture import Architecture, config_errors
 from ckptgrow.state.grown_config import with_sizes
@@ -73,7 +73,7 @@ class _Plan:
 
     def operator(self, old: Architecture) -> Operator:
         """The operator on a model; raises RequestError for a number of positions that this model cannot have."""
-        growths = {space: identity(size) for space, size in old.sizes.items()}
+        growths = identities(old.sizes)
         if TABLE not in old.sizes:
             return self._operator(old, growths, self._longer(old), [f"{LONGEST} of the config alone: {COMPUTED}"])
         if self.size <= old.sizes[TABLE]:

@@ -35,7 +35,7 @@ import numpy as np
 from ckptgrow.choices import Fresh
 from ckptgrow.errors import RequestError
 from ckptgrow.families.family import Padding
-from ckptgrow.spaces.growth import BoolVector, Filling, Growth, Read, identity, padded
+from ckptgrow.spaces.growth import BoolVector, Filling, Growth, Read, identities, padded
 from ckptgrow.spaces.layout import parse
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
@@ -72,7 +72,7 @@ def padded_growths(
     if new == old.sizes:
         raise RequestError(f"⟦{_option(next(iter(sizes)))}⟧: the model has this size already, expected a larger one")
     changed = with_sizes(old, new)
-    growths = {space: identity(size) for space, size in old.sizes.items()}
+    growths = identities(old.sizes)
     for space in (one for one in UNITS if one in old.sizes and new[one] > old.sizes[one]):
         _check_alive(old, space, fresh)
         growths[space] = padded(old.sizes[space], new[space], OF_UNITS[fresh or "random-zero"])
@@ -105,7 +105,7 @@ def _silenced(old: Architecture, space: str) -> list[BoolVector]:
     """For every tensor that writes a space, the coordinates whose zeros silence a unit: of gated units one factor."""
     writers = [parse(one.layout) for one in old.family.parameters if old.holds(one.when)]
     written = [axis for layout in writers for axis in layout.axes if axis.role == "out" and space in axis.spaces]
-    sizes = {name: identity(size) for name, size in old.sizes.items()}
+    sizes = identities(old.sizes)
     grown = [axis.growth(sizes) for axis in written]
     return [np.zeros(one.num_new, np.bool_) if one.silencing is None else one.silencing for one in grown]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -30,7 +31,7 @@ from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.growth.token_ids import SUFFIX, TokenMoves
 from ckptgrow.growth.token_rows import TokenRows, check_shrinks, matched_rows, new_ids, resized_rows
 from ckptgrow.progress import Progress, silent
-from ckptgrow.spaces.growth import Growth, identity
+from ckptgrow.spaces.growth import Growth, identities
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
@@ -102,7 +103,7 @@ class _Plan:
         rows = self._resized(old) if new is None else self._matched(old, new)
         config = with_sizes(old, {**old.sizes, SPACE: len(rows.source)})
         operator = Operator(
-            growths={**_identities(old), SPACE: rows.growth(self.init)},
+            growths={**identities(old.sizes), SPACE: rows.growth(self.init)},
             layers=[Layer(index, "old") for index in range(old.num_layers)],
             config=config,
             trapped=False,
@@ -128,8 +129,9 @@ class _Plan:
         return resized_rows(old.sizes[SPACE], size)
 
     def _matched(self, old: Architecture, new: TokenTexts) -> TokenRows:
-        return matched_rows(self._old_texts(), new, old.sizes[SPACE], _rounded(new.num_ids, self.pad_to))
+        return matched_rows(self._old_texts, new, old.sizes[SPACE], _rounded(new.num_ids, self.pad_to))
 
+    @cached_property
     def _old_texts(self) -> TokenTexts:
         named = self._old_name()
         if named is None:
@@ -148,7 +150,7 @@ class _Plan:
     def _moves(self, rows: TokenRows, new: TokenTexts) -> TokenMoves:
         return TokenMoves(
             moved=new_ids(rows),
-            old_roles=self._old_texts().roles,
+            old_roles=self._old_texts.roles,
             new_roles=new.roles,
             tokenizer=str(self.tokenizer),
             files=self.files,
@@ -172,10 +174,6 @@ class _Plan:
 def kept_runs(growth: Growth) -> list[list[int]]:
     """The old rows that stay, as runs of their new begin, new end and old begin."""
     return [[run.start, run.stop, run.source] for run in growth.runs]
-
-
-def _identities(old: Architecture) -> dict[str, Growth]:
-    return {space: identity(size) for space, size in old.sizes.items()}
 
 
 def _rounded(size: int, multiple: int) -> int:

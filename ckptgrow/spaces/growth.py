@@ -24,7 +24,7 @@ Wang et al., "LEMON: Lossless Model Expansion", arXiv 2310.07999 (averages befor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypedDict
@@ -250,6 +250,11 @@ def serving_copies(size: int, new_size: int) -> Growth:
     return Growth(source=source, write=np.ones(new_size), read=share, num_old=size, squared=share)
 
 
+def identities(sizes: Mapping[str, int]) -> dict[str, Growth]:
+    """The growths of spaces that stay as they are, by their sizes."""
+    return {space: identity(size) for space, size in sizes.items()}
+
+
 def padded(size: int, new_size: int, filling: Filling = Filling(), *, norm: float = 1.0, scale: float = 1.0) -> Growth:
     """The old coordinates, f = scale and b = 1/scale, and fresh ones after them.
 
@@ -292,8 +297,6 @@ def product(factors: Sequence[Growth]) -> Growth:
 
 def concatenation(parts: Sequence[Growth]) -> Growth:
     """The growth of an axis on which spaces follow each other, as in fused `(q + k + v)` projections."""
-    if len(parts) == 1:
-        return parts[0]
     offsets = np.cumsum([0, *(part.num_old for part in parts)])
 
     def moved(vectors: Sequence[IntVector]) -> IntVector:

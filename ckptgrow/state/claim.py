@@ -15,7 +15,7 @@ from typing import cast
 
 from ckptgrow.errors import ClaimError, ConfigError, at, listing
 from ckptgrow.families.family import Family, Head, Layers
-from ckptgrow.spaces.growth import identity
+from ckptgrow.spaces.growth import identities
 from ckptgrow.spaces.layout import Layout, parse
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.layer_kinds import dense_layers
@@ -274,7 +274,7 @@ def _check_once(claimed: Sequence[Claimed]) -> None:
 
 def expected_shapes(architecture: Architecture) -> dict[str, Shape]:
     """The shapes of a model's parameters by the table's names, `{layer}` left open."""
-    spaces = {space: identity(size) for space, size in architecture.sizes.items()}
+    spaces = identities(architecture.sizes)
     return {
         one.name: tuple(axis.growth(spaces).num_old for axis in parse(one.layout).axes)
         for one in architecture.family.parameters
@@ -283,7 +283,7 @@ def expected_shapes(architecture: Architecture) -> dict[str, Shape]:
 
 
 def _check_shapes(architecture: Architecture, claimed: Sequence[Claimed], shapes: Mapping[str, Shape]) -> None:
-    spaces = {space: identity(size) for space, size in architecture.sizes.items()}
+    spaces = identities(architecture.sizes)
     layouts = {one.layout for one in claimed if one.layout.kind != "fixed"}
     shapes_by = {layout: tuple(axis.growth(spaces).num_old for axis in layout.axes) for layout in layouts}
     for one in claimed:

@@ -18,7 +18,7 @@ from ckptgrow.errors import DataError, RequestError
 from ckptgrow.state.run_data import DIRECTORY, SHA256, SOURCES, TOKENIZER, VOCAB_SIZE, WEIGHT
 from ckptgrow.train.isolation import Isolation
 from ckptgrow.train.order import EndlessRow, Item, MixedPasses, Passes
-from ckptgrow.train.token_sequences import Sequences, TokenFiles
+from ckptgrow.train.token_sequences import META, Sequences, TokenFiles
 
 EXAMPLE = "DIR, or DIR:WEIGHT,DIR:WEIGHT with weights above 0"
 
@@ -66,7 +66,7 @@ class Mixture:
     @property
     def meta(self) -> Path:
         """The file that says what the tokens are: the first source's."""
-        return self.sources[0].files.directory / "meta.json"
+        return self.sources[0].files.directory / META
 
     @property
     def sha256(self) -> str:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from ckptgrow.errors import DataError
 
+META = "meta.json"
 DTYPES = ("uint16", "uint32")
 
 
@@ -38,7 +39,7 @@ class TokenFiles:
 
         Raises DataError where it does not exist or is damaged, or where a file has another size than it says.
         """
-        path = directory / "meta.json"
+        path = directory / META
         try:
             meta = json.loads(path.read_text(encoding="utf-8"))
             found = cls(

@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from ckptgrow.errors import RequestError
-from ckptgrow.spaces.growth import FRESH, BoolVector, Growth, copies, identity, padded, product
+from ckptgrow.spaces.growth import FRESH, BoolVector, Growth, copies, identities, padded, product
 from ckptgrow.state.opening import TrainingState
 from ckptgrow.verification.trees import is_count
 
@@ -50,7 +50,7 @@ def growths_between(small: TrainingState, grown: TrainingState) -> dict[str, Gro
         if record is not None:
             return _with_rows(old, new, record)
         return {space: padded(old[space], new[space]) for space in old}
-    growths = {space: identity(size) for space, size in old.items()}
+    growths = identities(old)
     for step, _ in _steps(small, grown):
         growths = {space: _composed(growths[space], step[space]) for space in old}
     return growths
@@ -135,7 +135,7 @@ def _steps(small: TrainingState, grown: TrainingState) -> Iterator[tuple[dict[st
 
 def _with_rows(old: Mapping[str, int], new: Mapping[str, int], record: Mapping[str, Any]) -> dict[str, Growth]:
     """Every space as it was, but for the rows that a record replaced; without a record of them, the first ones stay."""
-    growths = {space: identity(size) for space, size in old.items()}
+    growths = identities(old)
     space = ROWS[record["operator"]]
     if space in old:
         source, runs = np.full(new[space], FRESH), record.get("kept")

@@ -34,7 +34,16 @@ SHARED = {
     "ckptgrow.state.train_schedule": {"Schedule"},  # the function whose fields a state keeps
     "ckptgrow.families.family": {"Family"},
     # spaces: which coordinate copies which; no write, no read, no gather, no draw
-    "ckptgrow.spaces.growth": {"BoolVector", "FRESH", "Growth", "IntVector", "copies", "identity", "padded", "product"},
+    "ckptgrow.spaces.growth": {
+        "BoolVector",
+        "FRESH",
+        "Growth",
+        "IntVector",
+        "copies",
+        "identities",
+        "padded",
+        "product",
+    },
     "ckptgrow.spaces.layout": {"Axis", "Layout", "Role", "parse"},
     "ckptgrow.spaces.layers": {"NEW_LAYERS", "LayerKind"},
     "ckptgrow.spaces.selection": {"selected"},
