@@ -1,5 +1,6 @@
 # ckptgrow for a user without privileges: docker build -t ckptgrow . && docker run --rm -v "$PWD:/work" ckptgrow demo
-# TORCH=cpu installs torch's wheels for CPUs, TORCH=cuda its default ones for Linux, which bring CUDA along.
+# TORCH_INDEX: the address of an index with torch's wheels, as the one for CPUs that torch's installation page names;
+# without it pip's own index is asked, whose wheels for Linux bring CUDA along.
 FROM python:3.12-slim AS build
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE constraints.txt ./
@@ -7,12 +8,11 @@ COPY ckptgrow ckptgrow
 RUN pip install --no-cache-dir build && python -m build --wheel --outdir /wheels
 
 FROM python:3.12-slim
-ARG TORCH=cpu
+ARG TORCH_INDEX=
 COPY --from=build /wheels /wheels
 COPY constraints.txt /wheels/
-RUN if [ "$TORCH" = cpu ]; then index=https://download.pytorch.org/whl/cpu; else index=https://pypi.org/simple; fi \
-    && version="$(sed -n 's/^torch==//p' /wheels/constraints.txt)" \
-    && pip install --no-cache-dir --index-url "$index" --extra-index-url https://pypi.org/simple "torch==$version" \
+RUN version="$(sed -n 's/^torch==//p' /wheels/constraints.txt)" \
+    && pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch==$version" \
     && pip install --no-cache-dir -c /wheels/constraints.txt "$(ls /wheels/*.whl)[all]" \
     && rm -r /wheels \
     && useradd --create-home --uid 1000 ckptgrow \
