@@ -87,6 +87,7 @@ def test_pages_longer_than_a_tokenizer_likes_are_no_reason_to_speak(home: Path, 
     assert len(told) == 1 and told[0].startswith("run/checkpoints/last.ckpt: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["noval", pytest.param("val", marks=pytest.mark.slow)])
 def test_training_is_as_quiet_with_validation_data_as_without(home: Path, data: str) -> None:
     common = ["--config", "config.json", "--seqlen", "16", "--batch-size", "2", "--train-steps", "3"]

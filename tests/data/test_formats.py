@@ -89,6 +89,7 @@ def expected(texts: Sequence[str], tokenizer: str) -> list[int]:
     return [number for one in encode for number in [*one, loaded.eos_token_id]]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(TEXTS, min_size=1, max_size=8).filter(lambda texts: any(one.strip() for one in texts)))
 def test_records_of_every_format_give_the_same_tokens(tmp_path: Path, words: str, texts: list[str]) -> None:

@@ -87,6 +87,7 @@ def test_rows_and_plain_text_have_nothing_added(added: tuple[Subject, Path], tmp
     assert whole == plain(home, "one <|end|> two\n\nthree\n")
 
 
+@pytest.mark.sampled(4)
 def test_scores_stay_those_of_simple_evaluate(added: tuple[Subject, Path]) -> None:
     """It is what users compare with; the same tasks, seeds and model through lm-eval's own front."""
     subject, home = added

@@ -90,7 +90,7 @@ UNEVENLY_HEADED = (
 )  # whose configs allow 6 heads of 4 beside 16 coordinates
 
 
-@pytest.mark.sampled(14)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("case", slow_but(WIDER, FIRST))
 def test_diagonal_width_keeps_the_function_and_grows_the_moments_of_a_real_adamw(tmp_path: Path, case: str) -> None:
     check_width(tmp_path, case, 2, "diagonal")

@@ -76,6 +76,7 @@ def test_old_layers_keep_the_kind_that_a_rule_gave_them(tmp_path: Path, rule: st
     check_deeper(tmp_path, rule, place=place)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("rule", RULES)
 def test_they_keep_it_with_zero_norms_in_a_stack_three_times_as_deep(tmp_path: Path, rule: str) -> None:
     check_deeper(tmp_path, rule, factor=3, new="zero-norm")

@@ -110,6 +110,7 @@ def test_rewarm_is_recorded_and_history_grows(tmp_path: Path) -> None:
     assert [entry["operator"] for entry in two["history"]] == ["width", "depth"]
 
 
+@pytest.mark.slow
 def test_the_layout_of_lightning_1_3_is_read_with_the_original_scripts_arguments(tmp_path: Path) -> None:
     """Namespace arguments, `size` and `seqlen` instead of a config, int steps, no loops, apex-era scaler key."""
     model = perturbed_gpt2(

@@ -88,6 +88,7 @@ def test_intervals_mostly_hold_the_constants_where_neighbours_are_alike_and_thos
     assert sum(hits.values()) > sum(independent.values()) + 6, (hits, independent)
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_repeats_and_the_same_for_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(law_errors_module, "RESAMPLES", 60)
     generator = np.random.default_rng(2)

@@ -29,7 +29,7 @@ def whole_ones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return originals(tmp_path_factory.mktemp("originals"))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", KINDS)
 @quick
 @given(file=st.integers(0, 50), changes=flips, kept=st.one_of(st.just(1.0), shares))

@@ -66,7 +66,7 @@ def check_same(tmp_path: Path, case: str, rename: Callable[[str], str], operator
         assert all(rename(bare_names([name])[name]) == name for name in inner)
 
 
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("word", WORDS)
 def test_names_with_wrappers_are_read_as_those_without_and_written_with_them(

@@ -117,7 +117,7 @@ def is_unknowable(tampering: Tampering) -> bool:
     return tampering.name.startswith("changed") and any(f"'{name}'" in tampering.name for name in UNKNOWABLE)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @EVERY
 @pytest.mark.parametrize("growth", GROWTHS)
 def test_no_leaf_of_a_lightning_checkpoint_can_be_tampered_with(

@@ -65,7 +65,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, bool], tup
     return pair
 
 
-@pytest.mark.sampled(24)
+@pytest.mark.sampled(14)
 @pytest.mark.parametrize("has_optimizer", [True, False], ids=["optimizer", "weights alone"])
 @pytest.mark.parametrize(("growth", "lie"), [(growth, lie) for growth, lies in LIES.items() for lie in lies], ids=str)
 def test_a_record_that_lies_is_caught(

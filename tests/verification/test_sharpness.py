@@ -118,6 +118,7 @@ def rare_tokens(tree: Tree) -> None:
     moments["exp_avg"][25:] *= 3e-5
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("growth", ["factor 2", "factor 3, no separation", "pad", "depth"])
 @pytest.mark.parametrize("factor", [0.0, 100.0])
 def test_second_moments_of_rare_tokens_are_judged_by_their_own_size(tmp_path: Path, growth: str, factor: float) -> None:
