@@ -67,9 +67,13 @@ def build(path: Path, size: str, model_type: str = "gpt2") -> None:
     if model_type == "gpt2":
         config = GPT2Config(n_layer=layers, n_embd=width, n_head=heads, activation_function="gelu")
     else:
-        config = LlamaConfig(vocab_size=50304, intermediate_size=4 * width, num_attention_heads=heads)
-        config.num_hidden_layers, config.hidden_size, config.num_key_value_heads = layers, width, heads
-        config.head_dim = width // heads
+        config = LlamaConfig(
+            vocab_size=50304,
+            num_hidden_layers=layers,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_attention_heads=heads,
+        )
     model = AutoModelForCausalLM.from_config(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     for parameter in model.parameters():
