@@ -149,6 +149,7 @@ def _seconds_per_step(given: Mapping[str, Any], carried: Mapping[str, Any], num:
         out = Path(scratch, "out")
         kept = {name: value for name, value in carried.items() if name in ("batch_size", "grad_accum", "seqlen")}
         short = {"train_steps": TIMED_FROM + num, "log_every": 1, "val_every": 10**9, "out": out, "logger": "csv"}
-        train({**kept, **given, **short, "warmup_steps": 0, "until_slope": None})
+        alone = {"warmup_steps": 0, "until_slope": None, "sample": (), "eval_tasks": ()}
+        train({**kept, **given, **short, **alone})
         rows = metrics_rows(out)[TIMED_FROM:]
     return statistics.median(float(row["seconds_per_step"]) for row in rows if row["seconds_per_step"])

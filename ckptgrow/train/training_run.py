@@ -26,16 +26,18 @@ from ckptgrow.train.adoption import adopted
 from ckptgrow.train.exporting import EXPORTED, export
 from ckptgrow.train.freezing import freeze_old_layers
 from ckptgrow.train.header import header
+from ckptgrow.train.interim_results import interim_results
 from ckptgrow.train.isolation import check_isolates
 from ckptgrow.train.launching import processes_of
 from ckptgrow.train.metrics import METRICS
 from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.module import SCALED_PRECISION, LanguageModel
-from ckptgrow.train.monitor import Look, Report
+from ckptgrow.train.monitor import Look, Report, Shown
 from ckptgrow.train.occupied import occupied
 from ckptgrow.train.remarks import check_lengths, remarks
 from ckptgrow.train.resuming import Resumed, resumed_from
 from ckptgrow.train.settings import RUN, TrainSettings, positions_of, settings_for
+from ckptgrow.train.stopwatch import Stopwatch
 from ckptgrow.train.train_recipes import RECIPES
 from ckptgrow.train.trainer import CHECKPOINTS, Training
 
@@ -110,7 +112,10 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Tell | None, l
         check_isolates(model)
     lr = settings.lr if settings.lr is not None else lr_for_size(num_without_embeddings(model))
     module = LanguageModel(_readied(model, settings), settings, lr, data, resumed, new)
-    training = Training(settings, data, module, report, look)
+    clock = Stopwatch()
+    shown = None if look is None else Shown(look)
+    interim = interim_results(settings, data, model, clock, tell or _silent)
+    training = Training(settings, data, module, report, clock, [one for one in (shown, interim) if one is not None])
     if tell is not None and is_main_process():
         for sentence in header(settings, data, module, training.trainer.strategy.root_device):
             tell(sentence)
@@ -120,6 +125,10 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Tell | None, l
         if tell is not None:
             tell(done)
     return _trained(training, lr, interrupted_by)
+
+
+def _silent(sentence: str) -> None:
+    pass
 
 
 def _trained(training: Training, lr: float, interrupted_by: int | None) -> Trained:
