@@ -35,6 +35,7 @@ PLACES_OF_TRAINING = (
     "config",
     "resume",
     "init_from",
+    "dialect",
     "devices",
     "num_nodes",
     "until_slope",
