@@ -196,7 +196,7 @@ def _show_forecast(work: Work, measure: int, screen: Screen) -> None:
         for one in found.stages
     ]  # fmt: skip
     screen.table("stages", columns, rows)
-    at_most = " at most" if any(one.stage.grow is not None for one in found.stages) else ""
+    at_most = " at most" if any(one.stage.grow or one.stage.until_loss is not None for one in found.stages) else ""
     time = "" if found.seconds is None else f", {duration(found.seconds)} of training by {measure} measured steps each"
     screen.say(f"{found.flops:.3g} FLOPs{time}{at_most}; {found.disk_bytes / 2**30:.3f} GiB of disk at the fullest.")
     commands = [shlex.join(words) for job in jobs_of(work.plan) for words in job.words(work)]

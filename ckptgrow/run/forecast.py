@@ -87,8 +87,9 @@ def forecast(work: Work, measure: int = 0) -> Forecast:
 
 def first_config(work: Work) -> Mapping[str, Any]:
     """The first model's config, completed by its family's defaults."""
-    if work.plan.checkpoint is not None:
-        return architecture_of(read_checkpoint(Path(work.plan.checkpoint))).config
+    file = work.plan.checkpoint or work.plan.init_from
+    if file is not None:
+        return architecture_of(read_checkpoint(Path(file))).config
     from ckptgrow.formats.checkpoint import Checkpoint
 
     return architecture_of(Checkpoint(path=Path("config"), kind="config", tensors={}, config=work.first_config)).config

@@ -140,7 +140,8 @@ def _in_words(result: Mapping[str, Any]) -> str:
     """A job's result in a line."""
     if "val_loss" in result:
         losses = [f"{name} {result[name]:.4f}" for name in ("loss", "val_loss") if result[name] is not None]
-        reached = "" if result["slope_reached"] is None else ", ended by its slope"
+        ends = {"slope_reached": ", ended by its slope", "loss_reached": ", ended by its loss"}
+        reached = next((said for name, said in ends.items() if result.get(name) is not None), "")
         return f"step {result['step']:,}{reached}; {', '.join(losses)}; {result['flops']:.3g} FLOPs"
     if "parameters" in result:
         old, new = result["parameters"]
