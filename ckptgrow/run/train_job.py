@@ -121,7 +121,7 @@ class TrainJob:
         directory = work.directory(self.stage)
 
         def heard() -> None:
-            progress = newest_progress(directory, int(given["train_steps"]))
+            progress = newest_progress(metrics_rows(directory), int(given["train_steps"]))
             if progress is not None:
                 listener.trained(self.stage.name, progress)
 
@@ -222,9 +222,8 @@ def metrics_rows(directory: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if (row["step"] or "").isdigit() and row["val_bits"] is not None]
 
 
-def newest_progress(directory: Path, total: int) -> Progress | None:
-    """What a log says of a run in other processes."""
-    rows = metrics_rows(directory)
+def newest_progress(rows: list[dict[str, str]], total: int) -> Progress | None:
+    """What a log's rows say of a run in other processes."""
     trained = [row for row in rows if row["loss"]]
     if not trained:
         return None
