@@ -231,7 +231,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         data = write_data(Path(name) / "data", case)
         for number in range(asked.rounds):
-            order = list(SIDES) if number % 2 else list(reversed(SIDES))
+            order = list(SIDES)[:: 1 if number % 2 else -1]
             found = {side: SIDES[side](case, data, Path(name) / f"{side}-{number}") for side in order}
             rounds.append(found)
             told = (

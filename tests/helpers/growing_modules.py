@@ -97,8 +97,8 @@ def of_file(path: Path) -> Module:
     return module
 
 
-def went_on(path: Path, steps: range) -> list[float]:
-    """The losses of a bare loop that goes on with a grown file."""
+def went_on(path: Path, steps: range, rise: int = 1) -> list[float]:
+    """The losses of a bare loop that goes on with a grown file, the rates rising over so many steps."""
     tree, module = torch.load(path, weights_only=True), of_file(path)
     parts = module.configure_optimizers()
     optimizer, scheduler = parts["optimizer"], parts["lr_scheduler"]["scheduler"]
@@ -108,7 +108,12 @@ def went_on(path: Path, steps: range) -> list[float]:
     for step in steps:
         optimizer.zero_grad()
         module.step_at(step).backward()
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] *= min(1.0, (step - steps.start + 1) / rise)
         optimizer.step()
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         scheduler.step()
     return module.losses
 

@@ -284,7 +284,7 @@ def test_sharded_tensors_are_refused(tmp_path: Path) -> None:
         ({"width": 1}, "factor=1: expected a whole number of at least 2"),
         ({"width": 2, "request": StateRequest(force=True)}, "is about files"),
         ({"width": 2, "request": StateRequest(drop=("a",))}, "is about files"),
-        ({"width": 2, "request": StateRequest(rewarm=10)}, "rewarm=10: `ckptgrow train` alone honours it"),
+        ({"width": 2, "request": StateRequest(rewarm=10)}, "rewarm=10: there are no rates to rise"),
         ({"width": 2, "request": StateRequest(reset=("optimizer",))}, "give grow no optimizer instead"),
         ({"width": 2, "request": StateRequest(step=3)}, "the checkpoint has no global step to move"),
     ],

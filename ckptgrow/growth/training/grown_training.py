@@ -138,9 +138,10 @@ def _notes(growing: Growing, schedulers: Sequence[Scheduled]) -> list[str]:
             f"{translation.dialect.trainer} makes its optimizer's groups itself, and sets one rate for all of them: it "
             "does not load the groups of ⟦lr_rule mup⟧; use ⟦lr_rule keep⟧, or make these groups in a copy of it"
         )
-    if growing.request.rewarm:
+    if growing.request.rewarm and growing.old.checkpoint.kind != "live":
         notes.append(
-            f"the learning rate rises again over {growing.request.rewarm} steps in `ckptgrow train` and in schedules "
-            "wrapped by ckptgrow.train (see docs/how-to/own-scripts.md); other scripts do not see it"
+            f"the learning rate rises again over {growing.request.rewarm} steps in `ckptgrow train` and with the "
+            "library's callbacks; other scripts do not see it, and say ckptgrow.Rewarming(optimizer, "
+            f"{growing.request.rewarm}) themselves"
         )
     return notes
