@@ -1,6 +1,6 @@
 """A user's LightningModule on tiny data, for growth within its `fit`.
 
-torchrun --nproc-per-node 2 -m tests.helpers.growing_modules DIRECTORY THEN
+torchrun --nproc-per-node 2 -m tests.helpers.growing_modules DIRECTORY THEN ddp|sharded
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.fsdp import fully_shard
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2LMHeadModel
@@ -118,15 +120,28 @@ def went_on(path: Path, steps: range, rise: int = 1) -> list[float]:
     return module.losses
 
 
-def main(directory: Path, then: Any) -> None:
+class ShardedModule(Module):
+    """Its parameters are DTensors, each process's own part."""
+
+    def configure_model(self) -> None:
+        assert self.device_mesh is not None
+        for layer in self.lm.transformer.h:
+            fully_shard(layer, mesh=self.device_mesh["data_parallel"])
+        fully_shard(self.lm, mesh=self.device_mesh["data_parallel"])
+
+
+def main(directory: Path, then: Any, strategy: str) -> None:
     model = small()
-    module = Module(model, config=model.config.to_dict())
+    kind = ShardedModule if strategy == "sharded" else Module
+    module = kind(model, config=model.config.to_dict())
     callback = LightningGrowthCallback(at_step=MOMENT, width=2, then=then)
-    trainer = fitted(directory, module, callback, devices=2, strategy="ddp")
+    named = ModelParallelStrategy(save_distributed_checkpoint=False) if strategy == "sharded" else strategy
+    trainer = fitted(directory, module, callback, devices=2, strategy=named)
     if trainer.is_global_zero:
         found = {"losses": module.losses, "step": trainer.global_step, "grown": str(callback.grown_checkpoint)}
-        torch.save({**found, "weights": module.state_dict()}, directory / "found.pt")
+        weights = {} if strategy == "sharded" else module.state_dict()
+        torch.save({**found, "weights": weights}, directory / "found.pt")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])

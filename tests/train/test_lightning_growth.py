@@ -189,7 +189,7 @@ def test_what_cannot_grow_in_fit_is_told_before_it_trains(tmp_path: Path) -> Non
 @pytest.mark.parametrize("then", ["go on", "stop"])
 def test_two_processes_grow_together(then: str, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29533", "-m"]
-    subprocess.run([*launcher, "tests.helpers.growing_modules", str(tmp_path), then], check=True, timeout=200)
+    subprocess.run([*launcher, "tests.helpers.growing_modules", str(tmp_path), then, "ddp"], check=True, timeout=200)
     found = torch.load(tmp_path / "found.pt")
     alone = Module(small())
     fitted(tmp_path / "alone", alone, LightningGrowthCallback(at_step=MOMENT, width=2))
@@ -202,3 +202,17 @@ def test_two_processes_grow_together(then: str, tmp_path: Path) -> None:
             torch.load(found["grown"])["state_dict"],
             torch.load(tmp_path / "alone" / f"grown-{MOMENT}.ckpt")["state_dict"],
         )
+
+
+@pytest.mark.slow
+def test_a_sharded_fit_stops_with_a_grown_checkpoint(tmp_path: Path) -> None:
+    """FSDP2: parameters and moments are DTensors in two processes, and no process could grow its part alone."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29535", "-m"]
+    words = ["tests.helpers.growing_modules", str(tmp_path), "go on", "sharded"]
+    subprocess.run([*launcher, *words], check=True, timeout=200)
+    found, grown = torch.load(tmp_path / "found.pt"), tmp_path / f"grown-{MOMENT}.ckpt"
+    assert found["step"] == MOMENT and found["grown"] == str(grown)
+    assert ckptgrow.verify(tmp_path / f"before-growth-{MOMENT}.ckpt", grown).passed
+    module = of_file(grown)
+    fitted(tmp_path / "again", module, LightningGrowthCallback(at_step=MOMENT, width=2), ckpt_path=grown)
+    assert len(module.losses) == STEPS - MOMENT and module.lm.config.n_embd == 24
