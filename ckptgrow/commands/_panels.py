@@ -53,7 +53,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
             "save_every",
             "save_minutes",
         ),
-        "keep",
+        *("keep", "sample", "sample_every", "eval_tasks", "eval_every", "eval_limit", "eval_include"),
     ),
     "Candidates": ("candidates", "candidate", "budget", "seeds", "sequences", "train"),
     "Law and curves": (

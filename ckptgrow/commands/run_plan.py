@@ -108,8 +108,11 @@ def run_plan(
         _show_forecast(work, measure, screen)
         return 0
     if slurm:
+        from ckptgrow.run.checked_ahead import check_ahead
+        from ckptgrow.run.forecast import forecast
         from ckptgrow.run.slurm_chain import submit_chain
 
+        check_ahead(work, forecast(work))
         for one in submit_chain(work, plan):
             screen.say(f"{one.number}\t{one.script}")
         return 0
@@ -184,10 +187,12 @@ def _show_standing(found: Standing, screen: Screen) -> None:
 
 
 def _show_forecast(work: Work, measure: int, screen: Screen) -> None:
+    from ckptgrow.run.checked_ahead import check_ahead
     from ckptgrow.run.forecast import forecast
     from ckptgrow.run.staged_run import jobs_of
     from ckptgrow.run.standing import duration
 
+    check_ahead(work, forecast(work))
     found = forecast(work, measure)
     columns = ("stage", "parameters", "without embeddings", "from step", "steps", "tokens", "FLOPs", "time")
     rows = [

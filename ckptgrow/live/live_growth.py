@@ -52,7 +52,7 @@ BY_NUMBER: Mapping[GrowthOperator, str] = {  # what the operator calls the numbe
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LiveGrowth:
     """What came of a growth in memory: new objects, in the order of the old ones, and the report on it (its `grown` is
     None, as the tensors are in the objects). `rewarmings` let the optimizers' rates rise, where that was asked for.
@@ -232,4 +232,5 @@ def _rebuilt(old: LiveState, found: GrowthResult, order: Sequence[int]) -> LiveG
     schedulers = tuple(one for _, one in sorted(zip(order, made, strict=True), key=lambda pair: pair[0]))
     source = grown.growth.source
     record = found.record if source is None else {**found.record, "source_sha256": source.value()}
-    return LiveGrowth(model, optimizers, schedulers, replace(found, record=record, grown=None))
+    report = replace(found, record=record, grown=None)
+    return LiveGrowth(model=model, optimizers=optimizers, schedulers=schedulers, report=report)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from ckptgrow.errors import ConfigError, RequestError, at
+from ckptgrow.errors import ConfigError, RequestError, at, within
 from ckptgrow.recipes.recipe_options import (
     OF_NEW_OPTIMIZERS,
     OF_STAGES,
@@ -191,7 +191,7 @@ def _checked(plan: StagedPlan, number: int) -> PlannedStage:
         return replace(stage, train=train, recipe=Options(known).checked(stage.recipe, f"{where}.recipe"))
     if stage.operator == "both":
         raise RequestError(f"{where}.recipe: a probe chooses for one operator, expected operator width or depth")
-    with at(f"{where}.probe"):
+    with within(f"{where}.probe"):
         ProbeJob(number, stage).check()
     return replace(stage, train=train)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ckptgrow.errors import ClaimError, ConfigError, OptimizerError, RequestError, at, listing
 from ckptgrow.families.family import Family
+from ckptgrow.formats.adapters import check_merged
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.formats.lightning import SCALER_KEYS
@@ -103,6 +104,7 @@ def understood(
     if "optimizer" in reset:
         checkpoint = replace(checkpoint, optimizers=())
     checkpoint = _without(checkpoint, drop)
+    check_merged(checkpoint.path, checkpoint.tensors)
     checkpoint, translation = in_transformers_terms(checkpoint, config, dialect)
     stored = checkpoint.tensors
     try:

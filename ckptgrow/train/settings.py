@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,11 @@ CARRIED = (
     "val_batches",
     "val_sequences",
     "log_every",
+    "sample",
+    "sample_every",
+    "eval_tasks",
+    "eval_every",
+    "eval_limit",
     "freeze",
     "documents",
     "ema",
@@ -116,6 +121,12 @@ class TrainSettings:
     export: bool = False
     peak_flops: float | None = None  # of a device, a second; None: by its name
     log_every: int = 10
+    sample: tuple[str, ...] = ()  # prompts after which the run writes texts
+    sample_every: int | None = None  # None: with every validation
+    eval_tasks: tuple[str, ...] = ()  # of lm-eval
+    eval_every: int | None = None  # None: with every checkpoint that is due by its step
+    eval_limit: float | None = None  # documents of each task, or a share of them below 1
+    eval_include: Path | None = None  # a directory with definitions of tasks
     logger: Logger = "csv"
 
     @property
@@ -137,6 +148,16 @@ class TrainSettings:
     def num_validated(self) -> int:
         """The largest number of sequences in a validation, the first ones of the split."""
         return self.val_batches * VALIDATION_BATCH if self.val_sequences is None else self.val_sequences
+
+    @property
+    def sampled_every(self) -> int:
+        """Steps between texts."""
+        return self.sample_every or self.val_every
+
+    @property
+    def evaluated_every(self) -> int:
+        """Steps between scores on tasks."""
+        return self.eval_every or self.save_every
 
     def schedule_after(self, rewarm: Mapping[str, Any] | None) -> Schedule:
         """The schedule of the learning rate; `rewarm`: `start` and `steps` of a new warm-up in a grown checkpoint."""
@@ -176,8 +197,7 @@ def settings_for(given: Mapping[str, Any], stored: Mapping[str, Any]) -> TrainSe
         values.pop("val_sequences", None)
     if isinstance(values.get("growing"), dict):
         values["growing"] = GrowingBatches(**values["growing"])
-    if "betas" in values:
-        values["betas"] = tuple(values["betas"])
+    values |= {name: tuple(values[name]) for name in ("betas", "sample", "eval_tasks") if name in values}
     recipe = RECIPES[given.get("recipe", "modern")]
     defaults = {name: getattr(recipe, name) for name in OF_SETTINGS}
     asked = {name: value for name, value in given.items() if name in known}
@@ -192,6 +212,14 @@ def settings_for(given: Mapping[str, Any], stored: Mapping[str, Any]) -> TrainSe
     if whole is not None and whole != found.whole_batch and not {"batch_size", "grad_accum"} & set(given):
         return _with_batch(found, int(whole))
     return found
+
+
+def with_fitting_length(settings: TrainSettings, config: Mapping[str, Any], said: Collection[str]) -> TrainSettings:
+    """The settings with sequences no longer than the model reads, unless their length is among what somebody said."""
+    positions = positions_of(config)
+    if positions is None or "seqlen" in said:
+        return settings
+    return replace(settings, seqlen=min(settings.seqlen, positions))
 
 
 def _with_batch(settings: TrainSettings, whole: int) -> TrainSettings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from ckptgrow.train.guards import FiniteLosses, Interrupted, Interruption
 from ckptgrow.train.metrics import MetricsFile
 from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.module import LanguageModel
-from ckptgrow.train.monitor import Look, Monitor, Report, Shown, loss_columns
+from ckptgrow.train.monitor import Monitor, Report, loss_columns
 from ckptgrow.train.order import BatchOrder, BatchShare, collate
 from ckptgrow.train.saving import AtomicCheckpoints, Checkpoints, Saving, will_validate
 from ckptgrow.train.settings import TrainSettings
@@ -81,17 +82,17 @@ class Training:
         data: Mixture,
         module: LanguageModel,
         report: Report | None,
-        look: Look | None = None,
+        clock: Stopwatch,
+        beside: Sequence[lightning.Callback] = (),
     ) -> None:
         self.settings, self.data, self.module = settings, data, module
-        losses, clock, writer = FiniteLosses(), Stopwatch(), AtomicCheckpoints(module.in_place_of_the_file)
+        losses, writer = FiniteLosses(), AtomicCheckpoints(module.in_place_of_the_file)
         norms = GradientNorms(settings.log_every, settings.grad_accum)
         self.monitor = Monitor(settings.log_every, norms, losses, clock, report)
         self.checkpoints = Checkpoints(settings.out / CHECKPOINTS, _saving(settings), writer, losses.check, clock)
         ends = Ends(settings.until_slope, settings.until_loss)
         self.slope_stop = SlopeStop(ends, module.num_growths, lambda: self.monitor.val_loss)
-        shown = [] if look is None else [Shown(look)]
-        ending = [*shown, self.checkpoints, Interruption(self.checkpoints.save, will_validate)]
+        ending = [*beside, self.checkpoints, Interruption(self.checkpoints.save, will_validate)]
         _quieten()
         self.trainer = lightning.Trainer(
             default_root_dir=settings.out,

@@ -24,18 +24,21 @@ from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.train.additions import NewEntries, new_in
 from ckptgrow.train.adoption import adopted
 from ckptgrow.train.exporting import EXPORTED, export
+from ckptgrow.train.fitting_data import check_data_fits, check_numbers
 from ckptgrow.train.freezing import freeze_old_layers
 from ckptgrow.train.header import header
+from ckptgrow.train.interim_results import interim_results
 from ckptgrow.train.isolation import check_isolates
 from ckptgrow.train.launching import processes_of
 from ckptgrow.train.metrics import METRICS
 from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.module import SCALED_PRECISION, LanguageModel
-from ckptgrow.train.monitor import Look, Report
+from ckptgrow.train.monitor import Look, Report, Shown
 from ckptgrow.train.occupied import occupied
 from ckptgrow.train.remarks import check_lengths, remarks
 from ckptgrow.train.resuming import Resumed, resumed_from
-from ckptgrow.train.settings import RUN, TrainSettings, positions_of, settings_for
+from ckptgrow.train.settings import RUN, TrainSettings, settings_for, with_fitting_length
+from ckptgrow.train.stopwatch import Stopwatch
 from ckptgrow.train.train_recipes import RECIPES
 from ckptgrow.train.trainer import CHECKPOINTS, Training
 
@@ -110,7 +113,10 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Tell | None, l
         check_isolates(model)
     lr = settings.lr if settings.lr is not None else lr_for_size(num_without_embeddings(model))
     module = LanguageModel(_readied(model, settings), settings, lr, data, resumed, new)
-    training = Training(settings, data, module, report, look)
+    clock = Stopwatch()
+    shown = None if look is None else Shown(look)
+    interim = interim_results(settings, data, model, clock, tell or _silent)
+    training = Training(settings, data, module, report, clock, [one for one in (shown, interim) if one is not None])
     if tell is not None and is_main_process():
         for sentence in header(settings, data, module, training.trainer.strategy.root_device):
             tell(sentence)
@@ -120,6 +126,10 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Tell | None, l
         if tell is not None:
             tell(done)
     return _trained(training, lr, interrupted_by)
+
+
+def _silent(sentence: str) -> None:
+    pass
 
 
 def _trained(training: Training, lr: float, interrupted_by: int | None) -> Trained:
@@ -154,10 +164,7 @@ def _settings(
         found = adopted(read_checkpoint(settings.init_from), settings.config, None, with_optimizer=False)
         settings = replace(settings, config=_agreed_config(settings, found.state.config))
     settings = replace(settings, config=_with_dropout(settings, is_new=resumed is None and settings.init_from is None))
-    positions = positions_of(settings.config)
-    if positions is not None and not ("seqlen" in given or "seqlen" in stored):
-        settings = replace(settings, seqlen=min(settings.seqlen, positions))
-    return settings
+    return with_fitting_length(settings, settings.config, {*given, *stored})
 
 
 def _with_dropout(settings: TrainSettings, *, is_new: bool) -> dict[str, Any]:
@@ -266,22 +273,9 @@ def _agreed_config(settings: TrainSettings, stored: Mapping[str, Any] | None) ->
 
 
 def _check(settings: TrainSettings, data: Mixture, resumed: Resumed | None) -> None:
+    check_numbers(settings)
     _check_machine(settings)
-    vocabulary = settings.config.get("vocab_size")
-    if isinstance(vocabulary, int) and data.vocab_size > vocabulary:
-        raise DataError(
-            f"{data.meta}: has a vocabulary of {data.vocab_size}, expected at most the model's {vocabulary}; prepare "
-            "the data with the model's tokenizer"
-        )
-    positions = positions_of(settings.config)
-    if positions is not None and settings.seqlen > positions:
-        raise RequestError(f"⟦seqlen {settings.seqlen}⟧: expected at most the model's {positions} positions")
-    data.training(settings.seqlen)
-    for name, end in (("until_slope", settings.until_slope), ("until_loss", settings.until_loss)):
-        if end is not None and not data.validated:
-            raise RequestError(f"⟦{name} {end:g}⟧: {settings.data} has no validation tokens to see it")
-    for one in data.validated:
-        one.files.sequences("val", settings.seqlen)
+    check_data_fits(settings, data)
     if resumed is not None:
         _check_same_data(data, resumed, settings)
         if resumed.step >= settings.last_step:
@@ -342,8 +336,6 @@ def _check_machine(settings: TrainSettings) -> None:
         raise RequestError(f"⟦devices {settings.devices}⟧: this machine has {available} GPUs, expected at most that")
     if not on_cuda and settings.precision == SCALED_PRECISION:
         raise RequestError(f"⟦precision {SCALED_PRECISION}⟧: needs a CUDA GPU, expected bf16-mixed or 32 on a CPU")
-    if not 0 <= settings.ema < 1:
-        raise RequestError(f"⟦ema {settings.ema:g}⟧: expected a decay from 0 on (for none), below 1")
     if settings.ema and settings.precision == "bf16-true":
         raise RequestError(
             "⟦ema⟧: bfloat16 cannot hold an average that moves so slowly, expected ⟦precision bf16-mixed⟧ or 32"

@@ -14,6 +14,7 @@ import typer
 
 from ckptgrow.commands._options import AveragedOption, ConfigOption
 from ckptgrow.commands._screen import Screen
+from ckptgrow.commands._values import words_by_commas
 from ckptgrow.commands.eval import _eval_options as options
 from ckptgrow.errors import RequestError
 
@@ -115,7 +116,7 @@ class Session:
         require_harness()
         from ckptgrow.evaluate.tasks import load_tasks
 
-        wanted = [name.strip() for name in names.split(",") if name.strip()]
+        wanted = words_by_commas(names)
         if not wanted:
             raise RequestError("--tasks: names none, expected some of lm-eval's tasks, by commas")
         with self.screen.stages() as stage:
