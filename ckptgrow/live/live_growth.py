@@ -134,15 +134,10 @@ def grow(
     }  # fmt: skip
     asked = asked_growth(given)
     request = request or StateRequest()
-    _check_request(request)
+    _check_request(request, has_rates=optimizer is not None)
     old, order = _read(model, optimizer, scheduler, global_step)
-    if request.rewarm and not old.optimizers:
-        raise RequestError(f"⟦rewarm {request.rewarm}⟧: there are no rates to rise, expected an optimizer")
     with torch.no_grad():
-        grown = _rebuilt(old, asked(old.checkpoint(), None, request), order)
-    if not request.rewarm:
-        return grown
-    return replace(grown, rewarmings=tuple(Rewarming(one, request.rewarm) for one in grown.optimizers))
+        return _rising(_rebuilt(old, asked(old.checkpoint(), None, request), order), request.rewarm)
 
 
 @dataclass(frozen=True)
@@ -176,12 +171,14 @@ def asked_growth(options: Mapping[str, Any]) -> AskedGrowth:
     return AskedGrowth(name, {**others, BY_NUMBER[name]: factors[name]})
 
 
-def _check_request(request: StateRequest) -> None:
+def _check_request(request: StateRequest, *, has_rates: bool) -> None:
     """Raises RequestError for options that are about files or trainers, for they would be left unheard."""
     default = StateRequest()
     unheard = [one.name for one in fields(request) if getattr(request, one.name) != getattr(default, one.name)]
     for name in (name for name in unheard if name in OF_FILES):
         raise RequestError(f"⟦{name} {getattr(request, name)}⟧: is about files, expected none of it here; leave it out")
+    if request.rewarm and not has_rates:
+        raise RequestError(f"⟦rewarm {request.rewarm}⟧: there are no rates to rise, expected an optimizer")
     left_out = [part for part in request.reset if part != "new"]
     if left_out:
         raise RequestError(f"⟦reset {listing(left_out)}⟧: give grow no {left_out[0]} instead, and build a new one")
@@ -211,6 +208,11 @@ def _read(
         global_step=global_step,
     )
     return state, order
+
+
+def _rising(grown: LiveGrowth, steps: int) -> LiveGrowth:
+    """The same, its optimizers' rates rising over so many steps; over none as it is."""
+    return replace(grown, rewarmings=tuple(Rewarming(one, steps) for one in grown.optimizers) if steps else ())
 
 
 def _several(value: Any) -> Sequence[Any]:

@@ -24,6 +24,8 @@ from ckptgrow.run.train_job import makes_model, makes_optimizer
 from ckptgrow.train.mixtures import directories_in, spelled
 
 VERSION = 1
+# what the command's function calls otherwise
+IN_HELPS = {"eps": "adam_epsilon", "betas": "adam_beta1", "compile": "compile_model"}
 FOR_ALL_STAGES = (*OF_STAGES, "reset")  # what no plan's own options of training can be
 FIRST_MODELS = ("config", "size", "checkpoint", "init_from")
 Helps = Mapping[str, Mapping[str, str]]  # what options do, by command
@@ -93,7 +95,8 @@ def plan_schema(helps: Helps) -> dict[str, Any]:
 
 
 def _described(options: Options, helps: Mapping[str, str]) -> dict[str, Any]:
-    return Options(options.types, helps).schema()
+    others = {name: helps[spelled] for name, spelled in IN_HELPS.items() if spelled in helps}
+    return Options(options.types, {**others, **helps}).schema()
 
 
 def _tree(path: Path) -> Mapping[str, Any]:
