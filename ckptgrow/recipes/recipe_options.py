@@ -38,6 +38,7 @@ PLACES_OF_TRAINING = (
     "config",
     "resume",
     "init_from",
+    "dialect",
     "devices",
     "num_nodes",
     "until_slope",
