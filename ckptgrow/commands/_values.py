@@ -8,9 +8,14 @@ from collections.abc import Sequence
 from ckptgrow.errors import RequestError
 
 
+def words_by_commas(value: str) -> tuple[str, ...]:
+    """Words that commas separate."""
+    return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
 def chosen_by_commas(option: str, value: str, choices: tuple[str, ...]) -> tuple[str, ...]:
     """Words out of a few, separated by commas; raises RequestError for others, which names the few."""
-    words = tuple(word.strip() for word in value.split(",") if word.strip())
+    words = words_by_commas(value)
     for word in words:
         if word not in choices:
             raise not_among(option, word, choices)

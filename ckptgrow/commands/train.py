@@ -24,7 +24,7 @@ from ckptgrow.choices import (
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._paths import checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.commands._values import chosen_by_commas
+from ckptgrow.commands._values import chosen_by_commas, words_by_commas
 from ckptgrow.errors import CkptgrowError, ConfigError, RequestError, at, needs
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def train(
             callback=checkpoint_at,
         ),
     ] = None,
+    dialect: options.DialectOption = None,
     param_order: options.ParamOrderOption = None,
     reset: Annotated[
         str, typer.Option(help="Parts to begin anew with --resume, by commas: optimizer, schedule, data.")
@@ -173,6 +174,9 @@ def train(
     ] = None,
     nodes: Annotated[int | None, typer.Option(min=1, help="Nodes [default: the launcher's, else 1].")] = None,
     strategy: Annotated[Strategy, typer.Option(help="How processes share the work.")] = "auto",
+    tensor_parallel: Annotated[
+        int, typer.Option(min=1, help="Neighbouring devices that share each matrix of a block, under fsdp.")
+    ] = 1,
     accelerator: Annotated[Accelerator, typer.Option(help="What the model runs on.")] = "auto",
     precision: Annotated[Precision, typer.Option(help="What the model computes in.")] = "32",
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")] = False,
@@ -221,6 +225,37 @@ def train(
         ),
     ] = None,
     log_every: Annotated[int | None, typer.Option(min=1, help="Steps between logged values [default: 10].")] = None,
+    sample: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A prompt after which texts are written while the run trains, into samples.jsonl; may be repeated.",
+            metavar="PROMPT",
+            show_default=False,
+        ),
+    ] = None,
+    sample_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between these texts [default: --val-every's].", show_default=False)
+    ] = None,
+    eval_tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Tasks of lm-eval, by commas, on which the run is scored while it trains, into evaluations.jsonl.",
+            metavar="NAMES",
+            show_default=False,
+        ),
+    ] = None,
+    eval_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps between these scores [default: --save-every's].", show_default=False),
+    ] = None,
+    eval_limit: Annotated[
+        float | None,
+        typer.Option(min=0, help="Documents of each task, or a share of them below 1.", show_default=False),
+    ] = None,
+    eval_include: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="A directory with own definitions of tasks."),
+    ] = None,
     logger: Annotated[Logger, typer.Option(help="csv, or tensorboard or wandb beside it.")] = "csv",
     as_json: JsonOption = False,
 ) -> None:
@@ -242,6 +277,7 @@ def train(
         "out": out,
         "resume": resume,
         "init_from": init_from,
+        "dialect": dialect,
         "param_order": param_order,
         "reset": chosen_by_commas("--reset", reset, words_of(ResetPart)),
         "step": step,
@@ -249,6 +285,7 @@ def train(
         "devices": devices,
         "num_nodes": nodes,
         "strategy": strategy,
+        "tensor_parallel": tensor_parallel,
         "accelerator": accelerator,
         "precision": precision,
         "compile": compile_model,
@@ -289,6 +326,12 @@ def train(
         "val_batches": val_batches,
         "val_sequences": val_sequences,
         "log_every": log_every,
+        "sample": tuple(sample) if sample else None,
+        "sample_every": sample_every,
+        "eval_tasks": None if eval_tasks is None else words_by_commas(eval_tasks),
+        "eval_every": eval_every,
+        "eval_limit": eval_limit,
+        "eval_include": eval_include,
     }
     given |= {name: value for name, value in optional.items() if value is not None}
     if adam_beta1 is not None or adam_beta2 is not None:

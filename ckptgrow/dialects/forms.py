@@ -16,7 +16,7 @@ import torch
 
 from ckptgrow.dialects.dialect import JOINING, Row
 from ckptgrow.storage.tensors import LazyTensor, Made, Stored, whole
-from ckptgrow.storage.transposed import Transposed
+from ckptgrow.storage.transposed import transposed
 
 Shape = tuple[int, ...]
 IntVector = npt.NDArray[np.int64]
@@ -60,6 +60,16 @@ def _paired(heads: int, head: int) -> RowOrder:
     """Each head's rows from halves to pairs: (heads, 2, head / 2) to (heads, head / 2, 2)."""
     row = np.arange(heads * head).reshape(heads, 2, head // 2).transpose(0, 2, 1).reshape(-1)
     return RowOrder(np.zeros_like(row), row, head)
+
+
+@lru_cache(maxsize=64)
+def _in_thirds(heads: int, head: int) -> RowOrder:
+    """Queries, keys and values from head after head to one after the other: (heads, 3, head) to (3, heads, head)."""
+    row = np.arange(3 * heads * head).reshape(heads, 3, head).transpose(1, 0, 2).reshape(-1)
+    return RowOrder(np.zeros_like(row), row)
+
+
+ORDERS = {"rotary": _paired, "thirds": _in_thirds}
 
 
 @lru_cache(maxsize=64)
@@ -139,10 +149,10 @@ class Form:
             for tensor, part in zip(ours, self.row.parts, strict=True)
         ]
         made = self._order.of(stepped) if self._is_joining else stepped[0]
-        return Transposed(made) if "transpose" in self.row.how else made
+        return transposed(made) if "transpose" in self.row.how else made
 
     def _layer_to_ours(self, theirs: LazyTensor, power: int) -> tuple[LazyTensor, ...]:
-        made = Transposed(theirs) if "transpose" in self.row.how else theirs
+        made = transposed(theirs) if "transpose" in self.row.how else theirs
         parts = [self._order.part(number).of([made]) for number in range(self._num)] if self._is_joining else [made]
         return tuple(
             self._stepped(tensor, part.steps[::-1], power, is_back=True)
@@ -153,8 +163,8 @@ class Form:
         self, tensor: LazyTensor, steps: Sequence[tuple[str, ...]], power: int, *, is_back: bool
     ) -> LazyTensor:
         for word, argument in steps:
-            if word == "rotary":
-                order = _paired(self.sizes[argument], self.sizes["head"])
+            if word in ORDERS:
+                order = ORDERS[word](self.sizes[argument], self.sizes["head"])
                 tensor = (order.part(0) if is_back else order).of([tensor])
             elif word == "times":
                 tensor = _scaled(tensor, float(argument) ** (-power if is_back else power))

@@ -78,7 +78,7 @@ def find_definitions(extra: Sequence[Path] = ()) -> Definitions:
     for root in extra:
         if not root.is_dir():
             raise RequestError(f"⟦include_path {root}⟧: no such directory, expected one with task definitions")
-        files = _read_all(root) + files
+        files = _read_all(root.absolute()) + files  # lm-eval reads what includes them from another directory
     known = {file.path: file for file in files}
     tags: dict[str, set[str]] = defaultdict(set)
     for file in files:

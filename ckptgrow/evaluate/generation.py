@@ -44,7 +44,7 @@ def generate(subject: Subject, prompt: str, sampling: Sampling) -> list[str]:
     if sampling.temperature == 0 and sampling.num_texts > 1:
         raise RequestError("⟦temperature 0⟧: gives the same text every time, expected ⟦num_texts 1⟧")
     end = subject.tokenizer.eos_token_id
-    ids = [int(one) for one in subject.encoder.encode([prompt])[0]] or [_beginning(subject)]
+    ids = _ids(subject, prompt)
     options = _within_context(subject, len(ids), sampling.options())
     known = {} if end is None else {"eos_token_id": end, "pad_token_id": end}
     torch.manual_seed(sampling.seed)
@@ -53,6 +53,17 @@ def generate(subject: Subject, prompt: str, sampling: Sampling) -> list[str]:
         written = model.generate(inputs, attention_mask=torch.ones_like(inputs), **known, **options)
     begin = 0 if model.config.is_encoder_decoder else len(ids)
     return [str(subject.tokenizer.decode(one[begin:], skip_special_tokens=True)) for one in written]
+
+
+def check_prompt(subject: Subject, prompt: str) -> None:
+    """Raises RequestError, as `generate` does, where no text can follow a prompt."""
+    if not cast(Any, subject.model).can_generate():
+        raise RequestError(f"{subject.path}: this model writes no text; expected a decoder")
+    _within_context(subject, len(_ids(subject, prompt)), {"max_new_tokens": 1})
+
+
+def _ids(subject: Subject, prompt: str) -> list[int]:
+    return [int(one) for one in subject.encoder.encode([prompt])[0]] or [_beginning(subject)]
 
 
 def _beginning(subject: Subject) -> int:

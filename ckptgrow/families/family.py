@@ -9,7 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Head = Literal["causal", "masked", "seq2seq", "image"]
+Head = Literal[
+    "causal",
+    "masked",
+    "seq2seq",
+    "image",
+    "sequence",
+    "tokens",
+    "questions",
+    "choices",
+    "next sentence",
+    "pretraining",
+    "valued",
+]
 Layers = Literal["all", "dense", "sparse"]
 
 
@@ -89,6 +101,24 @@ class Refusal:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskHead:
+    """What another of the family's classes has in the place of the table's head, or beside it.
+
+    `classes`: how transformers ends their names; `parameters`: those that the table has not, a pooler's first;
+    `base_prefix`: the attribute of the backbone, where that is another one; `part`: beginnings of the only names that
+    the class has of the backbone; `keeps_head`: whether the table's own head stays. `padding` replaces the table's.
+    """
+
+    classes: tuple[str, ...]
+    head: Head
+    parameters: tuple[Parameter, ...]
+    base_prefix: str | None = None
+    part: tuple[str, ...] = ()
+    keeps_head: bool = False
+    padding: Padding | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """One family's table; names are those of the transformers model with its head (`AutoModelForCausalLM`)."""
 
@@ -117,5 +147,6 @@ class Family:
     sparse: Sparse | None = None
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])  # other names of fields of sizes and layers
     refusals: tuple[Refusal, ...] = ()
+    tasks: tuple[TaskHead, ...] = ()  # the heads of the family's other classes
     depth_is_exact: bool = True
     original_sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])

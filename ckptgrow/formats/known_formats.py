@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ckptgrow.distributed import processes
 from ckptgrow.errors import CheckpointError, RequestError
+from ckptgrow.formats.adapters import check_is_no_adapter
 from ckptgrow.formats.checkpoint import Checkpoint, Format
 from ckptgrow.formats.dcp import DistributedFormat
 from ckptgrow.formats.deepspeed.deepspeed_format import DEEPSPEED, DeepSpeedFormat, num_bytes_of_copies
@@ -37,6 +38,7 @@ def format_of(path: Path) -> Format:
     """The format that recognises a path; raises CheckpointError where there is none, or no file."""
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or directory, expected a checkpoint")
+    check_is_no_adapter(path)
     for one in FORMATS:
         if one.recognises(path):
             return one

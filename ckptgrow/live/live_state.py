@@ -14,13 +14,13 @@ from torch.optim.lr_scheduler import LambdaLR, MultiplicativeLR
 from transformers import PreTrainedModel
 
 from ckptgrow.errors import CheckpointError, OptimizerError, RequestError, at, listing
-from ckptgrow.families.registry import family_of
 from ckptgrow.formats.checked_parts import checked_schedulers, checked_step
 from ckptgrow.formats.checkpoint import Checkpoint, RunPosition
 from ckptgrow.formats.raw_optimizers import RawGroup, RawOptimizer, raw_optimizer
 from ckptgrow.growth.training.scheduler_table import clock_of
 from ckptgrow.live.live_tensors import live
 from ckptgrow.state.claim import twins
+from ckptgrow.state.task_heads import family_of_model
 from ckptgrow.state.wrappers import ALSO_A_USERS_WORD, WRAPPERS, bare_names
 from ckptgrow.storage.tensors import LazyTensor
 from ckptgrow.storage.tree import Tree, map_leaves
@@ -60,7 +60,7 @@ class LiveState:
     def config(self) -> Mapping[str, Any]:
         """The model's config, its head tied where it is the embedding's tensor in truth."""
         config: dict[str, Any] = self.model.config.to_dict()
-        tie = family_of(config).tie
+        tie = family_of_model(config, self.owned).tie
         if tie is not None and {tie.head, tie.embedding} <= self.owned.keys():
             config[tie.config] = self.owned[tie.head] is self.owned[tie.embedding]
         return config
@@ -69,7 +69,7 @@ class LiveState:
     def name_of(self) -> Mapping[int, str]:
         """Every tensor's name, by its id; raises CheckpointError for two that share one by nobody's rule."""
         names: dict[int, list[str]] = {}
-        others = twins(family_of(self.config), self.config)
+        others = twins(family_of_model(self.config, self.owned), self.config)
         for name, one in self.owned.items():
             names.setdefault(id(one), []).append(name)
         for same in names.values():

@@ -11,12 +11,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from ckptgrow.errors import ClaimError, RequestError, listing
-from ckptgrow.families.registry import family_of
 from ckptgrow.formats.growth_log import GrowthRecord
 from ckptgrow.live.live_state import WHERE, LiveState
 from ckptgrow.live.live_tensors import made
 from ckptgrow.state.architecture import Architecture, config_errors
 from ckptgrow.state.claim import claim
+from ckptgrow.state.task_heads import family_of_model
 from ckptgrow.state.wrappers import without_wrappers
 from ckptgrow.storage.tensors import LazyTensor
 
@@ -28,7 +28,7 @@ def sources_of(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor], rec
     layers = record.get("layers")
     if layers is None:
         return {name: name for name in tensors}
-    architecture = Architecture(family_of(config), config, "the grown model")
+    architecture = Architecture(family_of_model(config, tensors), config, "the grown model")
     claimed = claim(architecture, {name: one.shape for name, one in tensors.items()})
     return {
         one.name: one.name if one.layer is None else one.name_in(int(layers[one.layer][0])) for one in claimed.tensors

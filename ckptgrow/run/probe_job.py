@@ -20,7 +20,8 @@ from ckptgrow.run.train_job import StoppedBySignal, TrainJob
 from ckptgrow.run.work import Listener, Work
 from ckptgrow.train.guards import Interrupted
 
-OF_ARMS = ("data", "out", "until_slope", "stop_at", "keep", "export")  # what a probe decides itself
+# what a probe decides itself
+OF_ARMS = ("data", "out", "until_slope", "until_loss", "stop_at", "keep", "export", "sample", "eval_tasks")
 
 
 @dataclass(frozen=True)

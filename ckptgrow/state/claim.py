@@ -234,7 +234,7 @@ def _is_of_another_task(family: Family, config: Config) -> bool:
     classes = config.get("architectures")
     if not isinstance(classes, list) or not classes:
         return False
-    return not any(str(one).endswith(OWN_CLASSES[family.head]) for one in cast(list[object], classes))
+    return not any(str(one).endswith(OWN_CLASSES.get(family.head, ())) for one in cast(list[object], classes))
 
 
 def _missing(architecture: Architecture, ones: Sequence[Claimed]) -> list[str]:

@@ -12,12 +12,12 @@ from typing import Any
 
 from ckptgrow.errors import CheckpointError, ConfigError, at
 from ckptgrow.families.family import Family
-from ckptgrow.families.registry import family_of
 from ckptgrow.families.tables.gpt2 import FAMILY as GPT2
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.lightning import original_arguments
 from ckptgrow.state.architecture import Architecture, config_errors
 from ckptgrow.state.sizes import fields_in
+from ckptgrow.state.task_heads import family_of_model
 from ckptgrow.storage.files.json_files import read_json
 
 GPT2_VOCABULARY = 50257  # the staged-training script starts from the released GPT-2's config
@@ -41,7 +41,7 @@ def architecture_of(checkpoint: Checkpoint, config_file: Path | None = None) -> 
                 "says nothing of its architecture (config.json, hyper_parameters['config'], or the original's size and "
                 "seqlen); pass a transformers config with ⟦config FILE⟧"
             )
-        family = family_of(config)
+        family = family_of_model(config, checkpoint.tensors)
         return Architecture(family, completed_config(family, config), str(checkpoint.path))
 
 

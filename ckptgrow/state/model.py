@@ -12,7 +12,13 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForNextSentencePrediction,
+    AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedModel,
 )
 from transformers.initialization import no_init_weights
@@ -32,11 +38,18 @@ HEADS: Mapping[Head, type[Any]] = {
     "masked": AutoModelForMaskedLM,
     "seq2seq": AutoModelForSeq2SeqLM,
     "image": AutoModelForImageClassification,
+    "sequence": AutoModelForSequenceClassification,
+    "tokens": AutoModelForTokenClassification,
+    "questions": AutoModelForQuestionAnswering,
+    "choices": AutoModelForMultipleChoice,
+    "next sentence": AutoModelForNextSentencePrediction,
+    "pretraining": AutoModelForPreTraining,
+    "valued": AutoModelForCausalLM,  # with TRL's head beside its own
 }
 
 
-def build_model(config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
-    """The family's model with its head, in evaluation mode, freshly initialised.
+def build_model(config: Mapping[str, Any], dtype: torch.dtype, head: Head | None = None) -> PreTrainedModel:
+    """The family's model with its own head, or another, in evaluation mode, freshly initialised.
 
     Raises ConfigError where transformers refuses the config.
     """
@@ -45,17 +58,31 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedMode
     logging.set_verbosity_error()  # it warns of token ids outside small vocabularies
     try:
         full = AutoConfig.for_model(str(config["model_type"]), **fields)
-        model = HEADS[family_of(config).head].from_config(
+        model = HEADS[head or family_of(config).head].from_config(
             full,
             dtype=torch.float32,
             experts_implementation="eager",  # torch's grouped product has no float64
         )
+        if head == "valued":
+            model.v_head = _ValueHead(model.get_output_embeddings().in_features)
     except config_errors() as error:
         reason = str(error).splitlines()[-1].strip()
         raise ConfigError(f"transformers refuses this config ({reason})") from error
     finally:
         logging.set_verbosity(verbosity)
     return _with_exact_scales(_moved(model, dtype)).eval()
+
+
+class _ValueHead(torch.nn.Module):
+    """TRL's value head, by its parameters' names."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.summary = torch.nn.Linear(size, 1)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Values, shape (…, 1), of hidden states, shape (…, size)."""
+        return self.summary(hidden)
 
 
 def load_model(
@@ -70,7 +97,7 @@ def load_model(
     Raises ClaimError where a parameter of the model gets no weight.
     """
     with at(checkpoint.path), no_init_weights():  # every parameter gets the checkpoint's
-        model = build_model(config, dtype)
+        model = build_model(config, dtype, claim.family.head)
     _sources(model, checkpoint, claim, config)
     state = {one.canonical: whole(checkpoint.tensors[one.name]).to(dtype) for one in claim.model if not one.is_buffer}
     model.load_state_dict(state, strict=False)
@@ -94,7 +121,7 @@ def streamed_model(
     from accelerate.hooks import attach_align_device_hook
 
     with at(checkpoint.path), no_init_weights(), init_empty_weights():
-        model = build_model(config, dtype)
+        model = build_model(config, dtype, claim.family.head)
     sources = _sources(model, checkpoint, claim, config)
     layers = [*(model._no_split_modules or [])]  # pyright: ignore[reportPrivateUsage]  # accelerate reads it too
     weights = _Weights(sources, lambda name: change(name, whole(checkpoint.tensors[name]).to(dtype)))

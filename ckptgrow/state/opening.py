@@ -9,6 +9,7 @@ from typing import Any
 
 from ckptgrow.errors import ClaimError, ConfigError, OptimizerError, RequestError, at, listing
 from ckptgrow.families.family import Family
+from ckptgrow.formats.adapters import check_merged
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.formats.lightning import SCALER_KEYS
@@ -103,6 +104,7 @@ def understood(
     if "optimizer" in reset:
         checkpoint = replace(checkpoint, optimizers=())
     checkpoint = _without(checkpoint, drop)
+    check_merged(checkpoint.path, checkpoint.tensors)
     checkpoint, translation = in_transformers_terms(checkpoint, config, dialect)
     stored = checkpoint.tensors
     try:
@@ -125,6 +127,21 @@ def understood(
         pieces=pieces,
         translation=translation,
     )
+
+
+def architecture_in(source: Path | Checkpoint, *, dialect: str | None = None) -> Architecture:
+    """The architecture that a checkpoint says, in whatever names it has its tensors, of which none is read.
+
+    `dialect` is that of `open_state`. Raises a CkptgrowError where nothing tells it.
+    """
+    read = read_checkpoint(source) if isinstance(source, Path) else source
+    checkpoint, _ = in_transformers_terms(read, None, dialect)
+    try:
+        return architecture_of(checkpoint)
+    except ConfigError as error:
+        if not are_transformers(read.tensors):
+            error.add(why_unknown(read))
+        raise
 
 
 def named_optimizers(

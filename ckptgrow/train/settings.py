@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,11 @@ CARRIED = (
     "val_batches",
     "val_sequences",
     "log_every",
+    "sample",
+    "sample_every",
+    "eval_tasks",
+    "eval_every",
+    "eval_limit",
     "freeze",
     "documents",
     "ema",
@@ -71,6 +76,7 @@ class TrainSettings:
     config: dict[str, Any] = field(default_factory=dict[str, Any])
     resume: Path | None = None
     init_from: Path | None = None
+    dialect: str | None = None  # of what it goes on from or begins with, where the names alone do not tell
     reset: tuple[ResetPart, ...] = ()
     step: int | None = None
     rewarm: int = 0
@@ -99,6 +105,7 @@ class TrainSettings:
     devices: int = 1
     num_nodes: int = 1
     strategy: Strategy = "auto"
+    tensor_parallel: int = 1  # neighbouring devices that share each matrix, under fsdp
     precision: Precision = "32"
     accelerator: Accelerator = "auto"
     compile: bool = False
@@ -116,12 +123,23 @@ class TrainSettings:
     export: bool = False
     peak_flops: float | None = None  # of a device, a second; None: by its name
     log_every: int = 10
+    sample: tuple[str, ...] = ()  # prompts after which the run writes texts
+    sample_every: int | None = None  # None: with every validation
+    eval_tasks: tuple[str, ...] = ()  # of lm-eval
+    eval_every: int | None = None  # None: with every checkpoint that is due by its step
+    eval_limit: float | None = None  # documents of each task, or a share of them below 1
+    eval_include: Path | None = None  # a directory with definitions of tasks
     logger: Logger = "csv"
 
     @property
     def num_devices(self) -> int:
         """The number of devices on all nodes."""
         return self.devices * self.num_nodes
+
+    @property
+    def num_replicas(self) -> int:
+        """The number of devices that see other data than each other."""
+        return self.num_devices // self.tensor_parallel
 
     @property
     def last_step(self) -> int:
@@ -131,12 +149,22 @@ class TrainSettings:
     @property
     def whole_batch(self) -> int:
         """The number of sequences per step over all devices, at its full size."""
-        return self.batch_size * self.grad_accum * self.num_devices
+        return self.batch_size * self.grad_accum * self.num_replicas
 
     @property
     def num_validated(self) -> int:
         """The largest number of sequences in a validation, the first ones of the split."""
         return self.val_batches * VALIDATION_BATCH if self.val_sequences is None else self.val_sequences
+
+    @property
+    def sampled_every(self) -> int:
+        """Steps between texts."""
+        return self.sample_every or self.val_every
+
+    @property
+    def evaluated_every(self) -> int:
+        """Steps between scores on tasks."""
+        return self.eval_every or self.save_every
 
     def schedule_after(self, rewarm: Mapping[str, Any] | None) -> Schedule:
         """The schedule of the learning rate; `rewarm`: `start` and `steps` of a new warm-up in a grown checkpoint."""
@@ -176,8 +204,7 @@ def settings_for(given: Mapping[str, Any], stored: Mapping[str, Any]) -> TrainSe
         values.pop("val_sequences", None)
     if isinstance(values.get("growing"), dict):
         values["growing"] = GrowingBatches(**values["growing"])
-    if "betas" in values:
-        values["betas"] = tuple(values["betas"])
+    values |= {name: tuple(values[name]) for name in ("betas", "sample", "eval_tasks") if name in values}
     recipe = RECIPES[given.get("recipe", "modern")]
     defaults = {name: getattr(recipe, name) for name in OF_SETTINGS}
     asked = {name: value for name, value in given.items() if name in known}
@@ -194,9 +221,17 @@ def settings_for(given: Mapping[str, Any], stored: Mapping[str, Any]) -> TrainSe
     return found
 
 
+def with_fitting_length(settings: TrainSettings, config: Mapping[str, Any], said: Collection[str]) -> TrainSettings:
+    """The settings with sequences no longer than the model reads, unless their length is among what somebody said."""
+    positions = positions_of(config)
+    if positions is None or "seqlen" in said:
+        return settings
+    return replace(settings, seqlen=min(settings.seqlen, positions))
+
+
 def _with_batch(settings: TrainSettings, whole: int) -> TrainSettings:
     """The settings with `whole` sequences per step, in the largest micro-batches that are no larger than before."""
-    num = settings.num_devices
+    num = settings.num_replicas
     if whole % num:
         raise RequestError(
             f"⟦devices {settings.devices}⟧: {num} devices cannot share the {whole} sequences a step of "

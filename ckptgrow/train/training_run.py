@@ -22,24 +22,29 @@ from ckptgrow.state.model import build_model
 from ckptgrow.state.run_data import DATA, SHA256, VOCAB_SIZE
 from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.train.additions import NewEntries, new_in
-from ckptgrow.train.adoption import adopted
+from ckptgrow.train.adoption import Adopted, adopted
 from ckptgrow.train.exporting import EXPORTED, export
+from ckptgrow.train.fitting_data import check_data_fits, check_numbers
 from ckptgrow.train.freezing import freeze_old_layers
 from ckptgrow.train.header import header
+from ckptgrow.train.interim_results import interim_results
 from ckptgrow.train.isolation import check_isolates
 from ckptgrow.train.launching import processes_of
 from ckptgrow.train.metrics import METRICS
 from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.module import SCALED_PRECISION, LanguageModel
-from ckptgrow.train.monitor import Look, Report
+from ckptgrow.train.monitor import Look, Report, Shown
 from ckptgrow.train.occupied import occupied
 from ckptgrow.train.remarks import check_lengths, remarks
 from ckptgrow.train.resuming import Resumed, resumed_from
-from ckptgrow.train.settings import RUN, TrainSettings, positions_of, settings_for
+from ckptgrow.train.settings import RUN, TrainSettings, settings_for, with_fitting_length
+from ckptgrow.train.sharding import check_cut
+from ckptgrow.train.stopwatch import Stopwatch
 from ckptgrow.train.train_recipes import RECIPES
 from ckptgrow.train.trainer import CHECKPOINTS, Training
 
 Tell = Callable[[str], None]
+SHARDED_PRECISIONS = ("32", "bf16-mixed", "bf16-true")  # that Lightning's strategy has
 OPTIMIZER_OPTIONS = {"weight_decay": "⟦weight_decay⟧", "betas": "⟦adam_beta1⟧, ⟦adam_beta2⟧", "eps": "⟦adam_epsilon⟧"}
 
 
@@ -108,9 +113,14 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Tell | None, l
             tell(f"frozen: all but {len(free)} parameters of new layers ({listing(free, limit=1)})")
     if settings.documents == "isolated":
         check_isolates(model)
+    if settings.tensor_parallel > 1:
+        check_cut(model, settings.tensor_parallel)
     lr = settings.lr if settings.lr is not None else lr_for_size(num_without_embeddings(model))
     module = LanguageModel(_readied(model, settings), settings, lr, data, resumed, new)
-    training = Training(settings, data, module, report, look)
+    clock = Stopwatch()
+    shown = None if look is None else Shown(look)
+    interim = interim_results(settings, data, model, clock, tell or _silent)
+    training = Training(settings, data, module, report, clock, [one for one in (shown, interim) if one is not None])
     if tell is not None and is_main_process():
         for sentence in header(settings, data, module, training.trainer.strategy.root_device):
             tell(sentence)
@@ -120,6 +130,10 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Tell | None, l
         if tell is not None:
             tell(done)
     return _trained(training, lr, interrupted_by)
+
+
+def _silent(sentence: str) -> None:
+    pass
 
 
 def _trained(training: Training, lr: float, interrupted_by: int | None) -> Trained:
@@ -151,13 +165,15 @@ def _settings(
         if settings.lr is None and resumed.lr:
             settings = replace(settings, lr=resumed.lr)
     elif settings.init_from is not None:
-        found = adopted(read_checkpoint(settings.init_from), settings.config, None, with_optimizer=False)
+        found = _begun_from(settings.init_from, settings)
         settings = replace(settings, config=_agreed_config(settings, found.state.config))
     settings = replace(settings, config=_with_dropout(settings, is_new=resumed is None and settings.init_from is None))
-    positions = positions_of(settings.config)
-    if positions is not None and not ("seqlen" in given or "seqlen" in stored):
-        settings = replace(settings, seqlen=min(settings.seqlen, positions))
-    return settings
+    return with_fitting_length(settings, settings.config, {*given, *stored})
+
+
+def _begun_from(path: Path, settings: TrainSettings) -> Adopted:
+    """The checkpoint whose weights a new run begins with."""
+    return adopted(read_checkpoint(path), settings.config, dialect=settings.dialect, with_optimizer=False)
 
 
 def _with_dropout(settings: TrainSettings, *, is_new: bool) -> dict[str, Any]:
@@ -177,7 +193,7 @@ def _model(settings: TrainSettings, resumed: Resumed | None) -> torch.nn.Module:
     if resumed is not None and resumed.adopted is not None:
         return resumed.adopted.model()
     if settings.init_from is not None:
-        return adopted(read_checkpoint(settings.init_from), settings.config, None, with_optimizer=False).model()
+        return _begun_from(settings.init_from, settings).model()
     with at(settings.resume or "--config"):
         return build_model(settings.config, torch.float32)
 
@@ -266,22 +282,9 @@ def _agreed_config(settings: TrainSettings, stored: Mapping[str, Any] | None) ->
 
 
 def _check(settings: TrainSettings, data: Mixture, resumed: Resumed | None) -> None:
+    check_numbers(settings)
     _check_machine(settings)
-    vocabulary = settings.config.get("vocab_size")
-    if isinstance(vocabulary, int) and data.vocab_size > vocabulary:
-        raise DataError(
-            f"{data.meta}: has a vocabulary of {data.vocab_size}, expected at most the model's {vocabulary}; prepare "
-            "the data with the model's tokenizer"
-        )
-    positions = positions_of(settings.config)
-    if positions is not None and settings.seqlen > positions:
-        raise RequestError(f"⟦seqlen {settings.seqlen}⟧: expected at most the model's {positions} positions")
-    data.training(settings.seqlen)
-    for name, end in (("until_slope", settings.until_slope), ("until_loss", settings.until_loss)):
-        if end is not None and not data.validated:
-            raise RequestError(f"⟦{name} {end:g}⟧: {settings.data} has no validation tokens to see it")
-    for one in data.validated:
-        one.files.sequences("val", settings.seqlen)
+    check_data_fits(settings, data)
     if resumed is not None:
         _check_same_data(data, resumed, settings)
         if resumed.step >= settings.last_step:
@@ -342,15 +345,28 @@ def _check_machine(settings: TrainSettings) -> None:
         raise RequestError(f"⟦devices {settings.devices}⟧: this machine has {available} GPUs, expected at most that")
     if not on_cuda and settings.precision == SCALED_PRECISION:
         raise RequestError(f"⟦precision {SCALED_PRECISION}⟧: needs a CUDA GPU, expected bf16-mixed or 32 on a CPU")
-    if not 0 <= settings.ema < 1:
-        raise RequestError(f"⟦ema {settings.ema:g}⟧: expected a decay from 0 on (for none), below 1")
     if settings.ema and settings.precision == "bf16-true":
         raise RequestError(
             "⟦ema⟧: bfloat16 cannot hold an average that moves so slowly, expected ⟦precision bf16-mixed⟧ or 32"
         )
+    _check_parts(settings)
     if settings.ema and settings.strategy == "fsdp":
         raise RequestError("⟦ema⟧: needs whole parameters, expected ⟦strategy ddp⟧ or auto")
     if settings.optimizer == "muon" and settings.strategy == "fsdp":
         raise RequestError("⟦optimizer muon⟧: needs whole matrices, expected ⟦strategy ddp⟧ or auto")
-    if not on_cuda and settings.strategy == "fsdp":
-        raise RequestError("⟦strategy fsdp⟧: needs CUDA GPUs, expected ddp or auto on a CPU")
+
+
+def _check_parts(settings: TrainSettings) -> None:
+    if settings.strategy == "fsdp" and settings.precision not in SHARDED_PRECISIONS:
+        raise RequestError(
+            f"⟦precision {settings.precision}⟧: expected {' or '.join(SHARDED_PRECISIONS)} with ⟦strategy fsdp⟧"
+        )
+    parts = settings.tensor_parallel
+    if parts > 1 and settings.strategy != "fsdp":
+        raise RequestError(f"⟦tensor_parallel {parts}⟧: expected ⟦strategy fsdp⟧ beside it")
+    if settings.num_devices % parts:
+        raise RequestError(
+            f"⟦tensor_parallel {parts}⟧: there are {settings.num_devices} devices, expected a divisor of that"
+        )
+    if parts > 1 and settings.dropout:
+        raise RequestError(f"⟦tensor_parallel {parts}⟧: parts of a block would draw the same dropout, expected none")

@@ -16,9 +16,9 @@ from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.selection import selected
 from ckptgrow.verification.gradients import Gradients
 from ckptgrow.verification.magnitude import power
+from ckptgrow.verification.model_inputs import inputs_of
 from ckptgrow.verification.pair import Link, Pair, next_copies
 from ckptgrow.verification.precision import computing_in
-from ckptgrow.verification.samples import inputs_of
 
 
 def weight_asymmetry(pair: Pair) -> float:

@@ -14,7 +14,9 @@ from transformers import PreTrainedModel
 from ckptgrow.errors import DataError
 from ckptgrow.spaces.growth import IntVector
 from ckptgrow.state.opening import TrainingState
+from ckptgrow.verification.model_inputs import inputs_of
 from ckptgrow.verification.precision import computing_in
+from ckptgrow.verification.task_outputs import has_task_head, task_logits
 
 SEQUENCES = 2  # a batch
 LONGEST = 256  # tokens a sequence
@@ -83,31 +85,24 @@ def _windows(config: Mapping[str, Any]) -> list[int]:
     return [value for key, value in config.items() if "window" in key and isinstance(value, int) and value > 1]
 
 
-def inputs_of(model: PreTrainedModel, sample: torch.Tensor) -> dict[str, Any]:
-    """The model's arguments for a batch: images, tokens, or the same tokens for encoder and decoder."""
-    device = "cpu" if model.device.type == "meta" else model.device  # of a streamed model
-    if sample.is_floating_point():
-        return {model.main_input_name: sample.to(device, model.dtype)}
-    tokens = sample.to(device)
-    inputs = {model.main_input_name: tokens, "use_cache": False}
-    return {**inputs, "decoder_input_ids": tokens} if model.config.is_encoder_decoder else inputs
-
-
 def logits_of(model: PreTrainedModel, sample: torch.Tensor) -> torch.Tensor:
-    """The logits, in the model's dtype, shape (batch, tokens, vocabulary) or (batch, labels)."""
-    inputs = inputs_of(model, sample)
+    """The logits, in the model's dtype, shape (batch, tokens, vocabulary), (batch, labels), or as `task_logits`."""
     with computing_in(model.dtype):
-        return model(**inputs).logits
+        return task_logits(model, sample) if has_task_head(model) else model(**inputs_of(model, sample)).logits
 
 
-def loss_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """The mean cross-entropy in nats, in the logits' dtype, of the next token or, for images, of the labels 0, 1, ….
+def loss_of(model: PreTrainedModel, sample: torch.Tensor) -> torch.Tensor:
+    """The mean cross-entropy in nats, in the logits' dtype, of the next token or, for images, of the labels 0, 1, …; of
+    another task's head the mean squared distance of its outputs from 1, which every one of its parameters feels.
 
     transformers' own loss would cast to float32.
     """
-    if tokens.is_floating_point():
-        return torch.nn.functional.cross_entropy(logits, torch.arange(len(tokens), device=logits.device))
-    target = tokens.to(logits.device)[:, 1:]
+    logits = logits_of(model, sample)
+    if has_task_head(model):
+        return (logits - 1).square().mean()
+    if sample.is_floating_point():
+        return torch.nn.functional.cross_entropy(logits, torch.arange(len(sample), device=logits.device))
+    target = sample.to(logits.device)[:, 1:]
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), target.flatten())
 
 
@@ -115,7 +110,7 @@ def gradients_of(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> dic
     """The gradients of the mean loss over all batches, by parameter name, on the CPU."""
     model.zero_grad(set_to_none=True)
     for tokens in batches:
-        (loss_of(logits_of(model, tokens), tokens) / len(batches)).backward()
+        (loss_of(model, tokens) / len(batches)).backward()
     return {
         name: parameter.grad.detach().cpu()
         for name, parameter in model.named_parameters()

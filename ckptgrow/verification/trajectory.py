@@ -17,7 +17,7 @@ from ckptgrow.state.optimizer_kinds import keys_in
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
 from ckptgrow.storage.tensors import is_lazy, whole
 from ckptgrow.verification.optimizers import RULES, StepRule, step_rule
-from ckptgrow.verification.samples import logits_of, loss_of
+from ckptgrow.verification.samples import loss_of
 
 PLAIN = 5  # up to this length of its average RAdam does not divide by it
 OF_WHOLE_TENSORS = ("Adafactor", "Adafactor of transformers", "Muon", "LAMB")
@@ -37,7 +37,7 @@ def losses(
         tokens = batches[step % len(batches)]
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(logits_of(model, tokens), tokens)
+        loss = loss_of(model, tokens)
         found.append(float(loss.detach()))
         if step < num_steps:
             loss.backward()

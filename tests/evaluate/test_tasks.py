@@ -13,25 +13,7 @@ from ckptgrow.evaluate.definitions import find_definitions
 from ckptgrow.evaluate.dependency import require
 from ckptgrow.evaluate.quiet import quiet
 from ckptgrow.evaluate.tasks import load_tasks
-from tests.helpers.evaluated import LAMBADA
-
-OWN_TASK = """
-task: own_endings
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: {data}
-  cache_dir: {cache}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: ["yes", "no"]
-doc_to_target: "{{{{answer}}}}"
-metric_list:
-  - metric: acc
-tag:
-  - own_tag
-"""
+from tests.helpers.evaluated import LAMBADA, OWN_TASK
 
 
 def test_names_are_found_as_tasks_groups_and_tags() -> None:
@@ -73,15 +55,16 @@ def test_without_network_and_data_one_line_says_what_to_do(
 
 @pytest.mark.parametrize("name", ["own_endings", "own_tag", "own_e*", "own_group"])
 def test_tasks_of_ones_own_run_on_any_checkpoint(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     data = tmp_path / "questions.jsonl"
     data.write_text("".join(json.dumps({"question": f"is {n} odd?", "answer": (n + 1) % 2}) + "\n" for n in range(4)))
     own = tmp_path / "own"
     own.mkdir()
     (own / "own.yaml").write_text(OWN_TASK.format(data=data, cache=tmp_path / "cache"))
     (own / "group.yaml").write_text("group: own_group\ntask:\n  - own_tag\naggregate_metric_list:\n  - metric: acc\n")
-    arguments = ["eval", "run", str(checkpoint), "--tasks", name, "--include-path", str(own), "--tokenizer", "bytes"]
+    arguments = ["eval", "run", str(checkpoint), "--tasks", name, "--include-path", "own", "--tokenizer", "bytes"]
     assert run([*arguments, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["num_samples"] == {"own_endings": 4} and 0 <= shown["results"]["own_endings"]["acc,none"] <= 1

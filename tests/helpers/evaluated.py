@@ -22,6 +22,23 @@ from ckptgrow.families.registry import FAMILIES
 from tests.helpers.gpt2 import gpt2_config
 from tests.helpers.paths import ROOT
 
+OWN_TASK = """
+task: own_endings
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {data}
+  cache_dir: {cache}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: ["yes", "no"]
+doc_to_target: "{{{{answer}}}}"
+metric_list:
+  - metric: acc
+tag:
+  - own_tag
+"""
 LAMBADA, WIKITEXT = ROOT / "fixtures" / "lambada.jsonl", ROOT / "fixtures" / "wikitext.txt"
 CONTEXT = 64
 STEPS, LEARNED = 60, 8  # of training; bytes at the end of a passage

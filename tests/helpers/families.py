@@ -234,10 +234,11 @@ def perturbed(case: str, seed: int = 0) -> PreTrainedModel:
 def built(config: PreTrainedConfig) -> PreTrainedModel:
     """In float64; gemma's √hidden too, which its models hold in float32."""
     model = HEADS.get(config.model_type, AutoModelForCausalLM).from_config(config)
-    return _widened(model)
+    return widened(model)
 
 
-def _widened(model: PreTrainedModel) -> PreTrainedModel:
+def widened(model: PreTrainedModel) -> PreTrainedModel:
+    """The model in float64 and evaluation mode."""
     model.config._experts_implementation = "eager"  # torch's grouped matrix product has no float64
     for module in model.double().modules():
         if hasattr(module, "scalar_embed_scale"):
@@ -255,7 +256,7 @@ def reloaded(like: PreTrainedModel, directory: Path) -> PreTrainedModel:
     """The model of a directory through transformers alone, which must miss nothing and know everything in it."""
     model, report = type(like).from_pretrained(directory, dtype=torch.float64, output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
-    return _widened(model)
+    return widened(model)
 
 
 def batches(num: int, seed: int = 1) -> list[torch.Tensor]:
@@ -328,7 +329,7 @@ def _still_run(case: str) -> bytes:
 def loaded(path: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model of a checkpoint in float64, through transformers and torch alone, and the whole file."""
     model, tree = load_model(path)
-    return _widened(model), tree
+    return widened(model), tree
 
 
 def difference(one: PreTrainedModel, other: PreTrainedModel) -> tuple[float, float]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ckptgrow.commands._options import AveragedOption, ConfigOption
+from ckptgrow.commands._options import AveragedOption, ConfigOption, DialectOption
 from ckptgrow.commands._screen import Screen
+from ckptgrow.commands._values import words_by_commas
 from ckptgrow.commands.eval import _eval_options as options
 from ckptgrow.errors import RequestError
 
@@ -37,6 +38,7 @@ class Choices:
     limit: options.LimitOption = None
     samples: options.SamplesOption = None
     config: ConfigOption = None
+    dialect: DialectOption = None
     averaged: AveragedOption = False
     force: options.ForceOption = False
 
@@ -104,7 +106,7 @@ class Session:
                 tokenizer=self.choices.tokenizer,
                 dtype=self.choices.dtype,
                 device=self.processes.device,
-                taken=Taken(self.choices.config, self.choices.averaged),
+                taken=Taken(self.choices.config, self.choices.averaged, self.choices.dialect),
                 others=data,
             )
 
@@ -115,7 +117,7 @@ class Session:
         require_harness()
         from ckptgrow.evaluate.tasks import load_tasks
 
-        wanted = [name.strip() for name in names.split(",") if name.strip()]
+        wanted = words_by_commas(names)
         if not wanted:
             raise RequestError("--tasks: names none, expected some of lm-eval's tasks, by commas")
         with self.screen.stages() as stage:

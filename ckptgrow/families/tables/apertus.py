@@ -15,6 +15,7 @@ from ckptgrow.families.rows import (
     SIZES,
     TIE,
 )
+from ckptgrow.families.task_rows import TOKENS, VALUES
 
 ACTIVATION = LAYER + "mlp.act_fn."
 
@@ -43,4 +44,5 @@ FAMILY = Family(
         Refusal("hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"),
         Refusal("zero-norm", "xIELU is not zero at zero (its ε is added there); use ⟦new zero-output⟧"),
     ),
+    tasks=(TOKENS, VALUES),
 )

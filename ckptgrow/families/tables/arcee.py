@@ -16,6 +16,7 @@ from ckptgrow.families.rows import (
     UNGATED_FFN,
     UNGATED_FFN_BIASES,
 )
+from ckptgrow.families.task_rows import QUESTIONS_OF_TRANSFORMER, SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
     model_type="arcee",
@@ -27,4 +28,5 @@ FAMILY = Family(
     padding=Padding("rms", "rms_norm_eps"),
     activation="hidden_act",
     dropout=("attention_dropout",),
+    tasks=(SEQUENCE, TOKENS, QUESTIONS_OF_TRANSFORMER, VALUES),
 )

@@ -4,7 +4,14 @@ Source: Devlin et al., "BERT", arXiv 1810.04805; transformers `BertForMaskedLM`.
 """
 
 from ckptgrow.families.encoder_rows import DROPOUT, REFUSALS, RESIDUAL, SIZES, SPELLINGS, encoder_layers
-from ckptgrow.families.family import Family, Parameter, Tie
+from ckptgrow.families.family import Family, Parameter, TaskHead, Tie
+from ckptgrow.families.task_rows import encoder_tasks, pooler
+
+NEXT_SENTENCE = (
+    *pooler("bert."),
+    Parameter("cls.seq_relationship.weight", "2 <- pooled"),
+    Parameter("cls.seq_relationship.bias", "2"),
+)
 
 FAMILY = Family(
     model_type="bert",
@@ -36,4 +43,16 @@ FAMILY = Family(
     residual=RESIDUAL,
     depth_is_exact=False,
     refusals=REFUSALS,
+    tasks=encoder_tasks(
+        "bert.",
+        sequence=(
+            *pooler("bert."),
+            Parameter("classifier.weight", "labels <- pooled"),
+            Parameter("classifier.bias", "labels"),
+        ),
+        pretraining=(
+            TaskHead(classes=("ForNextSentencePrediction",), head="next sentence", parameters=NEXT_SENTENCE),
+            TaskHead(classes=("ForPreTraining",), head="pretraining", parameters=NEXT_SENTENCE, keeps_head=True),
+        ),
+    ),
 )

@@ -6,6 +6,7 @@ Source: BigScience Workshop, "BLOOM", arXiv 2211.05100; Press et al., "Train Sho
 
 from ckptgrow.families.family import Family, Parameter, Refusal, Size, Tie
 from ckptgrow.families.rows import ALIBI
+from ckptgrow.families.task_rows import CLASSIFIED_TOKENS, QUESTIONS, SEQUENCE, VALUES
 
 LAYER = "transformer.h.{layer}."
 
@@ -51,4 +52,5 @@ FAMILY = Family(
         Refusal("ffn", "its config has no field for the size of the feed-forward block, which is 4 × hidden"),
         Refusal("depth", "its residual stream is the norm's output", when="apply_residual_connection_post_layernorm"),
     ),
+    tasks=(SEQUENCE, CLASSIFIED_TOKENS, QUESTIONS, VALUES),
 )

@@ -17,6 +17,7 @@ from ckptgrow.families.rows import (
     SIZES,
     TIE,
 )
+from ckptgrow.families.task_rows import VALUES
 
 FAMILY = Family(
     model_type="ernie4_5",
@@ -33,4 +34,5 @@ FAMILY = Family(
     ),
     tie=replace(TIE, default=True),
     padding=Padding("rms", "rms_norm_eps"),
+    tasks=(VALUES,),
 )

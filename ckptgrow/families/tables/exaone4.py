@@ -5,6 +5,7 @@ Source: LG AI Research, "EXAONE 4.0", arXiv 2507.11407; transformers `Exaone4For
 
 from ckptgrow.families.family import Family, Parameter, Refusal, Size
 from ckptgrow.families.rows import EMBEDDING, FINAL, HEAD_NORMS, LAYER, POST_NORM_ATTENTION, POST_NORM_FFN, SIZES, TIE
+from ckptgrow.families.task_rows import QUESTIONS_OF_TRANSFORMER, SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
     model_type="exaone4",
@@ -27,4 +28,5 @@ FAMILY = Family(
     refusals=(
         Refusal("hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"),
     ),
+    tasks=(SEQUENCE, TOKENS, QUESTIONS_OF_TRANSFORMER, VALUES),
 )

@@ -18,6 +18,7 @@ from ckptgrow.families.rows import (
     ROOT_SCALED_TIED,
     TIE,
 )
+from ckptgrow.families.task_rows import SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
     model_type="gemma",
@@ -40,4 +41,5 @@ FAMILY = Family(
     residual=ROOT_SCALED_RESIDUAL,
     shrunken=ROOT_SCALED,
     shrunken_tied=ROOT_SCALED_TIED,
+    tasks=(SEQUENCE, TOKENS, VALUES),
 )

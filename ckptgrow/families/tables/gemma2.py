@@ -17,6 +17,7 @@ from ckptgrow.families.rows import (
     SANDWICH_NORMS_WITHOUT_ONE,
     TIE,
 )
+from ckptgrow.families.task_rows import SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
     model_type="gemma2",
@@ -38,4 +39,5 @@ FAMILY = Family(
     shrunken=ROOT_SCALED,
     shrunken_tied=ROOT_SCALED_TIED,
     layer_lists=("layer_types",),
+    tasks=(SEQUENCE, TOKENS, VALUES),
 )

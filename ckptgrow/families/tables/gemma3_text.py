@@ -18,6 +18,7 @@ from ckptgrow.families.rows import (
     SANDWICH_NORMS_WITHOUT_ONE,
     TIE,
 )
+from ckptgrow.families.task_rows import SEQUENCE, VALUES
 
 FAMILY = Family(
     model_type="gemma3_text",
@@ -43,4 +44,5 @@ FAMILY = Family(
     refusals=(
         Refusal("hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"),
     ),
+    tasks=(SEQUENCE, VALUES),
 )

@@ -5,6 +5,7 @@ Source: GLM Team, "ChatGLM", arXiv 2406.12793; transformers `GlmForCausalLM`.
 
 from ckptgrow.families.family import Family, Padding
 from ckptgrow.families.rows import ATTENTION, ATTENTION_BIASES, EMBEDDING, FINAL, FUSED_FFN, NORMS, SIZES, TIE
+from ckptgrow.families.task_rows import SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
     model_type="glm",
@@ -15,4 +16,5 @@ FAMILY = Family(
     tie=TIE,
     padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
+    tasks=(SEQUENCE, TOKENS, VALUES),
 )

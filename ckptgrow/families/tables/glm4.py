@@ -15,6 +15,7 @@ from ckptgrow.families.rows import (
     SIZES,
     TIE,
 )
+from ckptgrow.families.task_rows import SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
     model_type="glm4",
@@ -36,4 +37,5 @@ FAMILY = Family(
     padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
     residual=("residual", "normed", "final", "branch"),
+    tasks=(SEQUENCE, TOKENS, VALUES),
 )

@@ -4,6 +4,7 @@ Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2
 """
 
 from ckptgrow.families.family import Family, Padding, Parameter, Refusal, Size, Tie
+from ckptgrow.families.task_rows import CLASSIFIED_TOKENS, QUESTIONS, SEQUENCE, VALUES
 
 FAMILY = Family(
     model_type="gpt2",
@@ -60,4 +61,5 @@ FAMILY = Family(
         "GPT2_large_div4_width": {"n_layer": 24, "n_embd": 384, "n_head": 4},
         "GPT2_large_div4_depth": {"n_layer": 6, "n_embd": 1536, "n_head": 16},
     },
+    tasks=(SEQUENCE, CLASSIFIED_TOKENS, QUESTIONS, VALUES),
 )

@@ -4,6 +4,7 @@ Source: Black et al., "GPT-NeoX-20B", arXiv 2204.06745; transformers `GPTNeoXFor
 """
 
 from ckptgrow.families.family import Family, Padding, Parameter, Size, Tie
+from ckptgrow.families.task_rows import CLASSIFIED_TOKENS, QUESTIONS, SEQUENCE, VALUES
 
 FAMILY = Family(
     model_type="gpt_neox",
@@ -46,4 +47,5 @@ FAMILY = Family(
     padding=Padding("layer", "layer_norm_eps"),
     activation="hidden_act",
     dropout=("hidden_dropout", "attention_dropout"),
+    tasks=(SEQUENCE, CLASSIFIED_TOKENS, QUESTIONS, VALUES),
 )

@@ -5,6 +5,7 @@ Source: OpenAI, "gpt-oss-120b & gpt-oss-20b Model Card", arXiv 2508.10925; trans
 
 from ckptgrow.families.family import Family, Padding, Parameter, Size
 from ckptgrow.families.rows import ATTENTION, ATTENTION_BIASES, EMBEDDING, FINAL, LAYER, NORMS, SIZES, TIE
+from ckptgrow.families.task_rows import SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
     model_type="gpt_oss",
@@ -30,4 +31,5 @@ FAMILY = Family(
     dropout=("attention_dropout",),
     layer_lists=("layer_types",),
     aliases={"num_experts": "num_local_experts"},
+    tasks=(SEQUENCE, TOKENS, VALUES),
 )

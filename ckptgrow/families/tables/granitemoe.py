@@ -5,6 +5,7 @@ Source: Granite Team, IBM, "Granite 3.0 Language Models", 2024; transformers `Gr
 
 from ckptgrow.families.family import Family, Padding, Parameter, Size
 from ckptgrow.families.rows import ATTENTION, ATTENTION_BIASES, EMBEDDING, FINAL, LAYER, NORMS, SIZES, TIE
+from ckptgrow.families.task_rows import VALUES
 
 FAMILY = Family(
     model_type="granitemoe",
@@ -29,4 +30,5 @@ FAMILY = Family(
     tie=TIE,
     padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
+    tasks=(VALUES,),
 )

@@ -15,6 +15,7 @@ from ckptgrow.families.rows import (
     SIZES,
     TIE,
 )
+from ckptgrow.families.task_rows import SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
     model_type="helium",
@@ -25,4 +26,5 @@ FAMILY = Family(
     tie=TIE,
     padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
+    tasks=(SEQUENCE, TOKENS, VALUES),
 )

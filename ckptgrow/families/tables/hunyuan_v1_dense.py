@@ -5,6 +5,7 @@ Source: Tencent Hunyuan, "Hunyuan-7B", 2025; transformers `HunYuanDenseV1ForCaus
 
 from ckptgrow.families.family import Family, Parameter, Refusal
 from ckptgrow.families.rows import ATTENTION, ATTENTION_BIASES, EMBEDDING, FINAL, GATED_FFN, LAYER, NORMS, SIZES, TIE
+from ckptgrow.families.task_rows import SEQUENCE, VALUES
 
 FAMILY = Family(
     model_type="hunyuan_v1_dense",
@@ -26,4 +27,5 @@ FAMILY = Family(
     refusals=(
         Refusal("hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"),
     ),
+    tasks=(SEQUENCE, VALUES),
 )

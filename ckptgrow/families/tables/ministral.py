@@ -5,6 +5,7 @@ Source: Mistral AI, "Ministraux", 2024; transformers `MinistralForCausalLM`.
 
 from ckptgrow.families.family import Family, Padding
 from ckptgrow.families.rows import ATTENTION, EMBEDDING, FINAL, GATED_FFN, NORMS, SIZES, TIE
+from ckptgrow.families.task_rows import QUESTIONS_OF_TRANSFORMER, SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
     model_type="ministral",
@@ -16,4 +17,5 @@ FAMILY = Family(
     padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
     layer_lists=("layer_types",),
+    tasks=(SEQUENCE, TOKENS, QUESTIONS_OF_TRANSFORMER, VALUES),
 )

@@ -5,6 +5,7 @@ Source: Mistral AI, "Ministral 3", arXiv 2601.08584; transformers `Ministral3For
 
 from ckptgrow.families.family import Family, Padding
 from ckptgrow.families.rows import ATTENTION, EMBEDDING, FINAL, GATED_FFN, NORMS, SIZES, TIE
+from ckptgrow.families.task_rows import QUESTIONS, SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
     model_type="ministral3",
@@ -15,4 +16,5 @@ FAMILY = Family(
     tie=TIE,
     padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
+    tasks=(SEQUENCE, TOKENS, QUESTIONS, VALUES),
 )

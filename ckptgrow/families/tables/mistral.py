@@ -5,6 +5,7 @@ Source: Jiang et al., "Mistral 7B", arXiv 2310.06825; transformers `MistralForCa
 
 from ckptgrow.families.family import Family, Padding
 from ckptgrow.families.rows import ATTENTION, EMBEDDING, FINAL, GATED_FFN, INVERSE_FREQUENCIES, NORMS, SIZES, TIE
+from ckptgrow.families.task_rows import QUESTIONS, SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
     model_type="mistral",
@@ -16,4 +17,5 @@ FAMILY = Family(
     buffers=INVERSE_FREQUENCIES,
     padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
+    tasks=(SEQUENCE, TOKENS, QUESTIONS, VALUES),
 )

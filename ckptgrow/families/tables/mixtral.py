@@ -5,6 +5,7 @@ Source: Jiang et al., "Mixtral of Experts", arXiv 2401.04088; transformers `Mixt
 
 from ckptgrow.families.family import Family, InPieces, Padding, Parameter, Size
 from ckptgrow.families.rows import ATTENTION, EMBEDDING, EXPERTS, FINAL, LAYER, NORMS, SIZES, TIE
+from ckptgrow.families.task_rows import QUESTIONS, SEQUENCE, TOKENS, VALUES
 
 EXPERT = LAYER + "block_sparse_moe.experts.{expert}."
 
@@ -26,4 +27,5 @@ FAMILY = Family(
     padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
     aliases={"num_experts": "num_local_experts"},
+    tasks=(SEQUENCE, TOKENS, QUESTIONS, VALUES),
 )

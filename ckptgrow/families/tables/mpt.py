@@ -6,6 +6,7 @@ transformers `MptForCausalLM`.
 
 from ckptgrow.families.family import Family, Parameter, Refusal, Size, Tie
 from ckptgrow.families.rows import ALIBI
+from ckptgrow.families.task_rows import CLASSIFIED_TOKENS, QUESTIONS, SEQUENCE, VALUES
 
 LAYER = "transformer.blocks.{layer}."
 
@@ -41,4 +42,5 @@ FAMILY = Family(
         *ALIBI,
         Refusal("ffn", "transformers builds its feed-forward block with 4 × d_model units, whatever the config says"),
     ),
+    tasks=(SEQUENCE, CLASSIFIED_TOKENS, QUESTIONS, VALUES),
 )

@@ -5,6 +5,7 @@ Source: Groeneveld et al., "OLMo", arXiv 2402.00838; transformers `OlmoForCausal
 
 from ckptgrow.families.family import Family, Parameter, Refusal
 from ckptgrow.families.rows import ATTENTION, ATTENTION_BIASES, EMBEDDING, GATED_FFN, SIZES, TIE
+from ckptgrow.families.task_rows import SEQUENCE, VALUES
 
 FAMILY = Family(
     model_type="olmo",
@@ -32,4 +33,5 @@ FAMILY = Family(
             when="tie_word_embeddings",
         ),
     ),
+    tasks=(SEQUENCE, VALUES),
 )

@@ -14,6 +14,7 @@ from ckptgrow.families.rows import (
     SIZES,
     TIE,
 )
+from ckptgrow.families.task_rows import SEQUENCE, VALUES
 
 FAMILY = Family(
     model_type="olmo2",
@@ -41,4 +42,5 @@ FAMILY = Family(
         Refusal("heads", "a norm runs over all heads, so uneven copies weigh differently in it"),
         Refusal("kv_heads", "a norm runs over all heads, so uneven copies weigh differently in it"),
     ),
+    tasks=(SEQUENCE, VALUES),
 )

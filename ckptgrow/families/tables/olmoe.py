@@ -17,6 +17,7 @@ from ckptgrow.families.rows import (
     SIZES,
     TIE,
 )
+from ckptgrow.families.task_rows import VALUES
 
 FAMILY = Family(
     model_type="olmoe",
@@ -44,4 +45,5 @@ FAMILY = Family(
         Refusal("heads", "a norm runs over all heads, so uneven copies weigh differently in it"),
         Refusal("kv_heads", "a norm runs over all heads, so uneven copies weigh differently in it"),
     ),
+    tasks=(VALUES,),
 )

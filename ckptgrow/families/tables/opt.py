@@ -5,13 +5,20 @@ Norms stand before the blocks and at the end, or after each block and not at the
 Source: Zhang et al., "OPT", arXiv 2205.01068; transformers `OPTForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Refusal, Size, Tie
+from ckptgrow.families.family import Family, Parameter, Refusal, Size, TaskHead, Tie
 
 LAYER = "model.decoder.layers.{layer}."
 AFFINE = "layer_norm_elementwise_affine"
 UNPROJECTED, PROJECTED = "word_embed_proj_dim == hidden_size", "word_embed_proj_dim != hidden_size"
 FINAL_NORM = f"{AFFINE} and do_layer_norm_before and not _remove_final_layer_norm"
 NO_GAIN = "its head is tied to the embedding, and no gain that could make up for the copies stands before it"
+
+
+def _rows(name: str, layout: str) -> tuple[Parameter, ...]:
+    """A head's rows: behind the projection to another size where there is one."""
+    spaces = {"final": UNPROJECTED, "projected": PROJECTED}
+    return tuple(Parameter(name, layout.format(space), when=when) for space, when in spaces.items())
+
 
 FAMILY = Family(
     model_type="opt",
@@ -85,6 +92,22 @@ FAMILY = Family(
                 when="not do_layer_norm_before",
             )
             for new in ("zero-output", "zero-norm", "ode")
+        ),
+    ),
+    tasks=(
+        TaskHead(
+            classes=("ForSequenceClassification",), head="sequence", parameters=_rows("score.weight", "labels <- {}")
+        ),
+        TaskHead(
+            classes=("ForQuestionAnswering",),
+            head="questions",
+            parameters=(*_rows("qa_outputs.weight", "2 <- {}"), Parameter("qa_outputs.bias", "2")),
+        ),
+        TaskHead(
+            classes=("WithValueHead",),
+            head="valued",
+            parameters=(*_rows("v_head.summary.weight", "1 <- {}"), Parameter("v_head.summary.bias", "1")),
+            keeps_head=True,
         ),
     ),
 )

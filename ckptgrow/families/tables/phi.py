@@ -5,6 +5,7 @@ Source: Li et al., "Textbooks Are All You Need II", arXiv 2309.05463; transforme
 
 from ckptgrow.families.family import Family, Padding, Parameter, Refusal, Size
 from ckptgrow.families.rows import ATTENTION, EMBEDDING, LAYER, SIZES, TIE
+from ckptgrow.families.task_rows import SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
     model_type="phi",
@@ -39,4 +40,5 @@ FAMILY = Family(
     activation="hidden_act",
     dropout=("resid_pdrop", "embd_pdrop", "attention_dropout"),
     refusals=(Refusal("hidden", "norms over each head share the ε that would change", when="qk_layernorm"),),
+    tasks=(SEQUENCE, TOKENS, VALUES),
 )

@@ -5,6 +5,7 @@ Source: Abdin et al., "Phi-3 Technical Report", arXiv 2404.14219; transformers `
 
 from ckptgrow.families.family import Family, Padding, Parameter
 from ckptgrow.families.rows import EMBEDDING, FINAL, FUSED_FFN, LAYER, NORMS, SIZES, TIE
+from ckptgrow.families.task_rows import SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
     model_type="phi3",
@@ -22,4 +23,5 @@ FAMILY = Family(
     tie=TIE,
     padding=Padding("rms", "rms_norm_eps"),
     dropout=("resid_pdrop", "embd_pdrop", "attention_dropout"),
+    tasks=(SEQUENCE, TOKENS, VALUES),
 )

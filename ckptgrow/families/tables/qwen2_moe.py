@@ -18,6 +18,7 @@ from ckptgrow.families.rows import (
     SIZES,
     TIE,
 )
+from ckptgrow.families.task_rows import QUESTIONS, SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
     model_type="qwen2_moe",
@@ -51,4 +52,5 @@ FAMILY = Family(
     dropout=("attention_dropout",),
     layer_lists=("layer_types",),
     sparse=Sparse(dense="mlp_only_layers", step="decoder_sparse_step"),
+    tasks=(SEQUENCE, TOKENS, QUESTIONS, VALUES),
 )

@@ -5,6 +5,7 @@ Source: Liu et al., "RoBERTa", arXiv 1907.11692; transformers `RobertaForMaskedL
 
 from ckptgrow.families.encoder_rows import DROPOUT, REFUSALS, RESIDUAL, SIZES, SPELLINGS, encoder_layers
 from ckptgrow.families.family import Family, Parameter, Tie
+from ckptgrow.families.task_rows import encoder_tasks
 
 FAMILY = Family(
     model_type="roberta",
@@ -37,4 +38,14 @@ FAMILY = Family(
     unused_positions=2,
     depth_is_exact=False,
     refusals=REFUSALS,
+    tasks=encoder_tasks(
+        "roberta.",
+        sequence=(
+            Parameter("classifier.dense.weight", "pooled <- residual"),
+            Parameter("classifier.dense.bias", "pooled"),
+            Parameter("classifier.out_proj.weight", "labels <- pooled"),
+            Parameter("classifier.out_proj.bias", "labels"),
+        ),
+        pretraining=(),
+    ),
 )

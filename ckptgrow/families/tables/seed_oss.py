@@ -16,6 +16,7 @@ from ckptgrow.families.rows import (
     SIZES,
     TIE,
 )
+from ckptgrow.families.task_rows import QUESTIONS_OF_TRANSFORMER, SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
     model_type="seed_oss",
@@ -35,4 +36,5 @@ FAMILY = Family(
     tie=TIE,
     padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout", "residual_dropout"),
+    tasks=(SEQUENCE, TOKENS, QUESTIONS_OF_TRANSFORMER, VALUES),
 )

@@ -15,6 +15,7 @@ from ckptgrow.families.rows import (
     SIZES,
     TIE,
 )
+from ckptgrow.families.task_rows import QUESTIONS_OF_TRANSFORMER, SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
     model_type="smollm3",
@@ -26,4 +27,5 @@ FAMILY = Family(
     padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
     layer_lists=("layer_types", "no_rope_layers"),
+    tasks=(SEQUENCE, TOKENS, QUESTIONS_OF_TRANSFORMER, VALUES),
 )

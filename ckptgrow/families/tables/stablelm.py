@@ -5,6 +5,7 @@ Source: Bellagente et al., "Stable LM 2 1.6B Technical Report", arXiv 2402.17834
 
 from ckptgrow.families.family import Family, Padding, Parameter, Size
 from ckptgrow.families.rows import ATTENTION, EMBEDDING, FINAL, GATED_FFN, INVERSE_FREQUENCIES, LAYER, SIZES, TIE
+from ckptgrow.families.task_rows import SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
     model_type="stablelm",
@@ -29,4 +30,5 @@ FAMILY = Family(
     buffers=INVERSE_FREQUENCIES,
     padding=Padding("layer", "layer_norm_eps"),
     dropout=("hidden_dropout", "attention_dropout"),
+    tasks=(SEQUENCE, TOKENS, VALUES),
 )

@@ -5,6 +5,7 @@ Source: Lozhkov et al., "StarCoder 2 and The Stack v2", arXiv 2402.19173; transf
 
 from ckptgrow.families.family import Family, Padding, Parameter
 from ckptgrow.families.rows import ATTENTION, EMBEDDING, FINAL, LAYER, NORMS, SIZES, TIE
+from ckptgrow.families.task_rows import SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
     model_type="starcoder2",
@@ -32,4 +33,5 @@ FAMILY = Family(
     padding=Padding("layer", "norm_epsilon"),
     activation="hidden_act",
     dropout=("residual_dropout", "embedding_dropout", "attention_dropout"),
+    tasks=(SEQUENCE, TOKENS, VALUES),
 )

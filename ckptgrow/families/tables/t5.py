@@ -4,9 +4,10 @@ Source: Raffel et al., "Exploring the Limits of Transfer Learning", arXiv 1910.1
 `T5ForConditionalGeneration`.
 """
 
-from ckptgrow.families.family import Family, Padding, Parameter, Refusal, Size, Tie
+from ckptgrow.families.family import Family, Padding, Parameter, Refusal, Size, TaskHead, Tie
 
 ENCODER, DECODER = "encoder.block.{layer}.", "decoder.block.{layer}."
+UNSCALED = Padding("rms", "layer_norm_epsilon")  # no other head reads outputs divided by √hidden
 
 FAMILY = Family(
     model_type="t5",
@@ -87,6 +88,34 @@ FAMILY = Family(
         ),
         Refusal(
             "depth", "encoder and decoder have different numbers of layers", when="num_decoder_layers != num_layers"
+        ),
+    ),
+    tasks=(
+        TaskHead(
+            classes=("ForSequenceClassification",),
+            head="sequence",
+            parameters=(
+                Parameter("classification_head.dense.weight", "pooled <- final"),
+                Parameter("classification_head.dense.bias", "pooled"),
+                Parameter("classification_head.out_proj.weight", "labels <- pooled"),
+                Parameter("classification_head.out_proj.bias", "labels"),
+            ),
+            base_prefix="transformer.",
+            padding=UNSCALED,
+        ),
+        TaskHead(
+            classes=("ForTokenClassification",),
+            head="tokens",
+            parameters=(Parameter("classifier.weight", "labels <- encoded"), Parameter("classifier.bias", "labels")),
+            base_prefix="transformer.",
+            part=("shared.", "encoder."),
+            padding=UNSCALED,
+        ),
+        TaskHead(
+            classes=("ForQuestionAnswering",),
+            head="questions",
+            parameters=(Parameter("qa_outputs.weight", "2 <- final"), Parameter("qa_outputs.bias", "2")),
+            padding=UNSCALED,
         ),
     ),
 )
