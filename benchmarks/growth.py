@@ -2,10 +2,14 @@
 
     python benchmarks/growth.py [--size 124M] [--rounds 3] [--kind ckpt|safetensors] [--directory DIR]
         [--without-naive]
+    python benchmarks/growth.py --behind nanogpt [--size 41M] [--rounds 5] [--directory DIR]
 
-Each round runs, one after the other: `ckptgrow width`; the naive script (torch.load, grow in memory, torch.save); `cp`
-of the output followed by fsync, as it is found (ckptgrow leaves it on the disk, not in the page cache), and once more
-when it has been read, so that `cp` only writes. What the others read is read once before.
+With `--behind` the same state is grown in turns from a trainer's own file, as `convert` makes it, and from Lightning's,
+which has transformers' names; what is told is CPU seconds (user and system), seconds and peak memory of `width`.
+
+Else each round runs, one after the other: `ckptgrow width`; the naive script (torch.load, grow in memory, torch.save);
+`cp` of the output followed by fsync, as it is found (ckptgrow leaves it on the disk, not in the page cache), and once
+more when it has been read, so that `cp` only writes. What the others read is read once before.
 
 Peak memory is the largest sum of resident sizes over the process tree, sampled every 20 ms from the kernel
 (`/proc/PID/statm`, which counts the pages of mapped files; `smaps_rollup` walks every page of the process while it
@@ -15,6 +19,7 @@ runs, 7 ms a sample, and slows what it measures).
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import shutil
@@ -26,9 +31,9 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-SIZES = {"1M": (2, 128, 2), "124M": (12, 768, 12), "355M": (24, 1024, 16), "774M": (36, 1280, 20)}
+SIZES = {"1M": (2, 128, 2), "41M": (12, 384, 6), "124M": (12, 768, 12), "355M": (24, 1024, 16), "774M": (36, 1280, 20)}
 NAIVE = """
 import sys, torch
 tree = torch.load(sys.argv[1], weights_only=True)
@@ -53,11 +58,23 @@ with open(sys.argv[2], "wb") as file:
 """
 
 
-def build(path: Path, size: str) -> None:
-    """A GPT-2 with AdamW's moments, as Lightning saves it; dropout as released, so that growth adds no noise."""
+def build(path: Path, size: str, model_type: str = "gpt2") -> None:
+    """A GPT-2, or a Llama of as many layers, with AdamW's moments, as Lightning saves it; GPT-2's activation is exact,
+    as nanoGPT's is, and dropout as released, so that growth adds no noise.
+    """
     layers, width, heads = SIZES[size]
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(n_layer=layers, n_embd=width, n_head=heads))
+    if model_type == "gpt2":
+        config = GPT2Config(n_layer=layers, n_embd=width, n_head=heads, activation_function="gelu")
+    else:
+        config = LlamaConfig(
+            vocab_size=50304,
+            num_hidden_layers=layers,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_attention_heads=heads,
+        )
+    model = AutoModelForCausalLM.from_config(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
@@ -94,17 +111,52 @@ def read_once(path: Path) -> None:
                 pass
 
 
-def measured(command: list[str]) -> tuple[float, int]:
-    """Seconds and peak bytes of a command."""
+def measured(command: list[str], every: float = 0.02) -> tuple[float, int]:
+    """Seconds and peak bytes of a command, whose memory is looked at every so many seconds."""
     os.sync()
     began, peak = time.monotonic(), 0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None:
         peak = max(peak, tree_rss(process.pid))
-        time.sleep(0.02)
+        time.sleep(every)
     if process.returncode != 0:
         raise SystemExit(f"{command[0]} exited with {process.returncode}")
     return time.monotonic() - began, peak
+
+
+def cpu_seconds() -> float:
+    """User and system seconds of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def behind(trainer: str, size: str, rounds: int, directory: Path) -> None:
+    """Grows one state in turns from a trainer's file and from Lightning's, and prints medians."""
+    plain, theirs, grown = directory / "plain.ckpt", directory / "theirs", directory / "grown"
+    build(plain, size, "gpt2" if trainer == "nanogpt" else "llama")
+    line = [sys.executable, "-m", "ckptgrow"]
+    subprocess.run([*line, "convert", str(plain), str(theirs), "--to", trainer], check=True, stdout=subprocess.DEVNULL)
+    extra = ["--config", str(directory / "config.json")] if trainer == "torchtitan" else []
+    if extra:
+        (directory / "config.json").write_text(json.dumps(torch.load(plain)["hyper_parameters"]["config"]))
+    files = {"transformers' names": (plain, []), trainer: (theirs, extra)}
+    figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in files}
+    for number in range(rounds):
+        for name, (source, options) in files.items():
+            shutil.rmtree(grown) if grown.is_dir() else grown.unlink(missing_ok=True)
+            read_once(source)
+            began = cpu_seconds()
+            seconds, peak = measured([*line, "width", str(source), str(grown), *options], every=0.1)
+            figures[name].append((cpu_seconds() - began, seconds, peak / 2**30))
+            cpu, seconds, peak = figures[name][-1]
+            print(f"round {number + 1}: {name:19} CPU {cpu:6.2f} s, {seconds:6.2f} s, {peak:5.2f} GiB", flush=True)
+    medians = {
+        name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in figures.items()
+    }
+    plain_cpu, *_ = medians["transformers' names"]
+    print(f"{size} behind {trainer}, load average {os.getloadavg()[0]:.1f}, medians of {rounds}:")
+    for name, (cpu, seconds, peak) in medians.items():
+        print(f"{name:19} CPU {cpu:6.2f} s = {cpu / plain_cpu:4.2f} ×, {seconds:6.2f} s; peak {peak:.2f} GiB")
 
 
 def main() -> None:
@@ -116,8 +168,13 @@ def main() -> None:
     parser.add_argument("--how", default="diagonal", choices=["diagonal", "tile"])
     parser.add_argument("--directory", type=Path)
     parser.add_argument("--without-naive", action="store_true", help="it holds both states in memory at once")
+    trainers = ["nanogpt", "litgpt", "torchtitan", "olmo-core"]
+    parser.add_argument("--behind", choices=trainers, help="from a trainer's own file, beside Lightning's")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=chosen.directory) as name:
+        if chosen.behind:
+            behind(chosen.behind, chosen.size, chosen.rounds, Path(name))
+            return
         directory = Path(name)
         source, grown = directory / "small.ckpt", directory / "grown"
         build(source, chosen.size)

@@ -41,8 +41,8 @@ PANELS: Mapping[str, tuple[str, ...]] = {
     "Sampling": ("prompt", "num_tokens", "temperature", "top_k", "top_p", "num_texts"),
     "Judgement": ("level", "tokens", "batches", "steps", "tolerance", "measure", "bootstrap_iters", "samples"),
     "Machine": (
-        *("devices", "nodes", "launcher", "slurm", "strategy", "accelerator", "device", "precision", "dtype"),
-        *("compile_model", "gradient_checkpointing", "num_workers", "workers", "processes"),
+        *("devices", "nodes", "launcher", "slurm", "strategy", "tensor_parallel", "accelerator", "device"),
+        *("precision", "dtype", "compile_model", "gradient_checkpointing", "num_workers", "workers", "processes"),
     ),
     "Validation, logs and checkpoints": (
         *(

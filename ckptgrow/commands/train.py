@@ -173,6 +173,9 @@ def train(
     ] = None,
     nodes: Annotated[int | None, typer.Option(min=1, help="Nodes [default: the launcher's, else 1].")] = None,
     strategy: Annotated[Strategy, typer.Option(help="How processes share the work.")] = "auto",
+    tensor_parallel: Annotated[
+        int, typer.Option(min=1, help="Neighbouring devices that share each matrix of a block, under fsdp.")
+    ] = 1,
     accelerator: Annotated[Accelerator, typer.Option(help="What the model runs on.")] = "auto",
     precision: Annotated[Precision, typer.Option(help="What the model computes in.")] = "32",
     compile_model: Annotated[bool, typer.Option("--compile", help="Compile the model with torch.compile.")] = False,
@@ -280,6 +283,7 @@ def train(
         "devices": devices,
         "num_nodes": nodes,
         "strategy": strategy,
+        "tensor_parallel": tensor_parallel,
         "accelerator": accelerator,
         "precision": precision,
         "compile": compile_model,

@@ -16,7 +16,7 @@ import torch
 
 from ckptgrow.dialects.dialect import JOINING, Row
 from ckptgrow.storage.tensors import LazyTensor, Made, Stored, whole
-from ckptgrow.storage.transposed import Transposed
+from ckptgrow.storage.transposed import transposed
 
 Shape = tuple[int, ...]
 IntVector = npt.NDArray[np.int64]
@@ -139,10 +139,10 @@ class Form:
             for tensor, part in zip(ours, self.row.parts, strict=True)
         ]
         made = self._order.of(stepped) if self._is_joining else stepped[0]
-        return Transposed(made) if "transpose" in self.row.how else made
+        return transposed(made) if "transpose" in self.row.how else made
 
     def _layer_to_ours(self, theirs: LazyTensor, power: int) -> tuple[LazyTensor, ...]:
-        made = Transposed(theirs) if "transpose" in self.row.how else theirs
+        made = transposed(theirs) if "transpose" in self.row.how else theirs
         parts = [self._order.part(number).of([made]) for number in range(self._num)] if self._is_joining else [made]
         return tuple(
             self._stepped(tensor, part.steps[::-1], power, is_back=True)

@@ -125,6 +125,11 @@ class Gather:
         return Gather((GrownAxis(axis.role, part), *others), (self.scales[0][:size], *self.scales[1:]))
 
     @cached_property
+    def turned(self) -> Gather:
+        """The gather of the same matrix with its axes exchanged: entry by entry the same factors."""
+        return Gather(self.axes[::-1], self.scales[::-1], self.block_weights)
+
+    @cached_property
     def begun_anew(self) -> Gather:
         """The gather with zeros wherever the row or the column is new."""
         pairs = zip(self.axes, self.scales, strict=True)

@@ -38,11 +38,14 @@ class LazyTensor(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A tensor by the function that makes its rows."""
+    """A tensor by the function that makes its rows; `turned` gives a matrix with its axes exchanged, where that can be
+    made otherwise than from these rows.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     make: Callable[[int, int], torch.Tensor]
+    turned: Callable[[], LazyTensor] | None = None
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """See LazyTensor."""
@@ -180,10 +183,11 @@ class Zeros:
 
 @dataclass(frozen=True, eq=False)
 class Repeated:
-    """A tensor's rows, repeated `times` times; a writer needs to make them only once."""
+    """A tensor's rows, repeated `times` times; a writer needs to make them only once. `turned`: see Made."""
 
     old: LazyTensor
     times: int
+    turned: Callable[[], LazyTensor] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

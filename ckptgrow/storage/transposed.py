@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from ckptgrow.storage.tensors import LazyTensor, chunks
+from ckptgrow.storage.tensors import LazyTensor, Made, Repeated, chunks
 
 BAND_BYTES = 24 * 2**20  # as much of a transposed matrix as is in memory at once
+
+
+def transposed(matrix: LazyTensor) -> LazyTensor:
+    """A matrix with its axes exchanged. What was made of a transposed one by rules for either axis, as a grown moment
+    is, is made of the first one anew, so that nothing is transposed twice.
+    """
+    if isinstance(matrix, Transposed):
+        return matrix.old
+    turned = matrix.turned if isinstance(matrix, Made | Repeated) else None
+    return Transposed(matrix) if turned is None else turned()
 
 
 class Transposed:
@@ -15,27 +25,27 @@ class Transposed:
     """
 
     def __init__(self, old: LazyTensor) -> None:
-        self._old = old
+        self.old = old
         self._first = 0
         self._band: torch.Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """See LazyTensor."""
-        return (self._old.shape[1], self._old.shape[0])
+        return (self.old.shape[1], self.old.shape[0])
 
     @property
     def dtype(self) -> torch.dtype:
         """See LazyTensor."""
-        return self._old.dtype
+        return self.old.dtype
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """See LazyTensor."""
         first, band = self._first, self._band
         if band is None or not first <= start <= stop <= first + len(band):
-            height, width = self._old.shape
+            height, width = self.old.shape
             length = max(stop - start, BAND_BYTES // max(1, self.dtype.itemsize * height))
-            first, band = start, _columns(self._old, start, min(width, start + length))
+            first, band = start, _columns(self.old, start, min(width, start + length))
         self._first, self._band = first, None if stop == self.shape[0] else band
         return band[start - first : stop - first]
 

@@ -17,6 +17,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from ckptgrow.train.noise_scale import NoiseScale
+from ckptgrow.train.sharding import squared_norm
 
 
 @dataclass
@@ -67,7 +68,7 @@ class GradientNorms(lightning.Callback):
         """Measures the first micro-batch's gradient; Lightning has divided its loss by the number of micro-batches."""
         alone = trainer.world_size == 1 and self.grad_accum > 1
         if alone and self._listener.is_listening and self._first is None:
-            self._first = _squared_norm(pl_module) * (self.grad_accum / _loss_scale(trainer)) ** 2
+            self._first = float(_squared_norm(pl_module)) * (self.grad_accum / _loss_scale(trainer)) ** 2
 
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: torch.optim.Optimizer
@@ -75,7 +76,7 @@ class GradientNorms(lightning.Callback):
         """Measures the norm of the mean gradient, before clipping."""
         if not self._listener.is_listening:
             return
-        squared = torch.tensor(_squared_norm(pl_module), device=pl_module.device, dtype=torch.float64)
+        squared = _squared_norm(pl_module)
         if not isinstance(trainer.strategy.model, DistributedDataParallel):
             # each device holds other parts of the gradient (FSDP), or there is one device
             squared = trainer.strategy.reduce(squared, reduce_op="sum")
@@ -113,9 +114,9 @@ def _listening(listener: GradientListener, bucket: Any) -> torch.futures.Future[
     return allreduce_hook(group, bucket)
 
 
-def _squared_norm(module: torch.nn.Module) -> float:
-    gradients = [one.grad.detach() for one in module.parameters() if one.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients)) ** 2
+def _squared_norm(module: torch.nn.Module) -> torch.Tensor:
+    """float64; where gradients lie in shards, this device's part of it."""
+    return squared_norm([one.grad for one in module.parameters() if one.grad is not None])
 
 
 def _loss_scale(trainer: lightning.Trainer) -> float:

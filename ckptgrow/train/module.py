@@ -22,9 +22,11 @@ from ckptgrow.train.new_rates import NewRates
 from ckptgrow.train.order import DataPosition, key_of
 from ckptgrow.train.resuming import GROWTH, POSITION, TOKENS, Resumed
 from ckptgrow.train.settings import RUN, TrainSettings
+from ckptgrow.train.sharding import shard, squared_norm
 from ckptgrow.train.validation import scored
 
 SCALED_PRECISION = "16-mixed"
+CLIP_EPSILON = 1e-6  # of torch's clip_grad_norm_
 
 
 class LanguageModel(lightning.LightningModule):
@@ -57,6 +59,7 @@ class LanguageModel(lightning.LightningModule):
         self._schedule = settings.schedule_after(self.growth.get("rewarm"))
         place = DataPosition() if resumed is None else resumed.place
         self.position, self.tokens_seen = place.position, place.tokens
+        self._is_sharded = False
         self.micro_loss: torch.Tensor | None = None
         self._validated: torch.Tensor | None = None
 
@@ -78,17 +81,25 @@ class LanguageModel(lightning.LightningModule):
             return None
         return lambda: resumed.loaded(self.state_dict())
 
+    def configure_model(self) -> None:
+        """Shards the model under fsdp, once; Lightning asks again at later stages."""
+        if self.settings.strategy == "fsdp" and not self._is_sharded:
+            mesh = self.device_mesh
+            assert mesh is not None
+            shard(self.model, mesh)
+            self._is_sharded = True
+
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """The mean next-token cross-entropy in nats of one micro-batch."""
         # dropout is a function of seed, place and device, so that an interrupted run goes on with the same masks
-        seed = key_of(key_of(self.settings.seed, self.position), self.global_rank)
+        seed = key_of(key_of(self.settings.seed, self.position), self.global_rank // self.settings.tensor_parallel)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
         else:  # torch.manual_seed asks every accelerator, and formats a stack trace for those that are not there
             torch.default_generator.manual_seed(seed)
         loss = self._loss(batch)
         self.position = int(batch["position"])
-        self.tokens_seen += batch["input_ids"].numel() * self.trainer.world_size
+        self.tokens_seen += batch["input_ids"].numel() * self.settings.num_replicas
         self.micro_loss = loss.detach()
         return loss
 
@@ -139,7 +150,8 @@ class LanguageModel(lightning.LightningModule):
             betas=settings.betas,
             eps=settings.eps,
             weight_decay=settings.weight_decay,
-            fused=self._fused,
+            fused=self._implementation["fused"],
+            foreach=self._implementation["foreach"],
         )
         if settings.optimizer == "adamw":
             return adamw
@@ -160,7 +172,7 @@ class LanguageModel(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Removes the parts that begin anew, before Lightning loads the rest."""
         assert self.resumed is not None
-        self.resumed.prepare(checkpoint, self.settings.grad_accum, fused=self._fused)
+        self.resumed.prepare(checkpoint, self.settings.grad_accum, self._implementation)
         join(checkpoint)
         checkpoint["state_dict"] = with_average(checkpoint["state_dict"], is_wanted=self.ema is not None)
 
@@ -181,20 +193,27 @@ class LanguageModel(lightning.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips by the global norm; where each device holds a part of the gradient, the FSDP wrapper does it."""
-        wrapped: Any = self.trainer.strategy.model
-        if gradient_clip_val and hasattr(wrapped, "clip_grad_norm_"):
-            wrapped.clip_grad_norm_(gradient_clip_val)
-        else:
+        """Clips by the global norm; where each device holds parts of the gradients, by that over all devices."""
+        if not gradient_clip_val or self.settings.strategy != "fsdp":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        gradients = [one.grad for one in self.parameters() if one.grad is not None]
+        squared = self.trainer.strategy.reduce(squared_norm(gradients), reduce_op="sum")
+        scale = float(torch.clamp(gradient_clip_val / (squared.sqrt() + CLIP_EPSILON), max=1.0))
+        for one in gradients:
+            one.mul_(scale)
 
     @property
-    def _fused(self) -> bool | None:
-        """Whether AdamW is fused: on CUDA, unless the loss is scaled.
+    def _implementation(self) -> dict[str, bool | None]:
+        """AdamW's: fused on CUDA, unless the loss is scaled.
 
-        A fused AdamW undoes the loss scale itself, so gradients could not be clipped before.
+        A fused AdamW undoes the loss scale itself, so gradients could not be clipped before. Where matrices are cut and
+        norms are not, parameters lie on different meshes, and torch updates no two of these at once.
         """
-        return True if self.device.type == "cuda" and self.settings.precision != SCALED_PRECISION else None
+        if self.settings.tensor_parallel > 1:
+            return {"fused": None, "foreach": False}
+        is_fused = self.device.type == "cuda" and self.settings.precision != SCALED_PRECISION
+        return {"fused": True if is_fused else None, "foreach": None}
 
     def _loss(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         tokens, isolation = batch["input_ids"], self._isolation

@@ -152,7 +152,7 @@ class Monitor(lightning.Callback):
             **_as_loss(self.loss),
             "lr": self.lr,
             **self.norms.values,
-            "batch_size": count * self._num * trainer.world_size,
+            "batch_size": count * self._num * module.settings.num_replicas,
             "seqlen": length,
             "tokens_per_second": self._speed,
             "seconds_per_step": seconds,

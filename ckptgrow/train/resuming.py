@@ -56,8 +56,10 @@ class Resumed:
         assert self.adopted is not None
         return self.adopted.tree({name: one.detach().clone() for name, one in weights.items()}, self.step)
 
-    def prepare(self, checkpoint: dict[str, Any], grad_accum: int, *, fused: bool | None) -> None:
-        """Changes a loaded checkpoint in place for this run: parts that begin anew, another step or accumulation."""
+    def prepare(self, checkpoint: dict[str, Any], grad_accum: int, implementation: Mapping[str, bool | None]) -> None:
+        """Changes a loaded checkpoint in place for this run: parts that begin anew, another step or accumulation, and
+        AdamW's `implementation`: its options "fused" and "foreach".
+        """
         if self.optimizer is None:
             checkpoint["optimizer_states"] = []
         if "schedule" in self.reset:
@@ -70,7 +72,7 @@ class Resumed:
         for state in checkpoint["optimizer_states"]:
             for group in state["param_groups"]:
                 if "betas" in group:  # Muon has no such forms
-                    group.update(fused=fused, foreach=None)
+                    group.update(implementation)
         loops = checkpoint.get("loops")
         if loops is not None:
             checkpoint["loops"] = _with_accumulation(loops, self.arguments.get(RUN, {}).get("grad_accum"), grad_accum)
@@ -136,11 +138,6 @@ def _resumed_elsewhere(read: Checkpoint, given: Mapping[str, Any]) -> tuple[Resu
         raise RequestError(
             f"{read.path}: has a schedule of another trainer's, which `ckptgrow train` does not follow; say which one "
             "to go on with at its step (⟦schedule⟧, ⟦warmup_steps⟧, ⟦train_steps⟧), or begin anew: ⟦reset schedule⟧"
-        )
-    if given.get("strategy") == "fsdp":
-        raise RequestError(
-            f"{read.path}: is of another trainer, expected one of `ckptgrow train` with ⟦strategy fsdp⟧; go on for a "
-            "step with ⟦strategy ddp⟧ or auto first"
         )
     found = adopted(read, given.get("config"), given.get("param_order"), with_optimizer="optimizer" not in reset)
     stored_step = read.position.global_step or 0

@@ -104,6 +104,7 @@ class TrainSettings:
     devices: int = 1
     num_nodes: int = 1
     strategy: Strategy = "auto"
+    tensor_parallel: int = 1  # neighbouring devices that share each matrix, under fsdp
     precision: Precision = "32"
     accelerator: Accelerator = "auto"
     compile: bool = False
@@ -135,6 +136,11 @@ class TrainSettings:
         return self.devices * self.num_nodes
 
     @property
+    def num_replicas(self) -> int:
+        """The number of devices that see other data than each other."""
+        return self.num_devices // self.tensor_parallel
+
+    @property
     def last_step(self) -> int:
         """The step at which the run ends, unless its slope or a signal ends it earlier."""
         return self.train_steps if self.stop_at is None else min(self.stop_at, self.train_steps)
@@ -142,7 +148,7 @@ class TrainSettings:
     @property
     def whole_batch(self) -> int:
         """The number of sequences per step over all devices, at its full size."""
-        return self.batch_size * self.grad_accum * self.num_devices
+        return self.batch_size * self.grad_accum * self.num_replicas
 
     @property
     def num_validated(self) -> int:
@@ -216,7 +222,7 @@ def settings_for(given: Mapping[str, Any], stored: Mapping[str, Any]) -> TrainSe
 
 def _with_batch(settings: TrainSettings, whole: int) -> TrainSettings:
     """The settings with `whole` sequences per step, in the largest micro-batches that are no larger than before."""
-    num = settings.num_devices
+    num = settings.num_replicas
     if whole % num:
         raise RequestError(
             f"⟦devices {settings.devices}⟧: {num} devices cannot share the {whole} sequences a step of "

@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch import loggers
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
-from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.utils.data import DataLoader
 
 from ckptgrow.errors import MissingDependencyError
@@ -25,6 +23,7 @@ from ckptgrow.train.monitor import Monitor, Report, loss_columns
 from ckptgrow.train.order import BatchOrder, BatchShare, collate
 from ckptgrow.train.saving import AtomicCheckpoints, Checkpoints, Saving, will_validate
 from ckptgrow.train.settings import TrainSettings
+from ckptgrow.train.sharding import Sharded
 from ckptgrow.train.slope_stop import Ends, SlopeStop
 from ckptgrow.train.stopwatch import Stopwatch
 from ckptgrow.train.validation import SharedSequences
@@ -49,8 +48,8 @@ class TokenData(lightning.LightningDataModule):
             BatchShare(
                 batch_size=settings.batch_size,
                 grad_accum=settings.grad_accum,
-                rank=self.trainer.global_rank,
-                num_devices=self.trainer.world_size,
+                rank=self.trainer.global_rank // settings.tensor_parallel,
+                num_devices=settings.num_replicas,
             ),
             start=self.module.place,
             growing=settings.growing,
@@ -67,7 +66,7 @@ class TokenData(lightning.LightningDataModule):
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """The same validation sequences in every run, divided among devices: a loader for each source that has any."""
         assert self.trainer is not None
-        rank, num_devices = self.trainer.global_rank, self.trainer.world_size
+        rank, num_devices = self.trainer.global_rank // self.settings.tensor_parallel, self.settings.num_replicas
         sequences = [one.files.sequences("val", self.settings.seqlen) for one in self.data.validated]
         mine = [SharedSequences(one, self.settings.num_validated, rank, num_devices) for one in sequences]
         return [DataLoader(one, batch_size=self.settings.batch_size) for one in mine]
@@ -99,7 +98,7 @@ class Training:
             accelerator=settings.accelerator,
             devices=settings.devices,
             num_nodes=settings.num_nodes,
-            strategy=_strategy(settings, module),
+            strategy=_strategy(settings),
             precision=settings.precision,  # pyright: ignore[reportArgumentType]  Lightning names them; the command checks
             max_steps=settings.last_step,
             accumulate_grad_batches=settings.grad_accum,
@@ -146,12 +145,9 @@ def _quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _strategy(settings: TrainSettings, module: LanguageModel) -> str | Strategy:
+def _strategy(settings: TrainSettings) -> str | Strategy:
     if settings.strategy == "fsdp":
-        names = frozenset[str](getattr(module.model, "_no_split_modules", None) or ())
-        blocks = {type(one) for one in module.model.modules() if type(one).__name__ in names}
-        policy = partial(transformer_auto_wrap_policy, transformer_layer_cls=blocks) if blocks else None
-        return FSDPStrategy(auto_wrap_policy=policy, state_dict_type="full")
+        return Sharded(settings.num_replicas, settings.tensor_parallel)
     if settings.strategy == "ddp" or settings.devices * settings.num_nodes > 1:
         return DDPStrategy(gradient_as_bucket_view=True)
     return "auto"

@@ -37,11 +37,13 @@ from ckptgrow.train.occupied import occupied
 from ckptgrow.train.remarks import check_lengths, remarks
 from ckptgrow.train.resuming import Resumed, resumed_from
 from ckptgrow.train.settings import RUN, TrainSettings, positions_of, settings_for
+from ckptgrow.train.sharding import check_cut
 from ckptgrow.train.stopwatch import Stopwatch
 from ckptgrow.train.train_recipes import RECIPES
 from ckptgrow.train.trainer import CHECKPOINTS, Training
 
 Tell = Callable[[str], None]
+SHARDED_PRECISIONS = ("32", "bf16-mixed", "bf16-true")  # that Lightning's strategy has
 OPTIMIZER_OPTIONS = {"weight_decay": "⟦weight_decay⟧", "betas": "⟦adam_beta1⟧, ⟦adam_beta2⟧", "eps": "⟦adam_epsilon⟧"}
 
 
@@ -110,6 +112,8 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Tell | None, l
             tell(f"frozen: all but {len(free)} parameters of new layers ({listing(free, limit=1)})")
     if settings.documents == "isolated":
         check_isolates(model)
+    if settings.tensor_parallel > 1:
+        check_cut(model, settings.tensor_parallel)
     lr = settings.lr if settings.lr is not None else lr_for_size(num_without_embeddings(model))
     module = LanguageModel(_readied(model, settings), settings, lr, data, resumed, new)
     clock = Stopwatch()
@@ -357,9 +361,24 @@ def _check_machine(settings: TrainSettings) -> None:
         raise RequestError(
             "⟦ema⟧: bfloat16 cannot hold an average that moves so slowly, expected ⟦precision bf16-mixed⟧ or 32"
         )
+    _check_parts(settings)
     if settings.ema and settings.strategy == "fsdp":
         raise RequestError("⟦ema⟧: needs whole parameters, expected ⟦strategy ddp⟧ or auto")
     if settings.optimizer == "muon" and settings.strategy == "fsdp":
         raise RequestError("⟦optimizer muon⟧: needs whole matrices, expected ⟦strategy ddp⟧ or auto")
-    if not on_cuda and settings.strategy == "fsdp":
-        raise RequestError("⟦strategy fsdp⟧: needs CUDA GPUs, expected ddp or auto on a CPU")
+
+
+def _check_parts(settings: TrainSettings) -> None:
+    if settings.strategy == "fsdp" and settings.precision not in SHARDED_PRECISIONS:
+        raise RequestError(
+            f"⟦precision {settings.precision}⟧: expected {' or '.join(SHARDED_PRECISIONS)} with ⟦strategy fsdp⟧"
+        )
+    parts = settings.tensor_parallel
+    if parts > 1 and settings.strategy != "fsdp":
+        raise RequestError(f"⟦tensor_parallel {parts}⟧: expected ⟦strategy fsdp⟧ beside it")
+    if settings.num_devices % parts:
+        raise RequestError(
+            f"⟦tensor_parallel {parts}⟧: there are {settings.num_devices} devices, expected a divisor of that"
+        )
+    if parts > 1 and settings.dropout:
+        raise RequestError(f"⟦tensor_parallel {parts}⟧: parts of a block would draw the same dropout, expected none")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -285,3 +287,13 @@ def test_torchtitans_fused_moments_go_by_key_and_value_head(name: str, head: int
         halves = torch.cat([part[:, 0::2], part[:, 1::2]], dim=1) if is_paired else part
         record = there.optimizers[0].records[names.index(f"model.layers.1.self_attn.{letter}_proj.weight")]
         assert torch.equal(whole(record["exp_avg"]), halves.reshape(-1, 16))
+
+
+@pytest.mark.parametrize("name", ["nanogpt", "litgpt-llama", "litgpt-gemma"])
+def test_a_dialect_that_says_the_whole_config_needs_nothing_of_transformers(name: str) -> None:
+    """Importing transformers takes a second, in which 41M parameters grow."""
+    script = (
+        "import sys, pathlib; from ckptgrow.state.opening import open_state; "
+        f"open_state(pathlib.Path({str(SAMPLES[name])!r})); sys.exit('transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -104,9 +104,10 @@ def _llama(*in_attention: Row) -> tuple[Row, ...]:
 
 
 RMS = (*GROUPED, ("norm_eps", "rms_norm_eps"))
+UNBIASED = {"attention_bias": False, "attention_dropout": 0.0}  # said, so that transformers need not be asked
 
 DIALECTS = (
-    _dialect("llama", _llama(), RMS, {}, architectures=["LlamaForCausalLM"]),
+    _dialect("llama", _llama(), RMS, {}, architectures=["LlamaForCausalLM"], mlp_bias=False, **UNBIASED),
     _dialect("qwen2", _llama(QKV_BIAS), RMS, {"attn_bias": (True,)}, architectures=["Qwen2ForCausalLM"]),
     _dialect(
         "qwen3",
@@ -143,6 +144,7 @@ DIALECTS = (
         architectures=["GemmaForCausalLM"],
         hidden_act="gelu_pytorch_tanh",
         hidden_activation="gelu_pytorch_tanh",
+        **UNBIASED,
     ),
     _dialect(
         "stablelm",

@@ -53,6 +53,8 @@ DIALECTS = (
                 "architectures": ["GPT2LMHeadModel"],
                 "activation_function": "gelu",
                 "layer_norm_epsilon": 1e-5,
+                "n_inner": None,
+                "scale_attn_by_inverse_layer_idx": False,
                 "tie_word_embeddings": True,
                 "bos_token_id": None,
                 "eos_token_id": None,

@@ -13,23 +13,33 @@ from ckptgrow.spaces.gather import Gather
 from ckptgrow.spaces.noise import Noise, key_of, uniform_draws
 from ckptgrow.spaces.split import WHOLE, Split
 from ckptgrow.storage.tensors import LazyTensor, Made, Repeated, chunks, num_elements
+from ckptgrow.storage.transposed import transposed
 
 
 def own(old: LazyTensor) -> LazyTensor:
     """An old tensor's rows as a new object: one object is written as one tensor, as tied weights are."""
-    return Made(old.shape, old.dtype, old.rows)
+    return Made(old.shape, old.dtype, old.rows, lambda: own(transposed(old)))
 
 
 def gathered(old: LazyTensor, gather: Gather) -> LazyTensor:
     """A tensor grown by one gather; rows that repeat are made once."""
+
+    def turned() -> LazyTensor:
+        return gathered(transposed(old), gather.turned)
+
     if gather.num_repeats > 1:
-        return Repeated(gathered(old, gather.once), gather.num_repeats)
-    return Made(gather.shape, old.dtype, lambda start, stop: gather.rows(old.rows, start, stop))
+        return Repeated(gathered(old, gather.once), gather.num_repeats, turned)
+    return Made(gather.shape, old.dtype, lambda start, stop: gather.rows(old.rows, start, stop), turned)
 
 
 def scaled(old: LazyTensor, factor: float) -> LazyTensor:
     """A tensor times a number, computed in float64 and rounded once."""
-    return Made(old.shape, old.dtype, lambda *rows: (old.rows(*rows).double() * factor).to(old.dtype))
+    return Made(
+        old.shape,
+        old.dtype,
+        lambda *rows: (old.rows(*rows).double() * factor).to(old.dtype),
+        lambda: scaled(transposed(old), factor),
+    )
 
 
 def scaled_beside(old: LazyTensor, factor: float, offset: float) -> LazyTensor:
@@ -124,7 +134,7 @@ def checked_finite(old: LazyTensor, place: str) -> LazyTensor:
             )
         return found
 
-    return Made(old.shape, old.dtype, rows)
+    return Made(old.shape, old.dtype, rows, lambda: checked_finite(transposed(old), place))
 
 
 def root_mean_square(tensor: LazyTensor) -> float:
