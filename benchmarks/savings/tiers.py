@@ -42,6 +42,7 @@ WIDTH = (
     Recipe("noise 1", ("width --noise 1",)),
     Recipe("pad", (PAD,)),
     Recipe("zero-copy", (COPY,)),
+    Recipe("zero-copy, re-warmed", (COPY,), rewarm=0.03),
     Recipe("zero-copy, new faster", (COPY,), rewarm=0.03, new_peak=1.3),
     Recipe("zero-copy, new from zero, faster", (f"{COPY} --reset new --moments unscaled",), rewarm=0.03, new_peak=1.3),
 )
@@ -148,6 +149,13 @@ QUICK_DEPTH = replace(
     small=Shape(1, 48, 128, 4),
     recipes=DEPTH,
 )
+QUICK_RATES = replace(  # the grown model at lower rates: the small one's best is three times the large one's
+    QUICK,
+    name="quick-rates",
+    recipes=_named(WIDTH, "split", "split, re-warmed", "pad", "zero-copy", "zero-copy, re-warmed"),
+    points=(0.15,),
+    multipliers=(1.0, 0.6, 0.35),
+)
 LATE = replace(  # where the large model alone would have been ahead for long: what a recipe costs at once shows
     QUICK,
     name="late",
@@ -228,6 +236,7 @@ TIERS: Mapping[str, tuple[Piece, ...]] = {
     "tiny": (TINY,),
     "quick": (QUICK,),
     "quick-depth": (QUICK_DEPTH,),
+    "quick-rates": (QUICK_RATES,),
     "late": (LATE,),
     "cpu": (CPU_WIDTH, CPU_WHEN, CPU_RATES, CPU_DEPTH, CPU_BPE),
     "gpu": (GPU_SMALL, GPU_LARGE),

@@ -15,7 +15,7 @@ MOST_PARAMETERS = 10**9  # of models that are run to see how noise is conditione
 WHOLE = 0.5  # the spread up to which no copy has more than the whole weight
 
 
-def conditioning_notes(done: GrowthResult, source: Path, config: Path | None) -> list[str]:
+def conditioning_notes(done: GrowthResult, source: Path, config: Path | None, dialect: str | None) -> list[str]:
     """How well the function is conditioned: by construction, or where something multiplies rounding as measured in the
     real models.
     """
@@ -33,6 +33,6 @@ def conditioning_notes(done: GrowthResult, source: Path, config: Path | None) ->
     from ckptgrow.verification.conditioning import conditioning
 
     try:
-        return [one.sentence(what) for one in conditioning(source, done.out, config=config)]
+        return [one.sentence(what) for one in conditioning(source, done.out, config=config, dialect=dialect)]
     except CkptgrowError as error:  # it has grown all the same
         return [f"how {what} multiplies rounding could not be measured ({error})"]

@@ -144,7 +144,8 @@ def _rehearsed(recipe: GrowthRecipe, source: Path, target: Path, screen: Screen)
 
 def _with_notes(done: GrowthResult, recipe: GrowthRecipe, source: Path) -> GrowthResult:
     """The result with its notes in the command line's words, with what it does to rounding, and whether it is early."""
-    more = conditioning_notes(done, source, recipe.options.get("config")) if recipe.operator == "width" else []
+    config, dialect = (recipe.options.get(name) for name in ("config", "dialect"))
+    more = conditioning_notes(done, source, config, dialect) if recipe.operator == "width" else []
     more = [*more, *timing_notes(source, recipe.operator, done.step[0])]
     return replace(done, notes=tuple(map(spelled, (*done.notes, *more))))
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ckptgrow.commands._options import AveragedOption, ConfigOption
+from ckptgrow.commands._options import AveragedOption, ConfigOption, DialectOption
 from ckptgrow.commands._pulse import PULSE
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands.eval import _eval_options as options
@@ -30,6 +30,7 @@ def generate(
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = "float32",
     config: ConfigOption = None,
+    dialect: DialectOption = None,
     averaged: AveragedOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -57,7 +58,7 @@ def generate(
             tokenizer=tokenizer,
             dtype=dtype,
             device=processes.device,
-            taken=Taken(config, averaged),
+            taken=Taken(config, averaged, dialect),
         )
         stage("writing")
         texts = generate_texts(subject, text, sampling)

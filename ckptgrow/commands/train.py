@@ -66,6 +66,7 @@ def train(
             callback=checkpoint_at,
         ),
     ] = None,
+    dialect: options.DialectOption = None,
     param_order: options.ParamOrderOption = None,
     reset: Annotated[
         str, typer.Option(help="Parts to begin anew with --resume, by commas: optimizer, schedule, data.")
@@ -276,6 +277,7 @@ def train(
         "out": out,
         "resume": resume,
         "init_from": init_from,
+        "dialect": dialect,
         "param_order": param_order,
         "reset": chosen_by_commas("--reset", reset, words_of(ResetPart)),
         "step": step,

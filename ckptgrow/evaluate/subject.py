@@ -72,11 +72,12 @@ def validation_of(path: Path) -> Path:
 @dataclass(frozen=True)
 class Taken:
     """What a model is made of: the checkpoint's own config, or a transformers config.json where it has none; its
-    weights, or their average.
+    weights, or their average; `dialect` is its trainer's, where the names alone do not tell.
     """
 
     config: Path | None = None
     is_averaged: bool = False
+    dialect: str | None = None
 
 
 def open_subject(
@@ -95,7 +96,7 @@ def open_subject(
     """
     if dtype not in DTYPES:
         raise RequestError(f"⟦dtype {dtype}⟧: expected {', '.join(DTYPES)}")
-    state = open_state(path, config=taken.config)
+    state = open_state(path, config=taken.config, dialect=taken.dialect)
     if taken.is_averaged:
         state = averaged(state)
     name = find_tokenizer(path, tokenizer, others, run_data_of(state.checkpoint).tokenizer)

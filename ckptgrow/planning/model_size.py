@@ -10,17 +10,18 @@ from typing import Any
 from ckptgrow.errors import RequestError, at
 
 
-def model_size(value: str) -> float:
+def model_size(value: str, dialect: str | None = None) -> float:
     """N, from a number, a config.json, or a checkpoint that holds its architecture.
 
-    Embeddings and the head are not counted, tied or not (Kaplan et al., arXiv 2001.08361, section 2.1).
+    Embeddings and the head are not counted, tied or not (Kaplan et al., arXiv 2001.08361, section 2.1). `dialect` is a
+    checkpoint's, by name or in a file, where its tensors' names alone do not tell.
 
     Raises RequestError for anything else, and ConfigError or CheckpointError for files that cannot be used.
     """
     try:
         number = float(value)
     except ValueError:
-        config = _config(Path(value))
+        config = _config(Path(value), dialect)
         with at(value):
             return float(num_params(config))
     if not 0 < number < math.inf:
@@ -28,17 +29,17 @@ def model_size(value: str) -> float:
     return number
 
 
-def _config(path: Path) -> Mapping[str, Any]:
+def _config(path: Path, dialect: str | None) -> Mapping[str, Any]:
     from ckptgrow.formats.checkpoint import Checkpoint
-    from ckptgrow.formats.known_formats import read_checkpoint
     from ckptgrow.state.config_sources import architecture_of
+    from ckptgrow.state.opening import architecture_in
 
     if not path.exists():
         raise RequestError(f"⟦params {path}⟧: is neither a number nor a file, expected a config.json or a checkpoint")
     if path.suffix == ".json":
         nothing = Checkpoint(path=path, kind="config", tensors={}, config=None)
         return architecture_of(nothing, path).config
-    return architecture_of(read_checkpoint(path)).config
+    return architecture_in(path, dialect=dialect).config
 
 
 def num_params(config: Mapping[str, Any]) -> int:

@@ -18,7 +18,8 @@ from ckptgrow.probe.held_out import HeldOut
 from ckptgrow.probe.rungs import marks_of
 from ckptgrow.probe.side_by_side import Task
 from ckptgrow.recipes.model_sizes import ModelSize, size_of
-from ckptgrow.state.config_sources import architecture_of
+from ckptgrow.state.architecture import Architecture
+from ckptgrow.state.opening import architecture_in
 from ckptgrow.storage.files.atomic import check_space
 from ckptgrow.train.resuming import TOKENS
 from ckptgrow.train.settings import RUN, TrainSettings, positions_of, settings_for
@@ -71,9 +72,14 @@ class Entrants:
         return read_checkpoint(self.source)
 
     @cached_property
+    def architecture(self) -> Architecture:
+        """The checkpoint's architecture."""
+        return architecture_in(self.small)
+
+    @cached_property
     def grown(self) -> dict[str, Entrant]:
         """The candidates that can be, by name; the others are noted with what is wrong with them."""
-        sizes = architecture_of(self.small).own_sizes
+        sizes = self.architecture.own_sizes
         found: dict[str, Entrant] = {}
         for asked in self.request.candidates:
             candidate = asked.of_size(sizes, self.request.factor)
@@ -105,7 +111,7 @@ class Entrants:
         """Of the training that goes on from the checkpoint."""
         given = {**self.common, "data": self.data, "out": self.work}
         found = settings_for(given, self.stored)
-        positions = positions_of(architecture_of(self.small).config)
+        positions = positions_of(self.architecture.config)
         if positions is None or "seqlen" in {**self.stored, **given}:
             return found
         return replace(found, seqlen=min(found.seqlen, positions))
@@ -141,7 +147,7 @@ class Entrants:
     @cached_property
     def small_size(self) -> ModelSize:
         """Of the checkpoint."""
-        return size_of(architecture_of(self.small).config)
+        return size_of(self.architecture.config)
 
     def check_room(self) -> None:
         """Raises RequestError where the disk has not what all arms take at once."""

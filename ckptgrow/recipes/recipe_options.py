@@ -37,6 +37,7 @@ PLACES_OF_TRAINING = (
     "config",
     "resume",
     "init_from",
+    "dialect",
     "devices",
     "num_nodes",
     "until_slope",

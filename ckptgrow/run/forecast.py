@@ -12,7 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.recipes.model_sizes import ModelSize, grown_config, size_of
 from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.growth_jobs import recipe_of
@@ -21,6 +20,7 @@ from ckptgrow.run.staged_plan import PROBE, PlannedStage, StagedPlan
 from ckptgrow.run.train_job import TrainJob, metrics_rows
 from ckptgrow.run.work import SEQLEN, Work, length
 from ckptgrow.state.config_sources import architecture_of
+from ckptgrow.state.opening import architecture_in
 from ckptgrow.train.settings import TrainSettings, settings_for
 from ckptgrow.train.training_run import train
 
@@ -88,7 +88,7 @@ def forecast(work: Work, measure: int = 0) -> Forecast:
 def first_config(work: Work) -> Mapping[str, Any]:
     """The first model's config, completed by its family's defaults."""
     if work.plan.checkpoint is not None:
-        return architecture_of(read_checkpoint(Path(work.plan.checkpoint))).config
+        return architecture_in(Path(work.plan.checkpoint)).config
     from ckptgrow.formats.checkpoint import Checkpoint
 
     return architecture_of(Checkpoint(path=Path("config"), kind="config", tensors={}, config=work.first_config)).config

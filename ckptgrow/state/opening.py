@@ -129,6 +129,21 @@ def understood(
     )
 
 
+def architecture_in(source: Path | Checkpoint, *, dialect: str | None = None) -> Architecture:
+    """The architecture that a checkpoint says, in whatever names it has its tensors, of which none is read.
+
+    `dialect` is that of `open_state`. Raises a CkptgrowError where nothing tells it.
+    """
+    read = read_checkpoint(source) if isinstance(source, Path) else source
+    checkpoint, _ = in_transformers_terms(read, None, dialect)
+    try:
+        return architecture_of(checkpoint)
+    except ConfigError as error:
+        if not are_transformers(read.tensors):
+            error.add(why_unknown(read))
+        raise
+
+
 def named_optimizers(
     checkpoint: Checkpoint, claim: Claim, order: Sequence[str] | None = None
 ) -> tuple[OptimizerState, ...]:

@@ -64,9 +64,15 @@ class Adopted:
 
 
 def adopted(
-    checkpoint: Checkpoint, config: Mapping[str, Any] | None, param_order: Path | None, *, with_optimizer: bool
+    checkpoint: Checkpoint,
+    config: Mapping[str, Any] | None,
+    *,
+    dialect: str | None,
+    with_optimizer: bool,
+    param_order: Path | None = None,
 ) -> Adopted:
-    """Makes a checkpoint ready to go on from; `config` is its architecture where it holds none.
+    """Makes a checkpoint ready to go on from; `config` is its architecture where it holds none, `dialect` and
+    `param_order` are those of `open_state`.
 
     Raises RequestError for an optimizer that is not AdamW or a model that is not causal, and another CkptgrowError for
     what is wrong with the checkpoint.
@@ -76,7 +82,7 @@ def adopted(
     if not with_optimizer:
         checkpoint = replace(checkpoint, optimizers=())
     check_left_behind(checkpoint, is_reset=not with_optimizer)
-    state = understood(checkpoint, param_order=param_order)
+    state = understood(checkpoint, param_order=param_order, dialect=dialect)
     if state.family.head != "causal":
         raise RequestError(f"{checkpoint.path}: is a {state.family.model_type}, expected a causal language model")
     if not state.optimizers:

@@ -91,8 +91,8 @@ def resumed_from(path: Path, given: Mapping[str, Any]) -> tuple[Resumed, Mapping
     """Reads a checkpoint, and the config in it (None where there is none).
 
     Of what is `given`, `reset` names parts to begin anew, `step` the schedule's step to go on from, `rewarm` the steps
-    over which the learning rate rises again from there, `rewarm_new` the new entries' own rise; `config` and
-    `param_order` help to understand other trainers'.
+    over which the learning rate rises again from there, `rewarm_new` the new entries' own rise; `config`, `dialect`
+    and `param_order` help to understand other trainers'.
 
     Raises CheckpointError for a file that is damaged, RequestError for a schedule that a run cannot follow.
     """
@@ -139,7 +139,13 @@ def _resumed_elsewhere(read: Checkpoint, given: Mapping[str, Any]) -> tuple[Resu
             f"{read.path}: has a schedule of another trainer's, which `ckptgrow train` does not follow; say which one "
             "to go on with at its step (⟦schedule⟧, ⟦warmup_steps⟧, ⟦train_steps⟧), or begin anew: ⟦reset schedule⟧"
         )
-    found = adopted(read, given.get("config"), given.get("param_order"), with_optimizer="optimizer" not in reset)
+    found = adopted(
+        read,
+        given.get("config"),
+        dialect=given.get("dialect"),
+        with_optimizer="optimizer" not in reset,
+        param_order=given.get("param_order"),
+    )
     stored_step = read.position.global_step or 0
     start = _start(stored_step, given)
     resumed = Resumed(

@@ -76,6 +76,7 @@ class TrainSettings:
     config: dict[str, Any] = field(default_factory=dict[str, Any])
     resume: Path | None = None
     init_from: Path | None = None
+    dialect: str | None = None  # of what it goes on from or begins with, where the names alone do not tell
     reset: tuple[ResetPart, ...] = ()
     step: int | None = None
     rewarm: int = 0

@@ -22,7 +22,7 @@ from ckptgrow.state.model import build_model
 from ckptgrow.state.run_data import DATA, SHA256, VOCAB_SIZE
 from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.train.additions import NewEntries, new_in
-from ckptgrow.train.adoption import adopted
+from ckptgrow.train.adoption import Adopted, adopted
 from ckptgrow.train.exporting import EXPORTED, export
 from ckptgrow.train.freezing import freeze_old_layers
 from ckptgrow.train.header import header
@@ -164,13 +164,18 @@ def _settings(
         if settings.lr is None and resumed.lr:
             settings = replace(settings, lr=resumed.lr)
     elif settings.init_from is not None:
-        found = adopted(read_checkpoint(settings.init_from), settings.config, None, with_optimizer=False)
+        found = _begun_from(settings.init_from, settings)
         settings = replace(settings, config=_agreed_config(settings, found.state.config))
     settings = replace(settings, config=_with_dropout(settings, is_new=resumed is None and settings.init_from is None))
     positions = positions_of(settings.config)
     if positions is not None and not ("seqlen" in given or "seqlen" in stored):
         settings = replace(settings, seqlen=min(settings.seqlen, positions))
     return settings
+
+
+def _begun_from(path: Path, settings: TrainSettings) -> Adopted:
+    """The checkpoint whose weights a new run begins with."""
+    return adopted(read_checkpoint(path), settings.config, dialect=settings.dialect, with_optimizer=False)
 
 
 def _with_dropout(settings: TrainSettings, *, is_new: bool) -> dict[str, Any]:
@@ -190,7 +195,7 @@ def _model(settings: TrainSettings, resumed: Resumed | None) -> torch.nn.Module:
     if resumed is not None and resumed.adopted is not None:
         return resumed.adopted.model()
     if settings.init_from is not None:
-        return adopted(read_checkpoint(settings.init_from), settings.config, None, with_optimizer=False).model()
+        return _begun_from(settings.init_from, settings).model()
     with at(settings.resume or "--config"):
         return build_model(settings.config, torch.float32)
 

@@ -50,12 +50,15 @@ class Conditioning:
         )
 
 
-def conditioning(small: Path, grown: Path, *, config: Path | None = None) -> list[Conditioning]:
+def conditioning(
+    small: Path, grown: Path, *, config: Path | None = None, dialect: str | None = None
+) -> list[Conditioning]:
     """Runs both models on the same two sequences, in float32 and in bfloat16, one model in memory at a time.
 
-    `config`: a config.json for the small checkpoint, where it has none itself.
+    `config`: a config.json for the small checkpoint, where it has none itself; `dialect`: that of both, where
+    their names alone do not tell.
     """
-    states = open_state(small, config=config), open_state(grown)
+    states = open_state(small, config=config, dialect=dialect), open_state(grown, dialect=dialect)
     sample = sample_batches(states[0], 1, None)[0]
     logits = [[_logits(state, sample, dtype) for dtype in DTYPES] for state in states]
     exact = logits[0][0]

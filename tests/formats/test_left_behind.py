@@ -179,5 +179,5 @@ def test_a_run_with_partitions_beside_it_is_not_resumed_without_them(tmp_path: P
     saved(tmp_path / "small")
     put(tmp_path / "small" / "global_step5" / "mp_rank_00_model_states.pt")
     with pytest.raises(RequestError, match="global_step5"):
-        adopted(read_checkpoint(tmp_path / "small"), None, None, with_optimizer=True)
-    adopted(read_checkpoint(tmp_path / "small"), None, None, with_optimizer=False)
+        adopted(read_checkpoint(tmp_path / "small"), None, dialect=None, with_optimizer=True)
+    adopted(read_checkpoint(tmp_path / "small"), None, dialect=None, with_optimizer=False)

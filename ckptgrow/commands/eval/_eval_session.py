@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ckptgrow.commands._options import AveragedOption, ConfigOption
+from ckptgrow.commands._options import AveragedOption, ConfigOption, DialectOption
 from ckptgrow.commands._screen import Screen
 from ckptgrow.commands._values import words_by_commas
 from ckptgrow.commands.eval import _eval_options as options
@@ -38,6 +38,7 @@ class Choices:
     limit: options.LimitOption = None
     samples: options.SamplesOption = None
     config: ConfigOption = None
+    dialect: DialectOption = None
     averaged: AveragedOption = False
     force: options.ForceOption = False
 
@@ -105,7 +106,7 @@ class Session:
                 tokenizer=self.choices.tokenizer,
                 dtype=self.choices.dtype,
                 device=self.processes.device,
-                taken=Taken(self.choices.config, self.choices.averaged),
+                taken=Taken(self.choices.config, self.choices.averaged, self.choices.dialect),
                 others=data,
             )
 

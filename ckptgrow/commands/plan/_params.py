@@ -55,13 +55,13 @@ def _each_behind_its_own(words: Sequence[str], most: int | None) -> list[str]:
     return [*words[: begin - 1], *(spread or [OPTION]), *words[end:]]
 
 
-def sizes_of(params: Sequence[str], num: int, what: str) -> list[float]:
-    """The sizes, one for each of so many logs; raises RequestError for more or fewer."""
+def sizes_of(params: Sequence[str], num: int, what: str, dialect: str | None = None) -> list[float]:
+    """The sizes, one for each of so many logs, of checkpoints by a dialect; raises RequestError for more or fewer."""
     from ckptgrow.planning.model_size import model_size
 
     if len(params) != num:
         raise RequestError(f"--params: {len(params)} given for {num} {what}, expected one for each")
-    return [model_size(one) for one in params]
+    return [model_size(one, dialect) for one in params]
 
 
 def check_larger(sizes: Sequence[float], params: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ckptgrow.choices import OperatorName
+from ckptgrow.commands._options import DialectOption
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands.plan._curve_logs import (
     LossOption,
@@ -33,6 +34,7 @@ def curves(
     threshold: Annotated[
         float | None, typer.Option(help="Slope d log L / d log C to grow at [default: the paper's for the operator].")
     ] = None,
+    dialect: DialectOption = None,
     loss: LossOption = None,
     step_column: StepColumnOption = None,
     spikes: SpikesOption = "robust",
@@ -56,7 +58,7 @@ def curves(
     if plot is not None:
         check_ending(plot)
 
-    sizes = sizes_of(params, 2, "models")
+    sizes = sizes_of(params, 2, "models", dialect)
     check_larger(sizes, params)
     small_curve, large_curve = (
         curve(path, size, tokens_per_step, Names(loss, step_column), spikes)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ckptgrow.choices import LawForm, Resampling
+from ckptgrow.commands._options import DialectOption
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands.plan._curve_logs import (
     LossOption,
@@ -41,6 +42,7 @@ def fit(
         ),
     ] = "blocks",
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    dialect: DialectOption = None,
     loss: LossOption = None,
     step_column: StepColumnOption = None,
     spikes: SpikesOption = "robust",
@@ -68,7 +70,7 @@ def fit(
 
     if plot is not None:
         check_ending(plot)
-    sizes = sizes_of(params, len(curves), "curves")
+    sizes = sizes_of(params, len(curves), "curves", dialect)
     found = [
         curve(path, size, tokens_per_step, Names(loss, step_column), spikes).after(from_step)
         for path, size in zip(curves, sizes, strict=True)

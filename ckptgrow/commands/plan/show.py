@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ckptgrow.commands._options import DialectOption
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.errors import RequestError, needs
 
@@ -36,6 +37,7 @@ def show(
     tokens_per_step: Annotated[
         float | None, typer.Option(help="Tokens an optimizer step, of other trainers' logs.", show_default=False)
     ] = None,
+    dialect: DialectOption = None,
     plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png).", show_default=False)] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,7 +50,7 @@ def show(
     """
     if plot is not None:
         _check_ending(plot)
-    found = _shown(runs, params or (), tokens_per_step)
+    found = _shown(runs, params or (), tokens_per_step, dialect)
     screen = Screen(as_json)
     screen.table("", COLUMNS, [_row(one) for one in found])
     screen.picture(lambda width: _picture(found, width))
@@ -63,14 +65,16 @@ def _check_ending(plot: Path) -> None:
     check_ending(plot)
 
 
-def _shown(runs: list[Path], params: Sequence[str], tokens_per_step: float | None) -> list[ShownRun]:
+def _shown(
+    runs: list[Path], params: Sequence[str], tokens_per_step: float | None, dialect: str | None
+) -> list[ShownRun]:
     if tokens_per_step is not None and tokens_per_step <= 0:
         raise RequestError(f"--tokens-per-step {tokens_per_step:g}: expected a number above zero")
     from ckptgrow.planning.model_size import model_size
 
     with needs("plan show", "train,plan"):
         from ckptgrow.report.lineages import shown_runs
-    return shown_runs(runs, [model_size(one) for one in params], tokens_per_step)
+    return shown_runs(runs, [model_size(one, dialect) for one in params], tokens_per_step)
 
 
 def _draw(plot: Path, runs: list[ShownRun], screen: Screen) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ckptgrow.commands._options import DialectOption
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands.plan._curve_logs import (
     LossOption,
@@ -57,6 +58,7 @@ def timing(
     tolerance: Annotated[
         float, typer.Option(min=1e-6, max=0.5, help="Share of the loss within which a pilot is mixed.")
     ] = 0.005,
+    dialect: DialectOption = None,
     loss: LossOption = None,
     step_column: StepColumnOption = None,
     spikes: SpikesOption = "robust",
@@ -80,7 +82,7 @@ def timing(
     from ckptgrow.planning.learning_curves import curve_of
     from ckptgrow.planning.logs import Names, newest_log
 
-    sizes = sizes_of(params, 2, "models")
+    sizes = sizes_of(params, 2, "models", dialect)
     check_larger(sizes, params)
     laws = laws_of(scaling_law)
     names = Names(loss, step_column)
