@@ -7,6 +7,7 @@ A row has one name of the trainer's and one or more of transformers'. Words befo
 tensor on its way to the trainer, `how` what makes one tensor of them:
 
     rotary SPACE    the rows of each head from two halves to pairs, as Meta's rotary positions turn them
+    thirds SPACE    the rows of each head's query, key and value, head after head, to all queries, all keys, all values
     times C, plus C a constant; moments follow by the gradient, which is 1/C as large
     transpose       a matrix with its axes exchanged
     join            one after the other along the first axis

@@ -80,10 +80,14 @@ def _check_row(row: Row) -> None:
 
 def _check_step(step: tuple[str, ...]) -> None:
     is_known = len(step) == ONE_OF_TWO and (
-        (step[0] == "rotary" and step[1] in SPACES) or (step[0] in ("times", "plus") and _is_number(step[1]))
+        (step[0] == "rotary" and step[1] in SPACES)
+        or step == ("thirds", "heads")
+        or (step[0] in ("times", "plus") and _is_number(step[1]))
     )
     if not is_known:
-        raise RequestError(f"step {' '.join(step)!r}, expected rotary heads, rotary kv_heads, times C or plus C")
+        raise RequestError(
+            f"step {' '.join(step)!r}, expected rotary heads, rotary kv_heads, thirds heads, times C or plus C"
+        )
 
 
 def _is_number(text: str) -> bool:

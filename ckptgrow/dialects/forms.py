@@ -63,6 +63,16 @@ def _paired(heads: int, head: int) -> RowOrder:
 
 
 @lru_cache(maxsize=64)
+def _in_thirds(heads: int, head: int) -> RowOrder:
+    """Queries, keys and values from head after head to one after the other: (heads, 3, head) to (3, heads, head)."""
+    row = np.arange(3 * heads * head).reshape(heads, 3, head).transpose(1, 0, 2).reshape(-1)
+    return RowOrder(np.zeros_like(row), row)
+
+
+ORDERS = {"rotary": _paired, "thirds": _in_thirds}
+
+
+@lru_cache(maxsize=64)
 def _joined(lengths: tuple[int, ...]) -> RowOrder:
     """One tensor after the other."""
     rows = [np.arange(length) for length in lengths]
@@ -153,8 +163,8 @@ class Form:
         self, tensor: LazyTensor, steps: Sequence[tuple[str, ...]], power: int, *, is_back: bool
     ) -> LazyTensor:
         for word, argument in steps:
-            if word == "rotary":
-                order = _paired(self.sizes[argument], self.sizes["head"])
+            if word in ORDERS:
+                order = ORDERS[word](self.sizes[argument], self.sizes["head"])
                 tensor = (order.part(0) if is_back else order).of([tensor])
             elif word == "times":
                 tensor = _scaled(tensor, float(argument) ** (-power if is_back else power))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -219,6 +219,14 @@ def settings_for(given: Mapping[str, Any], stored: Mapping[str, Any]) -> TrainSe
     if whole is not None and whole != found.whole_batch and not {"batch_size", "grad_accum"} & set(given):
         return _with_batch(found, int(whole))
     return found
+
+
+def with_fitting_length(settings: TrainSettings, config: Mapping[str, Any], said: Collection[str]) -> TrainSettings:
+    """The settings with sequences no longer than the model reads, unless their length is among what somebody said."""
+    positions = positions_of(config)
+    if positions is None or "seqlen" in said:
+        return settings
+    return replace(settings, seqlen=min(settings.seqlen, positions))
 
 
 def _with_batch(settings: TrainSettings, whole: int) -> TrainSettings:

@@ -103,6 +103,12 @@ def _llama(*in_attention: Row) -> tuple[Row, ...]:
     return (HEAD, EMBEDDING, BEFORE_ATTENTION, *attention, BEFORE_FFN, *GATED_FFN, FINAL)
 
 
+def _both(theirs: str, ours: str, steps: str = "") -> tuple[Row, Row]:
+    """Weight and bias of one of GPT-NeoX' modules."""
+    ours = f"{steps}gpt_neox.layers.{{layer}}.{ours}"
+    return Row(f"{THEIR}{theirs}.weight", f"{ours}.weight"), Row(f"{THEIR}{theirs}.bias", f"{ours}.bias")
+
+
 RMS = (*GROUPED, ("norm_eps", "rms_norm_eps"))
 UNBIASED = {"attention_bias": False, "attention_dropout": 0.0}  # said, so that transformers need not be asked
 
@@ -161,6 +167,39 @@ DIALECTS = (
         ),
         {"norm_class_name": ("LayerNorm",), "rotary_percentage": (0.25, 0.5, 1.0)},
         architectures=["StableLmForCausalLM"],
+    ),
+    _dialect(
+        "gpt_neox",
+        (
+            *(HEAD, Row("transformer.wte.weight", "gpt_neox.embed_in.weight")),
+            *_both("norm_1", "input_layernorm"),
+            *_both("attn.qkv", "attention.query_key_value", "thirds heads: "),
+            *_both("attn.proj", "attention.dense"),
+            *_both("norm_2", "post_attention_layernorm"),
+            *_both("mlp.fc", "mlp.dense_h_to_4h"),
+            *_both("mlp.proj", "mlp.dense_4h_to_h"),
+            Row("transformer.ln_f.weight", "gpt_neox.final_layer_norm.weight"),
+            Row("transformer.ln_f.bias", "gpt_neox.final_layer_norm.bias"),
+        ),
+        (
+            *SIZES,
+            ("n_query_groups", "num_attention_heads"),
+            ("norm_eps", "layer_norm_eps"),
+            ("parallel_residual", "use_parallel_residual"),
+            ("rotary_percentage", "rotary_pct"),
+            ("rope_base", "rotary_emb_base"),
+        ),
+        {
+            "norm_class_name": ("LayerNorm",),
+            "mlp_class_name": ("GptNeoxMLP",),
+            "gelu_approximate": ("none",),
+            "bias": (True,),
+            "parallel_residual": (True, False),
+            "rotary_percentage": (0.25, 0.5, 1.0),
+        },
+        architectures=["GPTNeoXForCausalLM"],
+        hidden_act="gelu",
+        tie_word_embeddings=False,
     ),
     _dialect(
         "phi",
