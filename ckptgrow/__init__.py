@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ckptgrow.growth.deepening import depth
     from ckptgrow.growth.lengthening import positions
     from ckptgrow.growth.request import GrowthResult, StateRequest
+    from ckptgrow.growth.upcycling import experts
     from ckptgrow.growth.vocabulary import vocab
     from ckptgrow.growth.widening import width
     from ckptgrow.inspection import Inspection, inspect
@@ -65,6 +66,7 @@ __all__ = [
     "VerifySettings",
     "convert",
     "depth",
+    "experts",
     "grow",
     "inspect",
     "positions",
@@ -88,6 +90,7 @@ _HOMES = {
     "convert": "ckptgrow.conversion",
     "depth": "ckptgrow.growth.deepening",
     "positions": "ckptgrow.growth.lengthening",
+    "experts": "ckptgrow.growth.upcycling",
     "vocab": "ckptgrow.growth.vocabulary",
     "GrowthResult": "ckptgrow.growth.request",
     "StateRequest": "ckptgrow.growth.request",

@@ -63,6 +63,8 @@ class OperatorRecord(TypedDict):
     pieces: NotRequired[list[list[int]]]
     position: NotRequired[int]
     new_positions: NotRequired[NewPositions]
+    experts: NotRequired[int]
+    experts_per_token: NotRequired[int]
 
 
 class GrowthRecord(OperatorRecord):

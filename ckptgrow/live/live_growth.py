@@ -29,7 +29,7 @@ from ckptgrow.choices import (
 )
 from ckptgrow.errors import OptimizerError, RequestError, listing
 from ckptgrow.formats.checkpoint import Checkpoint
-from ckptgrow.growth import deepening, lengthening, vocabulary, widening
+from ckptgrow.growth import deepening, lengthening, upcycling, vocabulary, widening
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.live.live_state import WHERE, LiveState, unwrapped_model, unwrapped_optimizer, unwrapped_scheduler
 from ckptgrow.live.rebuilt_model import rebuilt_model, sources_of
@@ -43,12 +43,14 @@ OPERATORS: Mapping[GrowthOperator, Callable[..., GrowthResult]] = {
     "depth": deepening.depth,
     "vocab": vocabulary.vocab,
     "positions": lengthening.positions,
+    "experts": upcycling.experts,
 }
 BY_NUMBER: Mapping[GrowthOperator, str] = {  # what the operator calls the number that is given under its name
     "width": "factor",
     "depth": "factor",
     "vocab": "size",
     "positions": "size",
+    "experts": "experts",
 }
 
 
@@ -84,6 +86,7 @@ def grow(
     depth: int | None = None,
     vocab: int | None = None,
     positions: int | None = None,
+    experts: int | None = None,
     hidden: int | None = None,
     ffn: int | None = None,
     heads: int | None = None,
@@ -104,7 +107,7 @@ def grow(
 ) -> LiveGrowth:
     """Grows a transformers model in memory, with the optimizers and schedulers that train it: in width by a factor
     (`width`) or to sizes (`hidden`, `ffn`, `heads`, `kv_heads`), in depth (`depth`, `layers`, `every`), or to a number
-    of tokens (`vocab`) or `positions`.
+    of tokens (`vocab`), `positions` or `experts`.
 
         grown = ckptgrow.grow(model, optimizer, scheduler, width=2)
         model, optimizer, scheduler = grown.model, grown.optimizer, grown.scheduler
@@ -127,7 +130,7 @@ def grow(
     transformers' config, optimizers and entries that no rule knows.
     """
     given = {
-        "width": width, "depth": depth, "vocab": vocab, "positions": positions, "init": init,
+        "width": width, "depth": depth, "vocab": vocab, "positions": positions, "experts": experts, "init": init,
         "hidden": hidden, "ffn": ffn, "heads": heads, "kv_heads": kv_heads, "how": how,
         "separate": separate, "noise": noise, "spread": spread, "fresh": fresh, "layers": layers, "every": every,
         "place": place, "new": new, "seed": seed,
@@ -162,7 +165,7 @@ def asked_growth(options: Mapping[str, Any]) -> AskedGrowth:
     if len(meant) != 1:
         raise RequestError(
             f"growth is asked for in {' and '.join(meant) or 'no way'}, expected one: ⟦width 2⟧, sizes as ⟦ffn N⟧, "
-            "⟦depth 2⟧, ⟦vocab N⟧ or ⟦positions N⟧; grow again for the other"
+            "⟦depth 2⟧, ⟦vocab N⟧, ⟦positions N⟧ or ⟦experts N⟧; grow again for the other"
         )
     name = meant[0]
     strange = [key for key in others if key not in own[name]]

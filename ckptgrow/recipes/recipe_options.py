@@ -11,6 +11,7 @@ from ckptgrow.choices import GrowthOperator, Operator, OperatorName
 from ckptgrow.growth.deepening import depth
 from ckptgrow.growth.lengthening import positions
 from ckptgrow.growth.request import GrowthResult, StateRequest
+from ckptgrow.growth.upcycling import experts
 from ckptgrow.growth.vocabulary import vocab
 from ckptgrow.growth.widening import width
 from ckptgrow.recipes.typed_values import Options
@@ -24,6 +25,7 @@ GROWTHS: Mapping[GrowthOperator, Callable[..., GrowthResult]] = {
     "depth": depth,
     "vocab": vocab,
     "positions": positions,
+    "experts": experts,
 }
 OPERATORS: Mapping[OperatorName, tuple[Operator, ...]] = {
     "width": ("width",),
