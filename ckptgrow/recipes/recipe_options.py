@@ -16,9 +16,8 @@ from ckptgrow.growth.vocabulary import vocab
 from ckptgrow.growth.widening import width
 from ckptgrow.recipes.typed_values import Options
 from ckptgrow.train.order import GrowingBatches
-from ckptgrow.train.settings import TrainSettings
+from ckptgrow.train.settings import OPTIMIZER_OPTIONS, TrainSettings
 from ckptgrow.train.train_recipes import RECIPES
-from ckptgrow.train.training_run import OPTIMIZER_OPTIONS
 
 GROWTHS: Mapping[GrowthOperator, Callable[..., GrowthResult]] = {
     "width": width,

@@ -27,6 +27,8 @@ from ckptgrow.train.train_recipes import MODERN, OF_SETTINGS, RECIPES
 RUN = "run"  # the place of what is carried among a checkpoint's hyper-parameters
 WHOLE_BATCH = "whole_batch"  # beside what is carried: sequences a step over all devices
 MOST_TOKENS = 512  # of a sequence, where none is asked for and the model has as many positions
+# what the groups of a checkpoint have already, and how a command names it
+OPTIMIZER_OPTIONS = {"weight_decay": "⟦weight_decay⟧", "betas": "⟦adam_beta1⟧, ⟦adam_beta2⟧", "eps": "⟦adam_epsilon⟧"}
 VALIDATION_BATCH = 32  # sequences that --val-batches counts, whatever the run's batches are
 
 # What a run that goes on takes from its checkpoint, unless it is asked for something else.

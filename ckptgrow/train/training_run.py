@@ -37,7 +37,7 @@ from ckptgrow.train.monitor import Look, Report, Shown
 from ckptgrow.train.occupied import occupied
 from ckptgrow.train.remarks import check_lengths, remarks
 from ckptgrow.train.resuming import Resumed, resumed_from
-from ckptgrow.train.settings import RUN, TrainSettings, settings_for, with_fitting_length
+from ckptgrow.train.settings import OPTIMIZER_OPTIONS, RUN, TrainSettings, settings_for, with_fitting_length
 from ckptgrow.train.sharding import check_cut
 from ckptgrow.train.stopwatch import Stopwatch
 from ckptgrow.train.train_recipes import RECIPES
@@ -45,7 +45,6 @@ from ckptgrow.train.trainer import CHECKPOINTS, Training
 
 Tell = Callable[[str], None]
 SHARDED_PRECISIONS = ("32", "bf16-mixed", "bf16-true")  # that Lightning's strategy has
-OPTIMIZER_OPTIONS = {"weight_decay": "⟦weight_decay⟧", "betas": "⟦adam_beta1⟧, ⟦adam_beta2⟧", "eps": "⟦adam_epsilon⟧"}
 
 
 @dataclass(frozen=True, kw_only=True)
