@@ -1,7 +1,7 @@
 """How fast and in how much memory a training state grows, against the script that everyone writes and against `cp`.
 
-    python benchmarks/growth.py [--size 124M] [--rounds 3] [--kind ckpt|safetensors] [--directory DIR]
-        [--without-naive]
+    python benchmarks/growth.py [--size 124M] [--rounds 3] [--kind ckpt|safetensors|dcp] [--directory DIR]
+        [--processes N …] [--without-naive] [--without-cp]
     python benchmarks/growth.py --behind nanogpt [--size 41M] [--rounds 5] [--directory DIR]
 
 With `--behind` the same state is grown in turns from a trainer's own file, as `convert` makes it, and from Lightning's,
@@ -9,7 +9,8 @@ which has transformers' names; what is told is CPU seconds (user and system), se
 
 Else each round runs, one after the other: `ckptgrow width`; the naive script (torch.load, grow in memory, torch.save);
 `cp` of the output followed by fsync, as it is found (ckptgrow leaves it on the disk, not in the page cache), and once
-more when it has been read, so that `cp` only writes. What the others read is read once before.
+more when it has been read, so that `cp` only writes. What the others read is read once before. A distributed checkpoint
+(`--kind dcp`) is grown by one process, by as many as `--processes` says, and beside them as the same state's `.ckpt`.
 
 Peak memory is the largest sum of resident sizes over the process tree, sampled every 20 ms from the kernel
 (`/proc/PID/statm`, which counts the pages of mapped files; `smaps_rollup` walks every page of the process while it
@@ -28,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -91,15 +93,24 @@ def build(path: Path, size: str, model_type: str = "gpt2") -> None:
     torch.save(tree, path)
 
 
-def tree_rss(root: int) -> int:
-    """Resident bytes of a process and its children."""
-    total = 0
+@dataclass(frozen=True)
+class Cost:
+    """Seconds by the clock and of all cores, and peak resident bytes: of all processes, and of the largest."""
+
+    wall: float
+    cpu: float
+    peak: int
+    largest: int
+
+
+def tree_rss(root: int) -> list[int]:
+    """Resident bytes of a process and of each of its children."""
     try:
-        total = int(Path(f"/proc/{root}/statm").read_text().split()[1]) * resource.getpagesize()
+        own = int(Path(f"/proc/{root}/statm").read_text().split()[1]) * resource.getpagesize()
         children = Path(f"/proc/{root}/task/{root}/children").read_text().split()
     except OSError:
-        return total
-    return total + sum(tree_rss(int(child)) for child in children)
+        return []
+    return [own, *(size for child in children for size in tree_rss(int(child)))]
 
 
 def read_once(path: Path) -> None:
@@ -111,23 +122,40 @@ def read_once(path: Path) -> None:
                 pass
 
 
-def measured(command: list[str], every: float = 0.02) -> tuple[float, int]:
-    """Seconds and peak bytes of a command, whose memory is looked at every so many seconds."""
+def measured(command: list[str], every: float = 0.02) -> Cost:
+    """What a command takes, whose memory is looked at every so many seconds."""
     os.sync()
-    began, peak = time.monotonic(), 0
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    peak = largest = 0
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
-        peak = max(peak, tree_rss(process.pid))
+        sizes = tree_rss(process.pid)
+        peak, largest = max(peak, sum(sizes)), max([largest, *sizes])
         time.sleep(every)
     if process.returncode != 0:
-        raise SystemExit(f"{command[0]} exited with {process.returncode}")
-    return time.monotonic() - began, peak
+        raise SystemExit(f"{' '.join(command)} exited with {process.returncode}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Cost(time.monotonic() - began, cpu, peak, largest)
 
 
-def cpu_seconds() -> float:
-    """User and system seconds of all children that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def growths(chosen: argparse.Namespace, directory: Path) -> dict[str, tuple[Path, list[str]]]:
+    """The runs of ckptgrow, what each reads, and its command; the source is built and converted here."""
+    source, module = directory / "small.ckpt", [str(sys.executable), "-m", "ckptgrow"]
+    build(source, chosen.size)
+    old, options = source, ["--how", chosen.how, "--separate", chosen.separate]
+    if chosen.kind != "ckpt":
+        old, kind = directory / "small", {"safetensors": "huggingface"}.get(chosen.kind, chosen.kind)
+        command = [*module, "convert", str(source), str(old), "--to", str(kind)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    runs = {"ckptgrow": (old, [*module, "width", str(old), str(directory / "grown"), *options])}
+    if chosen.kind == "dcp":
+        runs["as .ckpt"] = (source, [*module, "width", str(source), str(directory / "beside.ckpt"), *options])
+        for count in chosen.processes:
+            shared = ["width", str(old), str(directory / f"by{count}"), *options]
+            torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", "-m", "ckptgrow"]
+            runs[f"by {count}"] = (old, [*torchrun, *shared])
+    return runs
 
 
 def behind(trainer: str, size: str, rounds: int, directory: Path) -> None:
@@ -145,9 +173,8 @@ def behind(trainer: str, size: str, rounds: int, directory: Path) -> None:
         for name, (source, options) in files.items():
             shutil.rmtree(grown) if grown.is_dir() else grown.unlink(missing_ok=True)
             read_once(source)
-            began = cpu_seconds()
-            seconds, peak = measured([*line, "width", str(source), str(grown), *options], every=0.1)
-            figures[name].append((cpu_seconds() - began, seconds, peak / 2**30))
+            cost = measured([*line, "width", str(source), str(grown), *options], every=0.1)
+            figures[name].append((cost.cpu, cost.wall, cost.peak / 2**30))
             cpu, seconds, peak = figures[name][-1]
             print(f"round {number + 1}: {name:19} CPU {cpu:6.2f} s, {seconds:6.2f} s, {peak:5.2f} GiB", flush=True)
     medians = {
@@ -164,10 +191,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="124M", choices=list(SIZES))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--kind", default="ckpt", choices=["ckpt", "safetensors"])
+    parser.add_argument("--kind", "--format", default="ckpt", choices=["ckpt", "safetensors", "dcp"])
+    parser.add_argument("--processes", type=int, nargs="*", default=[], help="of --kind dcp, besides one alone")
     parser.add_argument("--how", default="diagonal", choices=["diagonal", "tile"])
+    parser.add_argument("--separate", default="split", choices=["split", "none"])
     parser.add_argument("--directory", type=Path)
     parser.add_argument("--without-naive", action="store_true", help="it holds both states in memory at once")
+    parser.add_argument("--without-cp", action="store_true", help="it needs the output's room once more")
     trainers = ["nanogpt", "litgpt", "torchtitan", "olmo-core"]
     parser.add_argument("--behind", choices=trainers, help="from a trainer's own file, beside Lightning's")
     chosen = parser.parse_args()
@@ -176,49 +206,45 @@ def main() -> None:
             behind(chosen.behind, chosen.size, chosen.rounds, Path(name))
             return
         directory = Path(name)
-        source, grown = directory / "small.ckpt", directory / "grown"
-        build(source, chosen.size)
-        if chosen.kind == "safetensors":
-            command = [sys.executable, "-m", "ckptgrow", "convert", str(source), str(directory / "small")]
-            subprocess.run([*command, "--to", "huggingface"], check=True, stdout=subprocess.DEVNULL)
-        old = source if chosen.kind == "ckpt" else directory / "small"
-        copy_script = f"cp -r {grown} {directory / 'copy'} && sync -d $(find {directory / 'copy'} -type f)"
-        runs = {
-            "ckptgrow": [
-                sys.executable,
-                "-m",
-                "ckptgrow",
-                "width",
-                str(old),
-                str(grown),
-                "--how",
-                chosen.how,
-            ],
-            "naive": [sys.executable, "-c", NAIVE, str(source), str(directory / "naive.ckpt")],
-            "cp": ["sh", "-c", copy_script],
-            "cp, read": ["sh", "-c", copy_script],
-        }
-        if chosen.without_naive:
-            del runs["naive"]
-        seconds: dict[str, list[float]] = {run: [] for run in runs}
-        peaks = dict.fromkeys(runs, 0)
+        source, grown, copy = directory / "small.ckpt", directory / "grown", directory / "copy"
+        copied = (grown, ["sh", "-c", f"cp -r {grown} {copy} && sync -d $(find {copy} -type f)"])
+        runs = growths(chosen, directory)
+        if not chosen.without_naive:
+            runs["naive"] = (source, [sys.executable, "-c", NAIVE, str(source), str(directory / "naive.ckpt")])
+        if not chosen.without_cp:
+            runs |= {"cp": copied, "cp, read": copied}
+        costs: dict[str, list[Cost]] = {run: [] for run in runs}
         for number in range(chosen.rounds):
-            shutil.rmtree(grown) if grown.is_dir() else grown.unlink(missing_ok=True)
-            for run, line in runs.items():
-                subprocess.run(["rm", "-rf", str(directory / "copy"), str(directory / "naive.ckpt")], check=True)
+            for run, (old, line) in runs.items():
+                others = [one for one in directory.iterdir() if not one.name.startswith("small")]
+                kept = [grown] if run.startswith("cp") else []
+                subprocess.run(["rm", "-rf", *(str(one) for one in others if one not in kept)], check=True)
+                if run.startswith("cp") and not grown.exists():
+                    measured(runs["ckptgrow"][1])
                 if run != "cp":
-                    read_once(grown if run == "cp, read" else old)
-                took, peak = measured(line)
-                seconds[run].append(took)
-                peaks[run] = max(peaks[run], peak)
-                print(f"round {number + 1}: {run:9} {took:7.1f} s {peak / 2**30:6.2f} GiB", flush=True)
-        middles = {run: statistics.median(took) for run, took in seconds.items()}
+                    read_once(old)
+                cost = measured(line)
+                costs[run].append(cost)
+                told = f"{cost.wall:7.1f} s, CPU {cost.cpu:6.1f} s, {cost.largest / 2**30:5.2f} GiB"
+                print(f"round {number + 1}: {run:9} {told}", flush=True)
         print(f"GPT-2 {chosen.size}, {chosen.kind}, --how {chosen.how}, load average {os.getloadavg()[0]:.1f}:")
-        for run, middle in middles.items():
-            print(
-                f"{run:9} median {middle:6.1f} s = {middle / middles['cp']:5.2f} × cp, "
-                f"{middle / middles['cp, read']:5.2f} × cp of what has been read; peak {peaks[run] / 2**30:.2f} GiB"
-            )
+        tell(costs)
+
+
+def tell(costs: dict[str, list[Cost]]) -> None:
+    """Prints the medians of all runs, and how they stand to those of the runs that are there to be compared with."""
+    walls = {run: statistics.median(one.wall for one in some) for run, some in costs.items()}
+    cpus = {run: statistics.median(one.cpu for one in some) for run, some in costs.items()}
+    beside = [other for other in ("cp", "cp, read", "as .ckpt") if other in walls]
+    for run, some in costs.items():
+        ratios = [f"{walls[run] / walls[other]:.2f} × {other}" for other in beside]
+        if "as .ckpt" in cpus:
+            ratios.append(f"CPU {cpus[run] / cpus['as .ckpt']:.2f} ×")
+        peak, largest = max(one.peak for one in some) / 2**30, max(one.largest for one in some) / 2**30
+        print(
+            f"{run:9} median {walls[run]:6.1f} s, CPU {cpus[run]:6.1f} s; {', '.join(ratios)}; "
+            f"peak {largest:.2f} GiB a process, {peak:.2f} in all"
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Tokens per second of `ckptgrow train` against a bare PyTorch loop, side by side, and model-FLOPs utilisation.
+"""Tokens per second of `ckptgrow train`, alone and inside `ckptgrow run`, against a bare PyTorch loop, side by side.
 
     python benchmarks/train.py                       # tiny model on CPU, float32
     python benchmarks/train.py --device cuda         # GPT-2 124M, sequence 1024, bfloat16, compiled
 
-Both train the same model on the same sequences with the same AdamW, schedule, precision and compilation; rounds
-alternate and the best of each is compared. Utilisation is 6·N + 12·layers·width·sequence FLOPs a token (Chowdhery et
+All train the same model on the same sequences with the same AdamW, schedule, precision and compilation. Rounds
+alternate; the medians over rounds of each round's ratio are told, by the clock and by the process's CPU seconds, which
+other work on the machine disturbs less. Inside `run` the stage logs and shows itself as it does in a log file.
+Utilisation is 6·N + 12·layers·width·sequence FLOPs a token (Chowdhery et
 al., "PaLM", arXiv 2204.02311, appendix B; N without position embeddings) over the measured rate of a large matrix
 product in the same precision.
 """
@@ -18,8 +20,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,12 +30,21 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from ckptgrow.commands._run_view import RunView
+from ckptgrow.commands._screen import Screen
+from ckptgrow.run.forecast import forecast
+from ckptgrow.run.journal import Journal
+from ckptgrow.run.plan_reading import read_plan
+from ckptgrow.run.staged_run import run_plan
+from ckptgrow.run.standing import standing
+from ckptgrow.run.work import Work
 from ckptgrow.state.model import build_model
 from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.monitor import Progress
 from ckptgrow.train.order import BatchOrder, BatchShare, collate
 from ckptgrow.train.training_run import train
 
+BARE = "bare"
 LR, BETAS, EPS, WEIGHT_DECAY, WARMUP = 6e-4, (0.9, 0.98), 1e-6, 0.01, 10
 
 
@@ -96,8 +107,25 @@ def synchronize(case: Case) -> None:
         torch.cuda.synchronize()
 
 
-def bare(case: Case, prepared: Path) -> float:
-    """Seconds of a plain loop."""
+@dataclass(frozen=True)
+class Seconds:
+    """By the clock, and of the process on all its CPUs."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls, case: Case) -> Seconds:
+        """Once the device has done what it was asked for."""
+        synchronize(case)
+        return cls(time.monotonic(), time.process_time())
+
+    def __sub__(self, other: Seconds) -> Seconds:
+        return Seconds(self.wall - other.wall, self.cpu - other.cpu)
+
+
+def bare(case: Case, prepared: Path, out: Path) -> Seconds:
+    """A plain loop's, which writes nothing."""
     torch.manual_seed(0)
     model = build_model(case.config, torch.float32).train()
     torch.nn.Module.to(model, case.device)
@@ -113,11 +141,10 @@ def bare(case: Case, prepared: Path) -> float:
     order = BatchOrder(data.row(case.length, 0), case.length, BatchShare(batch_size=case.batch))
     loader = DataLoader(sequences, batch_sampler=order, collate_fn=collate, pin_memory=case.device == "cuda")
     low = case.precision == "bf16-mixed"
-    began = 0.0
+    began = Seconds.now(case)
     for step, batch in enumerate(islice(loader, case.steps)):
         if step == case.skipped:
-            synchronize(case)
-            began = time.monotonic()
+            began = Seconds.now(case)
         inputs, targets = (batch[name].to(case.device, non_blocking=True) for name in ("input_ids", "targets"))
         with torch.autocast(case.device, torch.bfloat16) if low else contextlib.nullcontext():
             logits = model(input_ids=inputs, use_cache=False).logits
@@ -126,25 +153,54 @@ def bare(case: Case, prepared: Path) -> float:
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
-    synchronize(case)
-    return time.monotonic() - began
+    return Seconds.now(case) - began
 
 
-def ours(case: Case, data: Path, out: Path) -> float:
-    """Seconds of the same steps under `ckptgrow train`, logging every 10 as it does by default."""
-    times: dict[int, float] = {}
+def options(case: Case) -> dict[str, Any]:
+    """Of `train`, which logs every 10 steps, as it does by default."""
+    model = {"accelerator": case.device, "precision": case.precision, "compile": case.compile}
+    rates = {"betas": BETAS, "eps": EPS, "weight_decay": WEIGHT_DECAY}
+    return {**model, **rates, "val_every": 10**6, "save_every": 10**6, "grad_clip": 0.0, "seed": 0}
+
+
+def ours(case: Case, data: Path, out: Path) -> Seconds:
+    """The same steps' under `ckptgrow train`."""
+    times: dict[int, Seconds] = {}
 
     def report(progress: Progress) -> None:
         if progress.step in (case.skipped, case.steps):
-            synchronize(case)
-            times[progress.step] = time.monotonic()
+            times[progress.step] = Seconds.now(case)
 
-    settings = {"data": data, "out": out, "config": case.config, "accelerator": case.device, "seqlen": case.length}
-    sizes = {"batch_size": case.batch, "train_steps": case.steps, "precision": case.precision, "compile": case.compile}
-    rates = {"lr": LR, "betas": BETAS, "eps": EPS, "weight_decay": WEIGHT_DECAY, "warmup_steps": WARMUP}
-    later = {"val_every": 10**6, "save_every": 10**6, "schedule": "constant", "grad_clip": 0.0, "seed": 0}
-    train({**settings, **sizes, **rates, **later}, report)
+    settings = {"data": data, "out": out, "config": case.config, "seqlen": case.length, "schedule": "constant"}
+    sizes = {"batch_size": case.batch, "train_steps": case.steps, "lr": LR, "warmup_steps": WARMUP}
+    train({**settings, **sizes, **options(case)}, report)
     return times[case.steps] - times[case.skipped]
+
+
+def inside_run(case: Case, data: Path, out: Path) -> Seconds:
+    """The same steps' as the only stage of a `ckptgrow run`, its view included."""
+    times: dict[int, Seconds] = {}
+    sizes = {"steps": case.steps, "batch_size": case.batch, "micro_batch": case.batch, "seqlen": case.length}
+    stage = {**sizes, "learning_rate": LR, "schedule": "constant", "warmup": WARMUP}
+    plan = out.with_suffix(".json")
+    plan.write_text(json.dumps({"config": case.config, "train": options(case), "stages": [stage]}))
+    work = Work(plan=read_plan(plan), data=data, out=out, journal=Journal.read(out))
+    expected = forecast(work)
+
+    class View(RunView):
+        """With a stopwatch."""
+
+        def trained(self, stage: str, progress: Progress) -> None:
+            """A training step has ended."""
+            super().trained(stage, progress)
+            if progress.step in (case.skipped, case.steps):
+                times[progress.step] = Seconds.now(case)
+
+    run_plan(work.plan, data, out, View(Screen(as_json=True), lambda: standing(work, expected)))
+    return times[case.steps] - times[case.skipped]
+
+
+SIDES: Mapping[str, Callable[[Case, Path, Path], Seconds]] = {BARE: bare, "train": ours, "run": inside_run}
 
 
 def matrix_rate(case: Case) -> float:
@@ -167,21 +223,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    case = CUDA if options.device == "cuda" else CPU
-    best = {"bare": 0.0, "ckptgrow": 0.0}
+    parser.add_argument("--steps", type=int, help="In a round; some are skipped before the clock starts.")
+    asked = parser.parse_args()
+    case = CUDA if asked.device == "cuda" else CPU
+    case = replace(case, steps=asked.steps or case.steps)
+    rounds: list[dict[str, Seconds]] = []
     with tempfile.TemporaryDirectory() as name:
         data = write_data(Path(name) / "data", case)
-        for number in range(options.rounds):
-            rates = {
-                "bare": case.tokens / bare(case, data),
-                "ckptgrow": case.tokens / ours(case, data, Path(name) / f"run-{number}"),
-            }
-            best = {key: max(best[key], rate) for key, rate in rates.items()}
-            print(f"round {number + 1}: " + ", ".join(f"{key} {rate:,.0f} tokens/s" for key, rate in rates.items()))
+        for number in range(asked.rounds):
+            order = list(SIDES)[:: 1 if number % 2 else -1]
+            found = {side: SIDES[side](case, data, Path(name) / f"{side}-{number}") for side in order}
+            rounds.append(found)
+            told = (
+                f"{side} {case.tokens / one.wall:,.0f} tokens/s ({one.cpu:.2f} s of CPU)" for side, one in found.items()
+            )
+            print(f"round {number + 1}: " + ", ".join(told), flush=True)
     peak = matrix_rate(case)
-    print(f"best of {options.rounds}: ckptgrow / bare = {best['ckptgrow'] / best['bare']:.3f} (goal: 0.97)")
-    used = best["ckptgrow"] * case.flops_per_token
+    for side in ("train", "run"):
+        wall = statistics.median(one[BARE].wall / one[side].wall for one in rounds)
+        cpu = statistics.median(one[BARE].cpu / one[side].cpu for one in rounds)
+        print(f"{side}, medians of {asked.rounds}: {wall:.3f} × the bare loop, {cpu:.3f} × by CPU seconds (goal: 0.97)")
+    used = case.tokens / min(one["run"].wall for one in rounds) * case.flops_per_token
     print(f"utilisation: {used / peak:.1%} of the measured {peak / 1e12:.2f} TFLOP/s (goal at 124M on a GPU: 45 %)")
 
 

@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     from ckptgrow.growth.deepening import depth
     from ckptgrow.growth.lengthening import positions
     from ckptgrow.growth.request import GrowthResult, StateRequest
+    from ckptgrow.growth.upcycling import experts
     from ckptgrow.growth.vocabulary import vocab
     from ckptgrow.growth.widening import width
     from ckptgrow.inspection import Inspection, inspect
     from ckptgrow.live.live_growth import LiveGrowth, grow
+    from ckptgrow.live.rewarming import Rewarming
     from ckptgrow.train.lightning_growth import LightningGrowthCallback
     from ckptgrow.train.transformers_growth import TrainerGrowthCallback
     from ckptgrow.verification.comparison import VerifySettings, verify
@@ -56,6 +58,7 @@ __all__ = [
     "MissingDependencyError",
     "OptimizerError",
     "RequestError",
+    "Rewarming",
     "StateRequest",
     "TrainerGrowthCallback",
     "UnsafePickleError",
@@ -63,6 +66,7 @@ __all__ = [
     "VerifySettings",
     "convert",
     "depth",
+    "experts",
     "grow",
     "inspect",
     "positions",
@@ -86,6 +90,7 @@ _HOMES = {
     "convert": "ckptgrow.conversion",
     "depth": "ckptgrow.growth.deepening",
     "positions": "ckptgrow.growth.lengthening",
+    "experts": "ckptgrow.growth.upcycling",
     "vocab": "ckptgrow.growth.vocabulary",
     "GrowthResult": "ckptgrow.growth.request",
     "StateRequest": "ckptgrow.growth.request",
@@ -94,6 +99,7 @@ _HOMES = {
     "inspect": "ckptgrow.inspection",
     "LiveGrowth": "ckptgrow.live.live_growth",
     "grow": "ckptgrow.live.live_growth",
+    "Rewarming": "ckptgrow.live.rewarming",
     "LightningGrowthCallback": "ckptgrow.train.lightning_growth",
     "TrainerGrowthCallback": "ckptgrow.train.transformers_growth",
     "VerifyReport": "ckptgrow.verification.report",
@@ -107,8 +113,18 @@ _OLD_NAMES = {
 }  # of 0.1, which stay until 0.3
 
 
+_EACH_ITS_OWN = {
+    "GrowthCallback": "LightningGrowthCallback for Lightning's Trainer and TrainerGrowthCallback for transformers'",
+}  # what people look for, and what it is called here
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
 def __getattr__(name: str) -> object:
     name = _OLD_NAMES.get(name, name)
     if name not in _HOMES:
-        raise AttributeError(f"module 'ckptgrow' has no attribute {name!r}")
+        here = f": there are {_EACH_ITS_OWN[name]}" if name in _EACH_ITS_OWN else ""
+        raise AttributeError(f"module 'ckptgrow' has no attribute {name!r}{here}")
     return getattr(import_module(_HOMES[name]), name)

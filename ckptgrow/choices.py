@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 # growth
 How = Literal["diagonal", "tile", "pad"]  # blocks of grown matrices; "pad" copies nothing
 Separation = Literal["split", "noise", "none"]  # what tells the copies of a space apart
+ExpertSeparation = Literal["split", "none"]  # the same of experts
 Fresh = Literal["zero-copy", "zero-random", "random-zero"]  # how what copies nothing is written, and read
 FreshMoments = Literal["zero", "mean"]  # second moments of entries that copy nothing
 FreshMomentRule = Literal["zero", "mean", "rare", "blend"]  # the same, with what rows of new tokens and positions have
@@ -56,7 +57,7 @@ HubData = Literal["wikitext2", "wikitext103", "openwebtext"]
 
 # recipes
 Operator = Literal["width", "depth"]  # those that stages and probes choose between
-GrowthOperator = Literal["width", "depth", "vocab", "positions"]
+GrowthOperator = Literal["width", "depth", "vocab", "positions", "experts"]
 
 # planning
 OperatorName = Literal["width", "depth", "both"]

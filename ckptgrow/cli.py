@@ -26,6 +26,7 @@ from ckptgrow.commands.data import data
 from ckptgrow.commands.demo import demo
 from ckptgrow.commands.depth import depth
 from ckptgrow.commands.eval.eval_app import eval_app
+from ckptgrow.commands.experts import experts
 from ckptgrow.commands.generate import generate
 from ckptgrow.commands.grow import grow
 from ckptgrow.commands.inspect import inspect
@@ -47,7 +48,7 @@ TRACEBACK = "CKPTGROW_TRACEBACK"
 LONGEST_LINE = 2000  # characters
 PROGRAM, COMPLETION = "ckptgrow", "_CKPTGROW_COMPLETE"  # what a shell sets when it asks for completions
 PANELS: Mapping[str, Sequence[Callable[..., Any]]] = {
-    "Grow": (width, depth, vocab, positions, grow, convert),
+    "Grow": (width, depth, vocab, positions, experts, grow, convert),
     "Look and prove": (verify, inspect),
     "Train": (data, train, generate),
     "Whole runs": (probe, run_plan, report, demo),

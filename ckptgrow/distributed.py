@@ -9,12 +9,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch.distributed as dist
 
 from ckptgrow.errors import RequestError
 
 LONGEST_WAIT = timedelta(days=1)  # while the first process hashes what others have read
+Picklable = TypeVar("Picklable")
 _is_alone = ContextVar("is_alone", default=False)
 
 
@@ -33,6 +35,15 @@ class Processes:
         with _told_of_failures():
             dist.broadcast_object_list(box, src=0)
         return Path(box[0])
+
+    def gather(self, value: Picklable) -> list[Picklable]:
+        """The values of all processes, who must all call this, in the order of their ranks."""
+        if self.count == 1:
+            return [value]
+        found = [value] * self.count
+        with _told_of_failures():
+            dist.all_gather_object(found, value)
+        return found
 
     def wait(self) -> None:
         """Waits until all processes have called it."""

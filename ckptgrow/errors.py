@@ -165,6 +165,22 @@ def at(place: object, kind: type[CkptgrowError] = CkptgrowError) -> Generator[No
         raise
 
 
+@contextmanager
+def within(place: object) -> Generator[None]:
+    """The same for errors about options too: which of many places has an option that cannot be.
+
+    >>> with within("stage-2"):
+    ...     raise RequestError("⟦hidden 20⟧: expected at least 24")
+    Traceback (most recent call last):
+    ckptgrow.errors.RequestError: stage-2: hidden=20: expected at least 24
+    """
+    try:
+        yield
+    except CkptgrowError as error:
+        error.put_place(place)
+        raise
+
+
 def listing(names: Iterable[object], limit: int = 5) -> str:
     """Names for a message: sorted and cut after `limit`, with a count of what was cut.
 

@@ -16,6 +16,7 @@ OPTION_LISTS = {  # what users call: each option by its name, with its type and 
     "conversion.py: convert",
     "data/preparation.py: prepare",
     "growth/deepening.py: depth",
+    "growth/upcycling.py: experts",
     "growth/vocabulary.py: vocab",
     "growth/widening.py: width",
     "live/live_growth.py: grow",

@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from ckptgrow.growth.request import GrowthResult, StepChoice
     from ckptgrow.recipes.growth_recipe import GrowthRecipe
 
-VERBS = {"width": "widening", "depth": "deepening", "vocab": "growing the vocabulary of", "positions": "lengthening"}
+VERBS = {
+    "width": "widening",
+    "depth": "deepening",
+    "vocab": "growing the vocabulary of",
+    "positions": "lengthening",
+    "experts": "upcycling",
+}
 TRAPPED = (
     "the grown model is trapped: its copies get equal gradients and stay equal for ever, so it computes nothing the "
     "small one could not. Train with dropout, or grow with --separate split (changes no output)"

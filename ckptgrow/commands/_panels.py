@@ -13,6 +13,8 @@ PANELS: Mapping[str, tuple[str, ...]] = {
         "ffn",
         "heads",
         "kv_heads",
+        "experts",
+        "experts_per_token",
         "hidden",
         "layers",
         "every",

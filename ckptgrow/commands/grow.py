@@ -15,12 +15,19 @@ from ckptgrow.commands._option_helps import helps_of
 from ckptgrow.commands._paths import check_paths, checkpoint_at, output_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands.depth import depth
+from ckptgrow.commands.experts import experts
 from ckptgrow.commands.positions import positions
 from ckptgrow.commands.vocab import vocab
 from ckptgrow.commands.width import width
 from ckptgrow.errors import RequestError
 
-COMMANDS: Mapping[str, Callable[..., Any]] = {"width": width, "depth": depth, "vocab": vocab, "positions": positions}
+COMMANDS: Mapping[str, Callable[..., Any]] = {
+    "width": width,
+    "depth": depth,
+    "vocab": vocab,
+    "positions": positions,
+    "experts": experts,
+}
 
 
 @takes("writing", WritingOptions)
@@ -30,8 +37,8 @@ def grow(
         Path | None,
         typer.Argument(
             metavar="RECIPE",
-            help="A recipe (.yaml or .json): `operator: width`, `depth`, `vocab` or `positions`, its options by name, "
-            "and maybe `in` and `out`.",
+            help="A recipe (.yaml or .json): `operator: width`, `depth`, `vocab`, `positions` or `experts`, its "
+            "options by name, and maybe `in` and `out`.",
             show_default=False,
         ),
     ] = None,

@@ -102,7 +102,7 @@ def probe(
         from ckptgrow.probe.entrants import ProbeRequest
         from ckptgrow.probe.probing import probe as run_probe
         from ckptgrow.recipes.command_words import options_in_words
-        from ckptgrow.recipes.recipe_options import PLACES_OF_TRAINING, train_options
+        from ckptgrow.recipes.recipe_options import PLACES_OF_TRAINING, train_fields, typed_train_options
         from ckptgrow.train.guards import Interrupted
     asked: list[Candidate] = [typed(one) for one in candidate or ()]
     if candidates or not asked:
@@ -120,7 +120,9 @@ def probe(
         seeds=seeds,
         seed=seed,
         sequences=sequences,
-        train=train_options(PLACES_OF_TRAINING).checked(options_in_words(shlex.split(train), where), where),
+        train=train_fields(
+            typed_train_options(PLACES_OF_TRAINING).checked(options_in_words(shlex.split(train), where), where)
+        ),
         processes=processes,
     )
     try:

@@ -108,8 +108,11 @@ def run_plan(
         _show_forecast(work, measure, screen)
         return 0
     if slurm:
+        from ckptgrow.run.checked_ahead import check_ahead
+        from ckptgrow.run.forecast import forecast
         from ckptgrow.run.slurm_chain import submit_chain
 
+        check_ahead(work, forecast(work))
         for one in submit_chain(work, plan):
             screen.say(f"{one.number}\t{one.script}")
         return 0
@@ -184,10 +187,12 @@ def _show_standing(found: Standing, screen: Screen) -> None:
 
 
 def _show_forecast(work: Work, measure: int, screen: Screen) -> None:
+    from ckptgrow.run.checked_ahead import check_ahead
     from ckptgrow.run.forecast import forecast
     from ckptgrow.run.staged_run import jobs_of
     from ckptgrow.run.standing import duration
 
+    check_ahead(work, forecast(work))
     found = forecast(work, measure)
     columns = ("stage", "parameters", "without embeddings", "from step", "steps", "tokens", "FLOPs", "time")
     rows = [
@@ -196,7 +201,7 @@ def _show_forecast(work: Work, measure: int, screen: Screen) -> None:
         for one in found.stages
     ]  # fmt: skip
     screen.table("stages", columns, rows)
-    at_most = " at most" if any(one.stage.grow is not None for one in found.stages) else ""
+    at_most = " at most" if any(one.stage.grow or one.stage.until_loss is not None for one in found.stages) else ""
     time = "" if found.seconds is None else f", {duration(found.seconds)} of training by {measure} measured steps each"
     screen.say(f"{found.flops:.3g} FLOPs{time}{at_most}; {found.disk_bytes / 2**30:.3f} GiB of disk at the fullest.")
     commands = [shlex.join(words) for job in jobs_of(work.plan) for words in job.words(work)]

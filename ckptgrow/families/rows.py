@@ -66,7 +66,7 @@ UNGATED_FFN_BIASES = (
 EXPERTS = (
     Parameter(LAYER + "mlp.gate.weight", "experts <- normed"),
     Parameter(LAYER + "mlp.experts.gate_up_proj", "experts: (2! ffn) <- normed"),
-    Parameter(LAYER + "mlp.experts.down_proj", "experts: residual <- ffn"),
+    Parameter(LAYER + "mlp.experts.down_proj", "routed <: residual <- ffn"),
 )
 
 EXPERT = LAYER + "mlp.experts.{expert}."

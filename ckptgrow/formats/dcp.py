@@ -123,6 +123,8 @@ class DistributedFormat:
         keys = checkpoint.layout if isinstance(checkpoint.layout, Keys) else fresh
         others = {key: value for key, value in checkpoint.rest.items() if key in keys.others}
         dcp_writing.write({**_parts(checkpoint, keys), **others}, path / keys.folder, together, advance)
+        if checkpoint.growth.source is not None:
+            checkpoint.growth.source.share(together)
         if together.rank == 0:
             checkpoint.carried.copy_to(path)
             for name in keys.counters:

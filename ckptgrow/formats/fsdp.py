@@ -69,6 +69,8 @@ class ShardedFormat:
         states = [one.to_torch() for one in checkpoint.optimizers]
         for state, part in named_files(files_of(checkpoint).optimizers, "optimizer_0", states, path):
             dcp_writing.write({OPTIMIZER_KEY: state}, part, together, advance)
+        if checkpoint.growth.source is not None:
+            checkpoint.growth.source.share(together)
         if together.rank == 0:
             fill(write_beside(checkpoint, path), advance)
             write_growth(checkpoint, path)

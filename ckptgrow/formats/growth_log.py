@@ -7,7 +7,7 @@ The types say what growth writes. What a file says is a claim: `verification.his
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -63,6 +63,8 @@ class OperatorRecord(TypedDict):
     pieces: NotRequired[list[list[int]]]
     position: NotRequired[int]
     new_positions: NotRequired[NewPositions]
+    experts: NotRequired[int]
+    experts_per_token: NotRequired[int]
 
 
 class GrowthRecord(OperatorRecord):
@@ -105,6 +107,13 @@ class GrowthLog(TypedDict, total=False):
     rewarm_new: Mapping[str, float]
     global_step: int | None
     config: Mapping[str, Json]
+
+
+def rewarm_of(history: Sequence[GrowthRecord]) -> Rewarm | None:
+    """The rise after the last growth; None where none was asked for, or nobody knows from which step on."""
+    last = history[-1] if history else None
+    start = None if last is None else last["step"][1]
+    return None if last is None or start is None or not last["rewarm"] else {"start": start, "steps": last["rewarm"]}
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,8 @@ def space_needed(checkpoint: Checkpoint) -> int:
 def _sizes(checkpoint: Checkpoint) -> tuple[int, int]:
     """The bytes of all tensors as they are written, and those that the whole checkpoint takes."""
     tensors = [tensor for _, tensor in tensors_in(checkpoint.tree)]
-    total = sum(num_bytes(tensor) for tensor in {id(tensor): tensor for tensor in tensors}.values())
+    stored = tensors if checkpoint.kind in SHARED else {id(tensor): tensor for tensor in tensors}.values()
+    total = sum(map(num_bytes, stored))  # a distributed checkpoint has what is tied under each of its names
     total += bytes_of_second_copy(checkpoint) + num_bytes_of_copies(checkpoint)
     return total, int(total * HEADROOM) + len(tensors) * OF_A_TENSOR + checkpoint.carried.num_bytes
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+
+import torch
 
 from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.lineage import Descent
@@ -24,7 +26,9 @@ from ckptgrow.growth.tensors.grown_tensors import (
 )
 from ckptgrow.spaces.noise import Noise, noise_for
 from ckptgrow.spaces.split import split_for
-from ckptgrow.storage.tensors import LazyTensor, Zeros
+from ckptgrow.state.claim import Claimed
+from ckptgrow.state.pieces import piece_name
+from ckptgrow.storage.tensors import LazyTensor, Made, Zeros
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,9 @@ def _in_file(growing: Growing, in_module: dict[str, LazyTensor]) -> dict[str, La
         parts = growing.old.pieces.of(one.old.name)
         if not parts:
             written[one.name] = in_module[one.name]
+        if parts and not one.growth.axes[0].growth.is_identity:
+            written |= _pieces_of_more(one, growing.old.pieces.parts[one.old.name], in_module[one.name])
+            continue
         first_row = 0
         for part in parts:
             old = growing.tensors[part.name]
@@ -93,6 +100,25 @@ def _in_file(growing: Growing, in_module: dict[str, LazyTensor]) -> dict[str, La
             written[piece.name] = _weight(piece, operator, _Source(old, old, one.old.canonical, first_row))
             first_row += piece.growth.axes[0].growth.num_new
     return written
+
+
+def _pieces_of_more(one: Descent, parts: Sequence[Sequence[Claimed]], grown: LazyTensor) -> dict[str, LazyTensor]:
+    """The pieces of a parameter with more experts than the file has, which are made of one expert at a time."""
+
+    @lru_cache(maxsize=1)
+    def expert(number: int) -> torch.Tensor:
+        return grown.rows(number, number + 1)[0]
+
+    def piece(number: int, first: int, size: int) -> LazyTensor:
+        shape = (size, *grown.shape[2:])
+        return Made(shape, grown.dtype, lambda start, stop: expert(number)[first + start : first + stop].contiguous())
+
+    pieces: dict[str, LazyTensor] = {}
+    size = grown.shape[1] // len(parts[0])
+    for number in range(grown.shape[0]):
+        for place, part in enumerate(parts[0]):
+            pieces[piece_name(part, one.index, number)] = piece(number, place * size, size)
+    return pieces
 
 
 def _weight(one: Descent, operator: Operator, source: _Source) -> LazyTensor:

@@ -29,11 +29,12 @@ from ckptgrow.choices import (
 )
 from ckptgrow.errors import OptimizerError, RequestError, listing
 from ckptgrow.formats.checkpoint import Checkpoint
-from ckptgrow.growth import deepening, lengthening, vocabulary, widening
+from ckptgrow.growth import deepening, lengthening, upcycling, vocabulary, widening
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.live.live_state import WHERE, LiveState, unwrapped_model, unwrapped_optimizer, unwrapped_scheduler
 from ckptgrow.live.rebuilt_model import rebuilt_model, sources_of
 from ckptgrow.live.rebuilt_training import rebuilt_optimizer, rebuilt_scheduler
+from ckptgrow.live.rewarming import Rewarming
 
 SHARED = ("seed", "new", "init")  # options that alone ask for no operator
 OF_FILES = ("config", "param_order", "dialect", "drop", "force", "max_shard_bytes")  # of a request, about files alone
@@ -42,25 +43,28 @@ OPERATORS: Mapping[GrowthOperator, Callable[..., GrowthResult]] = {
     "depth": deepening.depth,
     "vocab": vocabulary.vocab,
     "positions": lengthening.positions,
+    "experts": upcycling.experts,
 }
 BY_NUMBER: Mapping[GrowthOperator, str] = {  # what the operator calls the number that is given under its name
     "width": "factor",
     "depth": "factor",
     "vocab": "size",
     "positions": "size",
+    "experts": "experts",
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class LiveGrowth:
     """What came of a growth in memory: new objects, in the order of the old ones, and the report on it (its `grown` is
-    None, as the tensors are in the objects).
+    None, as the tensors are in the objects). `rewarmings` let the optimizers' rates rise, where that was asked for.
     """
 
     model: PreTrainedModel
     optimizers: tuple[Optimizer, ...]
     schedulers: tuple[Any, ...]
     report: GrowthResult
+    rewarmings: tuple[Rewarming, ...] = ()
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -82,6 +86,7 @@ def grow(
     depth: int | None = None,
     vocab: int | None = None,
     positions: int | None = None,
+    experts: int | None = None,
     hidden: int | None = None,
     ffn: int | None = None,
     heads: int | None = None,
@@ -102,7 +107,7 @@ def grow(
 ) -> LiveGrowth:
     """Grows a transformers model in memory, with the optimizers and schedulers that train it: in width by a factor
     (`width`) or to sizes (`hidden`, `ffn`, `heads`, `kv_heads`), in depth (`depth`, `layers`, `every`), or to a number
-    of tokens (`vocab`) or `positions`.
+    of tokens (`vocab`), `positions` or `experts`.
 
         grown = ckptgrow.grow(model, optimizer, scheduler, width=2)
         model, optimizer, scheduler = grown.model, grown.optimizer, grown.scheduler
@@ -114,26 +119,28 @@ def grow(
     torch's Muon needs, and schedulers are sequences. `global_step`, from which `request.step` moves, is how many steps
     the run took, by default what the scheduler says.
 
+    With `request.rewarm` the rates of the new optimizers rise again over so many of their steps (`Rewarming`), whatever
+    the schedule is; `rewarmings` tell how far they are. Without it the rise of an earlier growth ends with this one.
+
     Wrappers (torch.compile, DistributedDataParallel, accelerate) and hooks are left off: put them around the new
-    objects. Options of a request about files are refused, and so are `rewarm`, which `ckptgrow train` alone honours,
-    and `reset` of what can be left out of the call.
+    objects. Options of a request about files are refused, and so is `reset` of what can be left out of the call.
 
     Raises RequestError for what contradicts itself or cannot be; another CkptgrowError, which names it, for state that
     cannot be carried: sharded or quantised tensors, parameters that are not the model's, ties that are not in
     transformers' config, optimizers and entries that no rule knows.
     """
     given = {
-        "width": width, "depth": depth, "vocab": vocab, "positions": positions, "init": init,
+        "width": width, "depth": depth, "vocab": vocab, "positions": positions, "experts": experts, "init": init,
         "hidden": hidden, "ffn": ffn, "heads": heads, "kv_heads": kv_heads, "how": how,
         "separate": separate, "noise": noise, "spread": spread, "fresh": fresh, "layers": layers, "every": every,
         "place": place, "new": new, "seed": seed,
     }  # fmt: skip
     asked = asked_growth(given)
     request = request or StateRequest()
-    _check_request(request)
+    _check_request(request, has_rates=optimizer is not None)
     old, order = _read(model, optimizer, scheduler, global_step)
     with torch.no_grad():
-        return _rebuilt(old, asked(old.checkpoint(), None, request), order)
+        return _rising(_rebuilt(old, asked(old.checkpoint(), None, request), order), request.rewarm)
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,7 @@ def asked_growth(options: Mapping[str, Any]) -> AskedGrowth:
     if len(meant) != 1:
         raise RequestError(
             f"growth is asked for in {' and '.join(meant) or 'no way'}, expected one: ⟦width 2⟧, sizes as ⟦ffn N⟧, "
-            "⟦depth 2⟧, ⟦vocab N⟧ or ⟦positions N⟧; grow again for the other"
+            "⟦depth 2⟧, ⟦vocab N⟧, ⟦positions N⟧ or ⟦experts N⟧; grow again for the other"
         )
     name = meant[0]
     strange = [key for key in others if key not in own[name]]
@@ -167,14 +174,14 @@ def asked_growth(options: Mapping[str, Any]) -> AskedGrowth:
     return AskedGrowth(name, {**others, BY_NUMBER[name]: factors[name]})
 
 
-def _check_request(request: StateRequest) -> None:
+def _check_request(request: StateRequest, *, has_rates: bool) -> None:
     """Raises RequestError for options that are about files or trainers, for they would be left unheard."""
     default = StateRequest()
     unheard = [one.name for one in fields(request) if getattr(request, one.name) != getattr(default, one.name)]
     for name in (name for name in unheard if name in OF_FILES):
         raise RequestError(f"⟦{name} {getattr(request, name)}⟧: is about files, expected none of it here; leave it out")
-    if request.rewarm:
-        raise RequestError(f"⟦rewarm {request.rewarm}⟧: `ckptgrow train` alone honours it; give your scheduler a rise")
+    if request.rewarm and not has_rates:
+        raise RequestError(f"⟦rewarm {request.rewarm}⟧: there are no rates to rise, expected an optimizer")
     left_out = [part for part in request.reset if part != "new"]
     if left_out:
         raise RequestError(f"⟦reset {listing(left_out)}⟧: give grow no {left_out[0]} instead, and build a new one")
@@ -206,6 +213,11 @@ def _read(
     return state, order
 
 
+def _rising(grown: LiveGrowth, steps: int) -> LiveGrowth:
+    """The same, its optimizers' rates rising over so many steps; over none as it is."""
+    return replace(grown, rewarmings=tuple(Rewarming(one, steps) for one in grown.optimizers) if steps else ())
+
+
 def _several(value: Any) -> Sequence[Any]:
     return () if value is None else cast(Sequence[Any], value) if isinstance(value, list | tuple) else (value,)
 
@@ -225,4 +237,5 @@ def _rebuilt(old: LiveState, found: GrowthResult, order: Sequence[int]) -> LiveG
     schedulers = tuple(one for _, one in sorted(zip(order, made, strict=True), key=lambda pair: pair[0]))
     source = grown.growth.source
     record = found.record if source is None else {**found.record, "source_sha256": source.value()}
-    return LiveGrowth(model, optimizers, schedulers, replace(found, record=record, grown=None))
+    report = replace(found, record=record, grown=None)
+    return LiveGrowth(model=model, optimizers=optimizers, schedulers=schedulers, report=report)

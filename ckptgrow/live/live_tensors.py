@@ -12,6 +12,8 @@ from ckptgrow.storage.fingerprint import Fingerprint
 from ckptgrow.storage.tensors import LazyTensor, chunks, is_lazy
 from ckptgrow.storage.tree import Tree, map_leaves
 
+# what FullyShardedDataParallel calls its own: nothing public tells a parameter that it has flattened
+FLAT = ("_is_flat_param", "_fsdp_flattened")
 PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
@@ -44,6 +46,11 @@ def live(tensor: torch.Tensor, name: str) -> LiveTensor:
         raise CheckpointError(
             f"{name} is a DTensor, one process's part of a sharded tensor, expected whole tensors; save the run with "
             "torch.distributed.checkpoint and grow that"
+        )
+    if any(getattr(tensor, mark, False) for mark in FLAT):
+        raise CheckpointError(
+            f"{name} is a part of what FullyShardedDataParallel has flattened, expected whole tensors; save the run, "
+            "as its trainer or FullyShardedDataParallel.state_dict_type does, and grow that"
         )
     if kind not in PLAIN or tensor.is_meta or tensor.layout is not torch.strided:
         found = "on the meta device" if tensor.is_meta else f"a {kind.__name__} of layout {tensor.layout}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,26 @@ COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9")  # of the same palette, fo
 
 def paper_axes() -> tuple[Any, Any]:
     """A figure that needs no display, and its log-log axes; raises MissingDependencyError without matplotlib."""
+    figure, (axes,) = stacked_axes(1)
+    axes.set(xscale="log", yscale="log")
+    return figure, axes
+
+
+def stacked_axes(num: int) -> tuple[Any, Sequence[Any]]:
+    """A figure that needs no display, and so many axes one above the other, which share what is from left to right."""
     with needs("⟦plot⟧", "plan"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=(SIZE[0], SIZE[1] * (1 + 0.3 * (num - 1))), layout="constrained")
     FigureCanvasAgg(figure)
-    axes: Any = figure.add_subplot()
-    axes.set(xscale="log", yscale="log")
-    axes.tick_params(labelsize=8)
-    axes.xaxis.label.set_size(9)
-    axes.yaxis.label.set_size(9)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    return figure, axes
+    found: Any = figure.subplots(num, sharex=True, squeeze=False)[:, 0]
+    for axes in found:
+        axes.tick_params(labelsize=8)
+        axes.xaxis.label.set_size(9)
+        axes.yaxis.label.set_size(9)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    return figure, found
 
 
 def tick_losses(axes: Any, low: float, high: float) -> None:

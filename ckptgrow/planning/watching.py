@@ -79,21 +79,25 @@ def seen(steps: Sequence[int], losses: Sequence[float], threshold: float) -> Wat
 
 def slope_watch(curve: Curve, threshold: float) -> Watch:
     """What a curve says so far, without a prediction."""
-    x, y = np.log(curve.steps), np.log(curve.losses)
-    centre, slopes, variances = local_quadratic(x, y)
-    recent = slice(-min(len(x), max(10, len(x) // 4)), None)
-    residuals = (y - centre)[recent]
-    slope, error = float(slopes[-1]), float(np.sqrt(variances[-1] * inflated_variance(residuals)))
+    slopes, errors = slopes_of(curve)
     crossed = curve.index_where_slope_rises_past(threshold)
     return Watch(
         step=int(curve.steps[-1]),
         loss=float(curve.losses[-1]),
         threshold=threshold,
-        slope=slope,
-        slope_error=error,
+        slope=float(slopes[-1]),
+        slope_error=float(errors[-1]),
         crossed_at=None if crossed is None else int(curve.steps[crossed]),
         predicted=None,
     )
+
+
+def slopes_of(curve: Curve) -> tuple[Vector, Vector]:
+    """d log L / d log C at every evaluation, and standard errors by the scatter of the recent ones."""
+    x, y = np.log(curve.steps), np.log(curve.losses)
+    centre, slopes, variances = local_quadratic(x, y)
+    recent = slice(-min(len(x), max(10, len(x) // 4)), None)
+    return slopes, np.sqrt(variances * inflated_variance((y - centre)[recent]))
 
 
 def inflated_variance(residuals: Vector) -> float:

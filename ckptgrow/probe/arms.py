@@ -28,12 +28,12 @@ from ckptgrow.train.metrics import METRICS
 from ckptgrow.train.monitor import Look
 from ckptgrow.train.saving import LAST
 from ckptgrow.train.trainer import CHECKPOINTS
-from ckptgrow.train.training_run import OPTIMIZER_OPTIONS, train
+from ckptgrow.train.training_run import train
 
 Vector = npt.NDArray[np.float64]
 NEVER = 10**9  # steps between what an arm does not do
 GROWN = "grown"
-OF_FIRST_STEP = (*OF_BEGINNINGS, *OPTIMIZER_OPTIONS, "config")  # of `train`: what an arm that goes on has already
+OF_FIRST_STEP = (*OF_BEGINNINGS, "config")  # of `train`: what an arm that goes on has already
 
 
 @dataclass(frozen=True, kw_only=True)

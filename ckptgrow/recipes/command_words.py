@@ -13,6 +13,7 @@ COMMAND = "ckptgrow"
 # options of `ckptgrow train` that are not fields by the same name
 SPELLED = {"eps": "adam_epsilon", "num_nodes": "nodes"}
 BETAS = ("adam_beta1", "adam_beta2")
+GROWING = {"warmup_bsz": "batch_tokens", "warmup_seq": "sequence_tokens"}
 
 
 def words_of_command(name: str, arguments: Sequence[str | Path], options: Mapping[str, Any]) -> list[str]:
@@ -26,6 +27,8 @@ def words_of_command(name: str, arguments: Sequence[str | Path], options: Mappin
         if option == "betas":
             for one, number in zip(BETAS, value, strict=True):
                 found += _option(one, number)
+        elif option == "growing":
+            found += [word for one, tokens in GROWING.items() for word in _option(one, getattr(value, tokens))]
         elif option == "drop":
             found += [word for one in value for word in _option(option, one)]
         else:

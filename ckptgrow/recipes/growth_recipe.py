@@ -142,6 +142,11 @@ def _recorded_positions(record: GrowthRecord) -> dict[str, Any]:
     return {"size": record.get("position"), "new": record.get("new_positions")}
 
 
+def _recorded_experts(record: GrowthRecord) -> dict[str, Any]:
+    spread = {"spread": record.get("spread")} if record.get("separate") == "split" else {}
+    return {"experts": record.get("experts"), "separate": record.get("separate"), **spread, "seed": record.get("seed")}
+
+
 def _recorded_depth(record: GrowthRecord) -> dict[str, Any]:
     layers = [layer for layer, _ in record.get("layers", [])]
     found = {"layers": layers, "new": record.get("new")}
@@ -153,6 +158,7 @@ RECORDED: Mapping[GrowthOperator, Callable[[GrowthRecord], dict[str, Any]]] = {
     "depth": _recorded_depth,
     "vocab": _recorded_vocab,
     "positions": _recorded_positions,
+    "experts": _recorded_experts,
 }
 # options of the training state that follow from the operator or stand elsewhere in the record
 SAID_OTHERWISE: Mapping[GrowthOperator, tuple[str, ...]] = {
@@ -160,4 +166,5 @@ SAID_OTHERWISE: Mapping[GrowthOperator, tuple[str, ...]] = {
     "depth": ("step",),
     "vocab": ("step", "fresh_moments"),
     "positions": ("step", "fresh_moments"),
+    "experts": ("step",),
 }

@@ -5,22 +5,26 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from ckptgrow.choices import GrowthOperator, Operator, OperatorName
 from ckptgrow.growth.deepening import depth
 from ckptgrow.growth.lengthening import positions
 from ckptgrow.growth.request import GrowthResult, StateRequest
+from ckptgrow.growth.upcycling import experts
 from ckptgrow.growth.vocabulary import vocab
 from ckptgrow.growth.widening import width
 from ckptgrow.recipes.typed_values import Options
-from ckptgrow.train.settings import TrainSettings
+from ckptgrow.train.order import GrowingBatches
+from ckptgrow.train.settings import OPTIMIZER_OPTIONS, TrainSettings
+from ckptgrow.train.train_recipes import RECIPES
 
 GROWTHS: Mapping[GrowthOperator, Callable[..., GrowthResult]] = {
     "width": width,
     "depth": depth,
     "vocab": vocab,
     "positions": positions,
+    "experts": experts,
 }
 OPERATORS: Mapping[OperatorName, tuple[Operator, ...]] = {
     "width": ("width",),
@@ -44,19 +48,20 @@ PLACES_OF_TRAINING = (
     "recipe",
     "export",
 )
-OF_BEGINNINGS = (
-    "reset",
-    "step",
-    "rewarm",
-    "rewarm_new",
-)  # what training takes right after a growth alone
+OF_NEW_OPTIMIZERS = tuple(OPTIMIZER_OPTIONS)  # what groups of a checkpoint have already
+# what training takes where it begins, and not where it goes on with what it has saved itself
+OF_BEGINNINGS = ("reset", "step", "rewarm", "rewarm_new", "recipe", "init_from", *OF_NEW_OPTIMIZERS)
 # what a run decides itself, or a stage has under a name of its own
 SET_BY_RUN = (*PLACES_OF_GROWTH, "factor", "step", "rewarm")
 OF_STAGES = (
-    *(name for name in PLACES_OF_TRAINING if name != "export"),
-    *("reset", "step", "rewarm", "train_steps", "batch_size", "grad_accum", "seqlen", "lr"),
+    *(name for name in PLACES_OF_TRAINING if name not in ("export", "recipe")),
+    *("step", "rewarm", "train_steps", "batch_size", "grad_accum", "seqlen", "lr"),
     *("schedule", "warmup_steps", "warmup_share", "growing"),
 )
+# as the command spells what `TrainSettings` has under other names; tokens, for the sizes that grow
+OF_COMMAND: Mapping[str, Any] = {
+    "adam_beta1": float, "adam_beta2": float, "adam_epsilon": float, "warmup_bsz": int, "warmup_seq": int,
+}  # fmt: skip
 
 
 def growth_options(operator: GrowthOperator, without: Sequence[str] = SET_BY_RUN) -> Options:
@@ -71,3 +76,20 @@ def train_options(without: Sequence[str] = OF_STAGES) -> Options:
     """Every option of `ckptgrow train` that all stages share, or one has, or all but some."""
     hints = get_type_hints(TrainSettings)
     return Options({one.name: hints[one.name] for one in fields(TrainSettings) if one.name not in without})
+
+
+def typed_train_options(without: Sequence[str] = OF_STAGES) -> Options:
+    """The same by the command's names too, as a plan has them for all stages or for one."""
+    return Options({**train_options(without).types, **OF_COMMAND})
+
+
+def train_fields(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of training that somebody typed, as fields of `TrainSettings`."""
+    found = {name: value for name, value in options.items() if name not in OF_COMMAND}
+    if "adam_epsilon" in options:
+        found["eps"] = options["adam_epsilon"]
+    if "adam_beta1" in options or "adam_beta2" in options:
+        usual = options.get("betas") or RECIPES[options.get("recipe", "modern")].betas
+        found["betas"] = options.get("adam_beta1", usual[0]), options.get("adam_beta2", usual[1])
+    sizes = options.get("warmup_bsz", 0), options.get("warmup_seq", 0)
+    return {**found, "growing": GrowingBatches(*sizes)} if any(sizes) else found

@@ -91,13 +91,14 @@ def checked(value: Any, hint: Any, where: str) -> Any:
 def made(kind: type, value: Any, where: str) -> Any:
     """A dataclass out of fields and values."""
     if not isinstance(value, Mapping):
-        raise RequestError(f"{where}: is {value!r}, expected fields and values")
+        found = "empty" if value is None else repr(value)
+        raise RequestError(f"{where}: is {found}, expected fields and values")
     given = cast(Mapping[str, Any], value)
     hints = get_type_hints(kind)
     check_known(given, hints, where)
     lacking = [one.name for one in fields(kind) if _is_required(one) and one.name not in given]
     if lacking:
-        raise RequestError(f"{where}: lacks {lacking[0]}, expected {help_of(kind, lacking[0])}")
+        raise RequestError(f"{where}: lacks {lacking[0]}, expected it. {help_of(kind, lacking[0])}")
     return kind(**{name: checked(one, hints[name], f"{where}.{name}") for name, one in given.items()})
 
 

@@ -116,7 +116,9 @@ class TidyJob:
 
     def words(self, work: Work) -> list[list[str]]:
         """The commands by hand."""
-        return [["rm", "-r", *map(str, self._unneeded(work))]]
+        done = work.journal.result(self.name)
+        gone = self._unneeded(work) if done is None else done["removed"]
+        return [["rm", "-r", *map(str, gone)]] if gone else []
 
     def run(self, work: Work, listener: Listener) -> dict[str, Any]:
         """Removes them; what is gone already stays gone."""

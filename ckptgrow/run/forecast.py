@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ckptgrow.errors import within
 from ckptgrow.recipes.model_sizes import ModelSize, grown_config, size_of
 from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.growth_jobs import recipe_of
@@ -21,20 +22,23 @@ from ckptgrow.run.train_job import TrainJob, metrics_rows
 from ckptgrow.run.work import SEQLEN, Work, length
 from ckptgrow.state.config_sources import architecture_of
 from ckptgrow.state.opening import architecture_in
-from ckptgrow.train.settings import TrainSettings, settings_for
+from ckptgrow.train.settings import TrainSettings, settings_for, with_fitting_length
 from ckptgrow.train.training_run import train
 
 TIMED_FROM = 2  # steps: the first ones allocate
+OF_WHAT_GOES_ON = ("reset", "step", "rewarm", "rewarm_new", "freeze")  # no model from scratch has them
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageForecast:
-    """A stage as planned: sizes, `steps` at most, tokens of these, FLOPs; bytes of its checkpoints at their most, and
-    of what it begins with; seconds a step where some were measured; FLOPs and bytes of the probe before it.
+    """A stage as planned: config and settings of its training; sizes, `steps` at most, tokens of these, FLOPs; bytes of
+    its checkpoints at their most, and of what it begins with; seconds a step where some were measured; FLOPs and bytes
+    of the probe before it.
     """
 
     stage: PlannedStage
     config: Mapping[str, Any]
+    settings: TrainSettings
     size: ModelSize
     start: int
     steps: int
@@ -74,9 +78,10 @@ def forecast(work: Work, measure: int = 0) -> Forecast:
     found: list[StageForecast] = []
     carried: dict[str, Any] = {}
     for number, stage in enumerate(work.plan.stages):
-        config = first_config(work) if number == 0 else _grown(found[-1].config, stage)
+        with within(stage.name):
+            config = first_config(work) if number == 0 else _grown(found[-1].config, stage)
         given = TrainJob(number, stage).given(work)
-        settings = settings_for(given, carried)
+        settings = with_fitting_length(settings_for(given, carried), config, {**carried, **given})
         carried = settings.carried()
         found.append(_with_probe(_stage(work, number, config, settings), number, settings, found))
         if measure:
@@ -87,8 +92,9 @@ def forecast(work: Work, measure: int = 0) -> Forecast:
 
 def first_config(work: Work) -> Mapping[str, Any]:
     """The first model's config, completed by its family's defaults."""
-    if work.plan.checkpoint is not None:
-        return architecture_in(Path(work.plan.checkpoint)).config
+    file = work.plan.checkpoint or work.plan.init_from
+    if file is not None:
+        return architecture_in(Path(file)).config
     from ckptgrow.formats.checkpoint import Checkpoint
 
     return architecture_of(Checkpoint(path=Path("config"), kind="config", tensors={}, config=work.first_config)).config
@@ -111,6 +117,7 @@ def _stage(work: Work, number: int, config: Mapping[str, Any], settings: TrainSe
     return StageForecast(
         stage=stage,
         config=config,
+        settings=replace(settings, config=dict(config)),
         size=size,
         start=work.start(number),
         steps=steps,
@@ -149,7 +156,8 @@ def _seconds_per_step(given: Mapping[str, Any], carried: Mapping[str, Any], num:
         out = Path(scratch, "out")
         kept = {name: value for name, value in carried.items() if name in ("batch_size", "grad_accum", "seqlen")}
         short = {"train_steps": TIMED_FROM + num, "log_every": 1, "val_every": 10**9, "out": out, "logger": "csv"}
-        alone = {"warmup_steps": 0, "until_slope": None, "sample": (), "eval_tasks": ()}
-        train({**kept, **given, **short, **alone})
+        alone = {"warmup_steps": 0, "until_slope": None, "until_loss": None, "sample": (), "eval_tasks": ()}
+        apart = {name: value for name, value in given.items() if name not in OF_WHAT_GOES_ON}
+        train({**kept, **apart, **short, **alone})
         rows = metrics_rows(out)[TIMED_FROM:]
     return statistics.median(float(row["seconds_per_step"]) for row in rows if row["seconds_per_step"])

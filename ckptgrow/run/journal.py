@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ckptgrow.errors import CheckpointError, RequestError
 
@@ -56,7 +56,7 @@ class Journal:
         before = self.plan
         if before is None:
             self._write({"event": PLAN, "plan": plan})
-        elif before != json.loads(json.dumps(plan)):
+        elif _said(before) != _said(json.loads(json.dumps(plan))):
             raise RequestError(
                 f"the plan is not the one that {self.path.parent} began with: {_difference(before, plan, 'plan')}; go "
                 "on with that one, or choose another ⟦out⟧"
@@ -90,9 +90,17 @@ class Journal:
         return self.path.read_bytes().rfind(b"\n") + 1 if self.path.exists() else 0
 
 
+def _said(tree: Any) -> Any:
+    """A plan without the fields that say nothing: another version may have fewer of these, or more."""
+    if isinstance(tree, dict):
+        fields = cast(dict[str, Any], tree)
+        return {name: _said(value) for name, value in fields.items() if value not in (None, {}, [])}
+    return [_said(one) for one in cast(list[Any], tree)] if isinstance(tree, list) else tree
+
+
 def _difference(before: Any, now: Any, where: str) -> str:
     """The first place at which two trees differ."""
-    now = json.loads(json.dumps(now))
+    before, now = _said(before), _said(json.loads(json.dumps(now)))
     if isinstance(before, dict) and isinstance(now, dict):
         for name in [*before, *now]:
             if before.get(name) != now.get(name):

@@ -8,14 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from ckptgrow.errors import ConfigError, RequestError, at
-from ckptgrow.recipes.recipe_options import OPERATORS, growth_options, train_options
+from ckptgrow.errors import ConfigError, RequestError, at, within
+from ckptgrow.recipes.recipe_options import (
+    OF_NEW_OPTIMIZERS,
+    OF_STAGES,
+    OPERATORS,
+    growth_options,
+    train_fields,
+    typed_train_options,
+)
 from ckptgrow.recipes.typed_values import Options, made, schema_of_class
 from ckptgrow.run.probe_job import ProbeJob
 from ckptgrow.run.staged_plan import PROBE, PlannedStage, StagedPlan, path_beside, verify_options
+from ckptgrow.run.train_job import makes_model, makes_optimizer
 from ckptgrow.train.mixtures import directories_in, spelled
 
 VERSION = 1
+# what the command's function calls otherwise
+IN_HELPS = {"eps": "adam_epsilon", "betas": "adam_beta1", "compile": "compile_model"}
+FOR_ALL_STAGES = (*OF_STAGES, "reset")  # what no plan's own options of training can be
+FIRST_MODELS = ("config", "size", "checkpoint", "init_from")
 Helps = Mapping[str, Mapping[str, str]]  # what options do, by command
 
 
@@ -28,8 +40,9 @@ def read_plan(path: Path) -> StagedPlan:
         plan = made(StagedPlan, _tree(path), "plan")
         if isinstance(plan.config, str):
             plan = replace(plan, config=_config(path_beside(path, plan.config)))
-        if plan.checkpoint is not None:
-            plan = replace(plan, checkpoint=str(path_beside(path, plan.checkpoint)))
+        for name in ("checkpoint", "init_from"):
+            if (file := getattr(plan, name)) is not None:
+                plan = replace(plan, **{name: str(path_beside(path, file))})
         if plan.data is not None:
             plan = replace(plan, data=_data(path, plan.data))
         return _whole(plan)
@@ -52,7 +65,7 @@ def _whole(plan: StagedPlan) -> StagedPlan:
     _check(plan)
     return replace(
         plan,
-        train=train_options().checked(plan.train, "train"),
+        train=typed_train_options(FOR_ALL_STAGES).checked(plan.train, "train"),
         verify=verify_options().checked(plan.verify, "verify"),
         stages=tuple(_checked(plan, number) for number in range(len(stages))),
     )
@@ -64,7 +77,9 @@ def plan_schema(helps: Helps) -> dict[str, Any]:
     growth: dict[str, Any] = {}
     for operator in ("depth", "width"):
         growth |= _described(growth_options(operator), helps.get(operator, {}))["properties"]
-    train = _described(train_options(), helps.get("train", {}))
+    train, for_all = (
+        _described(typed_train_options(without), helps.get("train", {})) for without in (OF_STAGES, FOR_ALL_STAGES)
+    )
     stages = schema_of_class(PlannedStage)
     stages["properties"]["train"] = {**train, "description": stages["properties"]["train"]["description"]}
     recipe = {"type": "object", "additionalProperties": False, "properties": growth}
@@ -73,14 +88,15 @@ def plan_schema(helps: Helps) -> dict[str, Any]:
     stages["properties"]["recipe"] = {"anyOf": [recipe, by_probe], "description": said}
     properties = tree["properties"]
     properties["stages"] = {"type": "array", "items": stages, "description": properties["stages"]["description"]}
-    properties["train"] = {**train, "description": properties["train"]["description"]}
+    properties["train"] = {**for_all, "description": properties["train"]["description"]}
     verify = _described(verify_options(), helps.get("verify", {}))
     properties["verify"] = {**verify, "description": properties["verify"]["description"]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "ckptgrow plan", **tree}
 
 
 def _described(options: Options, helps: Mapping[str, str]) -> dict[str, Any]:
-    return Options(options.types, helps).schema()
+    others = {name: helps[spelled] for name, spelled in IN_HELPS.items() if spelled in helps}
+    return Options(options.types, {**others, **helps}).schema()
 
 
 def _tree(path: Path) -> Mapping[str, Any]:
@@ -120,11 +136,11 @@ def _config(path: Path) -> Mapping[str, Any]:
 
 def _check(plan: StagedPlan) -> None:
     """Raises RequestError for what contradicts itself."""
-    models = [name for name in ("config", "size", "checkpoint") if getattr(plan, name) is not None]
+    models = [name for name in FIRST_MODELS if getattr(plan, name) is not None]
     if len(models) != 1:
         raise RequestError(
-            f"the first model is said by {' and '.join(models) or 'nothing'}, expected one of config, size and "
-            "checkpoint"
+            f"the first model is said by {' and '.join(models) or 'nothing'}, expected one of "
+            f"{', '.join(FIRST_MODELS[:-1])} and {FIRST_MODELS[-1]}"
         )
     if isinstance(plan.config, Mapping) and "model_type" not in plan.config:
         raise ConfigError("config: has no model_type, expected a transformers config")
@@ -154,6 +170,10 @@ def _check_stage(plan: StagedPlan, number: int, stage: PlannedStage) -> None:
     for name, value in (("steps", stage.steps), ("grow.at_most", stage.grow and stage.grow.at_most)):
         if value is not None and value < 1:
             raise RequestError(f"{where}.{name}: is {value}, expected at least 1")
+    if stage.warmup is not None and stage.warmup_share is not None:
+        raise RequestError(f"{where}: has both warmup and warmup_share, expected one of them")
+    if stage.warmup_share is not None and not 0 <= stage.warmup_share <= 1:
+        raise RequestError(f"{where}.warmup_share: is {stage.warmup_share:g}, expected a share from 0 to 1")
     for name in ("batch_size", "micro_batch", "factor"):
         value = getattr(stage, name)
         if value is not None and value < 1:
@@ -163,7 +183,8 @@ def _check_stage(plan: StagedPlan, number: int, stage: PlannedStage) -> None:
 def _checked(plan: StagedPlan, number: int) -> PlannedStage:
     """A stage with its options' values as the functions want them."""
     stage, where = plan.stages[number], f"stages[{number}]"
-    train = train_options().checked(stage.train, f"{where}.train")
+    train = typed_train_options().checked(stage.train, f"{where}.train")
+    _check_beginnings(plan, replace(stage, train=train), number)
     known: dict[str, Any] = {}
     for operator in () if stage.operator is None else OPERATORS[stage.operator]:
         known |= growth_options(operator).types
@@ -173,6 +194,22 @@ def _checked(plan: StagedPlan, number: int) -> PlannedStage:
         return replace(stage, train=train, recipe=Options(known).checked(stage.recipe, f"{where}.recipe"))
     if stage.operator == "both":
         raise RequestError(f"{where}.recipe: a probe chooses for one operator, expected operator width or depth")
-    with at(f"{where}.probe"):
+    with within(f"{where}.probe"):
         ProbeJob(number, stage).check()
     return replace(stage, train=train)
+
+
+def _check_beginnings(plan: StagedPlan, stage: PlannedStage, number: int) -> None:
+    """Raises RequestError for a stage's own options that a checkpoint to go on from has decided already."""
+    given, where = train_fields(stage.train), f"stages[{number}].train"
+    if "recipe" in given and not makes_model(plan, number):
+        raise RequestError(f"{where}.recipe: is for a new model, expected it where the first stage makes one")
+    if given.get("reset") and (number or plan.checkpoint is None):
+        hint = "say it in the stage's recipe" if number else "leave it out"
+        raise RequestError(f"{where}.reset: is for a checkpoint that the first stage goes on from; {hint}")
+    decided = [name for name in OF_NEW_OPTIMIZERS if name in given]
+    if decided and not makes_optimizer(plan, stage, number):
+        raise RequestError(
+            f"{where}: has {decided[0]}, which the optimizer's groups have already, expected none; say it for all "
+            f"stages, or let the optimizer begin anew ({'recipe' if number else 'train'}: {{reset: optimizer}})"
+        )

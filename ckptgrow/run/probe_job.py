@@ -21,7 +21,7 @@ from ckptgrow.run.work import Listener, Work
 from ckptgrow.train.guards import Interrupted
 
 # what a probe decides itself
-OF_ARMS = ("data", "out", "until_slope", "stop_at", "keep", "export", "sample", "eval_tasks")
+OF_ARMS = ("data", "out", "until_slope", "until_loss", "stop_at", "keep", "export", "sample", "eval_tasks")
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ class PlannedStage:
     rewarm: int = said("Steps over which the learning rate rises again after the growth.", 0)
     steps: int | None = said("Optimizer steps of this stage.", None)
     grow: GrowWhen | None = said("When to grow to the next stage, instead of a number of steps.", None)
+    until_loss: float | None = said("End earlier, at the validation whose loss is at most so many nats.", None)
     batch_size: int | None = said("Sequences a step, over all devices [default: those of the stage before].", None)
     micro_batch: int | None = said("Sequences a device has at once, at most [default: 32].", None)
     seqlen: int | None = said("Tokens a sequence.", None)
@@ -90,6 +91,7 @@ class PlannedStage:
         "The learning rate's course [default: constant, and wsd in the last stage, which decays].", None
     )
     warmup: int | None = said("Steps of warm-up, counted from the first stage's beginning.", None)
+    warmup_share: float | None = said("The same as a share of the steps up to this stage's end.", None)
     train: Mapping[str, Any] = said("Options of `ckptgrow train` for this stage alone.", dict)
     evaluate: Evaluations | None = said("What is evaluated at the stage's end [default: the plan's].", None)
     model: Mapping[str, Any] = said("Expected sizes, as a planner wrote them; shown, not executed.", dict)
@@ -108,6 +110,7 @@ class StagedPlan:
     config: str | Mapping[str, Any] | None = said("The first model: a transformers config, or its file.", None)
     size: str | None = said("The first model: one of the staged-training script's sizes, as GPT2_base.", None)
     checkpoint: str | None = said("A checkpoint that the first stage goes on from, instead of a new model.", None)
+    init_from: str | None = said("A checkpoint whose weights alone the first stage begins with.", None)
     data: str | Mapping[str, float] | None = said(
         "A directory that `ckptgrow data` wrote, or several with their weights, where --data does not say.", None
     )

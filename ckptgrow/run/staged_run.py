@@ -14,9 +14,10 @@ from typing import Any, Protocol
 
 from ckptgrow.errors import RequestError
 from ckptgrow.recipes.recipe_options import OPERATORS
+from ckptgrow.run.checked_ahead import check_ahead
 from ckptgrow.run.closing_jobs import EvaluateJob, TidyJob
 from ckptgrow.run.devices import Devices
-from ckptgrow.run.forecast import forecast
+from ckptgrow.run.forecast import Forecast, forecast
 from ckptgrow.run.growth_jobs import GrowJob, VerificationFailed, VerifyJob
 from ckptgrow.run.journal import Journal
 from ckptgrow.run.probe_job import ProbeJob
@@ -85,7 +86,9 @@ def run_plan(
     """
     with occupied(out):
         work = Work(plan=plan, data=data, out=out, journal=Journal.read(out), devices=devices or Devices())
-        _check_room(work)
+        expected = forecast(work)
+        check_ahead(work, expected)
+        _check_room(work, expected)
         work.journal.begin(tree_of(plan, data))
         work.write_first_config()
         for job in _asked(work, only):
@@ -123,9 +126,8 @@ def _asked(work: Work, only: str | None) -> Sequence[Job]:
     return [job for job in left if job.name == only]
 
 
-def _check_room(work: Work) -> None:
+def _check_room(work: Work, expected: Forecast) -> None:
     """Raises RequestError where the disk has not what the rest of the run will take at its fullest."""
-    expected = forecast(work)
     there = sum(one.stat().st_size for one in work.out.rglob("*.ckpt") if one.is_file())
     needed = expected.disk_bytes - there
     free = shutil.disk_usage(work.out).free
@@ -140,8 +142,10 @@ def _in_words(result: Mapping[str, Any]) -> str:
     """A job's result in a line."""
     if "val_loss" in result:
         losses = [f"{name} {result[name]:.4f}" for name in ("loss", "val_loss") if result[name] is not None]
-        reached = "" if result["slope_reached"] is None else ", ended by its slope"
-        return f"step {result['step']:,}{reached}; {', '.join(losses)}; {result['flops']:.3g} FLOPs"
+        ends = {"slope_reached": ", ended by its slope", "loss_reached": ", ended by its loss"}
+        reached = next((said for name, said in ends.items() if result.get(name) is not None), "")
+        told = (f"step {result['step']:,}{reached}", ", ".join(losses), f"{result['flops']:.3g} FLOPs")
+        return "; ".join(filter(None, told))
     if "parameters" in result:
         old, new = result["parameters"]
         return f"{old:,} → {new:,} parameters"

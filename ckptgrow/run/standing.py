@@ -96,7 +96,8 @@ def standing(work: Work, expected: Forecast | None = None) -> Standing:
         )  # fmt: skip
     stage, one = work.plan.stages[number], expected.stages[number]
     begins = work.start(number)
-    progress = newest_progress(work.directory(stage), begins + one.steps)
+    rows = metrics_rows(work.directory(stage))
+    progress = newest_progress(rows, begins + one.steps)
     done = 0 if progress is None else max(0, progress.step - begins)
     left = sum(later.flops for later in expected.stages[number:]) - one.flops * done / one.steps
     speed = None if progress is None else progress.tokens_per_second
@@ -105,7 +106,7 @@ def standing(work: Work, expected: Forecast | None = None) -> Standing:
         out=work.out,
         jobs=jobs,
         progress=progress,
-        slope=_slope(work.directory(stage), tau),
+        slope=_slope(rows, tau),
         tau=tau,
         flops_left=left,
         seconds_left=left / one.size.flops(speed) if speed else None,
@@ -121,9 +122,9 @@ def _job(name: str, journal: Journal) -> JobStanding:
     return JobStanding(name, states.get(events[-1], WAITING) if events else WAITING, None)
 
 
-def _slope(directory: Path, tau: float | None) -> Watch | None:
-    rows = [row for row in metrics_rows(directory) if row["val_loss"]]
-    steps, losses = [int(row["step"]) for row in rows], [float(row["val_loss"]) for row in rows]
+def _slope(rows: list[dict[str, str]], tau: float | None) -> Watch | None:
+    validated = [row for row in rows if row["val_loss"]]
+    steps, losses = [int(row["step"]) for row in validated], [float(row["val_loss"]) for row in validated]
     return seen(steps, losses, NEVER if tau is None else tau)
 
 

@@ -16,7 +16,7 @@ from ckptgrow.planning.executed import LARGEST_MICRO
 from ckptgrow.planning.operators import THRESHOLDS
 from ckptgrow.recipes.command_words import words_of_command
 from ckptgrow.recipes.model_sizes import size_of
-from ckptgrow.recipes.recipe_options import OF_BEGINNINGS
+from ckptgrow.recipes.recipe_options import OF_BEGINNINGS, OF_NEW_OPTIMIZERS, train_fields
 from ckptgrow.run.devices import run_together
 from ckptgrow.run.staged_plan import PlannedStage, StagedPlan
 from ckptgrow.run.work import FIRST_MODEL, Listener, Work, length
@@ -29,6 +29,7 @@ from ckptgrow.train.training_run import train
 
 KEPT_CHECKPOINTS = 2  # in a stage's directory, where the plan does not say: the newest, and the one before it
 EXIT_SIGNALLED = 128
+ENDS = ("reached", "loss_reached")
 
 
 class StoppedBySignal(Exception):  # noqa: N818  no error: the stage was saved, and goes on
@@ -54,8 +55,7 @@ class TrainJob:
     def words(self, work: Work) -> list[list[str]]:
         """The command by hand."""
         given = self.given(work)
-        begun = work.begins_with(self.number)
-        model = {"config": work.out / FIRST_MODEL} if begun is None else {"resume": begun}
+        model = _model(work, work.begins_with(self.number))
         return [words_of_command("train", [], {**_places(given), **model, **_values(given)})]
 
     def given(self, work: Work) -> dict[str, Any]:
@@ -66,7 +66,9 @@ class TrainJob:
             "seqlen": stage.seqlen,
             "lr": stage.learning_rate,
             "warmup_steps": stage.warmup,
+            "warmup_share": stage.warmup_share,
             "until_slope": tau_of(plan, self.number),
+            "until_loss": stage.until_loss,
             **batches_of(stage, work.devices.count),
         }
         return {
@@ -76,10 +78,16 @@ class TrainJob:
             "schedule": stage.schedule or ("wsd" if is_last else "constant"),
             **{name: value for name, value in asked.items() if value is not None},
             "keep": KEPT_CHECKPOINTS,
-            **plan.train,
-            **stage.train,
+            **self._options(plan),
             **({} if chosen is None else chosen.train),
         }
+
+    def _options(self, plan: StagedPlan) -> dict[str, Any]:
+        """The plan's and the stage's, without those for all stages that its checkpoint has decided already."""
+        decided = () if makes_optimizer(plan, self.stage, self.number) else OF_NEW_OPTIMIZERS
+        decided = (*decided, *(() if makes_model(plan, self.number) else ("recipe",)))
+        found = train_fields({**plan.train, **self.stage.train})
+        return {name: value for name, value in found.items() if name not in decided}
 
     def run(self, work: Work, listener: Listener) -> dict[str, Any]:
         """Trains; raises StoppedBySignal where a signal came first, and what `train` raises."""
@@ -98,7 +106,9 @@ class TrainJob:
         if work.devices.count > 1:
             number = self._elsewhere(work, given, resume, listener)
         else:
-            model = {"config": dict(work.first_config or {})} if resume is None else {"resume": resume}
+            model = _model(work, resume)
+            if "config" in model:
+                model = {"config": dict(work.first_config or {})}
             reported = lambda one: listener.trained(self.stage.name, one)  # noqa: E731
             number = train({**given, **model}, reported, listener.tell).interrupted_by
         if number is not None:
@@ -106,12 +116,12 @@ class TrainJob:
 
     def _elsewhere(self, work: Work, given: Mapping[str, Any], resume: Path | None, listener: Listener) -> int | None:
         """In processes of its own; the signal's number where one ended them."""
-        model = {"config": work.out / FIRST_MODEL} if resume is None else {"resume": resume}
+        model = _model(work, resume)
         options = {**_places(given), **model, **_values(given), **work.devices.options}
         directory = work.directory(self.stage)
 
         def heard() -> None:
-            progress = newest_progress(directory, int(given["train_steps"]))
+            progress = newest_progress(metrics_rows(directory), int(given["train_steps"]))
             if progress is not None:
                 listener.trained(self.stage.name, progress)
 
@@ -140,7 +150,29 @@ class TrainJob:
             "loss": _last(rows, "loss"),
             "val_loss": _last(rows, "val_loss"),
             "slope_reached": reached_in(tree),
+            "loss_reached": reached_in(tree, "loss_reached"),
         }
+
+
+def makes_model(plan: StagedPlan, number: int) -> bool:
+    """Whether a stage trains a model that no checkpoint's training state belongs to."""
+    return number == 0 and plan.checkpoint is None
+
+
+def makes_optimizer(plan: StagedPlan, stage: PlannedStage, number: int) -> bool:
+    """Whether a stage's optimizer is a new one, whose options nothing has decided yet."""
+    options = stage.train if number == 0 else stage.recipe
+    begins_anew = isinstance(options, Mapping) and "optimizer" in options.get("reset", ())
+    return begins_anew or makes_model(plan, number)
+
+
+def _model(work: Work, resume: Path | None) -> dict[str, Any]:
+    """What a training begins with: a checkpoint to go on from, another's weights, or a config's file."""
+    if resume is not None:
+        return {"resume": resume}
+    if work.plan.init_from is not None:
+        return {"init_from": Path(work.plan.init_from)}
+    return {"config": work.out / FIRST_MODEL}
 
 
 def tau_of(plan: StagedPlan, number: int) -> float | None:
@@ -169,11 +201,11 @@ def batches_of(stage: PlannedStage, num_devices: int) -> dict[str, int]:
 
 
 def is_finished(checkpoint: Path, total: int) -> bool:
-    """Whether a stage's newest checkpoint is its last: at the last step, or where its slope ended it."""
+    """Whether a stage's newest checkpoint is its last: at the last step, or where its slope or its loss ended it."""
     if not checkpoint.exists():
         return False
     tree = opened(checkpoint)
-    return int(tree["global_step"]) >= total or reached_in(tree) is not None
+    return int(tree["global_step"]) >= total or any(reached_in(tree, end) is not None for end in ENDS)
 
 
 def opened(checkpoint: Path) -> dict[str, Any]:
@@ -190,9 +222,8 @@ def metrics_rows(directory: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if (row["step"] or "").isdigit() and row["val_bits"] is not None]
 
 
-def newest_progress(directory: Path, total: int) -> Progress | None:
-    """What a log says of a run in other processes."""
-    rows = metrics_rows(directory)
+def newest_progress(rows: list[dict[str, str]], total: int) -> Progress | None:
+    """What a log's rows say of a run in other processes."""
     trained = [row for row in rows if row["loss"]]
     if not trained:
         return None

@@ -91,7 +91,9 @@ class Work:
 
     @property
     def first_config(self) -> Mapping[str, Any] | None:
-        """The first model's; None where a checkpoint has it."""
+        """The first model's; None where a checkpoint or its weights' file has it."""
+        if self.plan.init_from is not None:
+            return None
         if self.plan.size is not None:
             return original_config({"size": self.plan.size, "seqlen": self.plan.stages[0].seqlen or SEQLEN})
         assert not isinstance(self.plan.config, str)
@@ -107,7 +109,8 @@ class Work:
         """The schedule's step at which a stage begins: as its growth has it, else as the plan foresees it at most."""
         stage = self.plan.stages[number]
         if stage.operator is None:
-            return 0 if self.plan.checkpoint is None else _stored_step(Path(self.plan.checkpoint))
+            begins_anew = self.plan.checkpoint is None or "schedule" in stage.train.get("reset", ())
+            return 0 if begins_anew else _stored_step(Path(str(self.plan.checkpoint)))
         operators = OPERATORS[stage.operator]
         found = self.journal.result(f"{stage.name}/{operators[-1]}")
         if found is not None:

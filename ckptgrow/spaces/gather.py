@@ -271,7 +271,12 @@ class TensorGrowth:
     def _has_matching_copies(self) -> bool:
         """Whether outputs and inputs both grow by the same whole number of copies."""
         counts = {
-            role: {int(count) for axis in self.axes if axis.role == role for count in np.unique(axis.growth.num_copies)}
+            role: {
+                int(count)
+                for axis in self.axes
+                if axis.role == role and not axis.growth.is_identity
+                for count in np.unique(axis.growth.num_copies)
+            }
             for role in ("out", "in")
         }
         return len(counts["out"]) == 1 and counts["out"] == counts["in"] != {1}

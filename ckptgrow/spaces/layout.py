@@ -5,6 +5,7 @@
     "(3 heads head) <- normed"      an axis that is a product, the last factor fastest; numbers do not grow
     "(heads head + kv_heads head) <- normed"    an axis on which parts follow each other
     "experts: ffn <- normed"        axes before the colon index whole matrices
+    "routed <: residual <- ffn"     the same, of matrices whose outputs are summed: these axes are read too
     "ffn"                           a bias: it writes the space
     "gain normed"                   a norm's gain: it scales what it writes
     "1+gain normed"                 a gain stored without its 1, as in Gemma
@@ -14,7 +15,7 @@
 
 Storage order is reading order; the arrow gives the direction of the data. As a grammar:
 
-    layout = "fixed" | [axes ":"] body
+    layout = "fixed" | [axes (":" | "<:")] body
     body   = axes ("<-" | "->") axes | ("gain" | "1+gain") axis | axis
     axes   = axis axis…
     axis   = factor | "(" part ("+" part)… ")"
@@ -43,7 +44,7 @@ MarkedParts = tuple[tuple[MarkedFactor, ...], ...]
 
 _GAINS = {"gain": 0.0, "1+gain": 1.0}
 _RESERVED = {"fixed", *_GAINS}
-_TOKEN = re.compile(r"<-|->|1\+gain\b|\w+|\S", re.ASCII)
+_TOKEN = re.compile(r"<-|<:|->|1\+gain\b|\w+|\S", re.ASCII)
 _FACTOR = re.compile(r"[1-9][0-9]*|[A-Za-z_]\w*", re.ASCII)
 
 
@@ -112,7 +113,8 @@ def parse(text: str) -> Layout:
     tokens = _Tokens(text)
     batch: list[MarkedParts] = []
     gain, first = _written(tokens)
-    if not gain and tokens.taken(":"):
+    colon = "" if gain else tokens.taken(":", "<:")
+    if colon:
         batch, (gain, first) = first, _written(tokens)
     arrow = "" if gain else tokens.taken("<-", "->")
     second = _axes(tokens) if arrow else []
@@ -122,7 +124,7 @@ def parse(text: str) -> Layout:
         text,
         "matrix" if arrow else "gain" if gain else "bias",
         (
-            *(_axis_of("batch", axis) for axis in batch),
+            *(_axis_of("in" if colon == "<:" else "batch", axis) for axis in batch),
             *(_axis_of("in" if arrow == "->" else "out", axis) for axis in first),
             *(_axis_of("in" if arrow == "<-" else "out", axis) for axis in second),
         ),

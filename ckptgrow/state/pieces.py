@@ -18,6 +18,8 @@ from ckptgrow.state.claim import Claimed, name_regex
 from ckptgrow.state.wrappers import bare_names, with_part
 from ckptgrow.storage.tensors import LazyTensor, whole
 
+FIRST_EXPERT = re.compile(r"\bexperts\.0\.")
+
 
 @dataclass(frozen=True)
 class Stacked:
@@ -63,6 +65,11 @@ class Pieces:
     def of(self, name: str) -> tuple[Claimed, ...]:
         """The pieces of a tensor of the module, none where the file holds it whole."""
         return tuple(one for parts in self.parts.get(name, ()) for one in parts)
+
+
+def piece_name(first: Claimed, layer: int, expert: int) -> str:
+    """The name of a piece of any expert, in any layer, from that of the first expert's."""
+    return FIRST_EXPERT.sub(f"experts.{expert}.", first.name_in(layer))
 
 
 def pieces_in(family: Family, tensors: Mapping[str, LazyTensor]) -> Pieces:

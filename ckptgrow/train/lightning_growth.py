@@ -14,13 +14,15 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ckptgrow.choices import AfterGrowth
 from ckptgrow.errors import RequestError, listing
-from ckptgrow.formats.growth_log import GrowthRecord
+from ckptgrow.formats.growth_log import GrowthRecord, rewarm_of
 from ckptgrow.formats.lightning import GROWTH_KEY
 from ckptgrow.growth.request import GrowthResult
 from ckptgrow.live.in_place import become
 from ckptgrow.live.live_growth import grow
 from ckptgrow.live.live_tensors import fingerprint_of
+from ckptgrow.live.rewarming import Rewarming
 from ckptgrow.train.growth_moment import GrowthMoment, RunGrowth
+from ckptgrow.train.rising_again import gone_on, states_at, states_of
 from ckptgrow.version import __version__
 
 CONFIG = "config"  # of hyper-parameters
@@ -69,6 +71,8 @@ class LightningGrowthCallback(lightning.Callback):
         self._directory = None if directory is None else Path(directory)
         self._earlier: list[GrowthRecord] = []
         self._has_loaded_growth = False
+        self._rewarmings: tuple[Rewarming, ...] = ()
+        self._loaded_rises: list[dict[str, int]] | None = None
 
     @property
     def state_key(self) -> str:
@@ -88,6 +92,14 @@ class LightningGrowthCallback(lightning.Callback):
                     f"{type(callback).__name__} holds a model ({listing(held)}) that would not grow, expected no "
                     "averages of weights in callbacks; leave it out until the model has grown"
                 )
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Goes on with the rise of the rates where the run goes on within it."""
+        states = self._loaded_rises
+        if states is None and self._has_loaded_growth:
+            states = states_at(rewarm_of(self._earlier), trainer.global_step, len(trainer.optimizers))
+        if states:
+            self._rewarmings = gone_on(trainer.optimizers, states)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -123,13 +135,16 @@ class LightningGrowthCallback(lightning.Callback):
         """
         moment = self.moment
         counted = {"steps": moment.steps, "losses": moment.losses, "reached": moment.reached}
-        return {**counted, "num_growths": len(self._earlier) - self._has_loaded_growth}
+        has_begun = any(one.done for one in self._rewarmings)  # until then the record says it
+        rises = states_of(self._rewarmings) if has_begun else None
+        return {**counted, "num_growths": len(self._earlier) - self._has_loaded_growth, "rises": rises}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from there."""
         moment = self.moment
         moment.steps, moment.losses = list(state_dict["steps"]), list(state_dict["losses"])
         moment.reached = state_dict["reached"]
+        self._loaded_rises = state_dict.get("rises")
         self._has_loaded_growth = moment.reached is not None and len(self._earlier) > state_dict["num_growths"]
         moment.grown_at = moment.reached if self._has_loaded_growth else None
 
@@ -144,7 +159,7 @@ class LightningGrowthCallback(lightning.Callback):
         if self.report is not None:
             log["history"].append(self.report.record)
             log["history"].sort(key=lambda record: record["step"][0] or 0)  # callbacks may stand in any order
-        log |= {"rewarm": None, "global_step": trainer.global_step}
+        log |= {"rewarm": rewarm_of(log["history"]), "global_step": trainer.global_step}
         if not has_config:
             log[CONFIG] = model_of(pl_module).config.to_dict()
 
@@ -178,7 +193,7 @@ class LightningGrowthCallback(lightning.Callback):
         schedulers = [one.scheduler for one in trainer.lr_scheduler_configs]
         step, sha256 = trainer.global_step, fingerprint_of(pl_module.state_dict())
         grown = grow(model, trainer.optimizers, schedulers, **self.growth.options, global_step=step)
-        become(model, trainer.optimizers, schedulers, grown)
+        self._rewarmings = become(model, trainer.optimizers, schedulers, grown)
         if isinstance(trainer.strategy, DDPStrategy):  # its wrapper knows the old parameters
             trainer.strategy.model = pl_module
             trainer.strategy.configure_ddp()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from ckptgrow.train.train_recipes import MODERN, OF_SETTINGS, RECIPES
 RUN = "run"  # the place of what is carried among a checkpoint's hyper-parameters
 WHOLE_BATCH = "whole_batch"  # beside what is carried: sequences a step over all devices
 MOST_TOKENS = 512  # of a sequence, where none is asked for and the model has as many positions
+# what the groups of a checkpoint have already, and how a command names it
+OPTIMIZER_OPTIONS = {"weight_decay": "⟦weight_decay⟧", "betas": "⟦adam_beta1⟧, ⟦adam_beta2⟧", "eps": "⟦adam_epsilon⟧"}
 VALIDATION_BATCH = 32  # sequences that --val-batches counts, whatever the run's batches are
 
 # What a run that goes on takes from its checkpoint, unless it is asked for something else.
@@ -219,6 +221,14 @@ def settings_for(given: Mapping[str, Any], stored: Mapping[str, Any]) -> TrainSe
     if whole is not None and whole != found.whole_batch and not {"batch_size", "grad_accum"} & set(given):
         return _with_batch(found, int(whole))
     return found
+
+
+def with_fitting_length(settings: TrainSettings, config: Mapping[str, Any], said: Collection[str]) -> TrainSettings:
+    """The settings with sequences no longer than the model reads, unless their length is among what somebody said."""
+    positions = positions_of(config)
+    if positions is None or "seqlen" in said:
+        return settings
+    return replace(settings, seqlen=min(settings.seqlen, positions))
 
 
 def _with_batch(settings: TrainSettings, whole: int) -> TrainSettings:

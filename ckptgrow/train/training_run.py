@@ -24,6 +24,7 @@ from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.train.additions import NewEntries, new_in
 from ckptgrow.train.adoption import Adopted, adopted
 from ckptgrow.train.exporting import EXPORTED, export
+from ckptgrow.train.fitting_data import check_data_fits, check_numbers
 from ckptgrow.train.freezing import freeze_old_layers
 from ckptgrow.train.header import header
 from ckptgrow.train.interim_results import interim_results
@@ -36,7 +37,7 @@ from ckptgrow.train.monitor import Look, Report, Shown
 from ckptgrow.train.occupied import occupied
 from ckptgrow.train.remarks import check_lengths, remarks
 from ckptgrow.train.resuming import Resumed, resumed_from
-from ckptgrow.train.settings import RUN, TrainSettings, positions_of, settings_for
+from ckptgrow.train.settings import OPTIMIZER_OPTIONS, RUN, TrainSettings, settings_for, with_fitting_length
 from ckptgrow.train.sharding import check_cut
 from ckptgrow.train.stopwatch import Stopwatch
 from ckptgrow.train.train_recipes import RECIPES
@@ -44,7 +45,6 @@ from ckptgrow.train.trainer import CHECKPOINTS, Training
 
 Tell = Callable[[str], None]
 SHARDED_PRECISIONS = ("32", "bf16-mixed", "bf16-true")  # that Lightning's strategy has
-OPTIMIZER_OPTIONS = {"weight_decay": "⟦weight_decay⟧", "betas": "⟦adam_beta1⟧, ⟦adam_beta2⟧", "eps": "⟦adam_epsilon⟧"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,10 +167,7 @@ def _settings(
         found = _begun_from(settings.init_from, settings)
         settings = replace(settings, config=_agreed_config(settings, found.state.config))
     settings = replace(settings, config=_with_dropout(settings, is_new=resumed is None and settings.init_from is None))
-    positions = positions_of(settings.config)
-    if positions is not None and not ("seqlen" in given or "seqlen" in stored):
-        settings = replace(settings, seqlen=min(settings.seqlen, positions))
-    return settings
+    return with_fitting_length(settings, settings.config, {*given, *stored})
 
 
 def _begun_from(path: Path, settings: TrainSettings) -> Adopted:
@@ -284,22 +281,9 @@ def _agreed_config(settings: TrainSettings, stored: Mapping[str, Any] | None) ->
 
 
 def _check(settings: TrainSettings, data: Mixture, resumed: Resumed | None) -> None:
+    check_numbers(settings)
     _check_machine(settings)
-    vocabulary = settings.config.get("vocab_size")
-    if isinstance(vocabulary, int) and data.vocab_size > vocabulary:
-        raise DataError(
-            f"{data.meta}: has a vocabulary of {data.vocab_size}, expected at most the model's {vocabulary}; prepare "
-            "the data with the model's tokenizer"
-        )
-    positions = positions_of(settings.config)
-    if positions is not None and settings.seqlen > positions:
-        raise RequestError(f"⟦seqlen {settings.seqlen}⟧: expected at most the model's {positions} positions")
-    data.training(settings.seqlen)
-    for name, end in (("until_slope", settings.until_slope), ("until_loss", settings.until_loss)):
-        if end is not None and not data.validated:
-            raise RequestError(f"⟦{name} {end:g}⟧: {settings.data} has no validation tokens to see it")
-    for one in data.validated:
-        one.files.sequences("val", settings.seqlen)
+    check_data_fits(settings, data)
     if resumed is not None:
         _check_same_data(data, resumed, settings)
         if resumed.step >= settings.last_step:
@@ -360,8 +344,6 @@ def _check_machine(settings: TrainSettings) -> None:
         raise RequestError(f"⟦devices {settings.devices}⟧: this machine has {available} GPUs, expected at most that")
     if not on_cuda and settings.precision == SCALED_PRECISION:
         raise RequestError(f"⟦precision {SCALED_PRECISION}⟧: needs a CUDA GPU, expected bf16-mixed or 32 on a CPU")
-    if not 0 <= settings.ema < 1:
-        raise RequestError(f"⟦ema {settings.ema:g}⟧: expected a decay from 0 on (for none), below 1")
     if settings.ema and settings.precision == "bf16-true":
         raise RequestError(
             "⟦ema⟧: bfloat16 cannot hold an average that moves so slowly, expected ⟦precision bf16-mixed⟧ or 32"

@@ -14,7 +14,7 @@ from transformers.training_args import ParallelMode
 
 from ckptgrow.choices import AfterGrowth
 from ckptgrow.errors import RequestError, listing
-from ckptgrow.formats.growth_log import GrowthRecord
+from ckptgrow.formats.growth_log import GrowthRecord, Rewarm, rewarm_of
 from ckptgrow.formats.sidecar_files import GROWTH
 from ckptgrow.growth.request import GrowthResult
 from ckptgrow.live.in_place import become
@@ -23,9 +23,11 @@ from ckptgrow.live.live_state import LiveState, unwrapped_model
 from ckptgrow.live.live_tensors import fingerprint_of
 from ckptgrow.storage.files.json_files import write_json
 from ckptgrow.train.growth_moment import GrowthMoment, RunGrowth
+from ckptgrow.train.rising_again import gone_on, states_at
 from ckptgrow.version import __version__
 
-RECORD, WHOSE = "ckptgrow", "ckptgrow_callback"  # in a row of the state's log_history, which every checkpoint keeps
+# in a row of the state's log_history, which every checkpoint keeps
+RECORD, WHOSE, BEGAN = "ckptgrow", "ckptgrow_callback", "ckptgrow_began"
 
 
 class TrainerGrowthCallback(TrainerCallback):
@@ -82,9 +84,14 @@ class TrainerGrowthCallback(TrainerCallback):
             if WHOSE in row:
                 since = row["step"]
                 self.moment.grown_at = since if row[WHOSE] == self.key else self.moment.grown_at
+                row.setdefault(BEGAN, state.global_step)  # of what was grown as a file: only now is it known
             elif self.monitor in row:
                 self.moment.validated(row["step"], row[self.monitor], since)
         self.moment.stepped(state.global_step)
+        last = next((row for row in reversed(rows_of(state)) if WHOSE in row), None)
+        if last is not None and last[WHOSE] == self.key and self.growth.request.rewarm:
+            rise: Rewarm = {"start": last[BEGAN], "steps": self.growth.request.rewarm}
+            gone_on([kwargs["optimizer"]], states_at(rise, state.global_step, 1))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Whether the step that has ended is the moment; then the Trainer saves."""
@@ -108,7 +115,12 @@ class TrainerGrowthCallback(TrainerCallback):
         saved = directory / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         history: list[GrowthRecord] = [row[RECORD] for row in rows_of(state) if RECORD in row]
         if history and state.is_world_process_zero:
-            log = {"version": __version__, "history": history, "rewarm": None, "global_step": state.global_step}
+            log = {
+                "version": __version__,
+                "history": history,
+                "rewarm": rewarm_of(history),
+                "global_step": state.global_step,
+            }
             write_json(saved / GROWTH, log)
         if self.moment.is_due and self._stops(args):
             grown = directory / f"grown-{state.global_step}"
@@ -131,7 +143,7 @@ class TrainerGrowthCallback(TrainerCallback):
         become(*objects, grown)
         record: GrowthRecord = {**grown.report.record, "source_sha256": sha256}
         self.report, self.moment.grown_at = replace(grown.report, record=record), state.global_step
-        self._note(state, {RECORD: record})
+        self._note(state, {RECORD: record, BEGAN: state.global_step})
         state.best_metric = state.best_model_checkpoint = state.best_global_step = None
 
     def _reach(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 from ckptgrow.families.family import Family
 from ckptgrow.state.architecture import config_errors
 from ckptgrow.state.opening import TrainingState
-from ckptgrow.verification.coordinates import ROWS
-from ckptgrow.verification.history import UNITS
+from ckptgrow.verification.coordinates import ROWS, growths_since
+from ckptgrow.verification.history import EXPERTS, UNITS
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences, text
 from ckptgrow.verification.vocabularies import Vocabularies, is_of_tokens
@@ -26,6 +26,7 @@ from ckptgrow.verification.vocabularies import Vocabularies, is_of_tokens
 Config = Mapping[str, Any]
 NEUTRAL = ("dtype", "torch_dtype", "_name_or_path", "transformers_version")
 POSITIONS = "max_position_embeddings"  # the longest sequence, where positions are computed
+CHOSEN, ROUTED = "num_experts_per_tok", "routed"  # how many experts a token has; the space that sums them
 ROUNDING = 1e-12  # relative, of an ε that was multiplied in float64
 
 
@@ -40,6 +41,7 @@ def config_problems(pair: Pair) -> list[str]:
         *differences(found, expected, ("config",)),
         *_size_problems(pair, small, grown),
         *_token_problems(pair, small, grown),
+        *_expert_problems(pair, small, grown),
         *_layer_problems(pair, small, grown),
         *_derived_problems(pair, changed),
     ]
@@ -68,6 +70,8 @@ def _changed_fields(pair: Pair) -> set[str]:
         fields |= {POSITIONS} if pair.row_record.get("operator") == "positions" else set()
         if Vocabularies.of(pair) is not None:
             fields |= {key for key in pair.small.config.keys() | pair.grown.config.keys() if is_of_tokens(key)}
+    if _expert_spaces(pair):
+        fields.add(CHOSEN)
     if len(pair.layers) != _num_layers(pair):
         fields |= _layer_fields(family) | set(_lists_of(pair, pair.small.config))
         fields |= {family.sparse.dense, family.sparse.step} if family.sparse else set()
@@ -79,15 +83,16 @@ def _changed_fields(pair: Pair) -> set[str]:
 def _size_fields(pair: Pair) -> dict[str, str]:
     """The fields of sizes that can grow, with their spaces; a head's size may be said where it was derived before."""
     family = pair.grown.family
-    growing = (*family.residual, *UNITS, *_row_spaces(pair), "head")
+    growing = (*family.residual, *UNITS, *_row_spaces(pair), *_expert_spaces(pair), "head")
     return {size.config: space for space in growing if (size := family.sizes.get(space)) and size.config is not None}
 
 
 def _size_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
     family = pair.grown.family
     old, new = (one.architecture.sizes for one in (pair.small, pair.grown))
+    allowed = _growing_spaces(family) | _row_spaces(pair) | _expert_spaces(pair)
     for space in sorted(old.keys() | new.keys()):
-        if old.get(space) != new.get(space) and space not in _growing_spaces(family) | _row_spaces(pair):
+        if old.get(space) != new.get(space) and space not in allowed:
             yield f"the size of {space} is {new.get(space)}, expected {old.get(space)}"
     for field, space in _size_fields(pair).items():
         if field not in grown and field not in small:
@@ -114,6 +119,22 @@ def _size_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
 def _row_spaces(pair: Pair) -> set[str]:
     """The space of which a growth replaced rows."""
     return set() if pair.row_record is None else {ROWS[pair.row_record["operator"]]}
+
+
+def _expert_spaces(pair: Pair) -> set[str]:
+    """The spaces of experts, where a growth copied these."""
+    records = growths_since(pair.small, pair.grown)
+    return {EXPERTS, ROUTED} if any(one.get("operator") == EXPERTS for one in records) else set()
+
+
+def _expert_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
+    """As many experts must be chosen for a token as the chosen ones have copies."""
+    if _expert_spaces(pair) and (growth := pair.growths.get(EXPERTS)) is not None:
+        expected = int(small[CHOSEN]) * growth.num_new // growth.num_old
+        last = growths_since(pair.small, pair.grown)[-1]
+        said = [grown.get(CHOSEN), last.get("experts_per_token", expected)]
+        if said != [expected, expected] or any(isinstance(one, bool) for one in said):
+            yield f"config[{CHOSEN!r}] is {text(grown.get(CHOSEN))}, expected {expected}, as the history must say"
 
 
 def _token_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:

@@ -97,7 +97,7 @@ def moment_rules(small: TrainingState, grown: TrainingState) -> set[str]:
 def _scaling(small: TrainingState, grown: TrainingState) -> list[Mapping[str, Any]]:
     """The records of growths that change what gradients are: those in width, and layers that share what they write."""
     records = growths_since(small, grown)
-    return [one for one in records if one.get("operator") == "width" or one.get("new") == "ode"]
+    return [one for one in records if one.get("operator") in ("width", "experts") or one.get("new") == "ode"]
 
 
 def has_begun_anew(record: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ckptgrow.families.family import Family
 from ckptgrow.spaces.layers import NEW_LAYERS, LayerKind
-from ckptgrow.storage.fingerprint import Fingerprint
+from ckptgrow.storage.fingerprint import Fingerprint, flat_value
 from ckptgrow.verification.coordinates import ROWS, added_coordinates, are_kept
 from ckptgrow.verification.layer_origins import is_layer_map, is_zero_in, misfit_of
 from ckptgrow.verification.pair import Pair
@@ -26,6 +26,7 @@ from ckptgrow.verification.trees import differences, is_count, text
 
 Record = Mapping[str, Any]
 Check = Callable[[Any], bool]
+EXPERTS = "experts"  # a space, and the operator that makes it larger
 UNITS = ("heads", "kv_heads", "ffn", "dense_ffn")  # spaces that grow, besides those of the residual stream
 RECIPES = ("zero-copy", "zero-random", "random-zero")  # of what copies nothing
 PARTS = ("optimizer", "schedule", "new")
@@ -103,6 +104,14 @@ FIELDS: Mapping[str, Mapping[str, Check]] = {
         "pieces": _are_lists,
         **OF_ALL,
     },
+    "experts": {
+        "experts": is_count,
+        "experts_per_token": is_count,
+        "separate": _choice("split", "none"),
+        "spread": _is_strength,
+        "seed": is_count,
+        **OF_ALL,
+    },
     "positions": {"position": is_count, "new_positions": _choice("copy", "interpolate"), "kept": are_kept, **OF_ALL},
 }
 OPTIONAL: Mapping[str, Check] = {
@@ -153,7 +162,9 @@ class Declared:
     @cached_property
     def rated(self) -> tuple[Record, ...]:
         """The growths that change learning rates under rule `mup`."""
-        return tuple(one for one in self.records if one.get("operator") == "width" or one.get("new") == "ode")
+        return tuple(
+            one for one in self.records if one.get("operator") in ("width", EXPERTS) or one.get("new") == "ode"
+        )
 
     @property
     def decay_rule(self) -> str:
@@ -221,7 +232,7 @@ def _record_problems(record: Any, where: str) -> Iterator[str]:
         if name not in OPTIONAL or not OPTIONAL[name](record[name]):
             yield f"{where}[{name!r}] is {text(record[name])}, which no growth writes"
     for name, kind in (("noise", "noise"), ("spread", "split")):
-        if record["operator"] == "width" and (record.get("separate") == kind) != bool(record.get(name)):
+        if record["operator"] in ("width", EXPERTS) and (record.get("separate") == kind) != bool(record.get(name)):
             yield f"{where} says separate {text(record.get('separate'))} and {name} {text(record.get(name))}"
 
 
@@ -266,9 +277,9 @@ def _size_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
     judged = growing & new.keys() if only_factors else asked & new.keys()
     if all(one["factor"] is None for one in widths):
         judged |= (growing & new.keys()) - _following(asked, pair.grown.family)
-    of_rows = {space: record[space] for record in found for space in ROWS.values() if space in record}
+    of_rows = {space: record[space] for record in found for space in (*ROWS.values(), EXPERTS) if space in record}
     expected |= {space: size for space, size in of_rows.items() if space in new}
-    judged |= {*ROWS.values()} & new.keys()
+    judged |= {*ROWS.values(), EXPERTS} & new.keys()
     for space in sorted(judged):
         if expected[space] != new[space]:
             yield f"the size of {space} is {new[space]}, expected {expected[space]} by the history"
@@ -335,7 +346,7 @@ def _is_identity(pair: Pair, index: int, kind: LayerKind) -> bool:
 
 def _source_problems(pair: Pair, first: Record) -> Iterator[str]:
     value = Fingerprint(pair.small.stored).value()
-    if first["source_sha256"] != value:
+    if first["source_sha256"] != value and first["source_sha256"] != flat_value(pair.small.stored):
         yield (
             f"the history grew a checkpoint whose tensors have sha256 {first['source_sha256'][:12]}…, expected the "
             f"small one's {value[:12]}…"

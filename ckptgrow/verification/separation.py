@@ -53,7 +53,7 @@ def separation_problems(pair: Pair, weights: Mapping[str, WeightScale], declared
 
     After several growths in width the weights only show whether anything separates the copies.
     """
-    widths = declared.widths
+    widths = [one for one in declared.records if "separate" in one]
     found = list(_measured(pair, weights))
     if not found or not widths or any(one.get("how") == "pad" for one in widths):
         return []

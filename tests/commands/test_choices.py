@@ -47,7 +47,7 @@ CASES = list(choosing())
 
 def test_most_commands_have_such_options() -> None:
     assert len(CASES) > 20
-    growing = {"width", "depth", "vocab", "positions"}
+    growing = {"width", "depth", "vocab", "positions", "experts"}
     others = {"verify", "convert", "data", "train", "generate", "eval", "plan", "run"}
     assert growing | others == {words[0] for words, *_ in CASES}
 

@@ -14,6 +14,7 @@ from ckptgrow.cli import app, run
 from tests.helpers.commands import as_json, said
 from tests.helpers.gpt2 import perturbed_gpt2
 from tests.helpers.lightning_files import trained_checkpoint
+from tests.helpers.paths import ROOT
 
 
 def command_lines() -> list[list[str]]:
@@ -41,6 +42,21 @@ def test_help_answers_without_loading_torch(line: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", program, *line], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Usage: ckptgrow" in done.stdout and done.stderr == ""
+
+
+@pytest.mark.parametrize("line", ["width {} g.ckpt", "depth {} g.ckpt", "inspect {}", "convert {} g --to huggingface"])
+def test_growth_reading_and_conversion_load_no_framework(line: str, tmp_path: Path) -> None:
+    """Seconds of imports before the first byte, of what they do not need."""
+    program = (
+        "import sys; from ckptgrow.cli import run; code = run(sys.argv[1:]); "
+        "heavy = {'transformers', 'lightning', 'lm_eval', 'scipy', 'datasets', 'matplotlib'} & set(sys.modules); "
+        "assert not heavy, heavy; sys.exit(code)"
+    )
+    words = line.format(ROOT / "fixtures" / "gpt2-tiny.ckpt").split()
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -96,9 +96,10 @@ def test_paths_that_nothing_says_are_asked_for(small: Path, tmp_path: Path, caps
 
 
 def test_the_schema_has_every_option_of_both_operators(capsys: pytest.CaptureFixture[str]) -> None:
-    width, depth, vocab, positions = as_json(["grow", "--schema"], capsys)["oneOf"]  # type: ignore[misc]
+    width, depth, vocab, positions, experts = as_json(["grow", "--schema"], capsys)["oneOf"]  # type: ignore[misc]
     assert {"size", "tokenizer", "pad_to", "init", "old_tokenizer", "drop"} <= set(vocab["properties"])
     assert {"size", "new", "lr_rule"} <= set(positions["properties"])
+    assert {"experts", "separate", "spread", "seed", "drop"} <= set(experts["properties"])
     for tree, own in ((width, "wd_rule"), (depth, "every")):
         assert {"operator", "in", "out", "factor", "seed", "step", "drop", "config", own} <= set(tree["properties"])
         assert tree["additionalProperties"] is False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -23,8 +24,10 @@ from ckptgrow.distributed import Processes
 from ckptgrow.errors import CheckpointError, UnsafePickleError
 from ckptgrow.formats import known_formats
 from ckptgrow.state.opening import open_state
-from ckptgrow.storage.dcp_io.dcp_writing import write
-from ckptgrow.storage.tensors import InMemory, is_lazy, whole
+from ckptgrow.storage.archives.archive import check_sums
+from ckptgrow.storage.dcp_io.dcp_files import PieceWriter
+from ckptgrow.storage.dcp_io.dcp_writing import RowPlanner, write
+from ckptgrow.storage.tensors import InMemory, Repeated, Zeros, is_lazy, whole
 from ckptgrow.storage.tree import tensors_in
 from tests.helpers.distributed import tensors_of
 from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
@@ -121,6 +124,42 @@ def test_several_processes_write_the_same_tensors_as_one(source: Path, tmp_path:
     histories = [ckptgrow.inspect(tmp_path / name).history for name in ("alone", "shared")]
     assert histories[0] == histories[1]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_several_processes_write_the_same_archives_byte_for_byte_in_fair_shares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is what torch itself would save, checksums included; the archive's number alone is of the contents."""
+    monkeypatch.setattr("ckptgrow.storage.dcp_io.dcp_writing.PIECE_BYTES", 2048)
+    tensor = torch.arange(3000.0).reshape(100, 30)
+    tree: dict[str, Any] = {"a": Repeated(InMemory(tensor), 2), "b": Zeros((90, 10), torch.float32), "n": 3}
+    tree |= {"c": InMemory(torch.tensor(2.0)), "d": InMemory(torch.zeros(0, 3)), "e": InMemory(tensor.bfloat16())}
+    pieces: list[dict[Any, bytes]] = []
+    for count in (1, 3):
+        running = []
+        pieces.append({})
+        for rank in range(count):
+            planner = RowPlanner(Processes(rank, count))
+            planner.set_up_planner(dict(tree), is_coordinator=True)
+            plan = planner.create_local_plan()
+            path = tmp_path / f"{count}"
+            writer = PieceWriter(path, planner.rows_of, lambda amount: None)
+            (plan,) = writer.prepare_global_plan([writer.prepare_local_plan(plan)])
+            results = writer.write_data(plan, planner).value()
+            data = (path / "__0_0.distcp").read_bytes()
+            pieces[-1] |= {one.index: data[one.storage_data.offset :][: one.size_in_bytes] for one in results}
+            running.append(len(data))
+        assert max(running) < 1.2 * min(running)
+    assert pieces[0] == pieces[1] and len(pieces[0]) > 20
+    whole_of = {"a": tensor.repeat(2, 1), "b": torch.zeros(90, 10), "e": tensor.bfloat16()}
+    for index, data in pieces[0].items():
+        if index.fqn in whole_of:
+            found = torch.load(io.BytesIO(data), weights_only=True)
+            assert torch.equal(found, whole_of[index.fqn][index.offset[0] :][: len(found)])
+            check_sums(io.BytesIO(data), str(index))
+            stream = io.BytesIO()
+            torch.save(found.clone(), stream)
+            assert len(stream.getvalue()) == len(data)
 
 
 def test_blocks_that_other_processes_wrote_are_put_together(tmp_path: Path) -> None:

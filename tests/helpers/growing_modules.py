@@ -1,6 +1,6 @@
 """A user's LightningModule on tiny data, for growth within its `fit`.
 
-torchrun --nproc-per-node 2 -m tests.helpers.growing_modules DIRECTORY THEN
+torchrun --nproc-per-node 2 -m tests.helpers.growing_modules DIRECTORY THEN ddp|sharded
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.fsdp import fully_shard
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2LMHeadModel
@@ -97,8 +99,8 @@ def of_file(path: Path) -> Module:
     return module
 
 
-def went_on(path: Path, steps: range) -> list[float]:
-    """The losses of a bare loop that goes on with a grown file."""
+def went_on(path: Path, steps: range, rise: int = 1) -> list[float]:
+    """The losses of a bare loop that goes on with a grown file, the rates rising over so many steps."""
     tree, module = torch.load(path, weights_only=True), of_file(path)
     parts = module.configure_optimizers()
     optimizer, scheduler = parts["optimizer"], parts["lr_scheduler"]["scheduler"]
@@ -108,20 +110,38 @@ def went_on(path: Path, steps: range) -> list[float]:
     for step in steps:
         optimizer.zero_grad()
         module.step_at(step).backward()
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for group in optimizer.param_groups:
+            group["lr"] *= min(1.0, (step - steps.start + 1) / rise)
         optimizer.step()
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         scheduler.step()
     return module.losses
 
 
-def main(directory: Path, then: Any) -> None:
+class ShardedModule(Module):
+    """Its parameters are DTensors, each process's own part."""
+
+    def configure_model(self) -> None:
+        assert self.device_mesh is not None
+        for layer in self.lm.transformer.h:
+            fully_shard(layer, mesh=self.device_mesh["data_parallel"])
+        fully_shard(self.lm, mesh=self.device_mesh["data_parallel"])
+
+
+def main(directory: Path, then: Any, strategy: str) -> None:
     model = small()
-    module = Module(model, config=model.config.to_dict())
+    kind = ShardedModule if strategy == "sharded" else Module
+    module = kind(model, config=model.config.to_dict())
     callback = LightningGrowthCallback(at_step=MOMENT, width=2, then=then)
-    trainer = fitted(directory, module, callback, devices=2, strategy="ddp")
+    named = ModelParallelStrategy(save_distributed_checkpoint=False) if strategy == "sharded" else strategy
+    trainer = fitted(directory, module, callback, devices=2, strategy=named)
     if trainer.is_global_zero:
         found = {"losses": module.losses, "step": trainer.global_step, "grown": str(callback.grown_checkpoint)}
-        torch.save({**found, "weights": module.state_dict()}, directory / "found.pt")
+        weights = {} if strategy == "sharded" else module.state_dict()
+        torch.save({**found, "weights": weights}, directory / "found.pt")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -23,10 +23,16 @@ def program_with(words: str) -> str:
 
 def test_a_program_grows_what_it_trains(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {}
-    exec(program_with("ckptgrow.grow("), names)
+    exec(program_with("ckptgrow.grow(model, optimizer, scheduler"), names)
     assert names["model"].config.n_embd == 128 and names["scheduler"].optimizer is names["optimizer"]
     assert len(names["optimizer"].state) == len(list(names["model"].parameters()))
     assert "'residual': 128" in capsys.readouterr().out
+
+
+def test_a_program_lets_the_rates_rise_again(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    exec(program_with("rise.state_dict()"), names)
+    assert capsys.readouterr().out == "0.01\n" and names["saved"] == {"steps": 100, "done": 0}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import torch.distributed
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import distribute_tensor
 from torch.optim import lr_scheduler
 from transformers import AutoConfig, GPT2LMHeadModel, PreTrainedModel
@@ -259,17 +261,54 @@ def test_what_cannot_be_carried_is_refused_by_its_name(made: Callable[[], Any]) 
     assert "\n" not in str(refusal.value)
 
 
-def test_sharded_tensors_are_refused(tmp_path: Path) -> None:
+def one_norm(model: Any) -> Any:
+    norm = model.model.norm
+    norm.weight = nn.Parameter(distribute_tensor(norm.weight.detach(), init_device_mesh("cpu", (1,))))
+    return model
+
+
+def with_fsdp(model: Any, **options: Any) -> Any:
+    """FullyShardedDataParallel, the first."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of one process alone, and of its own end
+        return FullyShardedDataParallel(model, device_id=torch.device("cpu"), **options)
+
+
+def inside_fsdp(model: Any) -> Any:
+    with_fsdp(model, use_orig_params=True)
+    return model
+
+
+def with_fully_shard(model: Any) -> Any:
+    """The second."""
+    return fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+
+
+SHARDED = {
+    one_norm: "model.norm.weight is a DTensor, one process's part",
+    with_fully_shard: "model.embed_tokens.weight is a DTensor, one process's part of a sharded tensor, expected whole "
+    "tensors; save the run with torch.distributed.checkpoint and grow that",
+    with_fsdp: "_flat_param is a part of what FullyShardedDataParallel has flattened, expected whole tensors; save",
+    lambda model: with_fsdp(model, use_orig_params=True): "embed_tokens.weight is a part of what FullyShardedDataPar",
+    inside_fsdp: "model.embed_tokens.weight is a part of what FullyShardedDataParallel has flattened",
+}
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Generator[None]:
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    try:
-        model = small("llama")
-        norm = model.model.norm
-        norm.weight = nn.Parameter(distribute_tensor(norm.weight.detach(), init_device_mesh("cpu", (1,))))
-        with pytest.raises(CkptgrowError, match=r"model.norm.weight is a DTensor, one process's part"):
-            ckptgrow.grow(model, width=2)
-    finally:
-        torch.distributed.destroy_process_group()
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("sharded", SHARDED, ids=["norm", "fsdp2", "fsdp", "fsdp's views", "inside fsdp"])
+def test_sharded_tensors_are_refused_with_what_to_do(process_group: None, sharded: Callable[[Any], Any]) -> None:
+    model = sharded(small("llama"))
+    optimizer = torch.optim.AdamW(model.parameters())
+    with pytest.raises(CkptgrowError) as refusal:
+        ckptgrow.grow(model, optimizer, width=2)
+    assert SHARDED[sharded] in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +323,7 @@ def test_sharded_tensors_are_refused(tmp_path: Path) -> None:
         ({"width": 1}, "factor=1: expected a whole number of at least 2"),
         ({"width": 2, "request": StateRequest(force=True)}, "is about files"),
         ({"width": 2, "request": StateRequest(drop=("a",))}, "is about files"),
-        ({"width": 2, "request": StateRequest(rewarm=10)}, "rewarm=10: `ckptgrow train` alone honours it"),
+        ({"width": 2, "request": StateRequest(rewarm=10)}, "rewarm=10: there are no rates to rise"),
         ({"width": 2, "request": StateRequest(reset=("optimizer",))}, "give grow no optimizer instead"),
         ({"width": 2, "request": StateRequest(step=3)}, "the checkpoint has no global step to move"),
     ],

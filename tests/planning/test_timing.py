@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from scipy.optimize import brentq
 
 from ckptgrow.cli import run
 from ckptgrow.errors import DataError, RequestError
+from ckptgrow.planning import timing_figure
 from ckptgrow.planning.growth_timing import Horizon, savings_by, through, timing
 from ckptgrow.planning.law_files import draws_of, laws_of, write_law
 from ckptgrow.planning.laws import LAWS
@@ -218,3 +220,20 @@ def test_draws_that_are_none_are_named(tmp_path: Path, capsys: pytest.CaptureFix
         write_law(path, LAWS["hoffmann"], {"draws": draws})
         assert run(arguments(tmp_path, ["--law", str(path)])) == 2
         assert said in capsys.readouterr().err
+
+
+def test_the_picture_has_what_growth_saves_by_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(timing_figure, "save", lambda figure, path: figures.append(figure))
+    asked = arguments(tmp_path, ["--law", "hoffmann", "--mixing", "1000", "--plot"])
+    assert run([*asked, str(tmp_path / "when.png")]) == 0
+    (axes,) = figures[0].axes
+    (line,) = [one for one in axes.lines if "by the law" in str(one.get_label())]
+    for step, saved in list(zip(*line.get_data(), strict=True))[::20]:
+        assert saved == pytest.approx(100 * saved_by_hand(hoffmann, step), abs=0.5)
+    said = [str(text.get_text()) for text in axes.get_legend().get_texts()]
+    assert any("step 17,000" in one for one in said) and any("the run is at step 4,900" in one for one in said)
+    monkeypatch.undo()
+    assert run([*asked, str(tmp_path / "when.png")]) == 0
+    assert (tmp_path / "when.png").read_bytes().startswith(b"\x89PNG")
+    assert run([*asked, "when.doc"]) == 2

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ckptgrow.cli import run
+from ckptgrow.planning import watch_figure
 from ckptgrow.planning.watching import inflated_variance, predicted_step, watch
 from tests.helpers.curves import SMALL, made, noisy, step_at, write_made
 
@@ -75,3 +77,24 @@ def test_the_command_reads_a_runs_directory(tmp_path: Path, capsys: pytest.Captu
         assert words in capsys.readouterr().err
     assert run(["plan", "watch", str(tmp_path / "none"), "--operator", "width"]) == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_the_picture_has_the_slope_that_a_power_law_has_and_where_it_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(watch_figure, "save", lambda figure, path: figures.append(figure))
+    write_made(tmp_path / "metrics.csv", *SMALL, until=1.3 * CROSSES)
+    words = ["plan", "watch", str(tmp_path), "--operator", "width", "--plot"]
+    assert run([*words, str(tmp_path / "watch.png")]) == 0
+    losses, slope = figures[0].axes
+    steps, slopes = slope.lines[0].get_data()
+    above = (500.0 / steps) ** 0.5
+    assert slopes == pytest.approx(-0.5 * above / (3 + above), rel=0.02)
+    assert list(losses.lines[0].get_ydata()) == pytest.approx(3 + above, rel=1e-5)
+    (crossed,) = [line.get_xdata()[0] for line in slope.lines if "the rule" in str(line.get_label())]
+    assert crossed == pytest.approx(CROSSES, rel=0.03)
+    monkeypatch.undo()
+    assert run([*words, str(tmp_path / "watch.png")]) == 0
+    assert (tmp_path / "watch.png").read_bytes().startswith(b"\x89PNG")
+    assert run([*words, "watch.doc"]) == 2

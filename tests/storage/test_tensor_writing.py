@@ -75,6 +75,28 @@ def test_several_files_are_filled_with_right_checksums_and_repeated_rows_are_mad
         assert checksums[name] == [zlib.crc32(data) for _, data in entries]
 
 
+def test_the_same_rows_at_several_places_are_made_once(tmp_path: Path) -> None:
+    rows = torch.arange(6.0).reshape(3, 2)
+    counted, told, sums = Counted(rows), list[int](), list[int]()
+    (tmp_path / "file").write_bytes(bytes(24 * 5 + 3))
+    places = [Extent(Repeated(counted, 2), 51, (0,))]
+    fill([FileLayout(tmp_path / "file", places, lambda _, found: sums.extend(found))], told.append)
+    data = rows.numpy().tobytes()
+    assert (tmp_path / "file").read_bytes() == 2 * data + bytes(3) + 2 * data + bytes(24)
+    assert counted.made == 3 and sum(told) == 4 * len(data) and sums == [zlib.crc32(2 * data)]
+
+
+def test_filling_leaves_torchs_threads_as_they_were(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        (tmp_path / "file").write_bytes(bytes(2 * CHUNK_BYTES))
+        fill([FileLayout(tmp_path / "file", [Extent(InMemory(torch.ones(CHUNK_BYTES // 2)), 0)])], silent(8))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_rows_that_are_missing_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(8))
     with pytest.raises(CheckpointError, match="wrote 4 bytes of a tensor, expected 8"):

@@ -82,6 +82,30 @@ def test_two_growths_of_one_fit_are_both_recorded(tmp_path: Path) -> None:
     assert ckptgrow.inspect(tmp_path / "grown-5.ckpt").config["n_layer"] == 4  # without hyper-parameters of it
 
 
+def test_the_rates_rise_again_in_the_fit_after_a_stop_and_after_an_interruption(tmp_path: Path) -> None:
+    """As a bare loop that multiplies them does; and `verify` finds the rise in what was saved."""
+    growth: dict[str, Any] = {"at_step": MOMENT, "width": 2, "request": StateRequest(rewarm=3)}
+    model = small()
+    module = Module(model, config=model.config.to_dict())
+    trainer = fitted(tmp_path, module, LightningGrowthCallback(**growth), max_steps=MOMENT + 2)
+    trainer.save_checkpoint(tmp_path / "later.ckpt")
+    before, grown = tmp_path / f"before-growth-{MOMENT}.ckpt", tmp_path / f"grown-{MOMENT}.ckpt"
+    expected = went_on(grown, range(MOMENT, STEPS), rise=3)
+    assert module.losses[MOMENT:] == expected[:2] and expected != went_on(grown, range(MOMENT, STEPS))
+    assert torch.load(grown)["ckptgrow"]["rewarm"] == {"start": MOMENT, "steps": 3}
+    assert ckptgrow.verify(before, grown).passed
+    again = of_file(tmp_path / "later.ckpt")
+    fitted(tmp_path, again, LightningGrowthCallback(**growth), ckpt_path=tmp_path / "later.ckpt")
+    assert again.losses == expected[2:]
+    model = small()
+    stopped = Module(model, config=model.config.to_dict())
+    fitted(tmp_path / "stopped", stopped, LightningGrowthCallback(**growth, then="stop"))
+    path = tmp_path / "stopped" / f"grown-{MOMENT}.ckpt"
+    last = of_file(path)
+    fitted(tmp_path / "stopped", last, LightningGrowthCallback(**growth, then="stop"), ckpt_path=path)
+    assert last.losses == expected
+
+
 class Falling(Module):
     """Its validation loss falls as 2 + 3/√step, whose slope d log L / d log C is −½ (1 − 2/L)."""
 
@@ -165,7 +189,7 @@ def test_what_cannot_grow_in_fit_is_told_before_it_trains(tmp_path: Path) -> Non
 @pytest.mark.parametrize("then", ["go on", "stop"])
 def test_two_processes_grow_together(then: str, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29533", "-m"]
-    subprocess.run([*launcher, "tests.helpers.growing_modules", str(tmp_path), then], check=True, timeout=200)
+    subprocess.run([*launcher, "tests.helpers.growing_modules", str(tmp_path), then, "ddp"], check=True, timeout=200)
     found = torch.load(tmp_path / "found.pt")
     alone = Module(small())
     fitted(tmp_path / "alone", alone, LightningGrowthCallback(at_step=MOMENT, width=2))
@@ -178,3 +202,17 @@ def test_two_processes_grow_together(then: str, tmp_path: Path) -> None:
             torch.load(found["grown"])["state_dict"],
             torch.load(tmp_path / "alone" / f"grown-{MOMENT}.ckpt")["state_dict"],
         )
+
+
+@pytest.mark.slow
+def test_a_sharded_fit_stops_with_a_grown_checkpoint(tmp_path: Path) -> None:
+    """FSDP2: parameters and moments are DTensors in two processes, and no process could grow its part alone."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29535", "-m"]
+    words = ["tests.helpers.growing_modules", str(tmp_path), "go on", "sharded"]
+    subprocess.run([*launcher, *words], check=True, timeout=200)
+    found, grown = torch.load(tmp_path / "found.pt"), tmp_path / f"grown-{MOMENT}.ckpt"
+    assert found["step"] == MOMENT and found["grown"] == str(grown)
+    assert ckptgrow.verify(tmp_path / f"before-growth-{MOMENT}.ckpt", grown).passed
+    module = of_file(grown)
+    fitted(tmp_path / "again", module, LightningGrowthCallback(at_step=MOMENT, width=2), ckpt_path=grown)
+    assert len(module.losses) == STEPS - MOMENT and module.lm.config.n_embd == 24

@@ -89,6 +89,45 @@ def test_the_groups_of_mup_are_trained_and_follow_the_small_run(tmp_path: Path) 
     assert losses == pytest.approx(alone, abs=2e-4)
 
 
+class Rising(TrainerCallback):
+    """Multiplies the rates of each step by its share of a rise, by hand."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.rates = steps, list[float]()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        groups = kwargs["optimizer"].param_groups
+        self.rates = [group["lr"] for group in groups]
+        for group in groups:
+            group["lr"] *= min(1.0, (state.global_step - MOMENT + 1) / self.steps)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for group, rate in zip(kwargs["optimizer"].param_groups, self.rates, strict=True):
+            group["lr"] = rate
+
+
+def test_the_rates_rise_again_in_the_train_after_a_stop_and_after_an_interruption(tmp_path: Path) -> None:
+    growth: dict[str, Any] = {"at_step": MOMENT, "width": 2, "request": StateRequest(rewarm=3)}
+    made, losses = trained(tmp_path / "live", small(), TrainerGrowthCallback(**growth))
+    ckptgrow.width(tmp_path / "live" / f"checkpoint-{MOMENT}", tmp_path / "grown", factor=2)
+    small_one = GPT2LMHeadModel.from_pretrained(tmp_path / "grown")
+    by_hand, expected = trained(tmp_path / "hand", small_one, Rising(3), resume=tmp_path / "grown")
+    assert losses[MOMENT:] == expected
+    assert_same(by_hand.model.state_dict(), made.model.state_dict())
+    log = json.loads((tmp_path / "live" / f"checkpoint-{STEPS}" / "ckptgrow.json").read_text())
+    assert log["rewarm"] == {"start": MOMENT, "steps": 3}
+    within = tmp_path / "live" / "checkpoint-6"
+    again, _ = trained(
+        tmp_path / "again", GPT2LMHeadModel.from_pretrained(within), TrainerGrowthCallback(**growth), resume=within
+    )
+    assert_same(again.model.state_dict(), made.model.state_dict())
+    trained(tmp_path / "stopped", small(), TrainerGrowthCallback(**growth, then="stop"))
+    path = tmp_path / "stopped" / f"grown-{MOMENT}"
+    second = TrainerGrowthCallback(**growth, then="stop")
+    last, _ = trained(tmp_path / "last", GPT2LMHeadModel.from_pretrained(path), second, resume=path)
+    assert_same(last.model.state_dict(), made.model.state_dict())
+
+
 class Products(TrainerCallback):
     """The dtypes of the first layer's products, from some step on."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -85,6 +86,21 @@ def test_a_record_that_lies_is_caught(
         assert not ckptgrow.verify(small, tmp_path / "tampered.ckpt", settings=Settings(batches=1)).passed
     except CkptgrowError:
         return  # read by its record, it is not a growth of the small one
+
+
+def test_a_fingerprint_as_growths_recorded_it_before_blocks_is_known(
+    grown: Callable[[str, bool], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    small, right = grown("tile", True)
+    total = hashlib.sha256()
+    for name, tensor in sorted(torch.load(small, weights_only=True)["state_dict"].items()):
+        of_tensor = hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)} {of_tensor}\n".encode())
+    tree = torch.load(right, weights_only=True)
+    tree["ckptgrow"]["history"][-1]["source_sha256"] = total.hexdigest()
+    torch.save(tree, tmp_path / "old.ckpt")
+    report = ckptgrow.verify(small, tmp_path / "old.ckpt", settings=Settings(level="stored"))
+    assert report.passed, report.sentences
 
 
 @pytest.mark.parametrize("growth", GROWTHS)

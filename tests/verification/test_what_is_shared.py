@@ -12,7 +12,7 @@ SHARED = {
     "ckptgrow.choices": {"VerifyDevice", "VerifyDtype", "VerifyLevel"},
     # storage and formats: what lies where, and how it is read
     "ckptgrow.storage.files.json_files": {"LARGEST_LOG", "read_json"},
-    "ckptgrow.storage.fingerprint": {"Fingerprint"},
+    "ckptgrow.storage.fingerprint": {"Fingerprint", "flat_value"},
     "ckptgrow.storage.pickles.opaque": {"Opaque"},
     "ckptgrow.storage.tensors": {"InMemory", "LazyTensor", "chunks", "is_lazy", "num_elements", "whole"},
     "ckptgrow.storage.tree": {"path_text", "with_node"},

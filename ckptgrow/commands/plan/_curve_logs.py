@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,7 @@ from ckptgrow.commands._screen import Screen
 if TYPE_CHECKING:
     from ckptgrow.planning.learning_curves import Curve
 
+PlotOption = Annotated[Path | None, typer.Option(help="Write a picture here (.png).", show_default=False)]
 LossOption = Annotated[str | None, typer.Option(help="The loss's column or tag.", show_default=False)]
 StepColumnOption = Annotated[
     str | None, typer.Option("--step-column", help="The column of optimizer steps in a CSV.", show_default=False)
@@ -24,6 +26,15 @@ SpikesOption = Annotated[
         "those more than 1 % above the last one kept, for smooth curves; none."
     ),
 ]
+
+
+def checked_plot(path: Path | None) -> Path | None:
+    """The same; raises RequestError for a name without a picture's ending, before anything is computed."""
+    if path is not None:
+        from ckptgrow.planning.figure_style import check_ending
+
+        check_ending(path)
+    return path
 
 
 def say_left_out(curves: Iterable[Curve], screen: Screen) -> None:

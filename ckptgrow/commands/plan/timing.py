@@ -11,8 +11,10 @@ from ckptgrow.commands._options import DialectOption
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands.plan._curve_logs import (
     LossOption,
+    PlotOption,
     SpikesOption,
     StepColumnOption,
+    checked_plot,
     left_out,
     say_left_out,
 )
@@ -62,6 +64,7 @@ def timing(
     loss: LossOption = None,
     step_column: StepColumnOption = None,
     spikes: SpikesOption = "robust",
+    plot: PlotOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell when growth pays in a run of a fixed length: from which step to which, when most, and when at the latest.
@@ -70,8 +73,9 @@ def timing(
     mixes before its rate decays, for which the rate must be constant until then (schedule wsd).
 
     Examples:
-        ckptgrow plan timing small-run --params 5e6 2e7 --tokens-per-step 16384 --train-steps 20000 --law law.yaml
+        ckptgrow plan timing small-run --params 5e6 2e7 --tokens-per-step 16384 --train-steps 20000 --plot when.png
     """
+    checked_plot(plot)
     if tokens_per_step <= 0:
         raise RequestError(f"--tokens-per-step {tokens_per_step:g}: expected a number above zero")
     if mixing is not None and pilot is not None:
@@ -97,6 +101,11 @@ def timing(
     _say(found, horizon, curve, screen)
     _say_latest(found, horizon, measured, screen)
     say_left_out([curve], screen)
+    if plot is not None:
+        from ckptgrow.planning.timing_figure import draw_timing
+
+        draw_timing(plot, found, float(curve.steps[-1]))
+        screen.say(f"plot: {plot}")
     screen.result({**_as_tree(found, horizon, curve, measured), "left_out": left_out(curve)})
 
 

@@ -11,8 +11,10 @@ from ckptgrow.choices import OperatorName
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands.plan._curve_logs import (
     LossOption,
+    PlotOption,
     SpikesOption,
     StepColumnOption,
+    checked_plot,
     left_out,
     say_left_out,
 )
@@ -30,6 +32,7 @@ def watch(
     loss: LossOption = None,
     step_column: StepColumnOption = None,
     spikes: SpikesOption = "robust",
+    plot: PlotOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell whether a running training should grow now: its slope, how sure it is, and the step that the rule predicts.
@@ -37,8 +40,9 @@ def watch(
     Reads the newest metrics.csv or event files in the directory or below it.
 
     Examples:
-        ckptgrow plan watch run --operator width
+        ckptgrow plan watch run --operator width --plot slope.png
     """
+    checked_plot(plot)
     from ckptgrow.planning.learning_curves import curve_of
     from ckptgrow.planning.logs import Names, newest_log
     from ckptgrow.planning.operators import THRESHOLDS
@@ -55,6 +59,11 @@ def watch(
     )
     screen.say(_verdict(found, operator))
     say_left_out([curve], screen)
+    if plot is not None:
+        from ckptgrow.planning.watch_figure import draw_watch
+
+        draw_watch(plot, curve, found)
+        screen.say(f"plot: {plot}")
     screen.result(
         {
             "log": curve.where,

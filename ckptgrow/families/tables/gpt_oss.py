@@ -11,7 +11,7 @@ FAMILY = Family(
     model_type="gpt_oss",
     base_prefix="model.",
     num_layers="num_hidden_layers",
-    sizes={**SIZES, "experts": Size(config="num_local_experts")},
+    sizes={**SIZES, "experts": Size(config="num_local_experts"), "routed": Size(same="experts")},
     parameters=(
         EMBEDDING,
         Parameter(LAYER + "self_attn.sinks", "heads"),
@@ -21,7 +21,7 @@ FAMILY = Family(
         Parameter(LAYER + "mlp.router.bias", "experts"),
         Parameter(LAYER + "mlp.experts.gate_up_proj", "experts: normed -> (ffn 2)"),
         Parameter(LAYER + "mlp.experts.gate_up_proj_bias", "experts: (ffn 2)"),
-        Parameter(LAYER + "mlp.experts.down_proj", "experts: ffn -> residual"),
+        Parameter(LAYER + "mlp.experts.down_proj", "routed <: ffn -> residual"),
         Parameter(LAYER + "mlp.experts.down_proj_bias", "experts: residual"),
         *NORMS,
         *FINAL,

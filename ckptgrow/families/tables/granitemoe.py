@@ -11,7 +11,7 @@ FAMILY = Family(
     model_type="granitemoe",
     base_prefix="model.",
     num_layers="num_hidden_layers",
-    sizes={**SIZES, "experts": Size(config="num_local_experts")},
+    sizes={**SIZES, "experts": Size(config="num_local_experts"), "routed": Size(same="experts")},
     parameters=(
         EMBEDDING,
         *ATTENTION,
@@ -19,7 +19,7 @@ FAMILY = Family(
         *NORMS,
         Parameter(LAYER + "block_sparse_moe.router.weight", "experts <- normed"),
         Parameter(LAYER + "block_sparse_moe.experts.gate_up_proj", "experts: (2! ffn) <- normed"),
-        Parameter(LAYER + "block_sparse_moe.experts.down_proj", "experts: residual <- ffn"),
+        Parameter(LAYER + "block_sparse_moe.experts.down_proj", "routed <: residual <- ffn"),
         *FINAL,
     ),
     spellings=(

@@ -13,7 +13,7 @@ FAMILY = Family(
     model_type="mixtral",
     base_prefix="model.",
     num_layers="num_hidden_layers",
-    sizes={**SIZES, "experts": Size(config="num_local_experts")},
+    sizes={**SIZES, "experts": Size(config="num_local_experts"), "routed": Size(same="experts")},
     parameters=(EMBEDDING, *ATTENTION, *EXPERTS, *NORMS, *FINAL),
     pieces=(
         InPieces(

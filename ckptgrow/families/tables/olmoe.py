@@ -23,7 +23,7 @@ FAMILY = Family(
     model_type="olmoe",
     base_prefix="model.",
     num_layers="num_hidden_layers",
-    sizes={**SIZES, "experts": Size(config="num_experts")},
+    sizes={**SIZES, "experts": Size(config="num_experts"), "routed": Size(same="experts")},
     parameters=(
         EMBEDDING,
         *ATTENTION,

@@ -30,6 +30,7 @@ FAMILY = Family(
         "dense_ffn": Size(config="intermediate_size"),
         "shared_ffn": Size(config="shared_expert_intermediate_size"),
         "experts": Size(config="num_experts"),
+        "routed": Size(same="experts"),
     },
     parameters=(
         EMBEDDING,

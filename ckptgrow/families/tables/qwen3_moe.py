@@ -30,6 +30,7 @@ FAMILY = Family(
         "ffn": Size(config="moe_intermediate_size"),
         "dense_ffn": Size(config="intermediate_size"),
         "experts": Size(config="num_local_experts"),
+        "routed": Size(same="experts"),
     },
     parameters=(
         EMBEDDING,

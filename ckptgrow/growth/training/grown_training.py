@@ -122,9 +122,9 @@ def _notes(growing: Growing, schedulers: Sequence[Scheduled]) -> list[str]:
     pace = _pace(growing)
     if growing.request.lr_rule == "keep" and pace > 1:
         notes.append(
-            f"learning rates stay, so the function moves up to {pace} times as fast as before: where the small run was "
-            "near the largest rate that it bears, the loss rises at once and stays up until the rates fall; ⟦lr_rule "
-            "mup⟧ keeps the pace, and so does a lower lr"
+            f"learning rates stay as they were, so grown matrices move the function up to {pace} times as fast; that "
+            "is usual. Only if the loss then rises, the small run's rate was near the largest that it bears: ⟦lr_rule "
+            "mup⟧, or a lower lr, keeps the old pace"
         )
     if growing.request.lr_rule == "mup" and growing.old.checkpoint.kind in ("trainer", "deepspeed"):
         notes.append(
@@ -138,9 +138,9 @@ def _notes(growing: Growing, schedulers: Sequence[Scheduled]) -> list[str]:
             f"{translation.dialect.trainer} makes its optimizer's groups itself, and sets one rate for all of them: it "
             "does not load the groups of ⟦lr_rule mup⟧; use ⟦lr_rule keep⟧, or make these groups in a copy of it"
         )
-    if growing.request.rewarm:
+    if growing.request.rewarm and growing.old.checkpoint.kind != "live":
         notes.append(
-            f"the learning rate rises again over {growing.request.rewarm} steps in `ckptgrow train` and in schedules "
-            "wrapped by ckptgrow.train (see docs/how-to/own-scripts.md); other scripts do not see it"
+            f"the learning rate rises again over {growing.request.rewarm} steps wherever ckptgrow trains, and with "
+            f"its callbacks; a script of your own says ckptgrow.Rewarming(optimizer, {growing.request.rewarm})"
         )
     return notes

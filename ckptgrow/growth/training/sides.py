@@ -41,7 +41,8 @@ class Sides:
         """The five numbers of a tensor; raises RequestError where copies are uneven."""
 
         def one(role: str, vectors: Callable[[Growth], FloatVector | IntVector]) -> float:
-            values = [np.unique(vectors(axis.growth)) for axis in growth.axes if axis.role == role]
+            axes = [axis for axis in growth.axes if (axis.role == "in") == (role == "in")]
+            values = [np.unique(vectors(axis.growth)) for axis in axes]
             if any(len(distinct) > 1 for distinct in values):
                 raise RequestError(
                     f"⟦lr_rule mup⟧: {name} grows by uneven copies, so no single lr keeps its trajectory, expected a "

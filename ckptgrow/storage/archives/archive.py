@@ -30,6 +30,7 @@ DAMAGES = (
 )
 
 _LOCAL_SIGNATURE = b"PK\x03\x04"
+_DESCRIPTOR_SIGNATURE, _CENTRAL_SIGNATURE, _CENTRAL_LENGTH = b"PK\x07\x08", b"PK\x01\x02", 46
 _LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
 
 
@@ -88,6 +89,34 @@ def data_offset(file: BinaryIO, info: zipfile.ZipInfo) -> int:
     if header[0] != _LOCAL_SIGNATURE or header[3] != info.compress_type or name != info.orig_filename:
         raise zipfile.BadZipFile(f"another entry stands where {info.filename} should")
     return info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+
+
+def entries_by_place(file: BinaryIO) -> dict[int, zipfile.ZipInfo]:
+    """All entries of an archive by where their bytes begin."""
+    with zipfile.ZipFile(file) as archive:
+        infos = archive.infolist()
+    return {data_offset(file, info): info for info in infos}
+
+
+def checksum_places(file: BinaryIO) -> dict[int, tuple[int, ...]]:
+    """Where the CRC-32 of every entry stands, by where the entry's bytes begin: in the central directory, and behind
+    the bytes where there is a data descriptor. Raises BadZipFile where the directory is none that torch writes.
+    """
+    with zipfile.ZipFile(file) as archive:
+        infos, position = archive.infolist(), archive.start_dir
+    places: dict[int, tuple[int, ...]] = {}
+    for info in infos:
+        start = data_offset(file, info)
+        end = start + info.file_size
+        file.seek(position)
+        entry = file.read(_CENTRAL_LENGTH)
+        if entry[:4] != _CENTRAL_SIGNATURE:
+            raise zipfile.BadZipFile("unexpected central directory; this torch writes archives differently")
+        file.seek(end)
+        has_descriptor = file.read(4) == _DESCRIPTOR_SIGNATURE
+        places[start] = (position + 16, end + 4) if has_descriptor else (position + 16,)
+        position += _CENTRAL_LENGTH + sum(struct.unpack("<HHH", entry[28:34]))  # name, extra, comment
+    return places
 
 
 def check_sums(archive_file: Path | IO[bytes], where: str) -> None:

@@ -21,16 +21,14 @@ from zlib_ng import zlib_ng
 
 from ckptgrow.errors import CheckpointError
 from ckptgrow.progress import Advance
-from ckptgrow.storage.archives.archive import data_offset
+from ckptgrow.storage.archives.archive import checksum_places, data_offset
 from ckptgrow.storage.files.tensor_writing import Extent, FileLayout, fill
 from ckptgrow.storage.fingerprint import Fingerprint
 from ckptgrow.storage.pickles.opaque_pickles import pickler_of
 from ckptgrow.storage.tensors import LazyTensor, num_bytes
 from ckptgrow.storage.tree import Tree
 
-_DESCRIPTOR_SIGNATURE = b"PK\x07\x08"
-_CENTRAL_SIGNATURE = b"PK\x01\x02"
-_IDENTITY = ".data/serialization_id"
+IDENTITY = ".data/serialization_id"
 
 
 def write(tree: Tree, path: Path, advance: Advance, source: Fingerprint | None = None) -> None:
@@ -44,7 +42,7 @@ def write(tree: Tree, path: Path, advance: Advance, source: Fingerprint | None =
 
 def outline(tree: Tree, path: Path, source: Fingerprint | None = None) -> FileLayout:
     """Writes a tree to `path` without its tensors' data, which is to be filled; see `write`."""
-    hollows = _Hollows()
+    hollows = Hollows()
     module = types.SimpleNamespace(__name__=__name__, Pickler=pickler_of(hollows.hollow))
     with path.open("wb") as file, torch.serialization.skip_data():
         torch.save(tree, file, pickle_module=module)
@@ -61,7 +59,7 @@ def outline(tree: Tree, path: Path, source: Fingerprint | None = None) -> FileLa
     return FileLayout(path, places, finish)
 
 
-class _Hollows:
+class Hollows:
     """One tensor without memory a lazy one, and the lazy ones in the order in which torch met their storages.
 
     They look into mapped pages that nobody touches, one mapping a dtype: torch refuses two dtypes at one address.
@@ -115,35 +113,27 @@ def _put_identity(file: BinaryIO, path: Path, checksums: dict[int, int]) -> dict
     but the placeholder. Returns the number's CRC-32 by its place.
     """
     with zipfile.ZipFile(path) as archive:
-        info = next((one for one in archive.infolist() if one.filename.endswith(_IDENTITY)), None)
+        info = next((one for one in archive.infolist() if one.filename.endswith(IDENTITY)), None)
     if info is None:  # of a torch that writes none
         return {}
-    told = ",".join(f"{checksums[start]:08x}" for start in sorted(checksums)).encode()
-    digits = str(int(hashlib.sha256(told).hexdigest(), 16)).zfill(info.file_size)[-info.file_size :].encode()
+    digits = identity_of([checksums[start] for start in sorted(checksums)], info.file_size)
     start = data_offset(file, info)
     os.pwrite(file.fileno(), digits, start)
     return {start: zlib_ng.crc32(digits)}
 
 
+def identity_of(checksums: Sequence[int], length: int) -> bytes:
+    """The number of an archive whose tensors' data have these CRC-32, as `length` digits."""
+    told = ",".join(f"{one:08x}" for one in checksums).encode()
+    return str(int(hashlib.sha256(told).hexdigest(), 16)).zfill(length)[-length:].encode()
+
+
 def _mend_checksums(file: BinaryIO, path: Path, checksums: dict[int, int]) -> None:
     """Puts the right CRC-32 into every data descriptor and central directory entry that torch left at zero."""
-    with zipfile.ZipFile(path) as archive:
-        infos = archive.infolist()
-        position = archive.start_dir
-    for info in infos:
-        start = data_offset(file, info)
-        file.seek(position)
-        entry = file.read(46)
-        name_length, extra_length, comment_length = struct.unpack("<HHH", entry[28:34])
-        if entry[:4] != _CENTRAL_SIGNATURE:
-            raise CheckpointError(f"{path}: unexpected central directory; this torch writes archives differently")
-        if start in checksums:
-            checksum = struct.pack("<I", checksums[start])
-            os.pwrite(file.fileno(), checksum, position + 16)
-            _mend_descriptor(file, start + info.file_size, checksum)
-        position += 46 + name_length + extra_length + comment_length
-
-
-def _mend_descriptor(file: BinaryIO, offset: int, checksum: bytes) -> None:
-    if os.pread(file.fileno(), 4, offset) == _DESCRIPTOR_SIGNATURE:
-        os.pwrite(file.fileno(), checksum, offset + 4)
+    try:
+        places = checksum_places(file)
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    for start, checksum in checksums.items():
+        for place in places[start]:
+            os.pwrite(file.fileno(), struct.pack("<I", checksum), place)

@@ -117,6 +117,10 @@ class Pieced:
         """See LazyTensor."""
         if not self.shape:
             return self.pieces[0].stored.rows(0, 1)
+        for piece in self.pieces:
+            begin = piece.start[0]
+            if begin <= start < stop <= begin + piece.shape[0] and piece.shape[1:] == self.shape[1:]:
+                return piece.stored.rows(start - begin, stop - begin)
         result = torch.empty((stop - start, *self.shape[1:]), dtype=self.dtype)
         for piece in self.pieces:
             first, last = max(start, piece.start[0]), min(stop, piece.start[0] + piece.shape[0])

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import torch
 from zlib_ng import zlib_ng
 
 from ckptgrow.errors import CheckpointError
@@ -30,10 +31,16 @@ _NOTHING = memoryview(bytes(2**20))
 
 @dataclass(frozen=True)
 class Extent:
-    """A tensor and where its data begins in a file, in bytes."""
+    """A tensor and where its data begins in a file, in bytes; `others`: further places of the same data."""
 
     tensor: LazyTensor
     offset: int
+    others: Sequence[int] = ()
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of all places."""
+        return num_bytes(self.tensor) * (1 + len(self.others))
 
 
 Finish = Callable[[BinaryIO, Sequence[int]], None]
@@ -74,10 +81,10 @@ def _fill_together(outlines: Sequence[FileLayout], advance: Advance) -> None:
 def _filled(places: Sequence[tuple[int, Extent]], advance: Advance) -> list[int]:
     """Writes the data of all tensors, and returns the CRC-32 of each."""
     writer = _Writer(advance)
-    if sum(num_bytes(place.tensor) for _, place in places) <= CHUNK_BYTES:  # threads would cost more than they save
+    if sum(place.num_bytes for _, place in places) <= CHUNK_BYTES:  # threads would cost more than they save
         return [writer.write(*one) for one in places]
-    largest_first = sorted(places, key=lambda one: -num_bytes(one[1].tensor))
-    with ThreadPoolExecutor(NUM_THREADS) as threads:
+    largest_first = sorted(places, key=lambda one: -one[1].num_bytes)
+    with _one_core_each(), ThreadPoolExecutor(NUM_THREADS) as threads:
         running = {id(one): threads.submit(writer.write, *one) for one in largest_first}
         try:
             for one in wait(running.values(), return_when=FIRST_EXCEPTION).done:
@@ -88,6 +95,17 @@ def _filled(places: Sequence[tuple[int, Extent]], advance: Advance) -> list[int]
             for one in running.values():
                 one.cancel()
             raise
+
+
+@contextmanager
+def _one_core_each() -> Generator[None]:
+    """Inside, threads that begin compute without torch's further ones, which would wait for each other by spinning."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Writer:
@@ -101,25 +119,26 @@ class _Writer:
 
     def write(self, descriptor: int, place: Extent) -> int:
         """Writes one tensor and returns its CRC-32."""
-        tensor = place.tensor
+        tensor, places = place.tensor, (place.offset, *place.others)
         if isinstance(tensor, Zeros):
-            return self._leave_hole(num_bytes(tensor))
+            return self._leave_hole(num_bytes(tensor), len(places))
         if isinstance(tensor, Repeated):
-            return self._write_rows(descriptor, place.offset, tensor.old, tensor.times)
-        return self._write_rows(descriptor, place.offset, tensor, 1)
+            return self._write_rows(descriptor, places, tensor.old, tensor.times)
+        return self._write_rows(descriptor, places, tensor, 1)
 
-    def _write_rows(self, descriptor: int, offset: int, tensor: LazyTensor, times: int) -> int:
-        """Makes a tensor's rows once and writes them `times` times over."""
+    def _write_rows(self, descriptor: int, places: Sequence[int], tensor: LazyTensor, times: int) -> int:
+        """Makes a tensor's rows once and writes them `times` times over at every place."""
         checksum, written, length = 0, 0, num_bytes(tensor)
+        starts = [place + copy * length for place in places for copy in range(times)]
         for start, stop in chunks(tensor):
             if self.stopped:
                 return 0
             data = bytes_of(tensor.rows(start, stop))
             checksum = zlib_ng.crc32(data, checksum)
-            for copy in range(times):
-                self._write_at(descriptor, data, offset + copy * length + written)
+            for copy in starts:
+                self._write_at(descriptor, data, copy + written)
             written += len(data)
-            self._tell(times * len(data))
+            self._tell(len(starts) * len(data))
         if written != length:
             raise CheckpointError(f"wrote {written} bytes of a tensor, expected {length}")
         total = checksum
@@ -145,13 +164,13 @@ class _Writer:
         if len(self._written) > NUM_CHUNKS_BEHIND:
             os.posix_fadvise(*self._written.popleft(), os.POSIX_FADV_DONTNEED)
 
-    def _leave_hole(self, length: int) -> int:
+    def _leave_hole(self, length: int, num_places: int) -> int:
         checksum, left = 0, length
         while left:
             piece = _NOTHING[:left]
             checksum = zlib_ng.crc32(piece, checksum)
             left -= len(piece)
-        self._tell(length)
+        self._tell(length * num_places)
         return checksum
 
     def _tell(self, amount: int) -> None:
