@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ckptgrow.cli import run
 from ckptgrow.planning.model_size import model_size
-from tests.state.test_dialect_files import MINE, WORDS, written
+from tests.helpers.own_dialect import MINE, WORDS, written
 
 FIELDS = {"layers": 2, "width": 16, "heads": 4, "kv": 2, "ffn": 24, "vocab": 256, "bias": False}
 

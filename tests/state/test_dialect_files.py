@@ -7,46 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 import ckptgrow
 from ckptgrow.cli import run
 from ckptgrow.dialects.dialect_files import read_dialect
 from ckptgrow.errors import CkptgrowError
+from tests.helpers.own_dialect import MINE, QKV, WORDS, written
 from tests.helpers.trainer_files import SAMPLES, relative_difference, trainers_logits, transformers_logits
-
-LAYER = "model.layers.{layer}."
-QKV = [f"{LAYER}self_attn.{letter}_proj.weight" for letter in "qkv"]
-MINE: dict[str, Any] = {
-    "name": "mine",
-    "model_type": "llama",
-    "rows": [
-        {"theirs": "out.weight", "ours": "lm_head.weight"},
-        {"theirs": "tokens.weight", "ours": "model.embed_tokens.weight"},
-        {"theirs": "blocks.{layer}.norm_1.weight", "ours": LAYER + "input_layernorm.weight"},
-        {"theirs": "blocks.{layer}.attn.qkv.weight", "ours": QKV, "how": "join"},
-        {"theirs": "blocks.{layer}.attn.proj.weight", "ours": LAYER + "self_attn.o_proj.weight"},
-        {"theirs": "blocks.{layer}.norm_2.weight", "ours": LAYER + "post_attention_layernorm.weight"},
-        {"theirs": "blocks.{layer}.mlp.fc_1.weight", "ours": LAYER + "mlp.gate_proj.weight"},
-        {"theirs": "blocks.{layer}.mlp.fc_2.weight", "ours": LAYER + "mlp.up_proj.weight"},
-        {"theirs": "blocks.{layer}.mlp.proj.weight", "ours": LAYER + "mlp.down_proj.weight"},
-        {"theirs": "final.weight", "ours": "model.norm.weight"},
-    ],
-    "config": {
-        "at": ["sizes"],
-        "fields": {
-            "layers": "num_hidden_layers",
-            "width": "hidden_size",
-            "heads": "num_attention_heads",
-            "kv": "num_key_value_heads",
-            "ffn": "intermediate_size",
-            "vocab": "vocab_size",
-        },
-        "constants": {"model_type": "llama", "rms_norm_eps": 1e-5, "bos_token_id": None, "eos_token_id": None},
-        "expects": {"bias": [False]},
-    },
-}
-WORDS = (("transformer.h.", "blocks."), ("transformer.wte", "tokens"), ("transformer.ln_f", "final"))
 
 
 @pytest.fixture
@@ -62,11 +29,6 @@ def own_file(tmp_path: Path) -> Path:
     sizes = {"layers": 2, "width": 16, "heads": 4, "kv": 2, "ffn": 24, "vocab": 32, "bias": False}
     torch.save({"model": model, "optimizer": state["optimizer"], "sizes": sizes, "step": 5}, tmp_path / "own.pt")
     return tmp_path / "own.pt"
-
-
-def written(path: Path, dialect: dict[str, Any]) -> str:
-    path.write_text(yaml.safe_dump(dialect))
-    return str(path)
 
 
 def test_a_file_that_only_the_user_knows_grows_and_verifies(tmp_path: Path, own_file: Path) -> None:
