@@ -154,7 +154,7 @@ def _with_names(state: TrainingState) -> TrainingState:
 
 def _by_key(files: Mapping[str, Any]) -> dict[str, Any]:
     """What lies in several files, by file and key."""
-    return {f"{file}[{key!r}]": value for file, tree in files.items() for key, value in tree.items()}
+    return {f"{file}[{key!r}]": value for file, tree in files.items() for key, value in (tree or {}).items()}
 
 
 def _files(checkpoint: Checkpoint) -> list[str]:

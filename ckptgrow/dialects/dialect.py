@@ -112,7 +112,8 @@ class Dialect:
     `optimizer_rows` are the names and forms of the optimizer's entries where it has others than `rows`. Where
     `config` is None, the trainer leaves none on the disk, and the user passes transformers'; `model_types` are those
     that the rows say. `home` is where a converted checkpoint goes, None where there is no way back; `demands` are the
-    fields of transformers' config that must be so there.
+    fields of transformers' config that must be so there. `kind` is the one kind of checkpoint that has it, where its
+    names do not tell.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Dialect:
     config: ConfigMap | None = None
     home: Home | None = None
     demands: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
+    kind: str | None = None
 
     @property
     def parameter_rows(self) -> tuple[Row, ...]:
@@ -132,6 +134,10 @@ class Dialect:
     @property
     def rows_of_optimizer(self) -> tuple[Row, ...]:
         """The rows by which the optimizer's entries are understood."""
+        return (*self.rows_of_both, *self.optimizer_rows)
+
+    @property
+    def rows_of_both(self) -> tuple[Row, ...]:
+        """The rows of parameters that the optimizer has in the same form."""
         replaced = {part.name for row in self.optimizer_rows for part in row.parts}
-        kept = [row for row in self.parameter_rows if not replaced & {part.name for part in row.parts}]
-        return (*kept, *self.optimizer_rows)
+        return tuple(row for row in self.parameter_rows if not replaced & {part.name for part in row.parts})

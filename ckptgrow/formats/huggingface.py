@@ -33,6 +33,7 @@ from ckptgrow.storage.archives import archive_writing
 from ckptgrow.storage.files.safetensor_files import INDEX_SUFFIX, outlines, read_file, read_index, read_shards
 from ckptgrow.storage.files.tensor_writing import fill
 from ckptgrow.storage.tensors import LazyTensor, Stored, num_bytes
+from ckptgrow.storage.tree import Tree
 
 SAFETENSORS, TORCH, FULL_STATE = "model.safetensors", "pytorch_model.bin", "pytorch_model_fsdp.bin"
 DEFAULT_SHARD_BYTES = 5 * 10**9
@@ -71,11 +72,16 @@ class HuggingFaceFormat:
 
     def write(self, checkpoint: Checkpoint, path: Path, advance: Advance) -> None:
         """Writes a directory: grown config and weights, optimizers and schedulers where there are, the rest copied."""
+        self.write_with(checkpoint, path, advance, {})
+
+    def write_with(self, checkpoint: Checkpoint, path: Path, advance: Advance, others: Mapping[str, Tree]) -> None:
+        """The same with further files that hold what torch saves, each by its name."""
         path.mkdir()
         files = files_of(checkpoint)
         parts = write_beside(checkpoint, path)
         states = [one.to_torch() for one in checkpoint.optimizers]
         parts += [archive_writing.outline(*one) for one in named_files(files.optimizers, "optimizer.pt", states, path)]
+        parts += [archive_writing.outline(tree, path / name) for name, tree in others.items()]
         if FULL_STATE in files.weights:
             parts.append(archive_writing.outline(dict(checkpoint.tensors), path / FULL_STATE))
         if files.weights != (FULL_STATE,):

@@ -13,6 +13,7 @@ from ckptgrow.formats.dcp import DistributedFormat
 from ckptgrow.formats.deepspeed.deepspeed_format import DEEPSPEED, DeepSpeedFormat, num_bytes_of_copies
 from ckptgrow.formats.fsdp import ShardedFormat
 from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat, bytes_of_second_copy
+from ckptgrow.formats.recipe_states import TORCHTUNE, RecipeStateFormat
 from ckptgrow.formats.torch_directories import TorchDirectoryFormat
 from ckptgrow.formats.torch_files import TorchFileFormat
 from ckptgrow.progress import Progress
@@ -26,6 +27,7 @@ FORMATS: tuple[Format, ...] = (
     DistributedFormat(),
     ShardedFormat(),
     DeepSpeedFormat(),
+    RecipeStateFormat(),
     HuggingFaceFormat(),
     TorchDirectoryFormat(),
     TorchFileFormat(),
@@ -53,6 +55,7 @@ def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:
         "dcp": DistributedFormat(),
         "fsdp": ShardedFormat(),
         DEEPSPEED: DeepSpeedFormat(max_shard_bytes),
+        TORCHTUNE: RecipeStateFormat(max_shard_bytes),
         **dict.fromkeys(("huggingface", "trainer", "accelerate"), HuggingFaceFormat(max_shard_bytes)),
     }
     return writers[kind]

@@ -23,10 +23,13 @@ MODEL_WORDS = (
 )
 STEP_PLACES: tuple[Keys, ...] = (
     *((word,) for word in ("global_step", "global_steps", "step", "steps", "step_count", "num_steps", "current_step")),
-    *((word,) for word in ("iter_num", "iteration", "iterations", "iter", "it")),
+    *((word,) for word in ("iter_num", "iteration", "iterations", "iter", "it", "steps_run")),
     *(("train_state", "step"), ("trainer_state", "global_step"), ("state", "timestamp", "Timestamp", "batch")),
 )
-EPOCH_PLACES: tuple[Keys, ...] = (("epoch",), ("current_epoch",), ("state", "timestamp", "Timestamp", "epoch"))
+EPOCH_PLACES: tuple[Keys, ...] = (
+    *(("epoch",), ("current_epoch",), ("epochs_run",)),
+    ("state", "timestamp", "Timestamp", "epoch"),
+)
 COUNTERS = ("n_averaged",)  # torch's AveragedModel counts in it
 DEEPEST = 4  # keys that lead to a part; deeper ones are parts of something else
 

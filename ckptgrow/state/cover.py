@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ckptgrow.dialects.dialect import LAYER, Dialect, Row
@@ -78,6 +78,14 @@ def cover_of(dialect: Dialect, names: Collection[str]) -> Cover | str:
     numbers = [layer for layers in found[first].layers.values() for layer in layers if layer is not None]
     instances = [Instance(one.spelling, "" if prefix == first else prefix) for prefix, one in found.items()]
     return Cover(dialect, tuple(instances), max(numbers, default=-1) + 1)
+
+
+def names_in_module_order(rows: Sequence[Row], num_layers: int) -> list[str]:
+    """All names: rows before the layers, layer after layer, rows behind them."""
+    inside = [index for index, row in enumerate(rows) if LAYER in row.theirs]
+    before, layer, behind = rows[: inside[0]], rows[inside[0] : inside[-1] + 1], rows[inside[-1] + 1 :]
+    layers = [row.theirs.replace(LAYER, str(index)) for index in range(num_layers) for row in layer]
+    return [*(row.theirs for row in before), *layers, *(row.theirs for row in behind)]
 
 
 def _regex(pattern: str) -> re.Pattern[str]:

@@ -6,14 +6,14 @@ told where it belongs to the run alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ckptgrow.dialects.dialect import LAYER, ConfigMap, Dialect, Home, Row
+from ckptgrow.dialects.dialect import LAYER, ConfigMap, Dialect, Home
 from ckptgrow.dialects.known_dialects import DIALECTS
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.formats.carried_files import Carried
@@ -22,7 +22,7 @@ from ckptgrow.formats.dcp import Keys as DistributedKeys
 from ckptgrow.formats.places import Places
 from ckptgrow.formats.raw_optimizers import RawGroup, RawOptimizer, Record
 from ckptgrow.state.architecture import Architecture
-from ckptgrow.state.cover import Cover, Instance
+from ckptgrow.state.cover import Cover, Instance, names_in_module_order
 from ckptgrow.state.trainer_config import as_transformers
 from ckptgrow.state.translated_optimizers import to_theirs
 from ckptgrow.state.translation import Terms, in_trainers_forms
@@ -50,7 +50,11 @@ def dialect_for(trainer: str, architecture: Architecture) -> Dialect:
     if not fitting:
         known = sorted({name for one in own for name in one.model_types})
         raise RequestError(f"{architecture.where}: is a {family}, expected {listing(known, 9)} for ⟦to {trainer}⟧")
-    return fitting[0]
+    return next((one for one in fitting if _has_tied_head(one) == architecture.is_tied), fitting[0])
+
+
+def _has_tied_head(dialect: Dialect) -> bool:
+    return dialect.home is not None and dialect.home.has_tied_head
 
 
 def in_dialect(checkpoint: Checkpoint, architecture: Architecture, dialect: Dialect) -> tuple[Checkpoint, list[str]]:
@@ -61,7 +65,7 @@ def in_dialect(checkpoint: Checkpoint, architecture: Architecture, dialect: Dial
     home = dialect.home
     assert home is not None
     architecture = architecture.with_config({**_rotary_fields(architecture.config), **architecture.config})
-    with_head = _with_head(checkpoint, architecture, home)
+    with_head = _with_head(checkpoint, architecture, dialect, home)
     terms = _terms(dialect, architecture, with_head)
     tensors = in_trainers_forms(terms, with_head)
     own = {
@@ -72,7 +76,9 @@ def in_dialect(checkpoint: Checkpoint, architecture: Architecture, dialect: Dial
         left_out.append(f"step {checkpoint.position.global_step}")
     if home.kind != "dcp" or not home.step:
         left_out += [f"scheduler {index}" for index in range(len(checkpoint.schedulers))]
-    kept = replace(checkpoint, tensors=own, optimizers=optimizers, config=None)
+    has_transformers_config = home.kind == "torch-files" and dialect.config is None
+    config = architecture.config if has_transformers_config else None
+    kept = replace(checkpoint, tensors=own, optimizers=optimizers, config=config)
     return _at_home(kept, dialect, home, _config(dialect, architecture, terms)), left_out
 
 
@@ -84,10 +90,12 @@ def _rotary_fields(config: Config) -> dict[str, Any]:
     return {name: rotary[name] for name in ("rope_theta", "partial_rotary_factor") if name in rotary}
 
 
-def _with_head(checkpoint: Checkpoint, architecture: Architecture, home: Home) -> Checkpoint:
-    """With the head under its own name, where it is the embedding."""
+def _with_head(checkpoint: Checkpoint, architecture: Architecture, dialect: Dialect, home: Home) -> Checkpoint:
+    """With the head under its own name, where it is the embedding and the trainer stores it as well."""
     tie = architecture.family.tie
     if tie is None or not architecture.is_tied or tie.head in checkpoint.tensors:
+        return checkpoint
+    if all(part.name != tie.head for row in dialect.rows for part in row.parts):
         return checkpoint
     if not home.has_tied_head and checkpoint.optimizers:
         raise RequestError(
@@ -117,14 +125,6 @@ def _lacks_biases(dialect: Dialect, num_layers: int, checkpoint: Checkpoint) -> 
     records = [raw.records.get(keys[name], {}) for name in own if name in keys]
     moments = [value for record in records for value in record.values() if is_lazy(value) and value.shape]
     return bool(moments) and not any(bool(whole(one).any()) for one in moments)
-
-
-def names_in_module_order(rows: Sequence[Row], num_layers: int) -> list[str]:
-    """All names: rows before the layers, layer after layer, rows behind them."""
-    inside = [index for index, row in enumerate(rows) if LAYER in row.theirs]
-    before, layer, behind = rows[: inside[0]], rows[inside[0] : inside[-1] + 1], rows[inside[-1] + 1 :]
-    layers = [row.theirs.replace(LAYER, str(index)) for index in range(num_layers) for row in layer]
-    return [*(row.theirs for row in before), *layers, *(row.theirs for row in behind)]
 
 
 def _optimizers(

@@ -104,35 +104,43 @@ def _has_axes(state: OptimizerState, names: Sequence[str], count: int) -> bool:
 
 
 def to_theirs(
-    raws: Sequence[RawOptimizer], terms: OptimizerTerms, absent: Mapping[str, Shape], keyed_by: Sequence[str]
+    raws: Sequence[RawOptimizer],
+    terms: OptimizerTerms,
+    absent: Mapping[str, Shape],
+    keyed_by: Sequence[str],
+    order: Mapping[str, int] | None = None,
 ) -> tuple[RawOptimizer, ...]:
-    """The reverse; `keyed_by` tells how the trainer's file has each optimizer's parameters.
+    """The reverse; `keyed_by` tells how the trainer's file has each optimizer's parameters, `order` which comes first
+    in a group, where it is not the order in which they are.
 
     Raises RequestError where parts of one tensor of the trainer's have come to be in different groups.
     """
     term_of = {part: name for name, (ours, _) in terms.items() for part in ours}
-    return tuple(_to_theirs(raw, terms, term_of, absent, key) for raw, key in zip(raws, keyed_by, strict=False))
+    return tuple(
+        _to_theirs(raw, terms, term_of, absent, key, order or {}) for raw, key in zip(raws, keyed_by, strict=False)
+    )
 
 
 def _to_theirs(
-    raw: RawOptimizer, terms: OptimizerTerms, term_of: Mapping[str, str], absent: Mapping[str, Shape], keyed_by: str
+    raw: RawOptimizer,
+    terms: OptimizerTerms,
+    term_of: Mapping[str, str],
+    absent: Mapping[str, Shape],
+    keyed_by: str,
+    order: Mapping[str, int],
 ) -> RawOptimizer:
     groups: list[list[str]] = []
     for group in raw.groups:
         if group.names is None:
             raise OptimizerError("its parameters have no names, expected transformers'")
-        groups.append(list(dict.fromkeys(term_of[name] for name in group.names if name not in absent)))
+        own = dict.fromkeys(term_of[name] for name in group.names if name not in absent)
+        groups.append(sorted(own, key=lambda name: order.get(name, 0)))
     twice = {name for index, group in enumerate(groups) for name in group if any(name in one for one in groups[:index])}
     if twice:
         raise RequestError(
             f"the parts of {listing(twice)} have different learning rates, expected one: use ⟦lr_rule keep⟧"
         )
-    record_of = {
-        name: raw.records[key]
-        for group in raw.groups
-        for key, name in zip(group.keys, group.names or (), strict=True)
-        if key in raw.records
-    }
+    record_of = _records_by_name(raw)
     names = [name for group in groups for name in group]
     keys = {name: name if keyed_by == "name" else number for number, name in enumerate(names)}
     records = {
@@ -150,6 +158,15 @@ def _to_theirs(
         raw.other,
         raw.kept_as,
     )
+
+
+def _records_by_name(raw: RawOptimizer) -> dict[str, Record]:
+    return {
+        name: raw.records[key]
+        for group in raw.groups
+        for key, name in zip(group.keys, group.names or (), strict=True)
+        if key in raw.records
+    }
 
 
 def _joined(records: Sequence[Record], form: Form, options: Mapping[str, Any]) -> dict[str, Any]:

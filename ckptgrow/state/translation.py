@@ -24,7 +24,7 @@ from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.claim import Shape, expected_shapes, name_regex
 from ckptgrow.state.config_sources import completed_config, config_in_file
-from ckptgrow.state.cover import Cover, Instance, cover_of
+from ckptgrow.state.cover import Cover, Instance, cover_of, names_in_module_order
 from ckptgrow.state.trainer_config import (
     Sources,
     as_trainers,
@@ -75,6 +75,15 @@ class Terms:
         rows = dialect.rows_of_optimizer if self.has_optimizers_rows else dialect.parameter_rows
         terms = [term for row in rows for term in self._of(row, self.cover.instances[0])]
         return {term.theirs: (term.ours, term.form) for term in terms if not term.is_absent}
+
+    @cached_property
+    def own_order(self) -> dict[str, int]:
+        """The place in the trainer's module of every entry of an optimizer that has only names of its own."""
+        dialect = self.cover.dialect
+        if not self.has_optimizers_rows or dialect.rows_of_both:
+            return {}
+        names = names_in_module_order(dialect.optimizer_rows, self.cover.num_layers)
+        return {name: place for place, name in enumerate(names)}
 
     @cached_property
     def absent(self) -> dict[str, Shape]:
@@ -141,7 +150,7 @@ class Translation:
         new = replace(
             checkpoint,
             tensors=in_trainers_forms(terms, checkpoint),
-            optimizers=to_theirs(checkpoint.optimizers, terms.optimizer, terms.absent, self.keyed_by),
+            optimizers=to_theirs(checkpoint.optimizers, terms.optimizer, terms.absent, self.keyed_by, terms.own_order),
         )
         config = self.dialect.config
         if config is None or self.sources is None:
@@ -232,6 +241,8 @@ def _fitting(
 
 def _fit(checkpoint: Checkpoint, dialect: Dialect, given: Config | None) -> Translation | str:
     """How a dialect fits a checkpoint, or why not."""
+    if dialect.kind not in (None, checkpoint.kind):
+        return f"it is of kind {checkpoint.kind}, expected {dialect.kind}"
     cover = cover_of(dialect, checkpoint.tensors)
     if isinstance(cover, str):
         return cover
@@ -270,7 +281,9 @@ def _strange_names(dialect: Dialect) -> set[str]:
 
 
 def _has_optimizers_rows(checkpoint: Checkpoint, dialect: Dialect) -> bool:
-    """Whether the optimizer names the tensors that it alone has."""
+    """Whether the optimizer names the tensors that it alone has, or has no other."""
+    if dialect.optimizer_rows and not dialect.rows_of_both:
+        return True
     told = bare_names(name for raw in checkpoint.optimizers for group in raw.groups for name in group.names or ())
     ends = {row.theirs.rpartition(LAYER)[2] for row in dialect.optimizer_rows}
     return any(name.endswith(end) for name in told.values() for end in ends)
@@ -311,7 +324,8 @@ def _translated(checkpoint: Checkpoint, translation: Translation, given: Config 
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items() if distinct[id(tensor)] == name}
     own = terms.optimizer
     shapes = {name: shape for name, shape in shapes.items() if name in own}
-    shapes |= {name: form.shape for name, (_, form) in own.items() if name not in checkpoint.tensors}
+    alone = {name: form.shape for name, (_, form) in own.items() if name not in checkpoint.tensors}
+    shapes |= {name: alone[name] for name in sorted(alone, key=lambda name: terms.own_order.get(name, 0))}
     return replace(
         checkpoint,
         tensors=_ours(terms, checkpoint.tensors),

@@ -1,4 +1,4 @@
-"""A dialect that only its user knows: Llama under names of nobody else's."""
+"""A dialect that only its user knows, as a file: litgpt's Llama under names of nobody else's."""
 
 from __future__ import annotations
 

@@ -17,11 +17,20 @@ SAMPLES = {
     "torchtitan": TRAINERS / "torchtitan" / "step-5",
     "torchtitan-qwen3": TRAINERS / "torchtitan_qwen3" / "step-5",
     **{f"litgpt-{path.name}": path for path in sorted((TRAINERS / "litgpt").iterdir()) if path.is_dir()},
+    **{f"torchtune-{path.name}": path for path in sorted((TRAINERS / "torchtune").iterdir()) if path.is_dir()},
     **{f"olmo-core-{path.name}": path for path in sorted((TRAINERS / "olmo_core").iterdir()) if path.is_dir()},
 }
 OLMO_CORE = tuple(name for name in SAMPLES if name.startswith("olmo-core-"))
+TORCHTUNE = tuple(name for name in SAMPLES if name.startswith("torchtune-"))
 TORCHTITAN = ("torchtitan", "torchtitan-qwen3")
-TRAINED = ("nanogpt", "nanogpt-bias", "litgpt-llama", *TORCHTITAN, *OLMO_CORE)  # the others are models alone
+TRAINED = (
+    "nanogpt",
+    "nanogpt-bias",
+    "litgpt-llama",
+    *TORCHTITAN,
+    *TORCHTUNE,
+    *OLMO_CORE,
+)  # others: no optimizer
 DISTRIBUTED = (*TORCHTITAN, *OLMO_CORE)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import ckptgrow
 from ckptgrow.cli import run
@@ -31,6 +32,7 @@ from tests.helpers.trainer_files import (
     DISTRIBUTED,
     OLMO_CORE,
     SAMPLES,
+    TORCHTUNE,
     TRAINED,
     config_beside,
     relative_difference,
@@ -51,7 +53,7 @@ def test_transformers_computes_what_the_trainer_computed(name: str) -> None:
 def test_what_is_read_is_written_back_to_the_bit(tmp_path: Path, name: str) -> None:
     source = read_checkpoint(SAMPLES[name])
     there, how = in_transformers_terms(source, config_beside(SAMPLES[name]))
-    assert how is not None and how.dialect.trainer in ("nanoGPT", "litgpt", "torchtitan", "OLMo-core")
+    assert how is not None and how.dialect.trainer in ("nanoGPT", "litgpt", "torchtitan", "OLMo-core", "torchtune")
     target = tmp_path / SAMPLES[name].name
     write_checkpoint(how.undone(there), target, silent, force=False)
     if name in DISTRIBUTED:
@@ -65,8 +67,12 @@ def test_what_is_read_is_written_back_to_the_bit(tmp_path: Path, name: str) -> N
         return
     pairs = [(SAMPLES[name], target)] if target.is_file() else files_in(SAMPLES[name], target)
     for one, other in pairs:
-        if one.suffix in (".pt", ".pth"):
+        if one.suffix == ".safetensors":
+            assert_same(load_file(one), load_file(other))
+        elif one.suffix in (".pt", ".pth", ".bin"):
             assert_same(torch.load(one, weights_only=True), torch.load(other, weights_only=True))
+        elif name in TORCHTUNE:  # transformers' own config, in which defaults are said
+            assert read_yaml(one).items() <= read_yaml(other).items()
         else:
             assert read_yaml(one) == read_yaml(other)
 
@@ -297,3 +303,33 @@ def test_a_dialect_that_says_the_whole_config_needs_nothing_of_transformers(name
         f"open_state(pathlib.Path({str(SAMPLES[name])!r})); sys.exit('transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_torchtune_has_its_own_optimizer_beside_transformers_weights(tmp_path: Path) -> None:
+    """Numbered in the order of its own module, gate, down and up, with queries and keys in pairs."""
+    ckptgrow.depth(SAMPLES["torchtune-llama3_hf"], tmp_path / "a", factor=2)
+    old, new = (torch.load(one / "recipe_state.pt") for one in (SAMPLES["torchtune-llama3_hf"], tmp_path / "a"))
+    own = torch.load(SAMPLES["torchtune-llama3"] / "model-00001-of-00001.bin")
+    shapes = [tuple(tensor.shape) for tensor in own.values()]
+    deeper = [*shapes[:-2], *shapes[1:-2], *shapes[-2:]]  # all layers alike
+    assert [tuple(record["exp_avg"].shape) for record in new["optimizer"]["state"].values()] == deeper
+    assert new["steps_run"] == old["steps_run"] == 5 and new["seed"] == old["seed"]
+    places = [0, *range(1, 10), *range(1, 10), *range(10, 19), *range(10, 19), 19, 20]  # each old layer twice
+    for number, place in enumerate(places):
+        one, other = new["optimizer"]["state"][number]["exp_avg"], old["optimizer"]["state"][place]["exp_avg"]
+        assert torch.equal(one, other) or not bool(one.any())
+    directly, indirectly = (
+        in_transformers_terms(read_checkpoint(SAMPLES[name]))[0].optimizers[0]
+        for name in ("torchtune-llama3", "torchtune-llama3_hf")
+    )
+    for raw in (directly, indirectly):
+        assert raw.groups[0].names is not None
+    assert dict(zip(directly.groups[0].names or (), range(21), strict=True)) == dict(
+        zip(indirectly.groups[0].names or (), range(21), strict=True)
+    )
+
+
+def test_the_head_of_torchtune_may_be_its_embedding(tmp_path: Path) -> None:
+    ckptgrow.width(SAMPLES["torchtune-qwen2"], tmp_path / "a", factor=2)
+    assert translation_of(tmp_path / "a").dialect.name == "torchtune-qwen2-tied"
+    assert "output.weight" not in torch.load(tmp_path / "a" / "model-00001-of-00001.bin")

@@ -15,7 +15,7 @@ from ckptgrow.cli import run
 from ckptgrow.dialects.known_dialects import DIALECTS
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.known_formats import read_checkpoint
-from ckptgrow.state.into_dialect import names_in_module_order
+from ckptgrow.state.cover import names_in_module_order
 from ckptgrow.state.translation import in_transformers_terms
 from tests.helpers.distributed import tensors_by_name, tensors_of
 from tests.helpers.lightning_files import assert_same
@@ -23,6 +23,7 @@ from tests.helpers.trainer_files import (
     OLMO_CORE,
     SAMPLES,
     TORCHTITAN,
+    TORCHTUNE,
     config_beside,
     relative_difference,
     trainers_logits,
@@ -41,7 +42,7 @@ def there_and_back(name: str, directory: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.sampled(5)
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("name", [name for name in SAMPLES if not name.endswith("_hf")])
 def test_what_becomes_transformers_becomes_the_trainers_again_to_the_bit(tmp_path: Path, name: str) -> None:
     source, back = there_and_back(name, tmp_path)
     if name in OLMO_CORE:
@@ -50,6 +51,13 @@ def test_what_becomes_transformers_becomes_the_trainers_again_to_the_bit(tmp_pat
         old, new = tensors_of(source), tensors_of(back)
         kept = [key for key in old if "train_state" not in key]
         assert_same({key: old[key] for key in kept}, {key: new[key] for key in kept})
+    elif name in TORCHTUNE:
+        for file in ("model-00001-of-00001.bin", "recipe_state.pt"):
+            old, new = (torch.load(one / file, weights_only=True) for one in (source, back))
+            told = ("seed", "epochs_run", "total_epochs", *(("optimizer",) if name == "torchtune-qwen3" else ()))
+            kept = [key for key in old if key not in told]  # the optimizer of several devices is by name
+            assert_same({key: old[key] for key in kept}, {key: new[key] for key in kept})
+        assert json.loads((back / "config.json").read_text())["hidden_size"] == 16
     else:
         file = "" if source.is_file() else "lit_model.pth"
         old, new = (torch.load(one / file if file else one, weights_only=True) for one in (source, back))
@@ -65,7 +73,7 @@ def test_what_becomes_transformers_becomes_the_trainers_again_to_the_bit(tmp_pat
         assert relative_difference(transformers_logits(back, tokens), expected) < FLOAT32
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLES if name not in TORCHTITAN])
+@pytest.mark.parametrize("name", [name for name in SAMPLES if name not in TORCHTITAN and not name.endswith("_hf")])
 def test_rows_stand_in_the_order_of_the_trainers_module(name: str) -> None:
     """By which torch numbers an optimizer's parameters."""
     checkpoint = read_checkpoint(SAMPLES[name])
