@@ -69,29 +69,29 @@ class Split:
     def whole(self) -> Gather:
         """The gather in which every copy has the whole weight: f_out / f_in · W."""
         scales = [axis.growth.read if axis.role == "in" else axis.growth.write for axis in self.axes]
-        scales[self._in_axis] = 1.0 / self._growth.write
+        scales[self.in_axis] = 1.0 / self.growth.write
         return Gather(self.axes, tuple(scales))
 
     def deal(self, rows: torch.Tensor, start: int) -> None:
         """Takes away, in place, what other copies have: `rows` are those of `whole` from `start` on, contiguous."""
         stop = start + len(rows)
-        if self._in_axis == 0:
-            for run in self._growth.runs_between(start, stop):
+        if self.in_axis == 0:
+            for run in self.growth.runs_between(start, stop):
                 choices = self._choices(run.source, run.source + run.stop - run.start)
-                self._share(rows[run.start - start : run.stop - start], choices, run)
+                self.share(rows[run.start - start : run.stop - start], choices, run)
             return
-        leading = math.prod(self._shape[1 : self._in_axis])
+        leading = math.prod(self._shape[1 : self.in_axis])
         choices = self._choices(start * leading, stop * leading)
-        choices = choices.reshape(stop - start, *self._shape[1 : self._in_axis], *choices.shape[1:])
-        for run in self._growth.runs:
-            block = rows.narrow(self._in_axis, run.start, run.stop - run.start)
+        choices = choices.reshape(stop - start, *self._shape[1 : self.in_axis], *choices.shape[1:])
+        for run in self.growth.runs:
+            block = rows.narrow(self.in_axis, run.start, run.stop - run.start)
             sources = np.arange(run.source, run.source + run.stop - run.start)
-            self._share(block, choices.take(sources, self._in_axis), run)
+            self.share(block, choices.take(sources, self.in_axis), run)
 
-    def _share(self, block: torch.Tensor, choices: Choices, run: Run) -> None:
+    def share(self, block: torch.Tensor, choices: Choices, run: Run) -> None:
         """What one copy has of a block of whole weights, in place."""
         is_drawn = np.equal(choices, run.copy)
-        num_copies = int(self._growth.num_copies[run.start])
+        num_copies = int(self.growth.num_copies[run.start])
         if self.spread == WHOLE or num_copies == 1:
             bits = block.view(BIT_VIEWS[block.dtype.itemsize])  # so that infinities become zero too, and zero unsigned
             bits.mul_(torch.from_numpy(is_drawn.view(np.uint8)))
@@ -102,49 +102,63 @@ class Split:
 
     def _choices(self, start: int, stop: int) -> Choices:
         """Which copy has each weight, for rows [start, stop), counted as `first_row` is; shape (rows, *row's shape)."""
-        row_shape = self._shape[1:] if self._in_axis == 0 else (self._growth.num_old, *self._shape[self._in_axis + 1 :])
+        row_shape = self._shape[1:] if self.in_axis == 0 else (self.growth.num_old, *self._shape[self.in_axis + 1 :])
         first = self.first_row + start
         length = math.prod(row_shape)
-        if self._most == 2:  # a bit each
-            drawn = np.unpackbits(_raw(self.key, first, stop - start, length, 1).view(np.uint8), axis=1)[:, :length]
+        if self.has_a_bit_each:
+            drawn = np.unpackbits(_bits(self.key, first, stop - start, length), axis=1)[:, :length]
             drawn = drawn.reshape(stop - start, *row_shape)
             return drawn if self._is_even else drawn * (self._limits(start, stop) > 1)
         words = _raw(self.key, first, stop - start, length, 16).view(np.uint16)[:, :length]
         scaled = words.reshape(stop - start, *row_shape).astype(np.uint32) * self._limits(start, stop)
         return (scaled >> 16).astype(np.uint8)
 
+    @property
+    def has_a_bit_each(self) -> bool:
+        """Whether a bit tells who has a weight: no input has more than two copies."""
+        return self._most == 2
+
+    def bits(self) -> npt.NDArray[np.uint8]:
+        """All draws of a matrix where each is a bit, eight in a byte, a row for each of its draws' rows."""
+        num_old = self.growth.num_old
+        num_rows, length = (num_old, self._shape[1]) if self.in_axis == 0 else (self._shape[0], num_old)
+        return _bits(self.key, self.first_row, num_rows, length)
+
     def _limits(self, start: int, stop: int) -> npt.NDArray[np.uint16]:
         """How many copies the inputs have, broadcastable over choices."""
-        counts = self._old_counts
-        if self._in_axis == 0:
+        counts = self.old_counts
+        if self.in_axis == 0:
             return counts[start:stop].reshape(-1, *[1] * (len(self._shape) - 1))
-        return counts.reshape(1, -1, *[1] * (len(self._shape) - self._in_axis - 1))
+        return counts.reshape(1, -1, *[1] * (len(self._shape) - self.in_axis - 1))
 
     @cached_property
-    def _in_axis(self) -> int:
+    def in_axis(self) -> int:
+        """The axis along which the copies lie that are read."""
         found = copied_input(self.axes)
         assert found is not None
         return found
 
     @property
-    def _growth(self) -> Growth:
-        return self.axes[self._in_axis].growth
+    def growth(self) -> Growth:
+        """How that axis grows."""
+        return self.axes[self.in_axis].growth
 
     @cached_property
     def _shape(self) -> tuple[int, ...]:
         return tuple(axis.growth.num_new for axis in self.axes)
 
     @cached_property
-    def _old_counts(self) -> npt.NDArray[np.uint16]:
-        return np.bincount(self._growth.source, minlength=self._growth.num_old).astype(np.uint16)
+    def old_counts(self) -> npt.NDArray[np.uint16]:
+        """How many copies each old input has."""
+        return np.bincount(self.growth.source, minlength=self.growth.num_old).astype(np.uint16)
 
     @cached_property
     def _most(self) -> int:
-        return int(self._old_counts.max())
+        return int(self.old_counts.max())
 
     @cached_property
     def _is_even(self) -> bool:
-        return int(self._old_counts.min()) == self._most
+        return int(self.old_counts.min()) == self._most
 
 
 def split_for(growth: TensorGrowth, *, seed: int, name: str, spread: float = WHOLE, first_row: int = 0) -> Split | None:
@@ -158,6 +172,11 @@ def split_for(growth: TensorGrowth, *, seed: int, name: str, spread: float = WHO
     if int(growth.axes[position].growth.num_copies.max()) > MOST_COPIES:
         raise ValueError(f"{name} reads more than {MOST_COPIES} copies of a coordinate")
     return Split(growth.axes, key_of(seed, name), spread, first_row)
+
+
+def _bits(key: int, first: int, num_rows: int, length: int) -> npt.NDArray[np.uint8]:
+    """Random bits for rows from `first` on, eight in a byte; shape (num_rows, bytes), of `length` bits at least."""
+    return _raw(key, first, num_rows, length, 1).view(np.uint8)
 
 
 def _raw(key: int, first: int, num_rows: int, length: int, bits_each: int) -> npt.NDArray[np.uint64]:

@@ -14,6 +14,7 @@ from ckptgrow.spaces.gather import TensorGrowth
 from ckptgrow.spaces.growth import Growth, copies, identity, shrunken_copies
 from ckptgrow.spaces.layout import parse
 from ckptgrow.spaces.split import WHOLE, Split, split_for
+from ckptgrow.spaces.turned_split import TurnedSplit
 
 LAYOUTS = (
     "residual <- ffn",
@@ -100,6 +101,32 @@ def test_any_rows_in_any_order_are_those_of_the_whole(
     start = data.draw(st.integers(0, size - 1))
     stop = data.draw(st.integers(start + 1, size))
     assert torch.equal(dealt(split, old, start, stop), new[start:stop])
+
+
+@given(
+    layout=st.sampled_from(["residual <- ffn", "ffn -> residual", "residual <- (heads head)"]),
+    size=st.integers(6, 10),
+    spread=st.sampled_from([WHOLE, 1.0]),
+    first_row=st.sampled_from([0, 3]),
+    data=st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_turned_matrix_is_dealt_as_the_matrix_itself(
+    layout: str, size: int, spread: float, first_row: int, data: st.DataObject
+) -> None:
+    spaces = {space: identity(number) for space, number in SIZES.items()} | {"ffn": copies(5, size)}
+    spaces |= {"heads": copies(2, 4)}
+    split, growth = split_of(layout, spaces, first_row=first_row, spread=spread)
+    old = torch.randn(growth.old_shape)
+    expected = dealt(split, old, 0, growth.axes[0].growth.num_new).t()
+    turned, place = TurnedSplit(split), 0
+    assert split.has_a_bit_each
+    while place < len(expected):
+        stop = data.draw(st.integers(place + 1, len(expected)))
+        rows = split.whole.turned.rows(lambda first, last: old.t()[first:last], place, stop)
+        turned.deal(rows, place)
+        assert torch.equal(rows, expected[place:stop])
+        place = stop
 
 
 @pytest.mark.parametrize("num_copies", [2, 3, 5, 16])

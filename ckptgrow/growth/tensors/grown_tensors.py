@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -12,8 +13,11 @@ from ckptgrow.errors import CheckpointError, RequestError
 from ckptgrow.spaces.gather import Gather
 from ckptgrow.spaces.noise import Noise, key_of, uniform_draws
 from ckptgrow.spaces.split import WHOLE, Split
+from ckptgrow.spaces.turned_split import TurnedSplit
 from ckptgrow.storage.tensors import LazyTensor, Made, Repeated, chunks, num_elements
 from ckptgrow.storage.transposed import transposed
+
+MATRIX = 2  # axes
 
 
 def own(old: LazyTensor) -> LazyTensor:
@@ -104,15 +108,26 @@ def dealt(old: LazyTensor, split: Split, name: str) -> LazyTensor:
     Where a share larger than the weight leaves the dtype's range, making rows raises RequestError, which says `name`.
     """
 
+    def turned() -> LazyTensor:
+        return _dealt(transposed(old), split.whole.turned, TurnedSplit(split).deal, split.spread, name)
+
+    can_turn = len(old.shape) == MATRIX and split.has_a_bit_each
+    made = _dealt(old, split.whole, split.deal, split.spread, name)
+    return replace(made, turned=turned) if can_turn else made
+
+
+def _dealt(
+    old: LazyTensor, gather: Gather, deal: Callable[[torch.Tensor, int], None], spread: float, name: str
+) -> Made:
     def rows(start: int, stop: int) -> torch.Tensor:
-        found = split.whole.rows(old.rows, start, stop)
-        whole = found if split.spread == WHOLE else found.clone()
-        split.deal(found, start)
+        found = gather.rows(old.rows, start, stop)
+        whole = found if spread == WHOLE else found.clone()
+        deal(found, start)
         if whole is not found:
-            _check_range(whole, found, f"{name}: spread {split.spread:g}")
+            _check_range(whole, found, f"{name}: spread {spread:g}")
         return found
 
-    return Made(split.whole.shape, old.dtype, rows)
+    return Made(gather.shape, old.dtype, rows)
 
 
 def _check_range(given: torch.Tensor, made: torch.Tensor, what: str) -> None:
