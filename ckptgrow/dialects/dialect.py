@@ -76,14 +76,15 @@ class ConfigMap:
     `at` leads to the trainer's: keys of the file's tree, or the name of a file beside it and keys in that. `fields` are
     pairs of the trainer's field (dots lead into it) and transformers'; those of one of transformers' fields must be
     equal. `constants` are what transformers' must say besides, or where the trainer's leaves it out.
-    `expects` are the values of the trainer's fields for which the map is right: others are refused by name. `also` are
-    further places that repeat the trainer's fields.
+    `expects` are the values of the trainer's fields for which the map is right, `contains` words that a field must
+    have in it: others are refused by name. `also` are further places that repeat the trainer's fields.
     """
 
     at: tuple[str, ...]
     fields: tuple[tuple[str, str], ...]
     constants: Mapping[str, Any] = field(default_factory=dict[str, Any])
     expects: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
+    contains: Mapping[str, str] = field(default_factory=dict[str, str])
     also: tuple[tuple[str, ...], ...] = ()
 
 

@@ -164,7 +164,7 @@ def _config(dialect: Dialect, architecture: Architecture, terms: Terms) -> dict[
             raise RequestError(f"{architecture.where}: {name} is {full.get(name)!r}, expected {expected}")
     if config is None:
         return None
-    fields: Any = {}
+    fields: Any = {**config.contains}
     for name, allowed in config.expects.items():
         fields = with_node(fields, tuple(name.split(".")), allowed[0])
     said = {**full, **given}

@@ -55,6 +55,9 @@ def misfit(config: ConfigMap, fields: Mapping[str, Any]) -> str | None:
         found = node_at(fields, tuple(name.split(".")))
         if found not in allowed:
             return f"its config says {name} {found!r}, expected {listing(map(repr, allowed))}"
+    for name, word in config.contains.items():
+        if word not in str(fields.get(name)):
+            return f"its config says {name} {fields.get(name)!r}, expected one with {word}"
     said: dict[str, tuple[str, Any]] = {}
     for theirs, ours in config.fields:
         value = node_at(fields, tuple(theirs.split(".")))

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 import ckptgrow
 from ckptgrow.cli import run
 from ckptgrow.dialects.known_dialects import DIALECTS
-from ckptgrow.errors import RequestError
+from ckptgrow.errors import CheckpointError, RequestError
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.state.cover import names_in_module_order
 from ckptgrow.state.translation import in_transformers_terms
@@ -173,3 +174,13 @@ def test_the_list_says_what_goes_where(capsys: pytest.CaptureFixture[str]) -> No
     assert f"litgpt       a directory with files of torch.save: {', '.join(families)}" in shown
     assert run(["convert"]) == 2
     assert "pass --list" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "word"), [("litgpt-gemma", "Gemma"), ("litgpt-olmo", "OLMo")])
+def test_litgpt_chooses_norms_by_a_word_in_the_models_name(tmp_path: Path, name: str, word: str) -> None:
+    _, back = there_and_back(name, tmp_path)
+    config = yaml.safe_load((back / "model_config.yaml").read_text())
+    assert word in config["name"]
+    (back / "model_config.yaml").write_text(yaml.safe_dump({**config, "name": "mine"}))
+    with pytest.raises(CheckpointError, match=f"name 'mine', expected one with {word}"):
+        in_transformers_terms(read_checkpoint(back), None, name)

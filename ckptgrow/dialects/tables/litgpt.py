@@ -72,8 +72,10 @@ def _dialect(
     rows: tuple[Row, ...],
     fields: tuple[tuple[str, str], ...],
     expects: Mapping[str, tuple[Any, ...]],
+    name: str = "",
     **constants: Any,
 ) -> Dialect:
+    """A family's dialect; by a part of the model's `name` litgpt chooses its norms."""
     return Dialect(
         name=f"litgpt-{model_type}",
         trainer="litgpt",
@@ -84,6 +86,7 @@ def _dialect(
             fields=fields,
             constants={"model_type": model_type, "bos_token_id": None, "eos_token_id": None, **constants},
             expects={**PLAIN, **expects},
+            contains={"name": name} if name else {},
         ),
         home=Home(
             kind="torch-files",
@@ -110,7 +113,10 @@ def _both(theirs: str, ours: str, steps: str = "") -> tuple[Row, Row]:
 
 
 RMS = (*GROUPED, ("norm_eps", "rms_norm_eps"))
-UNBIASED = {"attention_bias": False, "attention_dropout": 0.0}  # said, so that transformers need not be asked
+UNBIASED: Mapping[str, Any] = {
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+}  # said, so that transformers need not be asked
 
 DIALECTS = (
     _dialect("llama", _llama(), RMS, {}, architectures=["LlamaForCausalLM"], mlp_bias=False, **UNBIASED),
@@ -121,6 +127,16 @@ DIALECTS = (
         RMS,
         {"norm_qk": (True,), "norm_qk_type": ("default",)},
         architectures=["Qwen3ForCausalLM"],
+    ),
+    _dialect(
+        "olmo",
+        (HEAD, EMBEDDING, QKV, OUTPUT, *GATED_FFN),
+        (*SIZES, ("n_query_groups", "num_key_value_heads")),
+        {"norm_class_name": ("LayerNorm",), "norm_eps": (1e-5,)},
+        name="OLMo",  # whose norms have no gains
+        architectures=["OlmoForCausalLM"],
+        clip_qkv=None,
+        **UNBIASED,
     ),
     _dialect(
         "olmo2",
@@ -147,6 +163,7 @@ DIALECTS = (
         _llama(),
         RMS,
         {"mlp_class_name": ("GemmaMLP",), "scale_embeddings": (True,), "gelu_approximate": ("tanh",)},
+        name="Gemma",  # whose norms add 1 to their gains
         architectures=["GemmaForCausalLM"],
         hidden_act="gelu_pytorch_tanh",
         hidden_activation="gelu_pytorch_tanh",
