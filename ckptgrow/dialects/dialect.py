@@ -63,6 +63,11 @@ class Row:
         """Whether its tensors differ in nothing but their names."""
         return len(self.parts) == 1 and not self.how and not self.parts[0].steps
 
+    @property
+    def is_transformers(self) -> bool:
+        """Whether the trainer's tensor is transformers' in name and form."""
+        return self.is_renaming and self.theirs == self.parts[0].name
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigMap:

@@ -30,6 +30,7 @@ EPOCH_PLACES: tuple[Keys, ...] = (
     *(("epoch",), ("current_epoch",), ("epochs_run",)),
     ("state", "timestamp", "Timestamp", "epoch"),
 )
+INTEGRATED = ("state", "integrations", "huggingface", "model", "config")  # Composer's: the content, and whose class
 COUNTERS = ("n_averaged",)  # torch's AveragedModel counts in it
 DEEPEST = 4  # keys that lead to a part; deeper ones are parts of something else
 
@@ -83,7 +84,7 @@ def found_in(tree: Mapping[str, Any], roots: Sequence[Keys] = ((),)) -> Places:
         scaler=next((keys for keys, node in others if _is_scaler(node)), None),
         step=_counter(tree, roots, STEP_PLACES),
         epoch=_counter(tree, roots, EPOCH_PLACES),
-        config=next((keys for keys in _configs(tree, ()) if keys), None),
+        config=next((keys for keys in (*_configs(tree, ()), *_integrated(tree)) if keys), None),
     )
 
 
@@ -177,6 +178,13 @@ def _configs(node: Any, keys: Keys) -> Iterator[Keys]:
     elif len(keys) < DEEPEST and isinstance(node, dict) and not is_optimizer(node) and not _is_state_dict(node):
         for key, value in cast(dict[object, Any], node).items():
             yield from _configs(value, (*keys, key))
+
+
+def _integrated(tree: Mapping[str, Any]) -> Iterator[Keys]:
+    """Transformers' config where Composer puts it: that of other classes has fields of their own."""
+    node = node_at(tree, INTEGRATED)
+    if isinstance(node, dict) and str(node.get("class")).startswith("transformers."):
+        yield (*INTEGRATED, "content")
 
 
 def _outermost(places: Sequence[Keys]) -> tuple[Keys, ...]:

@@ -251,7 +251,8 @@ def _fit(checkpoint: Checkpoint, dialect: Dialect, given: Config | None) -> Tran
         return f"{listing(dialect.model_types)} has no {listing(strange)}"
     sources = None if dialect.config is None else sources_in(checkpoint, dialect.config)
     config = given or _own_config(dialect.config, sources) or checkpoint.config
-    if config is None:
+    is_told_by_config = dialect.config is not None and all(row.is_transformers for row in dialect.rows)
+    if config is None or (is_told_by_config and sources is None):
         return f"there is no {'.'.join(dialect.config.at) if dialect.config else 'config'}, and none was given"
     if dialect.config is not None and sources is not None:
         reason = misfit(dialect.config, sources.fields)

@@ -119,7 +119,8 @@ def gradients_of(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> dic
 
 
 def _num_positions(config: Mapping[str, Any], sizes: Mapping[str, int]) -> int:
-    return int(sizes.get("position") or config.get("max_position_embeddings") or LONGEST)
+    told = config.get("max_position_embeddings") or config.get("max_seq_len")  # the second is MPT's
+    return int(sizes.get("position") or told or LONGEST)
 
 
 def _read_tokens(path: Path) -> np.ndarray[Any, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import (
     AutoConfig,
@@ -87,6 +88,8 @@ def assert_same(one: Any, other: Any, where: str = "") -> None:
     assert type(one) is type(other) or isinstance(one, dict), where
     if isinstance(one, torch.Tensor):
         assert one.dtype == other.dtype and torch.equal(one, other), where
+    elif isinstance(one, np.ndarray):
+        assert one.dtype == other.dtype and np.array_equal(one, other), where
     elif isinstance(one, dict):
         assert set(one) == set(other), where
         for key in one:

@@ -1,0 +1,100 @@
+"""Composer's own files: llm-foundry's MPT through its dialect, transformers' models by the config that lies in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ckptgrow
+from ckptgrow.errors import CheckpointError, RequestError
+from ckptgrow.formats.known_formats import read_checkpoint, write_checkpoint
+from ckptgrow.progress import silent
+from ckptgrow.state.opening import open_state
+from ckptgrow.state.translation import in_transformers_terms
+from ckptgrow.storage.archives import archive, archive_writing
+from ckptgrow.storage.tree import node_at, with_node
+from tests.helpers.lightning_files import assert_same
+from tests.helpers.paths import ROOT
+from tests.helpers.trainer_files import relative_difference, trainers_logits, transformers_logits
+
+COMPOSER = ROOT / "fixtures" / "trainers" / "composer"
+CONTENT = ("state", "integrations", "huggingface", "model", "config", "content")
+FLOAT32 = 2e-6  # of the largest logit: two implementations round differently
+
+
+def config_in(path: Path) -> Any:
+    return node_at(archive.read(path), CONTENT)
+
+
+@pytest.mark.parametrize("name", ["mpt.pt", "llama.pt"])
+def test_transformers_computes_what_composer_computed(name: str) -> None:
+    tokens, expected = trainers_logits(COMPOSER / name)
+    assert relative_difference(transformers_logits(COMPOSER / name, tokens), expected) < FLOAT32
+
+
+def test_what_is_read_is_written_back_to_the_bit(tmp_path: Path) -> None:
+    there, how = in_transformers_terms(read_checkpoint(COMPOSER / "mpt.pt"))
+    assert how is not None and how.dialect.name == "llm-foundry-mpt"
+    write_checkpoint(how.undone(there), tmp_path / "mpt.pt", silent, force=False)
+    assert_same(*(torch.load(one, weights_only=False) for one in (COMPOSER / "mpt.pt", tmp_path / "mpt.pt")))
+
+
+@pytest.mark.parametrize(
+    ("name", "operator", "grown"),
+    [
+        ("mpt.pt", "depth", {"n_layers": 4}),
+        ("llama.pt", "depth", {"num_hidden_layers": 4}),
+        (
+            "llama.pt",
+            "width",
+            {"hidden_size": 32, "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 48},
+        ),
+    ],
+)
+def test_composers_state_grows_with_its_optimizer_and_its_config(
+    tmp_path: Path, name: str, operator: str, grown: dict[str, int]
+) -> None:
+    source, target = COMPOSER / name, tmp_path / name
+    getattr(ckptgrow, operator)(source, target, factor=2)
+    report = ckptgrow.verify(source, target)
+    assert report.passed and report.moments is not None
+    tokens, expected = trainers_logits(source)
+    assert relative_difference(transformers_logits(target, tokens), expected) < FLOAT32
+    before = config_in(source)
+    assert {key: config_in(target)[key] for key in before} == {**before, **grown}
+    state = torch.load(target, weights_only=False)["state"]
+    (optimizer,) = state["optimizers"].values()
+    assert set(optimizer["state"]) == set(state["model"]) and state["timestamp"]["Timestamp"]["batch"] == 5
+
+
+def test_mpt_cannot_grow_wider_for_its_positions(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="ALiBi"):
+        ckptgrow.width(COMPOSER / "mpt.pt", tmp_path / "a.pt", factor=2)
+    assert not (tmp_path / "a.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "reason"),
+    [
+        (("attn_config", "rope"), True, "attn_config.rope True, expected False"),
+        (("no_bias",), False, "no_bias False, expected True"),
+        (("ffn_config", "ffn_type"), "mptglu", "ffn_type 'mptglu'"),
+    ],
+)
+def test_an_mpt_that_transformers_has_not_is_refused_by_what_differs(
+    tmp_path: Path, keys: tuple[str, ...], value: Any, reason: str
+) -> None:
+    tree = with_node(archive.read(COMPOSER / "mpt.pt"), (*CONTENT, *keys), value)
+    archive_writing.write(tree, tmp_path / "a.pt", lambda _: None, None)
+    with pytest.raises(CheckpointError, match=reason):
+        open_state(tmp_path / "a.pt", dialect="llm-foundry-mpt")
+
+
+def test_transformers_own_mpt_is_of_no_other_trainer(tmp_path: Path) -> None:
+    from transformers import MptConfig, MptForCausalLM
+
+    MptForCausalLM(MptConfig(vocab_size=32, d_model=16, n_heads=4, n_layers=2)).save_pretrained(tmp_path / "hf")
+    assert open_state(tmp_path / "hf").translation is None
