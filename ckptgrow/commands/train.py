@@ -371,17 +371,23 @@ def train(
 def _in_words(step: Progress) -> str:
     parts = [
         f"loss {step.loss:.4f}" if step.loss is not None else "",
-        f"val {step.val_loss:.4f}" if step.val_loss is not None else "",
+        _validated("val", step.val_loss, step.val_step, step.step),
         f"lr {step.lr:.3g}",
         f"{step.tokens_per_second:,.0f} tok/s" if step.tokens_per_second is not None else "",
     ]
     return ", ".join(filter(None, parts))
 
 
+def _validated(name: str, loss: float | None, measured: int | None, step: int) -> str:
+    """A validation's loss, with its step where that is an earlier one."""
+    if loss is None:
+        return ""
+    return f"{name} {loss:.4f}" + (f" (of step {measured:,})" if measured not in (None, step) else "")
+
+
 def _say(screen: Screen, done: Trained) -> None:
-    losses = ", ".join(
-        f"{name} {value:.4f}" for name, value in (("loss", done.loss), ("val_loss", done.val_loss)) if value is not None
-    )
+    loss = f"loss {done.loss:.4f}" if done.loss is not None else ""
+    losses = ", ".join(filter(None, (loss, _validated("val_loss", done.val_loss, done.val_step, done.global_step))))
     if done.interrupted_by is not None:
         screen.warn(f"interrupted and saved; go on with --resume {done.checkpoint}")
     screen.say(
@@ -399,6 +405,7 @@ def _say(screen: Screen, done: Trained) -> None:
             "tokens_seen": done.tokens_seen,
             "loss": done.loss,
             "val_loss": done.val_loss,
+            "val_step": done.val_step,
             "lr": done.lr,
             "last_lr": done.last_lr,
             "slope_reached": done.slope_reached,
@@ -427,6 +434,8 @@ def _rise(value: str) -> tuple[float, int]:
 def _config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file, expected a transformers config.json") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}), expected a transformers config.json") from error
     if not isinstance(config, dict) or "model_type" not in config:

@@ -55,30 +55,32 @@ def generate(subject: Subject, prompt: str, sampling: Sampling) -> list[str]:
     return [str(subject.tokenizer.decode(one[begin:], skip_special_tokens=True)) for one in written]
 
 
-def check_prompt(subject: Subject, prompt: str) -> None:
-    """Raises RequestError, as `generate` does, where no text can follow a prompt."""
+def check_prompt(subject: Subject, prompt: str, option: str = "prompt") -> None:
+    """Raises RequestError, as `generate` does, where no text can follow a prompt, which `option` gave."""
     if not cast(Any, subject.model).can_generate():
         raise RequestError(f"{subject.path}: this model writes no text; expected a decoder")
-    _within_context(subject, len(_ids(subject, prompt)), {"max_new_tokens": 1})
+    _within_context(subject, len(_ids(subject, prompt, option)), {"max_new_tokens": 1}, option)
 
 
-def _ids(subject: Subject, prompt: str) -> list[int]:
-    return [int(one) for one in subject.encoder.encode([prompt])[0]] or [_beginning(subject)]
+def _ids(subject: Subject, prompt: str, option: str = "prompt") -> list[int]:
+    return [int(one) for one in subject.encoder.encode([prompt])[0]] or [_beginning(subject, option)]
 
 
-def _beginning(subject: Subject) -> int:
+def _beginning(subject: Subject, option: str) -> int:
     """The token before a text: the tokenizer's first one, or the one between documents."""
     tokenizer = subject.tokenizer
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if first is None:
-        raise RequestError("⟦prompt⟧: is empty, and the tokenizer has no token that begins a text; give some text")
+        raise RequestError(f"⟦{option}⟧: is empty, and the tokenizer has no token that begins a text; give some text")
     return int(cast(int, first))
 
 
-def _within_context(subject: Subject, num_given: int, options: dict[str, Any]) -> dict[str, Any]:
+def _within_context(
+    subject: Subject, num_given: int, options: dict[str, Any], option: str = "prompt"
+) -> dict[str, Any]:
     longest = subject.max_length
     if longest is None or cast(Any, subject.model).config.is_encoder_decoder:
         return options
     if num_given >= longest:
-        raise RequestError(f"⟦prompt⟧: has {num_given} tokens, expected fewer than the model's {longest} positions")
+        raise RequestError(f"⟦{option}⟧: has {num_given} tokens, expected fewer than the model's {longest} positions")
     return {**options, "max_new_tokens": min(options["max_new_tokens"], longest - num_given)}

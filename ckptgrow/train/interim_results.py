@@ -136,7 +136,7 @@ def interim_results(
     tokenizer = load_tokenizer(data.tokenizer, str(settings.data), _num_embeddings(found))
     subject = Subject(settings.out, found, tokenizer, data.tokenizer)
     for prompt in settings.sample:
-        check_prompt(subject, prompt)
+        check_prompt(subject, prompt, option="sample")
     return InterimResults(settings, subject, _loaded(settings), clock, tell)
 
 

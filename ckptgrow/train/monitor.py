@@ -30,6 +30,7 @@ class Progress:
     lr: float
     loss: float | None
     val_loss: float | None
+    val_step: int | None = None  # the step after which val_loss was measured, where that is known
     tokens_per_second: float | None
     is_logged: bool  # whether this step's values are in the log, as every so many steps' are, and the last one's
 
@@ -71,6 +72,7 @@ class Monitor(lightning.Callback):
         self._watch = watch
         self.loss: float | None = None
         self.val_loss: float | None = None
+        self.val_step: int | None = None
         self.lr = 0.0
         self._speed: float | None = None
         self._step = 0
@@ -118,6 +120,7 @@ class Monitor(lightning.Callback):
                     lr=self.lr,
                     loss=self.loss,
                     val_loss=self.val_loss,
+                    val_step=self.val_step,
                     tokens_per_second=self._speed,
                     is_logged=is_logged,
                 )
@@ -132,6 +135,7 @@ class Monitor(lightning.Callback):
         module = _language_model(pl_module)
         losses = module.validation_losses()
         self.val_loss = module.data.mixed(losses)
+        self.val_step = trainer.global_step
         values = {f"val_{name}": value for name, value in _as_loss(self.val_loss).items()}
         by_source = dict(zip(loss_columns(module.data), losses, strict=False))  # none where there is one source
         _log(trainer, {"tokens": module.tokens_seen, **by_source, **values})

@@ -53,6 +53,8 @@ class TokenFiles:
                 num_documents={str(split): int(num) for split, num in (meta.get("num_documents") or {}).items()},
             )
         except OSError as error:
+            if not directory.exists():
+                raise DataError(f"{directory}: no such directory, expected what `ckptgrow data` writes") from error
             raise DataError(f"{directory}: has no meta.json, expected what `ckptgrow data` writes") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: is damaged ({error!r}); prepare the data again") from error

@@ -49,6 +49,7 @@ class Trained:
     """Where a run ended; losses in nats. `lr` is the peak learning rate, `last_lr` that of the last step;
     `interrupted_by` is the signal that ended the run, None where nothing did; `slope_reached` the step at which its
     slope did, `loss_reached` its loss, None where that did not.
+    `val_step` is the step after which `val_loss` was measured: validations are rarer than steps.
     """
 
     out: Path
@@ -62,6 +63,7 @@ class Trained:
     interrupted_by: int | None
     slope_reached: int | None = None
     loss_reached: int | None = None
+    val_step: int | None = None
 
 
 def is_main_process() -> bool:
@@ -147,6 +149,7 @@ def _trained(training: Training, lr: float, interrupted_by: int | None) -> Train
         interrupted_by=interrupted_by,
         slope_reached=training.slope_stop.reached,
         loss_reached=training.slope_stop.loss_reached,
+        val_step=monitor.val_step,
     )
 
 

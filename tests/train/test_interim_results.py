@@ -116,7 +116,7 @@ def test_a_failure_while_the_run_trains_is_told_and_ends_nothing(
     ("option", "expected"),
     [
         ("--eval-tasks=no_such_task", "no_such_task"),
-        (f"--sample={'x' * 999}", "has 999 tokens, expected fewer than the model's"),
+        (f"--sample={'x' * 999}", "--sample: has 999 tokens, expected fewer than the model's"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(

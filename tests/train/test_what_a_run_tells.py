@@ -54,6 +54,31 @@ def test_a_log_tells_what_the_run_is_each_logged_step_and_the_last_rate(
     assert f"last learning rate {last:.4g} (peak 0.003)" in told[-1]
 
 
+def test_a_validation_is_told_with_its_step_where_that_is_an_earlier_one(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained(data, tmp_path / "out", "--train-steps=5", "--log-every=1", "--val-every=3") == 0
+    told = capsys.readouterr().out.splitlines()
+    with (tmp_path / "out" / "metrics.csv").open() as file:
+        (validated,) = [row for row in csv.DictReader(file) if row["val_loss"]]
+    assert validated["step"] == "3"
+    loss = f"{float(validated['val_loss']):.4f} (of step 3)"
+    assert told[-1].endswith(f"val_loss {loss}")
+    assert all(f"val {loss}" in line for line in told if line.startswith(("step 4/5", "step 5/5")))
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("--data=nowhere", "nowhere: no such directory, expected what `ckptgrow data` writes"),
+     ("--config=nowhere.json", "nowhere.json: no such file, expected a transformers config.json")],
+)  # fmt: skip
+def test_a_path_that_is_not_there_is_called_so(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, words: str
+) -> None:
+    known = [f"--data={data}", f"--config={config_file(tmp_path)}", f"--out={tmp_path / 'out'}", *TINY]
+    refused(["train", *known, option], capsys, words)
+
+
 def test_a_vocabulary_far_from_the_datas_is_a_warning(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
