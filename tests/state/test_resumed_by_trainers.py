@@ -1,0 +1,43 @@
+"""Trainers that pip installs go on from a grown state with their own code, at the loss that the small one had."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ckptgrow
+from tests.helpers.paths import ROOT
+from tests.helpers.trainer_files import OLMO_CORE, SAMPLES
+
+LITGPTS_LOG = 1e-4  # its losses are sums over micro-batches in float32
+FLOAT32 = 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operator", ["width", "depth"])
+@pytest.mark.parametrize(
+    ("name", "package", "script", "rounding"),
+    [
+        ("litgpt-llama", "litgpt", "make_litgpt.py", LITGPTS_LOG),
+        *((name, "olmo_core", "make_olmo_core.py", FLOAT32) for name in OLMO_CORE),
+    ],
+)
+def test_the_real_trainer_resumes_the_grown_state_at_the_small_ones_loss(
+    tmp_path: Path, name: str, package: str, script: str, rounding: float, operator: str
+) -> None:
+    pytest.importorskip(package)
+    source, target = SAMPLES[name], tmp_path / SAMPLES[name].name
+    getattr(ckptgrow, operator)(source, target, factor=2)
+    small, grown = losses(script, source), losses(script, target)
+    assert len(small) == len(grown) == 3
+    assert abs(small[0] - grown[0]) <= rounding * small[0]
+    assert grown[0] > grown[1] > grown[2]
+
+
+def losses(script: str, path: Path) -> list[float]:
+    command = [sys.executable, "-W", "ignore", str(ROOT / "fixtures" / "trainers" / script), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    return [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("loss ")]
