@@ -168,7 +168,8 @@ def _optimizer(
     except OptimizerError as error:
         problems.append(error.message)
         return {**_told(unnamed, None), "unmatched": error.message}
-    return _told(states, without_record(states, [one.name for one in claimed.parameters if one.name not in absent]))
+    trained = [one.name for one in claimed.parameters if one.is_trained and one.name not in absent]
+    return _told(states, without_record(states, trained))
 
 
 def _told(states: Sequence[OptimizerState], unrecorded: list[str] | None) -> dict[str, Any]:

@@ -22,7 +22,7 @@ Head = Literal[
     "pretraining",
     "valued",
 ]
-Layers = Literal["all", "dense", "sparse"]
+UNITS = ("heads", "kv_heads", "ffn", "dense_ffn")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class Parameter:
     layout: str
     # it exists where this holds: "FIELD", "not FIELD", "FIELD == OTHER", "FIELD != OTHER", or several joined by "and"
     when: str | None = None
-    layers: Layers = "all"  # the layers that have it (see Sparse)
+    # the layers that have it: "all", "later" (all but the first), "sparse" or "dense" (see Sparse), or "LIST == KIND"
+    # of a config list with an entry a layer
+    layers: str = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,11 @@ class Size:
     config: str | None = None
     same: str | None = None  # the size of that space
     times: tuple[int, str] | None = None  # so many times the size of that space
+    share: tuple[int, str] | None = None  # one of so many equal parts of the size of that space
+    sum: tuple[str, ...] = ()  # the sum of the sizes of those spaces
     ratio: tuple[str, str] | None = None  # the size of the first space over that of the second
     squared_ratio: tuple[str, str] | None = None  # the same, squared: patches of a square image
+    is_optional: bool = False  # the config may say null or 0, and then the model has no such space: its size is 0
 
 
 @dataclass(frozen=True)
@@ -83,12 +88,24 @@ class Padding:
     scale_tied: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sparse:
-    """The config fields that say which layers have experts: every `step`-th one, without those listed in `dense`."""
+    """The config fields that say which layers have experts: those to which all rules agree that the family has.
 
-    dense: str
-    step: str
+    `step`: every so many-th layer; `dense`: a list of layers that have none; `first`, `last`: the layers from this one
+    on, up to that one; `experts`: the number of experts, of which 0 means that no layer has any.
+    """
+
+    step: str | None = None
+    dense: str | None = None
+    first: str | None = None
+    last: str | None = None
+    experts: str | None = None
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The fields whose values follow the layers where these move."""
+        return tuple(field for field in (self.step, self.dense, self.first, self.last) if field is not None)
 
 
 @dataclass(frozen=True)
@@ -137,15 +154,18 @@ class Family:
     shrunken_tied: Mapping[str, float] = field(default_factory=lambda: {"final": 1.0})  # the same with a tied head
     made: Mapping[str, str] = field(default_factory=dict[str, str])  # spaces that the model's code makes of others
     buffers: tuple[str, ...] = ()
+    untrained: tuple[str, ...] = ()  # parameters that the module sets by itself, of which no optimizer has moments
     dropout: tuple[str, ...] = ()  # config fields; any above zero separates copies by itself
     activation: str | None = None  # the config field that names it, where one alone stands between two matrices
     padding: Padding | None = None  # None: new coordinates cannot be written so that nothing sees them
     residual: tuple[str, ...] = ("residual", "normed", "final")  # spaces that grow together with the hidden size
+    units: tuple[str, ...] = UNITS  # further spaces that grow where everything does
     stacks: Mapping[str, str] = field(default_factory=dict[str, str])  # beginning of names, config field of its layers
     unused_positions: int = 0  # RoBERTa's positions begin beyond its padding token's number
     layer_lists: tuple[str, ...] = ()  # config lists with one entry a layer; transformers derives those left out
     sparse: Sparse | None = None
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])  # other names of fields of sizes and layers
+    equal: Mapping[str, str] = field(default_factory=dict[str, str])  # fields that the model wants equal to another one
     refusals: tuple[Refusal, ...] = ()
     tasks: tuple[TaskHead, ...] = ()  # the heads of the family's other classes
     depth_is_exact: bool = True

@@ -10,26 +10,39 @@ from ckptgrow.families.tables.apertus import FAMILY as APERTUS
 from ckptgrow.families.tables.arcee import FAMILY as ARCEE
 from ckptgrow.families.tables.bert import FAMILY as BERT
 from ckptgrow.families.tables.bloom import FAMILY as BLOOM
+from ckptgrow.families.tables.codegen import FAMILY as CODEGEN
+from ckptgrow.families.tables.deepseek_v3 import FAMILY as DEEPSEEK_V3
+from ckptgrow.families.tables.dots1 import FAMILY as DOTS1
 from ckptgrow.families.tables.ernie4_5 import FAMILY as ERNIE4_5
+from ckptgrow.families.tables.ernie4_5_moe import FAMILY as ERNIE4_5_MOE
+from ckptgrow.families.tables.eurobert import FAMILY as EUROBERT
 from ckptgrow.families.tables.exaone4 import FAMILY as EXAONE4
 from ckptgrow.families.tables.gemma import FAMILY as GEMMA
 from ckptgrow.families.tables.gemma2 import FAMILY as GEMMA2
 from ckptgrow.families.tables.gemma3_text import FAMILY as GEMMA3_TEXT
 from ckptgrow.families.tables.glm import FAMILY as GLM
 from ckptgrow.families.tables.glm4 import FAMILY as GLM4
+from ckptgrow.families.tables.glm4_moe import FAMILY as GLM4_MOE
 from ckptgrow.families.tables.gpt2 import FAMILY as GPT2
+from ckptgrow.families.tables.gpt_bigcode import FAMILY as GPT_BIGCODE
 from ckptgrow.families.tables.gpt_neox import FAMILY as GPT_NEOX
 from ckptgrow.families.tables.gpt_oss import FAMILY as GPT_OSS
+from ckptgrow.families.tables.gptj import FAMILY as GPTJ
 from ckptgrow.families.tables.granite import FAMILY as GRANITE
 from ckptgrow.families.tables.granitemoe import FAMILY as GRANITEMOE
 from ckptgrow.families.tables.helium import FAMILY as HELIUM
 from ckptgrow.families.tables.hunyuan_v1_dense import FAMILY as HUNYUAN_V1_DENSE
 from ckptgrow.families.tables.llama import FAMILY as LLAMA
+from ckptgrow.families.tables.minimax_m2 import FAMILY as MINIMAX_M2
 from ckptgrow.families.tables.ministral import FAMILY as MINISTRAL
 from ckptgrow.families.tables.ministral3 import FAMILY as MINISTRAL3
 from ckptgrow.families.tables.mistral import FAMILY as MISTRAL
 from ckptgrow.families.tables.mixtral import FAMILY as MIXTRAL
+from ckptgrow.families.tables.modernbert import FAMILY as MODERNBERT
+from ckptgrow.families.tables.modernbert_decoder import FAMILY as MODERNBERT_DECODER
 from ckptgrow.families.tables.mpt import FAMILY as MPT
+from ckptgrow.families.tables.mt5 import FAMILY as MT5
+from ckptgrow.families.tables.nanochat import FAMILY as NANOCHAT
 from ckptgrow.families.tables.olmo import FAMILY as OLMO
 from ckptgrow.families.tables.olmo2 import FAMILY as OLMO2
 from ckptgrow.families.tables.olmo3 import FAMILY as OLMO3
@@ -92,6 +105,19 @@ TABLES = (
     GRANITEMOE,
     GPT_OSS,
     APERTUS,
+    GLM4_MOE,
+    DOTS1,
+    ERNIE4_5_MOE,
+    MINIMAX_M2,
+    DEEPSEEK_V3,
+    GPTJ,
+    CODEGEN,
+    GPT_BIGCODE,
+    MT5,
+    NANOCHAT,
+    EUROBERT,
+    MODERNBERT,
+    MODERNBERT_DECODER,
 )
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in TABLES}
 

@@ -81,6 +81,31 @@ PIECES_OF_EXPERTS = (  # as files store them
     InPieces(LAYER + "mlp.experts.down_proj", (Parameter(EXPERT + "down_proj.weight", "residual <- ffn"),)),
 )
 
+CHOSEN_BY_BIAS = Refusal(
+    "experts",
+    "a bias beside the router chooses its experts, which is no parameter and stays as it is; width grows them",
+)
+SHARED = LAYER + "mlp.shared_experts."
+
+
+def shared_experts(number: str, bias: str | None = None) -> tuple[Parameter, ...]:
+    """An expert as large as the config field `number` says, which every token has; with biases where `bias` holds."""
+    rows = (
+        ("gate_proj", "(shared ffn)", " <- normed"),
+        ("up_proj", "(shared ffn!)", " <- normed"),
+        ("down_proj", "residual", " <- (shared ffn)"),
+    )
+    weights = tuple(
+        Parameter(f"{SHARED}{name}.weight", written + read, when=number, layers="sparse")
+        for name, written, read in rows
+    )
+    biases = tuple(
+        Parameter(f"{SHARED}{name}.bias", written, when=f"{number} and {bias}", layers="sparse")
+        for name, written, _ in rows
+    )
+    return weights + (biases if bias else ())
+
+
 DENSE_LAYERS = (
     Parameter(LAYER + "mlp.gate_proj.weight", "dense_ffn <- normed", layers="dense"),
     Parameter(LAYER + "mlp.up_proj.weight", "dense_ffn! <- normed", layers="dense"),

@@ -18,8 +18,6 @@ from ckptgrow.growth.shrinking import shrunken_spaces
 from ckptgrow.spaces.growth import Growth, copies, identity, product, serving_copies, shrunken_copies
 from ckptgrow.state.architecture import Architecture
 
-GROWING = ("heads", "kv_heads", "ffn", "dense_ffn")  # besides the residual stream's spaces
-
 
 def multiplied(old: Architecture, factor: int, sizes: Mapping[str, int]) -> dict[str, Growth]:
     """Everything `factor` times as large, but for the spaces whose sizes are given.
@@ -33,7 +31,7 @@ def multiplied(old: Architecture, factor: int, sizes: Mapping[str, int]) -> dict
     for space, size in old.sizes.items():
         if space in shrunken:
             growths[space] = shrunken_copies(size, factor * size, shrunken[space])
-        elif space in old.family.residual or space in GROWING:
+        elif space in old.family.residual or space in old.family.units:
             growths[space] = copies(size, sizes.get(space, factor * size))
         else:
             growths[space] = identity(size)

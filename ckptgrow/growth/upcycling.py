@@ -28,6 +28,7 @@ from ckptgrow.formats.growth_log import OperatorRecord
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.pipeline import grow
+from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.progress import Progress, silent
 from ckptgrow.spaces.growth import copies, identities, shrunken_copies
@@ -87,6 +88,7 @@ class _Plan:
     def operator(self, old: Architecture) -> Operator:
         """The operator on a model; raises RequestError for numbers that this model cannot have."""
         size, num_copies = self._copies(old)
+        check_exact(old, EXPERTS)
         config = {**with_sizes(old, self._sizes(old)), CHOSEN: num_copies * int(old.config[CHOSEN])}
         growths = identities(old.sizes)
         growths[EXPERTS], growths[ROUTED] = copies(size, self.experts), shrunken_copies(size, self.experts)

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import cast
 
 from ckptgrow.errors import ClaimError, ConfigError, at, listing
-from ckptgrow.families.family import Family, Head, Layers
+from ckptgrow.families.family import Family, Head
 from ckptgrow.spaces.growth import identities
 from ckptgrow.spaces.layout import Layout, parse
 from ckptgrow.state.architecture import Architecture
-from ckptgrow.state.layer_kinds import dense_layers
+from ckptgrow.state.layer_kinds import layers_with
 from ckptgrow.state.sizes import Config, is_tied
 from ckptgrow.state.wrappers import bare_names, with_part
 
@@ -45,6 +45,7 @@ class Claimed:
     layout: Layout
     is_buffer: bool
     inner: str  # the table's name, without the backbone's own prefix where the file lacks it
+    is_trained: bool = True  # False for a parameter that optimizers leave alone
 
     def module_name(self, layer: int | None) -> str:
         """What the module that was saved calls it, in a layer, behind the prefix of the file."""
@@ -118,6 +119,7 @@ class _Entry:
     regex: re.Pattern[str]
     layers: frozenset[int]  # the numbers that its layer may have
     base_prefix: str
+    is_trained: bool
 
 
 def claim(architecture: Architecture, shapes: Mapping[str, Shape]) -> Claim:
@@ -162,10 +164,10 @@ def unclaimed_names(architecture: Architecture, shapes: Mapping[str, Shape]) -> 
 def _entries(architecture: Architecture) -> list[_Entry]:
     family = architecture.family
     existing = [one for one in family.parameters if architecture.holds(one.when)]
-    parameters: list[tuple[str, str, Layers]] = [(one.name, one.layout, one.layers) for one in existing]
-    buffers: list[tuple[str, str, Layers]] = [(name, "fixed", "all") for name in (*family.buffers, *COUNTERS)]
+    parameters: list[tuple[str, str, str]] = [(one.name, one.layout, one.layers) for one in existing]
+    buffers: list[tuple[str, str, str]] = [(name, "fixed", "all") for name in (*family.buffers, *COUNTERS)]
     layouts = {one.name: one.layout for one in existing}
-    others: list[tuple[str, str, Layers]] = [
+    others: list[tuple[str, str, str]] = [
         (other, layouts[name], "all")
         for other, name in twins(family, architecture.config).items()
         if other not in layouts
@@ -178,18 +180,17 @@ def _entries(architecture: Architecture) -> list[_Entry]:
             regex=name_regex(spelling, family.base_prefix),
             layers=_layers_with(architecture, name, layers),
             base_prefix=family.base_prefix,
+            is_trained=name not in family.untrained,
         )
         for name, layout, layers in parameters + others + buffers
         for spelling in _spellings(name, family)
     ]
 
 
-def _layers_with(architecture: Architecture, name: str, layers: Layers) -> frozenset[int]:
+def _layers_with(architecture: Architecture, name: str, layers: str) -> frozenset[int]:
     """The layers that have a parameter of the table."""
-    num = architecture.stack_layers(name)
-    dense = dense_layers(architecture.family, architecture.config, num)
-    everywhere = frozenset(range(num))
-    return {"all": everywhere, "dense": dense, "sparse": everywhere - dense}[layers]
+    with at(architecture.where):
+        return layers_with(architecture.family, architecture.config, layers, architecture.stack_layers(name))
 
 
 def _spellings(name: str, family: Family) -> list[str]:
@@ -225,6 +226,7 @@ def _match(name: str, bare: str, entries: Sequence[_Entry]) -> Claimed | None:
             layout=parse(entry.layout),
             is_buffer=entry.is_buffer,
             inner=entry.pattern if match["base"] else entry.pattern.removeprefix(entry.base_prefix),
+            is_trained=entry.is_trained,
         )
     return None
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 from ckptgrow.errors import ConfigError, at
 from ckptgrow.families.family import Family
 from ckptgrow.state.architecture import Architecture
-from ckptgrow.state.layer_kinds import dense_layers
+from ckptgrow.state.layer_kinds import check_kinds, moved_rules
 
 EVERY_FAMILYS = ("layer_types", "mlp_layer_types")  # transformers demands one entry a layer of any config's
 
@@ -33,6 +33,8 @@ def with_sizes(old: Architecture, new: Mapping[str, int]) -> dict[str, Any]:
     for space, size in family.sizes.items():
         if size.config is not None and old.with_config(changed).sizes[space] != new[space]:
             changed[size.config] = new[space]
+    moved = {field: name for field, name in family.equal.items() if changed.get(name) != old.config.get(name)}
+    changed |= {field: changed[name] for field, name in moved.items() if field in changed}
     found = old.with_config(changed).sizes
     for space in family.sizes:
         if found[space] != new[space]:
@@ -57,10 +59,9 @@ def with_layers(old: Architecture, sources: Sequence[int]) -> dict[str, Any]:
             )
         lists = _moved_lists(old, sources)
     changed = {**config, **dict.fromkeys((family.num_layers, *family.stacks.values()), len(sources)), **lists}
-    if family.sparse is not None:
-        dense = dense_layers(family, config, old.num_layers)
-        changed[family.sparse.dense] = [index for index, source in enumerate(sources) if source in dense]
-        changed[family.sparse.step] = 1
+    with at(old.where):
+        changed |= moved_rules(family, config, sources)
+        check_kinds(family, config, changed, sources)
     return _with_aliases(family, changed)
 
 

@@ -101,6 +101,7 @@ def load_model(
     _sources(model, checkpoint, claim, config)
     state = {one.canonical: whole(checkpoint.tensors[one.name]).to(dtype) for one in claim.model if not one.is_buffer}
     model.load_state_dict(state, strict=False)
+    _fill_buffers(model, checkpoint, claim)
     return _moved(model, device)
 
 
@@ -123,6 +124,7 @@ def streamed_model(
     with at(checkpoint.path), no_init_weights(), init_empty_weights():
         model = build_model(config, dtype, claim.family.head)
     sources = _sources(model, checkpoint, claim, config)
+    _fill_buffers(model, checkpoint, claim)
     layers = [*(model._no_split_modules or [])]  # pyright: ignore[reportPrivateUsage]  # accelerate reads it too
     weights = _Weights(sources, lambda name: change(name, whole(checkpoint.tensors[name]).to(dtype)))
     attach_align_device_hook(
@@ -162,6 +164,13 @@ def _sources(model: PreTrainedModel, checkpoint: Checkpoint, claim: Claim, confi
     if lacking:
         raise ClaimError(f"{checkpoint.path}: the model's {listing(lacking)} get no weight, expected one for each")
     return {name: filled[id(parameter)] for name, parameter in parameters.items()}
+
+
+def _fill_buffers(model: PreTrainedModel, checkpoint: Checkpoint, claim: Claim) -> None:
+    """The checkpoint's buffers, where the model keeps such ones: an older transformers wrote some that it has not."""
+    stored = {one.canonical: one.name for one in claim.model if one.is_buffer}
+    kept = [name for name, _ in model.named_buffers() if name in stored]
+    model.load_state_dict({name: whole(checkpoint.tensors[stored[name]]) for name in kept}, strict=False)
 
 
 def _parted(model: PreTrainedModel, claim: Claim, config: Mapping[str, Any]) -> None:

@@ -60,7 +60,7 @@ class TrainingState:
     def trained(self) -> list[str]:
         """The parameters that the trainer has."""
         absent = self.translation.absent if self.translation else {}
-        return [one.name for one in self.claim.parameters if one.name not in absent]
+        return [one.name for one in self.claim.parameters if one.is_trained and one.name not in absent]
 
     def with_config(self, config: Mapping[str, Any]) -> TrainingState:
         """The same with another config."""
@@ -151,8 +151,11 @@ def named_optimizers(
 
     Raises OptimizerError where they do not fit the model.
     """
-    shapes = {one.name: checkpoint.tensors[one.name].shape for one in claim.parameters}
-    in_module = {one.module_name(one.layer): one.name for one in claim.parameters}
+    trained = [one for one in claim.parameters if one.is_trained]
+    num_known = sum(len(raw.keys) for raw in checkpoint.optimizers)
+    parameters = trained if num_known <= len(trained) else claim.parameters  # whose optimizer has all, has all in order
+    shapes = {one.name: checkpoint.tensors[one.name].shape for one in parameters}
+    in_module = {one.module_name(one.layer): one.name for one in parameters}
     with at(checkpoint.path):
         return named_states(checkpoint.optimizers, shapes, order, in_module)
 

@@ -76,7 +76,9 @@ def _resolve(space: str, family: Family, config: Config, sizes: dict[str, int]) 
         return _resolve(other, family, config, sizes)
 
     size = family.sizes[space]
-    if size.config is not None and config.get(size.config) is not None:
+    if size.is_optional and not config.get(size.config or ""):
+        sizes[space] = 0
+    elif size.config is not None and config.get(size.config) is not None:
         sizes[space] = _whole(config, size.config)
     else:
         sizes[space] = _derived(space, size, of)
@@ -88,6 +90,12 @@ def _derived(space: str, size: Size, of: _SizeOf) -> int:
         return of(size.same)
     if size.times is not None:
         return size.times[0] * of(size.times[1])
+    if size.share is not None:
+        if of(size.share[1]) % size.share[0]:
+            raise ConfigError(f"{size.share[1]} {of(size.share[1])} is not a multiple of {size.share[0]}")
+        return of(size.share[1]) // size.share[0]
+    if size.sum:
+        return sum(of(name) for name in size.sum)
     ratio = size.ratio or size.squared_ratio
     if ratio is not None:
         whole, part = (of(name) for name in ratio)

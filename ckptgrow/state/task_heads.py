@@ -5,7 +5,7 @@ A model with such a head is a family of its own, made of the family's table: its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Protocol, cast
@@ -35,11 +35,12 @@ def family_of_model(config: Mapping[str, object], tensors: Mapping[str, _Shaped]
     if not family.tasks:
         return family
     shapes = {end: tensors[name].shape for name, bare in bare_names(tensors).items() for end in _ends(bare)}
-    has_own_head = any(one.name in shapes for one in head_rows(family))
+    of_tasks = {one.name for task in family.tasks for one in task.parameters}
+    has_own_head = any(one.name in shapes for one in head_rows(family) if one.name not in of_tasks)
     fitting = [
         (len(task.parameters), _is_named(task, config), _fits(task, config, shapes), -index)
         for index, task in enumerate(family.tasks)
-        if all(one.name in shapes for one in task.parameters) and task.keeps_head >= has_own_head
+        if _is_there(task, shapes) and task.keeps_head >= has_own_head
     ]
     return task_family(family.model_type, -max(fitting)[3]) if fitting else family
 
@@ -50,11 +51,18 @@ def _ends(name: str) -> list[str]:
     return [".".join(parts[begin:]) for begin in range(len(parts))]
 
 
+def _is_there(task: TaskHead, names: Collection[str]) -> bool:
+    """Whether names have a task's rows: all of them, but for those that hang on the config, and one at least."""
+    lacking = [one for one in task.parameters if one.name not in names]
+    return len(lacking) < len(task.parameters) and all(one.when is not None for one in lacking)
+
+
 def _fits(task: TaskHead, config: Mapping[str, object], shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether the head has as many outputs as its rows and the config say."""
     labels = config.get("id2label")
     numbers = {"labels": len(cast(Mapping[object, object], labels))} if isinstance(labels, Mapping) else {}
-    outputs = {one.name: parse(one.layout).axes[0].parts[0][0] for one in task.parameters}
+    rows = [one for one in task.parameters if one.name in shapes]
+    outputs = {one.name: parse(one.layout).axes[0].parts[0][0] for one in rows}
     expected = {name: one if isinstance(one, int) else numbers.get(one) for name, one in outputs.items()}
     return all(size is None or shapes[name][0] == size for name, size in expected.items())
 

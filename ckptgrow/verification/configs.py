@@ -14,11 +14,11 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ckptgrow.families.family import Family
+from ckptgrow.families.family import Family, Sparse
 from ckptgrow.state.architecture import config_errors
 from ckptgrow.state.opening import TrainingState
 from ckptgrow.verification.coordinates import ROWS, growths_since
-from ckptgrow.verification.history import EXPERTS, UNITS
+from ckptgrow.verification.history import EXPERTS
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences, text
 from ckptgrow.verification.vocabularies import Vocabularies, is_of_tokens
@@ -74,17 +74,28 @@ def _changed_fields(pair: Pair) -> set[str]:
         fields.add(CHOSEN)
     if len(pair.layers) != _num_layers(pair):
         fields |= _layer_fields(family) | set(_lists_of(pair, pair.small.config))
-        fields |= {family.sparse.dense, family.sparse.step} if family.sparse else set()
+        fields |= {*family.sparse.rules} if family.sparse else set()
     if _eps_ratio(pair) != 1 and family.padding is not None:
         fields.add(family.padding.eps)
-    return fields | {alias for alias, name in family.aliases.items() if name in fields}
+    return fields | {alias for alias, name in {**family.aliases, **family.equal}.items() if name in fields}
 
 
 def _size_fields(pair: Pair) -> dict[str, str]:
     """The fields of sizes that can grow, with their spaces; a head's size may be said where it was derived before."""
     family = pair.grown.family
-    growing = (*family.residual, *UNITS, *_row_spaces(pair), *_expert_spaces(pair), "head")
+    growing = (*family.residual, *family.units, *_row_spaces(pair), *_expert_spaces(pair), "head")
     return {size.config: space for space in growing if (size := family.sizes.get(space)) and size.config is not None}
+
+
+def _name_problems(family: Family, small: Config, grown: Config) -> Iterator[str]:
+    """Fields under two names must be equal, and so must those that the model wants equal where one has changed."""
+    moved = {field: name for field, name in family.equal.items() if grown.get(name) != small.get(name)}
+    for field in family.equal.keys() - moved.keys():
+        if grown.get(field) != small.get(field):
+            yield f"config[{field!r}] is {text(grown.get(field))}, expected {text(small.get(field))}"
+    for alias, name in {**family.aliases, **moved}.items():
+        if alias in small and grown.get(alias) != grown.get(name):
+            yield f"config[{alias!r}] is {text(grown.get(alias))}, expected {text(grown.get(name))} as {name}"
 
 
 def _size_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
@@ -107,9 +118,7 @@ def _size_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
             and new[space] == _derived_size(pair, field, space)
         ):
             yield f"config[{field!r}] is {text(grown[field])}, expected none, for it follows from others"
-    for alias, name in family.aliases.items():
-        if alias in small and grown.get(alias) != grown.get(name):
-            yield f"config[{alias!r}] is {text(grown.get(alias))}, expected {text(grown.get(name))} as {name}"
+    yield from _name_problems(family, small, grown)
     if family.padding is not None and (ratio := _eps_ratio(pair)) != 1:
         eps, before = grown.get(family.padding.eps), float(small[family.padding.eps])
         if not isinstance(eps, float) or not math.isclose(eps, before * ratio, rel_tol=ROUNDING):
@@ -150,7 +159,7 @@ def _token_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
 
 def _growing_spaces(family: Family) -> set[str]:
     """Spaces that growth makes larger, and those whose size is that of such a space or a multiple of it."""
-    growing = {*family.residual, *UNITS}
+    growing = {*family.residual, *family.units}
     for space, size in family.sizes.items():
         sources = (size.same, *(size.times or ())[1:], *(size.ratio or ()))
         if growing & {one for one in sources if one}:
@@ -208,23 +217,33 @@ def _layer_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
         elif name in small:
             yield f"config[{name!r}] is missing, expected {text(expected)}"
     if family.sparse is not None:
-        yield from _sparse_problems(pair, family.sparse.dense, family.sparse.step, small, grown)
+        yield from _sparse_problems(pair, family.sparse, small, grown)
 
 
-def _sparse_problems(pair: Pair, numbers: str, step: str, small: Config, grown: Config) -> Iterator[str]:
+def _sparse_problems(pair: Pair, rules: Sparse, small: Config, grown: Config) -> Iterator[str]:
     """Each layer must have experts exactly where the layer that it comes from has them."""
 
     def is_dense(config: Config, layer: int) -> bool:
-        return layer in (config.get(numbers) or ()) or bool((layer + 1) % (config.get(step) or 1))
+        last = config.get(rules.last or "", -1)
+        return (
+            layer in (config.get(rules.dense or "") or ())
+            or bool((layer + 1) % (config.get(rules.step or "") or 1))
+            or layer < (config.get(rules.first or "") or 0)
+            or (last is not None and 0 <= last < layer)
+        )
 
-    if not isinstance(grown.get(numbers), list) or not isinstance(grown.get(step), int):
-        yield f"config[{numbers!r}] and config[{step!r}] are {text(grown.get(numbers))} and {text(grown.get(step))}"
+    said = ", ".join(f"config[{field!r}] is {text(grown.get(field))}" for field in rules.rules)
+    numbers: Any = grown.get(rules.dense) if rules.dense else []
+    others = [grown.get(field) for field in rules.rules if field != rules.dense]
+    if not isinstance(numbers, list) or not all(isinstance(one, int) for one in others):
+        yield said
         return
-    if any(number not in range(len(pair.layers)) for number in grown[numbers]) or grown[step] != 1:
-        yield f"config[{numbers!r}] and config[{step!r}] are {text(grown[numbers])} and {text(grown[step])}"
+    every = grown.get(rules.step or "", 1)
+    if any(number not in range(len(pair.layers)) for number in numbers) or (rules.dense and every != 1):
+        yield said
     for index, layer in enumerate(pair.layers):
         if is_dense(grown, index) != is_dense(small, layer.source):
-            yield f"config[{numbers!r}] is {text(grown[numbers])}: layer {index} has another kind than its source"
+            yield f"{said}: layer {index} has another kind than its source"
 
 
 def _derived_problems(pair: Pair, changed: set[str]) -> Iterator[str]:

@@ -266,7 +266,7 @@ def _size_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
         if found[-1]["sizes"].get(space) != new.get(space):
             yield f"the history says {space} {found[-1]['sizes'].get(space)}, expected {new.get(space)}"
     expected = dict(old)
-    growing = {*pair.grown.family.residual, *UNITS}
+    growing = {*pair.grown.family.residual, *pair.grown.family.units}
     widths = [one for one in found if one["operator"] == "width"]
     for record in widths:
         if record["factor"] is not None:
@@ -311,7 +311,7 @@ def _runs(numbers: Sequence[int]) -> list[list[int]]:
 def _following(asked: set[str], family: Family) -> set[str]:
     """The spaces whose sizes follow from those that were asked for."""
     following = {"heads", "kv_heads"} if asked & {"heads", "kv_heads"} else set[str]()
-    return following | ({*family.residual, *UNITS} if "residual" in asked else set())
+    return following | ({*family.residual, *family.units} if "residual" in asked else set())
 
 
 def _layer_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The documentation's table of families × operators, made from what the contract's tests did.
 
 python -m tests.families.contract           runs them all (minutes) and writes contract.json and the table
+python -m tests.families.contract NAME …    runs the cases of these families, and leaves what the others showed
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -25,22 +26,24 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "×2 diagonal": ("test_diagonal_width", "test_what_alibi|test_sizes_that_no_copies.*tied"),
     "×3 tile": ("test_tiled_width", "test_what_alibi|test_sizes_that_no_copies.*tied"),
     "noise": ("test_noise_keeps", "test_what_alibi|test_sizes_that_no_copies.*tied"),
-    "`mup`": ("test_under_mup", "test_what_alibi|test_sizes_that_no_copies.*tied"),
+    "`mup`": ("test_under_mup", "test_one_rate|test_what_alibi|test_sizes_that_no_copies.*tied"),
     "`--ffn`": ("test_feed_forward_units", "test_what_alibi"),
     "`--heads`": ("test_heads_grow", "test_what_alibi|test_sizes_that_no_copies.*(heads|no field)"),
     "`--hidden`": ("test_any_hidden_size", "test_families_whose_config_forbids|test_what_alibi"),
-    "depth": ("test_new_layers_in_between", "test_depth_of_post_norm"),
+    "depth": ("test_new_layers_in_between", "test_depth_of_post_norm|test_dense_layers_behind|test_layers_out_of_one"),
     "depth, `zero-norm`": ("test_new_layers_with_zero_norms", "test_zero_norms_that_leave|test_depth_of_post_norm"),
     "saved, 20 tokens": ("test_a_grown_model_survives", "(?!)"),
 }
 
 
-def outcomes() -> tuple[int, dict[str, bool]]:
-    """Runs the contract; pytest's exit code, and whether each test passed."""
+def outcomes(families: Sequence[str]) -> tuple[int, dict[str, bool]]:
+    """Runs the contract, of some families or of all; pytest's exit code, and whether each test passed."""
+    words = sorted({case.split()[0] for case, (family, _) in CASES.items() if family in families})
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.xml"
         files = [str(RESULTS.with_name(name)) for name in ("test_contract.py", "test_padding.py")]
         command = [sys.executable, "-m", "pytest", *files, "-q", "-m", "slow or not slow", "-n", "2"]
+        command += ["-k", " or ".join(words)] if words else []
         code = subprocess.run([*command, f"--junitxml={report}"], check=False).returncode
         cases = ElementTree.parse(report).iter("testcase")
         return code, {str(one.get("name")): not len(one) for one in cases}
@@ -79,6 +82,13 @@ def _case_in(parameters: str) -> str | None:
     return max(fitting, key=len, default=None)
 
 
+def _family_of(name: str) -> str | None:
+    """The family of the case that a test's name has, None where it has none."""
+    found = re.search(r"\[(.*)\]", name)
+    case = _case_in(found[1]) if found else None
+    return CASES[case][0] if case else None
+
+
 def page_with(text: str, made: str) -> str:
     """The page with the table in its place."""
     before, _, rest = text.partition(BEGIN)
@@ -87,7 +97,12 @@ def page_with(text: str, made: str) -> str:
 
 def main() -> None:
     """Runs the contract and writes what it showed."""
-    code, passed = outcomes()
+    families = sys.argv[1:]
+    code, passed = outcomes(families)
+    if families:
+        before: dict[str, bool] = json.loads(RESULTS.read_text(encoding="utf-8"))
+        others = {name: one for name, one in before.items() if _family_of(name) not in families}
+        passed = {**others, **{name: one for name, one in passed.items() if _family_of(name) in families}}
     RESULTS.write_text(json.dumps(dict(sorted(passed.items())), indent=1) + "\n", encoding="utf-8")
     made = table(passed)
     FAMILIES_PAGE.write_text(page_with(FAMILIES_PAGE.read_text(encoding="utf-8"), made), encoding="utf-8")

@@ -16,7 +16,18 @@ from transformers import AutoConfig, PreTrainedModel
 import ckptgrow
 from ckptgrow.errors import ConfigError
 from ckptgrow.families.registry import FAMILIES
-from tests.helpers.families import CASES, COMMON, EXPERTS, GROUPED, LENGTH, OWN_NAMES, built, difference, loaded
+from tests.helpers.families import (
+    CASES,
+    COMMON,
+    EXPERTS,
+    FIRST_APART,
+    GROUPED,
+    LENGTH,
+    OWN_NAMES,
+    built,
+    difference,
+    loaded,
+)
 from tests.helpers.gpt2 import logits, perturbed_gpt2, token_batches
 from tests.helpers.lightning_files import load_model, save_lightning
 
@@ -142,9 +153,10 @@ def test_whatever_tells_layers_apart_in_transformers_is_known_to_the_table(case:
     derived = AutoConfig.for_model(model_type, **{k: v for k, v in full.items() if k not in LISTS}).to_dict()
     assert {key for key in LISTS[:2] if derived.get(key)} == set(family.layer_lists)
     alike = {name: [derived[name][0]] * 6 for name in family.layer_lists}
+    everywhere = {family.sparse.first: 0} if family.sparse and family.sparse.first else {}
     with torch.device("meta"):
-        first, *others = kinds(built(AutoConfig.for_model(model_type, **{**full, **alike})))
-    if model_type == "t5":  # whose relative positions stand in the first block, which stays the first
+        first, *others = kinds(built(AutoConfig.for_model(model_type, **{**full, **alike, **everywhere})))
+    if model_type in ("t5", "mt5") or case in FIRST_APART:  # whose first block has more or less, and stays the first
         first, *others = others
     assert all(other == first for other in others)
 

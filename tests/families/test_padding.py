@@ -27,7 +27,7 @@ from tests.helpers.families import (
     still_run,
     trained,
 )
-from tests.helpers.family_checks import EXACT, FLOAT32, LAYER_NORM, slow_but
+from tests.helpers.family_checks import EXACT, FLOAT32, LAYER_NORM, ROUTERS_IN_FLOAT32, slow_but
 
 Tree = dict[str, Any]
 REASONS = {
@@ -43,12 +43,18 @@ REASONS = {
     "apertus": "norms over each head share the ε",
     "hunyuan_v1_dense": "norms over each head share the ε",
     "exaone4": "norms over each head share the ε",
+    "dots1": "norms over each head share the ε",
+    "codegen": "new ones in each of its four parts",
+    "nanochat": "no gain that could make up",
+    "modernbert": "a norm stands behind the embedding",
+    "modernbert-decoder": "a norm stands behind the embedding",
+    "minimax_m2": "norms over all queries share the ε",
     "bert": "a norm stands after each block",
     "roberta": "a norm stands after each block",
 }
 PADDED = [case for case in WIDER if CASES[case][0] not in REASONS]
 WRITERS = (
-    r"(wte|wpe|embed_in|embed_tokens|c_proj|dense|dense_4h_to_h|o_proj|down_proj|fc2|patch_embeddings\.projection)"
+    r"(wte|wpe|embed_in|embed_tokens|c_proj|out_proj|fc_out|dense|dense_4h_to_h|o_proj|down_proj|fc2|patch_embeddings\.projection)"
     r"\.(weight|bias)$|cls_token$|position_embeddings$"
 )
 ROUGH = 0.2  # how far off their gradients are, of the largest entry
@@ -71,6 +77,8 @@ def test_any_hidden_size_keeps_the_function_and_the_moments_of_old_entries(tmp_p
     floor = max(float(one["exp_avg"].abs().max()) for one in real.state.values()) * 1e-6
     num_copied = 0
     for index, (name, parameter) in enumerate(grown.named_parameters()):
+        if not parameter.requires_grad:
+            continue
         copied = stored[index]["exp_avg_sq"] != 0
         num_copied += int(copied.sum())
         is_rough = small.config.model_type in LAYER_NORM and re.search(WRITERS, name)
@@ -97,7 +105,7 @@ def test_new_coordinates_learn_and_the_model_survives_transformers_own_saving(tm
     grown, _ = loaded(tmp_path / "grown.ckpt")
     grown.save_pretrained(tmp_path / "saved")
     again = reloaded(grown, tmp_path / "saved")
-    assert difference(small, again)[0] <= EXACT
+    assert difference(small, again)[0] <= (FLOAT32 if small.config.model_type in ROUTERS_IN_FLOAT32 else EXACT)
     if small.can_generate():
         assert torch.equal(generated(small), generated(again))
     before = {name: parameter.detach().clone() for name, parameter in grown.named_parameters()}

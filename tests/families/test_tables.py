@@ -45,7 +45,7 @@ def test_conditions_are_read_from_the_config(condition: str | None, expected: bo
 def test_every_family_has_a_case_in_the_contract_and_a_row_in_the_documentation() -> None:
     assert {model_type for model_type, _ in CASES.values()} == set(FAMILIES)
     text = FAMILIES_PAGE.read_text(encoding="utf-8")
-    assert set(re.findall(r"`([a-z0-9_]+)`", text)) >= set(FAMILIES)
+    assert set(re.findall(r"`([a-z0-9_-]+)`", text)) >= set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))

@@ -14,17 +14,18 @@ import ckptgrow
 from ckptgrow import RequestError, VerifySettings
 from tests.helpers.families import CASES, InFloat64, adamw, batches, difference, loaded, outputs, perturbed, saved
 from tests.helpers.gpt2 import POSITIONS, logits, perturbed_gpt2, token_batches
-from tests.helpers.lightning_files import save_lightning, state_of, trained_checkpoint
+from tests.helpers.lightning_files import HEADS, save_lightning, state_of, trained_checkpoint
 
 TABLES = {  # case: the table, its rows before those that tokens use
     "gpt2": ("model.transformer.wpe.weight", 0),
+    "gpt_bigcode": ("model.transformer.wpe.weight", 0),
     "opt": ("model.model.decoder.embed_positions.weight", 2),
     "bert": ("model.bert.embeddings.position_embeddings.weight", 0),
     "roberta": ("model.roberta.embeddings.position_embeddings.weight", 2),
 }
-WITHOUT = ("vit", "t5", "bloom", "mpt")  # patches, or biases by distance
+WITHOUT = ("vit", "t5", "mt5", "bloom", "mpt", "gptj", "codegen")  # patches, biases by distance, fields of own names
 OTHERS = [case for case in CASES if case not in TABLES and case.split()[0] not in WITHOUT]
-ROTARY = [case for case in OTHERS if case not in ("opt projected", "ministral3")]
+ROTARY = [case for case in OTHERS if case not in ("opt projected", "ministral3", "gpt_bigcode of many key heads")]
 
 
 @pytest.mark.parametrize("case", TABLES)
@@ -106,7 +107,7 @@ def test_where_positions_are_computed_the_config_alone_changes(tmp_path: Path, c
     fields = {key for key in configs[1] if configs[1][key] != configs[0].get(key)}
     assert fields >= {"max_position_embeddings"} and configs[1]["max_position_embeddings"] == 64
     longer = AutoConfig.for_model(**configs[1])
-    model = AutoModelForCausalLM.from_config(longer).double().eval()
+    model = HEADS.get(longer.model_type, AutoModelForCausalLM).from_config(longer).double().eval()
     assert model.config.max_position_embeddings == 64
     old, new = loaded(small)[0], loaded(tmp_path / "grown.ckpt")[0]
     (tokens,) = batches(1)

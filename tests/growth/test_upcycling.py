@@ -113,6 +113,8 @@ def test_in_memory_and_by_its_recipe_a_mixture_grows_to_the_same_numbers(tmp_pat
     ("case", "options", "reason"),
     [
         ("llama", {"experts": 8}, "llama has no experts, expected a mixture"),
+        ("deepseek_v3", {"experts": 8}, "a bias beside the router chooses its experts"),
+        ("minimax_m2", {"experts": 6}, "a bias beside the router chooses its experts"),
         ("mixtral", {"experts": 7}, "expected a whole multiple of the old number, 3"),
         ("mixtral", {"experts": 3}, "expected a whole multiple of the old number, 3"),
         ("mixtral", {"experts": 6, "experts_per_token": 2}, "experts_per_token=2.*expected 4"),

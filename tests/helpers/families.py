@@ -22,7 +22,7 @@ from tests.helpers.lightning_files import HEADS, load_model, save_lightning
 
 VOCABULARY, LENGTH = 40, 12
 Optimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
-OWN_NAMES = ("gpt2", "t5", "mpt")
+OWN_NAMES = ("gpt2", "t5", "mpt", "gptj", "codegen", "gpt_bigcode", "mt5")
 COMMON: Mapping[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 16,
@@ -36,6 +36,38 @@ COMMON: Mapping[str, Any] = {
 }
 UNDROPPED = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 EXPERTS = {"head_dim": 4, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
+ROUTED = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 20,
+    "n_shared_experts": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.5,
+}
+GPTJ = {
+    "n_embd": 16,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_inner": 20,
+    "n_positions": 32,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+MODERNBERT = {
+    "local_attention": 6,
+    "layer_types": ["full_attention", "sliding_attention"],
+    "pad_token_id": 0,
+    "cls_token_id": 0,
+    "sep_token_id": 0,
+}
+ERNIE = {"moe_num_experts": 3, "moe_k": 2, "moe_intermediate_size": 20}
+LATENT = {"q_lora_rank": 8, "kv_lora_rank": 6, "qk_rope_head_dim": 4, "qk_nope_head_dim": 3, "v_head_dim": 5}
 T5 = {
     "d_model": 16,
     "d_kv": 6,
@@ -174,6 +206,41 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         },
     ),
     "apertus": ("apertus", {**GROUPED, "attention_bias": True, "rope_parameters": None}),
+    "glm4_moe": ("glm4_moe", {**GROUPED, **ROUTED, "head_dim": 4, "attention_bias": True}),
+    "glm4_moe tied": (
+        "glm4_moe",
+        {**GROUPED, **ROUTED, "head_dim": 6, "tie_word_embeddings": True, "n_group": 1, "topk_group": 1},
+    ),
+    "dots1": ("dots1", {**GROUPED, **ROUTED, "head_dim": 4, "sliding_window": 5, "max_window_layers": 1}),
+    "ernie4_5_moe": ("ernie4_5_moe", {**GROUPED, **ERNIE, "head_dim": 4, "use_bias": True}),
+    "ernie4_5_moe untied": (
+        "ernie4_5_moe",
+        {**GROUPED, **ERNIE, "tie_word_embeddings": False, "moe_num_shared_experts": 0, "moe_layer_start_index": 0},
+    ),
+    "minimax_m2": (
+        "minimax_m2",
+        {**GROUPED, "head_dim": 4, "num_local_experts": 3, "num_experts_per_tok": 2, "rope_parameters": PARTIAL},
+    ),
+    "deepseek_v3": ("deepseek_v3", {**ROUTED, **LATENT, "attention_bias": True}),
+    "deepseek_v3 without latent queries": (
+        "deepseek_v3",
+        {**ROUTED, **LATENT, "q_lora_rank": None, "rope_interleave": False, "tie_word_embeddings": True},
+    ),
+    "gptj": ("gptj", {**GPTJ, "rotary_dim": 2}),
+    "gptj tied": ("gptj", {**GPTJ, "rotary_dim": 4, "tie_word_embeddings": True}),
+    "codegen": ("codegen", {**GPTJ, "n_head": 8, "n_embd": 32, "rotary_dim": 2}),
+    "gpt_bigcode": ("gpt_bigcode", {**GPTJ, "multi_query": True}),
+    "gpt_bigcode of many key heads": ("gpt_bigcode", {**GPTJ, "multi_query": False, "tie_word_embeddings": False}),
+    "mt5": ("mt5", T5),
+    "nanochat": ("nanochat", {**GROUPED, "attention_bias": True}),
+    "eurobert": ("eurobert", {**GROUPED, "attention_bias": True, "mlp_bias": True}),
+    "eurobert tied": ("eurobert", {"num_key_value_heads": 1, "tie_word_embeddings": True}),
+    "modernbert": ("modernbert", {**MODERNBERT, "norm_bias": True, "attention_bias": True, "mlp_bias": True}),
+    "modernbert untied": (
+        "modernbert",
+        {**MODERNBERT, "tie_word_embeddings": False, "classifier_bias": True, "decoder_bias": False},
+    ),
+    "modernbert-decoder": ("modernbert-decoder", {**MODERNBERT, "attention_bias": True, "classifier_bias": True}),
 }
 OPT = {"ffn_dim": 20, "dropout": 0.0, "word_embed_proj_dim": 16}
 GAINLESS, POST = {"layer_norm_elementwise_affine": False}, {"do_layer_norm_before": False}
@@ -198,10 +265,12 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # what few configs of
 TIED_WITHOUT_A_GAIN = [case for case in VARIANTS if case.startswith("opt tied")]
 ALIBI = ("bloom", "mpt")
 POST_NORM = ("bert", "roberta")
-WIDER = [case for case in CASES if case not in ALIBI and case != "olmo tied"]
+WIDER = [case for case in CASES if case not in (*ALIBI, "olmo tied")]
+FIRST_APART = [case for case in CASES if case.startswith("modernbert")]  # their first layer has a norm less
 DEEPER = [case for case in CASES if case not in POST_NORM]
+DENSE_FIRST = [case for case in CASES if CASES[case][1].get("first_k_dense_replace")]
 FIRST = list({CASES[case][0]: case for case in reversed(CASES)}.values())  # one a family
-NO_ZERO_NORM = ("olmo", "t5", "apertus")
+NO_ZERO_NORM = ("olmo", "t5", "apertus", "mt5", "nanochat")
 # the decay of a gain stored without its 1 pulls the gain to 1, which no learning rate can scale
 UNDECAYED = ("gemma", "gemma2", "gemma3_text")
 
@@ -224,10 +293,13 @@ def perturbed(case: str, seed: int = 0) -> PreTrainedModel:
     torch.manual_seed(seed)
     config = AutoConfig.for_model(model_type, **{"vocab_size": VOCABULARY, **common, **fields})
     model = built(config)
-    scale = 0.5 if model_type == "t5" else 1.0  # its scores are not divided by √head, and would be sharp
+    scale = 0.5 if model_type in ("t5", "mt5") else 1.0  # its scores are not divided by √head, and would be sharp
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * scale * (0.2 if parameter.dim() > 1 else 0.4))
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.add_(torch.randn_like(buffer) * 0.1)
     return model
 
 
@@ -274,7 +346,7 @@ def images(tokens: torch.Tensor) -> torch.Tensor:
 def outputs(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
     if model.config.model_type == "vit":
         return model(pixel_values=images(tokens)).logits[:, None].expand(-1, 2, -1)
-    if model.config.model_type == "t5":
+    if model.config.is_encoder_decoder:
         return model(input_ids=tokens, decoder_input_ids=tokens.flip(0)).logits
     return model(input_ids=tokens).logits
 

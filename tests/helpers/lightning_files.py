@@ -24,6 +24,9 @@ HEADS: Mapping[str, Any] = {
     "roberta": AutoModelForMaskedLM,
     "vit": AutoModelForImageClassification,
     "t5": AutoModelForSeq2SeqLM,
+    "mt5": AutoModelForSeq2SeqLM,
+    "modernbert": AutoModelForMaskedLM,
+    "eurobert": AutoModelForMaskedLM,
 }
 OptimizerFor = Callable[[Iterable[Any]], torch.optim.Optimizer]
 

@@ -32,7 +32,7 @@ SHARED = {
     "ckptgrow.state.optimizer_state": {"OptimizerState", "ParameterGroup"},
     "ckptgrow.state.run_data": {"DATA", "DIRECTORY", "TOKENIZER"},
     "ckptgrow.state.train_schedule": {"Schedule"},  # the function whose fields a state keeps
-    "ckptgrow.families.family": {"Family"},
+    "ckptgrow.families.family": {"Family", "Sparse"},
     # spaces: which coordinate copies which; no write, no read, no gather, no draw
     "ckptgrow.spaces.growth": {
         "BoolVector",

@@ -1,0 +1,43 @@
+"""dots.llm1: Qwen3's attention, and experts as in DeepSeek-V3.
+
+Source: rednote-hilab, "dots.llm1 Technical Report", arXiv 2506.05767; transformers `Dots1ForCausalLM`.
+"""
+
+from dataclasses import replace
+
+from ckptgrow.families.family import Refusal
+from ckptgrow.families.rows import (
+    ATTENTION,
+    ATTENTION_BIASES,
+    CHOSEN_BY_BIAS,
+    DENSE_LAYERS,
+    EMBEDDING,
+    EXPERTS,
+    FINAL,
+    HEAD_NORMS,
+    NORMS,
+    shared_experts,
+)
+from ckptgrow.families.tables.glm4_moe import FAMILY as GLM4_MOE
+
+FAMILY = replace(
+    GLM4_MOE,
+    model_type="dots1",
+    parameters=(
+        EMBEDDING,
+        *ATTENTION,
+        *ATTENTION_BIASES,
+        *HEAD_NORMS,
+        *DENSE_LAYERS,
+        *(replace(one, layers="sparse") for one in (*EXPERTS[1:], EXPERTS[0])),
+        *shared_experts("n_shared_experts"),
+        *NORMS,
+        *FINAL,
+    ),
+    padding=None,
+    layer_lists=("layer_types",),
+    refusals=(
+        CHOSEN_BY_BIAS,
+        Refusal("hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"),
+    ),
+)

@@ -1,0 +1,67 @@
+"""GLM-4.5: experts chosen by sigmoids and a bias that no gradient moves, shared experts, dense layers first.
+
+Source: GLM-4.5 Team, "GLM-4.5", arXiv 2508.06471; the bias: Wang et al., arXiv 2408.15664; transformers
+`Glm4MoeForCausalLM`.
+"""
+
+from dataclasses import replace
+
+from ckptgrow.families.family import Family, Padding, Refusal, Size, Sparse
+from ckptgrow.families.rows import (
+    ATTENTION,
+    ATTENTION_BIASES,
+    CHOSEN_BY_BIAS,
+    DENSE_LAYERS,
+    EMBEDDING,
+    EXPERTS,
+    FINAL,
+    HEAD_NORMS,
+    LAYER,
+    NORMS,
+    PIECES_OF_EXPERTS,
+    SIZES,
+    TIE,
+    shared_experts,
+)
+from ckptgrow.families.task_rows import VALUES
+
+FAMILY = Family(
+    model_type="glm4_moe",
+    base_prefix="model.",
+    num_layers="num_hidden_layers",
+    sizes={
+        **SIZES,
+        "ffn": Size(config="moe_intermediate_size"),
+        "dense_ffn": Size(config="intermediate_size"),
+        "experts": Size(config="n_routed_experts"),
+        "routed": Size(same="experts"),
+        "shared": Size(config="n_shared_experts", is_optional=True),
+    },
+    parameters=(
+        EMBEDDING,
+        *ATTENTION,
+        *ATTENTION_BIASES[:3],
+        *(replace(one, when="use_qk_norm") for one in HEAD_NORMS),
+        *DENSE_LAYERS,
+        *(replace(one, layers="sparse") for one in (*EXPERTS[1:], EXPERTS[0])),
+        *shared_experts("n_shared_experts"),
+        *NORMS,
+        *FINAL,
+    ),
+    pieces=PIECES_OF_EXPERTS,
+    tie=TIE,
+    buffers=(LAYER + "mlp.gate.e_score_correction_bias",),
+    padding=Padding("rms", "rms_norm_eps"),
+    dropout=("attention_dropout",),
+    sparse=Sparse(first="first_k_dense_replace"),
+    aliases={"num_local_experts": "n_routed_experts"},
+    refusals=(
+        CHOSEN_BY_BIAS,
+        Refusal(
+            "hidden",
+            "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size",
+            when="use_qk_norm",
+        ),
+    ),
+    tasks=(VALUES,),
+)
