@@ -165,7 +165,7 @@ def test_a_plan_names_its_sources(tmp_path: Path, web: Path, code: Path, capsys:
     (tmp_path / "plan.json").write_text(json.dumps({**plan, "data": {"nowhere": 1, str(code): 1}}))
     capsys.readouterr()
     assert run_command(["run", str(tmp_path / "plan.json"), f"--out={tmp_path / 'b'}", "--json"]) == 2
-    assert "nowhere: has no meta.json" in capsys.readouterr().out
+    assert "nowhere: no such directory" in capsys.readouterr().out
 
 
 def test_mixtures_that_cannot_be_are_refused_in_one_line(
@@ -181,7 +181,7 @@ def test_mixtures_that_cannot_be_are_refused_in_one_line(
     (tmp_path / "few.txt").write_text("few")
     prepare([str(tmp_path / "few.txt")], short, val_fraction=0)
     cases = [
-        (f"{web}:0.7,{tmp_path / 'none'}:0.3", ["none", "meta.json"]),
+        (f"{web}:0.7,{tmp_path / 'none'}:0.3", ["none", "no such directory"]),
         (f"{web}:0.7,{code}:0", [f"{code}:0", "above 0"]),
         (f"{web}:0.7,{code}:-1", [f"{code}:-1", "above 0"]),
         (f"{web}:nan,{code}:1", [f"{web}:nan", "above 0"]),
