@@ -104,7 +104,7 @@ def test_a_head_of_its_own_grows_in_width(tmp_path: Path, case: str) -> None:
 
 
 @pytest.mark.sampled(6)
-@pytest.mark.parametrize("case", HEADED)
+@pytest.mark.parametrize("case", [case for case in HEADED if not case.startswith("modernbert")])  # first layers differ
 def test_a_head_of_its_own_stays_in_depth(tmp_path: Path, case: str) -> None:
     check_grown(tmp_path, case)
 
