@@ -6,8 +6,8 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,9 +55,12 @@ def demo(
     if any(find_spec(library) is None for library in LIBRARIES):  # told before anything is written
         raise MissingDependencyError("demo needs `pip install 'ckptgrow[train,plan]'`")
     _make_room(out, force=force)
+    from ckptgrow.storage.one_thread import on_one_thread
+
     screen = Screen(as_json)
     try:
-        with redirect_stdout(sys.stderr) if as_json else nullcontext(), _on_one_thread():
+        # matrices as small as the demo's gain nothing from several threads
+        with redirect_stdout(sys.stderr) if as_json else nullcontext(), on_one_thread():
             _staged(out, screen)
     except typer.Exit as ending:
         if ending.exit_code > 128:  # its run has told how that goes on
@@ -74,19 +77,6 @@ def demo(
     )
     screen.say(f"{seconds:.0f} s. The report: {out / 'report.html'}")
     screen.result({"out": str(out), "report": str(out / "report.html"), "val_losses": losses, "seconds": seconds})
-
-
-@contextmanager
-def _on_one_thread() -> Generator[None]:
-    """Matrices as small as the demo's gain nothing from several, which on a busy machine wait for each other."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _make_room(out: Path, *, force: bool) -> None:

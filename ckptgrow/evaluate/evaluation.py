@@ -95,6 +95,11 @@ def evaluate(
     )
 
 
+def metric_name(key: str) -> str:
+    """lm-eval's "metric,filter" as people read it, without the filter `none`."""
+    return key.removesuffix(",none").replace(",", ", ")
+
+
 def write_samples(evaluations: Sequence[Evaluation], path: Path) -> None:
     """Writes lm-eval's samples as JSON lines, each with its task and checkpoint."""
     with appearing(path) as partial, partial.open("w", encoding="utf-8") as out:

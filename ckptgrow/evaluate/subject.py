@@ -48,7 +48,12 @@ class Subject:
     @property
     def num_embeddings(self) -> int:
         """The number of token ids for which the model has embeddings."""
-        return cast(torch.nn.Embedding, self.model.get_input_embeddings()).num_embeddings
+        return num_embeddings_of(self.model)
+
+
+def num_embeddings_of(model: PreTrainedModel) -> int:
+    """The number of token ids for which a model has embeddings."""
+    return cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings
 
 
 def tokenizer_of(path: Path, asked: str | None) -> str:

@@ -1,5 +1,7 @@
 """Rows that the tables of Llama's relatives share."""
 
+from dataclasses import replace
+
 from ckptgrow.families.family import InPieces, Parameter, Refusal, Size, Tie
 
 LAYER = "model.layers.{layer}."
@@ -69,6 +71,8 @@ EXPERTS = (
     Parameter(LAYER + "mlp.experts.down_proj", "routed <: residual <- ffn"),
 )
 
+SPARSE_EXPERTS = tuple(replace(one, layers="sparse") for one in (*EXPERTS[1:], EXPERTS[0]))  # the router comes last
+
 EXPERT = LAYER + "mlp.experts.{expert}."
 PIECES_OF_EXPERTS = (  # as files store them
     InPieces(
@@ -80,6 +84,19 @@ PIECES_OF_EXPERTS = (  # as files store them
     ),
     InPieces(LAYER + "mlp.experts.down_proj", (Parameter(EXPERT + "down_proj.weight", "residual <- ffn"),)),
 )
+
+
+def mixture_sizes(experts: str, shared: str | None = None) -> dict[str, Size]:
+    """The sizes of a mixture with dense layers between: `experts` and `shared` are the config fields of how many."""
+    sizes = {
+        **SIZES,
+        "ffn": Size(config="moe_intermediate_size"),
+        "dense_ffn": Size(config="intermediate_size"),
+        "experts": Size(config=experts),
+        "routed": Size(same="experts"),
+    }
+    return sizes if shared is None else {**sizes, "shared": Size(config=shared, is_optional=True)}
+
 
 CHOSEN_BY_BIAS = Refusal(
     "experts",
@@ -105,6 +122,25 @@ def shared_experts(number: str, bias: str | None = None) -> tuple[Parameter, ...
     )
     return weights + (biases if bias else ())
 
+
+NORMS_OVER_HEADS = Refusal(
+    "hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"
+)
+NORMS_OVER_ALL = Refusal(
+    "hidden", "norms over all queries share the ε that would change; ⟦factor K⟧ multiplies the hidden size"
+)
+WITHOUT_GAINS = (
+    Refusal(
+        "hidden",
+        "its norms have no gain that could make up for new coordinates; ⟦factor K⟧ multiplies the hidden size",
+    ),
+    Refusal("zero-norm", "its norms have no gain that could be zero; use ⟦new zero-output⟧"),
+    Refusal(
+        "width",
+        "its head is tied to the embedding and its final norm has no gain that could make up for the copies",
+        when="tie_word_embeddings",
+    ),
+)
 
 DENSE_LAYERS = (
     Parameter(LAYER + "mlp.gate_proj.weight", "dense_ffn <- normed", layers="dense"),

@@ -33,14 +33,13 @@ from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.progress import Progress, silent
 from ckptgrow.spaces.growth import copies, identities, shrunken_copies
 from ckptgrow.spaces.layers import Layer
-from ckptgrow.spaces.split import MOST_COPIES, WHOLE
+from ckptgrow.spaces.split import MOST_COPIES, MOST_SPREAD, WHOLE
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
 
 EXPERTS, ROUTED = "experts", "routed"  # spaces: of the router's choices, and of what is summed by their weights
 CHOSEN = "num_experts_per_tok"  # the config field of how many are chosen for a token, in every family
 RHO = 1.0  # nothing is known of steps saved
-MOST_SPREAD = 1.5
 
 
 def experts(

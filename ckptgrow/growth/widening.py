@@ -25,7 +25,7 @@ from ckptgrow.progress import Progress, silent
 from ckptgrow.spaces.gather import BlockWeights, diagonal, tile
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layers import Layer
-from ckptgrow.spaces.split import WHOLE
+from ckptgrow.spaces.split import MOST_SPREAD, WHOLE
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
 from ckptgrow.state.sizes import LARGEST_SIZE
@@ -34,7 +34,6 @@ BLOCK_WEIGHTS: Mapping[How, BlockWeights] = {"diagonal": diagonal, "tile": tile,
 RHO = 1.776  # steps before over steps after growth in width (Shen et al., table 3)
 NOISE = 0.25  # where noise is asked for without its strength; more makes the loss jump after growth
 MOST_NOISE = 64.0
-MOST_SPREAD = 1.5  # the last one at which two shares of any number sum to it to the bit
 
 
 def width(

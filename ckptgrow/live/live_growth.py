@@ -7,7 +7,7 @@ the same classes are made of the result. Every number is the one that growth thr
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -29,7 +29,7 @@ from ckptgrow.choices import (
 )
 from ckptgrow.errors import OptimizerError, RequestError, listing
 from ckptgrow.formats.checkpoint import Checkpoint
-from ckptgrow.growth import deepening, lengthening, upcycling, vocabulary, widening
+from ckptgrow.growth.growths import GROWTHS
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.live.live_state import WHERE, LiveState, unwrapped_model, unwrapped_optimizer, unwrapped_scheduler
 from ckptgrow.live.rebuilt_model import rebuilt_model, sources_of
@@ -38,13 +38,6 @@ from ckptgrow.live.rewarming import Rewarming
 
 SHARED = ("seed", "new", "init")  # options that alone ask for no operator
 OF_FILES = ("config", "param_order", "dialect", "drop", "force", "max_shard_bytes")  # of a request, about files alone
-OPERATORS: Mapping[GrowthOperator, Callable[..., GrowthResult]] = {
-    "width": widening.width,
-    "depth": deepening.depth,
-    "vocab": vocabulary.vocab,
-    "positions": lengthening.positions,
-    "experts": upcycling.experts,
-}
 BY_NUMBER: Mapping[GrowthOperator, str] = {  # what the operator calls the number that is given under its name
     "width": "factor",
     "depth": "factor",
@@ -152,16 +145,16 @@ class AskedGrowth:
 
     def __call__(self, source: Checkpoint | Path, target: Path | None, request: StateRequest) -> GrowthResult:
         """Grows a checkpoint, in memory where there is no target."""
-        return OPERATORS[self.name](source, target, **self.options, request=request)
+        return GROWTHS[self.name](source, target, **self.options, request=request)
 
 
 def asked_growth(options: Mapping[str, Any]) -> AskedGrowth:
     """What the options of `grow` ask for; raises RequestError where they are of no operator, or of several."""
-    factors: dict[GrowthOperator, Any] = {name: options.get(name) for name in OPERATORS}
+    factors: dict[GrowthOperator, Any] = {name: options.get(name) for name in GROWTHS}
     others = {key: one for key, one in options.items() if one is not None and key not in words_of(GrowthOperator)}
-    own = {name: inspect.signature(one).parameters.keys() for name, one in OPERATORS.items()}
+    own = {name: inspect.signature(one).parameters.keys() for name, one in GROWTHS.items()}
     named: list[GrowthOperator] = [name for name, factor in factors.items() if factor is not None]
-    meant = named or [name for name in OPERATORS if any(key in own[name] and key not in SHARED for key in others)]
+    meant = named or [name for name in GROWTHS if any(key in own[name] and key not in SHARED for key in others)]
     if len(meant) != 1:
         raise RequestError(
             f"growth is asked for in {' and '.join(meant) or 'no way'}, expected one: ⟦width 2⟧, sizes as ⟦ffn N⟧, "

@@ -23,9 +23,10 @@ from ckptgrow.choices import GrowthOperator, words_of
 from ckptgrow.errors import RequestError, at
 from ckptgrow.formats.growth_log import GrowthRecord
 from ckptgrow.growth.growing import Source
+from ckptgrow.growth.growths import GROWTHS
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.progress import Progress, silent
-from ckptgrow.recipes.recipe_options import GROWTHS, PLACES_OF_GROWTH, STATE_OPTIONS, growth_options
+from ckptgrow.recipes.recipe_options import PLACES_OF_GROWTH, STATE_OPTIONS, growth_options
 from ckptgrow.recipes.typed_values import Options, checked
 
 OF_ITS_CALL = tuple(name for name in PLACES_OF_GROWTH if name != "config")

@@ -12,7 +12,7 @@ import torch
 from ckptgrow.choices import Operator
 from ckptgrow.errors import CheckpointError
 from ckptgrow.formats.checkpoint import Checkpoint
-from ckptgrow.recipes.recipe_options import GROWTHS
+from ckptgrow.growth.growths import GROWTHS
 from ckptgrow.state.counting import num_without_embeddings
 from ckptgrow.state.model import build_model
 from ckptgrow.storage.tensors import Made

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, get_type_hints
 
 from ckptgrow.choices import GrowthOperator, Operator, OperatorName
-from ckptgrow.growth.deepening import depth
-from ckptgrow.growth.lengthening import positions
-from ckptgrow.growth.request import GrowthResult, StateRequest
-from ckptgrow.growth.upcycling import experts
-from ckptgrow.growth.vocabulary import vocab
-from ckptgrow.growth.widening import width
+from ckptgrow.growth.growths import GROWTHS
+from ckptgrow.growth.request import StateRequest
 from ckptgrow.recipes.typed_values import Options
 from ckptgrow.train.order import GrowingBatches
 from ckptgrow.train.settings import OPTIMIZER_OPTIONS, TrainSettings
 from ckptgrow.train.train_recipes import RECIPES
 
-GROWTHS: Mapping[GrowthOperator, Callable[..., GrowthResult]] = {
-    "width": width,
-    "depth": depth,
-    "vocab": vocab,
-    "positions": positions,
-    "experts": experts,
-}
 OPERATORS: Mapping[OperatorName, tuple[Operator, ...]] = {
     "width": ("width",),
     "depth": ("depth",),

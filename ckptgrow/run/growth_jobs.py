@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ckptgrow.choices import Operator
+from ckptgrow.growth.growths import GROWTHS
 from ckptgrow.growth.request import StateRequest
 from ckptgrow.recipes.command_words import words_of_command
-from ckptgrow.recipes.recipe_options import GROWTHS, OPERATORS, STATE_OPTIONS, growth_options
+from ckptgrow.recipes.recipe_options import OPERATORS, STATE_OPTIONS, growth_options
 from ckptgrow.run.staged_plan import PlannedStage
 from ckptgrow.run.work import Listener, Work
 from ckptgrow.storage.files.atomic import appearing

@@ -21,13 +21,14 @@ from transformers import PreTrainedModel
 from ckptgrow.errors import CkptgrowError, RequestError
 from ckptgrow.evaluate.dependency import require_harness
 from ckptgrow.evaluate.eval_settings import EvalSettings
-from ckptgrow.evaluate.evaluation import evaluate
+from ckptgrow.evaluate.evaluation import evaluate, metric_name
 from ckptgrow.evaluate.generation import Sampling, check_prompt, generate
 from ckptgrow.evaluate.processes import EvalProcesses
-from ckptgrow.evaluate.subject import Subject
+from ckptgrow.evaluate.subject import Subject, num_embeddings_of
 from ckptgrow.evaluate.tasks import Loaded, load_tasks
 from ckptgrow.evaluate.tokenizer import load_tokenizer
 from ckptgrow.train.mixtures import Mixture
+from ckptgrow.train.module import language_model
 from ckptgrow.train.settings import TrainSettings
 from ckptgrow.train.stopwatch import Stopwatch
 
@@ -72,9 +73,9 @@ class InterimResults(lightning.Callback):
         if writes or scores:
             with self._aside(trainer):
                 if writes and trainer.is_global_zero:
-                    self._write_texts(step, cast(Any, pl_module).tokens_seen)
+                    self._write_texts(step, language_model(pl_module).tokens_seen)
                 if scores:
-                    self._score(trainer, step, cast(Any, pl_module).tokens_seen)
+                    self._score(trainer, step, language_model(pl_module).tokens_seen)
             trainer.strategy.barrier()
 
     @contextmanager
@@ -133,7 +134,7 @@ def interim_results(
     if data.tokenizer is None:
         raise RequestError(f"{options[0]}: {data.meta} names no tokenizer, expected one; prepare the data with it")
     found = cast(PreTrainedModel, model)
-    tokenizer = load_tokenizer(data.tokenizer, str(settings.data), _num_embeddings(found))
+    tokenizer = load_tokenizer(data.tokenizer, str(settings.data), num_embeddings_of(found))
     subject = Subject(settings.out, found, tokenizer, data.tokenizer)
     for prompt in settings.sample:
         check_prompt(subject, prompt, option="sample")
@@ -148,17 +149,13 @@ def _loaded(settings: TrainSettings) -> Loaded | None:
     return load_tasks(settings.eval_tasks, {}, include)
 
 
-def _num_embeddings(model: PreTrainedModel) -> int:
-    return cast(torch.nn.Embedding, model.get_input_embeddings()).num_embeddings
-
-
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(one) for name, one in values.items() if isinstance(one, (int, float)) and "," in name}
 
 
 def _in_words(scores: Mapping[str, Mapping[str, float]]) -> str:
     return ", ".join(
-        f"{task} {name.removesuffix(',none')} {value:.4g}"
+        f"{task} {metric_name(name)} {value:.4g}"
         for task, values in scores.items()
         for name, value in values.items()
         if "_stderr," not in name

@@ -223,6 +223,12 @@ class LanguageModel(lightning.LightningModule):
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch["targets"].flatten())
 
 
+def language_model(module: lightning.LightningModule) -> LanguageModel:
+    """The module of a run, as callbacks of Lightning's get it."""
+    assert isinstance(module, LanguageModel)
+    return module
+
+
 def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint's group without the options that this run decides, at its peak learning rate."""
     kept = {key: value for key, value in group.items() if key not in ("fused", "foreach", "decoupled_weight_decay")}

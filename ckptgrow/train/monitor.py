@@ -13,7 +13,7 @@ import torch
 from ckptgrow.train.gradient_norms import GradientNorms
 from ckptgrow.train.guards import FiniteLosses
 from ckptgrow.train.mixtures import Mixture
-from ckptgrow.train.module import LanguageModel
+from ckptgrow.train.module import LanguageModel, language_model
 from ckptgrow.train.stopwatch import Stopwatch
 from ckptgrow.train.utilisation import flops_per_token, peak_of
 
@@ -59,7 +59,7 @@ class Shown(lightning.Callback):
 
     def _show(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         self._step = trainer.global_step
-        self._look(self._step, _language_model(pl_module).model)
+        self._look(self._step, language_model(pl_module).model)
 
 
 class Monitor(lightning.Callback):
@@ -83,7 +83,7 @@ class Monitor(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Starts to measure time, steps and tokens."""
         self._step = self._steps_since = trainer.global_step
-        self._tokens_since = _language_model(pl_module).tokens_seen
+        self._tokens_since = language_model(pl_module).tokens_seen
         self._watch.lap()
 
     def on_before_optimizer_step(
@@ -96,7 +96,7 @@ class Monitor(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Adds a micro-batch; logs at the end of a step that is due."""
-        module = _language_model(pl_module)
+        module = language_model(pl_module)
         assert module.micro_loss is not None
         step = trainer.global_step
         is_done = step != self._step
@@ -132,7 +132,7 @@ class Monitor(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Logs the mean over all validation sequences of all devices: of every source, and by their shares."""
-        module = _language_model(pl_module)
+        module = language_model(pl_module)
         losses = module.validation_losses()
         self.val_loss = module.data.mixed(losses)
         self.val_step = trainer.global_step
@@ -184,8 +184,3 @@ def _log(trainer: lightning.Trainer, values: dict[str, float]) -> None:
     if trainer.is_global_zero:
         for logger in trainer.loggers:
             logger.log_metrics(values, trainer.global_step)
-
-
-def _language_model(module: lightning.LightningModule) -> LanguageModel:
-    assert isinstance(module, LanguageModel)
-    return module

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -267,6 +268,7 @@ ALIBI = ("bloom", "mpt")
 POST_NORM = ("bert", "roberta")
 WIDER = [case for case in CASES if case not in (*ALIBI, "olmo tied")]
 FIRST_APART = [case for case in CASES if case.startswith("modernbert")]  # their first layer has a norm less
+BEHIND_THE_FIRST = [0, 1, 1, 1]  # layers of a deeper one of these, which no new layer can be made from
 DEEPER = [case for case in CASES if case not in POST_NORM]
 DENSE_FIRST = [case for case in CASES if CASES[case][1].get("first_k_dense_replace")]
 FIRST = list({CASES[case][0]: case for case in reversed(CASES)}.values())  # one a family
@@ -325,8 +327,12 @@ def generated(model: PreTrainedModel) -> torch.Tensor:
 
 
 def reloaded(like: PreTrainedModel, directory: Path) -> PreTrainedModel:
-    """The model of a directory through transformers alone, which must miss nothing and know everything in it."""
-    model, report = type(like).from_pretrained(directory, dtype=torch.float64, output_loading_info=True)
+    """The model of a directory through transformers alone, which must miss nothing and know everything in it.
+
+    What its class would keep in float32 (routers) is read in float64 as everything else.
+    """
+    with patch.object(type(like), "_keep_in_fp32_modules_strict", None):
+        model, report = type(like).from_pretrained(directory, dtype=torch.float64, output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
     return widened(model)
 

@@ -11,7 +11,17 @@ import pytest
 from transformers import PreTrainedModel
 
 import ckptgrow
-from tests.helpers.families import FIRST_APART, batches, difference, loaded, perturbed, still, still_run, trained
+from tests.helpers.families import (
+    BEHIND_THE_FIRST,
+    FIRST_APART,
+    batches,
+    difference,
+    loaded,
+    perturbed,
+    still,
+    still_run,
+    trained,
+)
 
 # a LayerNorm's backward pass takes away the mean of all gradients, those of new coordinates among them
 LAYER_NORM = ("gpt2", "gpt_neox", "starcoder2", "stablelm", "vit", "gptj", "gpt_bigcode")
@@ -37,7 +47,7 @@ def check_width(tmp_path: Path, case: str, factor: int, how: Any) -> None:
 def check_depth(tmp_path: Path, case: str, place: Any, new: Any) -> None:
     small = perturbed(case)
     source = still_run(tmp_path / "small.ckpt", case)
-    layers = [0, 1, 1, 1] if case in FIRST_APART else None
+    layers = BEHIND_THE_FIRST if case in FIRST_APART else None
     ckptgrow.depth(source, tmp_path / "grown.ckpt", place=place, new=new, layers=layers)
     grown = check_function(small, tmp_path / "grown.ckpt")
     assert grown.config.num_hidden_layers == 4

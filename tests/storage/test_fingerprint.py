@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -95,9 +96,9 @@ class Threads(Processes):
     barrier: Any = None
 
     def gather(self, value: Any) -> list[Any]:
-        self.box[self.rank] = value
+        self.box[self.rank] = pickle.dumps(value)  # what it is now, as between processes
         self.barrier.wait()
-        found = list(self.box)
+        found = [pickle.loads(one) for one in self.box]
         self.barrier.wait()
         return found
 

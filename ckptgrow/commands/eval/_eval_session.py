@@ -176,12 +176,9 @@ def session(choices: Choices, as_json: bool, *checkpoints: Path) -> Generator[Se
         )
 
 
-def metric_name(key: str) -> str:
-    """lm-eval's "metric,filter" as people read it, without the filter `none`."""
-    return key.removesuffix(",none").replace(",", ", ")
-
-
 def _rows(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
+    from ckptgrow.evaluate.evaluation import metric_name
+
     for task, scores in evaluation.results.items():
         for key, value in scores.items():
             if "," not in key or "_stderr," in key:

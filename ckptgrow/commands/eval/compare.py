@@ -14,7 +14,7 @@ from ckptgrow.commands._paths import checkpoint_at, checkpoints_at
 from ckptgrow.commands._screen import JsonOption
 from ckptgrow.commands.eval import _eval_options as options
 from ckptgrow.commands.eval._eval_options import local_files
-from ckptgrow.commands.eval._eval_session import Session, TaskChoices, metric_name, session
+from ckptgrow.commands.eval._eval_session import Session, TaskChoices, session
 
 if TYPE_CHECKING:
     from ckptgrow.evaluate.evaluation import Evaluation
@@ -99,6 +99,8 @@ def _evaluated(work: Session, path: Path, loaded: Loaded | None, asked: _Asked) 
 
 
 def _show(comparison: Comparison, work: Session) -> None:
+    from ckptgrow.evaluate.evaluation import metric_name
+
     names = [one.checkpoint.name for one in comparison.evaluations]
     labels = names if len(set(names)) == len(names) else [str(one.checkpoint) for one in comparison.evaluations]
     columns = ["task", "metric", labels[0]]

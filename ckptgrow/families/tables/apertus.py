@@ -12,6 +12,7 @@ from ckptgrow.families.rows import (
     FINAL,
     HEAD_NORMS,
     LAYER,
+    NORMS_OVER_HEADS,
     SIZES,
     TIE,
 )
@@ -41,7 +42,7 @@ FAMILY = Family(
     buffers=(ACTIVATION + "beta", ACTIVATION + "eps"),
     dropout=("attention_dropout",),
     refusals=(
-        Refusal("hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"),
+        NORMS_OVER_HEADS,
         Refusal("zero-norm", "xIELU is not zero at zero (its ε is added there); use ⟦new zero-output⟧"),
     ),
     tasks=(TOKENS, VALUES),

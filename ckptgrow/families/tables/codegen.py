@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from ckptgrow.families.family import UNITS, Parameter, Refusal, Size
 from ckptgrow.families.tables.gptj import FAMILY as GPTJ
-from ckptgrow.families.tables.gptj import LAYER, NORM, REST, SIZES
+from ckptgrow.families.tables.gptj import LAYER, NORM, REST
 from ckptgrow.families.task_rows import VALUES
 
 FAMILY = replace(
     GPTJ,
     model_type="codegen",
-    sizes={**SIZES, "quarter": Size(share=(4, "heads"))},
+    sizes={**GPTJ.sizes, "quarter": Size(share=(4, "heads"))},
     parameters=(
         Parameter("transformer.wte.weight", "vocab -> residual"),
         *NORM,

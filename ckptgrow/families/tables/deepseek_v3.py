@@ -6,32 +6,31 @@ them. Experts are chosen by sigmoids and a bias that no gradient moves; the firs
 Source: DeepSeek-AI, "DeepSeek-V3 Technical Report", arXiv 2412.19437; transformers `DeepseekV3ForCausalLM`.
 """
 
-from dataclasses import replace
-
 from ckptgrow.families.family import Family, Padding, Parameter, Size, Sparse
 from ckptgrow.families.rows import (
     CHOSEN_BY_BIAS,
     DENSE_LAYERS,
     EMBEDDING,
-    EXPERTS,
     FINAL,
     LAYER,
     NORMS,
     PIECES_OF_EXPERTS,
-    SIZES,
+    SPARSE_EXPERTS,
     TIE,
+    mixture_sizes,
     shared_experts,
 )
 from ckptgrow.families.task_rows import SEQUENCE, TOKENS, VALUES
 
 ATTENTION = LAYER + "self_attn."
+MIXTURE = mixture_sizes("n_routed_experts", "n_shared_experts")
 
 FAMILY = Family(
     model_type="deepseek_v3",
     base_prefix="model.",
     num_layers="num_hidden_layers",
     sizes={
-        **{space: size for space, size in SIZES.items() if space != "kv_heads"},
+        **{space: size for space, size in MIXTURE.items() if space != "kv_heads"},
         "head": Size(config="v_head_dim"),
         "nope": Size(config="qk_nope_head_dim"),
         "rope": Size(config="qk_rope_head_dim"),
@@ -39,11 +38,6 @@ FAMILY = Family(
         "key_and_value": Size(sum=("nope", "head")),
         "query_latent": Size(config="q_lora_rank", is_optional=True),
         "latent": Size(config="kv_lora_rank"),
-        "ffn": Size(config="moe_intermediate_size"),
-        "dense_ffn": Size(config="intermediate_size"),
-        "experts": Size(config="n_routed_experts"),
-        "routed": Size(same="experts"),
-        "shared": Size(config="n_shared_experts", is_optional=True),
     },
     parameters=(
         EMBEDDING,
@@ -59,7 +53,7 @@ FAMILY = Family(
         Parameter(ATTENTION + "o_proj.weight", "residual <- (heads head)"),
         Parameter(ATTENTION + "o_proj.bias", "residual", when="attention_bias"),
         *DENSE_LAYERS,
-        *(replace(one, layers="sparse") for one in (*EXPERTS[1:], EXPERTS[0])),
+        *SPARSE_EXPERTS,
         *shared_experts("n_shared_experts"),
         *NORMS,
         *FINAL,

@@ -5,17 +5,17 @@ Source: rednote-hilab, "dots.llm1 Technical Report", arXiv 2506.05767; transform
 
 from dataclasses import replace
 
-from ckptgrow.families.family import Refusal
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
     CHOSEN_BY_BIAS,
     DENSE_LAYERS,
     EMBEDDING,
-    EXPERTS,
     FINAL,
     HEAD_NORMS,
     NORMS,
+    NORMS_OVER_HEADS,
+    SPARSE_EXPERTS,
     shared_experts,
 )
 from ckptgrow.families.tables.glm4_moe import FAMILY as GLM4_MOE
@@ -29,15 +29,12 @@ FAMILY = replace(
         *ATTENTION_BIASES,
         *HEAD_NORMS,
         *DENSE_LAYERS,
-        *(replace(one, layers="sparse") for one in (*EXPERTS[1:], EXPERTS[0])),
+        *SPARSE_EXPERTS,
         *shared_experts("n_shared_experts"),
         *NORMS,
         *FINAL,
     ),
     padding=None,
     layer_lists=("layer_types",),
-    refusals=(
-        CHOSEN_BY_BIAS,
-        Refusal("hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"),
-    ),
+    refusals=(CHOSEN_BY_BIAS, NORMS_OVER_HEADS),
 )

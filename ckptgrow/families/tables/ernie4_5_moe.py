@@ -5,20 +5,20 @@ Source: Baidu, "ERNIE 4.5 Technical Report", 2025; transformers `Ernie4_5_MoeFor
 
 from dataclasses import replace
 
-from ckptgrow.families.family import Family, Padding, Parameter, Size, Sparse
+from ckptgrow.families.family import Family, Padding, Parameter, Sparse
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
     CHOSEN_BY_BIAS,
     DENSE_LAYERS,
     EMBEDDING,
-    EXPERTS,
     FINAL,
     LAYER,
     NORMS,
     PIECES_OF_EXPERTS,
-    SIZES,
+    SPARSE_EXPERTS,
     TIE,
+    mixture_sizes,
     shared_experts,
 )
 from ckptgrow.families.task_rows import VALUES
@@ -29,14 +29,7 @@ FAMILY = Family(
     model_type="ernie4_5_moe",
     base_prefix="model.",
     num_layers="num_hidden_layers",
-    sizes={
-        **SIZES,
-        "ffn": Size(config="moe_intermediate_size"),
-        "dense_ffn": Size(config="intermediate_size"),
-        "experts": Size(config="moe_num_experts"),
-        "routed": Size(same="experts"),
-        "shared": Size(config="moe_num_shared_experts", is_optional=True),
-    },
+    sizes=mixture_sizes("moe_num_experts", "moe_num_shared_experts"),
     parameters=(
         EMBEDDING,
         *ATTENTION,
@@ -45,9 +38,9 @@ FAMILY = Family(
         Parameter(LAYER + "mlp.gate_proj.bias", "dense_ffn", when="use_bias", layers="dense"),
         Parameter(LAYER + "mlp.up_proj.bias", "dense_ffn!", when="use_bias", layers="dense"),
         Parameter(LAYER + "mlp.down_proj.bias", "residual", when="use_bias", layers="dense"),
-        replace(EXPERTS[0], layers="sparse"),
+        SPARSE_EXPERTS[-1],
         Parameter(BIAS, "1: experts", layers="sparse"),
-        *(replace(one, layers="sparse") for one in EXPERTS[1:]),
+        *SPARSE_EXPERTS[:-1],
         *shared_experts("moe_num_shared_experts", bias="use_bias"),
         *NORMS,
         *FINAL,

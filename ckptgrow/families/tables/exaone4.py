@@ -3,8 +3,18 @@
 Source: LG AI Research, "EXAONE 4.0", arXiv 2507.11407; transformers `Exaone4ForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Refusal, Size
-from ckptgrow.families.rows import EMBEDDING, FINAL, HEAD_NORMS, LAYER, POST_NORM_ATTENTION, POST_NORM_FFN, SIZES, TIE
+from ckptgrow.families.family import Family, Parameter, Size
+from ckptgrow.families.rows import (
+    EMBEDDING,
+    FINAL,
+    HEAD_NORMS,
+    LAYER,
+    NORMS_OVER_HEADS,
+    POST_NORM_ATTENTION,
+    POST_NORM_FFN,
+    SIZES,
+    TIE,
+)
 from ckptgrow.families.task_rows import QUESTIONS_OF_TRANSFORMER, SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
@@ -25,8 +35,6 @@ FAMILY = Family(
     dropout=("attention_dropout",),
     residual=("residual", "normed", "final", "branch"),
     layer_lists=("layer_types",),
-    refusals=(
-        Refusal("hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"),
-    ),
+    refusals=(NORMS_OVER_HEADS,),
     tasks=(SEQUENCE, TOKENS, QUESTIONS_OF_TRANSFORMER, VALUES),
 )

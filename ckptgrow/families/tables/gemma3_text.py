@@ -3,10 +3,11 @@
 Source: Gemma Team, "Gemma 3", arXiv 2503.19786; transformers `Gemma3ForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Refusal, Size
+from ckptgrow.families.family import Family, Parameter, Size
 from ckptgrow.families.rows import (
     FINAL_WITHOUT_ONE,
     LAYER,
+    NORMS_OVER_HEADS,
     POST_NORM_ATTENTION,
     POST_NORM_BIASES,
     POST_NORM_FFN,
@@ -41,8 +42,6 @@ FAMILY = Family(
     shrunken=ROOT_SCALED,
     shrunken_tied=ROOT_SCALED_TIED,
     layer_lists=("layer_types",),
-    refusals=(
-        Refusal("hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"),
-    ),
+    refusals=(NORMS_OVER_HEADS,),
     tasks=(SEQUENCE, VALUES),
 )

@@ -6,21 +6,22 @@ Source: GLM-4.5 Team, "GLM-4.5", arXiv 2508.06471; the bias: Wang et al., arXiv 
 
 from dataclasses import replace
 
-from ckptgrow.families.family import Family, Padding, Refusal, Size, Sparse
+from ckptgrow.families.family import Family, Padding, Sparse
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
     CHOSEN_BY_BIAS,
     DENSE_LAYERS,
     EMBEDDING,
-    EXPERTS,
     FINAL,
     HEAD_NORMS,
     LAYER,
     NORMS,
+    NORMS_OVER_HEADS,
     PIECES_OF_EXPERTS,
-    SIZES,
+    SPARSE_EXPERTS,
     TIE,
+    mixture_sizes,
     shared_experts,
 )
 from ckptgrow.families.task_rows import VALUES
@@ -29,21 +30,14 @@ FAMILY = Family(
     model_type="glm4_moe",
     base_prefix="model.",
     num_layers="num_hidden_layers",
-    sizes={
-        **SIZES,
-        "ffn": Size(config="moe_intermediate_size"),
-        "dense_ffn": Size(config="intermediate_size"),
-        "experts": Size(config="n_routed_experts"),
-        "routed": Size(same="experts"),
-        "shared": Size(config="n_shared_experts", is_optional=True),
-    },
+    sizes=mixture_sizes("n_routed_experts", "n_shared_experts"),
     parameters=(
         EMBEDDING,
         *ATTENTION,
         *ATTENTION_BIASES[:3],
         *(replace(one, when="use_qk_norm") for one in HEAD_NORMS),
         *DENSE_LAYERS,
-        *(replace(one, layers="sparse") for one in (*EXPERTS[1:], EXPERTS[0])),
+        *SPARSE_EXPERTS,
         *shared_experts("n_shared_experts"),
         *NORMS,
         *FINAL,
@@ -57,11 +51,7 @@ FAMILY = Family(
     aliases={"num_local_experts": "n_routed_experts"},
     refusals=(
         CHOSEN_BY_BIAS,
-        Refusal(
-            "hidden",
-            "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size",
-            when="use_qk_norm",
-        ),
+        replace(NORMS_OVER_HEADS, when="use_qk_norm"),
     ),
     tasks=(VALUES,),
 )

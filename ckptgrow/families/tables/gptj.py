@@ -3,21 +3,12 @@
 Source: Wang & Komatsuzaki, "GPT-J-6B", 2021; transformers `GPTJForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Padding, Parameter, Size, Tie
+from ckptgrow.families.family import Family, Parameter, Tie
+from ckptgrow.families.tables.gpt2 import FAMILY as GPT2
 from ckptgrow.families.task_rows import QUESTIONS, SEQUENCE, VALUES
 
 LAYER = "transformer.h.{layer}."
 
-SIZES = {
-    "vocab": Size(config="vocab_size"),
-    "position": Size(config="n_positions"),
-    "residual": Size(config="n_embd"),
-    "normed": Size(same="residual"),
-    "final": Size(same="residual"),
-    "heads": Size(config="n_head"),
-    "head": Size(ratio=("residual", "heads")),
-    "ffn": Size(config="n_inner", times=(4, "residual")),
-}
 NORM = (
     Parameter(LAYER + "ln_1.weight", "gain normed"),
     Parameter(LAYER + "ln_1.bias", "normed"),
@@ -38,7 +29,7 @@ FAMILY = Family(
     model_type="gptj",
     base_prefix="transformer.",
     num_layers="n_layer",
-    sizes=SIZES,
+    sizes=GPT2.sizes,
     parameters=(
         Parameter("transformer.wte.weight", "vocab -> residual"),
         *NORM,
@@ -49,14 +40,9 @@ FAMILY = Family(
     ),
     tie=Tie(head="lm_head.weight", embedding="transformer.wte.weight", default=False),
     buffers=(LAYER + "attn.bias", LAYER + "attn.masked_bias"),
-    padding=Padding("layer", "layer_norm_epsilon"),
-    activation="activation_function",
-    dropout=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
-    aliases={
-        "hidden_size": "n_embd",
-        "max_position_embeddings": "n_positions",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-    },
+    padding=GPT2.padding,
+    activation=GPT2.activation,
+    dropout=GPT2.dropout,
+    aliases=GPT2.aliases,
     tasks=(SEQUENCE, QUESTIONS, VALUES),
 )

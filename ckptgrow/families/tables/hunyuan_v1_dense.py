@@ -3,8 +3,19 @@
 Source: Tencent Hunyuan, "Hunyuan-7B", 2025; transformers `HunYuanDenseV1ForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Refusal
-from ckptgrow.families.rows import ATTENTION, ATTENTION_BIASES, EMBEDDING, FINAL, GATED_FFN, LAYER, NORMS, SIZES, TIE
+from ckptgrow.families.family import Family, Parameter
+from ckptgrow.families.rows import (
+    ATTENTION,
+    ATTENTION_BIASES,
+    EMBEDDING,
+    FINAL,
+    GATED_FFN,
+    LAYER,
+    NORMS,
+    NORMS_OVER_HEADS,
+    SIZES,
+    TIE,
+)
 from ckptgrow.families.task_rows import SEQUENCE, VALUES
 
 FAMILY = Family(
@@ -24,8 +35,6 @@ FAMILY = Family(
     ),
     tie=TIE,
     dropout=("attention_dropout",),
-    refusals=(
-        Refusal("hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"),
-    ),
+    refusals=(NORMS_OVER_HEADS,),
     tasks=(SEQUENCE, VALUES),
 )

@@ -3,17 +3,26 @@
 Source: MiniMax, "MiniMax-M2", 2025; transformers `MiniMaxM2ForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, InPieces, Parameter, Refusal, Size
-from ckptgrow.families.rows import ATTENTION, CHOSEN_BY_BIAS, EMBEDDING, EXPERTS, FINAL, LAYER, NORMS, SIZES, TIE
+from ckptgrow.families.family import Family, Parameter, Refusal
+from ckptgrow.families.rows import (
+    ATTENTION,
+    CHOSEN_BY_BIAS,
+    EMBEDDING,
+    EXPERTS,
+    FINAL,
+    LAYER,
+    NORMS,
+    NORMS_OVER_ALL,
+    TIE,
+)
+from ckptgrow.families.tables.mixtral import FAMILY as MIXTRAL
 from ckptgrow.families.task_rows import VALUES
-
-EXPERT = LAYER + "block_sparse_moe.experts.{expert}."
 
 FAMILY = Family(
     model_type="minimax_m2",
     base_prefix="model.",
     num_layers="num_hidden_layers",
-    sizes={**SIZES, "experts": Size(config="num_local_experts"), "routed": Size(same="experts")},
+    sizes=MIXTRAL.sizes,
     parameters=(
         EMBEDDING,
         *ATTENTION,
@@ -23,26 +32,18 @@ FAMILY = Family(
         *NORMS,
         *FINAL,
     ),
-    pieces=(
-        InPieces(
-            LAYER + "mlp.experts.gate_up_proj",
-            (Parameter(EXPERT + "w1.weight", "ffn <- normed"), Parameter(EXPERT + "w3.weight", "ffn! <- normed")),
-        ),
-        InPieces(LAYER + "mlp.experts.down_proj", (Parameter(EXPERT + "w2.weight", "residual <- ffn"),)),
-    ),
+    pieces=MIXTRAL.pieces,
     spellings=(
-        ("mlp.gate.", "block_sparse_moe.gate."),
+        *MIXTRAL.spellings,
         ("mlp.e_score_correction_bias", "block_sparse_moe.e_score_correction_bias"),
     ),
     tie=TIE,
     buffers=(LAYER + "mlp.e_score_correction_bias",),
     dropout=("attention_dropout",),
-    aliases={"num_experts": "num_local_experts"},
+    aliases=MIXTRAL.aliases,
     refusals=(
         CHOSEN_BY_BIAS,
-        Refusal(
-            "hidden", "norms over all queries share the ε that would change; ⟦factor K⟧ multiplies the hidden size"
-        ),
+        NORMS_OVER_ALL,
         Refusal("heads", "a norm runs over all heads, so uneven copies weigh differently in it"),
         Refusal("kv_heads", "a norm runs over all heads, so uneven copies weigh differently in it"),
     ),

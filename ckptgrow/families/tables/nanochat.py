@@ -3,8 +3,8 @@
 Source: Karpathy, "nanochat", 2025; transformers `NanoChatForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Refusal
-from ckptgrow.families.rows import ATTENTION, ATTENTION_BIASES, EMBEDDING, LAYER, SIZES, TIE
+from ckptgrow.families.family import Family, Parameter
+from ckptgrow.families.rows import ATTENTION, ATTENTION_BIASES, EMBEDDING, LAYER, SIZES, TIE, WITHOUT_GAINS
 from ckptgrow.families.task_rows import VALUES
 
 FAMILY = Family(
@@ -23,17 +23,6 @@ FAMILY = Family(
     tie=TIE,
     activation="hidden_act",
     dropout=("attention_dropout",),
-    refusals=(
-        Refusal(
-            "hidden",
-            "its norms have no gain that could make up for new coordinates; ⟦factor K⟧ multiplies the hidden size",
-        ),
-        Refusal("zero-norm", "its norms have no gain that could be zero; use ⟦new zero-output⟧"),
-        Refusal(
-            "width",
-            "its head is tied to the embedding and its final norm has no gain that could make up for the copies",
-            when="tie_word_embeddings",
-        ),
-    ),
+    refusals=WITHOUT_GAINS,
     tasks=(VALUES,),
 )

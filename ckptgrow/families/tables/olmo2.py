@@ -8,6 +8,7 @@ from ckptgrow.families.rows import (
     EMBEDDING,
     FINAL,
     LAYER,
+    NORMS_OVER_ALL,
     POST_NORM_ATTENTION,
     POST_NORM_BIASES,
     POST_NORM_FFN,
@@ -36,9 +37,7 @@ FAMILY = Family(
     dropout=("attention_dropout",),
     residual=("residual", "normed", "final", "branch"),
     refusals=(
-        Refusal(
-            "hidden", "norms over all queries share the ε that would change; ⟦factor K⟧ multiplies the hidden size"
-        ),
+        NORMS_OVER_ALL,
         Refusal("heads", "a norm runs over all heads, so uneven copies weigh differently in it"),
         Refusal("kv_heads", "a norm runs over all heads, so uneven copies weigh differently in it"),
     ),

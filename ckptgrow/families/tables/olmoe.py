@@ -13,6 +13,7 @@ from ckptgrow.families.rows import (
     FINAL,
     LAYER,
     NORMS,
+    NORMS_OVER_ALL,
     PIECES_OF_EXPERTS,
     SIZES,
     TIE,
@@ -39,9 +40,7 @@ FAMILY = Family(
     dropout=("attention_dropout",),
     aliases={"num_local_experts": "num_experts"},
     refusals=(
-        Refusal(
-            "hidden", "norms over all queries share the ε that would change; ⟦factor K⟧ multiplies the hidden size"
-        ),
+        NORMS_OVER_ALL,
         Refusal("heads", "a norm runs over all heads, so uneven copies weigh differently in it"),
         Refusal("kv_heads", "a norm runs over all heads, so uneven copies weigh differently in it"),
     ),

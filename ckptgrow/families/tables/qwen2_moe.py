@@ -15,8 +15,8 @@ from ckptgrow.families.rows import (
     LAYER,
     NORMS,
     PIECES_OF_EXPERTS,
-    SIZES,
     TIE,
+    mixture_sizes,
 )
 from ckptgrow.families.task_rows import QUESTIONS, SEQUENCE, TOKENS, VALUES
 
@@ -25,12 +25,8 @@ FAMILY = Family(
     base_prefix="model.",
     num_layers="num_hidden_layers",
     sizes={
-        **SIZES,
-        "ffn": Size(config="moe_intermediate_size"),
-        "dense_ffn": Size(config="intermediate_size"),
+        **mixture_sizes("num_experts"),
         "shared_ffn": Size(config="shared_expert_intermediate_size"),
-        "experts": Size(config="num_experts"),
-        "routed": Size(same="experts"),
     },
     parameters=(
         EMBEDDING,

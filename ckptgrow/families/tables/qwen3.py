@@ -3,7 +3,7 @@
 Source: Yang et al., "Qwen3 Technical Report", arXiv 2505.09388; transformers `Qwen3ForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Refusal
+from ckptgrow.families.family import Family
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
@@ -12,6 +12,7 @@ from ckptgrow.families.rows import (
     GATED_FFN,
     HEAD_NORMS,
     NORMS,
+    NORMS_OVER_HEADS,
     SIZES,
     TIE,
 )
@@ -26,8 +27,6 @@ FAMILY = Family(
     tie=TIE,
     dropout=("attention_dropout",),
     layer_lists=("layer_types",),
-    refusals=(
-        Refusal("hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"),
-    ),
+    refusals=(NORMS_OVER_HEADS,),
     tasks=(SEQUENCE, TOKENS, QUESTIONS_OF_TRANSFORMER, VALUES),
 )

@@ -3,21 +3,20 @@
 Source: Yang et al., "Qwen3 Technical Report", arXiv 2505.09388; transformers `Qwen3MoeForCausalLM`.
 """
 
-from dataclasses import replace
-
-from ckptgrow.families.family import Family, Refusal, Size, Sparse
+from ckptgrow.families.family import Family, Sparse
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
     DENSE_LAYERS,
     EMBEDDING,
-    EXPERTS,
     FINAL,
     HEAD_NORMS,
     NORMS,
+    NORMS_OVER_HEADS,
     PIECES_OF_EXPERTS,
-    SIZES,
+    SPARSE_EXPERTS,
     TIE,
+    mixture_sizes,
 )
 from ckptgrow.families.task_rows import QUESTIONS_OF_TRANSFORMER, SEQUENCE, TOKENS, VALUES
 
@@ -25,19 +24,13 @@ FAMILY = Family(
     model_type="qwen3_moe",
     base_prefix="model.",
     num_layers="num_hidden_layers",
-    sizes={
-        **SIZES,
-        "ffn": Size(config="moe_intermediate_size"),
-        "dense_ffn": Size(config="intermediate_size"),
-        "experts": Size(config="num_local_experts"),
-        "routed": Size(same="experts"),
-    },
+    sizes=mixture_sizes("num_local_experts"),
     parameters=(
         EMBEDDING,
         *ATTENTION,
         *ATTENTION_BIASES,
         *HEAD_NORMS,
-        *(replace(one, layers="sparse") for one in (*EXPERTS[1:], EXPERTS[0])),  # here the router comes last
+        *SPARSE_EXPERTS,
         *DENSE_LAYERS,
         *NORMS,
         *FINAL,
@@ -47,8 +40,6 @@ FAMILY = Family(
     dropout=("attention_dropout",),
     sparse=Sparse(dense="mlp_only_layers", step="decoder_sparse_step"),
     aliases={"num_experts": "num_local_experts"},
-    refusals=(
-        Refusal("hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"),
-    ),
+    refusals=(NORMS_OVER_HEADS,),
     tasks=(SEQUENCE, TOKENS, QUESTIONS_OF_TRANSFORMER, VALUES),
 )

@@ -9,18 +9,18 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import torch
 from zlib_ng import zlib_ng
 
 from ckptgrow.errors import CheckpointError
 from ckptgrow.progress import Advance
+from ckptgrow.storage.one_thread import on_one_thread
 from ckptgrow.storage.tensors import CHUNK_BYTES, LazyTensor, Repeated, Zeros, bytes_of, chunks, num_bytes
 
 NUM_THREADS = 3
@@ -84,7 +84,7 @@ def _filled(places: Sequence[tuple[int, Extent]], advance: Advance) -> list[int]
     if sum(place.num_bytes for _, place in places) <= CHUNK_BYTES:  # threads would cost more than they save
         return [writer.write(*one) for one in places]
     largest_first = sorted(places, key=lambda one: -one[1].num_bytes)
-    with _one_core_each(), ThreadPoolExecutor(NUM_THREADS) as threads:
+    with on_one_thread(), ThreadPoolExecutor(NUM_THREADS) as threads:
         running = {id(one): threads.submit(writer.write, *one) for one in largest_first}
         try:
             for one in wait(running.values(), return_when=FIRST_EXCEPTION).done:
@@ -95,17 +95,6 @@ def _filled(places: Sequence[tuple[int, Extent]], advance: Advance) -> list[int]
             for one in running.values():
                 one.cancel()
             raise
-
-
-@contextmanager
-def _one_core_each() -> Generator[None]:
-    """Inside, threads that begin compute without torch's further ones, which would wait for each other by spinning."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Writer:
