@@ -235,6 +235,7 @@ def newest_progress(rows: list[dict[str, str]], total: int) -> Progress | None:
         lr=float(row["lr"]),
         loss=float(row["loss"]),
         val_loss=_last(rows, "val_loss"),
+        val_step=next((int(row["step"]) for row in reversed(rows) if row["val_loss"]), None),
         tokens_per_second=float(row["tokens_per_second"]),
         is_logged=True,
     )
