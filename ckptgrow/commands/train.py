@@ -72,7 +72,14 @@ def train(
         str, typer.Option(help="Parts to begin anew with --resume, by commas: optimizer, schedule, data.")
     ] = "",
     step: Annotated[int | None, typer.Option(min=0, help="Schedule step to go on from with --resume.")] = None,
-    rewarm: Annotated[int | None, typer.Option(min=0, help="Steps over which the learning rate rises again.")] = None,
+    rewarm: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Steps over which the learning rate rises again [default: right after a growth in width or depth 3 % "
+            "of the steps, else none].",
+        ),
+    ] = None,
     rewarm_new: Annotated[
         str | None,
         typer.Option(
@@ -281,7 +288,6 @@ def train(
         "param_order": param_order,
         "reset": chosen_by_commas("--reset", reset, words_of(ResetPart)),
         "step": step,
-        "rewarm": rewarm or 0,
         "devices": devices,
         "num_nodes": nodes,
         "strategy": strategy,
@@ -298,6 +304,7 @@ def train(
         "logger": logger,
     }
     optional = {
+        "rewarm": rewarm,
         "rewarm_new": None if rewarm_new is None else _rise(rewarm_new),
         "freeze": freeze,
         "train_steps": train_steps,

@@ -69,6 +69,7 @@ class TrainJob:
             "warmup_share": stage.warmup_share,
             "until_slope": tau_of(plan, self.number),
             "until_loss": stage.until_loss,
+            "rewarm": None if stage.rewarm else stage.rewarm,  # a rise stands in what was grown
             **batches_of(stage, work.devices.count),
         }
         return {
@@ -79,7 +80,7 @@ class TrainJob:
             **{name: value for name, value in asked.items() if value is not None},
             "keep": KEPT_CHECKPOINTS,
             **self._options(plan),
-            **({} if chosen is None else chosen.train),
+            **({} if chosen is None else chosen.training),
         }
 
     def _options(self, plan: StagedPlan) -> dict[str, Any]:
