@@ -90,8 +90,8 @@ def test_the_home_directory_is_expanded(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("gpt2", "hf download gpt2"),
-        ("EleutherAI/pythia-70m", "hf download EleutherAI/pythia-70m --local-dir pythia-70m"),
+        ("gpt2", "neither a file or directory nor a model in the hub's cache"),
+        ("EleutherAI/pythia-70m", "EleutherAI/pythia-70m: is neither a file"),
         ("https://example.org/small.ckpt", "is an address"),
         ("s3://bucket/small.ckpt", "is an address"),
         ("small.ckpt", "no such file or directory"),
