@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ckptgrow.addresses.address import ADDRESS, local_path, of_bare_name, typed
+from ckptgrow.addresses.remote_files import fetched_whole
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.storage.files.targets import check_suffix, check_target
 
@@ -33,14 +34,28 @@ def checkpoint_at(path: Path | None) -> Path | None:
         meant = asked if _is_checkpoint(asked) else _last_within(asked)
     else:
         meant = _around(asked) if asked.suffix == ".safetensors" else asked
-    if meant != path.expanduser():
+    if meant != path.expanduser() and typed(meant) != typed(path):
         print(f"note: {typed(path)}: taken for {meant}", file=sys.stderr)
     return meant
 
 
-def checkpoints_at(paths: list[Path]) -> list[Path]:
+def whole_checkpoint_at(path: Path | None) -> Path | None:
+    """The same for what reads files by itself: of an address all is fetched."""
+    found = checkpoint_at(path)
+    if found is not None:
+        for one in [found, *found.rglob("*")] if found.is_dir() else [found]:
+            fetched_whole(one)
+    return found
+
+
+def whole_checkpoints_at(paths: list[Path]) -> list[Path]:
     """The same of several."""
-    return [found for path in paths if (found := checkpoint_at(path)) is not None]
+    return [found for path in paths if (found := whole_checkpoint_at(path)) is not None]
+
+
+def grown_at(path: Path) -> Path:
+    """Where a checkpoint is written, be it an address, with `~` as the home directory."""
+    return path if ADDRESS.fullmatch(str(path)) else path.expanduser()
 
 
 def output_at(path: Path) -> Path:
