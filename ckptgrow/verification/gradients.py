@@ -9,7 +9,7 @@ evenly over the copies of its inputs. `weights` judges the stored weights agains
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -84,12 +84,16 @@ def gradient_problems(scales: Mapping[str, GradientScale]) -> list[str]:
     ]
 
 
-def idealise(model: PreTrainedModel, pair: Pair, weights: Mapping[str, WeightScale]) -> None:
-    """Replaces the grown model's weights in place by ideal ones, as the module's head defines them; new layers stay."""
+def idealise(
+    model: PreTrainedModel, pair: Pair, weights: Mapping[str, WeightScale], begun: Collection[str] = ()
+) -> None:
+    """Replaces the grown model's weights in place by ideal ones, as the module's head defines them; new layers stay,
+    and so does what is named in `begun`, which comes from nothing in the small model.
+    """
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, link in pair.links.items():
-            if link.is_new_layer or link.is_padded or not link.has_copies:
+            if link.is_new_layer or link.is_padded or not link.has_copies or name in begun:
                 continue
             factor = weights[name].factor
             ideal = link.spread(pair.small_tensor(link)) * (1.0 if factor is None else factor)
@@ -109,7 +113,7 @@ def _scale(
     old, new = small.get(link.small.canonical), grown.get(link.grown.canonical)
     demanded = _demanded(link, weight, growths) * link.share_of_gradient
     if old is None or new is None or largest(old) <= DEAD * scale_of_all:
-        left = 0.0 if new is None else largest(new) / scale_of_all
+        left = 0.0 if new is None or old is None else largest(new) / scale_of_all
         return GradientScale(demanded, None, left)
     spread, new = link.spread(link.left_part(old.double())), link.copied_part(new.double())
     expected = GradientScale(demanded, None, 0.0).at(link) * spread

@@ -124,6 +124,9 @@ OPTIONAL: Mapping[str, Check] = {
     "moments": _choice("algebra", "unscaled"),
     "new_coordinates": _are_runs,
     "wd_rule": _choice("trajectory", "sqrt", "keep"),
+    **dict.fromkeys(("dense", "to"), _is_text),
+    "shards": lambda value: is_count(value) and value > 0,
+    "router_noise": _is_strength,
     **dict.fromkeys(("residual", *UNITS), is_count),
 }
 

@@ -19,7 +19,7 @@ from ckptgrow.state.opening import TrainingState
 from ckptgrow.storage.tensors import whole
 from ckptgrow.verification.coordinates import growths_since, has_begun_anew, moment_rules, row_record
 
-PARTS = 1.5  # times b², beyond rounding: two copies that serve different parts have squares twice as large
+PARTS = 1 + 1e-9  # times b², beyond rounding: copies that serve different parts have squares that are larger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class Link:
     def squares(self, expected: torch.Tensor) -> torch.Tensor:
         """What is expected of squares, from those of copies with equal gradients: more where they are unequal parts."""
         for axis, growth in enumerate(self.growths):
-            if axis not in self.in_axes and bool((growth.read_squared > PARTS * growth.read**2).any()):
+            if bool((growth.read_squared > PARTS * growth.read**2).any()):
                 expected = expected * self.along(axis, growth.read_squared / growth.read**2)
         return expected
 

@@ -26,6 +26,10 @@ SHARED = {
     # state and families: names, layouts, sizes, transformers' own models
     "ckptgrow.state.architecture": {"config_errors"},
     "ckptgrow.state.claim": {"Claimed"},
+    # a dense state as a mixture: real models' logits and gradients judge it
+    "ckptgrow.state.mixture_config": {"mixture_architecture"},
+    "ckptgrow.state.mixture_of_dense": {"as_mixture"},
+    "ckptgrow.state.mixture_terms": {"ROUTER"},
     "ckptgrow.state.model": {"load_model", "streamed_model"},
     "ckptgrow.state.opening": {"TrainingState", "open_state", "understood"},
     "ckptgrow.state.optimizer_kinds": {"keys_in", "recognised"},  # which optimizer it is; what follows is not shared
