@@ -68,7 +68,14 @@ MODERNBERT = {
     "sep_token_id": 0,
 }
 ERNIE = {"moe_num_experts": 3, "moe_k": 2, "moe_intermediate_size": 20}
-LATENT = {"q_lora_rank": 8, "kv_lora_rank": 6, "qk_rope_head_dim": 4, "qk_nope_head_dim": 3, "v_head_dim": 5}
+LATENT = {
+    "q_lora_rank": 8,
+    "kv_lora_rank": 6,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 3,
+    "v_head_dim": 5,
+    "num_key_value_heads": 4,
+}
 T5 = {
     "d_model": 16,
     "d_kv": 6,
