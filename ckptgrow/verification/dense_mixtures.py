@@ -18,8 +18,9 @@ from ckptgrow.state.mixture_config import mixture_architecture
 from ckptgrow.state.mixture_of_dense import as_mixture
 from ckptgrow.state.mixture_terms import ROUTER
 from ckptgrow.state.opening import TrainingState
+from ckptgrow.storage.tensors import whole
 from ckptgrow.verification.coordinates import growths_since, mixture_record
-from ckptgrow.verification.pair import Link, Pair
+from ckptgrow.verification.pair import Link, Pair, applied
 from ckptgrow.verification.precision import rounding
 from ckptgrow.verification.trees import is_count
 from ckptgrow.verification.weights import WeightScale
@@ -69,7 +70,7 @@ def with_routers(pair: Pair, scales: Mapping[str, WeightScale]) -> dict[str, Wei
 
 def _router_scale(pair: Pair, link: Link, record: Mapping[str, Any]) -> WeightScale:
     """A new router: one row for all parts of one copy, of draws as large as the record says."""
-    router, shards = pair.grown_tensor(link), int(record["shards"])
+    router, shards = whole(applied(pair.grown, link.grown)), int(record["shards"])
     rows = router[::shards]
     apart = float((router - rows.repeat_interleave(shards, 0)).abs().max())
     deviation = float(record.get("router_noise", math.nan))

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from ckptgrow.spaces.growth import Growth
-from ckptgrow.verification.factors import gradient_factor
+from ckptgrow.verification.factors import gradient_factors
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.weights import WeightScale
@@ -129,10 +130,11 @@ def _demanded(link: Link, weight: float | None, growths: Mapping[str, Growth]) -
     """
     if link.is_padded or not link.growths:
         return torch.tensor([1 / (weight or 1.0)], dtype=torch.float64)
-    classes = link.copy_classes()
-    factors = torch.ones(int(classes.max()) + 1, dtype=torch.float64)
-    factors[classes] = gradient_factor(link.grown.layout, growths)
-    return factors
+    of_each_class = [
+        np.array([np.flatnonzero(growth.read == share)[-1] for share in shares])
+        for growth, shares in zip(link.growths, link.shares, strict=True)
+    ]
+    return gradient_factors(link.grown.layout, growths, of_each_class).reshape(-1)
 
 
 def _ratio(expected: torch.Tensor, found: torch.Tensor) -> float:

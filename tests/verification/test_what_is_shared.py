@@ -13,8 +13,18 @@ SHARED = {
     # storage and formats: what lies where, and how it is read
     "ckptgrow.storage.files.json_files": {"LARGEST_LOG", "read_json"},
     "ckptgrow.storage.fingerprint": {"Fingerprint", "flat_value"},
+    "ckptgrow.storage.one_thread": {"on_one_thread"},
     "ckptgrow.storage.pickles.opaque": {"Opaque"},
-    "ckptgrow.storage.tensors": {"InMemory", "LazyTensor", "chunks", "is_lazy", "num_elements", "whole"},
+    "ckptgrow.storage.tensors": {
+        "InMemory",
+        "LazyTensor",
+        "Made",
+        "chunks",
+        "is_lazy",
+        "merged",
+        "num_elements",
+        "whole",
+    },
     "ckptgrow.storage.tree": {"path_text", "with_node"},
     "ckptgrow.formats.checkpoint": {"Checkpoint"},
     "ckptgrow.formats.dcp": {"Keys"},
@@ -41,6 +51,7 @@ SHARED = {
     "ckptgrow.spaces.growth": {
         "BoolVector",
         "FRESH",
+        "FloatVector",
         "Growth",
         "IntVector",
         "copies",
