@@ -172,8 +172,10 @@ def _told(done: GrowthResult, source: Path, target: Path, screen: Screen) -> Map
 
 def _sentence(done: GrowthResult, source: Path, target: Path) -> str:
     changes = ", ".join(
-        f"{name} {done.old[name]} → {size}" for name, size in done.new.items() if done.old.get(name) != size
+        f"{name} {done.old.get(name, 'none')} → {size}" for name, size in done.new.items() if done.old.get(name) != size
     )
+    if "to" in done.record:
+        changes = f"{done.record.get('dense')} → {done.record['to']}, {changes}"
     old, new = done.num_parameters
     step = "" if done.step[0] == done.step[1] else f", step {done.step[0]} → {done.step[1]}"
     changes = changes or "the same sizes"

@@ -171,7 +171,7 @@ def _growth_log(growing: Growing, record: GrowthRecord) -> GrowthLog:
 
 
 def _result(growing: Growing, grown: _Grown, target: Path | None) -> GrowthResult:
-    old = growing.old
+    old = growing.old.as_read
     is_read = target is not None and processes().rank == 0
     sha256 = growing.fingerprint.value() if is_read else None
     return GrowthResult(
