@@ -28,7 +28,7 @@ from ckptgrow.spaces.layout import parse
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.claim import Claim, Claimed
 from ckptgrow.state.mixture_config import SHARED_FFN
-from ckptgrow.storage.tensors import InMemory, LazyTensor, Made, Zeros, whole
+from ckptgrow.storage.tensors import InMemory, LazyTensor, Made, Zeros, chunks, whole
 
 Cut = Literal["rows", "columns", "none"]  # along what the sources' units are cut into runs
 GATE, UP, DOWN = "ffn <- normed", "ffn! <- normed", "residual <- ffn"  # the dense rows, by their layouts
@@ -99,8 +99,9 @@ class MixtureTensor:
         return torch.cat([one.rows(expert * size, (expert + 1) * size) for one in sources])
 
     def _run_of_columns(self, sources: Sequence[LazyTensor], expert: int) -> torch.Tensor:
-        size = self.shape[2]
-        return whole(sources[0])[:, expert * size : (expert + 1) * size].contiguous()
+        size, old = self.shape[2], sources[0]
+        columns = slice(expert * size, (expert + 1) * size)
+        return torch.cat([old.rows(start, stop)[:, columns] for start, stop in chunks(old)])
 
 
 @dataclass(frozen=True, eq=False)

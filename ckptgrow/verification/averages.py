@@ -19,8 +19,9 @@ from ckptgrow.errors import listing
 from ckptgrow.state.claim import Claimed
 from ckptgrow.state.model import streamed_model
 from ckptgrow.state.opening import TrainingState
-from ckptgrow.storage.tensors import num_elements
+from ckptgrow.storage.tensors import num_elements, whole
 from ckptgrow.verification.carried import DIRECTORIES
+from ckptgrow.verification.dense_mixtures import begun_routers
 from ckptgrow.verification.kept_tokens import KeptTokens
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.pair import Link, Pair
@@ -44,6 +45,13 @@ def average_problems(pair: Pair, weights: Scales) -> list[str]:
         *_buffer_problems(pair),
         *_fresh_problems(pair, weights),
     ]
+
+
+def _router_problems(pair: Pair, average: Link, name: str) -> Iterator[str]:
+    """A router that comes from nothing in the small model begins in an average as it does in the model."""
+    found, own = (whole(pair.grown.checkpoint.tensors[one]) for one in (average.grown.name, name))
+    if not torch.equal(found, own.to(found.dtype)):
+        yield f"{average.grown.name} is another router than {name}, expected the same where it begins"
 
 
 def instances_of(state: TrainingState) -> dict[str, dict[str, Claimed]]:
@@ -70,7 +78,9 @@ def _instance_problems(pair: Pair, weights: Scales) -> Iterator[str]:
             for name, (old, new) in both.items()
             if old is not None and new is not None
         }
-        problems = _problems_by_name(pair, averages, weights)
+        begun = begun_routers(pair) & averages.keys()
+        problems = _problems_by_name(pair, {name: averages[name] for name in averages.keys() - begun}, weights)
+        problems = {**problems, **{name: list(_router_problems(pair, averages[name], name)) for name in begun}}
         for name, (old, new) in both.items():
             if (old is None) != (new is None):
                 lost = pair.links[name].grown.canonical

@@ -25,6 +25,7 @@ from ckptgrow.verification.precision import rounding
 from ckptgrow.verification.trees import is_count
 from ckptgrow.verification.weights import WeightScale
 
+HALF = 0.5  # the mantissa of powers of two
 LIKE = 0.1  # relative, of the standard deviation of draws that were rounded
 SCATTER = 4.0  # standard deviations, in units of 1/√(2 · draws)
 
@@ -60,6 +61,12 @@ def is_router(link: Link) -> bool:
 def begun_routers(pair: Pair) -> set[str]:
     """The grown names of routers that come from nothing in the small model."""
     return {name for name, link in pair.links.items() if is_router(link)} if pair.small.dense is not None else set()
+
+
+def restating_rounds(pair: Pair) -> bool:
+    """Whether dense weights were rounded as they became experts', times a number of parts that is no power of two."""
+    terms = pair.small.terms
+    return terms is not None and any(math.frexp(one.part.factor)[0] != HALF for one in terms.terms)
 
 
 def with_routers(pair: Pair, scales: Mapping[str, WeightScale]) -> dict[str, WeightScale]:

@@ -289,6 +289,38 @@ def test_what_is_planted_wrong_is_found(tmp_path: Path, what: str) -> None:
     assert not report.passed
 
 
+def test_averages_become_mixtures_with_the_routers_of_the_model(tmp_path: Path) -> None:
+    source = small_run(tmp_path / "small.ckpt", "llama")
+    tree = torch.load(source, weights_only=True)
+    tree["state_dict"] |= {
+        name.replace("model.", "average.", 1): 1.01 * one for name, one in tree["state_dict"].items()
+    }
+    torch.save(tree, source)
+    ckptgrow.experts(source, tmp_path / "grown.ckpt", experts=8, shards=2)
+    check_verified(source, tmp_path / "grown.ckpt")
+    tree = torch.load(tmp_path / "grown.ckpt", weights_only=True)
+    average = "average.model.layers.1.mlp."
+    assert torch.equal(
+        tree["state_dict"][average + "gate.weight"],
+        tree["state_dict"][average.replace("average", "model") + "gate.weight"],
+    )
+    for spoilt in ("gate.weight", "experts.down_proj"):
+        other = {**tree["state_dict"], average + spoilt: 1.1 * tree["state_dict"][average + spoilt]}
+        torch.save({**tree, "state_dict": other}, tmp_path / "wrong.ckpt")
+        assert not ckptgrow.verify(source, tmp_path / "wrong.ckpt").passed
+
+
+@pytest.mark.parametrize("parts", [2, 5])  # times 5, weights are rounded
+def test_a_checkpoint_in_bfloat16_keeps_its_function_up_to_one_rounding_of_its_weights(
+    tmp_path: Path, parts: int
+) -> None:
+    source = save_lightning(tmp_path / "small.ckpt", perturbed("llama").to(torch.bfloat16))
+    ckptgrow.experts(source, tmp_path / "grown.ckpt", experts=2 * parts, shards=parts)
+    report = ckptgrow.verify(source, tmp_path / "grown.ckpt")
+    assert report.passed and report.function is not None
+    assert report.function.relative <= (1e-12 if parts == 2 else 2e-2)
+
+
 def test_its_recipe_makes_the_same_file_again_and_the_command_says_what_it_would_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
