@@ -22,7 +22,7 @@ from ckptgrow.choices import (
     words_of,
 )
 from ckptgrow.commands import _options as options
-from ckptgrow.commands._paths import checkpoint_at
+from ckptgrow.commands._paths import whole_checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import chosen_by_commas, words_by_commas
 from ckptgrow.errors import CkptgrowError, ConfigError, RequestError, at, needs
@@ -55,7 +55,7 @@ def train(
             help="A checkpoint to go on from, grown ones too: of this command, or of any trainer that growth reads, "
             "files and directories.",
             show_default=False,
-            callback=checkpoint_at,
+            callback=whole_checkpoint_at,
         ),
     ] = None,
     init_from: Annotated[
@@ -63,7 +63,7 @@ def train(
         typer.Option(
             help="A checkpoint whose weights alone a new run begins with.",
             show_default=False,
-            callback=checkpoint_at,
+            callback=whole_checkpoint_at,
         ),
     ] = None,
     dialect: options.DialectOption = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-SECONDS = 10.0  # for the hub to answer, before what it lies on is taken as missing
+from ckptgrow.addresses.hub import info_of
 
 
 def pretrained_tokenizer(name: str) -> Any:
@@ -22,13 +22,9 @@ def pretrained_tokenizer(name: str) -> Any:
 
 def _answers(name: str) -> bool:
     """Whether the hub says anything of a name, be it that there is none."""
-    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        HfApi().model_info(name, timeout=SECONDS)
+        return info_of(name) is not None
     except HfHubHTTPError:
         return True
-    except Exception:  # of the library that it speaks HTTP through, whichever that is
-        return False
-    return True

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from ckptgrow.addresses.address import local_path
 from ckptgrow.choices import VerifyDevice, VerifyDtype, VerifyLevel
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.formats.known_formats import read_checkpoint
@@ -94,7 +95,7 @@ def verify(
     Raises a CkptgrowError where the two cannot be compared at all; a difference is a report that did not pass.
     """
     stage("reading both checkpoints")
-    pair, declared = _opened(Path(small), Path(grown), config, dialect)
+    pair, declared = _opened(local_path(small), local_path(grown), config, dialect)
     batches = _batches(pair, settings)
     level, short = _level(pair, settings, batches)
     stage("comparing weights")

@@ -9,6 +9,7 @@ import ast
 from tests.helpers.paths import PACKAGE
 
 SHARED = {
+    "ckptgrow.addresses.address": {"local_path"},
     "ckptgrow.choices": {"VerifyDevice", "VerifyDtype", "VerifyLevel"},
     # storage and formats: what lies where, and how it is read
     "ckptgrow.storage.files.json_files": {"LARGEST_LOG", "read_json"},
