@@ -27,7 +27,7 @@ LARGEST_HEADER = 100 * 2**20  # bytes of a safetensors file, as its library has 
 BEFORE_DATA = 1024  # bytes: an archive's entry begins with a header that is no longer, paddings included
 OF_ARCHIVE = (".ckpt", ".pt", ".pth", ".bin")
 OF_SLICES = (".distcp",)  # read through `opened` alone
-MANIFESTS = ("config.json", "*.index.json", ".metadata", "trainer_state.json", "latest", "recipe_state.pt")
+MANIFESTS = ("*.index.json", "trainer_state.json", "latest", ".metadata", "config.json")  # the last one decides
 
 
 @dataclass(frozen=True)
@@ -122,13 +122,13 @@ def put(made: Path, words: str) -> None:
         if _files(system, root):
             system.rm(root, recursive=True)
         files = [made] if made.is_file() else sorted(one for one in made.rglob("*") if one.is_file())
-        for one in sorted(files, key=_is_manifest):
+        for one in sorted(files, key=_rank):
             inside = "" if one == made else f"/{one.relative_to(made).as_posix()}"
             system.put_file(str(one), f"{root}{inside}")
 
 
-def _is_manifest(path: Path) -> bool:
-    return any(path.match(one) for one in MANIFESTS)
+def _rank(path: Path) -> int:
+    return next((number for number, one in enumerate(MANIFESTS) if path.match(one)), -1)
 
 
 def _system(words: str) -> tuple[Any, str]:

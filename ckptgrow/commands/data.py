@@ -19,8 +19,8 @@ def data(
         typer.Argument(metavar="INPUT... OUT", help="Files, directories or globs, then the directory to write."),
     ],
     tokenizer: Annotated[
-        str, typer.Option(help="A Hugging Face tokenizer's name or directory, or 'bytes'.", show_default=False)
-    ] = "bytes",
+        str | None, typer.Option(help="A Hugging Face tokenizer's name or directory, or 'bytes'.", show_default=False)
+    ] = None,
     train_tokenizer: Annotated[
         int | None, typer.Option(min=257, help="Train a byte-level BPE of so many tokens on the input instead.")
     ] = None,
@@ -47,8 +47,14 @@ def data(
     """
     if len(paths) < 2:
         raise RequestError("data: expected INPUT... OUT, at least one input and the directory to write")
+    if tokenizer is None and train_tokenizer is None:
+        raise RequestError(
+            "--tokenizer: is missing, expected a tokenizer's name or directory, or bytes (a token a byte); "
+            "--train-tokenizer N trains one instead"
+        )
     out = output_at(Path(paths[-1]))
     from ckptgrow.data.preparation import prepare
+    from ckptgrow.data.tokenizers import BYTES
 
     screen = Screen(as_json)
     before = None if train_tokenizer is None else "training the tokenizer"
@@ -56,7 +62,7 @@ def data(
         done = prepare(
             paths[:-1],
             out,
-            tokenizer=tokenizer,
+            tokenizer=tokenizer or BYTES,
             train_tokenizer=train_tokenizer,
             val_fraction=val_fraction,
             field=field,

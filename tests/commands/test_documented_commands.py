@@ -136,7 +136,7 @@ def test_the_end_of_a_damaged_file_is_no_interruption(
         raise EOFError("Ran out of input")
 
     monkeypatch.setattr("ckptgrow.data.preparation.prepare", ended)
-    assert run(["data", "a.txt", "out"]) == 2
+    assert run(["data", "a.txt", "out", "--tokenizer=bytes"]) == 2
     assert "EOFError: Ran out of input" in capsys.readouterr().err
 
 

@@ -144,7 +144,11 @@ def test_nothing_spins_over_what_a_user_types(monkeypatch: pytest.MonkeyPatch) -
     [
         (["verify", "small", "small"], "ckptgrow.verification.comparison.verify", "nothing is half-written"),
         (["width", "small", "out.ckpt"], "ckptgrow.recipes.growth_recipe.GrowthRecipe.grow", "nothing is half-written"),
-        (["data", "a.txt", "out"], "ckptgrow.data.preparation.prepare", "the same command goes on there"),
+        (
+            ["data", "a.txt", "out", "--tokenizer=bytes"],
+            "ckptgrow.data.preparation.prepare",
+            "the same command goes on there",
+        ),
         (["train", "--data=a", "--out=b", "--size=GPT2_base"], "ckptgrow.train.training_run.train", "--resume DIR"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

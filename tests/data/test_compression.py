@@ -101,7 +101,7 @@ def test_the_command_names_a_damaged_file_and_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, options: list[str]
 ) -> None:
     (tmp_path / name).write_bytes(DAMAGED[name])
-    assert run(["data", str(tmp_path / name), str(tmp_path / "new" / "out"), *options]) == 2
+    assert run(["data", str(tmp_path / name), str(tmp_path / "new" / "out"), "--tokenizer=bytes", *options]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and f"{tmp_path / name}: is " in error and "copy it again" in error
     assert [one.name for one in tmp_path.iterdir()] == [name]
@@ -110,7 +110,7 @@ def test_the_command_names_a_damaged_file_and_leaves_nothing(
 def test_workers_name_a_damaged_file_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("cut.txt.gz", "cut.txt.zst"):
         (tmp_path / name).write_bytes(DAMAGED[name])
-    assert run(["data", str(tmp_path / "cut*"), str(tmp_path / "out"), "--workers", "2"]) == 2
+    assert run(["data", str(tmp_path / "cut*"), str(tmp_path / "out"), "--workers", "2", "--tokenizer=bytes"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "is cut short" in error and not (tmp_path / "out").exists()
 

@@ -188,7 +188,7 @@ def test_what_cannot_be_a_document_is_named_by_file_and_line(
     monkeypatch.setattr(inputs, "PIECE_BYTES", piece_bytes)
     (tmp_path / name).write_bytes(content)
     for options in ([], ["--train-tokenizer", "300"]):
-        code = run(["data", str(tmp_path / name), str(tmp_path / "out"), *options])
+        code = run(["data", str(tmp_path / name), str(tmp_path / "out"), "--tokenizer=bytes", *options])
         error = capsys.readouterr().err
         assert code == (0 if "token 0" in where and options else 2)
         assert code == 0 or (error.count("\n") == 1 and where in error), error
@@ -199,9 +199,9 @@ def test_nulls_and_byte_order_marks_are_left_out_and_told(tmp_path: Path, capsys
     lines = b'{"text": "a"}\n{"text": null}\n{"text": "b"}\n{"text": null}\n'
     (tmp_path / "a.jsonl").write_bytes(MARK.encode() + lines)
     as_parquet(tmp_path / "a.parquet", ["a", None, "b", None])  # type: ignore[list-item]
-    said = {}
+    said, whole = {}, ("--val-fraction=0", "--tokenizer=bytes")
     for name in ("a.jsonl", "a.parquet"):
-        assert run(["data", str(tmp_path / name), str(tmp_path / f"{name}-out"), "--val-fraction", "0"]) == 0
+        assert run(["data", str(tmp_path / name), str(tmp_path / f"{name}-out"), *whole]) == 0
         said[name] = capsys.readouterr().out
         assert np.fromfile(tmp_path / f"{name}-out" / "train.bin", dtype=np.uint16).tolist() == [97, 0, 98, 0]
     assert "a.jsonl line 2: has null instead of text; left out (2 in all" in said["a.jsonl"]

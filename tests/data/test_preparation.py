@@ -20,6 +20,7 @@ from ckptgrow.cli import run
 from ckptgrow.data import inputs, preparation
 from ckptgrow.data.preparation import prepare
 from ckptgrow.errors import DataError, RequestError
+from tests.helpers.commands import refused
 
 TEXTS = [f"document {number}: señor {'naïve ' * (number % 7)}and more" for number in range(300)]
 
@@ -65,6 +66,12 @@ def documents(out: Path, split: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", WRITERS)
+def test_a_tokenizer_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("a line\n")
+    refused(["data", str(tmp_path / "a.txt"), str(tmp_path / "out")], capsys, "--tokenizer: is missing", "bytes")
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_kind_of_input_gives_the_same_documents(tmp_path: Path, name: str) -> None:
     WRITERS[name](tmp_path / name)
     done = prepare([str(tmp_path / name)], tmp_path / "out", val_fraction=0.2)
@@ -149,7 +156,7 @@ def test_bad_inputs_are_named_by_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, words: list[str]
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    assert run(["data", str(tmp_path / name), str(tmp_path / "out")]) == 2
+    assert run(["data", str(tmp_path / name), str(tmp_path / "out"), "--tokenizer=bytes"]) == 2
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1 and all(word in error for word in words), error
 

@@ -158,7 +158,10 @@ def test_an_interrupted_run_ends_at_the_same_slope(
 
 def test_a_slope_needs_validation_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.txt").write_text("a line of text\n" * 50)
-    assert run_command(["data", str(tmp_path / "text.txt"), str(tmp_path / "d"), "--val-fraction=0"]) == 0
+    assert (
+        run_command(["data", str(tmp_path / "text.txt"), str(tmp_path / "d"), "--val-fraction=0", "--tokenizer=bytes"])
+        == 0
+    )
     config = config_file(tmp_path)
     refused(
         [
