@@ -20,7 +20,7 @@ FOLLOWS_HIDDEN = Refusal(
 def state_sizes(
     *, heads: str, head: str, groups: str, state: str, taps: str, inner: Size | None = None
 ) -> dict[str, Size]:
-    """The sizes by their config fields; `inner`, the size of all heads, is for configs that may leave out that of one."""
+    """The sizes by their config fields; `inner`, that of all heads, is for configs that may leave out a head's."""
     sizes = {
         "state_heads": Size(config=heads),
         "groups": Size(config=groups),

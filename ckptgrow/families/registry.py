@@ -153,7 +153,7 @@ def family_of(config: Mapping[str, object]) -> Family:
         raise ConfigError(f"the config has no model_type, expected one of {', '.join(sorted(FAMILIES))}")
     if model_type not in FAMILIES:
         raise ConfigError(
-            f"no table for family {model_type!r}; there are {', '.join(sorted(FAMILIES))}, and ⟦family FILE⟧ before the "
-            "command adds one of your own, as ckptgrow.families.register does in Python"
+            f"no table for family {model_type!r}; there are {', '.join(sorted(FAMILIES))}, and ⟦family FILE⟧ before "
+            "the command adds one of your own, as ckptgrow.families.register does in Python"
         )
     return FAMILIES[str(model_type)]
