@@ -47,7 +47,7 @@ class Branch:
     parent: str
     rate: float
     width: str = ""
-    train: str = ""
+    train: str = "--rewarm 0"
 
 
 BRANCHES = (

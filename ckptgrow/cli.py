@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ckptgrow.addresses.remote_files import as_typed
 from ckptgrow.commands._command_tree import HELP, context_of, help_for, tree_of
 from ckptgrow.commands._help import PanelledCommand, PanelledGroup
 from ckptgrow.commands._interruption import Stopped, interrupted
@@ -159,7 +160,7 @@ def _line(error: BaseException) -> str:
     """What is said of an error: `where: found, expected; what to do`."""
     match error:
         case CkptgrowError():
-            return spelled(error.message)
+            return as_typed(spelled(error.message))
         case typer.BadParameter() if (wrong := _wrong_choice(error)) is not None:
             return wrong.message
         case typer.exceptions.TyperException():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ckptgrow.addresses.address import local_path
 from ckptgrow.choices import Target, words_of
 from ckptgrow.dialects.known_dialects import DIALECTS
 from ckptgrow.distributed import processes
@@ -76,10 +77,11 @@ def convert(
     """
     if to not in words_of(Target):
         raise RequestError(f"⟦to {to}⟧: expected {', '.join(words_of(Target))}")
+    source = local_path(source)
     if target is not None:
-        check_output(Path(source), Path(target), force=force, kind=kind_of(to))
+        check_output(source, Path(target), force=force, kind=kind_of(to))
     processes().wait()  # all have looked before one writes
-    state = open_state(Path(source), config=config, drop=drop, param_order=param_order, dialect=dialect)
+    state = open_state(source, config=config, drop=drop, param_order=param_order, dialect=dialect)
     if is_averaged:
         state = averaged(state)
     if state.translation is not None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ckptgrow.addresses.address import local_path
 from ckptgrow.errors import ClaimError, ConfigError, OptimizerError, listing
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.growth_log import GrowthRecord
@@ -67,7 +68,7 @@ def inspect(
     the weights, which a growth records of its source; a trainer's own names must come back from transformers'.
     Raises CheckpointError where it cannot be read at all; everything else is told in `problems`.
     """
-    in_file, problems = read_checkpoint(Path(path)), list[str]()
+    in_file, problems = read_checkpoint(local_path(path)), list[str]()
     checkpoint, translation = in_transformers_terms(in_file, config, dialect)
     architecture, claimed, unclaimed = _architecture(checkpoint, config, problems), None, list[str]()
     if architecture is not None:

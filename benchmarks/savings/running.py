@@ -183,7 +183,7 @@ class Runner:
             return [*command, "--recipe=staged-training", f"--config={config}", *course, *sizes, warmup]
         place = [f"--step={arm.start.schedule_step}"] if arm.grow else []
         rate = [f"--lr={arm.rate}"] if arm.multiplier != 1 else []
-        rewarm = [f"--rewarm={arm.rewarm}"] if arm.rewarm and arm.new_peak is None else []
+        rewarm = [f"--rewarm={arm.rewarm}"] if arm.grow else []
         if arm.new_peak is not None:
             rewarm = [f"--rewarm-new={arm.new_peak},{arm.rewarm}"]
         grown = run / f"grown-{len(arm.grow)}.ckpt" if arm.grow else self._checkpoint(arm)

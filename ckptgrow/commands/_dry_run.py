@@ -6,8 +6,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
+from ckptgrow.addresses.address import ADDRESS, typed
 from ckptgrow.commands._screen import Screen
 
 if TYPE_CHECKING:
@@ -35,13 +37,18 @@ def room_for(checkpoint: Checkpoint, target: Path) -> Room:
     """What a checkpoint would take at a path."""
     from ckptgrow.formats.known_formats import space_needed
 
-    return Room(space_needed(checkpoint), shutil.disk_usage(target.parent).free)
+    return Room(space_needed(checkpoint), shutil.disk_usage(_written_in(target)).free)
+
+
+def _written_in(target: Path) -> Path:
+    """The directory whose disk an output needs: for an address that of temporary files, where it is made first."""
+    return Path(gettempdir()) if ADDRESS.fullmatch(str(target)) else target.absolute().parent
 
 
 def tell_room(room: Room, target: Path, screen: Screen) -> int:
     """Says whether the output fits; returns the exit code that writing it would have."""
     screen.say(
-        f"{target}: takes {_size(room.needed)} of disk; {_size(room.free)} are free in {target.absolute().parent}"
+        f"{typed(target)}: takes {_size(room.needed)} of disk; {_size(room.free)} are free in {_written_in(target)}"
     )
     if not room.is_enough:
         screen.warn("it does not fit: make room or choose another disk")

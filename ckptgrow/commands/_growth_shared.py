@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ckptgrow.addresses.address import typed
 from ckptgrow.choices import Part, StepWord, words_of
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._conditioning import conditioning_notes
@@ -158,7 +159,7 @@ def _told(done: GrowthResult, source: Path, target: Path, screen: Screen) -> Map
     if done.trapped:
         screen.warn(TRAPPED)
     return {
-        "out": str(target),
+        "out": typed(target),
         "old": done.old,
         "new": done.new,
         "num_parameters": list(done.num_parameters),
@@ -171,9 +172,11 @@ def _told(done: GrowthResult, source: Path, target: Path, screen: Screen) -> Map
 
 def _sentence(done: GrowthResult, source: Path, target: Path) -> str:
     changes = ", ".join(
-        f"{name} {done.old[name]} → {size}" for name, size in done.new.items() if done.old.get(name) != size
+        f"{name} {done.old.get(name, 'none')} → {size}" for name, size in done.new.items() if done.old.get(name) != size
     )
+    if "to" in done.record:
+        changes = f"{done.record.get('dense')} → {done.record['to']}, {changes}"
     old, new = done.num_parameters
     step = "" if done.step[0] == done.step[1] else f", step {done.step[0]} → {done.step[1]}"
     changes = changes or "the same sizes"
-    return f"{source} → {target}: {changes}; {old:,} → {new:,} parameters; lr rule {done.lr_rule}{step}."
+    return f"{typed(source)} → {typed(target)}: {changes}; {old:,} → {new:,} parameters; lr rule {done.lr_rule}{step}."

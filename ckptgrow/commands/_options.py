@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from ckptgrow.choices import DecayRule, LrRule, MomentRule
-from ckptgrow.commands._paths import checkpoint_at, output_at
+from ckptgrow.commands._paths import checkpoint_at, grown_at
 
 InArgument = Annotated[
     Path, typer.Argument(metavar="IN", help="The checkpoint to grow.", show_default=False, callback=checkpoint_at)
 ]
 OutArgument = Annotated[
     Path,
-    typer.Argument(metavar="OUT", help="Where to write; of the same kind.", show_default=False, callback=output_at),
+    typer.Argument(metavar="OUT", help="Where to write; of the same kind.", show_default=False, callback=grown_at),
 ]
 LrRuleOption = Annotated[
     LrRule, typer.Option(help="Learning rates: 'keep' as they are, or 'mup' so that the trajectory is kept.")

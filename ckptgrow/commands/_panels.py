@@ -15,6 +15,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
         "kv_heads",
         "experts",
         "experts_per_token",
+        "shards",
         "hidden",
         "layers",
         "every",
@@ -22,7 +23,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
         "new",
         "doubling_layers",
     ),
-    "Copies and new entries": ("how", "separate", "noise", "spread", "fresh", "fresh_moments", "init"),
+    "Copies and new entries": ("how", "separate", "noise", "spread", "router_noise", "fresh", "fresh_moments", "init"),
     "Training state": (
         *("lr_rule", "wd_rule", "step", "schedule", "rewarm", "rewarm_new", "reset", "moments", "freeze"),
     ),

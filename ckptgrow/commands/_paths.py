@@ -6,11 +6,11 @@ import re
 import sys
 from pathlib import Path
 
+from ckptgrow.addresses.address import ADDRESS, local_path, of_bare_name, typed
+from ckptgrow.addresses.remote_files import fetched_whole
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.storage.files.targets import check_suffix, check_target
 
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+.*")
-HUB_NAME = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
 OF_TRAINER = re.compile(r"checkpoint-(\d+)")
 PREPARED = "meta.json"  # beside the token files that `ckptgrow data` writes
 WEIGHTS = ("*.safetensors", "pytorch_model*", "model.safetensors.index.json", ".metadata", "*.distcp", "*_model_0")
@@ -19,35 +19,49 @@ WEIGHTS = ("*.safetensors", "pytorch_model*", "model.safetensors.index.json", ".
 def checkpoint_at(path: Path | None) -> Path | None:
     """The checkpoint that a path means, with a remark on stderr where that is another path.
 
-    `~` is the home directory. A run's directory means the last checkpoint in it, a Trainer's output directory the
-    latest, and a file of weights the directory around it, where that has a config.json. Raises RequestError where
-    there is nothing, or nothing that could be meant.
+    `~` is the home directory; hf://OWNER/NAME, and a bare name that is no path, a model on the hub. A run's directory
+    means the last checkpoint in it, a Trainer's output directory the latest, and a file of weights the directory around
+    it, where that has a config.json. Raises RequestError where there is nothing, or nothing that could be meant.
     """
     if path is None:
         return None
     asked = path.expanduser()
     if not asked.exists():
-        raise RequestError(f"{_as_typed(path)}: {_missing(path)}")
+        asked = _elsewhere(path)
     if asked.suffix == ".bin" and (asked.parent / PREPARED).is_file():
         raise RequestError(f"{path}: is prepared data, expected a checkpoint; give the checkpoint first")
     if asked.is_dir():
         meant = asked if _is_checkpoint(asked) else _last_within(asked)
     else:
         meant = _around(asked) if asked.suffix == ".safetensors" else asked
-    if meant != asked:
-        print(f"note: {path}: taken for {meant}", file=sys.stderr)
+    if meant != path.expanduser() and typed(meant) != typed(path):
+        print(f"note: {typed(path)}: taken for {meant}", file=sys.stderr)
     return meant
 
 
-def checkpoints_at(paths: list[Path]) -> list[Path]:
+def whole_checkpoint_at(path: Path | None) -> Path | None:
+    """The same for what reads files by itself: of an address all is fetched."""
+    found = checkpoint_at(path)
+    if found is not None:
+        for one in [found, *found.rglob("*")] if found.is_dir() else [found]:
+            fetched_whole(one)
+    return found
+
+
+def whole_checkpoints_at(paths: list[Path]) -> list[Path]:
     """The same of several."""
-    return [found for path in paths if (found := checkpoint_at(path)) is not None]
+    return [found for path in paths if (found := whole_checkpoint_at(path)) is not None]
+
+
+def grown_at(path: Path) -> Path:
+    """Where a checkpoint is written, be it an address, with `~` as the home directory."""
+    return path if ADDRESS.fullmatch(str(path)) else path.expanduser()
 
 
 def output_at(path: Path) -> Path:
     """Where to write, with `~` as the home directory; raises RequestError for an address."""
     if ADDRESS.fullmatch(str(path)):
-        raise RequestError(f"{_as_typed(path)}: is an address, expected a local path; copy the output there afterwards")
+        raise RequestError(f"{typed(path)}: is an address, expected a local path; copy the output there afterwards")
     return path.expanduser()
 
 
@@ -57,21 +71,14 @@ def check_paths(source: Path, target: Path, *, force: bool) -> None:
     check_suffix(target, is_directory=source.is_dir(), besides=source.suffix)
 
 
-def _as_typed(path: Path) -> str:
-    """The path, or the address, of which a path keeps one slash."""
-    typed = str(path)
-    return re.sub(r":/+", "://", typed, count=1) if ADDRESS.fullmatch(typed) else typed
-
-
-def _missing(path: Path) -> str:
+def _elsewhere(path: Path) -> Path:
+    """Where what a path names lies when it is not on this machine, fetched; raises RequestError where it is nowhere."""
     if ADDRESS.fullmatch(str(path)):
-        return "is an address, expected a local path; download it first (for the hub: hf download NAME --local-dir DIR)"
-    if HUB_NAME.fullmatch(str(path)) and not path.suffix:
-        return (
-            "no such file or directory, expected a checkpoint; if it is a model's name on the Hugging Face hub, "
-            f"download it first: hf download {path} --local-dir {path.name}"
-        )
-    return "no such file or directory, expected a checkpoint"
+        return local_path(path)
+    found = of_bare_name(str(path))
+    if found is None:
+        raise RequestError(f"{path}: no such file or directory, expected a checkpoint")
+    return found
 
 
 def _is_checkpoint(directory: Path) -> bool:

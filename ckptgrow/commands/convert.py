@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ckptgrow.addresses.address import typed
 from ckptgrow.choices import Target
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._dry_run import NOTHING_WRITTEN, carried_in, room_for, tell_carried, tell_room
-from ckptgrow.commands._paths import checkpoint_at, output_at
+from ckptgrow.commands._paths import checkpoint_at, grown_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import byte_size
 from ckptgrow.errors import RequestError
@@ -30,7 +31,7 @@ def convert(
     target: Annotated[
         Path | None,
         typer.Argument(
-            metavar="OUT", help="Where to write.", show_default=False, callback=lambda path: path and output_at(path)
+            metavar="OUT", help="Where to write.", show_default=False, callback=lambda path: path and grown_at(path)
         ),
     ] = None,
     to: Annotated[
@@ -108,11 +109,13 @@ def _rehearsed(pair: tuple[Path, Path], to: Target, asked: Mapping[str, Any], fo
 
 def _told(done: Converted, source: Path, target: Path, screen: Screen) -> Mapping[str, object]:
     """Says what a conversion did; returns it as values."""
-    screen.say(f"{source} ({done.kinds[0]}) → {target} ({done.kinds[1]}): {done.num_parameters:,} parameters.")
+    screen.say(
+        f"{typed(source)} ({done.kinds[0]}) → {typed(target)} ({done.kinds[1]}): {done.num_parameters:,} parameters."
+    )
     if done.left_out:
         screen.say(f"left out, for {done.kinds[1]} has no place for it: {', '.join(done.left_out)}")
     return {
-        "out": str(target),
+        "out": typed(target),
         "kinds": list(done.kinds),
         "num_parameters": done.num_parameters,
         "left_out": list(done.left_out),

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ckptgrow.addresses.address import ADDRESS
 from ckptgrow.commands._growth_shared import WritingOptions, perform
 from ckptgrow.commands._option_groups import takes
 from ckptgrow.commands._option_helps import helps_of
-from ckptgrow.commands._paths import check_paths, checkpoint_at, output_at
+from ckptgrow.commands._paths import check_paths, checkpoint_at, grown_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands.depth import depth
 from ckptgrow.commands.experts import experts
@@ -94,7 +95,12 @@ def _pair(recipe: Path, tree: Mapping[str, Any], source: Path | None, target: Pa
         said = tree.get(name)
         if given is None and not isinstance(said, str):
             raise RequestError(f"{recipe}: says no {name}, expected a path there, or IN and OUT behind the recipe")
-        found.append(given or recipe.expanduser().parent / str(said))
+        found.append(given or _seen_from(recipe, str(said)))
     meant = checkpoint_at(found[0])
     assert meant is not None
-    return meant, output_at(found[1])
+    return meant, grown_at(found[1])
+
+
+def _seen_from(recipe: Path, said: str) -> Path:
+    """A path in a recipe is seen from its directory, an address from anywhere."""
+    return Path(said) if ADDRESS.fullmatch(said) else recipe.expanduser().parent / said

@@ -22,7 +22,7 @@ from ckptgrow.choices import (
     words_of,
 )
 from ckptgrow.commands import _options as options
-from ckptgrow.commands._paths import checkpoint_at
+from ckptgrow.commands._paths import whole_checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import chosen_by_commas, words_by_commas
 from ckptgrow.errors import CkptgrowError, ConfigError, RequestError, at, needs
@@ -55,7 +55,7 @@ def train(
             help="A checkpoint to go on from, grown ones too: of this command, or of any trainer that growth reads, "
             "files and directories.",
             show_default=False,
-            callback=checkpoint_at,
+            callback=whole_checkpoint_at,
         ),
     ] = None,
     init_from: Annotated[
@@ -63,7 +63,7 @@ def train(
         typer.Option(
             help="A checkpoint whose weights alone a new run begins with.",
             show_default=False,
-            callback=checkpoint_at,
+            callback=whole_checkpoint_at,
         ),
     ] = None,
     dialect: options.DialectOption = None,
@@ -72,7 +72,14 @@ def train(
         str, typer.Option(help="Parts to begin anew with --resume, by commas: optimizer, schedule, data.")
     ] = "",
     step: Annotated[int | None, typer.Option(min=0, help="Schedule step to go on from with --resume.")] = None,
-    rewarm: Annotated[int | None, typer.Option(min=0, help="Steps over which the learning rate rises again.")] = None,
+    rewarm: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Steps over which the learning rate rises again [default: right after a growth in width or depth 3 % "
+            "of the steps, else none].",
+        ),
+    ] = None,
     rewarm_new: Annotated[
         str | None,
         typer.Option(
@@ -281,7 +288,6 @@ def train(
         "param_order": param_order,
         "reset": chosen_by_commas("--reset", reset, words_of(ResetPart)),
         "step": step,
-        "rewarm": rewarm or 0,
         "devices": devices,
         "num_nodes": nodes,
         "strategy": strategy,
@@ -298,6 +304,7 @@ def train(
         "logger": logger,
     }
     optional = {
+        "rewarm": rewarm,
         "rewarm_new": None if rewarm_new is None else _rise(rewarm_new),
         "freeze": freeze,
         "train_steps": train_steps,
@@ -369,25 +376,23 @@ def train(
 
 
 def _in_words(step: Progress) -> str:
+    from ckptgrow.train.monitor import validated_in_words
+
     parts = [
         f"loss {step.loss:.4f}" if step.loss is not None else "",
-        _validated("val", step.val_loss, step.val_step, step.step),
+        validated_in_words("val", step.val_loss, step.val_step, step.step),
         f"lr {step.lr:.3g}",
         f"{step.tokens_per_second:,.0f} tok/s" if step.tokens_per_second is not None else "",
     ]
     return ", ".join(filter(None, parts))
 
 
-def _validated(name: str, loss: float | None, measured: int | None, step: int) -> str:
-    """A validation's loss, with its step where that is an earlier one."""
-    if loss is None:
-        return ""
-    return f"{name} {loss:.4f}" + (f" (of step {measured:,})" if measured not in (None, step) else "")
-
-
 def _say(screen: Screen, done: Trained) -> None:
+    from ckptgrow.train.monitor import validated_in_words
+
     loss = f"loss {done.loss:.4f}" if done.loss is not None else ""
-    losses = ", ".join(filter(None, (loss, _validated("val_loss", done.val_loss, done.val_step, done.global_step))))
+    val_loss = validated_in_words("val_loss", done.val_loss, done.val_step, done.global_step)
+    losses = ", ".join(filter(None, (loss, val_loss)))
     if done.interrupted_by is not None:
         screen.warn(f"interrupted and saved; go on with --resume {done.checkpoint}")
     screen.say(

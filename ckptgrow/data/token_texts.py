@@ -20,6 +20,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from ckptgrow.data.pretrained_tokenizer import pretrained_tokenizer
 from ckptgrow.data.tokenizers import BYTES
 from ckptgrow.errors import DataError
 
@@ -80,10 +81,8 @@ def token_texts(name: str) -> TokenTexts:
             roles={"eos": 0},
             encode=lambda text: list(text.encode("utf-8")),
         )
-    from transformers import AutoTokenizer
-
     try:
-        return _of_transformers(AutoTokenizer.from_pretrained(name))
+        return _of_transformers(pretrained_tokenizer(name))
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0][:120]
         raise DataError(f"⟦tokenizer {name}⟧: cannot be loaded ({reason}); give a directory, or bytes") from error

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ckptgrow.choices import SpecialTokens
 from ckptgrow.data.documents import Document
+from ckptgrow.data.pretrained_tokenizer import pretrained_tokenizer
 from ckptgrow.errors import DataError
 
 BYTES = "bytes"
@@ -180,10 +181,8 @@ def load(name: str, special_tokens: SpecialTokens = "text") -> Tokenizer:
     """Loads a tokenizer: `bytes`, a directory, or a name on the hub or in its cache; raises DataError for others."""
     if name == BYTES:
         return ByteTokenizer() if special_tokens == "text" else ByteTokenizer(reserved=frozenset())
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = pretrained_tokenizer(name)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0][:120]
         raise DataError(f"⟦tokenizer {name}⟧: cannot be loaded ({reason}); give a directory, or bytes") from error

@@ -9,8 +9,9 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from ckptgrow.data.pretrained_tokenizer import pretrained_tokenizer
 from ckptgrow.errors import DataError, RequestError
 from ckptgrow.evaluate.quiet import quiet
 
@@ -100,7 +101,7 @@ def _named_by(meta: Path) -> str | None:
 def _from_files(name: str) -> PreTrainedTokenizerBase:
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(name)
+            return pretrained_tokenizer(name)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RequestError(

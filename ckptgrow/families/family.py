@@ -136,6 +136,22 @@ class TaskHead:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OfDense:
+    """Of which dense families a mixture has the attention, the norms and the ends, so that theirs can become one.
+
+    `families`: by their names the fields that the mixture's config has then; `fields`: those that it has for all of
+    them, under which the weights of a token's experts sum to 1. `without`: fields that only dense configs have, with
+    what they must say (of a list: every entry) for the mixture to compute the same; `unheard`: those that say nothing
+    of what is computed.
+    """
+
+    families: Mapping[str, Mapping[str, object]]
+    fields: Mapping[str, object] = field(default_factory=dict[str, object])
+    without: Mapping[str, object] = field(default_factory=dict[str, object])
+    unheard: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """One family's table; names are those of the transformers model with its head (`AutoModelForCausalLM`)."""
 
@@ -166,6 +182,7 @@ class Family:
     sparse: Sparse | None = None
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])  # other names of fields of sizes and layers
     equal: Mapping[str, str] = field(default_factory=dict[str, str])  # fields that the model wants equal to another one
+    of_dense: OfDense | None = None  # of a mixture: what can become one
     refusals: tuple[Refusal, ...] = ()
     tasks: tuple[TaskHead, ...] = ()  # the heads of the family's other classes
     depth_is_exact: bool = True

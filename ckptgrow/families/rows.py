@@ -100,7 +100,8 @@ def mixture_sizes(experts: str, shared: str | None = None) -> dict[str, Size]:
 
 CHOSEN_BY_BIAS = Refusal(
     "experts",
-    "a bias beside the router chooses its experts, which is no parameter and stays as it is; width grows them",
+    "a bias beside the router chooses its experts, which is no parameter and stays as it is; width grows them, and "
+    "copies of experts are for mixtral, qwen2_moe, qwen3_moe, olmoe, granitemoe and gpt_oss",
 )
 SHARED = LAYER + "mlp.shared_experts."
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ckptgrow.addresses.remote_files import fetched_whole
 from ckptgrow.storage.files.json_files import Json, write_json
 from ckptgrow.storage.files.yaml_files import write_yaml
 from ckptgrow.storage.tree import Tree
@@ -75,7 +76,7 @@ class Carried:
             (write_json if name.endswith(".json") else write_yaml)(target / name, value)
         for name in (name for name in self.files if name not in self.changed):
             (target / name).parent.mkdir(exist_ok=True)
-            shutil.copy2(self.path_of(name), target / name)
+            shutil.copy2(fetched_whole(self.path_of(name)), target / name)
             descriptor = os.open(target / name, os.O_RDONLY)
             try:
                 os.fsync(descriptor)

@@ -36,7 +36,8 @@ from ckptgrow.storage.tree import Tree
 class OperatorRecord(TypedDict):
     """What the operator did: sizes that were asked for, and how entries were filled (`width`); layers as pairs of the
     old layer and what was made of it (`depth`); for `vocab` and `positions` how new rows begin, `kept` runs of old rows
-    as their new begin, new end and old begin, and `pieces` the old rows of which each new one is the mean, in order.
+    as their new begin, new end and old begin, and `pieces` the old rows of which each new one is the mean, in order;
+    for `experts` of a dense model the families, `dense` and `to`, and in how many parts its blocks were cut.
     """
 
     operator: GrowthOperator
@@ -65,6 +66,10 @@ class OperatorRecord(TypedDict):
     new_positions: NotRequired[NewPositions]
     experts: NotRequired[int]
     experts_per_token: NotRequired[int]
+    dense: NotRequired[str]
+    to: NotRequired[str]
+    shards: NotRequired[int]
+    router_noise: NotRequired[float]
 
 
 class GrowthRecord(OperatorRecord):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from ckptgrow.addresses.address import ADDRESS, typed
+from ckptgrow.addresses.remote_files import put
 from ckptgrow.distributed import processes
 from ckptgrow.errors import CheckpointError, RequestError
 from ckptgrow.formats.adapters import check_is_no_adapter
@@ -73,6 +76,8 @@ def check_output(source: Path, target: Path, *, force: bool, kind: str | None = 
         check_suffix(target, is_directory=source.is_dir(), besides=source.suffix)
     else:  # Lightning names directories of a distributed checkpoint .ckpt too
         check_suffix(target, is_directory=kind not in ("lightning", "torch"), besides=".ckpt" if kind in SHARED else "")
+    if ADDRESS.fullmatch(str(target)):
+        return
     there, here = target.resolve(), source.resolve()
     if there in here.parents or here in there.parents:
         raise RequestError(f"{target}: one of input and output lies inside the other, expected a path beside {source}")
@@ -93,6 +98,9 @@ def write_checkpoint(
     Raises RequestError where the disk has too little room, the kind cannot be written by several processes, or, without
     `force`, something has come to be at `target` meanwhile.
     """
+    if ADDRESS.fullmatch(str(target)):
+        _write_elsewhere(checkpoint, target, progress, max_shard_bytes)
+        return
     together = processes()
     if together.count > 1 and checkpoint.kind not in SHARED:
         raise RequestError(
@@ -114,6 +122,16 @@ def write_checkpoint(
         raise RequestError(
             f"{target}: could not be written ({error.strerror}); make room or choose another disk"
         ) from error
+
+
+def _write_elsewhere(checkpoint: Checkpoint, target: Path, progress: Progress, max_shard_bytes: int) -> None:
+    """Writes here first, and puts it to its address when it is whole."""
+    if processes().count > 1:
+        raise RequestError(f"{typed(target)}: several processes write to a path that all of them see; give such a one")
+    with TemporaryDirectory(prefix="ckptgrow-") as name:
+        made = Path(name, target.name)
+        write_checkpoint(checkpoint, made, progress, max_shard_bytes, force=False)
+        put(made, typed(target))
 
 
 def space_needed(checkpoint: Checkpoint) -> int:

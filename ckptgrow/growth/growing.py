@@ -103,13 +103,14 @@ def opened(source: Path | Checkpoint, operator_for: OperatorFor, request: StateR
         dialect=request.dialect,
     )
     operator = operator_for(old.architecture)
+    old = operator.restates(old)
     if not request.allow_nonfinite:
         states = enumerate(old.optimizers)
         old = replace(old, optimizers=tuple(_checked(one, f"{read.path}: optimizer {index}") for index, one in states))
     step = _new_step(old.checkpoint.position.global_step, request, operator.rho)
     lineage = descents(old.claim, operator)
     is_same = dict(operator.config) == dict(old.config) or not operator.is_of_config
-    if is_same and all(one.layer.kind == "old" and one.growth.is_identity for one in lineage):
+    if is_same and old.dense is None and all(one.layer.kind == "old" and one.growth.is_identity for one in lineage):
         raise RequestError(f"{read.path}: no tensor of this model has a size that was asked for; expected another size")
     return Growing(
         old=old,

@@ -12,6 +12,7 @@ from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.lineage import Descent
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.tensors.blended_rows import blended
+from ckptgrow.growth.tensors.drawn_routers import drawn_router
 from ckptgrow.growth.tensors.fresh_entries import padded
 from ckptgrow.growth.tensors.grown_tensors import (
     constant,
@@ -24,9 +25,10 @@ from ckptgrow.growth.tensors.grown_tensors import (
     scaled_beside,
     with_noise,
 )
-from ckptgrow.spaces.noise import Noise, noise_for
+from ckptgrow.spaces.noise import Noise, key_of, noise_for
 from ckptgrow.spaces.split import split_for
 from ckptgrow.state.claim import Claimed
+from ckptgrow.state.mixture_terms import ROUTER
 from ckptgrow.state.pieces import piece_name
 from ckptgrow.storage.tensors import LazyTensor, Made, Zeros
 
@@ -64,7 +66,7 @@ def grown_weights(growing: Growing) -> Weights:
 
 def _in_module(growing: Growing) -> dict[str, LazyTensor]:
     """The grown model's state dict, in which a tied head is the same object as its embedding."""
-    claim, tensors = growing.old.claim, growing.old.pieces.joined(growing.tensors)
+    claim, tensors = growing.old.claim, growing.old.in_module(growing.tensors)
     grown: dict[str, LazyTensor] = {}
     measures = {one.canonical: tensors[one.name] for one in reversed(claim.tensors)}  # the model's own, the first
     for one in growing.lineage:
@@ -84,7 +86,7 @@ def _in_file(growing: Growing, in_module: dict[str, LazyTensor]) -> dict[str, La
         parts = growing.old.pieces.of(one.old.name)
         if not parts:
             written[one.name] = in_module[one.name]
-        if parts and not one.growth.axes[0].growth.is_identity:
+        if parts and (growing.old.dense is not None or not one.growth.axes[0].growth.is_identity):
             written |= _pieces_of_more(one, growing.old.pieces.parts[one.old.name], in_module[one.name])
             continue
         first_row = 0
@@ -126,6 +128,8 @@ def _weight(one: Descent, operator: Operator, source: _Source) -> LazyTensor:
     if one.is_zero:
         value = -one.old.layout.offset
         return constant(gather.shape, old.dtype, value) if value else Zeros(gather.shape, old.dtype)
+    if operator.routers is not None and one.old.layout.text == ROUTER:
+        return drawn_router(gather.shape, old.dtype, operator.routers, key_of(operator.seed, name))
     if one.is_drawn:
         return drawn(old, source.measure, operator.seed, one.module_name)
     if one.share != 1:

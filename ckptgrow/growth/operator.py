@@ -14,13 +14,29 @@ from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layers import Layer, LayerKind
 from ckptgrow.spaces.layout import Layout
 from ckptgrow.state.claim import Claimed
+from ckptgrow.state.opening import TrainingState
 
 RESIDUAL = "residual"
+
+
+def as_it_is(old: TrainingState) -> TrainingState:
+    """The state as it is."""
+    return old
 
 
 def nothing_follows(old: Checkpoint) -> Checkpoint:
     """The checkpoint as it is."""
     return old
+
+
+@dataclass(frozen=True)
+class Routers:
+    """How a mixture's routers begin: with normal draws of a standard deviation, one row for all `shards` experts that
+    together are one dense block.
+    """
+
+    deviation: float
+    shards: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +59,8 @@ class Operator:
     spread: float = 0.0  # of a split: for two copies, the shares' distance from ½
     seed: int = 0
     fresh_moments: FreshMomentRule | None = None  # of entries that copy nothing; None: as the user asks
+    restates: Callable[[TrainingState], TrainingState] = as_it_is  # as what the old state grows
+    routers: Routers | None = None  # how new ones begin; None: as copies of the old rows
     follows: Callable[[Checkpoint], Checkpoint] = nothing_follows  # what else of the old checkpoint changes, as files
     is_of_config: bool = False  # it changes the config alone
     notes: Sequence[str] = ()  # sentences for the user

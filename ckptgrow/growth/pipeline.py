@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ckptgrow.addresses.address import local_path
 from ckptgrow.distributed import processes
 from ckptgrow.errors import Message, listing
 from ckptgrow.formats.checkpoint import Checkpoint
@@ -51,7 +52,7 @@ def grow(
     """Grows a whole training state from one path to another. A checkpoint that was read takes the place of its path;
     without a target nothing is written, and the result holds the grown checkpoint, its tensors still to be made.
     """
-    source = Path(source) if isinstance(source, str) else source
+    source = local_path(source) if isinstance(source, str | Path) else source
     if target is None:
         growing = opened(source, operator_for, request)
         return _result(growing, _in_trainers_terms(growing, _grown(growing)), None)
@@ -170,7 +171,7 @@ def _growth_log(growing: Growing, record: GrowthRecord) -> GrowthLog:
 
 
 def _result(growing: Growing, grown: _Grown, target: Path | None) -> GrowthResult:
-    old = growing.old
+    old = growing.old.as_read
     is_read = target is not None and processes().rank == 0
     sha256 = growing.fingerprint.value() if is_read else None
     return GrowthResult(

@@ -19,12 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from ckptgrow.choices import ExpertSeparation
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.growth_log import OperatorRecord
+from ckptgrow.growth.dense_upcycling import EXPERTS, RHO, ROUTED, MixturePlan
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.pipeline import grow
@@ -36,10 +38,7 @@ from ckptgrow.spaces.layers import Layer
 from ckptgrow.spaces.split import MOST_COPIES, MOST_SPREAD, WHOLE
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
-
-EXPERTS, ROUTED = "experts", "routed"  # spaces: of the router's choices, and of what is summed by their weights
-CHOSEN = "num_experts_per_tok"  # the config field of how many are chosen for a token, in every family
-RHO = 1.0  # nothing is known of steps saved
+from ckptgrow.state.mixture_config import CHOSEN, has_experts
 
 
 def experts(
@@ -48,32 +47,69 @@ def experts(
     *,
     experts: int,
     experts_per_token: int | None = None,
-    separate: ExpertSeparation = "split",
+    to: str | None = None,
+    shards: int | None = None,
+    router_noise: float | None = None,
+    separate: ExpertSeparation | None = None,
     spread: float | None = None,
     seed: int = 0,
     request: StateRequest | None = None,
     progress: Progress = silent,
 ) -> GrowthResult:
-    """Gives a mixture `experts` experts in each of its layers, a whole multiple of what it has, by copies of each; as
-    many times as many are chosen for every token, which `experts_per_token` may say.
+    """Gives a mixture more experts, or makes one of a dense model; the function stays the same.
 
-    The function stays the same, and moments become those that the grown model would have gathered (exactly, without
-    separation). `separate` "split" tells the copies apart, exactly in every dtype where their number is a power of two,
-    with `spread` how unequally as in `ckptgrow.width`; "none" leaves them equal.
+    A mixture gets `experts` experts in each of its layers, a whole multiple of what it has, by copies of each; as many
+    times as many are chosen for every token, which `experts_per_token` may say. Moments become those that the grown
+    model would have gathered (exactly, without separation). `separate` "split", the default, tells the copies apart,
+    exactly in every dtype where their number is a power of two, with `spread` how unequally as in `ckptgrow.width`;
+    "none" leaves them equal.
 
-    Raises RequestError for a model without experts, and for numbers by which its function would change; CkptgrowError
-    for what is wrong with the source.
+    A dense model becomes a mixture of the family `to`, by default the first whose other parts are the same: `experts`
+    copies of each feed-forward block, or of `shards` equal parts of it, by default 1. Of these a token has
+    `experts_per_token`, by default 2 · `shards`. Routers begin with normal draws of standard deviation `router_noise`,
+    by default the family's own, and with moments of no gradient; experts with their share of the old moments, exactly
+    where all are chosen (see `dense_upcycling`).
+
+    Raises RequestError for a model that has no experts and cannot get any, and for numbers by which its function would
+    change; CkptgrowError for what is wrong with the source.
     """
     request = request or StateRequest()
     _check(separate, spread, request)
-    plan = _Plan(
+    of_mixture = _Plan(
         experts=experts,
         experts_per_token=experts_per_token,
-        separate=separate,
-        spread=WHOLE if spread is None and separate == "split" else spread or 0.0,
+        separate=separate or "split",
+        spread=WHOLE if spread is None and separate != "none" else spread or 0.0,
         seed=seed,
     )
-    return grow(source, target, plan.operator, request, progress)
+    of_dense = MixturePlan(
+        experts=experts,
+        experts_per_token=experts_per_token,
+        to=to,
+        shards=shards,
+        router_noise=router_noise,
+        seed=seed,
+    )
+    told_apart = _told_apart(separate, spread)
+    return grow(source, target, partial(_operator, of_mixture, of_dense, told_apart, request), request, progress)
+
+
+def _operator(
+    of_mixture: _Plan, of_dense: MixturePlan, told_apart: str, request: StateRequest, old: Architecture
+) -> Operator:
+    """The operator on a mixture, or on a dense model; raises RequestError for options that say nothing of it."""
+    if has_experts(old.family):
+        of_dense.check_unasked(old)
+        return of_mixture.operator(old)
+    of_dense.check_carried(old, told_apart, request)
+    return of_dense.operator(old)
+
+
+def _told_apart(separate: ExpertSeparation | None, spread: float | None) -> str:
+    """The option by which copies shall be told apart by their weights; "" where none asks for it."""
+    if spread is not None:
+        return f"spread {spread:g}"
+    return "separate split" if separate == "split" else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +156,6 @@ class _Plan:
 
     def _copies(self, old: Architecture) -> tuple[int, int]:
         """How many experts there are, and of how many copies each becomes."""
-        if EXPERTS not in old.sizes:
-            raise RequestError(
-                f"{old.where}: {old.family.model_type} has no experts, expected a mixture; a dense model cannot become "
-                "one here"
-            )
         size, chosen = old.sizes[EXPERTS], old.config.get(CHOSEN)
         num_copies = self.experts // size
         if self.experts % size or num_copies < 2:
@@ -145,7 +176,7 @@ class _Plan:
         return size, num_copies
 
 
-def _check(separate: ExpertSeparation, spread: float | None, request: StateRequest) -> None:
+def _check(separate: ExpertSeparation | None, spread: float | None, request: StateRequest) -> None:
     """Raises RequestError for what contradicts itself."""
     if spread is not None and separate == "none":
         raise RequestError(f"⟦spread {spread:g}⟧: is of ⟦separate split⟧, expected that; leave it out")

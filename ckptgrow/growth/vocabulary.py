@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from ckptgrow.choices import RowInit
+from ckptgrow.data.pretrained_tokenizer import pretrained_tokenizer
 from ckptgrow.data.token_texts import BYTES, TokenTexts, token_texts, tokenizer_in
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.checkpoint import Checkpoint
@@ -259,7 +260,5 @@ def _files_of(tokenizer: str | None) -> Generator[Path | None]:
 
 
 def _save(tokenizer: str, directory: Path) -> None:
-    from transformers import AutoTokenizer
-
     token_texts(tokenizer)  # raises where there is none
-    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(directory)
+    pretrained_tokenizer(tokenizer).save_pretrained(directory)

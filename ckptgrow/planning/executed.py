@@ -30,7 +30,7 @@ class Executed:
     restart_step: int
     steps: int
     warmup: int
-    rewarm: int
+    rewarm: int | None  # None: as the trainer has it
     learning_rate: float
 
     @property
@@ -49,7 +49,7 @@ class Executed:
         return self.steps * self.sequences * self.seqlen
 
 
-def executed(number: int, stage: Stage, seqlen: int, warmup: int, rewarm: int) -> Executed:
+def executed(number: int, stage: Stage, seqlen: int, warmup: int, rewarm: int | None) -> Executed:
     """The stage in whole numbers; `warmup` is that of the first model, at most up to the step where a later one begins.
 
     Raises RequestError where sequences are too long for the batch, or where the stage has fewer steps than its warm-up.
@@ -69,7 +69,7 @@ def executed(number: int, stage: Stage, seqlen: int, warmup: int, rewarm: int) -
         )
     if stage.growth is None and warmup > steps:
         raise RequestError(f"⟦warmup_steps {warmup}⟧: {where} has {steps} steps, expected at most that")
-    if stage.growth is not None and rewarm > steps:
+    if stage.growth is not None and rewarm is not None and rewarm > steps:
         raise RequestError(f"⟦rewarm {rewarm}⟧: {where} has {steps} steps, expected at most that")
     is_grown = stage.growth is not None
     return Executed(

@@ -21,12 +21,13 @@ class RunSettings:
     """What the commands need besides the plan.
 
     `data`: the directory of prepared data; `seqlen`: tokens in a sequence; `rewarm`: steps of a new warm-up after
-    growth; `lr_rule`: the name of the rule for learning rates; `warmup`: the first stage's warm-up, from its steps.
+    growth, None for as many as `train` takes by itself; `lr_rule`: the name of the rule for learning rates; `warmup`:
+    the first stage's warm-up, from its steps.
     """
 
     data: str
     seqlen: int
-    rewarm: int
+    rewarm: int | None
     lr_rule: str
     warmup: Callable[[int], int]
 
@@ -110,7 +111,7 @@ def _stage(
         "steps": run.steps,
         "tokens": run.tokens,
         "warmup": run.warmup,
-        "rewarm": run.rewarm,
+        **({} if run.rewarm is None else {"rewarm": run.rewarm}),
         "learning_rate": run.learning_rate,
         "loss": round(stage.loss, 4),
         "compute": float(stage.compute),
@@ -129,13 +130,14 @@ def _commands(
     if growth is None:
         return [[*train, "--config", config.name, *common]]
     grown = f"stage-{number}.ckpt"
-    return [*_growing(growth, number, run, grown), [*train, "--resume", grown, *common]]
+    rise = ["--rewarm", "0"] if run.rewarm == 0 else []
+    return [*_growing(growth, number, run, grown), [*train, "--resume", grown, *common, *rise]]
 
 
 def _growing(growth: GrowthStep, number: int, run: Executed, grown: str) -> list[list[str]]:
     """The commands of a growth: width before depth, and the last of them moves the schedule."""
     trained = f"stage-{number - 1}/checkpoints/last.ckpt"
-    schedule = ["--step", str(run.restart_step), "--rewarm", str(run.rewarm)]
+    schedule = ["--step", str(run.restart_step), *(["--rewarm", str(run.rewarm)] if run.rewarm else [])]
     factor = ["--factor", str(growth.factor)]
     if growth.operator != "both":
         return [["ckptgrow", growth.operator, trained, grown, *factor, *schedule]]

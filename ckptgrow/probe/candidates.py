@@ -52,6 +52,12 @@ class Candidate:
         return replace(self, growth={**grown, **self.growth})
 
     @property
+    def training(self) -> Mapping[str, Any]:
+        """Options of the training, whose rate rises again as the recipe says, and not where it says nothing."""
+        says = self.growth.get("rewarm") or "rewarm_new" in self.train
+        return self.train if says else {"rewarm": 0, **self.train}
+
+    @property
     def draws(self) -> bool:
         """Whether a seed says what becomes of it."""
         if self.operator == "depth":
@@ -70,7 +76,7 @@ class Candidate:
 
     def words(self, source: Path, target: Path, data: Path | str, seed: int) -> list[list[str]]:
         """The commands that do it by hand: the growth, and the training that goes on."""
-        trained = {"data": data, "out": target.with_suffix(""), "resume": target, **self.train}
+        trained = {"data": data, "out": target.with_suffix(""), "resume": target, **self.training}
         return [
             words_of_command(self.operator, (source, target), self.drawn(seed).growth),
             words_of_command("train", (), trained),

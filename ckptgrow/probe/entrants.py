@@ -171,7 +171,7 @@ class Entrants:
             candidate=one.candidate,
             seed=self.request.seed + draw,
             start=start,
-            given={**self._given, **one.candidate.train},
+            given={**self._given, **one.candidate.training},
         )
         return Task(arm, tuple(sorted({self.steps_at(one.size, mark) for mark in marks_of(rung)})))
 

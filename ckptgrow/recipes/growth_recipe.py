@@ -144,6 +144,9 @@ def _recorded_positions(record: GrowthRecord) -> dict[str, Any]:
 
 
 def _recorded_experts(record: GrowthRecord) -> dict[str, Any]:
+    if "dense" in record:
+        names = ("experts", "experts_per_token", "to", "shards", "router_noise", "seed")
+        return {name: record.get(name) for name in names}
     spread = {"spread": record.get("spread")} if record.get("separate") == "split" else {}
     return {"experts": record.get("experts"), "separate": record.get("separate"), **spread, "seed": record.get("seed")}
 

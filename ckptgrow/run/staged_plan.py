@@ -79,7 +79,11 @@ class PlannedStage:
     restart_step: int | StepWord | None = said(
         "The schedule's step to go on from after the growth: a number, 'auto' or 'keep' [default: keep].", None
     )
-    rewarm: int = said("Steps over which the learning rate rises again after the growth.", 0)
+    rewarm: int | None = said(
+        "Steps over which the learning rate rises again after the growth [default: 3 % of the run's, none for "
+        "probed recipes].",
+        None,
+    )
     steps: int | None = said("Optimizer steps of this stage.", None)
     grow: GrowWhen | None = said("When to grow to the next stage, instead of a number of steps.", None)
     until_loss: float | None = said("End earlier, at the validation whose loss is at most so many nats.", None)

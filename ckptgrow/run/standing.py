@@ -14,7 +14,7 @@ from ckptgrow.run.plan_reading import plan_in
 from ckptgrow.run.staged_run import jobs_of
 from ckptgrow.run.train_job import metrics_rows, newest_progress, tau_of
 from ckptgrow.run.work import Work
-from ckptgrow.train.monitor import Progress
+from ckptgrow.train.monitor import Progress, validated_in_words
 
 WAITING, UNDER_WAY, DONE, STOPPED = "waiting", "under way", "done", "failed"
 NEVER = float("inf")  # a slope that nothing rises past: only the slope itself is asked for
@@ -59,7 +59,8 @@ class Standing:
         if progress is not None:
             parts.append(f"step {progress.step:,} of {progress.total:,}")
             parts += [f"loss {progress.loss:.4f}"] if progress.loss is not None else []
-            parts += [f"val {progress.val_loss:.4f}"] if progress.val_loss is not None else []
+            val_loss = validated_in_words("val", progress.val_loss, progress.val_step, progress.step)
+            parts += [val_loss] if val_loss else []
             if self.slope is not None:
                 against = "" if self.tau is None else f" against τ {self.tau:g}"
                 parts.append(f"slope {self.slope.slope:.4f}{against}")

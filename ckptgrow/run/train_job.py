@@ -69,6 +69,7 @@ class TrainJob:
             "warmup_share": stage.warmup_share,
             "until_slope": tau_of(plan, self.number),
             "until_loss": stage.until_loss,
+            "rewarm": None if stage.rewarm else stage.rewarm,  # a rise stands in what was grown
             **batches_of(stage, work.devices.count),
         }
         return {
@@ -79,7 +80,7 @@ class TrainJob:
             **{name: value for name, value in asked.items() if value is not None},
             "keep": KEPT_CHECKPOINTS,
             **self._options(plan),
-            **({} if chosen is None else chosen.train),
+            **({} if chosen is None else chosen.training),
         }
 
     def _options(self, plan: StagedPlan) -> dict[str, Any]:
@@ -235,6 +236,7 @@ def newest_progress(rows: list[dict[str, str]], total: int) -> Progress | None:
         lr=float(row["lr"]),
         loss=float(row["loss"]),
         val_loss=_last(rows, "val_loss"),
+        val_step=next((int(row["step"]) for row in reversed(rows) if row["val_loss"]), None),
         tokens_per_second=float(row["tokens_per_second"]),
         is_logged=True,
     )

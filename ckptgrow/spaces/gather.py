@@ -245,7 +245,7 @@ class TensorGrowth:
     @cached_property
     def square(self) -> Gather:
         """The gather of the squared gradient."""
-        scales = (one.growth.write**2 if one.role == "in" else one.growth.read_squared for one in self.axes)
+        scales = (one.growth.write_squared if one.role == "in" else one.growth.read_squared for one in self.axes)
         return Gather(self.axes, tuple(scales))
 
     @cached_property

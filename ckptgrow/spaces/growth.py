@@ -103,6 +103,7 @@ class Growth:
     silencing: BoolVector | None = None  # where what writes the space silences units by its zeros; None: nowhere
     norm: float = 1.0
     squared: FloatVector | None = None  # what squared gradients are multiplied by; None: b²
+    squared_written: FloatVector | None = None  # and those of what reads the space; None: f²
     written_as: Blends | None = None  # how what writes the space fills fresh coordinates that are means of old ones
     read_as: Blends | None = None  # and how what reads it does
 
@@ -112,6 +113,13 @@ class Growth:
         (n',).
         """
         return self.read**2 if self.squared is None else self.squared
+
+    @property
+    def write_squared(self) -> FloatVector:
+        """What squared gradients of what reads the space are multiplied by: f², or the mean square of activations that
+        are not the same for every token. Shape (n',).
+        """
+        return self.write**2 if self.squared_written is None else self.squared_written
 
     @property
     def num_new(self) -> int:
@@ -250,6 +258,25 @@ def serving_copies(size: int, new_size: int) -> Growth:
     return Growth(source=source, write=np.ones(new_size), read=share, num_old=size, squared=share)
 
 
+def chosen_copies(size: int, new_size: int, num_chosen: int) -> tuple[Growth, Growth]:
+    """Copies of which every token has some, R of them and k of these chosen, with weights that sum to 1: the growths of
+    what is chosen (experts), and of what is summed by the weights (routed).
+
+    A copy has, in the mean over tokens, 1/R of the old gradient, by its weight; the mean of the weight's square is
+    1/(k · R) where weights are even, and so is the square of the gradient, where those of tokens are uncorrelated.
+
+    >>> [one.write.tolist() for one in chosen_copies(1, 2, 1)]
+    [[1.0, 1.0], [0.5, 0.5]]
+    >>> [one.read_squared.tolist() for one in chosen_copies(1, 2, 1)]
+    [[0.5, 0.5], [1.0, 1.0]]
+    """
+    growth = copies(size, new_size)
+    share, squared = growth.read, growth.read / num_chosen
+    ones = np.ones(new_size)
+    routed = Growth(source=growth.source, write=share, read=ones, num_old=size, squared_written=squared)
+    return Growth(source=growth.source, write=ones, read=share, num_old=size, squared=squared), routed
+
+
 def identities(sizes: Mapping[str, int]) -> dict[str, Growth]:
     """The growths of spaces that stay as they are, by their sizes."""
     return {space: identity(size) for space, size in sizes.items()}
@@ -290,6 +317,7 @@ def product(factors: Sequence[Growth]) -> Growth:
             template=_pairs(result.begins_as, inner.begins_as, inner.num_old),
             silencing=np.logical_or.outer(_silencing(result), _silencing(inner)).ravel(),
             squared=np.outer(result.read_squared, inner.read_squared).ravel(),
+            squared_written=np.outer(result.write_squared, inner.write_squared).ravel(),
             **_of_the_fresh([result, inner]),
         )
     return result
@@ -311,6 +339,7 @@ def concatenation(parts: Sequence[Growth]) -> Growth:
         template=moved([part.begins_as for part in parts]),
         silencing=np.concatenate([_silencing(part) for part in parts]),
         squared=np.concatenate([part.read_squared for part in parts]),
+        squared_written=np.concatenate([part.write_squared for part in parts]),
         **_of_the_fresh(parts),
         **_blends_in(parts),
     )

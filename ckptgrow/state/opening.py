@@ -17,6 +17,7 @@ from ckptgrow.formats.sidecar_files import SCALER, TRAINER_STATE
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.claim import Claim
 from ckptgrow.state.config_sources import architecture_of
+from ckptgrow.state.mixture_terms import MixtureTerms
 from ckptgrow.state.optimizer_state import OptimizerState, named_states
 from ckptgrow.state.pieces import Pieces, pieces_in
 from ckptgrow.state.translation import Translation, are_transformers, in_transformers_terms, why_unknown
@@ -30,7 +31,9 @@ SCALERS = (*SCALER_KEYS, SCALER)
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
     """See the module's head. `checkpoint.tensors` are as the module has them, `stored` as the file has them, in
-    transformers' terms; `translation` is how a trainer's own names and forms became these.
+    transformers' terms; `translation` is how a trainer's own names and forms became these. A mixture that restates a
+    dense model has that one's state as `dense`, and `terms` tell how its tensors are made of the dense ones; `stored`
+    are the dense ones then.
     """
 
     checkpoint: Checkpoint
@@ -40,6 +43,19 @@ class TrainingState:
     stored: Mapping[str, LazyTensor]
     pieces: Pieces
     translation: Translation | None = None
+    terms: MixtureTerms | None = None
+    dense: TrainingState | None = None
+
+    @property
+    def as_read(self) -> TrainingState:
+        """The state as the file has it, which this one may restate."""
+        return self.dense or self
+
+    def in_module(self, stored: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+        """The file's tensors, or others of their names and shapes, as the module has them."""
+        if self.dense is None or self.terms is None:
+            return self.pieces.joined(stored)
+        return self.terms.tensors(self.dense.in_module(stored))
 
     @property
     def family(self) -> Family:

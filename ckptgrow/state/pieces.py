@@ -7,8 +7,10 @@ the module's tensors. So growth and verification see whole tensors, and the grow
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -16,7 +18,7 @@ from ckptgrow.families.family import Family, InPieces, Parameter
 from ckptgrow.spaces.layout import parse
 from ckptgrow.state.claim import Claimed, name_regex
 from ckptgrow.state.wrappers import bare_names, with_part
-from ckptgrow.storage.tensors import LazyTensor, whole
+from ckptgrow.storage.tensors import LazyTensor, Made, whole
 
 FIRST_EXPERT = re.compile(r"\bexperts\.0\.")
 
@@ -41,6 +43,22 @@ class Stacked:
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """See LazyTensor; a row is an expert."""
         return torch.stack([torch.cat([whole(part) for part in parts]) for parts in self.pieces[start:stop]])
+
+    def merged(self) -> LazyTensor:
+        """The rows of all parts of all experts, one after the other, shape (experts · rows, columns)."""
+        parts = [part for parts in self.pieces for part in parts]
+        ends = list(accumulate(part.shape[0] for part in parts))
+
+        def rows(start: int, stop: int) -> torch.Tensor:
+            found: list[torch.Tensor] = []
+            for index in range(bisect_right(ends, start), len(parts)):
+                begin = ends[index] - parts[index].shape[0]
+                if begin >= stop:
+                    break
+                found.append(parts[index].rows(max(0, start - begin), min(stop, ends[index]) - begin))
+            return found[0] if len(found) == 1 else torch.cat(found)
+
+        return Made((ends[-1], *self.shape[2:]), self.dtype, rows)
 
 
 @dataclass(frozen=True)

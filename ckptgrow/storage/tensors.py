@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, TypeGuard
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
 
+from ckptgrow.addresses.remote_files import is_elsewhere, read_range
 from ckptgrow.errors import CheckpointError
 
 CHUNK_BYTES = 2 * 2**20  # as much of a tensor as is in memory at once
@@ -89,6 +90,27 @@ def whole(tensor: LazyTensor) -> torch.Tensor:
     return tensor.rows(0, tensor.shape[0] if tensor.shape else 1)
 
 
+@runtime_checkable
+class _Merging(Protocol):
+    def merged(self) -> LazyTensor: ...
+
+
+def merged(tensor: LazyTensor) -> LazyTensor:
+    """The tensor with its first two axes as one, of whose rows a few can be read where the first axis has large ones.
+
+    Tensors that cannot say how they are read so (`merged`) are read by whole rows of the first axis.
+    """
+    if isinstance(tensor, _Merging):
+        return tensor.merged()
+    width = tensor.shape[1]
+
+    def rows(start: int, stop: int) -> torch.Tensor:
+        first, last = start // width, -(-stop // width)
+        return tensor.rows(first, last).flatten(0, 1)[start - first * width : stop - first * width].contiguous()
+
+    return Made((tensor.shape[0] * width, *tensor.shape[2:]), tensor.dtype, rows)
+
+
 def bytes_of(tensor: torch.Tensor) -> memoryview:
     """A contiguous tensor's bytes, not copied."""
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
@@ -132,9 +154,20 @@ class Stored:
         part = replace(self, shape=shape, offset=self.offset + start * self.stride[0] * self.dtype.itemsize)
         return part._read(part.offset, part.span).as_strided(shape, self.stride).contiguous()
 
+    def merged(self) -> LazyTensor:
+        """See `merged`; the strides of a file's tensor allow it but where it was cut out of another one."""
+        if self.stride[0] != self.shape[1] * self.stride[1]:
+            return merged(Made(self.shape, self.dtype, self.rows))
+        return replace(self, shape=(self.shape[0] * self.shape[1], *self.shape[2:]), stride=self.stride[1:])
+
     def _read(self, offset: int, count: int) -> torch.Tensor:
         buffer = np.empty(count * self.dtype.itemsize, dtype=np.uint8)
         view, done = buffer.data, 0
+        if is_elsewhere(self.path):
+            done = read_range(self.path, offset, view)
+            if done < len(view):
+                raise CheckpointError(f"{self.path}: ends inside a tensor, expected {len(view) - done} more bytes")
+            return torch.from_numpy(buffer).view(self.dtype)
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             while done < len(view):

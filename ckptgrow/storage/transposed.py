@@ -6,7 +6,8 @@ import torch
 
 from ckptgrow.storage.tensors import LazyTensor, Made, Repeated, chunks
 
-BAND_BYTES = 24 * 2**20  # as much of a transposed matrix as is in memory at once
+BAND_BYTES = 24 * 2**20  # as much of a transposed matrix as is made at once
+NUM_BANDS = 4  # in memory at most
 
 
 def transposed(matrix: LazyTensor) -> LazyTensor:
@@ -21,13 +22,12 @@ def transposed(matrix: LazyTensor) -> LazyTensor:
 
 class Transposed:
     """A matrix's columns as rows. Whoever reads them in their order reads the matrix once for every band of them; the
-    last band is let go with its last row.
+    last band is let go with its last row. A few bands are kept, for who reads some places in turn.
     """
 
     def __init__(self, old: LazyTensor) -> None:
         self.old = old
-        self._first = 0
-        self._band: torch.Tensor | None = None
+        self._bands: tuple[tuple[int, torch.Tensor], ...] = ()  # each with its first row, the last used one first
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,13 +40,18 @@ class Transposed:
         return self.old.dtype
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """See LazyTensor."""
-        first, band = self._first, self._band
-        if band is None or not first <= start <= stop <= first + len(band):
+        """See LazyTensor. Threads may read at once: all bands are exchanged together."""
+        bands = self._bands
+        held = next((one for one in bands if one[0] <= start <= stop <= one[0] + len(one[1])), None)
+        if held is None:
             height, width = self.old.shape
             length = max(stop - start, BAND_BYTES // max(1, self.dtype.itemsize * height))
-            first, band = start, _columns(self.old, start, min(width, start + length))
-        self._first, self._band = first, None if stop == self.shape[0] else band
+            bands = tuple(one for one in bands if one[0] + len(one[1]) != start)[: NUM_BANDS - 1]  # read to its end
+            self._bands = bands
+            held = start, _columns(self.old, start, min(width, start + length))
+        others = tuple(one for one in bands if one is not held)
+        self._bands = others if stop == self.shape[0] else (held, *others)[:NUM_BANDS]
+        first, band = held
         return band[start - first : stop - first]
 
 

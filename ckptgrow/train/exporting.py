@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptgrow.conversion import convert
+from ckptgrow.data.pretrained_tokenizer import pretrained_tokenizer
 from ckptgrow.formats.known_formats import write_checkpoint
 from ckptgrow.progress import silent
 from ckptgrow.storage.files.atomic import appearing
@@ -37,9 +38,7 @@ def export(checkpoint: Path, target: Path, tokenizer: str | None) -> str:
 
 def _with_tokenizer(target: Path, tokenizer: str) -> Any:
     """Puts the tokenizer beside the model; returns it."""
-    from transformers import AutoTokenizer
-
-    loaded = AutoTokenizer.from_pretrained(tokenizer)
+    loaded = pretrained_tokenizer(tokenizer)
     if Path(tokenizer).is_dir():  # its own files, for what the library would write in another form
         for name in TOKENIZER_FILES:
             if (Path(tokenizer) / name).is_file():

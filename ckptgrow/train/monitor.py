@@ -35,6 +35,13 @@ class Progress:
     is_logged: bool  # whether this step's values are in the log, as every so many steps' are, and the last one's
 
 
+def validated_in_words(name: str, loss: float | None, measured: int | None, step: int) -> str:
+    """A validation's loss, with its step where that is an earlier one."""
+    if loss is None:
+        return ""
+    return f"{name} {loss:.4f}" + (f" (of step {measured:,})" if measured not in (None, step) else "")
+
+
 Report = Callable[[Progress], None]
 Look = Callable[[int, torch.nn.Module], None]  # the step, and the model after it
 

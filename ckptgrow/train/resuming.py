@@ -32,7 +32,8 @@ class Resumed:
     """A checkpoint's parts that a run needs before Lightning loads the rest.
 
     `arguments`: its hyper-parameters. `optimizer`: the file's tree where its groups are taken over, else None.
-    `growth`: the record of growths, and of the rises of rates after the last one. `lr`: the peak that its groups were
+    `growth`: the record of growths, and of the rises of rates after the last one; `is_newly_grown` where nothing has
+    been trained since. `lr`: the peak that its groups were
     made with. `step`: the schedule's step to go on from, `moved` where that is another than the file's. `adopted` is a
     checkpoint of another trainer, or in another form than this command's, whose `optimizer` is then in this one's.
     `slope_reached` and `loss_reached` are the step at which the slope or the loss of its validations ended the run.
@@ -43,6 +44,7 @@ class Resumed:
     optimizer: Mapping[str, Any] | None
     place: DataPosition
     growth: dict[str, Any] = field(default_factory=dict[str, Any])
+    is_newly_grown: bool = False
     lr: float = 1.0
     step: int = 0
     moved: bool = False
@@ -111,6 +113,7 @@ def resumed_from(path: Path, given: Mapping[str, Any]) -> tuple[Resumed, Mapping
         optimizer=tree if has_groups else None,
         place=place,
         growth=_growth(dict(tree.get(GROWTH) or {}), stored_step, start, given),
+        is_newly_grown=_is_newly_grown(tree.get(GROWTH) or {}, stored_step),
         lr=_peak(arguments, tree),
         step=start,
         moved=start != stored_step,
@@ -154,6 +157,7 @@ def _resumed_elsewhere(read: Checkpoint, given: Mapping[str, Any]) -> tuple[Resu
         optimizer=None if found.optimizer is None else {"optimizer_states": [found.optimizer]},
         place=DataPosition(),
         growth=_growth(dict(read.growth.log), stored_step, start, given),
+        is_newly_grown=_is_newly_grown(read.growth.log, stored_step),
         lr=max(found.base_lrs, default=0.0),
         step=start,
         reset=reset,
@@ -172,9 +176,16 @@ def _growth(stored: dict[str, Any], stored_step: int, start: int, given: Mapping
         stored["rewarm"] = None  # it was for where the schedule was
     if given.get("rewarm_new") is not None:
         stored = {**stored, NEW_RISE: NewRise.checked(*given["rewarm_new"]).state()}
-    if not given.get("rewarm"):
+    if given.get("rewarm") is None:
         return stored
+    if given["rewarm"] == 0:
+        return {**stored, "rewarm": None} if stored else stored
     return {"version": __version__, "history": [], **stored, "rewarm": {"start": start, "steps": given["rewarm"]}}
+
+
+def _is_newly_grown(log: Mapping[str, Any], stored_step: int) -> bool:
+    history = log.get("history")
+    return bool(history) and (history[-1]["step"][1] or 0) == stored_step
 
 
 def _peak(arguments: Mapping[str, Any], tree: Mapping[str, Any]) -> float:

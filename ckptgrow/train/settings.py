@@ -81,7 +81,7 @@ class TrainSettings:
     dialect: str | None = None  # of what it goes on from or begins with, where the names alone do not tell
     reset: tuple[ResetPart, ...] = ()
     step: int | None = None
-    rewarm: int = 0
+    rewarm: int | None = None  # None: right after a growth in width or depth a share of the steps, else none
     rewarm_new: tuple[float, int] | None = None  # times the rate, over steps: of what the last growth added
     freeze: Frozen = "none"
     train_steps: int = 3000

@@ -34,6 +34,7 @@ from ckptgrow.train.monitor import Look, Report, Shown
 from ckptgrow.train.occupied import occupied
 from ckptgrow.train.remarks import check_lengths, remarks
 from ckptgrow.train.resuming import Resumed, resumed_from
+from ckptgrow.train.rise_after_growth import rise_after_growth, rise_in_words
 from ckptgrow.train.settings import OPTIMIZER_OPTIONS, RUN, TrainSettings, settings_for, with_fitting_length
 from ckptgrow.train.sharding import check_cut
 from ckptgrow.train.starting_checks import check_start
@@ -100,6 +101,9 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Tell | None, l
     data = Mixture.open(settings.data)
     check_start(settings, data, resumed)
     check_lengths(settings, given, 0 if resumed is None else resumed.step)
+    rise = None if resumed is None else rise_after_growth(resumed, settings)
+    if resumed is not None and rise is not None:
+        resumed.growth["rewarm"] = rise
     lightning.seed_everything(settings.seed, verbose=False)
     model = _model(settings, resumed).train()
     new = _new_entries(model, settings, resumed)
@@ -107,6 +111,8 @@ def _train(given: Mapping[str, Any], report: Report | None, tell: Tell | None, l
     if tell is not None and is_main_process():
         for sentence in remarks(settings, stored, {} if resumed is None else resumed.growth):
             tell(sentence)
+        if rise is not None:
+            tell(rise_in_words(rise))
         if free:
             tell(f"frozen: all but {len(free)} parameters of new layers ({listing(free, limit=1)})")
     if settings.documents == "isolated":

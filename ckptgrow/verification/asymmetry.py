@@ -14,21 +14,27 @@ from transformers import PreTrainedModel
 
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.selection import selected
+from ckptgrow.storage.tensors import InMemory, LazyTensor, num_elements
 from ckptgrow.verification.gradients import Gradients
-from ckptgrow.verification.magnitude import power
 from ckptgrow.verification.model_inputs import inputs_of
 from ckptgrow.verification.pair import Link, Pair, next_copies
 from ckptgrow.verification.precision import computing_in
+from ckptgrow.verification.tensor_blocks import blocks_of, exact_sum, row_sums
+from ckptgrow.verification.threads import in_threads
 
 
 def weight_asymmetry(pair: Pair) -> float:
     """The relative difference of the copies over all weights together; 0 where the weights have no copies."""
-    return _relative_difference(pair, pair.grown_tensor)
+
+    def weight(link: Link) -> tuple[LazyTensor, float]:
+        return pair.grown.checkpoint.tensors[link.grown.name], link.grown.layout.offset
+
+    return _relative_difference(pair, weight)
 
 
 def gradient_asymmetry(pair: Pair, gradients: Gradients) -> float:
     """The relative difference of the copies over all gradients together; 0 where they have no copies."""
-    return _relative_difference(pair, lambda link: gradients[link.grown.canonical])
+    return _relative_difference(pair, lambda link: (InMemory(gradients[link.grown.canonical]), 0.0))
 
 
 def hidden_asymmetry(model: PreTrainedModel, tokens: torch.Tensor, residual: Growth) -> float:
@@ -46,13 +52,20 @@ def hidden_asymmetry(model: PreTrainedModel, tokens: torch.Tensor, residual: Gro
     return float((hidden - exchanged).norm() / hidden.norm())
 
 
-def _relative_difference(pair: Pair, tensor_of: Callable[[Link], torch.Tensor]) -> float:
-    difference = total = 0.0
-    for link in pair.links.values():
-        if link.has_copies and not link.is_new_layer:
-            tensor = tensor_of(link)
-            difference += power(tensor - link.next_copy(tensor))
-            total += power(tensor)
+def _relative_difference(pair: Pair, tensor_of: Callable[[Link], tuple[LazyTensor, float]]) -> float:
+    """`tensor_of`: of each link a grown tensor, and what is added to it."""
+
+    def sums(link: Link) -> tuple[list[float], list[float]]:
+        (tensor, offset), differences, squares = tensor_of(link), list[float](), list[float]()
+        for block in blocks_of(link, tensor.shape):
+            found = block.grown(tensor).double() + offset
+            squares += row_sums(found.square())
+            differences += row_sums(found.sub_(block.link.next_copy(found)).square_())
+        return differences, squares
+
+    copied = [link for link in pair.links.values() if link.has_copies and not link.is_new_layer]
+    found = in_threads(sums, copied, lambda link: num_elements(tensor_of(link)[0]))
+    difference, total = (exact_sum([one for sums in found for one in sums[place]]) for place in range(2))
     if not math.isfinite(total):
         return math.inf
     return math.sqrt(difference / total) if total > 0 else 0.0

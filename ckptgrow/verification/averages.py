@@ -9,7 +9,7 @@ the one that the weight's own entry shows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 
 import numpy as np
@@ -17,17 +17,21 @@ import torch
 
 from ckptgrow.errors import listing
 from ckptgrow.state.claim import Claimed
-from ckptgrow.state.model import load_model
+from ckptgrow.state.model import streamed_model
 from ckptgrow.state.opening import TrainingState
-from ckptgrow.storage.tensors import whole
+from ckptgrow.storage.tensors import num_elements, whole
 from ckptgrow.verification.carried import DIRECTORIES
+from ckptgrow.verification.dense_mixtures import begun_routers
 from ckptgrow.verification.kept_tokens import KeptTokens
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.precision import TOLERANCES, coarsest, rounding, smallest
 from ckptgrow.verification.samples import logits_of, sample_batches
+from ckptgrow.verification.summed_weights import SUMS, summed_difference
+from ckptgrow.verification.tensor_blocks import BlockTensors, Tensors
+from ckptgrow.verification.threads import in_threads
 from ckptgrow.verification.trees import same_tensor
-from ckptgrow.verification.weights import SUMS, WeightScale, roundings
+from ckptgrow.verification.weights import WeightScale
 
 Scales = Mapping[str, WeightScale]
 
@@ -41,6 +45,13 @@ def average_problems(pair: Pair, weights: Scales) -> list[str]:
         *_buffer_problems(pair),
         *_fresh_problems(pair, weights),
     ]
+
+
+def _router_problems(pair: Pair, average: Link, name: str) -> Iterator[str]:
+    """A router that comes from nothing in the small model begins in an average as it does in the model."""
+    found, own = (whole(pair.grown.checkpoint.tensors[one]) for one in (average.grown.name, name))
+    if not torch.equal(found, own.to(found.dtype)):
+        yield f"{average.grown.name} is another router than {name}, expected the same where it begins"
 
 
 def instances_of(state: TrainingState) -> dict[str, dict[str, Claimed]]:
@@ -58,46 +69,74 @@ def _instance_problems(pair: Pair, weights: Scales) -> Iterator[str]:
         what, how = ("missing", "them") if prefix in small else ("additional", "none")
         yield f"the copy of the weights under {prefix} is {what}, expected {how} as in the small checkpoint"
     for prefix in sorted(small.keys() & grown.keys()):
-        for name, link in pair.links.items():
-            old, new = small[prefix].get(link.small.canonical), grown[prefix].get(link.grown.canonical)
-            if old is None or new is None:
-                lost = link.grown.canonical
-                if (old is None) != (new is None):
-                    yield f"the copy of the weights under {prefix} has {'no' if new is None else 'a'} {lost}"
-                continue
-            dtypes = [one.checkpoint.tensors[at.name].dtype for one, at in ((pair.small, old), (pair.grown, new))]
-            if dtypes[0] != dtypes[1]:
-                yield f"{new.name} is {dtypes[1]}, expected {dtypes[0]} as in the small checkpoint"
-            yield from _average_problem(pair, link, replace(link, small=old, grown=new), weights.get(name))
+        both = {
+            name: (small[prefix].get(link.small.canonical), grown[prefix].get(link.grown.canonical))
+            for name, link in pair.links.items()
+        }
+        averages = {
+            name: replace(pair.links[name], small=old, grown=new)
+            for name, (old, new) in both.items()
+            if old is not None and new is not None
+        }
+        begun = begun_routers(pair) & averages.keys()
+        problems = _problems_by_name(pair, {name: averages[name] for name in averages.keys() - begun}, weights)
+        problems = {**problems, **{name: list(_router_problems(pair, averages[name], name)) for name in begun}}
+        for name, (old, new) in both.items():
+            if (old is None) != (new is None):
+                lost = pair.links[name].grown.canonical
+                yield f"the copy of the weights under {prefix} has {'no' if new is None else 'a'} {lost}"
+            yield from problems.get(name, ())
 
 
-def _average_problem(pair: Pair, weight: Link, average: Link, scale: WeightScale | None) -> Iterator[str]:
-    """What is wrong with one tensor of an average, judged by the weight that it is an average of."""
-    old_weight, new_weight = pair.small_tensor(weight), pair.grown_tensor(weight)
-    old, new = pair.small_tensor(average), pair.grown_tensor(average)
-    size = max(largest(old), largest(new_weight), 1e-30)
-    stored, stored_weight = (
-        link.copied_part(whole(pair.grown.checkpoint.tensors[link.grown.name])) for link in (average, weight)
+def _problems_by_name(pair: Pair, averages: Mapping[str, Link], weights: Scales) -> dict[str, list[str]]:
+    found = in_threads(
+        lambda name: list(_problems_of(pair, name, averages[name], weights)),
+        [*averages],
+        lambda name: num_elements(pair.grown.checkpoint.tensors[name]),
     )
-    if weight.is_new_layer and not bool(new_weight.any()):
-        if bool(new.any()):
+    return dict(zip(averages, found, strict=True))
+
+
+def _problems_of(pair: Pair, name: str, average: Link, weights: Scales) -> Iterator[str]:
+    """What is wrong with one tensor of an average, judged by the weight that it is an average of."""
+    weight, tensors = Tensors.of(pair, pair.links[name]), Tensors.of(pair, average)
+    if tensors.new.dtype != tensors.old.dtype:
+        yield f"{average.grown.name} is {tensors.new.dtype}, expected {tensors.old.dtype} as in the small checkpoint"
+    if weight.link.is_new_layer and not weight.has_entries():
+        if tensors.has_entries():
             yield f"{average.grown.name} is not zero, expected it as the weight of a new layer that adds nothing"
         return
+    scale = weights.get(name)
     factor = 1.0 if scale is None or scale.factor is None else scale.factor
-    expected = factor * average.rows_of(old)
-    differences = (average.summed_inputs(new) - expected).abs()
-    if not roundings(average, stored, differences, expected, pair.num_growths) <= 1:
-        error = largest(differences) / size
+    size = max(
+        1e-30,
+        *(largest(part.small) for part in tensors.parts()),
+        *(largest(part.grown) for part in weight.parts()),
+    )
+    difference = summed_difference(tensors, factor, pair.num_growths)
+    if difference.is_wrong:
+        error = difference.largest / size
         yield f"{average.grown.name} differs from the small average by {error:.1e} of its largest value"
-        return
-    unit = pair.num_growths * rounding(stored_weight.dtype)
-    apart = _separation_errors(weight, factor * torch.stack([old_weight, old]), (new_weight, new), unit)
-    left = sum((_left_in(one, pair.num_growths) for one in (stored, stored_weight)), start=torch.zeros(()))
-    if not bool((apart <= left + SUMS * rounding(torch.float64) * size).all()):
+    elif (apart := _apart(pair, weight, tensors, factor, size)) is not None:
         yield (
             f"{average.grown.name}: its copies are told apart otherwise than the weight's, by "
-            f"{largest(apart) / size:.1e} of its largest value"
+            f"{apart / size:.1e} of its largest value"
         )
+
+
+def _apart(pair: Pair, weight: Tensors, average: Tensors, factor: float, size: float) -> float | None:
+    """How far an entry of an average less its weight is from a share of its source at most; None where all are near
+    enough.
+    """
+    unit, link = pair.num_growths * rounding(weight.new.dtype), weight.link
+    counts = {int(count) for axis in link.in_axes for count in np.unique(link.growths[axis].num_copies)}
+    are_near, worst = True, 0.0
+    for of_weight, of_average in zip(weight.parts(), average.parts(), strict=True):
+        apart = _separation_errors(of_weight, of_average, factor, unit, counts)
+        left = sum((_left_in(one.stored, pair.num_growths) for one in (of_average, of_weight)), start=torch.zeros(()))
+        are_near = are_near and bool((apart <= left + SUMS * rounding(torch.float64) * size).all())
+        worst = max(worst, largest(apart))
+    return None if are_near else worst
 
 
 def _left_in(stored: torch.Tensor, num_growths: int) -> torch.Tensor:
@@ -122,7 +161,7 @@ def _function_problems(pair: Pair) -> Iterator[str]:
 def _logits(pair: Pair, state: TrainingState, prefix: str, tokens: torch.Tensor) -> torch.Tensor:
     tensors = tuple(one for one in state.claim.tensors if one.prefix == prefix)
     claim = replace(state.claim, tensors=tensors)
-    model, kept = load_model(state.checkpoint, claim, state.config, torch.float64), KeptTokens.of(pair)
+    model, kept = streamed_model(state.checkpoint, claim, state.config, torch.float64), KeptTokens.of(pair)
     if kept is not None:
         kept.restrict(model, is_grown=state is pair.grown)
     with torch.no_grad():
@@ -130,20 +169,19 @@ def _logits(pair: Pair, state: TrainingState, prefix: str, tokens: torch.Tensor)
 
 
 def _separation_errors(
-    link: Link, small: torch.Tensor, grown: tuple[torch.Tensor, torch.Tensor], unit: float
+    weight: BlockTensors, average: BlockTensors, factor: float, unit: float, counts: Set[int]
 ) -> torch.Tensor:
-    """How far each entry of an average less its weight is from the nearest share of its source.
+    """How far each entry of an average less its weight is from the nearest share of its source, in one block.
 
-    `small` and `grown` are the weight and its average; `unit` is the largest relative error of a weight's entry.
+    `unit` is the largest relative error of a weight's entry, `counts` has the numbers of copies that inputs have.
     """
-    weight, average = (link.spread(one) for one in small)
-    apart, spread = grown[1] - grown[0], average - weight
-    if not link.in_axes:
+    of_weight, of_average = (weight.link.spread(part.small * factor) for part in (weight, average))
+    apart, spread = average.grown - weight.grown, of_average - of_weight
+    if not weight.link.in_axes:
         return (apart - spread).abs()
-    counts = {int(count) for axis in link.in_axes for count in np.unique(link.growths[axis].num_copies)}
-    own = torch.where(weight == 0, torch.inf, grown[0] / weight)
+    own = torch.where(of_weight == 0, torch.inf, weight.grown / of_weight)
     # what one copy's share was rounded by is in the others', which may be smaller: all sum to the whole
-    rounded = unit * (1 + (max(counts) - 1) * own.abs()) * 2 * (weight.abs() + average.abs())
+    rounded = unit * (1 + (max(counts) - 1) * own.abs()) * 2 * (of_weight.abs() + of_average.abs())
     nearest = ((apart - own * spread).abs() - rounded).clamp(min=0).nan_to_num(nan=torch.inf)
     shares = sorted({1 / share for count in counts for share in range(1, count + 1) if count % share == 0} | {0.0})
     for share in shares:
@@ -197,13 +235,11 @@ def _fresh_problems(pair: Pair, weights: Scales) -> Iterator[str]:
     for name, link in pair.links.items():
         if not link.is_new_layer or link.small.name not in origin:
             continue
-        found = pair.grown_tensor(link)
-        if not bool(found.any()):
+        tensors = Tensors.of(pair, link)
+        if not tensors.has_entries():
             continue
-        small = link.rows_of(pair.small_tensor(link))
         factor = weights[origin[link.small.name]].factor or 0.0
-        differences = (link.summed_inputs(found) - factor * small).abs()
-        stored = link.copied_part(whole(pair.grown.checkpoint.tensors[name]))
-        if not roundings(link, stored, differences, factor * small, pair.num_growths) <= 1:
-            error = largest(differences) / max(largest(small), 1e-30)
+        difference = summed_difference(tensors, factor, pair.num_growths)
+        if difference.is_wrong:
+            error = difference.largest / max(difference.largest_small, 1e-30)
             yield f"{name}: differs from the layer it was made from by {error:.1e} of its largest value"

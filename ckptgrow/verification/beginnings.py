@@ -13,20 +13,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from ckptgrow.spaces.growth import Growth
+from ckptgrow.spaces.growth import BoolVector, Growth, IntVector
 from ckptgrow.spaces.layout import Axis
 from ckptgrow.spaces.selection import selected
 from ckptgrow.verification.coordinates import growths_since
 from ckptgrow.verification.history import UNITS
-from ckptgrow.verification.magnitude import power
-from ckptgrow.verification.pair import Link, Pair, applied
+from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.precision import rounding, smallest
+from ckptgrow.verification.tensor_blocks import Tensors, exact_sum, part_at, row_sums, windows_of
 from ckptgrow.verification.weights import WeightScale
 
 Kind = Literal["zero", "mean", "drawn", "copied"]
@@ -45,17 +45,75 @@ SCATTER = 3.0  # standard deviations, in units of 1/√draws
 
 @dataclass(frozen=True, kw_only=True)
 class _Begun:
-    """One grown parameter with new entries: its numbers, the old ones where each coordinate begins, and the kind that
-    each entry is to be, as a place in `ORDER`; old entries are beyond it.
+    """One grown parameter with new entries, and what it is judged by.
+
+    `begins`: along each axis the old coordinate where each one begins; `places`: the kind that each coordinate is to
+    be, as a place in `ORDER`, old ones beyond it: an entry has the least of its coordinates. `factor`: of old entries.
     """
 
     name: str
-    found: torch.Tensor
-    old: torch.Tensor
-    kinds: torch.Tensor
+    tensors: Tensors
+    factor: float
+    begins: tuple[IntVector, ...]
+    places: tuple[IntVector, ...]
     mean_axis: int | None
-    unit: float  # one rounding, relative
-    least: float  # the smallest number
+
+    def windows(self) -> Iterator[_Window]:
+        """All of it, some entries at a time."""
+        return (_Window(self, cut) for cut in windows_of(self.tensors.new.shape))
+
+    @property
+    def unit(self) -> float:
+        """One rounding, relative."""
+        return rounding(self.tensors.new.dtype)
+
+    @property
+    def least(self) -> float:
+        """The smallest number."""
+        return smallest(self.tensors.new.dtype)
+
+    @property
+    def is_bias(self) -> bool:
+        """Whether it is one: nothing of these is drawn."""
+        return self.tensors.link.grown.layout.kind == "bias"
+
+
+@dataclass(frozen=True, eq=False)
+class _Window:
+    """Some of a parameter's entries; `cut`: along its first axes."""
+
+    begun: _Begun
+    cut: tuple[slice, ...]
+
+    def _cut(self, vectors: tuple[IntVector, ...]) -> list[IntVector]:
+        cut = [*self.cut, *[slice(None)] * (len(vectors) - len(self.cut))]
+        return [one[part] for one, part in zip(vectors, cut, strict=True)]
+
+    @cached_property
+    def found(self) -> torch.Tensor:
+        """The entries as the model applies them, float64."""
+        tensors = self.begun.tensors
+        places = [np.arange(one.start, one.stop) for one in self.cut]
+        return part_at(tensors.new, places).double() + tensors.link.grown.layout.offset
+
+    @cached_property
+    def old(self) -> torch.Tensor:
+        """The old entries where these begin, times the factor."""
+        tensors, begins = self.begun.tensors, self._cut(self.begun.begins)
+        old = part_at(tensors.old, begins[: len(self.cut)]).double() + tensors.link.small.layout.offset
+        for axis, places in enumerate(begins[len(self.cut) :], start=len(self.cut)):
+            old = selected(old, axis, places)
+        return old * self.begun.factor
+
+    @cached_property
+    def kinds(self) -> torch.Tensor:
+        """The kinds of the entries, as places in `ORDER`."""
+        kinds = torch.full([1] * self.found.dim(), len(ORDER))
+        for axis, places in enumerate(self._cut(self.begun.places)):
+            kinds = torch.minimum(kinds, self.begun.tensors.link.along(axis, places))
+        if self.begun.is_bias:
+            kinds = torch.where(kinds == ORDER.index("drawn"), ORDER.index("zero"), kinds)
+        return kinds.expand_as(self.found)
 
 
 def beginning_problems(pair: Pair, weights: Mapping[str, WeightScale]) -> list[str]:
@@ -76,32 +134,26 @@ def beginning_problems(pair: Pair, weights: Mapping[str, WeightScale]) -> list[s
 
 
 def _begun(pair: Pair, name: str, link: Link, recipe: str | None, factor: float) -> _Begun:
-    old, found = applied(pair.small, link.small) * factor, applied(pair.grown, link.grown)
-    kinds = torch.full([1] * found.dim(), len(ORDER))
     has_means = pair.grown.family.padding is not None and pair.grown.family.padding.norm == "layer"
-    mean_axis = None
+    mean_axis, begins, all_places = None, list[IntVector](), list[IntVector]()
     for position, axis in enumerate(link.grown.layout.axes):
         growth = axis.growth(pair.growths)
-        old = selected(old, position, np.maximum(growth.begins_as, 0))
         places = _places(axis, growth, recipe)
         if has_means and axis.role == "out" and "residual" in axis.spaces and growth.has_fresh:
             mean_axis, places[places == ORDER.index("zero")] = position, ORDER.index("mean")
-        kinds = torch.minimum(kinds, link.along(position, places))
-    if link.grown.layout.kind == "bias":
-        kinds = torch.where(kinds == ORDER.index("drawn"), ORDER.index("zero"), kinds)
-    dtype = pair.grown.checkpoint.tensors[name].dtype
+        begins.append(np.maximum(growth.begins_as, 0))
+        all_places.append(places)
     return _Begun(
         name=name,
-        found=found,
-        old=old,
-        kinds=kinds.expand_as(found),
+        tensors=Tensors.of(pair, link),
+        factor=factor,
+        begins=tuple(begins),
+        places=tuple(all_places),
         mean_axis=mean_axis,
-        unit=rounding(dtype),
-        least=smallest(dtype),
     )
 
 
-def _places(axis: Axis, growth: Growth, recipe: str | None) -> npt.NDArray[np.int64]:
+def _places(axis: Axis, growth: Growth, recipe: str | None) -> IntVector:
     """The kind of every coordinate along one axis, as a place in `ORDER`; old ones are beyond it."""
     is_unit = bool(axis.spaces & set(UNITS))
     written, read = RECIPES[recipe or (OF_UNITS if is_unit else OF_STREAM)]
@@ -115,24 +167,47 @@ def _places(axis: Axis, growth: Growth, recipe: str | None) -> npt.NDArray[np.in
 
 
 def _problems(one: _Begun) -> Iterator[str]:
-    zeros, means, drawn, copies = (one.kinds == place for place in range(len(ORDER)))
-    if wrong := int((one.found[zeros] != 0).sum()):
-        yield f"{one.name}: {wrong} new entries are not zero"
-    if one.mean_axis is not None and (wrong := _wrong_means(one, one.mean_axis, means)):
+    num_filled = num_others = num_drawn = num_old = 0
+    drawn, old = list[float](), list[float]()
+    for window in one.windows():
+        zeros, _, draws, copies = (window.kinds == place for place in range(len(ORDER)))
+        num_filled += int(((window.found != 0) & zeros).sum())
+        off = (window.found - window.old).abs() > ROUNDINGS * one.unit * window.old.abs() + one.least
+        num_others += int((off & copies).sum())
+        num_drawn, num_old = num_drawn + int(draws.sum()), num_old + window.old.numel()
+        drawn += row_sums(window.found.masked_fill(~draws, 0.0).square())
+        old += row_sums(window.old.square())
+    if num_filled:
+        yield f"{one.name}: {num_filled} new entries are not zero"
+    if one.mean_axis is not None and (wrong := _num_wrong_means(one, one.mean_axis)):
         yield f"{one.name}: {wrong} new entries are not means of the old ones"
-    off = (one.found - one.old).abs() > ROUNDINGS * one.unit * one.old.abs() + one.least
-    if wrong := int((off & copies).sum()):
-        yield f"{one.name}: {wrong} new entries are not copies of the old ones"
-    if num := int(drawn.sum()):
-        size = math.sqrt(power(one.old) / one.old.numel())
-        drawn_size = math.sqrt(power(one.found[drawn]) / num)
-        if not abs(drawn_size - size) <= (LIKE + SCATTER / math.sqrt(num)) * size:
-            yield f"{one.name}: {num} new entries are {drawn_size:.2g} in the mean, expected about {size:.2g}, drawn"
+    if num_others:
+        yield f"{one.name}: {num_others} new entries are not copies of the old ones"
+    if num_drawn:
+        size, found = math.sqrt(exact_sum(old) / num_old), math.sqrt(exact_sum(drawn) / num_drawn)
+        if not abs(found - size) <= (LIKE + SCATTER / math.sqrt(num_drawn)) * size:
+            yield f"{one.name}: {num_drawn} new entries are {found:.2g} in the mean, expected about {size:.2g}, drawn"
 
 
-def _wrong_means(one: _Begun, axis: int, means: torch.Tensor) -> int:
+def _num_wrong_means(one: _Begun, axis: int) -> int:
     """How many entries of rows that are to be the mean of the old rows along an axis are not."""
-    is_new = means.movedim(axis, 0).reshape(means.shape[axis], -1).any(1)
-    rows = one.found.movedim(axis, 0)
-    left = OF_MEANS * one.unit * rows[~is_new].abs().amax(0) + one.least
-    return int(((rows[is_new] - rows[~is_new].mean(0)).abs() > left).sum())
+    others = [places for place, places in enumerate(one.places) if place != axis]
+    if not all((places != ORDER.index("zero")).any() for places in others):
+        return 0
+    is_new = one.places[axis] == ORDER.index("mean")
+    shape = [size for place, size in enumerate(one.tensors.new.shape) if place != axis]
+    sums, largest = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
+    for rows, beside in _along(one, axis, ~is_new):
+        sums[beside] += rows.sum(0)
+        largest[beside] = torch.maximum(largest[beside], rows.abs().amax(0))
+    means, left = sums / int((~is_new).sum()), OF_MEANS * one.unit * largest + one.least
+    return sum(int(((rows - means[beside]).abs() > left[beside]).sum()) for rows, beside in _along(one, axis, is_new))
+
+
+def _along(one: _Begun, axis: int, marks: BoolVector) -> Iterator[tuple[torch.Tensor, tuple[slice, ...]]]:
+    """Rows along an axis that are marked, some at a time, and where they lie along the others."""
+    for window in one.windows():
+        cut = [*window.cut, *[slice(None)] * (window.found.dim() - len(window.cut))]
+        is_marked = torch.from_numpy(marks[cut[axis]])
+        if is_marked.any():
+            yield window.found.movedim(axis, 0)[is_marked], tuple(cut[:axis] + cut[axis + 1 :])

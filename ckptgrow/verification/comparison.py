@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from ckptgrow.addresses.address import local_path
 from ckptgrow.choices import VerifyDevice, VerifyDtype, VerifyLevel
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.formats.known_formats import read_checkpoint
@@ -20,6 +21,7 @@ from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry
 from ckptgrow.verification.configs import with_fixed_fields
 from ckptgrow.verification.contents import judge_contents, left_out
 from ckptgrow.verification.coordinates import begun_anew, check_one_rule, growths_between, growths_since
+from ckptgrow.verification.dense_mixtures import begun_routers, restated, with_routers
 from ckptgrow.verification.factors import disagreements, measured_growths, with_tied_head
 from ckptgrow.verification.function import compared
 from ckptgrow.verification.gradients import (
@@ -93,11 +95,11 @@ def verify(
     Raises a CkptgrowError where the two cannot be compared at all; a difference is a report that did not pass.
     """
     stage("reading both checkpoints")
-    pair, declared = _opened(Path(small), Path(grown), config, dialect)
+    pair, declared = _opened(local_path(small), local_path(grown), config, dialect)
     batches = _batches(pair, settings)
     level, short = _level(pair, settings, batches)
     stage("comparing weights")
-    weights = weight_scales(pair)
+    weights = with_routers(pair, weight_scales(pair))
     apart, growths = _agreed(pair, weights)
     weights, settings = completed(weights, pair, growths), replace(settings, level=level)
     run = _computed(pair, weights, growths, batches, settings, stage)
@@ -196,13 +198,15 @@ def _computed_in_full(
     stage("comparing gradients")
     few = samples[: min(GRADIENT_BATCHES, settings.batches)]
     small_gradients, grown_gradients = (gradients_of(model, few) for model in (models.small, models.grown))
+    if pair.small.terms is not None:
+        small_gradients = pair.small.terms.gradients(small_gradients)
     asymmetry = _asymmetry(pair, models.grown, samples[0], grown_gradients, dtype)
     stage("running both models")
     function = compared(pair, models, samples, weights)
     scales = gradient_scales(pair, weights, growths, small_gradients, grown_gradients)
     true_difference = max(scale.error for scale in scales.values())
     if pair.has_copies:
-        idealise(models.grown, pair, weights)
+        idealise(models.grown, pair, weights, begun_routers(pair))
         scales = gradient_scales(pair, weights, growths, small_gradients, gradients_of(models.grown, few))
     return _Computed(function, scales, asymmetry, true_difference)
 
@@ -214,7 +218,7 @@ def _opened(small: Path, grown: Path, config: Path | None, dialect: str | None) 
     known = {*checkpoint.tensors, *checkpoint.rest, *checkpoint.carried.files, *checkpoint.carried.left_behind}
     dropped = [name for name in declared.dropped if name in known]
     old = understood(checkpoint, config=config, drop=dropped, reset=declared.reset, dialect=dialect)
-    pair = open_pair(old, new)
+    pair = open_pair(restated(old, new), new)
     return replace(pair, grown=pair.grown.with_config(with_fixed_fields(pair))), declared
 
 
@@ -331,7 +335,7 @@ def _trajectory(
     dtype = DTYPES[settings.dtype]
     small, grown = (
         losses(loaded(pair, state, dtype, settings.device), state, batches, settings.steps)
-        for state in (pair.small, pair.grown)
+        for state in (pair.small.as_read, pair.grown)
     )
     differences = [abs(a - b) for a, b in zip(small, grown, strict=True)]
     lost = [math.isnan(a) and math.isnan(b) for a, b in zip(small, grown, strict=True)]
@@ -360,6 +364,8 @@ def _why_not_judged(pair: Pair, structure: Structure) -> str:
         return "new coordinates train at once, so the trajectories part by design"
     if any(layer.kind != "old" for layer in pair.layers):
         return "new layers train at once, so the trajectories part by design"
+    if pair.small.dense is not None:
+        return "routers are new and train at once, so the trajectories part by design"
     if pair.serves_parts:
         return "copies of key heads serve different queries, so the trajectories part by design"
     if pair.has_copies and structure.lr_rule == "keep":

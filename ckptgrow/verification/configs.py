@@ -17,7 +17,7 @@ from typing import Any
 from ckptgrow.families.family import Family, Sparse
 from ckptgrow.state.architecture import config_errors
 from ckptgrow.state.opening import TrainingState
-from ckptgrow.verification.coordinates import ROWS, growths_since
+from ckptgrow.verification.coordinates import ROWS, growths_since, mixture_record
 from ckptgrow.verification.history import EXPERTS
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences, text
@@ -139,11 +139,24 @@ def _expert_spaces(pair: Pair) -> set[str]:
 def _expert_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
     """As many experts must be chosen for a token as the chosen ones have copies."""
     if _expert_spaces(pair) and (growth := pair.growths.get(EXPERTS)) is not None:
+        record, last = mixture_record(pair.small, pair.grown), growths_since(pair.small, pair.grown)[-1]
         expected = int(small[CHOSEN]) * growth.num_new // growth.num_old
-        last = growths_since(pair.small, pair.grown)[-1]
+        if record is not None:
+            expected = _chosen_of_dense(pair, record)
         said = [grown.get(CHOSEN), last.get("experts_per_token", expected)]
         if said != [expected, expected] or any(isinstance(one, bool) for one in said):
             yield f"config[{CHOSEN!r}] is {text(grown.get(CHOSEN))}, expected {expected}, as the history must say"
+
+
+def _chosen_of_dense(pair: Pair, record: Mapping[str, Any]) -> int:
+    """How many experts a token has where they are parts of dense blocks: as the record says, all parts of some copies.
+
+    Where an expert that every token has does all the work, it may be any number.
+    """
+    chosen, parts, number = record["experts_per_token"], record["shards"], record["experts"]
+    can_be_any = "shared_ffn" in pair.grown.architecture.sizes
+    is_right = 0 < chosen <= number and (can_be_any or chosen % parts == 0)
+    return chosen if is_right else -1
 
 
 def _token_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:

@@ -12,6 +12,7 @@ from ckptgrow.spaces.growth import FRESH, BoolVector, Growth, copies, identities
 from ckptgrow.state.opening import TrainingState
 from ckptgrow.verification.trees import is_count
 
+EXPERT_SPACES = ("experts", "routed")  # of a router's choices, and of what is summed by their weights
 ROWS = {"vocab": "vocab", "positions": "position"}  # operators that give the tables of a space other rows
 
 
@@ -23,6 +24,11 @@ def growths_since(small: TrainingState, grown: TrainingState) -> Sequence[Mappin
 def row_record(small: TrainingState, grown: TrainingState) -> Mapping[str, Any] | None:
     """The record of the growth that gave a table other rows, if one did."""
     return next((one for one in growths_since(small, grown) if one.get("operator") in ROWS), None)
+
+
+def mixture_record(small: TrainingState, grown: TrainingState) -> Mapping[str, Any] | None:
+    """The record of the growth that made a mixture of a dense model, if one did."""
+    return next((one for one in growths_since(small, grown) if one.get("dense") is not None), None)
 
 
 def growths_between(small: TrainingState, grown: TrainingState) -> dict[str, Growth]:
@@ -128,6 +134,8 @@ def _steps(small: TrainingState, grown: TrainingState) -> Iterator[tuple[dict[st
             yield _with_rows(sizes, larger, record), record
         elif record.get("how") == "pad":
             yield {space: padded(sizes[space], larger[space]) for space in sizes}, record
+        elif record.get("dense") is not None:
+            yield {**_copies(sizes, larger), **_of_tokens(sizes, larger, record)}, record
         else:
             yield _copies(sizes, larger), record
         sizes = larger
@@ -164,6 +172,25 @@ def _copies(old: Mapping[str, int], new: Mapping[str, int]) -> dict[str, Growth]
         elif new["heads"] == old["heads"] and members % new_members == 0:
             growths["kv_heads"] = _serving(old["kv_heads"], members // new_members)
     return growths
+
+
+def _of_tokens(old: Mapping[str, int], new: Mapping[str, int], record: Mapping[str, Any]) -> dict[str, Growth]:
+    """Copies of experts of which each token has some by the record: their gradients are those of different tokens,
+    which sum to the old one; their squares are larger than those of equal parts, by the copies over those of a token.
+    """
+    parts, chosen = record.get("shards"), record.get("experts_per_token")
+    num_chosen = max(1, int(chosen) // int(parts)) if is_count(parts) and is_count(chosen) and parts else 1
+    found: dict[str, Growth] = {}
+    for space in EXPERT_SPACES:
+        plain = copies(old[space], new[space])
+        found[space] = Growth(
+            source=plain.source,
+            write=plain.write,
+            read=plain.read,
+            num_old=plain.num_old,
+            squared=plain.read / num_chosen,
+        )
+    return found
 
 
 def _serving(size: int, num_copies: int) -> Growth:

@@ -25,7 +25,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ckptgrow.spaces.growth import Growth
+from ckptgrow.spaces.growth import Growth, IntVector
 from ckptgrow.spaces.layout import Axis, Layout, Role
 
 HALVES = (-2, -1, 0, 1, 2)  # exponents of a ratio, in halves
@@ -126,11 +126,11 @@ def weight_factor(layout: Layout, growths: Mapping[str, Growth]) -> float | None
     return math.prod(float(vector[0]) for vector in vectors) if all(np.ptp(one) == 0 for one in vectors) else None
 
 
-def gradient_factor(layout: Layout, growths: Mapping[str, Growth]) -> torch.Tensor:
-    """The factors b_out · f_in of all entries of a gradient, float64, in the gradient's shape."""
+def gradient_factors(layout: Layout, growths: Mapping[str, Growth], coordinates: Sequence[IntVector]) -> torch.Tensor:
+    """The factors b_out · f_in of a gradient's entries at some coordinates along each axis, float64, one axis each."""
     result = torch.ones((), dtype=torch.float64)
-    for role, growth in _axes(layout, growths):
-        result = result.unsqueeze(-1) * torch.from_numpy(growth.write if role == "in" else growth.read)
+    for (role, growth), places in zip(_axes(layout, growths), coordinates, strict=True):
+        result = result.unsqueeze(-1) * torch.from_numpy((growth.write if role == "in" else growth.read)[places])
     return result
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from transformers import PreTrainedModel
 
+from ckptgrow.verification.dense_mixtures import restating_rounds
 from ckptgrow.verification.kept_tokens import KeptTokens, loss_rise
 from ckptgrow.verification.magnitude import largest
 from ckptgrow.verification.models import Models
@@ -113,7 +114,7 @@ def _can_round(pair: Pair, weights: Mapping[str, WeightScale], relative: float) 
 
 def _stored_rounding(pair: Pair, weights: Mapping[str, WeightScale], dtype: torch.dtype) -> float:
     """The relative error of one rounding of the grown weights: in their stored dtype, if growth rounded any of them."""
-    if all(scale.error <= EXACT for scale in weights.values()):
+    if all(scale.error <= EXACT for scale in weights.values()) and not restating_rounds(pair):
         return rounding(dtype)
     stored = {pair.grown.checkpoint.tensors[link.grown.name].dtype for link in pair.links.values()}
     return max(rounding(one) for one in (*stored, dtype) if one.is_floating_point)

@@ -9,14 +9,15 @@ evenly over the copies of its inputs. `weights` judges the stored weights agains
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from ckptgrow.spaces.growth import Growth
-from ckptgrow.verification.factors import gradient_factor
+from ckptgrow.verification.factors import gradient_factors
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.weights import WeightScale
@@ -84,12 +85,16 @@ def gradient_problems(scales: Mapping[str, GradientScale]) -> list[str]:
     ]
 
 
-def idealise(model: PreTrainedModel, pair: Pair, weights: Mapping[str, WeightScale]) -> None:
-    """Replaces the grown model's weights in place by ideal ones, as the module's head defines them; new layers stay."""
+def idealise(
+    model: PreTrainedModel, pair: Pair, weights: Mapping[str, WeightScale], begun: Collection[str] = ()
+) -> None:
+    """Replaces the grown model's weights in place by ideal ones, as the module's head defines them; new layers stay,
+    and so does what is named in `begun`, which comes from nothing in the small model.
+    """
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, link in pair.links.items():
-            if link.is_new_layer or link.is_padded or not link.has_copies:
+            if link.is_new_layer or link.is_padded or not link.has_copies or name in begun:
                 continue
             factor = weights[name].factor
             ideal = link.spread(pair.small_tensor(link)) * (1.0 if factor is None else factor)
@@ -109,7 +114,7 @@ def _scale(
     old, new = small.get(link.small.canonical), grown.get(link.grown.canonical)
     demanded = _demanded(link, weight, growths) * link.share_of_gradient
     if old is None or new is None or largest(old) <= DEAD * scale_of_all:
-        left = 0.0 if new is None else largest(new) / scale_of_all
+        left = 0.0 if new is None or old is None else largest(new) / scale_of_all
         return GradientScale(demanded, None, left)
     spread, new = link.spread(link.left_part(old.double())), link.copied_part(new.double())
     expected = GradientScale(demanded, None, 0.0).at(link) * spread
@@ -125,10 +130,11 @@ def _demanded(link: Link, weight: float | None, growths: Mapping[str, Growth]) -
     """
     if link.is_padded or not link.growths:
         return torch.tensor([1 / (weight or 1.0)], dtype=torch.float64)
-    classes = link.copy_classes()
-    factors = torch.ones(int(classes.max()) + 1, dtype=torch.float64)
-    factors[classes] = gradient_factor(link.grown.layout, growths)
-    return factors
+    of_each_class = [
+        np.array([np.flatnonzero(growth.read == share)[-1] for share in shares])
+        for growth, shares in zip(link.growths, link.shares, strict=True)
+    ]
+    return gradient_factors(link.grown.layout, growths, of_each_class).reshape(-1)
 
 
 def _ratio(expected: torch.Tensor, found: torch.Tensor) -> float:

@@ -22,6 +22,7 @@ from ckptgrow.storage.fingerprint import Fingerprint, flat_value
 from ckptgrow.verification.coordinates import ROWS, added_coordinates, are_kept
 from ckptgrow.verification.layer_origins import is_layer_map, is_zero_in, misfit_of
 from ckptgrow.verification.pair import Pair
+from ckptgrow.verification.tensor_blocks import Tensors
 from ckptgrow.verification.trees import differences, is_count, text
 
 Record = Mapping[str, Any]
@@ -124,6 +125,9 @@ OPTIONAL: Mapping[str, Check] = {
     "moments": _choice("algebra", "unscaled"),
     "new_coordinates": _are_runs,
     "wd_rule": _choice("trajectory", "sqrt", "keep"),
+    **dict.fromkeys(("dense", "to"), _is_text),
+    "shards": lambda value: is_count(value) and value > 0,
+    "router_noise": _is_strength,
     **dict.fromkeys(("residual", *UNITS), is_count),
 }
 
@@ -341,7 +345,7 @@ def _layer_problems(pair: Pair, found: Sequence[Record]) -> Iterator[str]:
 def _is_identity(pair: Pair, index: int, kind: LayerKind) -> bool:
     """Whether all tensors of a layer are zero that are zero in identity layers of a kind."""
     links = [link for link in pair.links.values() if link.grown.layer == index and is_zero_in(kind, link.grown)]
-    return not any(bool(pair.grown_tensor(link).any()) for link in links)
+    return not any(Tensors.of(pair, link).has_entries() for link in links)
 
 
 def _source_problems(pair: Pair, first: Record) -> Iterator[str]:

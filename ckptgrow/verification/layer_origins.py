@@ -9,16 +9,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any, Literal, TypeGuard, get_args
 
+import numpy as np
 import torch
 
-from ckptgrow.spaces.growth import Growth
+from ckptgrow.spaces.growth import Growth, IntVector, identities
 from ckptgrow.spaces.layers import LayerKind
 from ckptgrow.spaces.selection import selected
 from ckptgrow.state.claim import Claimed
 from ckptgrow.state.opening import TrainingState
-from ckptgrow.verification.pair import LayerOrigin, Link, applied
+from ckptgrow.storage.tensors import num_elements
+from ckptgrow.verification.pair import LayerOrigin, Link
+from ckptgrow.verification.tensor_blocks import blocks_of, exact_sum, row_sums
+from ckptgrow.verification.threads import in_threads
 from ckptgrow.verification.trees import is_count
 
 Identity = Literal["zero-output", "zero-norm"]  # the kinds of new layers that change nothing
@@ -145,24 +150,51 @@ def _stack(
     state: TrainingState, growths: Mapping[str, Growth], num_layers: int, *, projected: bool
 ) -> tuple[Fingerprints, ...]:
     layers: list[dict[str, tuple[float, ...]]] = [{} for _ in range(num_layers)]
-    for one in state.claim.parameters:
-        if one.layer is not None:
-            tensor = applied(state, one)
-            layers[one.layer][one.pattern] = _fingerprint(_projected(one, tensor, growths) if projected else tensor)
+    members = [one for one in state.claim.parameters if one.layer is not None]
+    found = in_threads(
+        lambda one: _fingerprint(state, one, growths if projected else None),
+        members,
+        lambda one: num_elements(state.checkpoint.tensors[one.name]),
+    )
+    for one, fingerprint in zip(members, found, strict=True):
+        assert one.layer is not None
+        layers[one.layer][one.pattern] = fingerprint
     return tuple(layers)
 
 
-def _projected(one: Claimed, tensor: torch.Tensor, growths: Mapping[str, Growth]) -> torch.Tensor:
-    """The grown weight in the small shape: summed over the copies of inputs, of each output only the first copy."""
-    link = Link.of(one, one, growths)
-    tensor = link.summed_inputs(link.copied_part(tensor))
+def _fingerprint(state: TrainingState, one: Claimed, growths: Mapping[str, Growth] | None) -> tuple[float, ...]:
+    """The sums of squares, weighted by three ramps over the places, of a weight as the model applies it.
+
+    `growths`: by which a grown weight is taken in the small shape: summed over the copies of inputs, of each output
+    only the first copy.
+    """
+    tensor, offset = state.checkpoint.tensors[one.name], one.layout.offset
+    link, sums = Link.of(one, one, growths or identities(state.architecture.sizes)), [list[float]() for _ in range(3)]
+    shape = tuple(growth.num_old for growth in link.growths) or tensor.shape
+    for block in blocks_of(link, tensor.shape):
+        found = _projected(block.link, block.grown(tensor).double() + offset)
+        squares, ramp = found.square(), _ramp(block.old, found.shape, shape)
+        for power, values in enumerate(sums):
+            values.extend(row_sums(squares * ramp**power))
+    return tuple(exact_sum(entries) for entries in sums)
+
+
+def _projected(link: Link, tensor: torch.Tensor) -> torch.Tensor:
+    tensor = link.summed_inputs(tensor)
     for axis, growth in enumerate(link.growths):
         if axis not in link.in_axes:
-            tensor = selected(tensor, axis, (growth.copy == 0).nonzero()[0])
+            tensor = selected(tensor, axis, np.unique(growth.source, return_index=True)[1])
     return tensor
 
 
-def _fingerprint(tensor: torch.Tensor) -> tuple[float, ...]:
-    flat = tensor.reshape(-1)
-    ramp = torch.linspace(0.5, 1.5, len(flat), dtype=torch.float64)
-    return float(flat.square().sum()), float((flat.square() * ramp).sum()), float((flat.square() * ramp**2).sum())
+def _ramp(places: Sequence[IntVector], part: tuple[int, ...], shape: tuple[int, ...]) -> torch.Tensor:
+    """Numbers from a half to one and a half in the order of the entries, of those of a part, which lies at `places`
+    along its first axes.
+    """
+    flat = torch.zeros(part, dtype=torch.float64)
+    for axis, size in enumerate(part):
+        along = places[axis] if axis < len(places) else np.arange(size)
+        flat += torch.from_numpy(along.astype(np.float64)).reshape([-1] + [1] * (len(part) - axis - 1)) * prod(
+            shape[axis + 1 :]
+        )
+    return 0.5 + flat / max(1, prod(shape) - 1)

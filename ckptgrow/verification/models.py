@@ -73,11 +73,13 @@ def loaded(pair: Pair, state: TrainingState, dtype: torch.dtype, device: str) ->
     """
     if device != "cpu" and not torch.cuda.is_available():
         raise RequestError(f"⟦device {device}⟧: no such device on this machine, expected cpu")
-    return _on_kept_tokens(pair, state, load_model(state.checkpoint, state.claim, state.config, dtype, device))
+    own = state.as_read
+    return _on_kept_tokens(pair, state, load_model(own.checkpoint, own.claim, own.config, dtype, device))
 
 
 def _streamed(pair: Pair, state: TrainingState, dtype: torch.dtype, change: Change | None = None) -> PreTrainedModel:
-    model = streamed_model(state.checkpoint, state.claim, state.config, dtype, *([change] if change else []))
+    own = state.as_read
+    model = streamed_model(own.checkpoint, own.claim, own.config, dtype, *([change] if change else []))
     return _on_kept_tokens(pair, state, model)
 
 

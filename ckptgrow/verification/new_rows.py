@@ -6,23 +6,26 @@ positions    old ones in turn; or the whole table stretched, by torch's own inte
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from ckptgrow.spaces.growth import Growth
+from ckptgrow.spaces.growth import IntVector
+from ckptgrow.storage.tensors import InMemory, LazyTensor, Made, chunks, whole
 from ckptgrow.verification.averages import instances_of
 from ckptgrow.verification.coordinates import ROWS
 from ckptgrow.verification.pair import Link, Pair, applied
 from ckptgrow.verification.precision import rounding, smallest
+from ckptgrow.verification.tensor_blocks import pieces, rows_at
 
 OF_MEANS = 64.0  # roundings of float64, of the largest of the numbers that a mean is taken of
 FEW = 1.01  # roundings of the stored dtype
 CAPS = ("final_logit_softcapping",)  # behind which a mean of logits bounds nothing
 SQUARE = 2  # the power of the gradient
+COLUMNS = 2**22  # entries whose medians are found at a time
 
 
 def new_row_problems(pair: Pair) -> list[str]:
@@ -42,13 +45,13 @@ def bound_of(pair: Pair) -> float | None:
     return float(np.log1p(growth.is_fresh.sum() / growth.num_old)) if is_mean else None
 
 
-def moments_of_new_rows(pair: Pair, link: Link, old: torch.Tensor, power: int, key: str) -> torch.Tensor | None:
+def moments_of_new_rows(pair: Pair, link: Link, old: LazyTensor, power: int, key: str) -> LazyTensor | None:
     """What new rows of a record must hold, from the small record `old`, float64; zeros for None."""
     growth, rule = link.grown.layout.axes[0].growth(pair.growths), pair.fresh_moments
     if rule == "blend":
-        return _stretched(pair, link, old)[torch.from_numpy(growth.is_fresh)]
+        return _rows(_stretched(pair, link, whole(old).double()), np.flatnonzero(growth.is_fresh))
     if rule == "rare" and (power == SQUARE or key == "exp_inf"):
-        return _of_rare(old).expand(int(growth.is_fresh.sum()), *old.shape[1:])
+        return _repeated(_of_rare(old), int(growth.is_fresh.sum()))
     return None
 
 
@@ -66,36 +69,67 @@ def _problems(pair: Pair, link: Link, record: Mapping[str, Any]) -> Iterator[str
     space = ROWS[record["operator"]]
     if space not in link.grown.layout.spaces or not link.is_padded:
         return
-    growth = link.grown.layout.axes[0].growth(pair.growths)
-    is_fresh = torch.from_numpy(growth.is_fresh)
-    old, found = applied(pair.small, link.small), applied(pair.grown, link.grown)[is_fresh]
-    expected = _expected(pair, link, old, growth)
-    dtype = pair.grown.checkpoint.tensors[link.grown.name].dtype
-    size = float(old.abs().max()) if old.numel() else 0.0
-    left = FEW * rounding(dtype) * expected.abs() + smallest(dtype) + OF_MEANS * rounding(torch.float64) * size
-    wrong = ((found - expected).abs() <= left).reshape(len(found), -1).all(1).logical_not().nonzero()[:, 0]
-    if len(wrong):
-        number = int(is_fresh.nonzero()[wrong[0], 0])
+    wrong = list(_wrong_rows(pair, link))
+    if wrong:
         what = record.get("init") or record.get("new_positions")
-        yield f"{link.grown.name}: {len(wrong)} new rows, row {number} first, are not the record's {what} of old ones"
+        yield f"{link.grown.name}: {len(wrong)} new rows, row {wrong[0]} first, are not the record's {what} of old ones"
 
 
-def _expected(pair: Pair, link: Link, old: torch.Tensor, growth: Growth) -> torch.Tensor:
+def _wrong_rows(pair: Pair, link: Link) -> Iterator[int]:
+    """The new rows that are not as they must be, by their numbers, ascending."""
+    fresh = np.flatnonzero(link.grown.layout.axes[0].growth(pair.growths).is_fresh)
+    old, found = applied(pair.small, link.small), applied(pair.grown, link.grown)
+    expected, dtype = _expected(pair, link, old, fresh), pair.grown.checkpoint.tensors[link.grown.name].dtype
+    size = max((float(piece.abs().max()) for piece in pieces(old)), default=0.0)
+    for start, stop in chunks(expected):
+        rows, wanted = rows_at(found, fresh[start:stop]), expected.rows(start, stop)
+        left = FEW * rounding(dtype) * wanted.abs() + smallest(dtype) + OF_MEANS * rounding(torch.float64) * size
+        is_wrong = ((rows - wanted).abs() <= left).reshape(len(rows), -1).all(1).logical_not()
+        yield from fresh[start:stop][is_wrong.numpy()].tolist()
+
+
+def _expected(pair: Pair, link: Link, old: LazyTensor, fresh: IntVector) -> LazyTensor:
+    """What the new rows must be, by the record."""
     record = pair.row_record or {}
-    fresh = np.flatnonzero(growth.is_fresh)
     if record.get("operator") == "positions":
         if pair.is_stretched:
-            return _stretched(pair, link, old)[torch.from_numpy(fresh)]
-        first = len(old) - _num_used(pair)
-        return old[torch.from_numpy(first + (fresh - first) % _num_used(pair))]
-    mean = old.mean(0)
-    init, pieces = record.get("init"), record.get("pieces") or []
+            return _rows(_stretched(pair, link, whole(old)), fresh)
+        first = old.shape[0] - _num_used(pair)
+        places = first + (fresh - first) % _num_used(pair)
+        return _made(old, len(fresh), lambda start, stop: rows_at(old, places[start:stop]))
+    mean = _mean_of(old)
+    init, pieces_of = record.get("init"), record.get("pieces") or []
     writes = link.grown.layout.axes[0].role == "out"
     if init == "mean" or (init == "pieces" and writes):
-        return mean.expand(len(fresh), *old.shape[1:])
-    parts = [*pieces, *[[]] * max(0, len(fresh) - len(pieces))]
-    usable = ([one for one in some if one < len(old)] for some in parts[: len(fresh)])
-    return torch.stack([old[torch.tensor(some)].mean(0) if some else mean for some in usable])
+        return _repeated(mean, len(fresh))
+    parts = [*pieces_of, *[[]] * max(0, len(fresh) - len(pieces_of))]
+    usable = [[one for one in some if one < old.shape[0]] for some in parts[: len(fresh)]]
+
+    def means(start: int, stop: int) -> torch.Tensor:
+        return torch.stack([rows_at(old, np.array(some)).mean(0) if some else mean for some in usable[start:stop]])
+
+    return _made(old, len(fresh), means)
+
+
+def _mean_of(tensor: LazyTensor) -> torch.Tensor:
+    """The mean of all rows, float64, shape (…)."""
+    total = torch.zeros(tensor.shape[1:], dtype=torch.float64)
+    for start, stop in chunks(tensor):
+        total += tensor.rows(start, stop).sum(0)
+    return total / tensor.shape[0]
+
+
+def _made(old: LazyTensor, num_rows: int, rows: Callable[[int, int], torch.Tensor]) -> LazyTensor:
+    return Made((num_rows, *old.shape[1:]), torch.float64, rows)
+
+
+def _rows(table: torch.Tensor, places: IntVector) -> LazyTensor:
+    return InMemory(table[torch.from_numpy(places)])
+
+
+def _repeated(row: torch.Tensor, times: int) -> LazyTensor:
+    """One row for every new row; no memory is taken for it."""
+    return Made((times, *row.shape), row.dtype, lambda start, stop: row.expand(stop - start, *row.shape))
 
 
 def _num_used(pair: Pair) -> int:
@@ -112,11 +146,23 @@ def _stretched(pair: Pair, link: Link, old: torch.Tensor) -> torch.Tensor:
     return torch.cat([old[:first], new[0].t().reshape(num_new - first, *old.shape[1:])])
 
 
-def _of_rare(old: torch.Tensor) -> torch.Tensor:
-    """The lower median over the tenth of the rows that has the least in the mean, of rows above zero; shape (1, …)."""
-    means = old.reshape(len(old), -1).mean(1)
+def _of_rare(old: LazyTensor) -> torch.Tensor:
+    """The lower median over the tenth of the rows that has the least in the mean, of rows above zero; shape (…)."""
+    means = torch.cat(
+        [
+            tensor.reshape(len(tensor), -1).mean(1)
+            for start, stop in chunks(old)
+            for tensor in (old.rows(start, stop).double(),)
+        ]
+    )
     seen = (means > 0).nonzero()[:, 0]
     if not len(seen):
-        return torch.zeros(1, *old.shape[1:], dtype=old.dtype)
-    rare = seen[means[seen].sort(stable=True).indices[: -(-len(seen) // 10)]]
-    return old[rare].quantile(0.5, 0, interpolation="lower")[None]
+        return torch.zeros(old.shape[1:], dtype=torch.float64)
+    rare = seen[means[seen].sort(stable=True).indices[: -(-len(seen) // 10)]].sort().values
+    rows = rows_at(old, rare.numpy()).reshape(len(rare), -1)
+    step = max(1, COLUMNS // len(rare))
+    medians = [
+        rows[:, start : start + step].double().quantile(0.5, 0, interpolation="lower")
+        for start in range(0, rows.shape[1], step)
+    ]
+    return torch.cat(medians).reshape(old.shape[1:])

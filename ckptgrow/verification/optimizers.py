@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -47,17 +48,22 @@ KEPT_AXES = ("row_var",)  # torch's factors keep the averaged axis, whatever the
 class Measured:
     """The measured factors of one parameter, new over old, as the module's head names them.
 
-    `weight`: c, None where the small weight is zero; `gradient`: g, None where it is not one number; `size`: r;
-    `num_entries`: n.
+    `weight`: c, None where the small weight is zero; `gradient`: g, None where it is not one number; `size_of` reads
+    the weights and gives r; `num_entries`: n.
     """
 
     weight: float | None
     gradient: float | None
-    size: float
+    size_of: Callable[[], float]
     num_entries: float
     old_shape: tuple[int, ...]
     new_shape: tuple[int, ...]
     rounding: float  # of the weight's dtype
+
+    @cached_property
+    def size(self) -> float:
+        """r, which few optimizers need."""
+        return self.size_of()
 
     @property
     def rate_of_gradients(self) -> float | None:

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ckptgrow.spaces.growth import BoolVector, Growth, IntVector
+from ckptgrow.spaces.growth import BoolVector, FloatVector, Growth, IntVector
 from ckptgrow.spaces.layers import LayerKind
+from ckptgrow.spaces.layout import Role
 from ckptgrow.spaces.selection import selected
 from ckptgrow.state.claim import Claimed
 from ckptgrow.state.opening import TrainingState
-from ckptgrow.storage.tensors import whole
+from ckptgrow.storage.tensors import LazyTensor, Made, whole
 from ckptgrow.verification.coordinates import growths_since, has_begun_anew, moment_rules, row_record
 
-PARTS = 1.5  # times b², beyond rounding: two copies that serve different parts have squares twice as large
+SHORTEST_RUN = 16  # coordinates a run, in the mean, from which on sums run by run are the faster way
+PARTS = 1 + 1e-9  # times b², beyond rounding: copies that serve different parts have squares that are larger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,11 @@ class Link:
     ] = ()  # along each axis the small coordinates from which something comes; None: all
     layer: LayerOrigin = UNCHANGED
     anew: tuple[BoolVector, ...] = ()  # along each axis, of the coordinates that copy something: moments begin anew
+    # what holds of the whole tensor, also where the link is of a block of it (`tensor_blocks`)
     ratios: frozenset[float] = frozenset({1.0})  # of new to old sizes along the axes, one a class of copies
+    shares: tuple[FloatVector, ...] = ()  # along each axis the shares that coordinates have, ascending: their classes
+    unequal: tuple[FloatVector | None, ...] = ()  # along each axis by how much squares exceed those of equal parts
+    num_terms: int = 1  # the largest number of grown entries whose sum is one small entry
 
     @classmethod
     def of(
@@ -67,6 +74,7 @@ class Link:
     ) -> Link:
         """The link by the growths of the spaces; `anew` marks coordinates whose moments were begun anew."""
         axes = [axis.growth(growths) for axis in grown.layout.axes]
+        roles: list[Role] = [axis.role for axis in grown.layout.axes]
         kept = tuple(np.flatnonzero(~axis.is_fresh) if axis.has_fresh else None for axis in axes)
         left = tuple(_left_of(axis) for axis in axes)
         copied = tuple(_of_left(axis, some) for axis, some in zip(axes, left, strict=True))
@@ -86,13 +94,16 @@ class Link:
             layer=layer,
             anew=tuple(marks),
             ratios=frozenset(ratios),
+            shares=tuple(np.unique(axis.read) for axis in copied),
+            unequal=tuple(map(_excess, copied)),
+            num_terms=prod(_num_summed(axis, role) for axis, role in zip(copied, roles, strict=True)),
         )
 
     def squares(self, expected: torch.Tensor) -> torch.Tensor:
         """What is expected of squares, from those of copies with equal gradients: more where they are unequal parts."""
-        for axis, growth in enumerate(self.growths):
-            if axis not in self.in_axes and bool((growth.read_squared > PARTS * growth.read**2).any()):
-                expected = expected * self.along(axis, growth.read_squared / growth.read**2)
+        for axis, excess in enumerate(self.unequal):
+            if excess is not None:
+                expected = expected * self.along(axis, excess)
         return expected
 
     @property
@@ -157,11 +168,6 @@ class Link:
         """How many copies each input has, in the mean where inputs have different numbers of copies."""
         return float(np.prod([self.growths[axis].num_copies.mean() for axis in self.in_axes]))
 
-    @property
-    def num_terms(self) -> int:
-        """The largest number of grown entries whose sum is one small entry."""
-        return int(np.prod([self.growths[axis].num_copies.max() for axis in self.in_axes]))
-
     def spread(self, small: torch.Tensor) -> torch.Tensor:
         """The small tensor, read at the source of every grown coordinate; in the grown shape without padding."""
         for axis, growth in enumerate(self.growths):
@@ -171,11 +177,7 @@ class Link:
     def summed_inputs(self, grown: torch.Tensor) -> torch.Tensor:
         """The grown weight summed over the copies of its inputs, so that input axes have their small sizes."""
         for axis in self.in_axes:
-            growth = self.growths[axis]
-            shape = [*grown.shape]
-            shape[axis] = growth.num_old
-            total = torch.zeros(shape, dtype=grown.dtype)
-            grown = total.index_add_(axis, torch.from_numpy(growth.source), grown)
+            grown = _summed(grown, axis, self.growths[axis])
         return grown
 
     def rows_of(self, small: torch.Tensor) -> torch.Tensor:
@@ -194,9 +196,8 @@ class Link:
     def copy_classes(self) -> torch.Tensor:
         """A class number for every grown entry, int64: equal for entries whose coordinates have equal shares."""
         classes = torch.zeros(tuple(growth.num_new for growth in self.growths), dtype=torch.int64)
-        for axis, growth in enumerate(self.growths):
-            _, index = np.unique(growth.read, return_inverse=True)
-            classes = classes * (int(index.max()) + 1) + self.along(axis, index.astype(np.int64))
+        for axis, (growth, shares) in enumerate(zip(self.growths, self.shares, strict=True)):
+            classes = classes * len(shares) + self.along(axis, np.searchsorted(shares, growth.read))
         return classes
 
     def next_copy(self, grown: torch.Tensor) -> torch.Tensor:
@@ -287,17 +288,39 @@ class Pair:
 
     def small_tensor(self, link: Link) -> torch.Tensor:
         """The small weight as the model applies it, float64, with a gain's offset, without rows that went."""
-        return link.left_part(applied(self.small, link.small))
+        return link.left_part(whole(applied(self.small, link.small)))
 
-    def grown_tensor(self, link: Link) -> torch.Tensor:
-        """The grown weight as the model applies it, float64, without entries that copy nothing."""
-        return link.copied_part(applied(self.grown, link.grown))
+
+def _summed(grown: torch.Tensor, axis: int, growth: Growth) -> torch.Tensor:
+    """A tensor summed over the copies along one axis, in their order: run by run, or entry by entry."""
+    if growth.is_identity:
+        return grown
+    shape = [*grown.shape]
+    shape[axis] = growth.num_old
+    total = torch.zeros(shape, dtype=grown.dtype)
+    if len(growth.runs) * SHORTEST_RUN > growth.num_new:
+        return total.index_add_(axis, torch.from_numpy(growth.source), grown)
+    for run in growth.runs:
+        length = run.stop - run.start
+        total.narrow(axis, run.source, length).add_(grown.narrow(axis, run.start, length))
+    return total
 
 
 def _left_of(axis: Growth) -> IntVector | None:
     """The old coordinates from which something comes; None where all are, or all are copied in turn."""
     left = np.unique(axis.source[~axis.is_fresh])
     return None if len(left) == axis.num_old else left
+
+
+def _num_summed(axis: Growth, role: Role) -> int:
+    """The largest number of coordinates of which a sum over the copies of an input has a term."""
+    return int(axis.num_copies.max()) if role == "in" else 1
+
+
+def _excess(axis: Growth) -> FloatVector | None:
+    """By how much squares exceed those of copies with equal gradients; None where they do nowhere."""
+    are_parts = bool((axis.read_squared > PARTS * axis.read**2).any())
+    return axis.read_squared / axis.read**2 if are_parts else None
 
 
 def _of_left(axis: Growth, left: IntVector | None) -> Growth:
@@ -310,9 +333,10 @@ def _of_left(axis: Growth, left: IntVector | None) -> Growth:
     return Growth(source=source, write=ones, read=ones, num_old=num_old)
 
 
-def applied(state: TrainingState, claimed: Claimed) -> torch.Tensor:
+def applied(state: TrainingState, claimed: Claimed) -> LazyTensor:
     """A stored weight with the constant that the model adds to it, float64: some norms apply 1 + weight."""
-    return whole(state.checkpoint.tensors[claimed.name]).double() + claimed.layout.offset
+    stored, offset = state.checkpoint.tensors[claimed.name], claimed.layout.offset
+    return Made(stored.shape, torch.float64, lambda start, stop: stored.rows(start, stop).double() + offset)
 
 
 def next_copies(growth: Growth) -> IntVector:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
 
-from ckptgrow.storage.tensors import whole
+from ckptgrow.storage.tensors import LazyTensor, num_elements
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.optimizers import Measured
 from ckptgrow.verification.pair import Link, Pair
+from ckptgrow.verification.tensor_blocks import exact_sum, pieces, row_sums
 from ckptgrow.verification.weights import WeightScale
 
 
@@ -27,15 +29,14 @@ class Scales:
         link = self._pair.links[name]
         origin = self._old_layers[link.small.name]
         factor, factors = self._weights[origin].factor, self._gradients[origin].factors
-        old, new = self._pair.small_tensor(link), self._pair.grown_tensor(self._pair.links[origin])
         dtype = self._pair.small.checkpoint.tensors[link.small.name].dtype
         return Measured(
             weight=None if factor is None else factor / link.num_in_copies,
             gradient=float(factors[0]) if factors.numel() == 1 else None,
-            size=self._size(link, self._pair.links[origin]),
+            size_of=partial(self._size, link, self._pair.links[origin]),
             num_entries=_num_copies(link),
-            old_shape=tuple(old.shape),
-            new_shape=tuple(new.shape),
+            old_shape=tuple(growth.num_old for growth in link.growths),
+            new_shape=tuple(growth.num_new for growth in self._pair.links[origin].growths),
             rounding=torch.finfo(dtype).eps,
         )
 
@@ -45,14 +46,15 @@ class Scales:
         That is without the 1 that some norms add, and with the entries that copy nothing.
         """
         old, new = (
-            whole(state.checkpoint.tensors[name]).double()
+            _root_mean_square(state.checkpoint.tensors[name])
             for state, name in ((self._pair.small, link.small.name), (self._pair.grown, origin.grown.name))
         )
-        return _root_mean_square(new) / _root_mean_square(old) if bool(old.any()) and bool(new.any()) else 1.0
+        return new / old if old and new else 1.0
 
 
-def _root_mean_square(tensor: torch.Tensor) -> float:
-    return float(tensor.square().mean().sqrt())
+def _root_mean_square(tensor: LazyTensor) -> float:
+    squares = [one for piece in pieces(tensor) for one in row_sums(piece.double().square())]
+    return math.sqrt(exact_sum(squares) / num_elements(tensor))
 
 
 def _num_copies(link: Link) -> float:

@@ -15,17 +15,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ckptgrow.spaces.selection import selected
+from ckptgrow.storage.tensors import num_elements
 from ckptgrow.verification.history import Declared
-from ckptgrow.verification.magnitude import power
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.precision import rounding, smallest
-from ckptgrow.verification.shares import Part, distance_from_shares, measured_strength
+from ckptgrow.verification.shares import Shared, measured_strength
+from ckptgrow.verification.tensor_blocks import Tensors, exact_sum, row_sums
+from ckptgrow.verification.threads import in_threads
 from ckptgrow.verification.weights import WeightScale
 
 ROUNDINGS = 4  # of stored weights
 OF_SUMS = 1e-13  # of factors and spreads that are measured over a whole weight, in float64
-ENTRIES = 2**22  # that are compared at a time
+KINDS = ("even", "diagonal", "dealt")
 LIKE = 0.1  # relative, of the strength of drawn terms over a whole model
 SCATTER = 3.0  # standard deviations, in units of 1/√draws, of the strength of few
 
@@ -35,13 +36,13 @@ class _Shares:
     """How one weight is shared out among the copies that it reads.
 
     `kind`: "even"; "diagonal", each copy of the outputs reading one copy of the inputs; "dealt", entry by entry;
-    "other". `strength` is the root mean square of what even shares, or diagonal ones, leave, over the small weight's.
-    `spread` is half the difference of the two shares where it is dealt out, known up to `uncertainty`.
-    `can_be_diagonal` tells whether both sides have equally many copies.
+    "other". `spread` is half the difference of the two shares where it is dealt out, known up to `uncertainty`.
+    `can_be_diagonal` tells whether both sides have equally many copies. `num_entries`: of the copies.
     """
 
+    tensors: Tensors
+    factor: float
     kind: str
-    strength: Mapping[str, float]
     spread: float
     uncertainty: float
     num_entries: int
@@ -54,8 +55,10 @@ def separation_problems(pair: Pair, weights: Mapping[str, WeightScale], declared
     After several growths in width the weights only show whether anything separates the copies.
     """
     widths = [one for one in declared.records if "separate" in one]
-    found = list(_measured(pair, weights))
-    if not found or not widths or any(one.get("how") == "pad" for one in widths):
+    if not widths or any(one.get("how") == "pad" for one in widths):
+        return []
+    found = _measured(pair, weights)
+    if not found:
         return []
     kinds = {one.kind for one in found}
     shown = "noise" if "other" in kinds else "split" if "dealt" in kinds else "none"
@@ -82,81 +85,92 @@ def _of_one(record: Mapping[str, Any], shown: str, found: list[_Shares]) -> Iter
         if apart:
             yield f"the history says spread {spread:g}, but the weights have {apart[0]:.3g}"
     if separate == "noise" and isinstance(strength, float | int):
-        squares = [one.strength[_base(one, how)] ** 2 * one.num_entries for one in found]
+        strengths = in_threads(lambda one: _strength(one, how), found, lambda one: one.num_entries)
+        squares = [strength**2 * one.num_entries for strength, one in zip(strengths, found, strict=True)]
         num_draws = sum(one.num_entries for one in found)
         measured = math.sqrt(sum(squares) / num_draws)
         if not abs(measured - strength) <= (LIKE + SCATTER / math.sqrt(num_draws)) * strength:
             yield f"the history says noise {strength:g}, but the weights have {measured:.2g}"
 
 
-def _base(one: _Shares, how: object) -> str:
-    """The shares to which noise was added: "even" or "diagonal".
+def _strength(one: _Shares, how: object) -> float:
+    """The root mean square of what even shares, or diagonal ones, leave of the copies, over the small weight's.
 
-    Experts that a file holds one by one are seen here as one tensor, so the smaller strength decides.
+    Noise was added to the ones or the others. Experts that a file holds one by one are seen here as one tensor, so the
+    smaller strength decides.
     """
-    if how == "diagonal" and one.can_be_diagonal:
-        return "diagonal"
-    return min(one.strength, key=one.strength.__getitem__) if how == "diagonal" else "even"
+    kinds = ["even"] if how != "diagonal" else ["diagonal"] if one.can_be_diagonal else ["even", "diagonal"]
+    squares: dict[str, list[float]] = {kind: [] for kind in kinds}
+    own, num_own = list[float](), 0
+    for part in one.tensors.parts():
+        shared = Shared.of(part, one.factor)
+        own += row_sums(part.small.square())
+        num_own += part.small.numel()
+        for kind in kinds:
+            left = _left(kind, part.link, shared, one.spread)
+            squares[kind] += row_sums(left.masked_fill_(shared.counts <= 1, 0.0).square_())
+    size = math.sqrt(exact_sum(own) / num_own)
+    return min(math.sqrt(exact_sum(left) / one.num_entries) / size for left in squares.values())
 
 
-def _measured(pair: Pair, weights: Mapping[str, WeightScale]) -> Iterator[_Shares]:
-    for name, link in pair.links.items():
-        factor = weights[name].factor if name in weights else None
-        is_copied = any(int(link.growths[axis].num_copies.max()) > 1 for axis in link.in_axes)
-        is_plain = not link.is_new_layer and not link.grown.layout.offset
-        if factor and is_copied and is_plain and bool(pair.small_tensor(link).any()):  # zeros show no shares
-            yield _shares(pair, link, factor, pair.grown.checkpoint.tensors[name].dtype)
+def _measured(pair: Pair, weights: Mapping[str, WeightScale]) -> list[_Shares]:
+    def shares(name: str) -> _Shares | None:
+        tensors, factor = Tensors.of(pair, pair.links[name]), weights[name].factor
+        if not factor or not any(bool(part.small.any()) for part in tensors.parts()):  # zeros show no shares
+            return None
+        return _shares(pair, tensors, factor)
+
+    plain = [
+        name
+        for name, link in pair.links.items()
+        if name in weights
+        and any(int(link.growths[axis].num_copies.max()) > 1 for axis in link.in_axes)
+        and not link.is_new_layer
+        and not link.grown.layout.offset
+    ]
+    found = in_threads(shares, plain, lambda name: num_elements(pair.grown.checkpoint.tensors[name]))
+    return [one for one in found if one is not None]
 
 
-def _shares(pair: Pair, link: Link, factor: float, dtype: torch.dtype) -> _Shares:
-    unit = pair.num_growths * rounding(dtype)
-    least = pair.num_growths * smallest(dtype)
-    small, grown = pair.small_tensor(link), pair.grown_tensor(link)
-    spread = measured_strength(part for _, part in _parts(link, factor * small, grown))
-    is_diagonal = _diagonal(link).expand(grown.shape)
-    num_entries, fits = 0, {"even": True, "diagonal": True, "dealt": True}
-    squares = {"even": 0.0, "diagonal": 0.0}
-    for rows, (found, single, counts) in _parts(link, factor * small, grown):
-        copied = counts > 1
-        num_entries += int(copied.sum())
-        left = {
-            "even": found - single / counts,
-            "diagonal": found - torch.where(is_diagonal[rows], single, 0.0),
-            "dealt": distance_from_shares((found, single, counts), spread),
-        }
-        limit = ROUNDINGS * (unit + OF_SUMS) * single.abs() + least
-        fits = {kind: fits[kind] and bool((one.abs() <= limit).all()) for kind, one in left.items()}
-        squares = {kind: squares[kind] + power(left[kind][copied]) for kind in squares}
-    own = math.sqrt(power(small) / small.numel())
-    strength = {kind: math.sqrt(one / num_entries) / own for kind, one in squares.items()}
-    kind = next((kind for kind, is_so in fits.items() if is_so), "other")
+def _shares(pair: Pair, tensors: Tensors, factor: float) -> _Shares:
+    link, dtype = tensors.link, tensors.new.dtype
+    unit, least = pair.num_growths * rounding(dtype), pair.num_growths * smallest(dtype)
+    spread = measured_strength(Shared.of(part, factor) for part in tensors.parts())
+    fitting = [*KINDS]
+    for part in tensors.parts():
+        shared = Shared.of(part, factor)
+        limit = ROUNDINGS * (unit + OF_SUMS) * shared.whole.abs() + least
+        fitting = [kind for kind in fitting if bool((_left(kind, part.link, shared, spread).abs_() <= limit).all())]
+        if not fitting:
+            break
     return _Shares(
-        kind=kind,
-        strength=strength,
+        tensors=tensors,
+        factor=factor,
+        kind=next(iter(fitting), "other"),
         spread=spread / 2,
         uncertainty=ROUNDINGS * (unit + OF_SUMS),
-        num_entries=num_entries,
+        num_entries=_num_copied(link),
         can_be_diagonal=_can_be_diagonal(link),
     )
 
 
-def _parts(link: Link, whole: torch.Tensor, grown: torch.Tensor) -> Iterator[tuple[slice, Part]]:
-    """The grown tensor some rows at a time, each entry with the whole weight and the number of copies that share it."""
-    counts = _counts(link).expand(grown.shape)
-    step = max(1, ENTRIES * len(grown) // max(1, grown.numel()))
-    for start in range(0, len(grown), step):
-        rows, single = slice(start, start + step), whole
-        for axis, growth in enumerate(link.growths):
-            single = selected(single, axis, growth.source[rows] if axis == 0 else growth.source)
-        yield rows, (grown[rows], single, counts[rows])
+def _left(kind: str, link: Link, shared: Shared, spread: float) -> torch.Tensor:
+    """What the shares of a kind leave of every entry."""
+    if kind == "dealt":
+        return shared.distance(spread)
+    if kind == "diagonal":
+        return shared.found - shared.whole.masked_fill(~_diagonal(link), 0.0)
+    return shared.found - shared.whole / shared.counts
 
 
-def _counts(link: Link) -> torch.Tensor:
-    """The number of copies of each entry's input, broadcastable over the grown tensor."""
-    counts = torch.ones([1] * len(link.growths), dtype=torch.float64)
-    for axis in link.in_axes:
-        counts = counts * link.along(axis, link.growths[axis].num_copies.astype(np.float64))
-    return counts
+def _num_copied(link: Link) -> int:
+    """The number of grown entries that other copies share an input with."""
+    sizes = [growth.num_new for growth in link.growths]
+    alone = [
+        int((growth.num_copies == 1).sum()) if axis in link.in_axes else growth.num_new
+        for axis, growth in enumerate(link.growths)
+    ]
+    return math.prod(sizes) - math.prod(alone)
 
 
 def _diagonal(link: Link) -> torch.Tensor:

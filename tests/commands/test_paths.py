@@ -90,10 +90,10 @@ def test_the_home_directory_is_expanded(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("gpt2", "hf download gpt2"),
-        ("EleutherAI/pythia-70m", "hf download EleutherAI/pythia-70m --local-dir pythia-70m"),
-        ("https://example.org/small.ckpt", "is an address"),
-        ("s3://bucket/small.ckpt", "is an address"),
+        ("gpt2", "neither a file or directory nor a model in the hub's cache"),
+        ("EleutherAI/pythia-70m", "EleutherAI/pythia-70m: is neither a file"),
+        ("https://example.org/small.ckpt", "https://example.org/small.ckpt: is a page"),
+        ("nope://bucket/small.ckpt", "nothing here reads nope://"),
         ("small.ckpt", "no such file or directory"),
     ],
 )
@@ -121,8 +121,8 @@ def test_a_conversion_is_refused_where_the_name_says_another_kind_than_its_own(
     assert run(["convert", str(FIXTURE), str(tmp_path / "a.ckpt"), "--to", "dcp"]) == 0  # as Lightning names them
 
 
-def test_an_address_is_no_place_to_write_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refused(["width", str(FIXTURE), "s3://bucket/grown.ckpt"], capsys, "is an address")
+def test_a_page_is_no_place_to_write_to(capsys: pytest.CaptureFixture[str]) -> None:
+    refused(["width", str(FIXTURE), "https://example.org/grown.ckpt"], capsys, "can be read alone")
 
 
 @pytest.mark.parametrize(
@@ -165,4 +165,4 @@ def test_prepared_data_in_a_checkpoints_place_are_called_so(tmp_path: Path, caps
 
 
 def test_an_address_is_shown_as_it_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
-    refused(["inspect", "https://huggingface.co/gpt2"], capsys, "ckptgrow: https://huggingface.co/gpt2: is an address")
+    refused(["inspect", "hf://owner/name@v1"], capsys, "ckptgrow: hf://owner/name@v1: is neither")

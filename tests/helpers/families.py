@@ -68,7 +68,14 @@ MODERNBERT = {
     "sep_token_id": 0,
 }
 ERNIE = {"moe_num_experts": 3, "moe_k": 2, "moe_intermediate_size": 20}
-LATENT = {"q_lora_rank": 8, "kv_lora_rank": 6, "qk_rope_head_dim": 4, "qk_nope_head_dim": 3, "v_head_dim": 5}
+LATENT = {
+    "q_lora_rank": 8,
+    "kv_lora_rank": 6,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 3,
+    "v_head_dim": 5,
+    "num_key_value_heads": 4,
+}
 T5 = {
     "d_model": 16,
     "d_kv": 6,
@@ -288,12 +295,12 @@ class InFloat64(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def perturbed(case: str, seed: int = 0) -> PreTrainedModel:
-    """In float64 and evaluation mode."""
+def perturbed(case: str, seed: int = 0, **more: Any) -> PreTrainedModel:
+    """In float64 and evaluation mode; `more`: fields of the config besides the case's."""
     model_type, fields = {**CASES, **VARIANTS}[case]
     common = {} if model_type in OWN_NAMES else {"attention_dropout": 0.0, **COMMON}
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(model_type, **{"vocab_size": VOCABULARY, **common, **fields})
+    config = AutoConfig.for_model(model_type, **{"vocab_size": VOCABULARY, **common, **fields, **more})
     model = built(config)
     scale = 0.5 if model_type in ("t5", "mt5") else 1.0  # its scores are not divided by √head, and would be sharp
     with torch.no_grad():

@@ -64,3 +64,22 @@ def gather_matrix(gather: Gather, old: np.ndarray) -> np.ndarray:
                 factor *= gather.block_weights(column // columns.num_old, row // rows.num_old, 2)
             made[row, column] = factor * old[rows.source[row], columns.source[column]]
     return made
+
+
+def test_places_that_are_read_in_turn_cost_no_more_bands_than_read_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "BAND_BYTES", 4 * 4 * 10)  # ten columns of four rows
+    matrix, reads = torch.randn(4, 60), list[int]()
+
+    class Counted(InMemory):
+        def rows(self, start: int, stop: int) -> torch.Tensor:
+            reads.append(start)
+            return super().rows(start, stop)
+
+    turned = Transposed(Counted(matrix))
+    for start in range(0, 20, 5):  # three copies of a block, as verification reads them
+        for copy in (0, 20, 40):
+            found = turned.rows(copy + start, copy + start + 5)
+            assert torch.equal(found, matrix.t()[copy + start : copy + start + 5])
+    assert len(reads) == 6

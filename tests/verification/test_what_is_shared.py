@@ -9,12 +9,23 @@ import ast
 from tests.helpers.paths import PACKAGE
 
 SHARED = {
+    "ckptgrow.addresses.address": {"local_path"},
     "ckptgrow.choices": {"VerifyDevice", "VerifyDtype", "VerifyLevel"},
     # storage and formats: what lies where, and how it is read
     "ckptgrow.storage.files.json_files": {"LARGEST_LOG", "read_json"},
     "ckptgrow.storage.fingerprint": {"Fingerprint", "flat_value"},
+    "ckptgrow.storage.one_thread": {"on_one_thread"},
     "ckptgrow.storage.pickles.opaque": {"Opaque"},
-    "ckptgrow.storage.tensors": {"InMemory", "LazyTensor", "chunks", "is_lazy", "num_elements", "whole"},
+    "ckptgrow.storage.tensors": {
+        "InMemory",
+        "LazyTensor",
+        "Made",
+        "chunks",
+        "is_lazy",
+        "merged",
+        "num_elements",
+        "whole",
+    },
     "ckptgrow.storage.tree": {"path_text", "with_node"},
     "ckptgrow.formats.checkpoint": {"Checkpoint"},
     "ckptgrow.formats.dcp": {"Keys"},
@@ -26,6 +37,10 @@ SHARED = {
     # state and families: names, layouts, sizes, transformers' own models
     "ckptgrow.state.architecture": {"config_errors"},
     "ckptgrow.state.claim": {"Claimed"},
+    # a dense state as a mixture: real models' logits and gradients judge it
+    "ckptgrow.state.mixture_config": {"mixture_architecture"},
+    "ckptgrow.state.mixture_of_dense": {"as_mixture"},
+    "ckptgrow.state.mixture_terms": {"ROUTER"},
     "ckptgrow.state.model": {"load_model", "streamed_model"},
     "ckptgrow.state.opening": {"TrainingState", "open_state", "understood"},
     "ckptgrow.state.optimizer_kinds": {"keys_in", "recognised"},  # which optimizer it is; what follows is not shared
@@ -37,6 +52,7 @@ SHARED = {
     "ckptgrow.spaces.growth": {
         "BoolVector",
         "FRESH",
+        "FloatVector",
         "Growth",
         "IntVector",
         "copies",

@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from ckptgrow.choices import EvalDtype, Measure
-from ckptgrow.commands._paths import checkpoint_at
+from ckptgrow.commands._paths import whole_checkpoint_at
 from ckptgrow.errors import RequestError
 
 CheckpointArgument = Annotated[
-    Path, typer.Argument(metavar="CKPT", help="The checkpoint.", show_default=False, callback=checkpoint_at)
+    Path, typer.Argument(metavar="CKPT", help="The checkpoint.", show_default=False, callback=whole_checkpoint_at)
 ]
 DataOption = Annotated[Path | None, typer.Option(help="A local file instead of the hub's data.", show_default=False)]
 TokenizerOption = Annotated[

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ckptgrow.commands._option_groups import takes
-from ckptgrow.commands._paths import checkpoint_at, checkpoints_at
+from ckptgrow.commands._paths import whole_checkpoint_at, whole_checkpoints_at
 from ckptgrow.commands._screen import JsonOption
 from ckptgrow.commands.eval import _eval_options as options
 from ckptgrow.commands.eval._eval_options import local_files
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 def compare(
     *,
     small: Annotated[
-        Path, typer.Argument(metavar="SMALL", help="What the others are compared with.", callback=checkpoint_at)
+        Path, typer.Argument(metavar="SMALL", help="What the others are compared with.", callback=whole_checkpoint_at)
     ],
-    grown: Annotated[list[Path], typer.Argument(metavar="GROWN...", help="The others.", callback=checkpoints_at)],
+    grown: Annotated[list[Path], typer.Argument(metavar="GROWN...", help="The others.", callback=whole_checkpoints_at)],
     tasks: options.TasksOption,
     tolerance: Annotated[
         float | None,

@@ -70,7 +70,10 @@ def law(
         int | None,
         typer.Option(min=0, help="Steps of the first model's warm-up, for --out [default: 0.05 of all, at most 2000]."),
     ] = None,
-    rewarm: Annotated[int, typer.Option(min=0, help="Steps over which the rate rises again after growth.")] = 0,
+    rewarm: Annotated[
+        int | None,
+        typer.Option(min=0, help="Steps over which the rate rises again after growth [default: 3 % of a stage's run]."),
+    ] = None,
     seqlen: Annotated[int, typer.Option(min=2, help="Tokens a sequence, for --out.")] = 1024,
     data: Annotated[str, typer.Option(help="The prepared data that the commands of --out name.")] = "prepared",
     plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png).", show_default=False)] = None,

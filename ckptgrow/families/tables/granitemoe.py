@@ -3,7 +3,7 @@
 Source: Granite Team, IBM, "Granite 3.0 Language Models", 2024; transformers `GraniteMoeForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Padding, Parameter, Size
+from ckptgrow.families.family import Family, OfDense, Padding, Parameter, Size
 from ckptgrow.families.rows import ATTENTION, ATTENTION_BIASES, EMBEDDING, FINAL, LAYER, NORMS, SIZES, TIE
 from ckptgrow.families.task_rows import VALUES
 
@@ -30,5 +30,6 @@ FAMILY = Family(
     tie=TIE,
     padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
+    of_dense=OfDense(families={"granite": {}}, without={"mlp_bias": False}),
     tasks=(VALUES,),
 )

@@ -3,7 +3,7 @@
 Source: Jiang et al., "Mixtral of Experts", arXiv 2401.04088; transformers `MixtralForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, InPieces, Padding, Parameter, Size
+from ckptgrow.families.family import Family, InPieces, OfDense, Padding, Parameter, Size
 from ckptgrow.families.rows import ATTENTION, EMBEDDING, EXPERTS, FINAL, LAYER, NORMS, SIZES, TIE
 from ckptgrow.families.task_rows import QUESTIONS, SEQUENCE, TOKENS, VALUES
 
@@ -27,5 +27,10 @@ FAMILY = Family(
     padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
     aliases={"num_experts": "num_local_experts"},
+    of_dense=OfDense(
+        families={"llama": {}, "mistral": {}},
+        without={"attention_bias": False, "mlp_bias": False},
+        unheard=("pretraining_tp",),
+    ),
     tasks=(SEQUENCE, TOKENS, QUESTIONS, VALUES),
 )

@@ -5,7 +5,7 @@ Source: Yang et al., "Qwen2 Technical Report", arXiv 2407.10671; transformers `Q
 
 from dataclasses import replace
 
-from ckptgrow.families.family import Family, Padding, Parameter, Size, Sparse
+from ckptgrow.families.family import Family, OfDense, Padding, Parameter, Size, Sparse
 from ckptgrow.families.rows import (
     ATTENTION,
     DENSE_LAYERS,
@@ -49,5 +49,11 @@ FAMILY = Family(
     dropout=("attention_dropout",),
     layer_lists=("layer_types",),
     sparse=Sparse(dense="mlp_only_layers", step="decoder_sparse_step"),
+    of_dense=OfDense(
+        families={"qwen2": {"qkv_bias": True}, "llama": {"qkv_bias": False}},
+        fields={"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []},
+        without={"attention_bias": False, "mlp_bias": False},
+        unheard=("pretraining_tp",),
+    ),
     tasks=(SEQUENCE, TOKENS, QUESTIONS, VALUES),
 )

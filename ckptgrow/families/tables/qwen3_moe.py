@@ -3,7 +3,7 @@
 Source: Yang et al., "Qwen3 Technical Report", arXiv 2505.09388; transformers `Qwen3MoeForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Sparse
+from ckptgrow.families.family import Family, OfDense, Sparse
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
@@ -40,6 +40,12 @@ FAMILY = Family(
     dropout=("attention_dropout",),
     sparse=Sparse(dense="mlp_only_layers", step="decoder_sparse_step"),
     aliases={"num_experts": "num_local_experts"},
+    of_dense=OfDense(
+        families={"qwen3": {"use_sliding_window": False}},
+        fields={"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []},
+        without={"layer_types": "full_attention"},  # its own window is of all layers
+        unheard=("max_window_layers",),
+    ),
     refusals=(NORMS_OVER_HEADS,),
     tasks=(SEQUENCE, TOKENS, QUESTIONS_OF_TRANSFORMER, VALUES),
 )

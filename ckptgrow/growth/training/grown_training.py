@@ -106,12 +106,13 @@ def _grown_scheduler(growing: Growing, optimizers: Sequence[_Optimizer], index: 
 
 def _pace(growing: Growing) -> int:
     """How many times as fast matrices move in function under the old rates: the most copies that one of them reads,
-    where an optimizer's updates have the same size whatever the gradient's is.
+    times what these are written by, where an optimizer's updates have the same size whatever the gradient's is.
     """
     groups = ((state, group) for state in growing.old.optimizers for group in state.groups)
     is_normalised = any(row_of(state, group).lr in ("normalised", "adafactor") for state, group in groups)
-    copies = (axis.growth.num_copies.max() for one in growing.lineage for axis in one.growth.axes if axis.role == "in")
-    return max(map(int, copies), default=1) if is_normalised else 1
+    read = (axis.growth for one in growing.lineage for axis in one.growth.axes if axis.role == "in")
+    pace = max((float((one.num_copies * one.write).max()) for one in read), default=1.0)
+    return max(1, round(pace)) if is_normalised else 1
 
 
 def _notes(growing: Growing, schedulers: Sequence[Scheduled]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import IO, BinaryIO
 
 import torch
 
+from ckptgrow.addresses.remote_files import is_elsewhere, opened
 from ckptgrow.errors import CheckpointError, UnsafePickleError, listing
 from ckptgrow.storage.pickles.opaque_pickles import PLAIN_CLASSES, is_refused, unpickler_of
 from ckptgrow.storage.tensors import Stored, num_bytes, num_elements
@@ -124,6 +125,8 @@ def check_sums(archive_file: Path | IO[bytes], where: str) -> None:
 
     torch can be told to record none (`torch.serialization.set_crc32_options`); then entries have the checksum zero.
     """
+    if isinstance(archive_file, Path) and is_elsewhere(archive_file):
+        archive_file = opened(archive_file)
     with zipfile.ZipFile(archive_file) as archive:
         for info in archive.infolist():
             if info.CRC != 0 and not _matches_its_checksum(archive, info):

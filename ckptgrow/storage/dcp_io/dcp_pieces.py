@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import torch
 from typing_extensions import Buffer
 
+from ckptgrow.addresses.remote_files import opened
 from ckptgrow.errors import CheckpointError
 from ckptgrow.storage.archives.archive import DAMAGES, check_sums, entry_sizes
 from ckptgrow.storage.pickles.opaque_pickles import unpickler_of
@@ -27,7 +28,7 @@ class Slice(io.RawIOBase):
     """Bytes [offset, offset + length) of a file, as a file of its own."""
 
     def __init__(self, path: Path, offset: int, length: int) -> None:
-        self._file = path.open("rb", buffering=0)
+        self._file: Any = opened(path)
         self._offset, self._length, self._position = offset, length, 0
 
     def readable(self) -> bool:

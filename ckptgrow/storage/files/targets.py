@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ckptgrow.addresses.address import ADDRESS, check_address
 from ckptgrow.errors import RequestError, listing
 
 ARCHIVES = (".bin", ".ckpt", ".pt", ".pth")  # files of torch.save
@@ -11,7 +12,12 @@ OTHERS = (".gguf", ".h5", ".json", ".jsonl", ".npz", ".onnx", ".safetensors", ".
 
 
 def check_target(source: Path, target: Path, *, force: bool) -> None:
-    """Raises RequestError where writing `target` would overwrite the source, or something else without `force`."""
+    """Raises RequestError where writing `target` would overwrite the source, or something else without `force`, be it a
+    path or an address.
+    """
+    if ADDRESS.fullmatch(str(target)):
+        check_address(target, force=force)
+        return
     if target.exists() and source.exists() and target.samefile(source):
         raise RequestError(f"{target}: is the input itself, expected another path")
     if target.exists() and not force:

@@ -1,0 +1,1 @@
+"""Checkpoints that lie elsewhere: on the Hugging Face hub, or where fsspec reads and writes."""
