@@ -12,6 +12,7 @@ from ckptgrow.errors import RequestError, listing
 from ckptgrow.storage.files.targets import check_suffix, check_target
 
 OF_TRAINER = re.compile(r"checkpoint-(\d+)")
+JOURNAL = "journal.jsonl"  # of `ckptgrow run`
 PREPARED = "meta.json"  # beside the token files that `ckptgrow data` writes
 WEIGHTS = ("*.safetensors", "pytorch_model*", "model.safetensors.index.json", ".metadata", "*.distcp", "*_model_0")
 
@@ -31,7 +32,7 @@ def checkpoint_at(path: Path | None) -> Path | None:
     if asked.suffix == ".bin" and (asked.parent / PREPARED).is_file():
         raise RequestError(f"{path}: is prepared data, expected a checkpoint; give the checkpoint first")
     if asked.is_dir():
-        meant = asked if _is_checkpoint(asked) else _last_within(asked)
+        meant = _last_of_run(asked) or (asked if _is_checkpoint(asked) else _last_within(asked))
     else:
         meant = _around(asked) if asked.suffix == ".safetensors" else asked
     if meant != path.expanduser() and typed(meant) != typed(path):
@@ -83,6 +84,16 @@ def _elsewhere(path: Path) -> Path:
 
 def _is_checkpoint(directory: Path) -> bool:
     return any(next(directory.glob(pattern), None) is not None for pattern in WEIGHTS)
+
+
+def _last_of_run(directory: Path) -> Path | None:
+    """The checkpoint that a staged run saved last; None where the directory is of no staged run."""
+    if not (directory / JOURNAL).is_file():
+        return None
+    saved = [one for one in directory.glob("*/checkpoints/last.ckpt") if one.is_file()]
+    if not saved:
+        raise RequestError(f"{directory}: is the directory of a run that has saved nothing yet, expected a checkpoint")
+    return max(saved, key=lambda one: one.stat().st_mtime_ns)
 
 
 def _last_within(directory: Path) -> Path:

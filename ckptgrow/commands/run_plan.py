@@ -191,6 +191,7 @@ def _show_forecast(work: Work, measure: int, screen: Screen) -> None:
     from ckptgrow.run.forecast import forecast
     from ckptgrow.run.staged_run import jobs_of
     from ckptgrow.run.standing import duration
+    from ckptgrow.run.work import FIRST_MODEL
 
     check_ahead(work, forecast(work))
     found = forecast(work, measure)
@@ -204,6 +205,11 @@ def _show_forecast(work: Work, measure: int, screen: Screen) -> None:
     at_most = " at most" if any(one.stage.grow or one.stage.until_loss is not None for one in found.stages) else ""
     time = "" if found.seconds is None else f", {duration(found.seconds)} of training by {measure} measured steps each"
     screen.say(f"{found.flops:.3g} FLOPs{time}{at_most}; {found.disk_bytes / 2**30:.3f} GiB of disk at the fullest.")
+    for one in found.stages:
+        if one.not_measured:
+            screen.say(f"{one.stage.name}: how long it takes was not measured here: {one.not_measured}.")
+    if work.first_config is not None:
+        screen.say(f"The run writes {work.out / FIRST_MODEL} first; by hand, give {work.out} that file. Its commands:")
     commands = [shlex.join(words) for job in jobs_of(work.plan) for words in job.words(work)]
     for command in commands:
         screen.say(command)

@@ -35,7 +35,10 @@ def report(
     saving = saving_of(record)
     if saving is not None:
         screen.say(saving.sentence)
-    screen.say(f"report: {page}" + (f", with {', '.join(one.name for one in pictures)} beside it" if pictures else ""))
+    screen.say(
+        f"report: {page}"
+        + (f", with {', '.join(one.name for one in pictures)} in {pictures[0].parent}" if pictures else "")
+    )
     screen.result(
         {
             "page": str(page),

@@ -6,10 +6,12 @@ The directory is read as one tree, whose first keys are its files. Files that ho
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from ckptgrow.errors import at
+from ckptgrow.errors import CheckpointError, at, listing
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.growth_log import GrowthHistory
 from ckptgrow.formats.places import found_in
@@ -35,6 +37,9 @@ class TorchDirectoryFormat:
     def read(self, path: Path) -> Checkpoint:
         """Reads a directory; raises CheckpointError where none of its files holds a model."""
         tree = {name: archive.read(path / name) for name in _candidates(path)}
+        whole = [name for name, one in tree.items() if _is_whole({name: one})]
+        if len(whole) > 1:
+            raise CheckpointError(f"{path}: holds {len(whole)} checkpoints, expected one; name one of {listing(whole)}")
         with at(path):
             used = {str(keys[0]) for keys in found_in(tree).taken}
         parts = {name: one for name, one in tree.items() if name in used}
@@ -54,6 +59,14 @@ class TorchDirectoryFormat:
         tree = tree_of(replace(checkpoint, growth=GrowthHistory()))
         fill([*parts, *(archive_writing.outline(one, path / name) for name, one in tree.items())], advance)
         write_growth(checkpoint, path)
+
+
+def _is_whole(tree: Mapping[str, Any]) -> bool:
+    """Whether a file holds a model and its optimizer by itself."""
+    try:
+        return bool(found_in(tree).optimizers)
+    except CheckpointError:
+        return False
 
 
 def _candidates(path: Path) -> list[str]:

@@ -56,6 +56,12 @@ def depth(
     return grow(source, target, asked.operator, request or StateRequest(), progress)
 
 
+APPROXIMATE = {
+    "copy": "copied layers act twice, so the function is another one, and the loss higher until training mends it",
+    "ode": "shares of a layer act one after another, so the function is nearly the old one, and not quite",
+}  # what to say of new layers that do not keep the function
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Asked:
     """Which layers are asked for: where they go, and what new ones are."""
@@ -94,6 +100,7 @@ class _Asked:
             rho=RHO,
             seed=self.seed,
             record=self._record(mapped),
+            notes=[APPROXIMATE[self.new]] if self.new in APPROXIMATE else [],
         )
 
     def _record(self, mapped: Sequence[Layer]) -> OperatorRecord:

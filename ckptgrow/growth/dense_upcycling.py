@@ -155,11 +155,10 @@ class MixturePlan:
             f"{name}: {num_copies} copies of each dense block, {parts}; {chosen} of {self.experts} experts chosen for "
             f"each token: {chosen // self.num_parts} times the work of the block"
         ]
-        coefficient = mixture.config.get("router_aux_loss_coef")
         if chosen < self.experts:
+            first = ", so that the first gradient of the router is zero" if self.num_parts == 1 else ""
             notes.append(
-                "copies are equal, so that the first gradient of the router is zero: they part by the tokens that "
-                "each of them sees. Train with output_router_logits, so that the balancing loss"
-                f"{f' ({coefficient})' if coefficient else ''} spreads the tokens"
+                f"copies are equal{first}: they part by the tokens that each of them sees. Train with "
+                "output_router_logits, so that the balancing loss spreads the tokens"
             )
         return notes

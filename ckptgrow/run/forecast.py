@@ -12,7 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
+import torch
+
 from ckptgrow.errors import within
+from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.recipes.model_sizes import ModelSize, grown_config, size_of
 from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.growth_jobs import recipe_of
@@ -20,20 +24,25 @@ from ckptgrow.run.probe_job import ProbeJob
 from ckptgrow.run.staged_plan import PROBE, PlannedStage, StagedPlan
 from ckptgrow.run.train_job import TrainJob, metrics_rows
 from ckptgrow.run.work import SEQLEN, Work, length
+from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.config_sources import architecture_of
 from ckptgrow.state.opening import architecture_in
 from ckptgrow.train.settings import TrainSettings, settings_for, with_fitting_length
 from ckptgrow.train.training_run import train
 
 TIMED_FROM = 2  # steps: the first ones allocate
+MOST_MEASURED = 5e12  # FLOPs: about two minutes of two cores
+MOST_OF_MEMORY = 0.7  # of what is free
+STATES = 4  # numbers a parameter: itself, its gradient and two moments
+OF_LOSS = 4  # numbers a logit: itself, its log-softmax and their gradients
 OF_WHAT_GOES_ON = ("reset", "step", "rewarm", "rewarm_new", "freeze")  # no model from scratch has them
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageForecast:
     """A stage as planned: config and settings of its training; sizes, `steps` at most, tokens of these, FLOPs; bytes of
-    its checkpoints at their most, and of what it begins with; seconds a step where some were measured; FLOPs and bytes
-    of the probe before it.
+    its checkpoints at their most, and of what it begins with; seconds a step where some were measured, or why
+    none were; FLOPs and bytes of the probe before it.
     """
 
     stage: PlannedStage
@@ -47,6 +56,7 @@ class StageForecast:
     checkpoint_bytes: int
     grown_bytes: int
     seconds_per_step: float | None = None
+    not_measured: str = ""
     probe_flops: float = 0.0
     probe_bytes: int = 0
 
@@ -84,9 +94,12 @@ def forecast(work: Work, measure: int = 0) -> Forecast:
         settings = with_fitting_length(settings_for(given, carried), config, {**carried, **given})
         carried = settings.carried()
         found.append(_with_probe(_stage(work, number, config, settings), number, settings, found))
-        if measure:
+        too_much = _too_much(found[-1], measure) if measure else ""
+        if measure and not too_much:
             seconds = _seconds_per_step(given | {"config": dict(config)}, carried, measure, work.out)
             found[-1] = replace(found[-1], seconds_per_step=seconds)
+        elif measure:
+            found[-1] = replace(found[-1], not_measured=too_much)
     return Forecast(tuple(found), _disk_bytes(work.plan, found))
 
 
@@ -95,9 +108,12 @@ def first_config(work: Work) -> Mapping[str, Any]:
     file = work.plan.checkpoint or work.plan.init_from
     if file is not None:
         return architecture_in(Path(file)).config
-    from ckptgrow.formats.checkpoint import Checkpoint
+    assert work.first_config is not None
+    return _architecture(work.first_config).config
 
-    return architecture_of(Checkpoint(path=Path("config"), kind="config", tensors={}, config=work.first_config)).config
+
+def _architecture(config: Mapping[str, Any]) -> Architecture:
+    return architecture_of(Checkpoint(path=Path("config"), kind="config", tensors={}, config=config))
 
 
 def _grown(config: Mapping[str, Any], stage: PlannedStage) -> Mapping[str, Any]:
@@ -147,6 +163,24 @@ def _disk_bytes(plan: StagedPlan, stages: list[StageForecast]) -> int:
         else:
             kept = one.size.state_bytes + (kept if plan.keep == "ends" else 0)
     return fullest
+
+
+def _too_much(one: StageForecast, num: int) -> str:
+    """Why steps of a stage are not measured here, "" where they are: on a CPU, its memory, or minutes of work.
+
+    Activations by Korthikanti et al. (arXiv 2205.05198, equation 1), of float32; logits as the loss needs them.
+    """
+    if torch.cuda.is_available():
+        return ""
+    settings, architecture = one.settings, _architecture(one.config)
+    tokens = settings.batch_size * (settings.seqlen or SEQLEN)
+    logits = 4 * OF_LOSS * architecture.sizes["vocab"]
+    layers = 2 * 34 * architecture.sizes["residual"] * architecture.num_layers
+    needed, free = 4 * STATES * one.size.total + tokens * (logits + layers), psutil.virtual_memory().available
+    if needed > MOST_OF_MEMORY * free:
+        return f"a micro-batch takes some {needed / 2**30:.1f} GiB, of which {free / 2**30:.1f} are free"
+    flops = one.size.flops(tokens * settings.grad_accum) * (TIMED_FROM + num)
+    return f"{TIMED_FROM + num} steps are {flops:.2g} FLOPs" if flops > MOST_MEASURED else ""
 
 
 def _seconds_per_step(given: Mapping[str, Any], carried: Mapping[str, Any], num: int, beside: Path) -> float:

@@ -163,7 +163,8 @@ def _in_words(result: Mapping[str, Any]) -> str:
 def _score(scores: Mapping[str, Any]) -> str:
     shown = [f"{name.partition(',')[0]} {value:.4f}" for name, value in scores.items() if "stderr" not in name]
     if "num_tokens" in scores:  # a file's: a validation in training has another number of sequences
-        extent = f" (over all {scores['sample_len']:,} sequences; val_loss is over the split's first val_sequences)"
+        of_val = "val_loss is over the split's first val_sequences, of the length that is trained on"
+        extent = f" (over all {scores['sample_len']:,} sequences as long as the model reads; {of_val})"
     else:
         extent = ""
     return ", ".join(shown[:2]) + extent

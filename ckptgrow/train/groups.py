@@ -29,17 +29,17 @@ def new_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, An
 def parameter_groups(model: torch.nn.Module, checkpoint: Mapping[str, Any], optimizer: int = 0) -> list[dict[str, Any]]:
     """The groups with which to build an optimizer so that it loads the state of a (grown) checkpoint.
 
-    `checkpoint`: what `torch.load` returns for a Lightning file or for a Trainer's `optimizer.pt`; `optimizer`: the
-    number of the optimizer to build, where there are several. Each group has named `params` and the checkpoint's own
-    options (lr, eps, weight decay, …). Groups without `param_names` are matched as in growth: by the orders that
-    trainers use, and by shapes.
+    `checkpoint`: what `torch.load` returns for a Lightning file, for a Trainer's `optimizer.pt`, or for a file of your
+    own that has its optimizers' states among its keys; `optimizer`: the number of the optimizer to build, where there
+    are several. Each group has named `params` and the checkpoint's own options (lr, eps, weight decay, …). Groups
+    without `param_names` are matched as in growth: by the orders that trainers use, and by shapes.
 
         optimizer = torch.optim.AdamW(parameter_groups(model, checkpoint))
         optimizer.load_state_dict(checkpoint["optimizer_states"][0])
 
     Raises OptimizerError where the groups and the model's parameters do not match, or match in more than one way.
     """
-    raws = checkpoint.get("optimizer_states", [checkpoint])
+    raws = _states_in(checkpoint)
     parameters = dict(model.named_parameters())
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     with at("the checkpoint"):
@@ -59,6 +59,20 @@ def parameter_groups(model: torch.nn.Module, checkpoint: Mapping[str, Any], opti
         }
         for group, options in zip(matched.groups, raw["param_groups"], strict=True)
     ]
+
+
+def _states_in(checkpoint: Mapping[str, Any]) -> list[Any]:
+    """The optimizers' states in a checkpoint; raises OptimizerError where there are none."""
+    if "param_groups" in checkpoint:
+        return [checkpoint]
+    own = [one for one in checkpoint.values() if isinstance(one, Mapping) and "param_groups" in one]
+    states = list(checkpoint.get("optimizer_states") or own)
+    if not states:
+        raise OptimizerError(
+            f"the checkpoint has no optimizer's state (param_groups) under {listing(list(map(str, checkpoint)))}, "
+            "expected one; give the state itself, as checkpoint[KEY]"
+        )
+    return states
 
 
 def check_adamw(states: tuple[OptimizerState, ...], where: str) -> None:

@@ -213,6 +213,8 @@ def _computed_in_full(
 
 def _opened(small: Path, grown: Path, config: Path | None, dialect: str | None) -> tuple[Pair, Declared]:
     """Both checkpoints; the small one without what the history says that the user left out."""
+    if small.exists() and grown.exists() and small.samefile(grown):
+        raise RequestError(f"{grown}: is the small checkpoint itself, expected what was grown from it")
     new, checkpoint = open_state(grown, dialect=dialect), read_checkpoint(small)
     declared = Declared.of(new.checkpoint.history[len(checkpoint.history) :])
     known = {*checkpoint.tensors, *checkpoint.rest, *checkpoint.carried.files, *checkpoint.carried.left_behind}
@@ -378,6 +380,8 @@ def _why_not_judged(pair: Pair, structure: Structure) -> str:
         return "moments are not those that the grown model would have gathered, so the trajectories part by design"
     if pair.has_copies and takes_plain_steps(pair.small):
         return "first steps of RAdam are as large as the gradient, which no learning rate makes equal in both"
+    if all(group.options.get("lr") == 0 for one in pair.small.optimizers for group in one.groups):
+        return "the learning rates are 0, so nothing moves"
     if pair.has_moved:
         return "the schedule was set to another step, so the trajectories part by design"
     return ""

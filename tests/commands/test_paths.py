@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -166,3 +167,26 @@ def test_prepared_data_in_a_checkpoints_place_are_called_so(tmp_path: Path, caps
 
 def test_an_address_is_shown_as_it_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
     refused(["inspect", "hf://owner/name@v1"], capsys, "ckptgrow: hf://owner/name@v1: is neither")
+
+
+def test_the_directory_of_a_staged_run_means_what_it_saved_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "journal.jsonl").write_text("{}\n")
+    refused(["inspect", str(tmp_path)], capsys, "has saved nothing yet")
+    shutil.copy(FIXTURE, tmp_path / "stage-2.ckpt")  # grown, and not trained yet
+    for number, time in ((2, 2_000), (1, 1_000)):
+        saved = tmp_path / f"stage-{number}" / "checkpoints" / "last.ckpt"
+        saved.parent.mkdir(parents=True)
+        shutil.copy(FIXTURE, saved)
+        os.utime(saved, (time, time))
+    meant = tmp_path / "stage-2" / "checkpoints" / "last.ckpt"
+    assert inspected(tmp_path, capsys)[1] == [f"note: {tmp_path}: taken for {meant}"]
+
+
+def test_a_directory_of_several_checkpoints_is_refused_by_their_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one.ckpt", "two.ckpt"):
+        shutil.copy(FIXTURE, tmp_path / name)
+    refused(["inspect", str(tmp_path)], capsys, "holds 2 checkpoints, expected one; name one of one.ckpt, two.ckpt")

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from ckptgrow.cli import run as run_command
+from ckptgrow.run import forecast
 from ckptgrow.run.plan_reading import plan_in
 from ckptgrow.run.staged_run import jobs_of
 from ckptgrow.run.standing import opened_run
@@ -224,6 +225,19 @@ def test_a_dry_run_tells_what_will_be(data: Path, tmp_path: Path, capsys: pytest
     assert [one["flops"] for one in stages] == [6 * n * d for n, d in zip(sizes, tokens, strict=True)]
     assert all(one["seconds_per_step"] > 0 for one in stages)
     assert not list(tmp_path.glob("**/.measured*")) and not (tmp_path / "out").exists()
+
+
+def test_steps_that_this_machine_could_not_bear_are_not_measured(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [*words(plan_file(tmp_path), data, tmp_path / "out"), "--dry-run", "--measure=2"]
+    for name, said in (("MOST_OF_MEMORY", "a micro-batch takes some"), ("MOST_MEASURED", "4 steps are ")):
+        with monkeypatch.context() as patch:
+            patch.setattr(forecast, name, 0.0)
+            assert run(asked) == 0
+        shown = capsys.readouterr().out
+        assert f"stage-1: how long it takes was not measured here: {said}" in shown
+        assert "of training by" not in shown
 
 
 def test_the_plan_of_a_law_runs_as_its_own_commands_say(

@@ -143,6 +143,15 @@ def test_groups_of_a_checkpoint_resume_in_bare_pytorch(tmp_path: Path) -> None:
     assert max(abs(one - other) for one, other in zip(*runs, strict=True)) <= 1e-10
 
 
+def test_groups_are_found_in_a_file_of_ones_own(tmp_path: Path) -> None:
+    model = perturbed_gpt2()
+    state = torch.optim.AdamW(model.parameters(), lr=1e-3).state_dict()
+    (group,) = parameter_groups(model, {"model": {}, "optim": state, "step": 3})
+    assert group["lr"] == 1e-3 and len(group["params"]) == len(list(model.parameters()))
+    with pytest.raises(OptimizerError, match="no optimizer's state"):
+        parameter_groups(model, {"model": {}, "step": 3})
+
+
 def test_the_documented_script_resumes_a_grown_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def build(parameters: object) -> torch.optim.Optimizer:
         return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1)  # type: ignore[arg-type]

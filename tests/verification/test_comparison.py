@@ -236,3 +236,20 @@ def test_sample_tokens_may_come_from_a_file(small: Path, grown: Path, tmp_path: 
     else:
         path.write_text(" ".join(map(str, ids)))
     assert ckptgrow.verify(small, grown, settings=Settings(tokens=path)).passed
+
+
+def test_a_checkpoint_is_not_judged_beside_itself(small: Path, grown: Path) -> None:
+    for path in (small, grown):
+        with pytest.raises(RequestError, match="is the small checkpoint itself"):
+            ckptgrow.verify(path, path)
+
+
+def test_steps_at_a_rate_of_zero_are_not_judged(tmp_path: Path, small: Path) -> None:
+    tree: Tree = torch.load(small, weights_only=True)
+    for group in tree["optimizer_states"][0]["param_groups"]:
+        group["lr"] = 0.0
+    torch.save(tree, tmp_path / "still.ckpt")
+    ckptgrow.width(tmp_path / "still.ckpt", tmp_path / "grown.ckpt", noise=0, request=StateRequest(lr_rule="mup"))
+    report = ckptgrow.verify(tmp_path / "still.ckpt", tmp_path / "grown.ckpt", settings=Settings(steps=3))
+    assert report.trajectory is not None and not report.trajectory.judged
+    assert report.trajectory.why == "the learning rates are 0, so nothing moves"

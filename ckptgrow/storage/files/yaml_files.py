@@ -15,6 +15,8 @@ LARGEST_YAML = 2**20  # bytes; a config's, which takes PyYAML a second
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A mapping; raises CheckpointError where the file holds none, or too much."""
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file, expected a YAML mapping")
     if not path.is_file() or path.stat().st_size > LARGEST_YAML:
         raise CheckpointError(f"{path}: is not a plain file of at most {LARGEST_YAML} bytes, expected a YAML mapping")
     try:
