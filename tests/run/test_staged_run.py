@@ -234,7 +234,7 @@ def test_steps_that_this_machine_could_not_bear_are_not_measured(
     for name, said in (("MOST_OF_MEMORY", "a micro-batch takes some"), ("MOST_MEASURED", "4 steps are ")):
         with monkeypatch.context() as patch:
             patch.setattr(forecast, name, 0.0)
-            assert run(asked) == 0
+            assert run_command(asked) == 0
         shown = capsys.readouterr().out
         assert f"stage-1: how long it takes was not measured here: {said}" in shown
         assert "of training by" not in shown
