@@ -17,6 +17,7 @@ import typer
 
 from ckptgrow.addresses.remote_files import as_typed
 from ckptgrow.commands._command_tree import HELP, context_of, help_for, tree_of
+from ckptgrow.commands._families import add_families
 from ckptgrow.commands._help import PanelledCommand, PanelledGroup
 from ckptgrow.commands._interruption import Stopped, interrupted
 from ckptgrow.commands._pulse import PULSE
@@ -70,6 +71,15 @@ def _begin(
     version: Annotated[  # told before anything else is looked at
         bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version and exit.")
     ] = False,
+    family: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A Python file of your own with the table of a family, FAMILY; it is run. May be given several times, "
+            "before the command.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Grow transformer training checkpoints in width and depth, moments included, and prove it.
 
@@ -78,6 +88,7 @@ def _begin(
     ckptgrow width small.ckpt wide.ckpt --factor 2   # grow
     ckptgrow verify small.ckpt wide.ckpt             # prove that nothing was lost
     """
+    add_families(family or ())
 
 
 for panel, commands in PANELS.items():
@@ -137,7 +148,8 @@ def _is_first() -> bool:
 
 def _name_in(arguments: Sequence[str]) -> str:
     """The command's name; empty where there is none."""
-    return next((word for word in arguments if not word.startswith("-")), "")
+    names = {NAMES.get(command, command.__name__) for commands in PANELS.values() for command in commands}
+    return next((word for word in arguments if word in {*names, "eval", "plan"}), "")
 
 
 def _refused(error: BaseException, *, as_json: bool) -> int:

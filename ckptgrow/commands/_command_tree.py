@@ -11,6 +11,7 @@ from typer.main import get_command, get_command_from_info, get_group
 from ckptgrow.commands._help import PanelledGroup, summary_of
 
 HELP = "--help"
+LEADING = ("--family",)  # options before the command, with a value
 
 
 class _MadeWhenAsked(MutableMapping[str, Any]):
@@ -62,12 +63,21 @@ def tree_of(app: typer.Typer, name: str) -> PanelledGroup:
 def context_of(root: PanelledGroup, words: Sequence[str], program: str) -> tuple[typer.Context, Sequence[str]]:
     """The command that the first words of a command line name, and the words behind it."""
     context = typer.Context(root, info_name=program)
-    for place, word in enumerate(words):
+    num_leading = _num_leading(words)
+    for place, word in enumerate(words[num_leading:], start=num_leading):
         command: Any = context.command
         if not isinstance(command, PanelledGroup) or word not in command.commands:
             return context, words[place:]
         context = typer.Context(command.commands[word], info_name=word, parent=context)
     return context, ()
+
+
+def _num_leading(words: Sequence[str]) -> int:
+    """How many words before the command's name are options with their values."""
+    place = 0
+    while place < len(words) and words[place].partition("=")[0] in LEADING:
+        place += 1 if "=" in words[place] else 2
+    return place
 
 
 def help_for(root: PanelledGroup, words: Sequence[str], program: str) -> str | None:

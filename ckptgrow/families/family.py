@@ -33,8 +33,8 @@ class Parameter:
     layout: str
     # it exists where this holds: "FIELD", "not FIELD", "FIELD == OTHER", "FIELD != OTHER", or several joined by "and"
     when: str | None = None
-    # the layers that have it: "all", "later" (all but the first), "sparse" or "dense" (see Sparse), or "LIST == KIND"
-    # of a config list with an entry a layer
+    # the layers that have it: "all", "later" (all but the first), "sparse" or "dense" (see Sparse), "LIST == KIND" or
+    # "LIST == KIND or OTHER" of a config list with an entry a layer, "in LIST" or "not in LIST" of one with numbers
     layers: str = "all"
 
 
@@ -47,6 +47,7 @@ class Size:
     times: tuple[int, str] | None = None  # so many times the size of that space
     share: tuple[int, str] | None = None  # one of so many equal parts of the size of that space
     sum: tuple[str, ...] = ()  # the sum of the sizes of those spaces
+    product: tuple[str, ...] = ()  # their product
     ratio: tuple[str, str] | None = None  # the size of the first space over that of the second
     squared_ratio: tuple[str, str] | None = None  # the same, squared: patches of a square image
     is_optional: bool = False  # the config may say null or 0, and then the model has no such space: its size is 0
@@ -106,6 +107,28 @@ class Sparse:
     def rules(self) -> tuple[str, ...]:
         """The fields whose values follow the layers where these move."""
         return tuple(field for field in (self.step, self.dense, self.first, self.last) if field is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounding:
+    """A size that the model makes of its config field where the condition `when` holds: ⅔ of it, times a number in the
+    field `multiplier`, rounded up to a multiple of that in `multiple`. A grown config says the size itself.
+    """
+
+    when: str
+    field: str
+    multiplier: str
+    multiple: str
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The config fields that the rule reads."""
+        return self.when, self.field, self.multiplier, self.multiple
+
+    def of(self, value: int, multiplier: float | None, multiple: int) -> int:
+        """The size for a value of the field, and those of the other two."""
+        size = int(2 * value / 3)
+        return size if multiplier is None else -(-int(multiplier * size) // multiple) * multiple
 
 
 @dataclass(frozen=True)
@@ -179,7 +202,9 @@ class Family:
     stacks: Mapping[str, str] = field(default_factory=dict[str, str])  # beginning of names, config field of its layers
     unused_positions: int = 0  # RoBERTa's positions begin beyond its padding token's number
     layer_lists: tuple[str, ...] = ()  # config lists with one entry a layer; transformers derives those left out
+    layer_numbers: tuple[str, ...] = ()  # config lists with the numbers of layers
     sparse: Sparse | None = None
+    rounding: Rounding | None = None
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])  # other names of fields of sizes and layers
     equal: Mapping[str, str] = field(default_factory=dict[str, str])  # fields that the model wants equal to another one
     of_dense: OfDense | None = None  # of a mixture: what can become one

@@ -1,4 +1,4 @@
-"""All families, by the `model_type` of their configs."""
+"""All families, by the `model_type` of their configs: the package's own, and those that live outside it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 from ckptgrow.errors import ConfigError
 from ckptgrow.families.family import Family
+from ckptgrow.families.registration import Registry
 from ckptgrow.families.tables.apertus import FAMILY as APERTUS
 from ckptgrow.families.tables.arcee import FAMILY as ARCEE
+from ckptgrow.families.tables.bamba import FAMILY as BAMBA
 from ckptgrow.families.tables.bert import FAMILY as BERT
 from ckptgrow.families.tables.bloom import FAMILY as BLOOM
 from ckptgrow.families.tables.codegen import FAMILY as CODEGEN
@@ -17,6 +19,7 @@ from ckptgrow.families.tables.ernie4_5 import FAMILY as ERNIE4_5
 from ckptgrow.families.tables.ernie4_5_moe import FAMILY as ERNIE4_5_MOE
 from ckptgrow.families.tables.eurobert import FAMILY as EUROBERT
 from ckptgrow.families.tables.exaone4 import FAMILY as EXAONE4
+from ckptgrow.families.tables.falcon_h1 import FAMILY as FALCON_H1
 from ckptgrow.families.tables.gemma import FAMILY as GEMMA
 from ckptgrow.families.tables.gemma2 import FAMILY as GEMMA2
 from ckptgrow.families.tables.gemma3_text import FAMILY as GEMMA3_TEXT
@@ -30,9 +33,12 @@ from ckptgrow.families.tables.gpt_oss import FAMILY as GPT_OSS
 from ckptgrow.families.tables.gptj import FAMILY as GPTJ
 from ckptgrow.families.tables.granite import FAMILY as GRANITE
 from ckptgrow.families.tables.granitemoe import FAMILY as GRANITEMOE
+from ckptgrow.families.tables.granitemoehybrid import FAMILY as GRANITEMOEHYBRID
 from ckptgrow.families.tables.helium import FAMILY as HELIUM
 from ckptgrow.families.tables.hunyuan_v1_dense import FAMILY as HUNYUAN_V1_DENSE
+from ckptgrow.families.tables.lfm2 import FAMILY as LFM2
 from ckptgrow.families.tables.llama import FAMILY as LLAMA
+from ckptgrow.families.tables.mamba2 import FAMILY as MAMBA2
 from ckptgrow.families.tables.minimax_m2 import FAMILY as MINIMAX_M2
 from ckptgrow.families.tables.ministral import FAMILY as MINISTRAL
 from ckptgrow.families.tables.ministral3 import FAMILY as MINISTRAL3
@@ -53,7 +59,9 @@ from ckptgrow.families.tables.phi3 import FAMILY as PHI3
 from ckptgrow.families.tables.qwen2 import FAMILY as QWEN2
 from ckptgrow.families.tables.qwen2_moe import FAMILY as QWEN2_MOE
 from ckptgrow.families.tables.qwen3 import FAMILY as QWEN3
+from ckptgrow.families.tables.qwen3_5_text import FAMILY as QWEN3_5_TEXT
 from ckptgrow.families.tables.qwen3_moe import FAMILY as QWEN3_MOE
+from ckptgrow.families.tables.qwen3_next import FAMILY as QWEN3_NEXT
 from ckptgrow.families.tables.roberta import FAMILY as ROBERTA
 from ckptgrow.families.tables.seed_oss import FAMILY as SEED_OSS
 from ckptgrow.families.tables.smollm3 import FAMILY as SMOLLM3
@@ -118,8 +126,24 @@ TABLES = (
     EUROBERT,
     MODERNBERT,
     MODERNBERT_DECODER,
+    QWEN3_NEXT,
+    QWEN3_5_TEXT,
+    LFM2,
+    MAMBA2,
+    FALCON_H1,
+    BAMBA,
+    GRANITEMOEHYBRID,
 )
-FAMILIES: Mapping[str, Family] = {family.model_type: family for family in TABLES}
+FAMILIES = Registry(TABLES)
+
+
+def register(family: Family) -> None:
+    """Makes a family of one's own known to this process, as if its table were the package's; the same table twice is
+    one.
+
+    Raises ConfigError for a table that contradicts itself, in one line, and for a `model_type` that another table has.
+    """
+    FAMILIES.add(family)
 
 
 def family_of(config: Mapping[str, object]) -> Family:
@@ -128,5 +152,8 @@ def family_of(config: Mapping[str, object]) -> Family:
     if model_type is None:
         raise ConfigError(f"the config has no model_type, expected one of {', '.join(sorted(FAMILIES))}")
     if model_type not in FAMILIES:
-        raise ConfigError(f"no table for family {model_type!r}; there are {', '.join(sorted(FAMILIES))}")
+        raise ConfigError(
+            f"no table for family {model_type!r}; there are {', '.join(sorted(FAMILIES))}, and ⟦family FILE⟧ before "
+            "the command adds one of your own, as ckptgrow.families.register does in Python"
+        )
     return FAMILIES[str(model_type)]

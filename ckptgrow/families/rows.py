@@ -73,6 +73,15 @@ EXPERTS = (
 
 SPARSE_EXPERTS = tuple(replace(one, layers="sparse") for one in (*EXPERTS[1:], EXPERTS[0]))  # the router comes last
 
+SPARSE_EXPERTS_BEHIND_ROUTER = tuple(replace(one, layers="sparse") for one in EXPERTS)
+
+SHARED_EXPERT = (  # behind a gate of its own
+    Parameter(LAYER + "mlp.shared_expert.gate_proj.weight", "shared_ffn <- normed", layers="sparse"),
+    Parameter(LAYER + "mlp.shared_expert.up_proj.weight", "shared_ffn! <- normed", layers="sparse"),
+    Parameter(LAYER + "mlp.shared_expert.down_proj.weight", "residual <- shared_ffn", layers="sparse"),
+    Parameter(LAYER + "mlp.shared_expert_gate.weight", "1 <- normed", layers="sparse"),
+)
+
 EXPERT = LAYER + "mlp.experts.{expert}."
 PIECES_OF_EXPERTS = (  # as files store them
     InPieces(

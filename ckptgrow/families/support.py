@@ -18,7 +18,7 @@ def support(family: Family) -> Mapping[str, str]:
 def _verdict(family: Family, operator: str) -> str:
     if operator == "depth" and not family.depth_is_exact:
         return "copy only"
-    if operator == "heads" and family.sizes["head"].config is None:
+    if operator == "heads" and ("head" not in family.sizes or family.sizes["head"].config is None):
         return "no field for it"
     names = (operator, "zero-output") if operator == "depth" else (operator,)
     refusals = [one for one in family.refusals if one.operator in names]

@@ -24,7 +24,7 @@ from ckptgrow.formats.lightning import from_tree, tree_of
 from ckptgrow.formats.sidecar_files import CONFIG, others_in
 from ckptgrow.progress import Advance
 from ckptgrow.storage.archives import archive, archive_writing
-from ckptgrow.storage.files.json_files import read_json, write_json
+from ckptgrow.storage.files.json_files import read_config, write_config
 from ckptgrow.storage.tensors import is_lazy
 from ckptgrow.storage.tree import Tree, with_node
 
@@ -105,7 +105,7 @@ class DistributedFormat:
         checkpoint = from_tree({**_dict(meta), **parts}, path, self.kind)
         config = checkpoint.config
         if config is None and keys.has_config:
-            config = read_json(path / CONFIG)
+            config = read_config(path / CONFIG)
         checkpoint = replace(
             checkpoint, config=config, rest={**checkpoint.rest, **{key: tree[key] for key in keys.others}}, layout=keys
         )
@@ -138,7 +138,7 @@ class DistributedFormat:
             meta = {key: value for key, value in tree.items() if key not in ("state_dict", "optimizer_states")}
             archive_writing.write(meta, path / META, advance, checkpoint.growth.source)
             if keys.has_config and checkpoint.config is not None:
-                write_json(path / CONFIG, checkpoint.config, sort_keys=True)
+                write_config(path / CONFIG, checkpoint.config)
 
 
 def _parts(checkpoint: Checkpoint, keys: Keys) -> dict[str, Tree]:

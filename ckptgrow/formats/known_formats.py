@@ -16,6 +16,7 @@ from ckptgrow.formats.dcp import DistributedFormat
 from ckptgrow.formats.deepspeed.deepspeed_format import DEEPSPEED, DeepSpeedFormat, num_bytes_of_copies
 from ckptgrow.formats.fsdp import ShardedFormat
 from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat, bytes_of_second_copy
+from ckptgrow.formats.megatron_format import MEGATRON, MegatronFormat, num_bytes_of_halves
 from ckptgrow.formats.recipe_states import TORCHTUNE, RecipeStateFormat
 from ckptgrow.formats.torch_directories import TorchDirectoryFormat
 from ckptgrow.formats.torch_files import TorchFileFormat
@@ -27,6 +28,7 @@ from ckptgrow.storage.tensors import num_bytes
 from ckptgrow.storage.tree import tensors_in
 
 FORMATS: tuple[Format, ...] = (
+    MegatronFormat(),
     DistributedFormat(),
     ShardedFormat(),
     DeepSpeedFormat(),
@@ -36,7 +38,7 @@ FORMATS: tuple[Format, ...] = (
     TorchFileFormat(),
 )
 HEADROOM, OF_A_TENSOR = 1.02, 2500  # alignment beside the tensors' bytes; bytes of a name, an archive's directory
-SHARED = ("dcp", "fsdp")  # kinds that several processes can write together
+SHARED = ("dcp", "fsdp", MEGATRON)  # kinds that several processes can write together
 
 
 def format_of(path: Path) -> Format:
@@ -56,6 +58,7 @@ def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:
         **dict.fromkeys(("lightning", "torch"), TorchFileFormat()),
         "torch-files": TorchDirectoryFormat(),
         "dcp": DistributedFormat(),
+        MEGATRON: MegatronFormat(),
         "fsdp": ShardedFormat(),
         DEEPSPEED: DeepSpeedFormat(max_shard_bytes),
         TORCHTUNE: RecipeStateFormat(max_shard_bytes),
@@ -141,7 +144,7 @@ def _sizes(checkpoint: Checkpoint) -> tuple[int, int]:
     tensors = [tensor for _, tensor in tensors_in(checkpoint.tree)]
     stored = tensors if checkpoint.kind in SHARED else {id(tensor): tensor for tensor in tensors}.values()
     total = sum(map(num_bytes, stored))  # a distributed checkpoint has what is tied under each of its names
-    total += bytes_of_second_copy(checkpoint) + num_bytes_of_copies(checkpoint)
+    total += bytes_of_second_copy(checkpoint) + num_bytes_of_copies(checkpoint) + num_bytes_of_halves(checkpoint)
     return total, int(total * HEADROOM) + len(tensors) * OF_A_TENSOR + checkpoint.carried.num_bytes
 
 

@@ -39,7 +39,8 @@ class RawGroup:
 @dataclass(frozen=True)
 class RawOptimizer:
     """See the module's head; `records` are by the keys of the groups, `other` is what stands beside groups and
-    records. `kept_as`: in torch's form; in bitsandbytes', of Adam's averages in 32 bits; or as flat parameters.
+    records. `kept_as`: in torch's form; in bitsandbytes', of Adam's averages in 32 bits; or as flat parameters,
+    or others with one step for all.
     """
 
     groups: tuple[RawGroup, ...]

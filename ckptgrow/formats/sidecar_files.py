@@ -22,7 +22,15 @@ from ckptgrow.formats.checkpoint import Checkpoint, Order, RunPosition
 from ckptgrow.formats.growth_log import GrowthHistory, growth_log
 from ckptgrow.formats.model_cards import CARD, has_own_card
 from ckptgrow.storage.archives import archive, archive_writing
-from ckptgrow.storage.files.json_files import LARGEST_LOG, Json, read_json, write_json, write_text
+from ckptgrow.storage.files.json_files import (
+    LARGEST_LOG,
+    Json,
+    read_config,
+    read_json,
+    write_config,
+    write_json,
+    write_text,
+)
 from ckptgrow.storage.files.tensor_writing import FileLayout
 from ckptgrow.storage.tensors import LazyTensor, is_lazy
 from ckptgrow.storage.tree import Tree
@@ -83,7 +91,7 @@ def read_beside(path: Path, kind: str, stored: Collection[str], files: Files) ->
         path=path,
         kind=kind,
         tensors={},
-        config=read_json(path / CONFIG) if (path / CONFIG).exists() else None,
+        config=read_config(path / CONFIG) if (path / CONFIG).exists() else None,
         schedulers=schedulers,
         scaler=scaler,
         position=RunPosition(
@@ -132,7 +140,7 @@ def write_beside(checkpoint: Checkpoint, path: Path) -> list[FileLayout]:
     carried = checkpoint.carried
     carried.copy_to(path)
     if checkpoint.config is not None:
-        write_json(path / CONFIG, checkpoint.config, sort_keys=True)
+        write_config(path / CONFIG, checkpoint.config)
     if checkpoint.optimizers and checkpoint.position.global_step is not None and TRAINER_STATE not in carried.files:
         write_json(path / TRAINER_STATE, _trainer_state(checkpoint))
     schedulers = named_files(files_of(checkpoint).schedulers, "scheduler.pt", checkpoint.schedulers, path)

@@ -18,7 +18,7 @@ from ckptgrow.formats.lightning import original_arguments
 from ckptgrow.state.architecture import Architecture, config_errors
 from ckptgrow.state.sizes import fields_in
 from ckptgrow.state.task_heads import family_of_model
-from ckptgrow.storage.files.json_files import read_json
+from ckptgrow.storage.files.json_files import read_config
 
 GPT2_VOCABULARY = 50257  # the staged-training script starts from the released GPT-2's config
 
@@ -50,7 +50,7 @@ def config_in_file(path: Path) -> dict[str, Any]:
     if not file.exists():
         raise ConfigError(f"{file}: no such file, expected a transformers config.json")
     try:
-        return read_json(file)
+        return read_config(file)
     except CheckpointError as error:
         raise ConfigError(f"{error.message.marked} (a transformers config.json)") from error
 
@@ -77,6 +77,7 @@ def completed_config(family: Family, config: Mapping[str, Any]) -> dict[str, Any
     fields |= {name for one in (*family.parameters, *family.refusals) for name in fields_in(one.when)}
     fields |= {family.tie.config} if family.tie else set()
     fields |= {family.padding.eps} if family.padding else set()
+    fields |= set(family.rounding.fields) if family.rounding else set()
     fields |= {family.activation}  # of None there is nothing to complete
     fields |= {*family.sparse.rules, family.sparse.experts} if family.sparse else set()
     missing = {field for field in fields if field is not None and field not in config}

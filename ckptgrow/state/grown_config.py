@@ -14,7 +14,7 @@ from typing import Any, cast
 from ckptgrow.errors import ConfigError, at
 from ckptgrow.families.family import Family
 from ckptgrow.state.architecture import Architecture
-from ckptgrow.state.layer_kinds import check_kinds, moved_rules
+from ckptgrow.state.layer_kinds import check_kinds, moved_numbers, moved_rules
 
 EVERY_FAMILYS = ("layer_types", "mlp_layer_types")  # transformers demands one entry a layer of any config's
 
@@ -26,6 +26,8 @@ def with_sizes(old: Architecture, new: Mapping[str, int]) -> dict[str, Any]:
     size by itself. Raises ConfigError where the config has no way of saying a size.
     """
     family, changed = old.family, dict(old.config)
+    if family.rounding is not None and old.holds(family.rounding.when):
+        changed[family.rounding.when] = False
     for space, size in family.sizes.items():
         field = size.config
         if field is not None and isinstance(old.config.get(field), int):
@@ -60,7 +62,7 @@ def with_layers(old: Architecture, sources: Sequence[int]) -> dict[str, Any]:
         lists = _moved_lists(old, sources)
     changed = {**config, **dict.fromkeys((family.num_layers, *family.stacks.values()), len(sources)), **lists}
     with at(old.where):
-        changed |= moved_rules(family, config, sources)
+        changed |= moved_rules(family, config, sources) | moved_numbers(family, config, sources)
         check_kinds(family, config, changed, sources)
     return _with_aliases(family, changed)
 

@@ -24,11 +24,26 @@ def layers_with(family: Family, config: Config, layers: str, num: int) -> frozen
     if layers in ("dense", "sparse"):
         dense = dense_layers(family, config, num)
         return dense if layers == "dense" else everywhere - dense
-    name, _, kind = layers.partition(" == ")
+    if " in " in f" {layers}":
+        named = numbered_layers(config, layers.rsplit(maxsplit=1)[-1])
+        return everywhere - named if layers.startswith("not ") else everywhere & named
+    name, _, meant = layers.partition(" == ")
     kinds = config.get(name)
     if not isinstance(kinds, list | tuple) or len(cast(Collection[object], kinds)) != num:
         raise ConfigError(f"config list {name!r} is {repr(kinds)[:40]}, expected one entry for each of {num} layers")
-    return frozenset(layer for layer, one in enumerate(cast(Sequence[object], kinds)) if one == kind)
+    return frozenset(layer for layer, one in enumerate(cast(Sequence[object], kinds)) if one in meant.split(" or "))
+
+
+def numbered_layers(config: Config, field: str) -> frozenset[int]:
+    """The layers whose numbers a config list has; none where there is no list."""
+    numbers = config.get(field)
+    return frozenset(cast(Collection[int], numbers)) if isinstance(numbers, list | tuple) else frozenset()
+
+
+def moved_numbers(family: Family, config: Config, sources: Sequence[int]) -> dict[str, Any]:
+    """The lists of numbers, for layers that are, or are made from, the old ones `sources`."""
+    named = {name: numbered_layers(config, name) for name in family.layer_numbers if config.get(name) is not None}
+    return {name: [index for index, one in enumerate(sources) if one in old] for name, old in named.items()}
 
 
 def dense_layers(family: Family, config: Config, num: int) -> frozenset[int]:

@@ -5,6 +5,7 @@ Errors say what is wrong with the config; its place is put before them by `Archi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -13,6 +14,7 @@ from ckptgrow.families.family import Family, Size
 
 Config = Mapping[str, object]
 _SizeOf = Callable[[str], int]
+AUTO = "auto"  # what some configs say of a size that follows from others
 LARGEST_SIZE, MOST_LAYERS = 2**24, 2**14  # beyond any model; so that nonsense ends in a message
 
 
@@ -78,11 +80,20 @@ def _resolve(space: str, family: Family, config: Config, sizes: dict[str, int]) 
     size = family.sizes[space]
     if size.is_optional and not config.get(size.config or ""):
         sizes[space] = 0
-    elif size.config is not None and config.get(size.config) is not None:
-        sizes[space] = _whole(config, size.config)
+    elif size.config is not None and config.get(size.config) not in (None, AUTO):
+        sizes[space] = _rounded(family, config, size.config, _whole(config, size.config))
     else:
         sizes[space] = _derived(space, size, of)
     return sizes[space]
+
+
+def _rounded(family: Family, config: Config, field: str, value: int) -> int:
+    """The size that the model makes of a field's value."""
+    rule = family.rounding
+    if rule is None or rule.field != field or not holds(rule.when, config):
+        return value
+    multiplier = config.get(rule.multiplier)
+    return rule.of(value, multiplier if isinstance(multiplier, int | float) else None, _whole(config, rule.multiple))
 
 
 def _derived(space: str, size: Size, of: _SizeOf) -> int:
@@ -96,6 +107,8 @@ def _derived(space: str, size: Size, of: _SizeOf) -> int:
         return of(size.share[1]) // size.share[0]
     if size.sum:
         return sum(of(name) for name in size.sum)
+    if size.product:
+        return math.prod(of(name) for name in size.product)
     ratio = size.ratio or size.squared_ratio
     if ratio is not None:
         whole, part = (of(name) for name in ratio)

@@ -304,7 +304,8 @@ def _own_config(config: ConfigMap | None, sources: Sources | None) -> dict[str, 
 
 
 def _shape_misfit(terms: Terms, checkpoint: Checkpoint) -> str | None:
-    if terms.cover.num_layers != terms.architecture.num_layers:
+    has_stacks_alone = not any(LAYER in row.theirs for row in terms.cover.dialect.rows)
+    if not has_stacks_alone and terms.cover.num_layers != terms.architecture.num_layers:  # stacks tell by their shapes
         return f"it has {terms.cover.num_layers} layers, expected {terms.architecture.num_layers} by its config"
     covered = {term.theirs: term.form.shape for term in terms.weights if not term.is_absent}
     for name, tensor in checkpoint.tensors.items():

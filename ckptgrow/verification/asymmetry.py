@@ -37,15 +37,18 @@ def gradient_asymmetry(pair: Pair, gradients: Gradients) -> float:
     return _relative_difference(pair, lambda link: (InMemory(gradients[link.grown.canonical]), 0.0))
 
 
-def hidden_asymmetry(model: PreTrainedModel, tokens: torch.Tensor, residual: Growth) -> float:
-    """The relative difference of the copies in the last hidden states of the first sample.
+def hidden_asymmetry(model: PreTrainedModel, tokens: torch.Tensor, residual: Growth) -> float | None:
+    """The relative difference of the copies in the last hidden states of the first sample; None where a class of
+    one's own does not give any.
 
     `tokens`: int64, shape (batch, tokens); `residual`: the growth of the residual stream.
     """
     with torch.no_grad(), computing_in(model.dtype):
         output = model(**inputs_of(model, tokens[:1]), output_hidden_states=True)
     # the very last ones may be a projection to another size
-    layers = output.decoder_hidden_states if model.config.is_encoder_decoder else output.hidden_states
+    layers = getattr(output, "decoder_hidden_states" if model.config.is_encoder_decoder else "hidden_states", None)
+    if layers is None:
+        return None
     hidden = next(states for states in reversed(layers) if states.shape[-1] == residual.num_new)
     hidden = hidden.cpu().double()
     exchanged = selected(hidden, -1, next_copies(residual))

@@ -70,10 +70,12 @@ def _changed_fields(pair: Pair) -> set[str]:
         fields |= {POSITIONS} if pair.row_record.get("operator") == "positions" else set()
         if Vocabularies.of(pair) is not None:
             fields |= {key for key in pair.small.config.keys() | pair.grown.config.keys() if is_of_tokens(key)}
+    if family.rounding is not None and _is_rounded(pair.small, family.rounding.field):
+        fields.add(family.rounding.when)
     if _expert_spaces(pair):
         fields.add(CHOSEN)
     if len(pair.layers) != _num_layers(pair):
-        fields |= _layer_fields(family) | set(_lists_of(pair, pair.small.config))
+        fields |= {*family.layer_numbers} | _layer_fields(family) | set(_lists_of(pair, pair.small.config))
         fields |= {*family.sparse.rules} if family.sparse else set()
     if _eps_ratio(pair) != 1 and family.padding is not None:
         fields.add(family.padding.eps)
@@ -110,8 +112,9 @@ def _size_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
             continue
         if space == "head" and grown.get(field) is not None and new[space] != old[space]:
             yield f"config[{field!r}] is {text(grown[field])}, expected {old[space]}"
-        if small.get(field) is not None and (grown.get(field) != new[space] or isinstance(grown.get(field), bool)):
-            yield f"config[{field!r}] is {text(grown.get(field))}, expected {new[space]}"
+        said = small.get(field) if _is_rounded(pair.grown, field) else new[space]
+        if small.get(field) is not None and (grown.get(field) != said or isinstance(grown.get(field), bool)):
+            yield f"config[{field!r}] is {text(grown.get(field))}, expected {said}"
         if (
             small.get(field) is None
             and grown.get(field) is not None
@@ -123,6 +126,12 @@ def _size_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
         eps, before = grown.get(family.padding.eps), float(small[family.padding.eps])
         if not isinstance(eps, float) or not math.isclose(eps, before * ratio, rel_tol=ROUNDING):
             yield f"config[{family.padding.eps!r}] is {text(eps)}, expected {before * ratio:g}"
+
+
+def _is_rounded(state: TrainingState, field: str) -> bool:
+    """Whether the model makes another size of a field's value."""
+    rule = state.family.rounding
+    return rule is not None and rule.field == field and state.architecture.holds(rule.when)
 
 
 def _row_spaces(pair: Pair) -> set[str]:
@@ -204,7 +213,8 @@ def _num_layers(pair: Pair) -> int:
 def _lists_of(pair: Pair, config: Config) -> dict[str, list[Any]]:
     """The fields with one entry for each layer, including those that only transformers derives."""
     known = {**_effective(pair.small), **config}
-    names = {name for name, value in known.items() if isinstance(value, list | tuple)}
+    numbers = pair.grown.family.layer_numbers  # not kinds
+    names = {name for name, value in known.items() if isinstance(value, list | tuple) and name not in numbers}
     return {name: list(known[name]) for name in names if len(known[name]) == _num_layers(pair) and _is_of_layers(name)}
 
 
@@ -229,8 +239,18 @@ def _layer_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
             yield from differences(found, expected, ("config", name))
         elif name in small:
             yield f"config[{name!r}] is missing, expected {text(expected)}"
+    for name in family.layer_numbers:
+        expected = _numbers_problem(pair, small.get(name), grown.get(name))
+        if expected is not None:
+            yield f"config[{name!r}] is {text(grown.get(name))}, expected {text(expected)}"
     if family.sparse is not None:
         yield from _sparse_problems(pair, family.sparse, small, grown)
+
+
+def _numbers_problem(pair: Pair, small: Any, grown: Any) -> Any:
+    """What a list of layers' numbers must be where it is something else: those whose source the old list has."""
+    expected = None if small is None else [at for at, layer in enumerate(pair.layers) if layer.source in small]
+    return expected if grown != expected else None
 
 
 def _sparse_problems(pair: Pair, rules: Sparse, small: Config, grown: Config) -> Iterator[str]:

@@ -15,6 +15,7 @@ from ckptgrow.choices import Fresh, words_of
 from ckptgrow.errors import RequestError
 from tests.helpers.families import (
     CASES,
+    UNFED,
     WIDER,
     batches,
     difference,
@@ -84,7 +85,7 @@ def check_alive(small: Any, grown: Any, share: float = 1.0) -> None:
 
 @pytest.mark.parametrize("fresh", FRESH)
 @pytest.mark.parametrize(
-    "case", slow_but([one for one in WIDER if one not in (*RELU, *NEVER_SILENT)], ("llama", "gpt2", "phi3"))
+    "case", slow_but([one for one in WIDER if one not in (*RELU, *NEVER_SILENT, *UNFED)], ("llama", "gpt2", "phi3"))
 )
 def test_new_feed_forward_units_are_exact_and_alive(tmp_path: Path, case: str, fresh: Fresh) -> None:
     check_alive(*check(tmp_path, case, fresh, ffn=47))  # of 20: beyond twice as many

@@ -154,6 +154,7 @@ def test_whatever_tells_layers_apart_in_transformers_is_known_to_the_table(case:
     assert {key for key in LISTS[:2] if derived.get(key)} == set(family.layer_lists)
     alike = {name: [derived[name][0]] * 6 for name in family.layer_lists}
     everywhere = {family.sparse.first: 0} if family.sparse and family.sparse.first else {}
+    everywhere |= {name: list(range(6)) for name in family.layer_numbers}
     with torch.device("meta"):
         first, *others = kinds(built(AutoConfig.for_model(model_type, **{**full, **alike, **everywhere})))
     if model_type in ("t5", "mt5") or case in FIRST_APART:  # whose first block has more or less, and stays the first
@@ -180,7 +181,12 @@ def test_tables_know_the_other_names_of_their_fields(model_type: str) -> None:
     family = FAMILIES[model_type]
     fields = {family.num_layers, *family.stacks.values(), *(size.config for size in family.sizes.values())}
     aliases = type(AutoConfig.for_model(model_type)).attribute_map
-    assert family.aliases == {alias: name for alias, name in aliases.items() if name in fields}
+    mapped = {alias: name for alias, name in aliases.items() if name in {*fields, *family.layer_lists}}
+    renamed = {alias: name for alias, name in family.aliases.items() if alias not in mapped}  # as it is read
+    assert {**mapped, **renamed} == family.aliases
+    for alias, name in renamed.items():
+        value = not getattr(AutoConfig.for_model(model_type), name) if name.startswith("tie") else 8
+        assert getattr(AutoConfig.for_model(model_type, **{alias: value}), name) == value
 
 
 def test_fields_under_two_names_stay_equal(tmp_path: Path) -> None:

@@ -139,13 +139,15 @@ def test_in_the_file_the_shares_of_any_spread_sum_to_the_old_weights_to_the_bit(
     assert num_shared > 1000
 
 
+@pytest.mark.sampled(20)
 @pytest.mark.parametrize("case", WIDER)
 def test_the_largest_spread_keeps_the_function_of_every_family(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
     source = still_run(tmp_path / "small.ckpt", case)
     factor = 3 if case == "llama" else 2
-    # the drawn share is twice the weight; gated T5's sharp scores make much of rounding, which this multiplies by 3
-    spread = {"llama": 1.25, "t5 gated": 1.0}.get(case, 1.5)
+    # the drawn share is twice the weight; gated T5's sharp scores make much of rounding, which this multiplies by 3;
+    # and so do products of three
+    spread = {"llama": 1.25, "t5 gated": 1.0, "lfm2 untied": 1.0}.get(case, 1.5)
     ckptgrow.width(source, tmp_path / "grown.ckpt", factor=factor, spread=spread)
     grown, _ = loaded(tmp_path / "grown.ckpt")
     assert difference(small, grown)[0] <= 1e-12

@@ -98,6 +98,37 @@ LOGARITHMIC = {
     "llama_4_scaling_beta": 0.1,
 }
 
+DELTA = {
+    **GROUPED,
+    "head_dim": 4,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 3,
+    "linear_value_head_dim": 5,
+    "linear_conv_kernel_dim": 3,
+    "rope_parameters": PARTIAL,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+STATES = {
+    **GROUPED,
+    "mamba_n_heads": 4,
+    "mamba_d_state": 5,
+    "mamba_n_groups": 2,
+    "mamba_d_conv": 3,
+    "attention_bias": True,
+    "mamba_proj_bias": True,
+}
+HYBRID = {
+    **STATES,
+    "embedding_multiplier": 3.0,
+    "logits_scaling": 2.0,
+    "residual_multiplier": 0.5,
+    "attention_multiplier": 0.3,
+    "shared_intermediate_size": 12,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+SHARED = {**EXPERTS, "shared_expert_intermediate_size": 12}
+
 CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "gpt2": (
         "gpt2",
@@ -248,6 +279,88 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "modernbert",
         {**MODERNBERT, "tie_word_embeddings": False, "classifier_bias": True, "decoder_bias": False},
     ),
+    "qwen3_next": ("qwen3_next", {**SHARED, **DELTA}),
+    "qwen3_next with a dense layer": (
+        "qwen3_next",
+        {**SHARED, **DELTA, "linear_num_value_heads": 2, "mlp_only_layers": [0], "attention_bias": True},
+    ),
+    "qwen3_5_text": ("qwen3_5_text", {**DELTA}),
+    "qwen3_5_text tied": (
+        "qwen3_5_text",
+        {**DELTA, "num_key_value_heads": 1, "tie_word_embeddings": True, "attention_bias": True},
+    ),
+    "lfm2": ("lfm2", {**GROUPED, "block_auto_adjust_ff_dim": False, "layer_types": ["conv", "full_attention"]}),
+    "lfm2 untied": (
+        "lfm2",
+        {
+            **GROUPED,
+            "block_multiple_of": 5,
+            "tie_word_embeddings": False,
+            "conv_bias": True,
+            "layer_types": ["full_attention", "conv"],
+        },
+    ),
+    "mamba2": ("mamba2", {"num_heads": 4, "head_dim": 8, "state_size": 6, "n_groups": 2, "use_bias": True}),
+    "mamba2 tied": (
+        "mamba2",
+        {
+            "num_heads": 2,
+            "head_dim": 24,
+            "expand": 3,
+            "state_size": 5,
+            "n_groups": 1,
+            "use_conv_bias": False,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "falcon_h1": (
+        "falcon_h1",
+        {
+            **STATES,
+            "mamba_d_ssm": 24,
+            "mlp_bias": True,
+            "projectors_bias": True,
+            "lm_head_multiplier": 0.5,
+            "embedding_multiplier": 3.0,
+            "mlp_multipliers": [0.8, 1.2],
+            "key_multiplier": 0.6,
+            "attention_out_multiplier": 0.9,
+            "attention_in_multiplier": 1.1,
+            "ssm_multipliers": [0.9, 1.1, 0.7, 1.3, 0.5],
+            "ssm_in_multiplier": 1.2,
+            "ssm_out_multiplier": 0.7,
+        },
+    ),
+    "falcon_h1 normed": (
+        "falcon_h1",
+        {
+            **STATES,
+            "num_key_value_heads": 1,
+            "mamba_d_ssm": None,
+            "mamba_rms_norm": True,
+            "mamba_norm_before_gate": False,
+            "mamba_proj_bias": False,
+            "mamba_conv_bias": False,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "bamba": ("bamba", {**STATES, "attn_layer_indices": [1], "mlp_bias": True}),
+    "bamba tied": (
+        "bamba",
+        {**STATES, "attn_layer_indices": [0], "mamba_n_groups": 1, "mamba_expand": 3, "tie_word_embeddings": True},
+    ),
+    "granitemoehybrid": ("granitemoehybrid", {**HYBRID, "num_local_experts": 3, "num_experts_per_tok": 2}),
+    "granitemoehybrid without experts": (
+        "granitemoehybrid",
+        {
+            **HYBRID,
+            "num_local_experts": 0,
+            "num_experts_per_tok": 0,
+            "mamba_conv_bias": False,
+            "position_embedding_type": "rope",
+            "tie_word_embeddings": True,
+        },
+    ),
     "modernbert-decoder": ("modernbert-decoder", {**MODERNBERT, "attention_bias": True, "classifier_bias": True}),
 }
 OPT = {"ffn_dim": 20, "dropout": 0.0, "word_embed_proj_dim": 16}
@@ -273,6 +386,7 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # what few configs of
 TIED_WITHOUT_A_GAIN = [case for case in VARIANTS if case.startswith("opt tied")]
 ALIBI = ("bloom", "mpt")
 POST_NORM = ("bert", "roberta")
+UNFED = ("mamba2", "mamba2 tied", "granitemoehybrid without experts")  # without feed-forward units of this name
 WIDER = [case for case in CASES if case not in (*ALIBI, "olmo tied")]
 FIRST_APART = [case for case in CASES if case.startswith("modernbert")]  # their first layer has a norm less
 BEHIND_THE_FIRST = [0, 1, 1, 1]  # layers of a deeper one of these, which no new layer can be made from
@@ -281,7 +395,7 @@ DENSE_FIRST = [case for case in CASES if CASES[case][1].get("first_k_dense_repla
 FIRST = list({CASES[case][0]: case for case in reversed(CASES)}.values())  # one a family
 NO_ZERO_NORM = ("olmo", "t5", "apertus", "mt5", "nanochat")
 # the decay of a gain stored without its 1 pulls the gain to 1, which no learning rate can scale
-UNDECAYED = ("gemma", "gemma2", "gemma3_text")
+UNDECAYED = ("gemma", "gemma2", "gemma3_text", "qwen3_next", "qwen3_5_text")
 
 
 class InFloat64(TorchFunctionMode):

@@ -37,7 +37,22 @@ def test_the_real_trainer_resumes_the_grown_state_at_the_small_ones_loss(
     assert grown[0] > grown[1] > grown[2]
 
 
-def losses(script: str, path: Path) -> list[float]:
-    command = [sys.executable, "-W", "ignore", str(ROOT / "fixtures" / "trainers" / script), str(path)]
+@pytest.mark.slow
+@pytest.mark.parametrize("operator", ["width", "depth"])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "bf16"])
+def test_megatron_resumes_the_grown_state_at_the_small_ones_loss(tmp_path: Path, name: str, operator: str) -> None:
+    pytest.importorskip("megatron.core")
+    source = ROOT / "fixtures" / "trainers" / "megatron" / name
+    request = ckptgrow.StateRequest(config=None if name == "llama" else source.with_name(f"{name}.json"))
+    getattr(ckptgrow, operator)(source, tmp_path / name, factor=2, request=request)
+    small, grown = (losses("make_megatron.py", path, name) for path in (source, tmp_path / name))
+    assert len(small) == len(grown) == 3
+    assert abs(small[0] - grown[0]) <= FLOAT32 * small[0]
+    assert grown[0] > grown[1] > grown[2]
+
+
+def losses(script: str, path: Path, *arguments: str) -> list[float]:
+    script_path = ROOT / "fixtures" / "trainers" / script
+    command = [sys.executable, "-W", "ignore", str(script_path), str(path), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     return [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("loss ")]

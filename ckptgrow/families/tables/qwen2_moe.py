@@ -3,18 +3,17 @@
 Source: Yang et al., "Qwen2 Technical Report", arXiv 2407.10671; transformers `Qwen2MoeForCausalLM`.
 """
 
-from dataclasses import replace
-
 from ckptgrow.families.family import Family, OfDense, Padding, Parameter, Size, Sparse
 from ckptgrow.families.rows import (
     ATTENTION,
     DENSE_LAYERS,
     EMBEDDING,
-    EXPERTS,
     FINAL,
     LAYER,
     NORMS,
     PIECES_OF_EXPERTS,
+    SHARED_EXPERT,
+    SPARSE_EXPERTS_BEHIND_ROUTER,
     TIE,
     mixture_sizes,
 )
@@ -34,11 +33,8 @@ FAMILY = Family(
         Parameter(LAYER + "self_attn.q_proj.bias", "(heads head)", when="qkv_bias"),
         Parameter(LAYER + "self_attn.k_proj.bias", "(kv_heads head)", when="qkv_bias"),
         Parameter(LAYER + "self_attn.v_proj.bias", "(kv_heads! head)", when="qkv_bias"),
-        *(replace(one, layers="sparse") for one in EXPERTS),
-        Parameter(LAYER + "mlp.shared_expert.gate_proj.weight", "shared_ffn <- normed", layers="sparse"),
-        Parameter(LAYER + "mlp.shared_expert.up_proj.weight", "shared_ffn! <- normed", layers="sparse"),
-        Parameter(LAYER + "mlp.shared_expert.down_proj.weight", "residual <- shared_ffn", layers="sparse"),
-        Parameter(LAYER + "mlp.shared_expert_gate.weight", "1 <- normed", layers="sparse"),
+        *SPARSE_EXPERTS_BEHIND_ROUTER,
+        *SHARED_EXPERT,
         *DENSE_LAYERS,
         *NORMS,
         *FINAL,

@@ -6,6 +6,7 @@ torch could not know are mended.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -45,7 +46,10 @@ def outline(tree: Tree, path: Path, source: Fingerprint | None = None) -> FileLa
     hollows = Hollows()
     module = types.SimpleNamespace(__name__=__name__, Pickler=pickler_of(hollows.hollow))
     with path.open("wb") as file, torch.serialization.skip_data():
-        torch.save(tree, file, pickle_module=module)
+        try:
+            torch.save(tree, file, pickle_module=module)
+        except RuntimeError as error:  # what torch makes of any failure to write
+            raise OSError(errno.EFBIG, f"torch could not lay out {hollows.num_bytes} bytes as one file") from error
     offsets = _storage_offsets(path, len(hollows.tensors))
 
     def finish(file: BinaryIO, checksums: Sequence[int]) -> None:
@@ -69,6 +73,11 @@ class Hollows:
         self.tensors: dict[int, LazyTensor] = {}
         self._hollows: dict[int, torch.Tensor] = {}
         self._pages: dict[torch.dtype, mmap.mmap] = {}
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of all tensors."""
+        return sum(map(num_bytes, self.tensors.values()))
 
     def hollow(self, tensor: LazyTensor) -> torch.Tensor:
         """The stand-in of a lazy tensor, of its shape and dtype, with a storage of its own."""

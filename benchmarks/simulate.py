@@ -1,0 +1,200 @@
+"""What a growth of a large state costs the tool itself, without a disk that could hold it.
+
+    python benchmarks/simulate.py [--size 70B] [--seconds 60] [--separate split|none] [--directory DIR]
+
+The source is virtual: Llama's shapes of that size with AdamW's moments in float32, whose rows come out of a buffer in
+memory. It goes through the whole pipeline of `ckptgrow width`, hash of the source, checksums and the layout of the
+output included, into files of full length that stay empty: what would be written to them is counted instead. Where the
+data takes longer than `--seconds`, the run ends there, and what all of it would take is the time a byte, times its
+bytes.
+
+Told are CPU seconds (user and system) and seconds of each phase: the plan (names, chains of tensors), the layout (all
+that is written before the data), the data with what follows it (checksums put in); and the peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import ckptgrow
+from ckptgrow.choices import Separation
+from ckptgrow.formats import known_formats
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.lightning import from_tree
+from ckptgrow.storage.files import tensor_writing
+from ckptgrow.storage.tensors import InMemory, LazyTensor, Made
+from ckptgrow.storage.tree import Tree
+
+# layers, hidden, feed-forward, heads, key and value heads, vocabulary
+SIZES = {
+    "1B": (16, 2048, 8192, 32, 8, 128256),
+    "8B": (32, 4096, 14336, 32, 8, 128256),
+    "70B": (80, 8192, 28672, 64, 8, 128256),
+    "405B": (126, 16384, 53248, 128, 8, 128256),
+}
+GIGA = 10**9
+
+
+class EnoughError(Exception):
+    """The time for the data is over."""
+
+
+@dataclass
+class Phases:
+    """When each phase ended, in CPU seconds and seconds, and how many bytes were counted; None for no limit of time."""
+
+    limit: float | None
+    marks: list[tuple[str, float, float]] = field(default_factory=list[tuple[str, float, float]])
+    num_bytes: int = 0
+    total: int = 0
+
+    def mark(self, name: str) -> None:
+        """Ends a phase."""
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        self.marks.append((name, used.ru_utime + used.ru_stime, time.perf_counter()))
+
+    def count(self, length: int) -> None:
+        """Counts bytes; the first of them end the layout. Raises EnoughError when the time is over."""
+        if self.num_bytes == 0:
+            self.mark("layout")
+        self.num_bytes += length
+        if self.limit is not None and time.perf_counter() - self.marks[-1][2] > self.limit:
+            raise EnoughError
+
+    def told(self) -> dict[str, tuple[float, float]]:
+        """CPU seconds and seconds of each phase."""
+        pairs = zip(self.marks, self.marks[1:], strict=False)
+        return {name: (cpu - before[1], at - before[2]) for before, (name, cpu, at) in pairs}
+
+
+def virtual(shape: tuple[int, ...], pool: torch.Tensor) -> LazyTensor:
+    """A tensor whose rows lie in a buffer, each at a place of its own as far as there are some."""
+    row = int(np.prod(shape[1:]))
+
+    def rows(start: int, stop: int) -> torch.Tensor:
+        length = (stop - start) * row
+        begin = start * row % (len(pool) - length)
+        return pool[begin : begin + length].view(stop - start, *shape[1:])
+
+    return Made(shape, torch.float32, rows)
+
+
+def source(size: str) -> Checkpoint:
+    """A Lightning checkpoint of a size that lies nowhere."""
+    layers, hidden, ffn, heads, kv_heads, vocabulary = SIZES[size]
+    key = hidden // heads * kv_heads
+    shapes = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    for layer in range(layers):
+        inside: dict[str, tuple[int, ...]] = {
+            "self_attn.q_proj": (hidden, hidden),
+            "self_attn.k_proj": (key, hidden),
+            "self_attn.v_proj": (key, hidden),
+            "self_attn.o_proj": (hidden, hidden),
+            "mlp.gate_proj": (ffn, hidden),
+            "mlp.up_proj": (ffn, hidden),
+            "mlp.down_proj": (hidden, ffn),
+            "input_layernorm": (hidden,),
+            "post_attention_layernorm": (hidden,),
+        }
+        shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in inside.items()}
+    shapes |= {"model.norm.weight": (hidden,), "lm_head.weight": (vocabulary, hidden)}
+    pool = torch.rand(2**24, generator=torch.Generator().manual_seed(0)) + 0.01
+    step = InMemory(torch.tensor(1000.0))
+    moments = ("exp_avg", "exp_avg_sq")
+    records = [{"step": step, **{one: virtual(shape, pool) for one in moments}} for shape in shapes.values()]
+    group = {"lr": 1e-4, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, "amsgrad": False, "maximize": False}
+    config = {
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "intermediate_size": ffn,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocabulary,
+        "tie_word_embeddings": False,
+    }
+    tree: dict[str, Tree] = {
+        "state_dict": {f"model.{name}": virtual(shape, pool) for name, shape in shapes.items()},
+        "optimizer_states": [
+            {"state": dict(enumerate(records)), "param_groups": [{**group, "params": list(range(len(records)))}]}
+        ],
+        "hyper_parameters": {"config": config},
+        "global_step": 1000,
+        "epoch": 0,
+    }
+    return from_tree(tree, Path(f"virtual-{size}.ckpt"), "lightning")
+
+
+@contextmanager
+def counting(phases: Phases) -> Generator[None]:
+    """Where what is written to tensors' places is counted, and room on the disk is not asked for."""
+    writer: Any = tensor_writing._Writer  # pyright: ignore[reportPrivateUsage]
+    write_at, check_space = writer._write_at, known_formats.check_space
+    writer._write_at = lambda self, descriptor, data, position: phases.count(len(data))
+    known_formats.check_space = lambda target, num_bytes: None
+    try:
+        yield
+    finally:
+        writer._write_at, known_formats.check_space = write_at, check_space
+
+
+def simulated(size: str, directory: Path, separate: Separation, phases: Phases) -> bool:
+    """Grows a virtual state; returns whether it came to its end."""
+
+    def progress(total: int) -> Any:
+        phases.total = total
+        phases.mark("plan")
+        return lambda amount: None
+
+    phases.mark("begin")
+    old = source(size)
+    with counting(phases):
+        try:
+            ckptgrow.width(old, directory / "grown.ckpt", separate=separate, progress=progress)
+        except EnoughError:
+            phases.mark("data")
+            return False
+    phases.mark("data")
+    return True
+
+
+def main() -> None:
+    """Runs one simulation and prints its figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--size", choices=SIZES, default="70B")
+    parser.add_argument("--separate", choices=["split", "none"], default="split")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for the data; 0 for all of it")
+    parser.add_argument("--directory", type=Path, help="where the empty files lie, sparse")
+    asked = parser.parse_args()
+    phases = Phases(asked.seconds or None)
+    with tempfile.TemporaryDirectory(dir=asked.directory) as directory:
+        is_whole = simulated(asked.size, Path(directory), asked.separate, phases)
+        on_disk = sum(one.stat().st_blocks * 512 for one in Path(directory).rglob("*") if one.is_file())
+    for name, (cpu, seconds) in phases.told().items():
+        print(f"{name:8} {cpu:9.2f} CPU s {seconds:9.2f} s")
+    cpu, seconds = phases.told()["data"]
+    share = phases.num_bytes / phases.total
+    print(f"counted  {phases.num_bytes / GIGA:.1f} of {phases.total / GIGA:.1f} GB ({share:.1%})")
+    print(f"each GB  {cpu * GIGA / phases.num_bytes:.3f} CPU s, {phases.num_bytes / GIGA / seconds:.2f} GB/s")
+    if not is_whole:
+        print(f"all of it {cpu / share / 3600:.2f} CPU h, {seconds / share / 3600:.2f} h")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"peak     {peak:.2f} GiB; {os.cpu_count()} cores, torch {torch.__version__}; {on_disk} bytes on the disk")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

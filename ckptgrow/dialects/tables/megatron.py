@@ -1,0 +1,105 @@
+"""Megatron-core's GPTModel: all layers in one tensor, queries, keys and values by key and value head, and the gate
+above what it gates. Megatron-LM leaves its arguments beside the model, and these say the sizes; Megatron-core alone
+leaves none, and the user passes transformers' config.
+
+Source: NVIDIA, Megatron-core 0.16.1, `models/gpt`, `transformer/attention.py`, `transformer/mlp.py`; Megatron-LM,
+`megatron/training/arguments.py`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ckptgrow.dialects.dialect import ConfigMap, Dialect, Row
+
+THEIR, OUR = "decoder.layers.", "model.layers.{layer}."
+FUSED = THEIR + "self_attention.linear_qkv."
+Q, K, V = (f"{OUR}self_attn.{letter}_proj" for letter in "qkv")
+EMBEDDING = Row("embedding.word_embeddings.weight", "model.embed_tokens.weight")
+HEAD = Row("output_layer.weight", "lm_head.weight")
+FINAL = Row("decoder.final_layernorm.weight", "model.norm.weight")
+BIAS = Row(FUSED + "bias", f"{Q}.bias", f"{K}.bias", f"{V}.bias", how="stack group")
+HEAD_NORMS = tuple(
+    Row(f"{THEIR}self_attention.{letter}_layernorm.weight", f"{OUR}self_attn.{letter}_norm.weight", how="stack")
+    for letter in "qk"
+)
+
+
+def _rows(*in_attention: Row) -> tuple[Row, ...]:
+    """The rows of all layers, with further ones of the attention."""
+    return (
+        EMBEDDING,
+        Row(FUSED + "layer_norm_weight", OUR + "input_layernorm.weight", how="stack"),
+        Row(FUSED + "weight", f"{Q}.weight", f"{K}.weight", f"{V}.weight", how="stack group"),
+        Row(THEIR + "self_attention.linear_proj.weight", OUR + "self_attn.o_proj.weight", how="stack"),
+        *in_attention,
+        Row(THEIR + "mlp.linear_fc1.layer_norm_weight", OUR + "post_attention_layernorm.weight", how="stack"),
+        Row(
+            THEIR + "mlp.linear_fc1.weight",
+            *(OUR + "mlp.gate_proj.weight", OUR + "mlp.up_proj.weight"),
+            how="stack join",
+        ),
+        Row(THEIR + "mlp.linear_fc2.weight", OUR + "mlp.down_proj.weight", how="stack"),
+        FINAL,
+    )
+
+
+FIELDS = (
+    ("num_layers", "num_hidden_layers"),
+    ("hidden_size", "hidden_size"),
+    ("ffn_hidden_size", "intermediate_size"),
+    ("num_attention_heads", "num_attention_heads"),
+    ("num_query_groups", "num_key_value_heads"),
+    ("padded_vocab_size", "vocab_size"),
+    ("max_position_embeddings", "max_position_embeddings"),
+    ("norm_epsilon", "rms_norm_eps"),
+    ("rotary_base", "rope_theta"),
+)
+HEAD_SIZE = ("kv_channels", "head_dim")
+PLAIN: Mapping[str, tuple[Any, ...]] = {
+    "normalization": ("RMSNorm",),
+    "position_embedding_type": ("rope",),
+    "rotary_percent": (1.0, None),
+    "rotary_interleaved": (False, None),
+    "use_rope_scaling": (False, None),
+    "swiglu": (True,),
+    "add_bias_linear": (False,),
+    "num_experts": (None,),
+    "multi_latent_attention": (False, None),
+    "apply_layernorm_1p": (False, None),
+    "qk_layernorm": (False, None),
+    "add_qkv_bias": (False, None),
+}
+
+
+def _dialects(
+    model_type: str, architecture: str, expects: Mapping[str, tuple[Any, ...]], *in_attention: Row
+) -> tuple[Dialect, ...]:
+    """A family's dialects, with a head of its own and with the embedding as its head."""
+    return tuple(
+        Dialect(
+            name=f"megatron-{model_type}{'-tied' if is_tied else ''}",
+            trainer="Megatron",
+            model_types=(model_type,),
+            rows=_rows(*in_attention) if is_tied else (*_rows(*in_attention), HEAD),
+            config=ConfigMap(
+                at=("args",),
+                fields=FIELDS if model_type == "qwen2" else (*FIELDS, HEAD_SIZE),
+                constants={
+                    "model_type": model_type,
+                    "architectures": [architecture],
+                    "tie_word_embeddings": is_tied,
+                    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
+                },
+                expects={**PLAIN, **expects},
+            ),
+            kind="megatron",
+        )
+        for is_tied in (False, True)
+    )
+
+
+DIALECTS = (
+    *_dialects("llama", "LlamaForCausalLM", {}),
+    *_dialects("qwen2", "Qwen2ForCausalLM", {"add_qkv_bias": (True,)}, BIAS),
+    *_dialects("qwen3", "Qwen3ForCausalLM", {"qk_layernorm": (True,)}, *HEAD_NORMS),
+)
