@@ -32,7 +32,7 @@ def records_in(
         if name not in stored or value.shape != stored[name].shape:
             raise CheckpointError(
                 f"{path}: {key} has shape {list(value.shape)} and is no parameter's, expected Megatron's fully "
-                "reshardable optimizer; save it with --dist-ckpt-optim-fully-reshardable"
+                "reshardable optimizer; save it in that form"
             )
         records.setdefault(name, {})[entry] = value
     return {name: records[name] for name in stored if name in records}

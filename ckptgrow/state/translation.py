@@ -6,6 +6,7 @@ Growth, verification and conversion see transformers' model alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -39,6 +40,7 @@ from ckptgrow.state.wrappers import bare_names
 from ckptgrow.storage.tensors import LazyTensor, Zeros, whole
 
 Config = Mapping[str, Any]
+MOST_NAMED = 3  # dialects of one trainer, where all say the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,10 +212,20 @@ def why_unknown(checkpoint: Checkpoint, config: Path | None = None) -> str:
     for name, reason in reasons.items():
         alike.setdefault(reason.partition(", expected ")[0], []).append(name)
     told = [
-        f"{names[0]} ({reasons[names[0]]})" if len(names) == 1 else f"{', '.join(names)} ({found})"
+        f"{names[0]} ({reasons[names[0]]})" if len(names) == 1 else f"{', '.join(_shortened(names))} ({found})"
         for found, names in alike.items()
     ]
     return "tried " + "; ".join(told)
+
+
+def _shortened(names: Sequence[str]) -> Iterator[str]:
+    """Names of dialects, of which many of one trainer are one: `litgpt-… (7)`."""
+    stems = Counter(name.partition("-")[0] for name in names)
+    for stem in dict.fromkeys(name.partition("-")[0] for name in names):
+        if stems[stem] > MOST_NAMED:
+            yield f"{stem}-… ({stems[stem]})"
+        else:
+            yield from (name for name in names if name.partition("-")[0] == stem)
 
 
 def changed_by(translation: Translation, read: Checkpoint, there: Checkpoint) -> list[str]:

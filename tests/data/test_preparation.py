@@ -65,13 +65,13 @@ def documents(out: Path, split: str) -> list[str]:
     return [one.decode() for one in tokens(out, split).split(b"\0")[:-1]]
 
 
-@pytest.mark.parametrize("name", WRITERS)
 def test_a_tokenizer_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_text("a line\n")
     refused(["data", str(tmp_path / "a.txt"), str(tmp_path / "out")], capsys, "--tokenizer: is missing", "bytes")
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", WRITERS)
 def test_every_kind_of_input_gives_the_same_documents(tmp_path: Path, name: str) -> None:
     WRITERS[name](tmp_path / name)
     done = prepare([str(tmp_path / name)], tmp_path / "out", val_fraction=0.2)

@@ -31,7 +31,10 @@ def test_the_demo_is_what_its_commands_do(
     monkeypatch.setattr(demo_plan, "TRAIN", {**demo_plan.TRAIN, "val_every": 8, "val_sequences": 16})
     assert run_command(["demo", "--json"]) == 0
     output = capsys.readouterr()
-    assert "sequences; val_loss is over the split's first val_sequences" in output.err + output.out
+    assert (
+        "sequences as long as the model reads; val_loss is over the split's first val_sequences"
+        in output.err + output.out
+    )
     found = json.loads(output.out)
     commands = [shlex.split(line[2:]) for line in output.err.splitlines() if line.startswith("$ ")]
     assert [one[1] for one in commands] == ["data", "run", "train", "report", *["generate"] * 3]
