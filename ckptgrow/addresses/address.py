@@ -13,16 +13,21 @@ ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+.*")
 PAGE = re.compile(r"https?://(?:www\.)?huggingface\.co/(?P<name>[^/]+/[^/]+?)(?:/tree/(?P<revision>[^/]+))?/?")
 
 
+def is_address(path: str | Path) -> bool:
+    """Whether a path is the words of an address."""
+    return ADDRESS.fullmatch(str(path)) is not None
+
+
 def typed(path: str | Path) -> str:
     """The words behind a path: of an address, a path keeps one slash of two, and something here stands in for it."""
     words = as_typed(str(path))
-    return re.sub(r":/+", "://", words, count=1) if ADDRESS.fullmatch(words) else words
+    return re.sub(r":/+", "://", words, count=1) if is_address(words) else words
 
 
 def local_path(source: str | Path) -> Path:
     """The path of a checkpoint, fetched where an address names it; raises RequestError where it cannot be."""
     words = typed(source)
-    if not ADDRESS.fullmatch(words):
+    if not is_address(words):
         return Path(source)
     page = PAGE.fullmatch(words)
     if page is not None:

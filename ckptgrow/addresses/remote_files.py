@@ -62,17 +62,33 @@ def is_elsewhere(path: Path) -> bool:
 
 
 def read_range(path: Path, offset: int, view: memoryview) -> int:
-    """Reads an object's bytes from an offset on into a view; returns how many there were.
+    """Reads a file's bytes from an offset on into a view, wherever they lie; returns how many there were.
 
-    Raises CheckpointError where it cannot be read.
+    Raises CheckpointError where an object cannot be read.
     """
-    found = _STANDING_IN[path]
+    found = _STANDING_IN.get(path)
+    if found is None:
+        return _read_here(path, offset, view)
     try:
         data = found.system.cat_file(found.path, start=offset, end=min(offset + len(view), found.size))
     except OSError as error:
         raise CheckpointError(f"{found.path}: could not be read ({error})") from error
     view[: len(data)] = data
     return len(data)
+
+
+def _read_here(path: Path, offset: int, view: memoryview) -> int:
+    done = 0
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        while done < len(view):
+            got = os.preadv(descriptor, [view[done:]], offset + done)
+            if got == 0:
+                break
+            done += got
+    finally:
+        os.close(descriptor)
+    return done
 
 
 def fetched_whole(path: Path) -> Path:

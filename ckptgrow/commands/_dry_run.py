@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
-from ckptgrow.addresses.address import ADDRESS, typed
+from ckptgrow.addresses.address import is_address, typed
 from ckptgrow.commands._screen import Screen
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def room_for(checkpoint: Checkpoint, target: Path) -> Room:
 
 def _written_in(target: Path) -> Path:
     """The directory whose disk an output needs: for an address that of temporary files, where it is made first."""
-    return Path(gettempdir()) if ADDRESS.fullmatch(str(target)) else target.absolute().parent
+    return Path(gettempdir()) if is_address(target) else target.absolute().parent
 
 
 def tell_room(room: Room, target: Path, screen: Screen) -> int:

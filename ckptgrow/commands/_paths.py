@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from ckptgrow.addresses.address import ADDRESS, local_path, of_bare_name, typed
+from ckptgrow.addresses.address import is_address, local_path, of_bare_name, typed
 from ckptgrow.addresses.remote_files import fetched_whole
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.storage.files.targets import check_suffix, check_target
@@ -56,12 +56,12 @@ def whole_checkpoints_at(paths: list[Path]) -> list[Path]:
 
 def grown_at(path: Path) -> Path:
     """Where a checkpoint is written, be it an address, with `~` as the home directory."""
-    return path if ADDRESS.fullmatch(str(path)) else path.expanduser()
+    return path if is_address(path) else path.expanduser()
 
 
 def output_at(path: Path) -> Path:
     """Where to write, with `~` as the home directory; raises RequestError for an address."""
-    if ADDRESS.fullmatch(str(path)):
+    if is_address(path):
         raise RequestError(f"{typed(path)}: is an address, expected a local path; copy the output there afterwards")
     return path.expanduser()
 
@@ -74,7 +74,7 @@ def check_paths(source: Path, target: Path, *, force: bool) -> None:
 
 def _elsewhere(path: Path) -> Path:
     """Where what a path names lies when it is not on this machine, fetched; raises RequestError where it is nowhere."""
-    if ADDRESS.fullmatch(str(path)):
+    if is_address(path):
         return local_path(path)
     found = of_bare_name(str(path))
     if found is None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ckptgrow.addresses.address import ADDRESS
+from ckptgrow.addresses.address import is_address
 from ckptgrow.commands._growth_shared import WritingOptions, perform
 from ckptgrow.commands._option_groups import takes
 from ckptgrow.commands._option_helps import helps_of
@@ -103,4 +103,4 @@ def _pair(recipe: Path, tree: Mapping[str, Any], source: Path | None, target: Pa
 
 def _seen_from(recipe: Path, said: str) -> Path:
     """A path in a recipe is seen from its directory, an address from anywhere."""
-    return Path(said) if ADDRESS.fullmatch(said) else recipe.expanduser().parent / said
+    return Path(said) if is_address(said) else recipe.expanduser().parent / said

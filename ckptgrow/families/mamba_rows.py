@@ -8,6 +8,7 @@ Source: Dao and Gu, "Transformers are SSMs", arXiv 2405.21060; transformers `Mam
 """
 
 from ckptgrow.families.family import Parameter, Refusal, Size
+from ckptgrow.families.rows import LAYER, SIZES
 
 UNITS = ("state_heads", "groups")  # which grow where everything does
 CHANNELS = "state_heads state_head + groups state + groups state"
@@ -15,6 +16,40 @@ FOLLOWS_HIDDEN = Refusal(
     "hidden",
     "the number of its states' heads follows the hidden size, and a norm runs over them; ⟦factor K⟧ multiplies it",
 )
+
+
+FEED_FORWARD = LAYER + "feed_forward."
+FEED_FORWARD_PART = (
+    Parameter(FEED_FORWARD + "gate_proj.weight", "ffn <- normed"),
+    Parameter(FEED_FORWARD + "gate_proj.bias", "ffn", when="mlp_bias"),
+    Parameter(FEED_FORWARD + "up_proj.weight", "ffn! <- normed"),
+    Parameter(FEED_FORWARD + "up_proj.bias", "ffn!", when="mlp_bias"),
+    Parameter(FEED_FORWARD + "down_proj.weight", "residual <- ffn"),
+    Parameter(FEED_FORWARD + "down_proj.bias", "residual", when="mlp_bias"),
+)
+NORMS_BEFORE_PARTS = (
+    Parameter(LAYER + "input_layernorm.weight", "gain normed"),
+    Parameter(LAYER + "pre_ff_layernorm.weight", "gain normed"),
+)
+FINAL_LAYERNORM = (
+    Parameter("model.final_layernorm.weight", "gain final"),
+    Parameter("lm_head.weight", "vocab <- final"),
+)
+
+
+def sizes_with_states(inner: Size) -> dict[str, Size]:
+    """The sizes of models that have attention too, whose config fields of states begin with `mamba_`; `inner`: that of
+    all heads of a state.
+    """
+    states = state_sizes(
+        heads="mamba_n_heads",
+        head="mamba_d_head",
+        groups="mamba_n_groups",
+        state="mamba_d_state",
+        taps="mamba_d_conv",
+        inner=inner,
+    )
+    return {**SIZES, **states}
 
 
 def state_sizes(

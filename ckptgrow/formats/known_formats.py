@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ckptgrow.addresses.address import ADDRESS, typed
+from ckptgrow.addresses.address import is_address, typed
 from ckptgrow.addresses.remote_files import put
 from ckptgrow.distributed import processes
 from ckptgrow.errors import CheckpointError, RequestError
@@ -76,7 +76,7 @@ def check_output(source: Path, target: Path, *, force: bool, kind: str | None = 
         check_suffix(target, is_directory=source.is_dir(), besides=source.suffix)
     else:  # Lightning names directories of a distributed checkpoint .ckpt too
         check_suffix(target, is_directory=kind not in ("lightning", "torch"), besides=".ckpt" if kind in SHARED else "")
-    if ADDRESS.fullmatch(str(target)):
+    if is_address(target):
         return
     there, here = target.resolve(), source.resolve()
     if there in here.parents or here in there.parents:
@@ -98,7 +98,7 @@ def write_checkpoint(
     Raises RequestError where the disk has too little room, the kind cannot be written by several processes, or, without
     `force`, something has come to be at `target` meanwhile.
     """
-    if ADDRESS.fullmatch(str(target)):
+    if is_address(target):
         _write_elsewhere(checkpoint, target, progress, max_shard_bytes)
         return
     together = processes()

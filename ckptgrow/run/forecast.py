@@ -94,12 +94,12 @@ def forecast(work: Work, measure: int = 0) -> Forecast:
         settings = with_fitting_length(settings_for(given, carried), config, {**carried, **given})
         carried = settings.carried()
         found.append(_with_probe(_stage(work, number, config, settings), number, settings, found))
-        too_much = _too_much(found[-1], measure) if measure else ""
-        if measure and not too_much:
+        too_much = _too_much(found[-1], measure)
+        if too_much:
+            found[-1] = replace(found[-1], not_measured=too_much)
+        elif measure:
             seconds = _seconds_per_step(given | {"config": dict(config)}, carried, measure, work.out)
             found[-1] = replace(found[-1], seconds_per_step=seconds)
-        elif measure:
-            found[-1] = replace(found[-1], not_measured=too_much)
     return Forecast(tuple(found), _disk_bytes(work.plan, found))
 
 
@@ -170,7 +170,7 @@ def _too_much(one: StageForecast, num: int) -> str:
 
     Activations by Korthikanti et al. (arXiv 2205.05198, equation 1), of float32; logits as the loss needs them.
     """
-    if torch.cuda.is_available():
+    if not num or torch.cuda.is_available():
         return ""
     settings, architecture = one.settings, _architecture(one.config)
     tokens = settings.batch_size * (settings.seqlen or SEQLEN)

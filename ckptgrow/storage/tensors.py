@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +12,7 @@ from typing import Protocol, TypeGuard, runtime_checkable
 import numpy as np
 import torch
 
-from ckptgrow.addresses.remote_files import is_elsewhere, read_range
+from ckptgrow.addresses.remote_files import read_range
 from ckptgrow.errors import CheckpointError
 
 CHUNK_BYTES = 2 * 2**20  # as much of a tensor as is in memory at once
@@ -162,21 +161,9 @@ class Stored:
 
     def _read(self, offset: int, count: int) -> torch.Tensor:
         buffer = np.empty(count * self.dtype.itemsize, dtype=np.uint8)
-        view, done = buffer.data, 0
-        if is_elsewhere(self.path):
-            done = read_range(self.path, offset, view)
-            if done < len(view):
-                raise CheckpointError(f"{self.path}: ends inside a tensor, expected {len(view) - done} more bytes")
-            return torch.from_numpy(buffer).view(self.dtype)
-        descriptor = os.open(self.path, os.O_RDONLY)
-        try:
-            while done < len(view):
-                got = os.preadv(descriptor, [view[done:]], offset + done)
-                if got == 0:
-                    raise CheckpointError(f"{self.path}: ends inside a tensor, expected {len(view) - done} more bytes")
-                done += got
-        finally:
-            os.close(descriptor)
+        done = read_range(self.path, offset, buffer.data)
+        if done < buffer.nbytes:
+            raise CheckpointError(f"{self.path}: ends inside a tensor, expected {buffer.nbytes - done} more bytes")
         return torch.from_numpy(buffer).view(self.dtype)
 
 

@@ -48,7 +48,7 @@ ROUTED = {
     "norm_topk_prob": True,
     "routed_scaling_factor": 1.5,
 }
-GPTJ = {
+GPT2 = {
     "n_embd": 16,
     "n_layer": 2,
     "n_head": 4,
@@ -57,9 +57,8 @@ GPTJ = {
     "resid_pdrop": 0.0,
     "embd_pdrop": 0.0,
     "attn_pdrop": 0.0,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
 }
+GPTJ = {**GPT2, "bos_token_id": 0, "eos_token_id": 0}
 MODERNBERT = {
     "local_attention": 6,
     "layer_types": ["full_attention", "sliding_attention"],
@@ -130,19 +129,7 @@ HYBRID = {
 SHARED = {**EXPERTS, "shared_expert_intermediate_size": 12}
 
 CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "gpt2": (
-        "gpt2",
-        {
-            "n_embd": 16,
-            "n_layer": 2,
-            "n_head": 4,
-            "n_inner": 20,
-            "n_positions": 32,
-            "resid_pdrop": 0.0,
-            "embd_pdrop": 0.0,
-            "attn_pdrop": 0.0,
-        },
-    ),
+    "gpt2": ("gpt2", GPT2),
     "llama": ("llama", {**GROUPED}),
     "llama tied": ("llama", {**GROUPED, "tie_word_embeddings": True}),
     "llama biased": ("llama", {"attention_bias": True, "mlp_bias": True}),

@@ -130,6 +130,16 @@ class ShardedModule(Module):
         fully_shard(self.lm, mesh=self.device_mesh["data_parallel"])
 
 
+def fitted_by_lightning(module: Module, steps: int, directory: Path, resume: Path | None = None) -> lightning.Trainer:
+    """The trainer that has trained a module up to a step, from a checkpoint on where there is one."""
+    plain: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    runner = lightning.Trainer(
+        max_steps=steps, accelerator="cpu", default_root_dir=directory, limit_val_batches=0, **plain
+    )
+    runner.fit(module, ckpt_path=None if resume is None else str(resume), weights_only=False)
+    return runner
+
+
 def main(directory: Path, then: Any, strategy: str) -> None:
     model = small()
     kind = ShardedModule if strategy == "sharded" else Module

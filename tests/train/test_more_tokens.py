@@ -6,14 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
 import ckptgrow
 from tests.helpers.gpt2 import VOCABULARY, perturbed_gpt2
-from tests.helpers.growing_modules import Module
+from tests.helpers.growing_modules import Module, fitted_by_lightning
 from tests.helpers.trainers import trainer
 from tests.helpers.training_runs import config_file, losses, tiny_data, train_here, weights
 
@@ -44,12 +43,7 @@ def test_lightning_goes_on(tmp_path: Path) -> None:
     def fitted(size: int, steps: int, resume: Path | None = None) -> tuple[Any, Module]:
         model = perturbed_gpt2(vocab_size=size).float()
         module = Module(model, config=model.config.to_dict())
-        plain: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        runner = lightning.Trainer(
-            max_steps=steps, accelerator="cpu", default_root_dir=tmp_path, limit_val_batches=0, **plain
-        )
-        runner.fit(module, ckpt_path=None if resume is None else str(resume), weights_only=False)
-        return runner, module
+        return fitted_by_lightning(module, steps, tmp_path, resume), module
 
     runner, _ = fitted(40, 4)
     runner.save_checkpoint(tmp_path / "small.ckpt")

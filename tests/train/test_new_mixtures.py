@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-import lightning
 import pytest
 import torch
 from transformers import GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MixtralForCausalLM, PreTrainedModel
 
 import ckptgrow
-from tests.helpers.growing_modules import Module
+from tests.helpers.growing_modules import Module, fitted_by_lightning
 from tests.helpers.trainers import trainer
 from tests.helpers.training_runs import losses, tiny_data, train_here, weights
 
@@ -63,12 +62,7 @@ def test_transformers_trainer_goes_on_at_the_small_models_loss(tmp_path: Path) -
 def test_lightning_goes_on_at_the_small_models_loss(tmp_path: Path) -> None:
     def fitted(model: PreTrainedModel, steps: int, resume: Path | None = None) -> tuple[Any, Module]:
         module = Module(model, config=model.config.to_dict())
-        plain: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        runner = lightning.Trainer(
-            max_steps=steps, accelerator="cpu", default_root_dir=tmp_path, limit_val_batches=0, **plain
-        )
-        runner.fit(module, ckpt_path=None if resume is None else str(resume), weights_only=False)
-        return runner, module
+        return fitted_by_lightning(module, steps, tmp_path, resume), module
 
     runner, _ = fitted(small_model(40), 4)
     runner.save_checkpoint(tmp_path / "small.ckpt")

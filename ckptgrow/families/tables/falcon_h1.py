@@ -3,36 +3,26 @@
 Source: Zuo et al., "Falcon-H1", arXiv 2507.22448; transformers `FalconH1ForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Padding, Parameter, Refusal, Size
-from ckptgrow.families.mamba_rows import UNITS, mixer, state_sizes
-from ckptgrow.families.rows import ATTENTION, ATTENTION_BIASES, EMBEDDING, LAYER, SIZES, TIE
+from ckptgrow.families.family import Family, Padding, Refusal, Size
+from ckptgrow.families.mamba_rows import (
+    FEED_FORWARD_PART,
+    FINAL_LAYERNORM,
+    NORMS_BEFORE_PARTS,
+    UNITS,
+    mixer,
+    sizes_with_states,
+)
+from ckptgrow.families.rows import ATTENTION, ATTENTION_BIASES, EMBEDDING, LAYER, TIE
 from ckptgrow.families.task_rows import VALUES
-
-FFN = LAYER + "feed_forward."
 
 FAMILY = Family(
     model_type="falcon_h1",
     base_prefix="model.",
     num_layers="num_hidden_layers",
-    sizes={
-        **SIZES,
-        **state_sizes(
-            heads="mamba_n_heads",
-            head="mamba_d_head",
-            groups="mamba_n_groups",
-            state="mamba_d_state",
-            taps="mamba_d_conv",
-            inner=Size(config="mamba_d_ssm", product=("expansion", "residual")),
-        ),
-    },
+    sizes=sizes_with_states(Size(config="mamba_d_ssm", product=("expansion", "residual"))),
     parameters=(
         EMBEDDING,
-        Parameter(FFN + "gate_proj.weight", "ffn <- normed"),
-        Parameter(FFN + "gate_proj.bias", "ffn", when="mlp_bias"),
-        Parameter(FFN + "up_proj.weight", "ffn! <- normed"),
-        Parameter(FFN + "up_proj.bias", "ffn!", when="mlp_bias"),
-        Parameter(FFN + "down_proj.weight", "residual <- ffn"),
-        Parameter(FFN + "down_proj.bias", "residual", when="mlp_bias"),
+        *FEED_FORWARD_PART,
         *mixer(
             LAYER + "mamba.",
             bias="mamba_proj_bias",
@@ -42,10 +32,8 @@ FAMILY = Family(
         ),
         *ATTENTION,
         *ATTENTION_BIASES,
-        Parameter(LAYER + "input_layernorm.weight", "gain normed"),
-        Parameter(LAYER + "pre_ff_layernorm.weight", "gain normed"),
-        Parameter("model.final_layernorm.weight", "gain final"),
-        Parameter("lm_head.weight", "vocab <- final"),
+        *NORMS_BEFORE_PARTS,
+        *FINAL_LAYERNORM,
     ),
     tie=TIE,
     padding=Padding("rms", "rms_norm_eps"),

@@ -6,9 +6,8 @@ Source: IBM Granite Team, "Granite 4.0", 2025; transformers `GraniteMoeHybridFor
 from dataclasses import replace
 
 from ckptgrow.families.family import Family, Parameter, Size
-from ckptgrow.families.mamba_rows import FOLLOWS_HIDDEN, UNITS, mixer
+from ckptgrow.families.mamba_rows import FOLLOWS_HIDDEN, UNITS, mixer, sizes_with_states
 from ckptgrow.families.rows import ATTENTION, ATTENTION_BIASES, EMBEDDING, FINAL, LAYER, NORMS, TIE
-from ckptgrow.families.tables.bamba import SIZES_WITH_STATES
 from ckptgrow.families.task_rows import VALUES
 
 STATES = "layer_types == linear_attention or mamba"
@@ -20,7 +19,7 @@ FAMILY = Family(
     base_prefix="model.",
     num_layers="num_hidden_layers",
     sizes={
-        **SIZES_WITH_STATES,
+        **sizes_with_states(Size(product=("expansion", "residual"))),
         "experts": Size(config="num_local_experts", is_optional=True),
         "routed": Size(same="experts"),
         "shared_ffn": Size(config="shared_intermediate_size"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ckptgrow.addresses.address import ADDRESS, check_address
+from ckptgrow.addresses.address import check_address, is_address
 from ckptgrow.errors import RequestError, listing
 
 ARCHIVES = (".bin", ".ckpt", ".pt", ".pth")  # files of torch.save
@@ -15,7 +15,7 @@ def check_target(source: Path, target: Path, *, force: bool) -> None:
     """Raises RequestError where writing `target` would overwrite the source, or something else without `force`, be it a
     path or an address.
     """
-    if ADDRESS.fullmatch(str(target)):
+    if is_address(target):
         check_address(target, force=force)
         return
     if target.exists() and source.exists() and target.samefile(source):
