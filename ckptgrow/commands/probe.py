@@ -127,7 +127,8 @@ def probe(
     )
     try:
         with _place(work) as directory:
-            found = run_probe(source, data, directory, request, lambda one: screen.note(spelled(one)))
+            with screen.stages() as stage:
+                found = run_probe(source, data, directory, request, lambda one: screen.note(spelled(one)), stage)
     except Interrupted as interruption:
         screen.warn(interrupted("probe", interruption.number))
         raise typer.Exit(128 + interruption.number) from interruption
