@@ -82,7 +82,7 @@ def _grown_by(entry: Mapping[str, Any]) -> str:
     try:
         recipe = recorded_recipe(cast(GrowthRecord, entry))
         options = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()}
-        words = words_of_command(options.pop("operator"), (), options)
+        words = words_of_command(str(options.pop("operator")), (), options)
         versions = f"{COMMAND} {entry['version']} and torch {entry['torch']}"
         return f"{shlex.join(words[1:])}, at step {entry['step'][0]:,}, by {versions}"
     except (KeyError, TypeError, ValueError):

@@ -442,7 +442,9 @@ def _config(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file, expected a transformers config.json") from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({reason_of(error)}), expected a transformers config.json") from error
+        raise ConfigError(
+            f"{path}: cannot be read ({reason_of(error)}), expected a transformers config.json"
+        ) from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise ConfigError(f"{path}: has no model_type, expected a transformers config.json")
     return config

@@ -92,8 +92,8 @@ def _members(
             except damages as error:
                 kind = path.suffix.lower()
                 raise DataError(
-                    f"{path}: is damaged, or no {kind} file ({reason_of(error)}), expected a whole one; copy it again, or correct "
-                    "its name"
+                    f"{path}: is damaged, or no {kind} file ({reason_of(error)}), expected a whole one; copy it again, "
+                    "or correct its name"
                 ) from error
             if content:
                 yield content

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from ckptgrow.errors import ConfigError, RequestError, at, within, reason_of
+from ckptgrow.errors import ConfigError, RequestError, at, reason_of, within
 from ckptgrow.recipes.recipe_options import (
     OF_NEW_OPTIMIZERS,
     OF_STAGES,
@@ -128,7 +128,9 @@ def _config(path: Path) -> Mapping[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"config: {path} cannot be read ({reason_of(error)}), expected a transformers config.json") from error
+        raise ConfigError(
+            f"config: {path} cannot be read ({reason_of(error)}), expected a transformers config.json"
+        ) from error
     if not isinstance(config, dict):
         raise ConfigError(f"config: {path} is not a transformers config.json")
     return cast(Mapping[str, Any], config)

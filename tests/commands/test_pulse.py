@@ -229,5 +229,7 @@ def test_a_log_of_a_real_command_says_what_it_does(small: Path, tmp_path: Path) 
         words, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     doing = [line for line in done.stderr.splitlines() if line.startswith("… ")]
-    assert any(line.startswith("… ckptgrow width, ") for line in doing) and any("widening small.ckpt" in line for line in doing)
+    assert any(line.startswith("… ckptgrow width, ") for line in doing) and any(
+        "widening small.ckpt" in line for line in doing
+    )
     assert all(one.startswith(("… ", "note: ")) for one in done.stderr.splitlines())

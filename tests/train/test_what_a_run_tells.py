@@ -68,9 +68,7 @@ def test_a_validation_is_told_with_its_step_where_that_is_an_earlier_one(
     assert all(f"val {loss}" in line for line in told if line.startswith(("step 4/9", "step 5/9")))
 
 
-def test_the_state_at_a_runs_end_is_validated(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_state_at_a_runs_end_is_validated(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert trained(data, tmp_path / "out", "--train-steps=5", "--grad-accum=2", "--val-every=100") == 0
     told = capsys.readouterr().out.splitlines()
     with (tmp_path / "out" / "metrics.csv").open() as file:
