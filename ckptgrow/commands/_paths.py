@@ -116,5 +116,5 @@ def _around(file: Path) -> Path:
     if (file.parent / "config.json").is_file():
         return file.parent
     raise RequestError(
-        f"{file}: holds weights alone, expected a model's directory, with the config.json that tells its architecture"
+        f"{file}: holds weights alone, expected the config.json that tells its architecture beside it; put it there"
     )

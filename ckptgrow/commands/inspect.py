@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -64,10 +65,28 @@ def inspect(
     if found.sha256 is not None:
         screen.say(f"checked: sha256 of its tensors {found.sha256}")
     for entry in found.history:
-        screen.say("grown: " + ", ".join(f"{key} {value}" for key, value in entry.items()))
+        screen.say(f"grown: {_grown_by(entry)}")
     for problem in found.problems:
         screen.warn(problem)
     screen.result(found.to_json())
+
+
+def _grown_by(entry: Mapping[str, Any]) -> str:
+    """A growth out of the history as the command that does it again, and who did it; a record that is not whole as it
+    stands.
+    """
+    from ckptgrow.formats.growth_log import GrowthRecord
+    from ckptgrow.recipes.command_words import COMMAND, words_of_command
+    from ckptgrow.recipes.growth_recipe import recorded_recipe
+
+    try:
+        recipe = recorded_recipe(cast(GrowthRecord, entry))
+        options = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()}
+        words = words_of_command(str(options.pop("operator")), (), options)
+        versions = f"{COMMAND} {entry['version']} and torch {entry['torch']}"
+        return f"{shlex.join(words[1:])}, at step {entry['step'][0]:,}, by {versions}"
+    except (KeyError, TypeError, ValueError):
+        return ", ".join(f"{key} {value}" for key, value in entry.items())
 
 
 def _print_recipe(checkpoint: Path, screen: Screen) -> None:

@@ -126,8 +126,8 @@ def probe(
         processes=processes,
     )
     try:
-        with _place(work) as directory:
-            found = run_probe(source, data, directory, request, lambda one: screen.note(spelled(one)))
+        with _place(work) as directory, screen.stages() as stage:
+            found = run_probe(source, data, directory, request, lambda one: screen.note(spelled(one)), stage)
     except Interrupted as interruption:
         screen.warn(interrupted("probe", interruption.number))
         raise typer.Exit(128 + interruption.number) from interruption

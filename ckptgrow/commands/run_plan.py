@@ -194,7 +194,8 @@ def _show_forecast(work: Work, measure: int, screen: Screen) -> None:
     from ckptgrow.run.work import FIRST_MODEL
 
     check_ahead(work, forecast(work))
-    found = forecast(work, measure)
+    with screen.stages() as stage:
+        found = forecast(work, measure, stage)
     columns = ("stage", "parameters", "without embeddings", "from step", "steps", "tokens", "FLOPs", "time")
     rows = [
         (one.stage.name, one.size.total, one.size.without_embeddings, one.start, one.steps, one.tokens,

@@ -29,12 +29,14 @@ def report(
     """
     with needs("report", "train,plan"):
         from ckptgrow.report.page import write_report
-        from ckptgrow.report.saved_compute import saving_of
+        from ckptgrow.report.saved_compute import incomparable, saving_of
     page, pictures, record = write_report(run, scratch, out)
     screen = Screen(as_json)
     saving = saving_of(record)
     if saving is not None:
         screen.say(saving.sentence)
+    if why_not := incomparable(record):
+        screen.warn(why_not)
     screen.say(
         f"report: {page}"
         + (f", with {', '.join(one.name for one in pictures)} in {pictures[0].parent}" if pictures else "")

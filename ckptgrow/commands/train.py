@@ -25,7 +25,7 @@ from ckptgrow.commands import _options as options
 from ckptgrow.commands._paths import whole_checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import chosen_by_commas, words_by_commas
-from ckptgrow.errors import CkptgrowError, ConfigError, RequestError, at, needs
+from ckptgrow.errors import CkptgrowError, ConfigError, RequestError, at, needs, reason_of
 
 if TYPE_CHECKING:
     from ckptgrow.train.monitor import Progress
@@ -442,7 +442,9 @@ def _config(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file, expected a transformers config.json") from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}), expected a transformers config.json") from error
+        raise ConfigError(
+            f"{path}: cannot be read ({reason_of(error)}), expected a transformers config.json"
+        ) from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise ConfigError(f"{path}: has no model_type, expected a transformers config.json")
     return config

@@ -114,7 +114,7 @@ def test_a_terminal_sees_what_is_done_from_the_first_second_on(small: Path, tmp_
     code, shown = on_a_terminal(["verify", str(small), str(tmp_path / "wide.ckpt")], lambda terminal, shown: None)
     assert code == 0
     doing = SPINNER.findall(shown)
-    assert doing[0] == "loading"
+    assert doing[0] == "ckptgrow verify"
     assert "verified" in SPINNER.sub("", shown)
     assert "…" not in SPINNER.sub("", shown)
 
@@ -229,5 +229,7 @@ def test_a_log_of_a_real_command_says_what_it_does(small: Path, tmp_path: Path) 
         words, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     doing = [line for line in done.stderr.splitlines() if line.startswith("… ")]
-    assert doing[0].startswith("… loading, ") and any("widening small.ckpt" in line for line in doing)
+    assert any(line.startswith("… ckptgrow width, ") for line in doing) and any(
+        "widening small.ckpt" in line for line in doing
+    )
     assert all(one.startswith(("… ", "note: ")) for one in done.stderr.splitlines())

@@ -54,6 +54,8 @@ def show(
     screen = Screen(as_json)
     screen.table("", COLUMNS, [_row(one) for one in found])
     screen.picture(lambda width: _picture(found, width))
+    if other_data := _other_data(found):
+        screen.warn(other_data)
     if plot is not None:
         _draw(plot, found, screen)
     screen.result({"runs": [_as_tree(one) for one in found]})
@@ -75,6 +77,12 @@ def _shown(
     with needs("plan show", "train,plan"):
         from ckptgrow.report.lineages import shown_runs
     return shown_runs(runs, [model_size(one, dialect) for one in params], tokens_per_step)
+
+
+def _other_data(runs: list[ShownRun]) -> str:
+    from ckptgrow.report.run_record import of_other_data
+
+    return of_other_data([one.curve for one in runs])
 
 
 def _draw(plot: Path, runs: list[ShownRun], screen: Screen) -> None:
