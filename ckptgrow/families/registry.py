@@ -11,18 +11,24 @@ from ckptgrow.families.tables.apertus import FAMILY as APERTUS
 from ckptgrow.families.tables.arcee import FAMILY as ARCEE
 from ckptgrow.families.tables.bamba import FAMILY as BAMBA
 from ckptgrow.families.tables.bert import FAMILY as BERT
+from ckptgrow.families.tables.biogpt import FAMILY as BIOGPT
 from ckptgrow.families.tables.bloom import FAMILY as BLOOM
 from ckptgrow.families.tables.codegen import FAMILY as CODEGEN
 from ckptgrow.families.tables.cohere import FAMILY as COHERE
 from ckptgrow.families.tables.cohere2 import FAMILY as COHERE2
 from ckptgrow.families.tables.cwm import FAMILY as CWM
+from ckptgrow.families.tables.deepseek_v2 import FAMILY as DEEPSEEK_V2
 from ckptgrow.families.tables.deepseek_v3 import FAMILY as DEEPSEEK_V3
+from ckptgrow.families.tables.distilbert import FAMILY as DISTILBERT
 from ckptgrow.families.tables.dots1 import FAMILY as DOTS1
 from ckptgrow.families.tables.ernie4_5 import FAMILY as ERNIE4_5
 from ckptgrow.families.tables.ernie4_5_moe import FAMILY as ERNIE4_5_MOE
 from ckptgrow.families.tables.eurobert import FAMILY as EUROBERT
 from ckptgrow.families.tables.exaone4 import FAMILY as EXAONE4
+from ckptgrow.families.tables.exaone_moe import FAMILY as EXAONE_MOE
+from ckptgrow.families.tables.falcon import FAMILY as FALCON
 from ckptgrow.families.tables.falcon_h1 import FAMILY as FALCON_H1
+from ckptgrow.families.tables.falcon_mamba import FAMILY as FALCON_MAMBA
 from ckptgrow.families.tables.flex_olmo import FAMILY as FLEX_OLMO
 from ckptgrow.families.tables.gemma import FAMILY as GEMMA
 from ckptgrow.families.tables.gemma2 import FAMILY as GEMMA2
@@ -30,6 +36,7 @@ from ckptgrow.families.tables.gemma3_text import FAMILY as GEMMA3_TEXT
 from ckptgrow.families.tables.glm import FAMILY as GLM
 from ckptgrow.families.tables.glm4 import FAMILY as GLM4
 from ckptgrow.families.tables.glm4_moe import FAMILY as GLM4_MOE
+from ckptgrow.families.tables.glm4_moe_lite import FAMILY as GLM4_MOE_LITE
 from ckptgrow.families.tables.gpt2 import FAMILY as GPT2
 from ckptgrow.families.tables.gpt_bigcode import FAMILY as GPT_BIGCODE
 from ckptgrow.families.tables.gpt_neox import FAMILY as GPT_NEOX
@@ -41,12 +48,15 @@ from ckptgrow.families.tables.granitemoehybrid import FAMILY as GRANITEMOEHYBRID
 from ckptgrow.families.tables.granitemoeshared import FAMILY as GRANITEMOESHARED
 from ckptgrow.families.tables.helium import FAMILY as HELIUM
 from ckptgrow.families.tables.hunyuan_v1_dense import FAMILY as HUNYUAN_V1_DENSE
+from ckptgrow.families.tables.hunyuan_v1_moe import FAMILY as HUNYUAN_V1_MOE
 from ckptgrow.families.tables.hyperclovax import FAMILY as HYPERCLOVAX
 from ckptgrow.families.tables.internlm3 import FAMILY as INTERNLM3
 from ckptgrow.families.tables.iquestcoder import FAMILY as IQUESTCODER
 from ckptgrow.families.tables.jais2 import FAMILY as JAIS2
 from ckptgrow.families.tables.lfm2 import FAMILY as LFM2
+from ckptgrow.families.tables.lfm2_moe import FAMILY as LFM2_MOE
 from ckptgrow.families.tables.llama import FAMILY as LLAMA
+from ckptgrow.families.tables.mamba import FAMILY as MAMBA
 from ckptgrow.families.tables.mamba2 import FAMILY as MAMBA2
 from ckptgrow.families.tables.minimax_m2 import FAMILY as MINIMAX_M2
 from ckptgrow.families.tables.ministral import FAMILY as MINISTRAL
@@ -67,20 +77,24 @@ from ckptgrow.families.tables.opt import FAMILY as OPT
 from ckptgrow.families.tables.persimmon import FAMILY as PERSIMMON
 from ckptgrow.families.tables.phi import FAMILY as PHI
 from ckptgrow.families.tables.phi3 import FAMILY as PHI3
+from ckptgrow.families.tables.phimoe import FAMILY as PHIMOE
 from ckptgrow.families.tables.qwen2 import FAMILY as QWEN2
 from ckptgrow.families.tables.qwen2_moe import FAMILY as QWEN2_MOE
 from ckptgrow.families.tables.qwen3 import FAMILY as QWEN3
+from ckptgrow.families.tables.qwen3_5_moe_text import FAMILY as QWEN3_5_MOE_TEXT
 from ckptgrow.families.tables.qwen3_5_text import FAMILY as QWEN3_5_TEXT
 from ckptgrow.families.tables.qwen3_moe import FAMILY as QWEN3_MOE
 from ckptgrow.families.tables.qwen3_next import FAMILY as QWEN3_NEXT
 from ckptgrow.families.tables.roberta import FAMILY as ROBERTA
 from ckptgrow.families.tables.seed_oss import FAMILY as SEED_OSS
 from ckptgrow.families.tables.smollm3 import FAMILY as SMOLLM3
+from ckptgrow.families.tables.solar_open import FAMILY as SOLAR_OPEN
 from ckptgrow.families.tables.stablelm import FAMILY as STABLELM
 from ckptgrow.families.tables.starcoder2 import FAMILY as STARCODER2
 from ckptgrow.families.tables.t5 import FAMILY as T5
 from ckptgrow.families.tables.vaultgemma import FAMILY as VAULTGEMMA
 from ckptgrow.families.tables.vit import FAMILY as VIT
+from ckptgrow.families.tables.youtu import FAMILY as YOUTU
 
 TABLES = (
     GPT2,
@@ -157,6 +171,20 @@ TABLES = (
     HYPERCLOVAX,
     INTERNLM3,
     IQUESTCODER,
+    DEEPSEEK_V2,
+    GLM4_MOE_LITE,
+    YOUTU,
+    PHIMOE,
+    SOLAR_OPEN,
+    EXAONE_MOE,
+    LFM2_MOE,
+    QWEN3_5_MOE_TEXT,
+    HUNYUAN_V1_MOE,
+    DISTILBERT,
+    MAMBA,
+    FALCON_MAMBA,
+    FALCON,
+    BIOGPT,
 )
 FAMILIES = Registry(TABLES)
 

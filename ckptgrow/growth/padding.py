@@ -106,15 +106,14 @@ def _check_values(old: Architecture, new: Mapping[str, int], space: str, fresh: 
     """Raises RequestError where new heads would read values that are not new, and so not zero."""
     if fresh in (None, "random-zero") or space != "heads":
         return
-    has_new_values = new.get("kv_heads", 0) > old.sizes.get("kv_heads", 0)
+    grown = {one for one in ("heads", "kv_heads") if one in old.sizes and new[one] > old.sizes[one]}
     layouts = [parse(one.layout) for one in old.family.parameters if old.holds(one.when)]
-    parts = [
-        pair for layout in layouts for axis in layout.axes for pair in zip(axis.parts, axis.silencing, strict=True)
-    ]
-    if not has_new_values and not any("heads" in part and any(marks) for part, marks in parts):
+    axes = [axis for layout in layouts for axis in layout.axes]
+    parts = [part for axis in axes for part in zip(axis.parts, axis.silencing, strict=True)]
+    if not any(grown.intersection(spaces) and any(marks) for spaces, marks in parts):
         raise RequestError(
-            f"{old.where}: ⟦fresh {fresh}⟧ silences new heads by zero values, and all heads read the values of one; "
-            "leave ⟦fresh⟧ out, which reads them through zeros"
+            f"{old.where}: ⟦fresh {fresh}⟧ silences new heads by zero values, and those of "
+            f"{old.family.model_type} read none of their own; leave ⟦fresh⟧ out, which reads the heads through zeros"
         )
 
 
@@ -158,9 +157,10 @@ def _units(old: Architecture, asked: Mapping[str, int]) -> dict[str, int]:
 
 def _heads_for_hidden(old: Architecture, asked: Mapping[str, int]) -> dict[str, int]:
     """The number of heads for another hidden size, where the config has no field for the size of a head."""
-    hidden, head = asked.get("residual", old.sizes["residual"]), old.sizes["head"]
-    if old.family.sizes["head"].config is not None or hidden == old.sizes["residual"]:
+    hidden = asked.get("residual", old.sizes["residual"])
+    if "head" not in old.sizes or old.family.sizes["head"].config is not None or hidden == old.sizes["residual"]:
         return {}
+    head = old.sizes["head"]
     if hidden % head:
         raise RequestError(
             f"⟦hidden {hidden}⟧: {old.family.model_type} has heads of {head} each and no field for that, expected a "

@@ -34,7 +34,8 @@ from tests.helpers.lightning_files import load_model, save_lightning
 EXACT = 1e-12  # of the largest logit, a few hundred roundings of float64
 WINDOW = 4  # so that it shows in sequences of LENGTH
 SHORT = {"sliding_window": WINDOW}
-LISTS = ("layer_types", "no_rope_layers", "_sliding_window_pattern")
+LISTS = ("layer_types", "no_rope_layers", "mlp_layer_types", "_sliding_window_pattern")
+UNDERIVED = ("lfm2_moe",)  # whose configs must say their layers' types
 RULES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "gemma2": ("gemma2", {**SHORT, "head_dim": 4, "query_pre_attn_scalar": 4}),
     "gemma3 of period 2": ("gemma3_text", {**SHORT, "head_dim": 4, "sliding_window_pattern": 2}),
@@ -151,7 +152,8 @@ def test_whatever_tells_layers_apart_in_transformers_is_known_to_the_table(case:
     family = FAMILIES[model_type]
     full = {**common, **fields, family.num_layers: 6}
     derived = AutoConfig.for_model(model_type, **{k: v for k, v in full.items() if k not in LISTS}).to_dict()
-    assert {key for key in LISTS[:2] if derived.get(key)} == set(family.layer_lists)
+    derived |= {name: fields[name] for name in family.layer_lists if model_type in UNDERIVED}
+    assert {key for key in LISTS[:3] if derived.get(key)} == set(family.layer_lists)
     alike = {name: [derived[name][0]] * 6 for name in family.layer_lists}
     everywhere = {family.sparse.first: 0} if family.sparse and family.sparse.first else {}
     everywhere |= {name: list(range(6)) for name in family.layer_numbers}

@@ -55,6 +55,12 @@ REASONS = {
     "bamba": "follows the hidden size",
     "granitemoehybrid": "follows the hidden size",
     "minimax_m2": "norms over all queries share the ε",
+    "exaone_moe": "norms over each head share the ε",
+    "lfm2_moe": "norms over each head share the ε",
+    "qwen3_5_moe_text": "norms over each head share the ε",
+    "hunyuan_v1_moe": "norms over each head share the ε",
+    "distilbert": "a norm stands after each block",
+    "biogpt": "no field for the norms' ε",
     "flex_olmo": "norms over all queries share the ε",
     "bert": "a norm stands after each block",
     "roberta": "a norm stands after each block",
@@ -63,11 +69,12 @@ REASON_OF_CASE = {
     "falcon_h1 normed": "norm over its states' heads shares the ε",
     "cohere normed": "norms over each head share the ε",
     "persimmon": "norms over each head share the ε",
+    "falcon of one norm": "in one tensor with the queries of its group",
 }
 PADDED = [case for case in WIDER if CASES[case][0] not in REASONS and case not in REASON_OF_CASE]
 WRITERS = (
-    r"(wte|wpe|embed_in|embed_tokens|c_proj|out_proj|fc_out|dense|dense_4h_to_h|o_proj|down_proj|fc2|patch_embeddings\.projection)"
-    r"\.(weight|bias)$|cls_token$|position_embeddings$"
+    r"(wte|wpe|embed_in|word_embeddings|embed_tokens|c_proj|out_proj|fc_out|dense|dense_4h_to_h|o_proj|down_proj|fc2|patch_embeddings\.projection)"
+    r"\.(weight|bias)$|experts\.down_proj$|cls_token$|position_embeddings$"
 )
 ROUGH = 0.2  # how far off their gradients are, of the largest entry
 

@@ -22,17 +22,20 @@ TABLES = {  # case: the table, its rows before those that tokens use
     "opt": ("model.model.decoder.embed_positions.weight", 2),
     "bert": ("model.bert.embeddings.position_embeddings.weight", 0),
     "roberta": ("model.roberta.embeddings.position_embeddings.weight", 2),
+    "distilbert": ("model.distilbert.embeddings.position_embeddings.weight", 0),
+    "biogpt": ("model.biogpt.embed_positions.weight", 2),
 }
+LEARNED = ("opt projected", "gpt_bigcode of many key heads", "distilbert untied", "biogpt unscaled", "biogpt untied")
 WITHOUT = ("vit", "t5", "mt5", "bloom", "mpt", "gptj", "codegen")  # patches, biases by distance, fields of own names
 OTHERS = [case for case in CASES if case not in TABLES and case.split()[0] not in WITHOUT]
-ROTARY = [case for case in OTHERS if case not in ("opt projected", "ministral3", "gpt_bigcode of many key heads")]
+ROTARY = [case for case in OTHERS if case not in (*LEARNED, "ministral3")]
 
 
 @pytest.mark.parametrize("case", TABLES)
 def test_longer_tables_change_nothing_at_old_lengths(tmp_path: Path, case: str) -> None:
     name, first = TABLES[case]
     small = saved(tmp_path / "small.ckpt", perturbed(case), adamw)
-    size = {"roberta": 34}.get(case, 32)
+    size = 34 if "roberta" in name else 32
     told = ckptgrow.positions(small, tmp_path / "grown.ckpt", size=size + 7)
     assert told.new["position"] == size + 7
     before, after = (state_of(one)["weights"][name] for one in (small, tmp_path / "grown.ckpt"))
@@ -77,7 +80,7 @@ def test_a_position_that_the_grown_model_reads_gets_the_gradient_that_it_had(tmp
 def test_stretched_tables_are_torchs_own_interpolation(tmp_path: Path, case: str, size: int) -> None:
     name, first = TABLES[case]
     small = saved(tmp_path / "small.ckpt", perturbed(case), adamw)
-    old_size = {"roberta": 34}.get(case, 32)
+    old_size = 34 if "roberta" in name else 32
     ckptgrow.positions(small, tmp_path / "grown.ckpt", size=old_size + size, new="interpolate")
     trees = [state_of(one) for one in (small, tmp_path / "grown.ckpt")]
     number = list(dict(loaded(small)[0].named_parameters())).index(name.removeprefix("model."))

@@ -23,7 +23,7 @@ from tests.helpers.lightning_files import HEADS, load_model, save_lightning
 
 VOCABULARY, LENGTH = 40, 12
 Optimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
-OWN_NAMES = ("gpt2", "t5", "mpt", "gptj", "codegen", "gpt_bigcode", "mt5")
+OWN_NAMES = ("gpt2", "t5", "mpt", "gptj", "codegen", "gpt_bigcode", "mt5", "distilbert")
 COMMON: Mapping[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 16,
@@ -36,6 +36,7 @@ COMMON: Mapping[str, Any] = {
     "pad_token_id": None,
 }
 UNDROPPED = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+ROBERTA = {**UNDROPPED, "pad_token_id": 1, "max_position_embeddings": 34}
 EXPERTS = {"head_dim": 4, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
 ROUTED = {
     "n_routed_experts": 4,
@@ -128,6 +129,31 @@ HYBRID = {
 }
 SHARED = {**EXPERTS, "shared_expert_intermediate_size": 12}
 
+EVEN = {"qk_nope_head_dim": 4}  # pairs of coordinates are turned where they lie
+EVERYWHERE_ROUTED = {name: value for name, value in ROUTED.items() if name != "first_k_dense_replace"}
+LISTED = {**EVERYWHERE_ROUTED, "mlp_layer_types": ["dense", "sparse"]}
+EXAONE = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 20,
+    "num_shared_experts": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "sliding_window": 5,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+LFM2_MOE = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 20, "routed_scaling_factor": 1.5}
+DISTILBERT = {
+    "dim": 16,
+    "n_layers": 2,
+    "n_heads": 4,
+    "hidden_dim": 20,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "qa_dropout": 0.0,
+    "seq_classif_dropout": 0.0,
+}
+FALCON = {"ffn_hidden_size": 20}
 GRANITEMOE = {
     **GROUPED,
     "num_local_experts": 3,
@@ -192,7 +218,7 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "qwen3_moe": ("qwen3_moe", {**GROUPED, **EXPERTS}),
     "qwen3_moe with a dense layer": ("qwen3_moe", {**GROUPED, **EXPERTS, "mlp_only_layers": [1]}),
     "bert": ("bert", UNDROPPED),
-    "roberta": ("roberta", {**UNDROPPED, "pad_token_id": 1, "max_position_embeddings": 34}),
+    "roberta": ("roberta", ROBERTA),
     "vit": ("vit", {**UNDROPPED, "image_size": 8, "patch_size": 4, "id2label": {0: "a", 1: "b", 2: "c"}}),
     "t5": ("t5", T5),
     "t5 gated": ("t5", {**T5, "feed_forward_proj": "gated-gelu"}),
@@ -414,6 +440,135 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         },
     ),
     "internlm3": ("internlm3", {**GROUPED, "head_dim": 6, "attention_bias": True, "mlp_bias": True}),
+    "deepseek_v2": (
+        "deepseek_v2",
+        {**ROUTED, **LATENT, **EVEN, "attention_bias": True, "mlp_bias": True, "topk_method": "group_limited_greedy"},
+    ),
+    "deepseek_v2 without latent queries": (
+        "deepseek_v2",
+        {
+            **ROUTED,
+            **LATENT,
+            **EVEN,
+            "q_lora_rank": None,
+            "n_group": None,
+            "topk_group": None,
+            "first_k_dense_replace": 0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "glm4_moe_lite": ("glm4_moe_lite", {**LISTED, **LATENT, "attention_bias": True}),
+    "glm4_moe_lite without latent queries": (
+        "glm4_moe_lite",
+        {
+            **LISTED,
+            **LATENT,
+            "q_lora_rank": None,
+            "mlp_layer_types": ["sparse", "dense"],
+            "n_group": 1,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "youtu": ("youtu", {**LATENT, "attention_bias": True}),
+    "youtu untied": ("youtu", {**LATENT, "q_lora_rank": None, "rope_interleave": False, "tie_word_embeddings": False}),
+    "phimoe": (
+        "phimoe",
+        {**GROUPED, "num_local_experts": 3, "attention_bias": True, "lm_head_bias": True, "router_jitter_noise": 0.3},
+    ),
+    "phimoe tied": (
+        "phimoe",
+        {
+            "num_key_value_heads": 1,
+            "head_dim": 6,
+            "num_local_experts": 4,
+            "router_jitter_noise": 0.3,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "solar_open": ("solar_open", {**GROUPED, **EVERYWHERE_ROUTED, "head_dim": 4, "attention_bias": True}),
+    "solar_open tied": (
+        "solar_open",
+        {
+            **EVERYWHERE_ROUTED,
+            "num_key_value_heads": 1,
+            "head_dim": 6,
+            "n_shared_experts": 1,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "exaone_moe": ("exaone_moe", {**GROUPED, **EXAONE, "mlp_layer_types": ["dense", "sparse"]}),
+    "exaone_moe tied": (
+        "exaone_moe",
+        {
+            **EXAONE,
+            "num_key_value_heads": 1,
+            "head_dim": 6,
+            "mlp_layer_types": ["sparse", "dense"],
+            "tie_word_embeddings": True,
+        },
+    ),
+    "lfm2_moe": ("lfm2_moe", {**GROUPED, **LFM2_MOE, "num_dense_layers": 1, "layer_types": ["conv", "full_attention"]}),
+    "lfm2_moe untied": (
+        "lfm2_moe",
+        {
+            **LFM2_MOE,
+            "num_key_value_heads": 1,
+            "num_dense_layers": 0,
+            "use_expert_bias": False,
+            "conv_bias": True,
+            "tie_word_embeddings": False,
+            "layer_types": ["full_attention", "conv"],
+        },
+    ),
+    "qwen3_5_moe_text": ("qwen3_5_moe_text", {**SHARED, **DELTA, "num_experts": 4}),
+    "qwen3_5_moe_text tied": (
+        "qwen3_5_moe_text",
+        {**SHARED, **DELTA, "num_key_value_heads": 1, "tie_word_embeddings": True, "attention_bias": True},
+    ),
+    "hunyuan_v1_moe": (
+        "hunyuan_v1_moe",
+        {**GROUPED, "head_dim": 4, "num_experts": 3, "moe_topk": 2, "attention_bias": True},
+    ),
+    "hunyuan_v1_moe tied": (
+        "hunyuan_v1_moe",
+        {"num_key_value_heads": 1, "head_dim": 6, "num_experts": 3, "moe_topk": 1, "tie_word_embeddings": True},
+    ),
+    "distilbert": (
+        "distilbert",
+        {**DISTILBERT, "vocab_size": VOCABULARY, "max_position_embeddings": 32, "pad_token_id": None},
+    ),
+    "distilbert untied": ("distilbert", {**DISTILBERT, "tie_word_embeddings": False}),
+    "mamba": ("mamba", {"state_size": 5, "time_step_rank": 3, "use_bias": True, "use_associative_scan": False}),
+    "mamba untied": (
+        "mamba",
+        {
+            "state_size": 4,
+            "time_step_rank": 2,
+            "expand": 3,
+            "intermediate_size": 48,
+            "conv_kernel": 3,
+            "use_conv_bias": False,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "falcon_mamba": ("falcon_mamba", {"state_size": 5, "time_step_rank": 3, "use_bias": True}),
+    "falcon_mamba untied": ("falcon_mamba", {"state_size": 4, "time_step_rank": "auto", "tie_word_embeddings": False}),
+    "falcon": ("falcon", {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2, "bias": True}),
+    "falcon of one key head": ("falcon", {**FALCON, "tie_word_embeddings": False}),
+    "falcon serial": ("falcon", {**FALCON, "multi_query": False, "parallel_attn": False, "bias": True}),
+    "falcon of one norm": (
+        "falcon",
+        {
+            **FALCON,
+            "new_decoder_architecture": True,
+            "num_kv_heads": 1,
+            "num_ln_in_parallel_attn": 1,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "biogpt": ("biogpt", {**UNDROPPED, "layerdrop": 0.0}),
+    "biogpt unscaled": ("biogpt", {**UNDROPPED, "layerdrop": 0.0, "scale_embedding": False}),
+    "biogpt untied": ("biogpt", {**UNDROPPED, "layerdrop": 0.0, "tie_word_embeddings": False}),
     "iquestcoder": ("iquestcoder", {**GROUPED, "head_dim": 6, "attention_bias": True}),
 }
 OPT = {"ffn_dim": 20, "dropout": 0.0, "word_embed_proj_dim": 16}
@@ -438,17 +593,35 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # what few configs of
 }
 TIED_WITHOUT_A_GAIN = [case for case in VARIANTS if case.startswith("opt tied")]
 ALIBI = ("bloom", "mpt")
-POST_NORM = ("bert", "roberta")
-UNFED = ("mamba2", "mamba2 tied", "granitemoehybrid without experts")  # without feed-forward units of this name
+POST_NORM = ("bert", "roberta", "distilbert", "distilbert untied")
+UNFED = (
+    "mamba2",
+    "mamba2 tied",
+    "granitemoehybrid without experts",
+    "mamba",
+    "mamba untied",
+    "falcon_mamba",
+    "falcon_mamba untied",
+)  # without feed-forward units of this name
 WIDER = [case for case in CASES if case not in (*ALIBI, "olmo tied")]
 FIRST_APART = [case for case in CASES if case.startswith("modernbert")]  # their first layer has a norm less
 BEHIND_THE_FIRST = [0, 1, 1, 1]  # layers of a deeper one of these, which no new layer can be made from
 DEEPER = [case for case in CASES if case not in POST_NORM]
-DENSE_FIRST = [case for case in CASES if CASES[case][1].get("first_k_dense_replace")]
+COUNTED = ("first_k_dense_replace", "num_dense_layers")
+DENSE_FIRST = [case for case in CASES if any(CASES[case][1].get(field) for field in COUNTED)]
 FIRST = list({CASES[case][0]: case for case in reversed(CASES)}.values())  # one a family
 NO_ZERO_NORM = ("olmo", "t5", "apertus", "mt5", "nanochat")
 # the decay of a gain stored without its 1 pulls the gain to 1, which no learning rate can scale
-UNDECAYED = ("gemma", "gemma2", "gemma3_text", "qwen3_next", "qwen3_5_text", "vaultgemma", "nemotron")
+UNDECAYED = (
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "qwen3_next",
+    "qwen3_5_text",
+    "vaultgemma",
+    "nemotron",
+    "qwen3_5_moe_text",
+)
 
 
 class InFloat64(TorchFunctionMode):
@@ -474,7 +647,7 @@ def perturbed(case: str, seed: int = 0, **more: Any) -> PreTrainedModel:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * scale * (0.2 if parameter.dim() > 1 else 0.4))
         for name, buffer in model.named_buffers():
-            if name.endswith("e_score_correction_bias"):
+            if name.endswith(("e_score_correction_bias", "expert_bias")):
                 buffer.add_(torch.randn_like(buffer) * 0.1)
     return model
 

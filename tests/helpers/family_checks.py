@@ -37,8 +37,13 @@ LAYER_NORM = (
     "nemotron",
     "jais2",
     "persimmon",
+    "phimoe",
+    "falcon",
 )
-ROUTERS_IN_FLOAT32 = ("ernie4_5_moe",)  # transformers loads theirs so, whatever the dtype that is asked for
+ROUTERS_IN_FLOAT32 = (
+    "ernie4_5_moe",
+    "hunyuan_v1_moe",
+)  # transformers loads theirs so, whatever the dtype that is asked for
 EXACT = 1e-12  # of the largest logit, a few hundred roundings of float64
 FLOAT32 = 1e-6  # where the model itself casts to float32: RMSNorm, softmax, rotary angles
 

@@ -22,6 +22,7 @@ from tests.helpers.gpt2 import token_batches, train
 HEADS: Mapping[str, Any] = {
     "bert": AutoModelForMaskedLM,
     "roberta": AutoModelForMaskedLM,
+    "distilbert": AutoModelForMaskedLM,
     "vit": AutoModelForImageClassification,
     "t5": AutoModelForSeq2SeqLM,
     "mt5": AutoModelForSeq2SeqLM,

@@ -23,8 +23,18 @@ from tests.helpers.training_runs import config_file, losses, tiny_data, train_he
 CAUSAL = [case for case in FIRST if FAMILIES[CASES[case][0]].head == "causal"]
 # positions by distance alone, or counted from the sequence's beginning; masks that are made without positions; states
 # and convolutions that run through the sequence
-STATEFUL = ("qwen3_next", "qwen3_5_text", "lfm2", "mamba2", "falcon_h1", "bamba", "granitemoehybrid")
-SEES_OTHERS = ("bloom", "mpt", "opt", "gpt_oss", *STATEFUL)
+STATEFUL = (
+    "qwen3_next",
+    "qwen3_5_text",
+    "qwen3_5_moe_text",
+    "lfm2",
+    "lfm2_moe",
+    "mamba2",
+    "falcon_h1",
+    "bamba",
+    "granitemoehybrid",
+)
+SEES_OTHERS = ("falcon", "biogpt", "bloom", "mpt", "opt", "gpt_oss", *STATEFUL)
 EXACT = 1e-12  # float64 logits of about 1
 SEPARATOR = 0
 

@@ -1,0 +1,47 @@
+"""K-EXAONE: EXAONE 4's attention behind Llama's norms, and DeepSeek-V3's experts; a list says which layers are dense.
+
+Source: LG AI Research, "K-EXAONE", arXiv 2601.01739; transformers `ExaoneMoeForCausalLM`.
+"""
+
+from dataclasses import replace
+
+from ckptgrow.families.derived_rows import by_list
+from ckptgrow.families.rows import (
+    ATTENTION,
+    CHOSEN_BY_BIAS,
+    DENSE_LAYERS,
+    EMBEDDING,
+    FINAL,
+    HEAD_NORMS,
+    NORMS,
+    NORMS_OVER_HEADS,
+    SPARSE_EXPERTS,
+    mixture_sizes,
+    shared_experts,
+)
+from ckptgrow.families.tables.glm4_moe import FAMILY as GLM4_MOE
+
+FAMILY = replace(
+    GLM4_MOE,
+    model_type="exaone_moe",
+    sizes=mixture_sizes("num_experts", "num_shared_experts"),
+    parameters=by_list(
+        (
+            EMBEDDING,
+            *ATTENTION,
+            *HEAD_NORMS,
+            *DENSE_LAYERS,
+            *SPARSE_EXPERTS,
+            *shared_experts("num_shared_experts"),
+            *NORMS,
+            *FINAL,
+        ),
+        "mlp_layer_types",
+    ),
+    spellings=(("mlp.gate.e_score_correction_bias", "mlp.e_score_correction_bias"),),
+    padding=None,
+    layer_lists=("layer_types", "mlp_layer_types"),
+    sparse=None,
+    aliases={},
+    refusals=(CHOSEN_BY_BIAS, NORMS_OVER_HEADS),
+)
