@@ -36,7 +36,7 @@ from ckptgrow.choices import Fresh
 from ckptgrow.errors import RequestError
 from ckptgrow.families.family import Padding
 from ckptgrow.spaces.growth import BoolVector, Filling, Growth, Read, identities, padded
-from ckptgrow.spaces.layout import parse
+from ckptgrow.spaces.layout import Axis, parse
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
 
@@ -85,7 +85,14 @@ def padded_growths(
 
 def _check_alive(old: Architecture, space: str, fresh: Fresh | None) -> None:
     """Raises RequestError where units that are written as zero would not be silent, or never get a gradient."""
-    if fresh in (None, "random-zero") or space not in ("ffn", "dense_ffn"):
+    if fresh in (None, "random-zero"):
+        return
+    if space in ("heads", "kv_heads"):
+        if not any(axis.silences(("heads", "kv_heads")) for axis in _written_axes(old)):
+            raise RequestError(
+                f"{old.where}: ⟦fresh {fresh}⟧ silences new heads by values that are zero, and those of "
+                f"{old.family.model_type} read the values that old ones read too; use ⟦fresh random-zero⟧"
+            )
         return
     silenced = np.concatenate(_silenced(old, space))
     if not silenced.any():
@@ -103,11 +110,16 @@ def _check_alive(old: Architecture, space: str, fresh: Fresh | None) -> None:
 
 def _silenced(old: Architecture, space: str) -> list[BoolVector]:
     """For every tensor that writes a space, the coordinates whose zeros silence a unit: of gated units one factor."""
-    writers = [parse(one.layout) for one in old.family.parameters if old.holds(one.when)]
-    written = [axis for layout in writers for axis in layout.axes if axis.role == "out" and space in axis.spaces]
+    written = [axis for axis in _written_axes(old) if space in axis.spaces]
     sizes = identities(old.sizes)
     grown = [axis.growth(sizes) for axis in written]
     return [np.zeros(one.num_new, np.bool_) if one.silencing is None else one.silencing for one in grown]
+
+
+def _written_axes(old: Architecture) -> list[Axis]:
+    """What the model's tensors write, axis by axis."""
+    layouts = [parse(one.layout) for one in old.family.parameters if old.holds(one.when)]
+    return [axis for layout in layouts for axis in layout.axes if axis.role == "out"]
 
 
 def _residual(old: Architecture, padding: Padding, hidden: int, fresh: Fresh) -> dict[str, Growth]:
