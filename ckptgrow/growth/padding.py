@@ -14,7 +14,7 @@ be in the norm. With d → d' of them a norm's gain is multiplied by √(d/d') a
 
 Of a gated unit act(g)·u only u may be zero, for with g = u = 0 both have gradient zero for ever; of a unit act(u) with
 one matrix alone u may be zero where act(0) = 0 and act'(0) ≠ 0, which is so for GELU and SiLU and not for ReLU. A head
-is zero by its values. Without any of these `zero-copy` and `zero-random` are refused.
+is zero by its values, which must be its own. Without any of these `zero-copy` and `zero-random` are refused.
 
 Gradients of old entries stay as they were, those of gains are √(d'/d) as large; behind a LayerNorm what writes the
 residual stream has no constant factor, because the new coordinates' gradients enter the mean that the norm's backward
@@ -75,6 +75,7 @@ def padded_growths(
     growths = identities(old.sizes)
     for space in (one for one in UNITS if one in old.sizes and new[one] > old.sizes[one]):
         _check_alive(old, space, fresh)
+        _check_values(old, new, space, fresh)
         growths[space] = padded(old.sizes[space], new[space], OF_UNITS[fresh or "random-zero"])
     if hidden > old.sizes["residual"]:
         padding = _padding_of(old)
@@ -105,6 +106,22 @@ def _check_alive(old: Architecture, space: str, fresh: Fresh | None) -> None:
         raise RequestError(
             f"{old.where}: ⟦fresh {fresh}⟧ writes new units as zero, and with the activation {name} they would not be "
             "silent there or never get a gradient, expected one as gelu or silu; use ⟦fresh random-zero⟧"
+        )
+
+
+def _check_values(old: Architecture, new: Mapping[str, int], space: str, fresh: Fresh | None) -> None:
+    """Raises RequestError where new heads would read values that are not new, and so not zero."""
+    if fresh in (None, "random-zero") or space != "heads":
+        return
+    has_new_values = new.get("kv_heads", 0) > old.sizes.get("kv_heads", 0)
+    layouts = [parse(one.layout) for one in old.family.parameters if old.holds(one.when)]
+    parts = [
+        pair for layout in layouts for axis in layout.axes for pair in zip(axis.parts, axis.silencing, strict=True)
+    ]
+    if not has_new_values and not any("heads" in part and any(marks) for part, marks in parts):
+        raise RequestError(
+            f"{old.where}: ⟦fresh {fresh}⟧ silences new heads by zero values, and all heads read the values of one; "
+            "leave ⟦fresh⟧ out, which reads them through zeros"
         )
 
 
@@ -165,10 +182,12 @@ def _heads_for_hidden(old: Architecture, asked: Mapping[str, int]) -> dict[str, 
 
 
 def _key_heads_in_proportion(old: Architecture, units: Mapping[str, int]) -> dict[str, int]:
-    """The number of key heads in the old proportion to the number of heads."""
+    """The number of key heads in the old proportion to the number of heads; one alone stays so, unless asked for."""
     if "kv_heads" not in old.sizes or "heads" not in units:
         return {}
     heads, kv_heads = old.sizes["heads"], old.sizes["kv_heads"]
+    if kv_heads == units.get("kv_heads", kv_heads) == 1:
+        return {"kv_heads": 1}
     proportional, rest = divmod(kv_heads * units["heads"], heads)
     if rest or units.get("kv_heads", proportional) != proportional:
         raise RequestError(

@@ -57,10 +57,15 @@ REASONS = {
     "bamba": "follows the hidden size",
     "granitemoehybrid": "follows the hidden size",
     "minimax_m2": "norms over all queries share the ε",
+    "flex_olmo": "norms over all queries share the ε",
     "bert": "a norm stands after each block",
     "roberta": "a norm stands after each block",
 }
-REASON_OF_CASE = {"falcon_h1 normed": "norm over its states' heads shares the ε"}
+REASON_OF_CASE = {
+    "falcon_h1 normed": "norm over its states' heads shares the ε",
+    "cohere normed": "norms over each head share the ε",
+    "persimmon": "norms over each head share the ε",
+}
 PADDED = [case for case in WIDER if CASES[case][0] not in REASONS and case not in REASON_OF_CASE]
 WRITERS = (
     r"(wte|wpe|embed_in|embed_tokens|c_proj|out_proj|fc_out|dense|dense_4h_to_h|o_proj|down_proj|fc2|patch_embeddings\.projection)"
