@@ -86,14 +86,7 @@ def padded_growths(
 
 def _check_alive(old: Architecture, space: str, fresh: Fresh | None) -> None:
     """Raises RequestError where units that are written as zero would not be silent, or never get a gradient."""
-    if fresh in (None, "random-zero"):
-        return
-    if space in ("heads", "kv_heads"):
-        if not any(axis.silences(("heads", "kv_heads")) for axis in _written_axes(old)):
-            raise RequestError(
-                f"{old.where}: ⟦fresh {fresh}⟧ silences new heads by values that are zero, and those of "
-                f"{old.family.model_type} read the values that old ones read too; use ⟦fresh random-zero⟧"
-            )
+    if fresh in (None, "random-zero") or space not in ("ffn", "dense_ffn"):
         return
     silenced = np.concatenate(_silenced(old, space))
     if not silenced.any():
@@ -114,11 +107,7 @@ def _check_values(old: Architecture, new: Mapping[str, int], space: str, fresh: 
     if fresh in (None, "random-zero") or space != "heads":
         return
     has_new_values = new.get("kv_heads", 0) > old.sizes.get("kv_heads", 0)
-    layouts = [parse(one.layout) for one in old.family.parameters if old.holds(one.when)]
-    parts = [
-        pair for layout in layouts for axis in layout.axes for pair in zip(axis.parts, axis.silencing, strict=True)
-    ]
-    if not has_new_values and not any("heads" in part and any(marks) for part, marks in parts):
+    if not has_new_values and not any(axis.silences("heads") for axis in _written_axes(old)):
         raise RequestError(
             f"{old.where}: ⟦fresh {fresh}⟧ silences new heads by zero values, and all heads read the values of one; "
             "leave ⟦fresh⟧ out, which reads them through zeros"

@@ -26,7 +26,7 @@ Storage order is reading order; the arrow gives the direction of the data. As a 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, NoReturn
@@ -61,10 +61,9 @@ class Axis:
         """The names of the spaces on this axis."""
         return frozenset(factor for part in self.parts for factor in part if isinstance(factor, str))
 
-    def silences(self, spaces: Collection[str]) -> bool:
-        """Whether a part that some of these spaces make longer has the mark "!"."""
-        pairs = zip(self.parts, self.silencing, strict=True)
-        return any(any(marks) and not set(spaces).isdisjoint(part) for part, marks in pairs)
+    def silences(self, space: str) -> bool:
+        """Whether a part that a space makes longer has the mark "!"."""
+        return any(space in part and any(marks) for part, marks in zip(self.parts, self.silencing, strict=True))
 
     def growth(self, growths: Mapping[str, Growth]) -> Growth:
         """The axis's growth, from those of its spaces."""
