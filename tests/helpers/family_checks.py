@@ -37,6 +37,8 @@ LAYER_NORM = (
     "nemotron",
     "jais2",
     "persimmon",
+    "opt",
+    "phi",
 )
 ROUTERS_IN_FLOAT32 = ("ernie4_5_moe",)  # transformers loads theirs so, whatever the dtype that is asked for
 EXACT = 1e-12  # of the largest logit, a few hundred roundings of float64
