@@ -29,7 +29,7 @@ from ckptgrow.commands.demo import demo
 from ckptgrow.commands.depth import depth
 from ckptgrow.commands.eval.eval_app import eval_app
 from ckptgrow.commands.experts import experts
-from ckptgrow.commands.families.families_app import families_app
+from ckptgrow.commands.family_tables.families_app import families_app
 from ckptgrow.commands.generate import generate
 from ckptgrow.commands.grow import grow
 from ckptgrow.commands.inspect import inspect

@@ -15,7 +15,7 @@ from ckptgrow.commands import _options as options
 from ckptgrow.commands._paths import checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._spelling import spelled_in
-from ckptgrow.commands.families.list_tables import show_tables
+from ckptgrow.commands.family_tables.list_tables import show_tables
 from ckptgrow.errors import RequestError, listing
 
 if TYPE_CHECKING:

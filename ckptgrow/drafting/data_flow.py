@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import torch
 
 from ckptgrow.drafting.relabelling import length_of, places_of
-from ckptgrow.drafting.roles import NOTHING, Reading, readers_of, silent
+from ckptgrow.drafting.roles import NOTHING, GainReading, readers_of, silent
 from ckptgrow.drafting.tabled_model import SERVED, Tabled, bias_of
 from ckptgrow.errors import listing
 
@@ -42,7 +42,7 @@ def misread(subject: Tabled) -> Iterator[str]:
             yield f"{name}: {row.layout.text!r}, measured: stored without {found.offset:g}"
 
 
-def _not_read(subject: Tabled, name: str, space: str, found: Reading | None) -> Iterator[str]:
+def _not_read(subject: Tabled, name: str, space: str, found: GainReading | None) -> Iterator[str]:
     """What the table says else of the readers of what a gain writes."""
     rows = subject.rows
     readers = {

@@ -12,8 +12,8 @@ from ckptgrow.spaces.layout import Axis, Factor, Parts, Role
 Kind = Literal["matrix", "experts", "convolution", "gain", "1+gain", "bias"]
 
 
-@dataclass
-class Row:
+@dataclass(kw_only=True)
+class DraftedRow:
     """One parameter, or one in each layer: its template, one of its names, and what its axes are made of.
 
     `axes` are the parts of each axis; `marked` says for an axis and a part which factor's zeros silence a unit.
@@ -101,7 +101,7 @@ def _matrix(texts: Sequence[str], read: int) -> str:
     return f"{texts[0]} {'<-' if read == 1 else '->'} {texts[1]}"
 
 
-def rows_of(shapes: Mapping[str, tuple[int, ...]], stacks: Sequence[str]) -> list[Row]:
+def rows_of(shapes: Mapping[str, tuple[int, ...]], stacks: Sequence[str]) -> list[DraftedRow]:
     """The rows of a model's parameters in its order, without axes; names in a stack of layers become one row, unless
     their shapes differ. What only later layers have stands where it does there.
     """
@@ -114,7 +114,7 @@ def rows_of(shapes: Mapping[str, tuple[int, ...]], stacks: Sequence[str]) -> lis
             order.insert(0 if before is None else order.index(before) + 1, key)
         found.setdefault(key, []).append(name)
         before = key
-    return [Row(key[0], tuple(found[key]), []) for key in order]
+    return [DraftedRow(template=key[0], names=tuple(found[key]), axes=[]) for key in order]
 
 
 def template_of(name: str, stacks: Sequence[str]) -> str:

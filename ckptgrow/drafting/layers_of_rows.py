@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from ckptgrow.drafting.drafted_rows import Row, layer_of
+from ckptgrow.drafting.drafted_rows import DraftedRow, layer_of
 from ckptgrow.drafting.tiny_config import Tiny, layer_lists_in
 from ckptgrow.errors import ConfigError
 from ckptgrow.families.family import Family, Sparse
@@ -63,11 +63,11 @@ def sparse_layers(subject: Tiny, num_layers: str) -> frozenset[int] | None:
 
 
 def name_layers(
-    rows: Sequence[Row], stacks: Sequence[str], lists: Mapping[str, list[str]], sparse: frozenset[int] | None
-) -> list[Row]:
+    rows: Sequence[DraftedRow], stacks: Sequence[str], lists: Mapping[str, list[str]], sparse: frozenset[int] | None
+) -> list[DraftedRow]:
     """Says in each row (in place) which layers have it; returns the rows of which no words of a table tell."""
     numbers = [{layer for name in row.names if (layer := layer_of(name, stacks)) is not None} for row in rows]
-    untold: list[Row] = []
+    untold: list[DraftedRow] = []
     for row, own in zip(rows, numbers, strict=True):
         stack = row.template.partition("{layer}")[0]
         inside = (found for other, found in zip(rows, numbers, strict=True) if other.template.startswith(stack))

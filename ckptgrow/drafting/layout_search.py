@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ckptgrow.drafting.axis_lengths import Sum
-from ckptgrow.drafting.drafted_rows import Row
+from ckptgrow.drafting.drafted_rows import DraftedRow
 from ckptgrow.drafting.observed_model import EXACT, Observed
 from ckptgrow.drafting.relabelling import Orders, drawn_order, order_of
 from ckptgrow.spaces.layout import Axis, Factor, Parts
@@ -22,12 +22,12 @@ AMBIGUOUS: Sum = ((1, ("residual",)),)
 Place = tuple[int, int]  # a row's number, and its axis
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Search:
     """Rows whose axes' lengths are known, the candidates for the order of each, and what was found of units."""
 
     observed: Observed
-    rows: list[Row]
+    rows: list[DraftedRow]
     sums: Mapping[str, tuple[Sum, ...]]  # by the name of a row's first parameter
     sizes: dict[str, int]
     is_head_derived: bool
@@ -245,7 +245,7 @@ def _concerns(several: Sequence[Parts], orders: Orders) -> bool:
     return any(factor in orders for part in several[0] for factor in part)
 
 
-def _near(space: str, rows: Iterable[Row]) -> set[str]:
+def _near(space: str, rows: Iterable[DraftedRow]) -> set[str]:
     """Spaces in one tensor, or one module, with a space."""
     modules = {row.template.rsplit(".", 2)[0] for row in rows if space in row.spaces}
     return {one for row in rows if row.template.rsplit(".", 2)[0] in modules for one in row.spaces}

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from ckptgrow.drafting.axis_lengths import Lengths, Sum
-from ckptgrow.drafting.drafted_rows import Row, layer_of, rows_of, template_of
+from ckptgrow.drafting.drafted_rows import DraftedRow, layer_of, rows_of, template_of
 from ckptgrow.drafting.layers_of_rows import layer_lists, name_layers, sparse_layers, stacks_of
 from ckptgrow.drafting.layout_search import Search
 from ckptgrow.drafting.observed_model import Observed
 from ckptgrow.drafting.observing import observe
-from ckptgrow.drafting.optional_parts import Options
+from ckptgrow.drafting.optional_parts import OptionalParts
 from ckptgrow.drafting.residual_stream import RESIDUAL, name_parts
 from ckptgrow.drafting.roles import TOKENS, axis_ranks, read_spans, scale_effects, vector_kind
 from ckptgrow.drafting.silencing import mark_silencing
@@ -30,7 +30,7 @@ Pairs = tuple[tuple[str, str], ...]
 class MeasuredRows:
     """The rows of one tiny model; `measure` fills them in. `unsure`: in one line each, what could not be told."""
 
-    options: Options
+    options: OptionalParts
     lengths: Lengths
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class MeasuredRows:
         return stacks_of(self.subject)
 
     @cached_property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[DraftedRow]:
         """A row for each parameter, or for one of each layer."""
         shapes = {name: tuple(one.shape) for name, one in self.observed.parameters.items()}
         return rows_of(shapes, list(self.stacks))
@@ -96,7 +96,13 @@ class MeasuredRows:
             for row in self.rows
         }
         matrices = {row.name: 1 if row.read is None else row.read for row in self.rows if row.kind == "matrix"}
-        search = Search(self.observed, self.rows, sums, self.sizes, bool(self.lengths.derived))
+        search = Search(
+            observed=self.observed,
+            rows=self.rows,
+            sums=sums,
+            sizes=self.sizes,
+            is_head_derived=bool(self.lengths.derived),
+        )
         tell("relabels units, to see which axes they are on")
         search.find(read_spans(self.observed, matrices))
         self.unsure += search.unsure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -19,7 +19,7 @@ LENGTH = 12  # tokens
 WEIGHTS, VECTORS = 0.2, 0.4  # how far matrices and vectors are moved
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Observed:
     """A model in float64, and the number from which its samples are drawn."""
 
@@ -27,7 +27,6 @@ class Observed:
     vocabulary: int
     seed: int = 0
     image: tuple[int, int] | None = None  # channels, and pixels on a side, of models that see
-    _cache: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
 
     @cached_property
     def parameters(self) -> dict[str, torch.nn.Parameter]:

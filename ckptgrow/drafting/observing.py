@@ -21,7 +21,7 @@ def observe(subject: Tiny, seed: int = 0) -> Observed:
     embedding = getattr(inside, "weight", None)
     if isinstance(embedding, torch.nn.Parameter) and getattr(outside, "weight", None) is embedding:
         outside.weight = torch.nn.Parameter(embedding.detach().clone())
-    return Observed(moved(model, seed), subject.own_fields.get("vocab_size", 2), seed)
+    return Observed(model=moved(model, seed), vocabulary=subject.own_fields.get("vocab_size", 2), seed=seed)
 
 
 def is_running(subject: Tiny) -> bool:

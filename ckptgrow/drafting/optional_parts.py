@@ -11,7 +11,7 @@ from ckptgrow.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Options:
+class OptionalParts:
     """A tiny model with all optional parameters that it can have at once.
 
     `conditions`: of each such parameter, by name, what a table says of when it is there; `tie`: the switch that makes
@@ -29,7 +29,7 @@ TIE = "tie_word_embeddings"
 
 def with_all_parts(
     subject: Tiny, runs: Callable[[Tiny], bool], sees: Callable[[Tiny, Collection[str]], bool]
-) -> Options:
+) -> OptionalParts:
     """Turns every switch of a config by itself, and leaves those on that bring parameters and take none."""
     untold: list[str] = []
     tie = TIE if TIE in subject.own_fields else None
@@ -49,7 +49,7 @@ def with_all_parts(
                 fullest = turned
         elif after.keys() - before.keys():
             untold.append(field)
-    return Options(fullest, _conditions(fullest), tie, tuple(untold))
+    return OptionalParts(fullest, _conditions(fullest), tie, tuple(untold))
 
 
 def _are_numbered(names: Collection[str]) -> bool:

@@ -12,16 +12,17 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ckptgrow.drafting.drafted_rows import Row
+from ckptgrow.drafting.drafted_rows import DraftedRow
 from ckptgrow.drafting.observed_model import Observed
 from ckptgrow.drafting.roles import readers_of
 
 RESIDUAL = (("residual",),)
 BLIND = 1e-4  # of the largest effect of a scale: a norm's ε lets some of it through
+Rows = Sequence[DraftedRow]
 Effects = Sequence[Mapping[str, torch.Tensor]]
 
 
-def name_parts(rows: Sequence[Row], observed: Observed, effects: Effects, head: str) -> None:
+def name_parts(rows: Rows, observed: Observed, effects: Effects, head: str) -> None:
     """Names the parts of the residual stream in all rows (in place); `head`: the parameter that writes the logits."""
     by_name = {row.name: row for row in rows}
     reading: dict[str, str] = {}
@@ -47,7 +48,9 @@ def name_parts(rows: Sequence[Row], observed: Observed, effects: Effects, head: 
                     bias.axes[0] = (("branch",),)
 
 
-def _readers(row: Row, bias: Row | None, rows: Sequence[Row], observed: Observed, effects: Effects) -> tuple[str, ...]:
+def _readers(
+    row: DraftedRow, bias: DraftedRow | None, rows: Rows, observed: Observed, effects: Effects
+) -> tuple[str, ...]:
     """The matrices that alone read what a gain writes, by the names of their first parameters."""
     in_layer = "{layer}" in row.template
     layer = _layer(row.name, row.template)
@@ -76,7 +79,7 @@ def _space(readers: Sequence[str], head: str) -> str:
     return "final" if set(readers) == {head} else "normed"
 
 
-def _is_blind(row: Row, bias: Row | None, observed: Observed, effects: Effects) -> bool:
+def _is_blind(row: DraftedRow, bias: DraftedRow | None, observed: Observed, effects: Effects) -> bool:
     """Whether no logit sees the scale of what a matrix writes."""
     if row.read is not None and row.role(row.read) == "in" and row.spaces & {"vocab", "position"}:
         return False

@@ -82,7 +82,7 @@ def scale_effects(observed: Observed) -> list[dict[str, torch.Tensor]]:
 
 
 @dataclass(frozen=True)
-class Reading:
+class GainReading:
     """Which matrices read what a gain writes: those whose columns, divided, undo that its coordinates are multiplied;
     `offset` is the 1 that it is stored without, or 0. Both None where no matrices do.
     """
@@ -97,7 +97,7 @@ def readers_of(
     bias: str | None,
     candidates: Sequence[tuple[str, int]],
     effects: Sequence[Mapping[str, torch.Tensor]],
-) -> Reading | None:
+) -> GainReading | None:
     """The matrices, each with the axis that it reads by, that alone read what a gain writes; None where there are none.
 
     Multiplying coordinate i of the gain and of its bias by 1 + ε does to every logit what multiplying entry i of the
@@ -113,7 +113,7 @@ def readers_of(
         found = _shares(torch.stack(columns, 1), wanted)
         if found is not None:
             names = tuple(name for (name, _), share in zip(candidates, found, strict=True) if share)
-            return Reading(names, offset) if names else None
+            return GainReading(names, offset) if names else None
     return None
 
 

@@ -6,18 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from ckptgrow.drafting.drafted_rows import Row
+from ckptgrow.drafting.drafted_rows import DraftedRow
 from ckptgrow.drafting.observed_model import Observed
 from ckptgrow.drafting.relabelling import length_of, places_of
 from ckptgrow.drafting.roles import NOTHING
 from ckptgrow.spaces.layout import Axis
 
+Rows = Sequence[DraftedRow]
 Places = list[tuple[str, int, torch.Tensor]]  # a parameter, an axis, and places on it
 Mark = tuple[int, int, int]  # an axis, a part, and the factor
 
 
 def mark_silencing(
-    rows: Sequence[Row], units: Sequence[str], served: Mapping[str, str], sizes: Mapping[str, int], observed: Observed
+    rows: Rows,
+    units: Sequence[str],
+    served: Mapping[str, str],
+    sizes: Mapping[str, int],
+    observed: Observed,
 ) -> list[str]:
     """Marks in the rows (in place) what silences each of the units; the units that nothing silences are returned."""
     left: list[str] = []
@@ -36,16 +41,18 @@ def mark_silencing(
     return list(dict.fromkeys(left))
 
 
-Candidate = tuple[Row, int, int, int]  # a row, its axis, a part of it, and the factor to mark
+Candidate = tuple[DraftedRow, int, int, int]  # a row, its axis, a part of it, and the factor to mark
 
 
-def _modules(rows: Sequence[Row], unit: str, served: Mapping[str, str], sizes: Mapping[str, int]) -> list[list[Row]]:
+def _modules(
+    rows: Rows, unit: str, served: Mapping[str, str], sizes: Mapping[str, int]
+) -> list[list[DraftedRow]]:
     """The rows of each module that writes the unit and reads it; those of one stack that do one alone are together."""
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[DraftedRow]] = {}
     for row in rows:
         found.setdefault(row.module, []).append(row)
-    whole: list[list[Row]] = []
-    halves: dict[str, list[Row]] = {}
+    whole: list[list[DraftedRow]] = []
+    halves: dict[str, list[DraftedRow]] = {}
     for parent, several in found.items():
         is_written = any(True for _ in _marks(several, unit))
         is_read = bool(_reading(several, unit, served, sizes))
@@ -56,7 +63,7 @@ def _modules(rows: Sequence[Row], unit: str, served: Mapping[str, str], sizes: M
     return [*whole, *halves.values()]
 
 
-def _marks(rows: Sequence[Row], unit: str) -> Iterator[Candidate]:
+def _marks(rows: Rows, unit: str) -> Iterator[Candidate]:
     for row in rows:
         if row.kind in ("bias", "gain", "1+gain", "convolution"):
             continue
@@ -78,7 +85,7 @@ def _written(candidate: Candidate, unit: str, sizes: Mapping[str, int], rows: Ma
     return [(row.name, axis, places), *([(bias, 0, places)] if bias in rows else [])]
 
 
-def _reading(rows: Sequence[Row], unit: str, served: Mapping[str, str], sizes: Mapping[str, int]) -> Places:
+def _reading(rows: Rows, unit: str, served: Mapping[str, str], sizes: Mapping[str, int]) -> Places:
     """Where unit 0, or what it serves, is read."""
     found: Places = []
     for row in rows:

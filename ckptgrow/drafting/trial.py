@@ -67,7 +67,7 @@ def _sources(subject: Tiny, place: Path) -> Iterator[Path]:
             return
         fields = {**subject.fields, **({"tie_word_embeddings": True} if tied else {})}
         made = Tiny(subject.model_type, subject.head, fields)
-        observed = Observed(moved(made.built(), 0), subject.own_fields.get("vocab_size", 2))
+        observed = Observed(model=moved(made.built(), 0), vocabulary=subject.own_fields.get("vocab_size", 2))
         yield _saved(observed, place / f"{'tied' if tied else 'untied'}.ckpt")
 
 

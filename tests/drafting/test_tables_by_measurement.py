@@ -26,7 +26,11 @@ KEPT = {"head", "experts", "shared", "latent", "query_latent", "key_head", "valu
 
 def observed(case: str) -> Observed:
     model = perturbed(case)
-    return Observed(model, model.config.to_dict().get("vocab_size", 2), image=(3, 8) if case == "vit" else None)
+    return Observed(
+        model=model,
+        vocabulary=model.config.to_dict().get("vocab_size", 2),
+        image=(3, 8) if case == "vit" else None,
+    )
 
 
 def table_of(case: str) -> Family:

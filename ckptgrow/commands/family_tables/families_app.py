@@ -5,9 +5,9 @@ from __future__ import annotations
 import typer
 
 from ckptgrow.commands._help import PanelledCommand
-from ckptgrow.commands.families.check_table import check_table
-from ckptgrow.commands.families.list_tables import list_tables
-from ckptgrow.commands.families.new_table import new_table
+from ckptgrow.commands.family_tables.check_table import check_table
+from ckptgrow.commands.family_tables.list_tables import list_tables
+from ckptgrow.commands.family_tables.new_table import new_table
 
 families_app = typer.Typer(
     help="The tables of the families that can be grown, and drafts of new ones.",

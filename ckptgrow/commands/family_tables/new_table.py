@@ -11,7 +11,7 @@ from ckptgrow.commands._options import ForceOption
 from ckptgrow.commands._screen import JsonOption, Screen
 
 if TYPE_CHECKING:
-    from ckptgrow.drafting.new_table import Written
+    from ckptgrow.drafting.written_table import WrittenTable
 
 
 def new_table(
@@ -39,9 +39,8 @@ def new_table(
     Examples:
         ckptgrow families new olmo_hybrid
         ckptgrow families new cohere cohere_family.py
-        ckptgrow --family cohere_family.py width model-dir wide-dir
     """
-    from ckptgrow.drafting.new_table import write_new_table
+    from ckptgrow.drafting.written_table import write_new_table
 
     screen = Screen(as_json)
     with screen.stages() as tell:
@@ -50,7 +49,7 @@ def new_table(
     screen.result(written.to_json())
 
 
-def _show(written: Written, screen: Screen) -> None:
+def _show(written: WrittenTable, screen: Screen) -> None:
     rows = [(one.operator, "exact" if one.fault is None else f"refused: {one.fault}") for one in written.tried]
     screen.table("", ("growth", "of a tiny model by the draft"), rows)
     for line in written.unsure:

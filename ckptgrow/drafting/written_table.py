@@ -20,7 +20,7 @@ from ckptgrow.storage.files.json_files import read_json, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class Written:
+class WrittenTable:
     """A drafted table's file, and what is to be said of it."""
 
     path: Path
@@ -49,7 +49,7 @@ def write_new_table(
     like: Path | None = None,
     force: bool = False,
     tell: Callable[[str], None] = lambda stage: None,
-) -> Written:
+) -> WrittenTable:
     """Drafts the table of a transformers model type, tries it, and writes it as a Python file that has FAMILY.
 
     `like`: a config.json of the type, or a directory with one, whose switches and kinds of layers are taken.
@@ -70,7 +70,7 @@ def write_new_table(
         logging.set_verbosity(verbosity)
     with appearing(path, force=force) as partial:
         write_text(partial, table_text(drafted, found))
-    return Written(
+    return WrittenTable(
         path=path,
         model_type=model_type,
         num_rows=len(drafted.family.parameters),
