@@ -44,9 +44,7 @@ def mark_silencing(
 Candidate = tuple[DraftedRow, int, int, int]  # a row, its axis, a part of it, and the factor to mark
 
 
-def _modules(
-    rows: Rows, unit: str, served: Mapping[str, str], sizes: Mapping[str, int]
-) -> list[list[DraftedRow]]:
+def _modules(rows: Rows, unit: str, served: Mapping[str, str], sizes: Mapping[str, int]) -> list[list[DraftedRow]]:
     """The rows of each module that writes the unit and reads it; those of one stack that do one alone are together."""
     found: dict[str, list[DraftedRow]] = {}
     for row in rows:
