@@ -9,19 +9,20 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ckptgrow.cli import run
+from ckptgrow.commands._families import FILES
 from ckptgrow.drafting.drafting import draft
 from ckptgrow.drafting.trial import tried
 from ckptgrow.families.family import Family
 from ckptgrow.families.registration import family_in
 from ckptgrow.families.registry import FAMILIES
 from ckptgrow.spaces.layout import parse
-from tests.helpers.processes import completed
 
 # of these, a draft is the table: every row, when and in which layers it is there
 SAME = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "phi", "starcoder2", "granite", "arcee")
 # of these, but for what the embedding is multiplied by, or another word for one thing
 NEARLY = ("gemma", "gemma2", "olmo2", "mixtral", "phi3", "smollm3", "exaone4", "glm4", "minimax_m2")
-WITHOUT_TABLE = ("cohere", "jais2", "internlm3", "vaultgemma", "gpt_neo", "nemotron", "persimmon", "flex_olmo")
+OTHERS = ("vaultgemma", "nemotron", "jais2", "internlm3", "cohere", "gpt_neo", "persimmon", "flex_olmo", "afmoe")
+UNTOLD = "jais2"  # of which a draft is whole
 
 
 def rows_of(family: Family) -> dict[str, tuple[str, str | None, str]]:
@@ -53,7 +54,7 @@ def test_a_draft_has_the_tables_axes(model_type: str) -> None:
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("model_type", WITHOUT_TABLE)
+@pytest.mark.parametrize("model_type", OTHERS[:-1])
 def test_a_family_without_a_table_grows_by_its_draft(model_type: str) -> None:
     drafted, found = tried(draft(model_type))
     faults = {one.operator: one.fault for one in found}
@@ -68,32 +69,41 @@ def test_what_is_not_exact_is_refused_by_the_draft_itself() -> None:
     assert any("residual stream" in line for line in drafted.unsure)
 
 
-def test_a_drafted_file_grows_a_real_model_on_the_command_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(["families", "new", "jais2", str(tmp_path / "jais2.py"), "--json"]) == 0
+@pytest.fixture
+def without_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As if the package had no table of `UNTOLD`, in an empty directory."""
+    others = {name: one for name, one in FAMILIES.items() if name != UNTOLD}
+    monkeypatch.setattr(FAMILIES, "_own", others)
+    monkeypatch.setattr(FAMILIES, "_added", {})
+    monkeypatch.setenv(FILES, "")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("without_table")
+def test_a_drafted_file_grows_a_real_model_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["families", "new", UNTOLD, "drafted.py", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert set(told["growths"].values()) == {"exact"} and not told["unsure"] and not told["has_table"]
-    assert family_in(tmp_path / "jais2.py").model_type == "jais2"
+    assert family_in(Path("drafted.py")).model_type == UNTOLD
     sizes = {"hidden_size": 24, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 4, "vocab_size": 50}
-    config = AutoConfig.for_model("jais2", **sizes, intermediate_size=30, num_hidden_layers=2)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "small")
-    family = ["--family", "jais2.py"]
-    for words in (["width", "small", "wide"], ["verify", "small", "wide"], ["families", "check", "jais2"]):
-        (result,) = completed("ckptgrow", [*family, *words], directory=tmp_path)
-        assert result.returncode == 0, result.stderr
+    config = AutoConfig.for_model(UNTOLD, **sizes, intermediate_size=30, num_hidden_layers=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained("small")
+    family = ["--family", "drafted.py"]
+    for words in (["width", "small", "wide"], ["verify", "small", "wide"], ["families", "check", UNTOLD]):
+        assert run([*family, *words]) == 0
 
 
-def test_a_wrong_table_fails_its_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["families", "new", "internlm3", str(tmp_path / "drafted.py")]) == 0
-    text = (tmp_path / "drafted.py").read_text(encoding="utf-8")
+@pytest.mark.usefixtures("without_table")
+def test_a_wrong_table_fails_its_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["families", "new", UNTOLD, "drafted.py"]) == 0
+    text = Path("drafted.py").read_text(encoding="utf-8")
     wrong = text.replace('o_proj.weight", "residual <- (heads head)"', 'o_proj.weight", "residual <- (head heads)"')
     assert wrong != text
-    (tmp_path / "drafted.py").write_text(wrong, encoding="utf-8")
-    words = ["--family", "drafted.py", "families", "check", "internlm3"]
-    (result,) = completed("ckptgrow", words, directory=tmp_path)
-    assert result.returncode == 1
-    assert "heads: the logits see its units change places" in result.stderr and "WRONG" in result.stdout
+    Path("drafted.py").write_text(wrong, encoding="utf-8")
+    capsys.readouterr()
+    assert run(["--family", "drafted.py", "families", "check", UNTOLD]) == 1
+    said = capsys.readouterr()
+    assert "heads: the logits see its units change places" in said.err and "WRONG" in said.out
 
 
 @pytest.mark.parametrize(
