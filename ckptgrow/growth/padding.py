@@ -12,6 +12,10 @@ be in the norm. With d → d' of them a norm's gain is multiplied by √(d/d') a
 
     γ √(d/d') x / √(Σx²/d' + ε d/d')  =  γ x / √(Σx²/d + ε).
 
+Where ε must stay, as norms over heads have it too, the stream itself is written √(d'/d) as large, and
+
+    γ √(d/d') · √(d'/d) x / √(d'/d Σx²/d' + ε)  =  γ x / √(Σx²/d + ε).
+
 Of a gated unit act(g)·u only u may be zero, for with g = u = 0 both have gradient zero for ever; of a unit act(u) with
 one matrix alone u may be zero where act(0) = 0 and act'(0) ≠ 0, which is so for GELU and SiLU and not for ReLU. A head
 is zero by its values, which must be its own. Without any of these `zero-copy` and `zero-random` are refused.
@@ -36,7 +40,7 @@ from ckptgrow.choices import Fresh
 from ckptgrow.errors import RequestError
 from ckptgrow.families.family import Padding
 from ckptgrow.spaces.growth import BoolVector, Filling, Growth, Read, identities, padded
-from ckptgrow.spaces.layout import parse
+from ckptgrow.spaces.layout import Axis, parse
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
 
@@ -63,7 +67,7 @@ def padded_growths(
     new = {**old.sizes, **_units(old, sizes)}
     hidden = sizes.get("residual", old.sizes["residual"])
     if hidden != old.sizes["residual"]:
-        new |= dict.fromkeys(old.family.residual, hidden)
+        new |= dict.fromkeys(_stream(old), hidden)
     for space in sizes:
         if space not in old.sizes:
             raise RequestError(f"⟦{_option(space)}⟧: {old.family.model_type} has no such size of its own")
@@ -79,7 +83,8 @@ def padded_growths(
         growths[space] = padded(old.sizes[space], new[space], OF_UNITS[fresh or "random-zero"])
     if hidden > old.sizes["residual"]:
         padding = _padding_of(old)
-        changed[padding.eps] = old.config[padding.eps] * old.sizes["residual"] / hidden
+        if padding.eps is not None:
+            changed[padding.eps] = old.config[padding.eps] * old.sizes["residual"] / hidden
         growths |= _residual(old, padding, hidden, fresh or "zero-random")
     return growths, changed
 
@@ -106,11 +111,8 @@ def _check_values(old: Architecture, new: Mapping[str, int], space: str, fresh: 
     """Raises RequestError where new heads would read values that are not new, and so not zero."""
     if fresh in (None, "random-zero") or space != "heads":
         return
-    grown = {one for one in ("heads", "kv_heads") if one in old.sizes and new[one] > old.sizes[one]}
-    layouts = [parse(one.layout) for one in old.family.parameters if old.holds(one.when)]
-    axes = [axis for layout in layouts for axis in layout.axes]
-    parts = [part for axis in axes for part in zip(axis.parts, axis.silencing, strict=True)]
-    if not any(grown.intersection(spaces) and any(marks) for spaces, marks in parts):
+    grown = [one for one in ("heads", "kv_heads") if one in old.sizes and new[one] > old.sizes[one]]
+    if not any(axis.silences(space) for space in grown for axis in _written_axes(old)):
         raise RequestError(
             f"{old.where}: ⟦fresh {fresh}⟧ silences new heads by zero values, and those of "
             f"{old.family.model_type} read none of their own; leave ⟦fresh⟧ out, which reads the heads through zeros"
@@ -119,11 +121,21 @@ def _check_values(old: Architecture, new: Mapping[str, int], space: str, fresh: 
 
 def _silenced(old: Architecture, space: str) -> list[BoolVector]:
     """For every tensor that writes a space, the coordinates whose zeros silence a unit: of gated units one factor."""
-    writers = [parse(one.layout) for one in old.family.parameters if old.holds(one.when)]
-    written = [axis for layout in writers for axis in layout.axes if axis.role == "out" and space in axis.spaces]
+    written = [axis for axis in _written_axes(old) if space in axis.spaces]
     sizes = identities(old.sizes)
     grown = [axis.growth(sizes) for axis in written]
     return [np.zeros(one.num_new, np.bool_) if one.silencing is None else one.silencing for one in grown]
+
+
+def _written_axes(old: Architecture) -> list[Axis]:
+    """What the model's tensors write, axis by axis."""
+    layouts = [parse(one.layout) for one in old.family.parameters if old.holds(one.when)]
+    return [axis for layout in layouts for axis in layout.axes if axis.role == "out"]
+
+
+def _stream(old: Architecture) -> list[str]:
+    """The spaces that are as large as the residual stream; embeddings may be narrower and stay so."""
+    return [space for space in old.family.residual if old.sizes[space] == old.sizes["residual"]]
 
 
 def _residual(old: Architecture, padding: Padding, hidden: int, fresh: Fresh) -> dict[str, Growth]:
@@ -143,7 +155,7 @@ def _residual(old: Architecture, padding: Padding, hidden: int, fresh: Fresh) ->
             norm=ratio**-0.5,
             scale=ratio ** powers.get(space, 0.0),
         )
-        for space in old.family.residual
+        for space in _stream(old)
     }
 
 

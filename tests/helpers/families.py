@@ -523,7 +523,14 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "qwen3_5_moe_text": ("qwen3_5_moe_text", {**SHARED, **DELTA, "num_experts": 4}),
     "qwen3_5_moe_text tied": (
         "qwen3_5_moe_text",
-        {**SHARED, **DELTA, "num_key_value_heads": 1, "tie_word_embeddings": True, "attention_bias": True},
+        {
+            **SHARED,
+            **DELTA,
+            "num_experts": 4,
+            "num_key_value_heads": 1,
+            "tie_word_embeddings": True,
+            "attention_bias": True,
+        },
     ),
     "hunyuan_v1_moe": (
         "hunyuan_v1_moe",

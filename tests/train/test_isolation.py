@@ -29,6 +29,8 @@ STATEFUL = (
     "qwen3_5_moe_text",
     "lfm2",
     "lfm2_moe",
+    "mamba",
+    "falcon_mamba",
     "mamba2",
     "falcon_h1",
     "bamba",
