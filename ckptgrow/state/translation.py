@@ -72,11 +72,20 @@ class Terms:
 
     @cached_property
     def optimizer(self) -> OptimizerTerms:
-        """The entries of optimizers, of the model's own parameters."""
+        """The entries of optimizers, of the model's own parameters; a head that is the embedding has no other entry,
+        and both are called what comes first.
+        """
         dialect = self.cover.dialect
         rows = dialect.rows_of_optimizer if self.has_optimizers_rows else dialect.parameter_rows
-        terms = [term for row in rows for term in self._of(row, self.cover.instances[0])]
-        return {term.theirs: (term.ours, term.form) for term in terms if not term.is_absent}
+        terms = [term for row in rows for term in self._of(row, self.cover.instances[0]) if not term.is_absent]
+        tie = self.architecture.family.tie
+        if tie is not None and self.architecture.is_tied:
+            one = {tie.head, tie.embedding}
+            shared = [term for term in terms if {*term.ours} & one]
+            embedding = next(term for term in shared if tie.embedding in term.ours)
+            first = replace(embedding, theirs=shared[0].theirs)
+            terms = [first if term is shared[0] else term for term in terms if term not in shared[1:]]
+        return {term.theirs: (term.ours, term.form) for term in terms}
 
     @cached_property
     def own_order(self) -> dict[str, int]:

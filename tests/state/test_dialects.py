@@ -40,7 +40,7 @@ from tests.helpers.trainer_files import (
     transformers_logits,
 )
 
-FLOAT32 = 2e-6  # of the largest logit: two implementations round differently
+FLOAT32 = 4e-6  # of the largest logit: two implementations round differently
 
 
 @pytest.mark.parametrize("name", SAMPLES)
