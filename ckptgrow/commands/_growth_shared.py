@@ -37,7 +37,9 @@ VERBS = {
     "positions": "lengthening",
     "experts": "upcycling",
 }
-CONFIG_WITHIN = "the grown config lies in OUT itself, as ['ckptgrow']['config']: commands find it there, and want no --config for OUT"
+CONFIG_WITHIN = (
+    "the grown config lies in OUT itself, as ['ckptgrow']['config']; commands find it there and want no --config"
+)
 TRAPPED = (
     "the grown model is trapped: its copies get equal gradients and stay equal for ever, so it computes nothing the "
     "small one could not. Train with dropout, or grow with --separate split (changes no output)"

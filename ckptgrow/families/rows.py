@@ -163,6 +163,11 @@ NORMS = (
     Parameter(LAYER + "post_attention_layernorm.weight", "gain normed"),
 )
 
+NORM_BIASES = (
+    Parameter(LAYER + "input_layernorm.bias", "normed"),
+    Parameter(LAYER + "post_attention_layernorm.bias", "normed"),
+)
+
 FINAL = (
     Parameter("model.norm.weight", "gain final"),
     Parameter("lm_head.weight", "vocab <- final"),
@@ -188,6 +193,7 @@ POST_NORM_BIASES = (
     *ATTENTION_BIASES[:3],
     Parameter(LAYER + "self_attn.o_proj.bias", "branch", when="attention_bias"),
 )
+
 SANDWICH_NORMS_WITHOUT_ONE = (
     Parameter(LAYER + "input_layernorm.weight", "1+gain normed"),
     Parameter(LAYER + "post_attention_layernorm.weight", "1+gain residual"),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from ckptgrow.data.directories import directories_in, spelled
 from ckptgrow.errors import ConfigError, RequestError, at, reason_of, within
 from ckptgrow.recipes.recipe_options import (
     OF_NEW_OPTIMIZERS,
@@ -21,7 +22,6 @@ from ckptgrow.recipes.typed_values import Options, made, schema_of_class
 from ckptgrow.run.probe_job import ProbeJob
 from ckptgrow.run.staged_plan import PROBE, PlannedStage, StagedPlan, path_beside, verify_options
 from ckptgrow.run.train_job import makes_model, makes_optimizer
-from ckptgrow.train.mixtures import directories_in, spelled
 
 VERSION = 1
 # what the command's function calls otherwise

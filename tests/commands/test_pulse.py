@@ -158,12 +158,16 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
     callee: str,
     said: str,
     small: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "meta.json").touch()
     monkeypatch.setattr(callee, stopped)
     assert run([str(small) if one == "small" else one for one in words]) == 130
     output = capsys.readouterr()
