@@ -76,15 +76,9 @@ def litgpt_dialect(
     fields: tuple[tuple[str, str], ...],
     expects: Mapping[str, tuple[Any, ...]],
     name: str = "",
-    needs: tuple[str, ...] = (),
-    words: Mapping[str, Mapping[Any, str]] | None = None,
-    constants: Mapping[str, Any] | None = None,
-    **others: Any,
+    **constants: Any,
 ) -> Dialect:
-    """A family's dialect; by a part of the model's `name` litgpt chooses its norms. `others` are constants too, whose
-    names have no dots.
-    """
-    constants = {**(constants or {}), **others}
+    """A family's dialect; by a part of the model's `name` litgpt chooses its norms."""
     return Dialect(
         name=f"litgpt-{model_type}",
         trainer="litgpt",
@@ -96,8 +90,6 @@ def litgpt_dialect(
             constants={"model_type": model_type, "bos_token_id": None, "eos_token_id": None, **constants},
             expects={name: allowed for name, allowed in {**PLAIN, **expects}.items() if allowed},
             contains={"name": name} if name else {},
-            needs=needs,
-            words=words or {},
         ),
         home=Home(
             kind="torch-files",
@@ -142,7 +134,7 @@ DIALECTS = (
         llama_rows(),
         (*RMS, *SCALED_ROTARY),
         {"rope_adjustments": ANYTHING},
-        constants={"rope_scaling.rope_type": "llama3"},
+        **{"rope_scaling.rope_type": "llama3"},
         architectures=["LlamaForCausalLM"],
         mlp_bias=False,
         **UNBIASED,

@@ -5,9 +5,10 @@ Source: Lightning AI, litgpt, `model.py` and `config.py`, of version 0.5.13.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from ckptgrow.dialects.dialect import Row
+from ckptgrow.dialects.dialect import Dialect, Row
 from ckptgrow.dialects.tables.litgpt import (
     ANYTHING,
     BEFORE_ATTENTION,
@@ -43,7 +44,6 @@ WINDOWS = (
     ("attention_scores_scalar", "query_pre_attn_scalar"),
 )
 KINDS: Mapping[str, Mapping[Any, str]] = {"layer_types": {1: "sliding_attention", 0: "full_attention"}}
-NEEDS = ("sliding_window_size", "sliding_window_indices", "attention_scores_scalar")
 GELU: Mapping[str, Any] = {"hidden_activation": "gelu_pytorch_tanh", **UNBIASED}
 
 
@@ -59,6 +59,20 @@ def _rows(*in_attention: Row) -> tuple[Row, ...]:
     )
 
 
+def _windowed(
+    model_type: str,
+    rows: tuple[Row, ...],
+    fields: tuple[tuple[str, str], ...],
+    expects: Mapping[str, tuple[Any, ...]],
+    **constants: Any,
+) -> Dialect:
+    """A version with windows, whose config must say all of its `fields`, but for scaled rotary positions."""
+    found = litgpt_dialect(model_type, rows, (*RMS, *WINDOWS, *fields), expects, **constants)
+    assert found.config is not None
+    needs = tuple(theirs for theirs, _ in (*WINDOWS, *fields) if "." not in theirs)
+    return replace(found, config=replace(found.config, needs=needs, words=KINDS))
+
+
 DIALECTS = (
     litgpt_dialect(
         "gemma",
@@ -70,26 +84,22 @@ DIALECTS = (
         hidden_act="gelu_pytorch_tanh",
         **GELU,
     ),
-    litgpt_dialect(
+    _windowed(
         "gemma2",
         _rows(),
         (
-            *(*RMS, *WINDOWS),
             ("attention_logit_softcapping", "attn_logit_softcapping"),
             ("final_logit_softcapping", "final_logit_softcapping"),
         ),
         {**NORMED, **dict.fromkeys(("attention_logit_softcapping", "final_logit_softcapping"), ANYTHING)},
         name="Gemma-2",
-        needs=(*NEEDS, "attention_logit_softcapping", "final_logit_softcapping"),
-        words=KINDS,
         architectures=["Gemma2ForCausalLM"],
         **GELU,
     ),
-    litgpt_dialect(
+    _windowed(
         "gemma3_text",
         _rows(*HEAD_NORMS),
         (
-            *(*RMS, *WINDOWS),
             ("rope_local_base_freq", "rope_local_base_freq"),
             ("rope_indices", "layer_types"),
             ("rope_adjustments.factor", "rope_scaling.factor"),
@@ -101,9 +111,7 @@ DIALECTS = (
             **dict.fromkeys(("rope_local_base_freq", "rope_indices", "rope_adjustments"), ANYTHING),
         },
         name="Gemma-3",
-        needs=(*NEEDS, "rope_local_base_freq", "rope_indices"),
-        words=KINDS,
-        constants={"rope_scaling.rope_type": "linear"},
+        **{"rope_scaling.rope_type": "linear"},
         architectures=["Gemma3ForCausalLM"],
         **GELU,
     ),
