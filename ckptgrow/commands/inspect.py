@@ -15,6 +15,7 @@ from ckptgrow.commands import _options as options
 from ckptgrow.commands._paths import checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._spelling import spelled_in
+from ckptgrow.commands.family_tables.list_tables import show_tables
 from ckptgrow.errors import RequestError, listing
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def inspect(
     """
     screen = Screen(as_json)
     if families:
-        _list_families(screen)
+        show_tables(screen)
         return
     if checkpoint is None:
         raise RequestError("Missing argument 'CKPT'; name a checkpoint, or pass --families")
@@ -100,15 +101,6 @@ def _print_recipe(checkpoint: Path, screen: Screen) -> None:
     screen.say(f"# growth {len(history)} of {len(history)}; not recorded: {', '.join(OF_READING)}")
     screen.say(recipe_text(again))
     screen.result({"recipe": again})
-
-
-def _list_families(screen: Screen) -> None:
-    from ckptgrow.families.registry import FAMILIES
-    from ckptgrow.families.support import OPERATORS, support
-
-    table = {name: support(family) for name, family in sorted(FAMILIES.items())}
-    screen.table("", ("family", *OPERATORS), [(name, *row.values()) for name, row in table.items()])
-    screen.result({"families": table})
 
 
 def _rows(found: Inspection) -> list[tuple[str, str]]:
