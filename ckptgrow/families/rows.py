@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ckptgrow.families.family import InPieces, Parameter, Refusal, Size, Tie
+from ckptgrow.families.family import InPieces, Padding, Parameter, Refusal, Size, Tie
 
 LAYER = "model.layers.{layer}."
 
@@ -133,6 +133,7 @@ def shared_experts(number: str, bias: str | None = None) -> tuple[Parameter, ...
     return weights + (biases if bias else ())
 
 
+OF_SHARED_EPS = Padding("rms", None, scale={"residual": 0.5}, scale_tied={"residual": 0.5, "final": -0.5})
 NORMS_OVER_HEADS = Refusal(
     "hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"
 )

@@ -12,6 +12,10 @@ be in the norm. With d → d' of them a norm's gain is multiplied by √(d/d') a
 
     γ √(d/d') x / √(Σx²/d' + ε d/d')  =  γ x / √(Σx²/d + ε).
 
+Where ε must stay, as norms over heads have it too, the stream itself is written √(d'/d) as large, and
+
+    γ √(d/d') · √(d'/d) x / √(d'/d Σx²/d' + ε)  =  γ x / √(Σx²/d + ε).
+
 Of a gated unit act(g)·u only u may be zero, for with g = u = 0 both have gradient zero for ever; of a unit act(u) with
 one matrix alone u may be zero where act(0) = 0 and act'(0) ≠ 0, which is so for GELU and SiLU and not for ReLU. A head
 is zero by its values, which must be its own. Without any of these `zero-copy` and `zero-random` are refused.
@@ -63,7 +67,7 @@ def padded_growths(
     new = {**old.sizes, **_units(old, sizes)}
     hidden = sizes.get("residual", old.sizes["residual"])
     if hidden != old.sizes["residual"]:
-        new |= dict.fromkeys(old.family.residual, hidden)
+        new |= dict.fromkeys(_stream(old), hidden)
     for space in sizes:
         if space not in old.sizes:
             raise RequestError(f"⟦{_option(space)}⟧: {old.family.model_type} has no such size of its own")
@@ -79,7 +83,8 @@ def padded_growths(
         growths[space] = padded(old.sizes[space], new[space], OF_UNITS[fresh or "random-zero"])
     if hidden > old.sizes["residual"]:
         padding = _padding_of(old)
-        changed[padding.eps] = old.config[padding.eps] * old.sizes["residual"] / hidden
+        if padding.eps is not None:
+            changed[padding.eps] = old.config[padding.eps] * old.sizes["residual"] / hidden
         growths |= _residual(old, padding, hidden, fresh or "zero-random")
     return growths, changed
 
@@ -128,6 +133,11 @@ def _written_axes(old: Architecture) -> list[Axis]:
     return [axis for layout in layouts for axis in layout.axes if axis.role == "out"]
 
 
+def _stream(old: Architecture) -> list[str]:
+    """The spaces that are as large as the residual stream; embeddings may be narrower and stay so."""
+    return [space for space in old.family.residual if old.sizes[space] == old.sizes["residual"]]
+
+
 def _residual(old: Architecture, padding: Padding, hidden: int, fresh: Fresh) -> dict[str, Growth]:
     if fresh == "random-zero":
         raise RequestError(
@@ -145,7 +155,7 @@ def _residual(old: Architecture, padding: Padding, hidden: int, fresh: Fresh) ->
             norm=ratio**-0.5,
             scale=ratio ** powers.get(space, 0.0),
         )
-        for space in old.family.residual
+        for space in _stream(old)
     }
 
 

@@ -59,7 +59,22 @@ HEADED: dict[str, dict[str, int]] = {
     "starcoder2": {"heads": 8},
     "granite": {"heads": 8},
 }
-HIDDEN = ("llama tied", "gpt2", "gpt_neox", "gemma2", "mixtral", "starcoder2", "stablelm", "vit", "t5 gated", "phi3")
+HIDDEN = (
+    "llama tied",
+    "qwen3",
+    "gemma3",
+    "exaone4",
+    "phi",
+    "gpt2",
+    "gpt_neox",
+    "gemma2",
+    "mixtral",
+    "starcoder2",
+    "stablelm",
+    "vit",
+    "t5 gated",
+    "phi3",
+)
 FRESH: tuple[Fresh, ...] = words_of(Fresh)
 SILENT = ("zero-copy", "zero-random")
 

@@ -7,7 +7,7 @@ Source: Cohere, "Command R", 2024; transformers `CohereForCausalLM`.
 
 from dataclasses import replace
 
-from ckptgrow.families.family import Family, Padding, Parameter
+from ckptgrow.families.family import Family, Parameter
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
@@ -16,7 +16,7 @@ from ckptgrow.families.rows import (
     GATED_FFN,
     LAYER,
     NORMS,
-    NORMS_OVER_HEADS,
+    OF_SHARED_EPS,
     SIZES,
     TIE,
 )
@@ -38,8 +38,7 @@ FAMILY = Family(
         *FINAL,
     ),
     tie=replace(TIE, default=True),
-    padding=Padding("layer", "layer_norm_eps"),
+    padding=replace(OF_SHARED_EPS, norm="layer"),
     dropout=("attention_dropout",),
-    refusals=(replace(NORMS_OVER_HEADS, when="use_qk_norm"),),
     tasks=(VALUES,),
 )

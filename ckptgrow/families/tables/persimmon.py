@@ -3,8 +3,10 @@
 Source: Elsen et al., "Releasing Persimmon-8B", 2023; transformers `PersimmonForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Padding, Parameter, Refusal, Size
-from ckptgrow.families.rows import EMBEDDING, LAYER, NORM_BIASES, NORMS, SIZES, TIE
+from dataclasses import replace
+
+from ckptgrow.families.family import Family, Parameter, Size
+from ckptgrow.families.rows import EMBEDDING, LAYER, NORM_BIASES, NORMS, OF_SHARED_EPS, SIZES, TIE
 from ckptgrow.families.task_rows import SEQUENCE, TOKENS, VALUES
 
 ATTENTION = LAYER + "self_attn."
@@ -38,9 +40,8 @@ FAMILY = Family(
         Parameter("lm_head.weight", "vocab <- final"),
     ),
     tie=TIE,
-    padding=Padding("layer", "layer_norm_eps"),
+    padding=replace(OF_SHARED_EPS, norm="layer"),
     activation="hidden_act",
     dropout=("hidden_dropout", "attention_dropout"),
-    refusals=(Refusal("hidden", "norms over each head share the ε that would change", when="qk_layernorm"),),
     tasks=(SEQUENCE, TOKENS, VALUES),
 )
