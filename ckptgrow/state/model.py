@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -53,7 +54,10 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype, head: Head | None
 
     Raises ConfigError where transformers refuses the config.
     """
-    fields = {key: value for key, value in config.items() if key not in ("model_type", "dtype", "torch_dtype")}
+    # deep: transformers writes into what is inside
+    fields = deepcopy(
+        {key: value for key, value in config.items() if key not in ("model_type", "dtype", "torch_dtype")}
+    )
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it warns of token ids outside small vocabularies
     try:
