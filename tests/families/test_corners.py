@@ -26,6 +26,12 @@ ALLOWED = re.compile(  # by what growth or transformers refuse sizes, with the r
 )
 
 
+BLIND = {  # what measurement cannot tell of them
+    "falcon": r"kv_heads: the logits see its units change places|has no !",  # queries, keys and values in one group
+    "phimoe": r"measured: gain",  # a router that chooses otherwise at any small change
+}
+
+
 @pytest.mark.sampled(6)
 @pytest.mark.parametrize("number", range(DRAWS))
 @pytest.mark.parametrize("case", FIRST)
@@ -64,4 +70,5 @@ def test_the_table_says_of_a_drawn_corner_what_is_measured(case: str, number: in
         return
     if {"depth", "zero-output"} & refused:  # there the stream may be what norms write, which copies do not mind
         found = tuple(line for line in found if "no matrices alone read it" not in line)
-    assert not found, fields
+    blind = BLIND.get(case)
+    assert not [line for line in found if blind is None or not re.search(blind, line)], fields
