@@ -4,25 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForNextSentencePrediction,
-    AutoModelForPreTraining,
-    AutoModelForQuestionAnswering,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    PreTrainedModel,
-)
-from transformers.initialization import no_init_weights
-from transformers.utils import logging
 
 from ckptgrow.errors import ClaimError, ConfigError, at, listing
 from ckptgrow.families.family import Head
@@ -33,18 +17,21 @@ from ckptgrow.state.claim import Claim
 from ckptgrow.state.sizes import is_tied
 from ckptgrow.storage.tensors import whole
 
-HEADS: Mapping[Head, type[Any]] = {
-    "causal": AutoModelForCausalLM,
-    "masked": AutoModelForMaskedLM,
-    "seq2seq": AutoModelForSeq2SeqLM,
-    "image": AutoModelForImageClassification,
-    "sequence": AutoModelForSequenceClassification,
-    "tokens": AutoModelForTokenClassification,
-    "questions": AutoModelForQuestionAnswering,
-    "choices": AutoModelForMultipleChoice,
-    "next sentence": AutoModelForNextSentencePrediction,
-    "pretraining": AutoModelForPreTraining,
-    "valued": AutoModelForCausalLM,  # with TRL's head beside its own
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CLASSES: Mapping[Head, str] = {  # by their names: transformers takes seconds to import
+    "causal": "AutoModelForCausalLM",
+    "masked": "AutoModelForMaskedLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "image": "AutoModelForImageClassification",
+    "sequence": "AutoModelForSequenceClassification",
+    "tokens": "AutoModelForTokenClassification",
+    "questions": "AutoModelForQuestionAnswering",
+    "choices": "AutoModelForMultipleChoice",
+    "next sentence": "AutoModelForNextSentencePrediction",
+    "pretraining": "AutoModelForPreTraining",
+    "valued": "AutoModelForCausalLM",  # with TRL's head beside its own
 }
 
 
@@ -53,12 +40,16 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype, head: Head | None
 
     Raises ConfigError where transformers refuses the config.
     """
+    import transformers
+    from transformers.utils import logging
+
     fields = {key: value for key, value in config.items() if key not in ("model_type", "dtype", "torch_dtype")}
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it warns of token ids outside small vocabularies
     try:
-        full = AutoConfig.for_model(str(config["model_type"]), **fields)
-        model = HEADS[head or family_of(config).head].from_config(
+        full = transformers.AutoConfig.for_model(str(config["model_type"]), **fields)
+        kind: Any = getattr(transformers, CLASSES[head or family_of(config).head])
+        model = kind.from_config(
             full,
             dtype=torch.float32,
             experts_implementation="eager",  # torch's grouped product has no float64
@@ -96,6 +87,8 @@ def load_model(
 
     Raises ClaimError where a parameter of the model gets no weight.
     """
+    from transformers.initialization import no_init_weights
+
     with at(checkpoint.path), no_init_weights():  # every parameter gets the checkpoint's
         model = build_model(config, dtype, claim.family.head)
     _sources(model, checkpoint, claim, config)
@@ -120,6 +113,7 @@ def streamed_model(
     """
     from accelerate import init_empty_weights
     from accelerate.hooks import attach_align_device_hook
+    from transformers.initialization import no_init_weights
 
     with at(checkpoint.path), no_init_weights(), init_empty_weights():
         model = build_model(config, dtype, claim.family.head)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.selection import selected
@@ -21,6 +21,9 @@ from ckptgrow.verification.pair import Link, Pair, next_copies
 from ckptgrow.verification.precision import computing_in
 from ckptgrow.verification.tensor_blocks import blocks_of, exact_sum, row_sums
 from ckptgrow.verification.threads import in_threads
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def weight_asymmetry(pair: Pair) -> float:
@@ -61,9 +64,10 @@ def _relative_difference(pair: Pair, tensor_of: Callable[[Link], tuple[LazyTenso
     def sums(link: Link) -> tuple[list[float], list[float]]:
         (tensor, offset), differences, squares = tensor_of(link), list[float](), list[float]()
         for block in blocks_of(link, tensor.shape):
-            found = block.grown(tensor).double() + offset
+            stored = block.grown(tensor)
+            found, exchanged = (one.double() + offset for one in (stored, block.link.next_copy(stored)))
             squares += row_sums(found.square())
-            differences += row_sums(found.sub_(block.link.next_copy(found)).square_())
+            differences += row_sums(found.sub_(exchanged).square_())
         return differences, squares
 
     copied = [link for link in pair.links.values() if link.has_copies and not link.is_new_layer]

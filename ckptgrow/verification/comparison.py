@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from ckptgrow.addresses.address import local_path
 from ckptgrow.choices import VerifyDevice, VerifyDtype, VerifyLevel
@@ -38,7 +39,7 @@ from ckptgrow.verification.layer_origins import matched_layers, recorded_layers
 from ckptgrow.verification.levels import free_bytes, full_bytes, fullest, not_computed
 from ckptgrow.verification.models import loaded, loaded_models, streamed_models
 from ckptgrow.verification.moments import has_state, moment_errors, stored_dtypes
-from ckptgrow.verification.pair import UNCHANGED, Link, Pair
+from ckptgrow.verification.pair import UNCHANGED, CopiedAxis, Link, Pair
 from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
 from ckptgrow.verification.report import Asymmetry, Function, Moments, Structure, Trajectory, VerifyReport
 from ckptgrow.verification.samples import gradients_of, long_sample, sample_batches
@@ -46,6 +47,9 @@ from ckptgrow.verification.scales import Scales
 from ckptgrow.verification.trajectory import losses, step_rounding, takes_plain_steps, updates_whole_tensors
 from ckptgrow.verification.weights import WeightScale, completed, weight_scales
 from ckptgrow.verification.words import sentences
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DTYPES: Mapping[VerifyDtype, torch.dtype] = {
     "float64": torch.float64,
@@ -244,13 +248,14 @@ def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
     originals = {one.canonical: one for one in small.claim.parameters}
     links: dict[str, Link] = {}
     anew = begun_anew(small, grown)
+    copied = cache(lambda axis: CopiedAxis.of(axis, growths, anew))  # layers are alike
     for one in grown.claim.parameters:
         layer = layers[one.layer] if one.layer is not None else UNCHANGED
         canonical = one.pattern.replace("{layer}", str(layer.source))
         if canonical not in originals:
             raise RequestError(f"{grown.where}: has {one.name}, expected no such parameter as {small.where} has none")
         source = originals[canonical]
-        links[one.name] = Link.of(one, source, growths, layer, anew)
+        links[one.name] = Link.along_axes(one, source, copied, layer)
     lost = originals.keys() - {link.small.canonical for link in links.values()}
     if lost:
         raise RequestError(f"{grown.where}: has no parameter that comes from {listing(lost)} of {small.where}")

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from ckptgrow.verification.dense_mixtures import restating_rounds
 from ckptgrow.verification.kept_tokens import KeptTokens, loss_rise
@@ -24,6 +24,9 @@ from ckptgrow.verification.precision import TOLERANCES, rounding
 from ckptgrow.verification.report import Function
 from ckptgrow.verification.samples import logits_of
 from ckptgrow.verification.weights import WeightScale
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 OWN_ERRORS = 2.0  # times the small model's own error in bfloat16
 RESPONSES = 30.0  # times the change that one rounding makes: draws differ, and so do sums in another order

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.verification.factors import gradient_factors
 from ckptgrow.verification.magnitude import largest, relative
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.weights import WeightScale
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Gradients = Mapping[str, torch.Tensor]
 INEXACT = 1e-3  # behind a LayerNorm what writes new residual coordinates feels them, by percents

@@ -6,15 +6,18 @@ import zlib
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from ckptgrow.errors import RequestError
 from ckptgrow.state.model import load_model, streamed_model
 from ckptgrow.state.opening import TrainingState
 from ckptgrow.verification.kept_tokens import KeptTokens
 from ckptgrow.verification.pair import Pair
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Change = Callable[[str, torch.Tensor], torch.Tensor]
 

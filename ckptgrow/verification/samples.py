@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from ckptgrow.errors import DataError
 from ckptgrow.spaces.growth import IntVector
@@ -17,6 +16,9 @@ from ckptgrow.state.opening import TrainingState
 from ckptgrow.verification.model_inputs import inputs_of
 from ckptgrow.verification.precision import computing_in
 from ckptgrow.verification.task_outputs import has_task_head, task_logits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SEQUENCES = 2  # a batch
 LONGEST = 256  # tokens a sequence
