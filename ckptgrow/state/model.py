@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -91,77 +90,34 @@ def load_model(
 
     with at(checkpoint.path), no_init_weights():  # every parameter gets the checkpoint's
         model = build_model(config, dtype, claim.family.head)
-    _sources(model, checkpoint, claim, config)
+    sources_of(model, checkpoint, claim, config)
     state = {one.canonical: whole(checkpoint.tensors[one.name]).to(dtype) for one in claim.model if not one.is_buffer}
     model.load_state_dict(state, strict=False)
-    _fill_buffers(model, checkpoint, claim)
+    fill_buffers(model, checkpoint, claim)
     return _moved(model, device)
 
 
-def streamed_model(
-    checkpoint: Checkpoint,
-    claim: Claim,
-    config: Mapping[str, Any],
-    dtype: torch.dtype,
-    change: Callable[[str, torch.Tensor], torch.Tensor] = lambda name, weight: weight,
-) -> PreTrainedModel:
-    """The model for forward passes on the CPU, whose weights are read when a layer begins and dropped when it ends.
+def sources_of(
+    model: PreTrainedModel, checkpoint: Checkpoint, claim: Claim, config: Mapping[str, Any]
+) -> dict[str, str]:
+    """Ties what the config ties; by the name of each parameter that of the tensor which it gets.
 
-    `change`: makes of a parameter's stored name and its weight in `dtype` the weight that is used.
-
-    Raises ClaimError where a parameter of the model gets no weight.
+    Raises ClaimError where a parameter gets none.
     """
-    from accelerate import init_empty_weights
-    from accelerate.hooks import attach_align_device_hook
-    from transformers.initialization import no_init_weights
-
-    with at(checkpoint.path), no_init_weights(), init_empty_weights():
-        model = build_model(config, dtype, claim.family.head)
-    sources = _sources(model, checkpoint, claim, config)
-    _fill_buffers(model, checkpoint, claim)
-    layers = [*(model._no_split_modules or [])]  # pyright: ignore[reportPrivateUsage]  # accelerate reads it too
-    weights = _Weights(sources, lambda name: change(name, whole(checkpoint.tensors[name]).to(dtype)))
-    attach_align_device_hook(
-        model, torch.device("cpu"), offload=True, weights_map=weights, preload_module_classes=layers
-    )
-    return model
-
-
-class _Weights(Mapping[str, torch.Tensor]):
-    """Weights by the names of a model's parameters, read when they are asked for.
-
-    They are read in a thread of their own, where no torch function mode of the forward pass changes dtypes.
-    """
-
-    def __init__(self, sources: Mapping[str, str], read: Callable[[str], torch.Tensor]) -> None:
-        self._sources, self._read = sources, read
-        self._reader = ThreadPoolExecutor(1)
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._reader.submit(self._read, self._sources[name]).result()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sources)
-
-    def __len__(self) -> int:
-        return len(self._sources)
-
-
-def _sources(model: PreTrainedModel, checkpoint: Checkpoint, claim: Claim, config: Mapping[str, Any]) -> dict[str, str]:
-    """Ties what the config ties; by the name of each parameter that of the tensor which it gets."""
     model.tie_weights()
     _parted(model, claim, config)
     stored = {one.canonical: one.name for one in claim.model if not one.is_buffer}
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    filled = {id(parameters[name]): source for name, source in stored.items() if name in parameters}
+    tied_first = sorted(stored.items(), key=lambda one: one[1] not in claim.tied)  # the embedding's name is used
+    filled = {id(parameters[name]): source for name, source in tied_first if name in parameters}
     lacking = [name for name, parameter in parameters.items() if id(parameter) not in filled]
     if lacking:
         raise ClaimError(f"{checkpoint.path}: the model's {listing(lacking)} get no weight, expected one for each")
     return {name: filled[id(parameter)] for name, parameter in parameters.items()}
 
 
-def _fill_buffers(model: PreTrainedModel, checkpoint: Checkpoint, claim: Claim) -> None:
-    """The checkpoint's buffers, where the model keeps such ones: an older transformers wrote some that it has not."""
+def fill_buffers(model: PreTrainedModel, checkpoint: Checkpoint, claim: Claim) -> None:
+    """Puts in the checkpoint's buffers, where the model keeps such ones: an older transformers wrote others too."""
     stored = {one.canonical: one.name for one in claim.model if one.is_buffer}
     kept = [name for name, _ in model.named_buffers() if name in stored]
     model.load_state_dict({name: whole(checkpoint.tensors[stored[name]]) for name in kept}, strict=False)

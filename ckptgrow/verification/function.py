@@ -35,9 +35,14 @@ BEARABLE = {torch.float64: 1e-2, torch.float16: 0.5}  # of the largest logit, fr
 
 
 def compared(
-    pair: Pair, models: Models, samples: Sequence[torch.Tensor], weights: Mapping[str, WeightScale]
+    pair: Pair,
+    models: Models,
+    samples: Sequence[torch.Tensor],
+    weights: Mapping[str, WeightScale],
+    known: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]] = ((), ()),
 ) -> Function:
-    """Compares the logits of both models on `samples`.
+    """Compares the logits of both models on `samples`; `known`: those of the small and of the grown model on the first
+    of them, where they are there already.
 
     Where the fixed tolerance is not met, the grown model is run once more with weights that are perturbed by one
     rounding.
@@ -45,8 +50,11 @@ def compared(
     kept, bound = KeptTokens.of(pair), bound_of(pair)
     scale = worst = own = 0.0
     rises: list[float] = []
-    for sample in samples:
-        small, grown = (_logits(model, sample) for model in (models.small, models.grown))
+    for number, sample in enumerate(samples):
+        small, grown = (
+            there[number] if number < len(there) else _logits(model, sample)
+            for model, there in zip((models.small, models.grown), known, strict=True)
+        )
         reference = small if models.exact is None else _logits(models.exact, sample)
         scale = max(scale, largest(reference.double()))
         worst = max(worst, _difference(reference, grown))

@@ -12,10 +12,12 @@ import torch
 import ckptgrow
 from ckptgrow import VerifySettings
 from ckptgrow.errors import RequestError
-from ckptgrow.state.model import load_model, streamed_model
+from ckptgrow.state.model import load_model
 from ckptgrow.state.opening import open_state
+from ckptgrow.state.streamed_model import streamed_model
 from ckptgrow.verification import levels
-from ckptgrow.verification.samples import logits_of, sample_batches
+from ckptgrow.verification.precision import computing_in
+from ckptgrow.verification.samples import logits_of, loss_of, sample_batches
 from tests.helpers.families import ALIBI, FIRST, still_run
 
 Tree = dict[str, Any]
@@ -44,11 +46,54 @@ def test_a_streamed_model_has_the_logits_of_a_loaded_one(
     state = open_state(tmp_path / "small.ckpt")
     sample = sample_batches(state, 1, None)[0]
     arguments = state.checkpoint, state.claim, state.config, dtype
-    streamed = streamed_model(*arguments)
+    streamed = streamed_model(*arguments).module
     with torch.no_grad():
         expected, found = (logits_of(model, sample) for model in (load_model(*arguments), streamed))
     assert torch.equal(expected, found)
     assert all(parameter.is_meta for parameter in streamed.parameters())  # and nothing of it stays in memory
+
+
+@pytest.mark.sampled(8)
+@pytest.mark.parametrize("case", FIRST)
+def test_a_streamed_model_has_the_gradients_of_a_loaded_one(tmp_path: Path, case: str) -> None:
+    state = open_state(still_run(tmp_path / "small.ckpt", case))
+    sample = sample_batches(state, 1, None)[0]
+    arguments = state.checkpoint, state.claim, state.config, torch.float64
+    loaded, streamed = load_model(*arguments), streamed_model(*arguments)
+    with computing_in(torch.float64):
+        loss_of(loaded, sample).backward()
+    expected = {name: one.grad for name, one in loaded.named_parameters() if one.grad is not None}
+    found: dict[str, torch.Tensor] = {}
+    streamed.backward(
+        lambda: loss_of(streamed.module, sample),
+        lambda name, one: found.update({name: one}),
+        lambda: computing_in(torch.float64),
+    )
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        # parts of a tied tensor are added up in another order
+        assert torch.allclose(found[name], gradient, rtol=1e-12, atol=1e-15 * float(gradient.abs().max())), name
+    assert all(parameter.is_meta and parameter.grad is None for parameter in streamed.module.parameters())
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("case", [case for case in FIRST if case not in ALIBI])
+def test_layer_by_layer_the_full_level_finds_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    small = still_run(tmp_path / "small.ckpt", case)
+    ckptgrow.width(small, tmp_path / "grown.ckpt")
+    expected = ckptgrow.verify(small, tmp_path / "grown.ckpt", settings=VerifySettings(level="full", batches=1))
+    monkeypatch.setattr(levels.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    found = ckptgrow.verify(small, tmp_path / "grown.ckpt", settings=VerifySettings(level="full", batches=1))
+    assert found.passed and found.level == "full" and found.sentences == expected.sentences
+    assert found.function is not None and expected.function is not None
+    assert found.function.relative == pytest.approx(expected.function.relative, abs=1e-13)
+    assert found.moments is not None and expected.moments is not None
+    errors = [one.gradient_worst_relative_error for one in (found.moments, expected.moments)]
+    assert errors[0] == pytest.approx(errors[1], abs=1e-9)
+    assert found.asymmetry is not None and expected.asymmetry is not None
+    assert found.asymmetry.gradients == pytest.approx(expected.asymmetry.gradients, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.sampled(4)
