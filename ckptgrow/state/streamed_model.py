@@ -125,7 +125,10 @@ class _Handed:
     def take(self, name: str, gradient: torch.Tensor | None) -> None:
         """Takes the gradient of one use of a tensor."""
         if gradient is not None:
-            self.sums[name] = self.sums[name] + gradient if name in self.sums else gradient
+            if name in self.sums:
+                self.sums[name].add_(gradient)
+            else:
+                self.sums[name] = gradient
         self.uses[name] -= 1
         if self.uses[name] == 0 and name in self.sums:
             self._hand_out(name)
@@ -207,8 +210,12 @@ class _Recomputed(torch.autograd.Function):
         ]
         if felt:
             torch.autograd.backward([one for one, _ in felt], [gradient for _, gradient in felt])
-        for name, weight in weights.items():
-            ctx.unit.handed.take(name, weight.grad)
+        felt.clear()
+        while weights:
+            name, weight = weights.popitem()
+            gradient, weight.grad = weight.grad, None
+            del weight  # a large one's memory is free before its gradient is looked at
+            ctx.unit.handed.take(name, gradient)
         return (None, None, None, None, *(one.grad for one in leaves))
 
 

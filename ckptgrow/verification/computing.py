@@ -114,7 +114,7 @@ def in_memory(subject: Subject, stage: Stage) -> Computed:
     if pair.has_copies:
         idealise(models.grown, pair, weights, begun_routers(pair))
         of_ideal = _Run.of(models.grown, subject.few)
-        scales = _Scales(subject, small, true.scale_of_all).of_all(of_ideal.gradients)
+        scales = _Scales(subject, small, true.scale_of_all, of_copies=False).of_all(of_ideal.gradients)
     return Computed(function, scales.found, asymmetry, true.largest_error)
 
 
@@ -133,7 +133,7 @@ def layer_by_layer(subject: Subject, stage: Stage) -> Computed:
         true.complete()
         scales = true
         if pair.has_copies:
-            scales = _Scales(subject, small, true.scale_of_all)
+            scales = _Scales(subject, small, true.scale_of_all, of_copies=False)
             ideal = idealised(pair, begun_routers(pair))
 
             def change(name: str, weight: torch.Tensor) -> torch.Tensor:
@@ -218,12 +218,13 @@ class _GradientFile:
 @dataclass(frozen=True)
 class _Scales:
     """How the grown model's gradients relate to the small one's, as they come; `scale_of_all`: the small ones' largest
-    entry; `difference`: that of their copies.
+    entry; `difference`: that of their copies, where these are compared (`of_copies`).
     """
 
     subject: Subject
     small: Gradients
     scale_of_all: float
+    of_copies: bool = True
     found: dict[str, GradientScale] = field(default_factory=dict[str, GradientScale])
     difference: Difference = field(default_factory=Difference)
 
@@ -263,7 +264,7 @@ class _Scales:
 
     def _compared(self, name: str, gradient: LazyTensor) -> tuple[GradientScale | None, Difference]:
         link = self.subject.pair.links[name]
-        difference = Difference.of(link, gradient) if is_copied(link) else Difference()
+        difference = Difference.of(link, gradient) if self.of_copies and is_copied(link) else Difference()
         return None if link.is_new_layer else self._scale(name, gradient), difference
 
     def _keep(self, name: str, scale: GradientScale | None, difference: Difference) -> None:
