@@ -100,7 +100,7 @@ def in_memory(subject: Subject, stage: Stage) -> Computed:
     of_small, of_grown = (_Run.of(model, subject.few) for model in (models.small, models.grown))
     small = _in_grown_terms(pair, of_small.gradients)
     models.small.zero_grad(set_to_none=True)
-    true = _Scales(subject, small, largest_gradient(small)).of_all(of_grown.gradients)
+    true = _Scales(subject=subject, small=small, scale_of_all=largest_gradient(small)).of_all(of_grown.gradients)
     asymmetry = None
     if pair.has_copies:
         hidden = hidden_asymmetry(models.grown, subject.samples[0], pair.growths["residual"])
@@ -114,7 +114,9 @@ def in_memory(subject: Subject, stage: Stage) -> Computed:
     if pair.has_copies:
         idealise(models.grown, pair, weights, begun_routers(pair))
         of_ideal = _Run.of(models.grown, subject.few)
-        scales = _Scales(subject, small, true.scale_of_all, of_copies=False).of_all(of_ideal.gradients)
+        scales = _Scales(subject=subject, small=small, scale_of_all=true.scale_of_all, of_copies=False).of_all(
+            of_ideal.gradients
+        )
     return Computed(function, scales.found, asymmetry, true.largest_error)
 
 
@@ -128,12 +130,12 @@ def layer_by_layer(subject: Subject, stage: Stage) -> Computed:
         logits = [_passed(streamed(pair, pair.small, dtype), subject.few, kept.take)]
         small = _in_grown_terms(pair, kept.tensors)
         stage("comparing the grown model's gradients, layer by layer")
-        true = _Scales(subject, small, largest_gradient(small))
+        true = _Scales(subject=subject, small=small, scale_of_all=largest_gradient(small))
         logits.append(_passed(streamed(pair, pair.grown, dtype), subject.few, true.take))
         true.complete()
         scales = true
         if pair.has_copies:
-            scales = _Scales(subject, small, true.scale_of_all, of_copies=False)
+            scales = _Scales(subject=subject, small=small, scale_of_all=true.scale_of_all, of_copies=False)
             ideal = idealised(pair, begun_routers(pair))
 
             def change(name: str, weight: torch.Tensor) -> torch.Tensor:
@@ -215,7 +217,7 @@ class _GradientFile:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Scales:
     """How the grown model's gradients relate to the small one's, as they come; `scale_of_all`: the small ones' largest
     entry; `difference`: that of their copies, where these are compared (`of_copies`).

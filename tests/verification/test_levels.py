@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import ckptgrow
 from ckptgrow import VerifySettings
@@ -110,6 +113,44 @@ def test_right_growths_pass_at_every_level(tmp_path: Path, case: str) -> None:
         assert any(sentence.startswith(f"level {level}: ") for sentence in report.sentences)
         if report.function is not None:
             assert full.function is not None and report.function.relative == full.function.relative
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import ckptgrow
+from ckptgrow.verification import comparison
+
+comparison.free_bytes = lambda: 0
+settings = ckptgrow.VerifySettings(level=sys.argv[3], dtype="float32", batches=1)
+assert ckptgrow.verify(sys.argv[1], sys.argv[2], settings=settings).passed
+peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(peak.split()[1])
+"""
+
+
+def _peak(directory: Path, num_layers: int, level: str) -> int:
+    """The largest resident size in bytes of a process that verifies a Llama that has become twice as wide."""
+    config = LlamaConfig(
+        hidden_size=192,
+        intermediate_size=768,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        num_hidden_layers=num_layers,
+        vocab_size=256,
+    )
+    LlamaForCausalLM(config).save_pretrained(directory / "small")
+    ckptgrow.width(directory / "small", directory / "grown")
+    command = [sys.executable, "-c", PROGRAM, str(directory / "small"), str(directory / "grown"), level]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel tells a process's peak there")
+@pytest.mark.parametrize("level", ["function", pytest.param("full", marks=pytest.mark.slow)])
+def test_memory_does_not_grow_with_depth(tmp_path: Path, level: str) -> None:
+    shallow, deep = (_peak(tmp_path / str(layers), layers, level) for layers in (12, 48))
+    of_a_layer = 4 * (4 * 192**2 + 3 * 192 * 768)  # bytes in float32; of the grown one four times as many
+    assert deep - shallow < (48 - 12) * (1 + 4) * of_a_layer / 10  # what a layer's modules take, and not its weights
 
 
 def _scaled(value: torch.Tensor) -> torch.Tensor:
