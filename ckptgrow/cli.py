@@ -29,6 +29,7 @@ from ckptgrow.commands.demo import demo
 from ckptgrow.commands.depth import depth
 from ckptgrow.commands.eval.eval_app import eval_app
 from ckptgrow.commands.experts import experts
+from ckptgrow.commands.family_tables.families_app import families_app
 from ckptgrow.commands.generate import generate
 from ckptgrow.commands.grow import grow
 from ckptgrow.commands.inspect import inspect
@@ -96,6 +97,7 @@ for panel, commands in PANELS.items():
         app.command(NAMES.get(command), cls=PanelledCommand, rich_help_panel=panel)(command)
 app.add_typer(eval_app, name="eval", rich_help_panel="Train")
 app.add_typer(plan, name="plan", rich_help_panel="Whole runs")
+app.add_typer(families_app, name="families", rich_help_panel="Look and prove")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -149,7 +151,7 @@ def _is_first() -> bool:
 def _name_in(arguments: Sequence[str]) -> str:
     """The command's name; empty where there is none."""
     names = {NAMES.get(command, command.__name__) for commands in PANELS.values() for command in commands}
-    return next((word for word in arguments if word in {*names, "eval", "plan"}), "")
+    return next((word for word in arguments if word in {*names, "eval", "plan", "families"}), "")
 
 
 def _refused(error: BaseException, *, as_json: bool) -> int:

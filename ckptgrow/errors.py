@@ -90,6 +90,12 @@ class CkptgrowError(Exception):
         self.args = (self.message,)
 
 
+def reason_of(error: Exception) -> str:
+    """What a caught error says, in a line; of the operating system's without their number and their file's name."""
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(words.split())
+
+
 class RequestError(CkptgrowError):
     """The request itself cannot be met, whatever the files hold."""
 

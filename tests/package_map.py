@@ -27,7 +27,7 @@ ROWS = (
     ("probe",),
     ("recipes",),
     ("train",),
-    ("live",),
+    ("live", "drafting"),
     ("growth", "verification", "evaluate", "planning", "conversion", "inspection"),
     ("state",),
     ("families", "formats", "dialects"),

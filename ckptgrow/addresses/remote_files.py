@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from ckptgrow.errors import CheckpointError, RequestError
+from ckptgrow.errors import CheckpointError, RequestError, reason_of
 
 WHOLE = 16 * 2**20  # bytes: a file up to this size is fetched at once
 LARGEST_HEADER = 100 * 2**20  # bytes of a safetensors file, as its library has it
@@ -72,7 +72,7 @@ def read_range(path: Path, offset: int, view: memoryview) -> int:
     try:
         data = found.system.cat_file(found.path, start=offset, end=min(offset + len(view), found.size))
     except OSError as error:
-        raise CheckpointError(f"{found.path}: could not be read ({error})") from error
+        raise CheckpointError(f"{found.path}: could not be read ({reason_of(error)})") from error
     view[: len(data)] = data
     return len(data)
 

@@ -37,6 +37,9 @@ VERBS = {
     "positions": "lengthening",
     "experts": "upcycling",
 }
+CONFIG_WITHIN = (
+    "the grown config lies in OUT itself, as ['ckptgrow']['config']; commands find it there and want no --config"
+)
 TRAPPED = (
     "the grown model is trapped: its copies get equal gradients and stay equal for ever, so it computes nothing the "
     "small one could not. Train with dropout, or grow with --separate split (changes no output)"
@@ -144,10 +147,14 @@ def _rehearsed(recipe: GrowthRecipe, source: Path, target: Path, screen: Screen)
 
 
 def _with_notes(done: GrowthResult, recipe: GrowthRecipe, source: Path) -> GrowthResult:
-    """The result with its notes in the command line's words, with what it does to rounding, and whether it is early."""
+    """The result with its notes in the command line's words, with where its config lies, what it does to rounding, and
+    whether it is early.
+    """
     config, dialect = (recipe.options.get(name) for name in ("config", "dialect"))
     more = conditioning_notes(done, source, config, dialect) if recipe.operator == "width" else []
     more = [*more, *timing_notes(source, recipe.operator, done.step[0])]
+    if config is not None and source.is_file():
+        more.append(CONFIG_WITHIN)
     return replace(done, notes=tuple(map(spelled, (*done.notes, *more))))
 
 

@@ -20,6 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from ckptgrow.commands._interruption import Stopped
 from ckptgrow.commands._panels import PANELS, REST, panel_of
+from ckptgrow.commands._pulse import PULSE
 
 WIDTH_WITHOUT_TERMINAL, NARROWEST = 100, 40  # characters
 WIDEST_NAME = 34  # characters of an option's name and words, before its help begins a line below
@@ -31,7 +32,12 @@ Row = tuple[str, str]  # what it is called, and what it does
 
 
 class PanelledCommand(TyperCommand):
-    """A command whose help has panels."""
+    """A command whose help has panels, and whose signs of life have its name until it says what it does."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """What it returns."""
+        PULSE.does(str(ctx.command_path))
+        return super().invoke(ctx)
 
     def get_help(self, ctx: Any) -> str:
         """The help as text, for the terminal that there is."""

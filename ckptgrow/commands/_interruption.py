@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 WHOLE_OR_NOTHING = "nothing is half-written; start it again"
 GOING_ON: Mapping[str, str] = {
-    "data": "what is tokenized stays in OUT, and the same command goes on there",
-    "train": "the checkpoints in its directory are whole; --resume DIR goes on from the last one",
+    "data": "what is tokenized by now stays in OUT, and the same command goes on there",
+    "train": "checkpoints that its directory has by now are whole; --resume DIR goes on from the last one",
     "probe": "the same command goes on where it was if it has --work, and begins anew otherwise",
     "run": "the same command goes on where it was",
     "demo": "--force begins it anew",

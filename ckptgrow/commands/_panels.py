@@ -6,7 +6,17 @@ from collections.abc import Mapping
 
 REST = "Options"
 PANELS: Mapping[str, tuple[str, ...]] = {
-    "Model": ("size", "config", "resume", "init_from", "averaged", "tokenizer", "old_tokenizer", "train_tokenizer"),
+    "Model": (
+        "size",
+        "config",
+        "resume",
+        "init_from",
+        "averaged",
+        "tokenizer",
+        "old_tokenizer",
+        "train_tokenizer",
+        "like",
+    ),
     "Sizes": (
         "pad_to",
         "factor",

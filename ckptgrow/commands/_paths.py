@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ckptgrow.addresses.address import is_address, local_path, of_bare_name, typed
 from ckptgrow.addresses.remote_files import fetched_whole
-from ckptgrow.errors import RequestError, listing
+from ckptgrow.data.directories import directories_in
+from ckptgrow.errors import DataError, RequestError, listing
 from ckptgrow.storage.files.targets import check_suffix, check_target
 
 OF_TRAINER = re.compile(r"checkpoint-(\d+)")
@@ -52,6 +54,42 @@ def whole_checkpoint_at(path: Path | None) -> Path | None:
 def whole_checkpoints_at(paths: list[Path]) -> list[Path]:
     """The same of several."""
     return [found for path in paths if (found := whole_checkpoint_at(path)) is not None]
+
+
+def data_at(words: str | None) -> str | None:
+    """The words for prepared data; raises RequestError, and DataError where there are none."""
+    for directory, _ in [] if words is None else directories_in(words):
+        if not directory.exists():
+            raise DataError(f"{directory}: no such directory, expected what `ckptgrow data` writes")
+        if not (directory / PREPARED).is_file():
+            raise DataError(f"{directory}: has no {PREPARED}, expected what `ckptgrow data` writes")
+    return words
+
+
+def run_at(directory: Path | None) -> Path | None:
+    """The directory of a staged run; raises RequestError for another."""
+    if directory is not None and not (directory / JOURNAL).is_file():
+        raise RequestError(f"{directory}: holds no run, expected the --out of a `ckptgrow run`")
+    return directory
+
+
+def trained_at(directory: Path | None) -> Path | None:
+    """The directory of a training; raises DataError for another."""
+    if directory is not None and not (directory / "checkpoints" / "last.ckpt").is_file():
+        raise DataError(f"{directory}: holds no training, expected the --out of `ckptgrow train` with a checkpoint")
+    return directory
+
+
+def file_of(expected: str) -> Callable[[Path | None], Path | None]:
+    """Takes the path of a file; raises DataError with what was expected where there is none."""
+
+    def found(path: Path | None) -> Path | None:
+        if path is not None and not (there := path.expanduser()).is_file():
+            is_there = "is a directory" if there.is_dir() else "no such file"
+            raise DataError(f"{path}: {is_there}, expected {expected}")
+        return path and path.expanduser()
+
+    return found
 
 
 def grown_at(path: Path) -> Path:
@@ -116,5 +154,5 @@ def _around(file: Path) -> Path:
     if (file.parent / "config.json").is_file():
         return file.parent
     raise RequestError(
-        f"{file}: holds weights alone, expected a model's directory, with the config.json that tells its architecture"
+        f"{file}: holds weights alone, expected the config.json that tells its architecture beside it; put it there"
     )

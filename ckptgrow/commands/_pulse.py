@@ -25,6 +25,7 @@ class Pulse:
         self.may_go_on: Callable[[], None] = lambda: None
         self._doing = BEGINNING
         self._begun = self._shown = time.monotonic()
+        self._stream = sys.stderr  # as a command began: libraries that print are silenced by replacing sys.stderr
         self._holders, self._is_spinning = 0, False
         self._lock, self._ended = threading.RLock(), threading.Event()
 
@@ -39,8 +40,8 @@ class Pulse:
             self._shown = time.monotonic()
             if self._is_spinning:
                 self._is_spinning = False
-                sys.stderr.write(CLEARED)
-                sys.stderr.flush()
+                self._stream.write(CLEARED)
+                self._stream.flush()
 
     @contextmanager
     def held(self) -> Generator[None]:
@@ -57,8 +58,8 @@ class Pulse:
     def beating(self) -> Generator[None]:
         """Watches over a command."""
         self._begun = self._shown = time.monotonic()
-        self._ended = threading.Event()
-        is_terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._stream, self._ended = sys.stderr, threading.Event()
+        is_terminal = self._stream is not None and self._stream.isatty()
         watch = threading.Thread(target=self._spin if is_terminal else self._write, daemon=True)
         watch.start()
         try:
@@ -74,15 +75,15 @@ class Pulse:
             with self._lock:
                 if self._holders == 0 and time.monotonic() - self._shown >= SECONDS_TO_SPINNER:
                     frame, self._is_spinning = frame + 1, True
-                    sys.stderr.write(f"{CLEARED}{FRAMES[frame % len(FRAMES)]} {self._doing} …\r")
-                    sys.stderr.flush()
+                    self._stream.write(f"{CLEARED}{FRAMES[frame % len(FRAMES)]} {self._doing} …\r")
+                    self._stream.flush()
 
     def _write(self) -> None:
         while not self._ended.wait(min(1.0, SECONDS_OF_SILENCE / 4)):
             with self._lock:
-                if (now := time.monotonic()) - self._shown >= SECONDS_OF_SILENCE and sys.stderr is not None:
-                    sys.stderr.write(f"… {self._doing}, {now - self._begun:.0f} s\n")
-                    sys.stderr.flush()
+                if (now := time.monotonic()) - self._shown >= SECONDS_OF_SILENCE and self._stream is not None:
+                    self._stream.write(f"… {self._doing}, {now - self._begun:.0f} s\n")
+                    self._stream.flush()
                     self._shown = now
 
 

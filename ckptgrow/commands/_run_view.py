@@ -44,8 +44,6 @@ class RunView:
         PULSE.does(name)
         if sentence:
             self._screen.say(f"{name}: {sentence}")
-        elif self._live is None:
-            self._screen.say(f"{name} …")
         self._show()
 
     def stage(self, sentence: str) -> None:

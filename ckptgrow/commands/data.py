@@ -77,6 +77,8 @@ def data(
         f"{done.num_tokens['val']:,} of {done.num_documents['val']:,} to validate; vocabulary {done.vocab_size:,}, "
         f"{done.dtype}."
     )
+    if val_fraction > 0 and not done.num_tokens["val"]:
+        screen.warn("too few documents: none is kept to validate with; a larger --val-fraction, or --documents lines")
     for note in done.notes:
         screen.say(f"note: {note}")
     screen.result(

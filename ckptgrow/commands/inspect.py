@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -14,6 +15,7 @@ from ckptgrow.commands import _options as options
 from ckptgrow.commands._paths import checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._spelling import spelled_in
+from ckptgrow.commands.family_tables.list_tables import show_tables
 from ckptgrow.errors import RequestError, listing
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def inspect(
     """
     screen = Screen(as_json)
     if families:
-        _list_families(screen)
+        show_tables(screen)
         return
     if checkpoint is None:
         raise RequestError("Missing argument 'CKPT'; name a checkpoint, or pass --families")
@@ -64,10 +66,28 @@ def inspect(
     if found.sha256 is not None:
         screen.say(f"checked: sha256 of its tensors {found.sha256}")
     for entry in found.history:
-        screen.say("grown: " + ", ".join(f"{key} {value}" for key, value in entry.items()))
+        screen.say(f"grown: {_grown_by(entry)}")
     for problem in found.problems:
         screen.warn(problem)
     screen.result(found.to_json())
+
+
+def _grown_by(entry: Mapping[str, Any]) -> str:
+    """A growth out of the history as the command that does it again, and who did it; a record that is not whole as it
+    stands.
+    """
+    from ckptgrow.formats.growth_log import GrowthRecord
+    from ckptgrow.recipes.command_words import COMMAND, words_of_command
+    from ckptgrow.recipes.growth_recipe import recorded_recipe
+
+    try:
+        recipe = recorded_recipe(cast(GrowthRecord, entry))
+        options = {name: tuple(value) if isinstance(value, list) else value for name, value in recipe.items()}
+        words = words_of_command(str(options.pop("operator")), (), options)
+        versions = f"{COMMAND} {entry['version']} and torch {entry['torch']}"
+        return f"{shlex.join(words[1:])}, at step {entry['step'][0]:,}, by {versions}"
+    except (KeyError, TypeError, ValueError):
+        return ", ".join(f"{key} {value}" for key, value in entry.items())
 
 
 def _print_recipe(checkpoint: Path, screen: Screen) -> None:
@@ -81,15 +101,6 @@ def _print_recipe(checkpoint: Path, screen: Screen) -> None:
     screen.say(f"# growth {len(history)} of {len(history)}; not recorded: {', '.join(OF_READING)}")
     screen.say(recipe_text(again))
     screen.result({"recipe": again})
-
-
-def _list_families(screen: Screen) -> None:
-    from ckptgrow.families.registry import FAMILIES
-    from ckptgrow.families.support import OPERATORS, support
-
-    table = {name: support(family) for name, family in sorted(FAMILIES.items())}
-    screen.table("", ("family", *OPERATORS), [(name, *row.values()) for name, row in table.items()])
-    screen.result({"families": table})
 
 
 def _rows(found: Inspection) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ import typer
 from ckptgrow.choices import Operator, words_of
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._interruption import interrupted
+from ckptgrow.commands._paths import data_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._spelling import spelled, spelled_in
 from ckptgrow.commands._values import chosen_by_commas, whole_number
@@ -34,6 +35,7 @@ def probe(
             help="A directory that `ckptgrow data` wrote, or several with weights, as A:0.7,B:0.3.",
             metavar="DIR",
             show_default=False,
+            callback=data_at,
         ),
     ],
     operators: Annotated[
@@ -126,8 +128,8 @@ def probe(
         processes=processes,
     )
     try:
-        with _place(work) as directory:
-            found = run_probe(source, data, directory, request, lambda one: screen.note(spelled(one)))
+        with _place(work) as directory, screen.stages() as stage:
+            found = run_probe(source, data, directory, request, lambda one: screen.note(spelled(one)), stage)
     except Interrupted as interruption:
         screen.warn(interrupted("probe", interruption.number))
         raise typer.Exit(128 + interruption.number) from interruption

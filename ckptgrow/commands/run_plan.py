@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ckptgrow.commands._option_helps import helps_of
+from ckptgrow.commands._paths import data_at, file_of, run_at
 from ckptgrow.commands._run_view import run_view
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._spelling import spelled_in
@@ -35,7 +36,10 @@ def run_plan(
     plan: Annotated[
         Path | None,
         typer.Argument(
-            metavar="PLAN", help="A plan (.yaml or .json), as `ckptgrow plan law --out` writes it.", show_default=False
+            metavar="PLAN",
+            help="A plan (.yaml or .json), as `ckptgrow plan law --out` writes it.",
+            show_default=False,
+            callback=file_of("a plan"),
         ),
     ] = None,
     data: Annotated[
@@ -45,6 +49,7 @@ def run_plan(
             "plan's].",
             metavar="DIR",
             show_default=False,
+            callback=data_at,
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's directory.", show_default=False)] = None,
@@ -55,7 +60,8 @@ def run_plan(
         int, typer.Option(min=0, help="With --dry-run, steps of every stage's model to time; 0 for none.")
     ] = 5,
     status: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Tell where the run in DIR stands.", show_default=False)
+        Path | None,
+        typer.Option(metavar="DIR", help="Tell where the run in DIR stands.", show_default=False, callback=run_at),
     ] = None,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of plans, by which editors complete them.")
@@ -194,7 +200,8 @@ def _show_forecast(work: Work, measure: int, screen: Screen) -> None:
     from ckptgrow.run.work import FIRST_MODEL
 
     check_ahead(work, forecast(work))
-    found = forecast(work, measure)
+    with screen.stages() as stage:
+        found = forecast(work, measure, stage)
     columns = ("stage", "parameters", "without embeddings", "from step", "steps", "tokens", "FLOPs", "time")
     rows = [
         (one.stage.name, one.size.total, one.size.without_embeddings, one.start, one.steps, one.tokens,

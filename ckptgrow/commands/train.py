@@ -22,10 +22,10 @@ from ckptgrow.choices import (
     words_of,
 )
 from ckptgrow.commands import _options as options
-from ckptgrow.commands._paths import whole_checkpoint_at
+from ckptgrow.commands._paths import data_at, file_of, whole_checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import chosen_by_commas, words_by_commas
-from ckptgrow.errors import CkptgrowError, ConfigError, RequestError, at, needs
+from ckptgrow.errors import CkptgrowError, ConfigError, RequestError, at, needs, reason_of
 
 if TYPE_CHECKING:
     from ckptgrow.train.monitor import Progress
@@ -41,10 +41,13 @@ def train(
             help="A directory that `ckptgrow data` wrote, or several with weights, as A:0.7,B:0.3.",
             metavar="DIR",
             show_default=False,
+            callback=data_at,
         ),
     ],
     out: Annotated[Path, typer.Option(help="The directory for checkpoints and logs.", show_default=False)],
-    config: Annotated[Path | None, typer.Option(help="A transformers config.json.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A transformers config.json.", callback=file_of("a transformers config.json"))
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(help="One of the staged-training script's sizes, as GPT2_base or GPT2_large_div2_width."),
@@ -439,10 +442,10 @@ def _rise(value: str) -> tuple[float, int]:
 def _config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such file, expected a transformers config.json") from error
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}), expected a transformers config.json") from error
+        raise ConfigError(
+            f"{path}: cannot be read ({reason_of(error)}), expected a transformers config.json"
+        ) from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise ConfigError(f"{path}: has no model_type, expected a transformers config.json")
     return config

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Protocol, cast
 
-from ckptgrow.errors import DataError, needs
+from ckptgrow.errors import DataError, needs, reason_of
 
 COMPRESSIONS = (".gz", ".zst")
 READ_BYTES = 2**14  # of the compressed file at once: a block of one repeated byte grows 40,000 times
@@ -92,8 +92,8 @@ def _members(
             except damages as error:
                 kind = path.suffix.lower()
                 raise DataError(
-                    f"{path}: is damaged, or no {kind} file ({error}), expected a whole one; copy it again, or correct "
-                    "its name"
+                    f"{path}: is damaged, or no {kind} file ({reason_of(error)}), expected a whole one; copy it again, "
+                    "or correct its name"
                 ) from error
             if content:
                 yield content

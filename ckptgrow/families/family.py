@@ -78,13 +78,14 @@ class Tie:
 class Padding:
     """What growing the residual stream by fresh coordinates needs to know.
 
-    `norm`: the kind of norm across it; `eps`: the config field of its ε. `scale`: spaces that are written with the
-    factor (new size / old size)^power, to make up for what the model multiplies by a power of the hidden size;
-    `scale_tied`: the same where the head is tied.
+    `norm`: the kind of norm across it; `eps`: the config field of its ε, None where that must stay, because other
+    norms share it or no field says it: then the stream is √(new size / old size) as large. `scale`: spaces that are
+    written with the factor (new size / old size)^power, for that, and to make up for what the model multiplies by a
+    power of the hidden size; `scale_tied`: the same where the head is tied.
     """
 
     norm: Literal["layer", "rms"]
-    eps: str
+    eps: str | None
     scale: Mapping[str, float] = field(default_factory=dict[str, float])
     scale_tied: Mapping[str, float] = field(default_factory=dict[str, float])
 

@@ -6,7 +6,8 @@ line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
@@ -24,7 +25,7 @@ class Registry(Mapping[str, Family]):
     """Families by `model_type`; an installed one is imported when it is first asked for."""
 
     def __init__(self, tables: Iterable[Family]) -> None:
-        self._own = {family.model_type: family for family in tables}
+        self._own: dict[str, Family] = {family.model_type: family for family in tables}
         self._added: dict[str, Family] = {}
 
     def add(self, family: Family) -> None:
@@ -37,6 +38,17 @@ class Registry(Mapping[str, Family]):
         if known is not None or name in self._installed:
             raise ConfigError(f"family {name!r}: another table has this model_type, expected one that is free")
         self._added[name] = family
+
+    @contextmanager
+    def instead(self, family: Family) -> Generator[None]:
+        """For a while this table in the place of any other of its name: a draft, which is being tried."""
+        own, added = self._own, self._added
+        self._own = {name: one for name, one in own.items() if name != family.model_type}
+        self._added = {**added, family.model_type: family}
+        try:
+            yield
+        finally:
+            self._own, self._added = own, added
 
     @cached_property
     def _installed(self) -> dict[str, list[EntryPoint]]:

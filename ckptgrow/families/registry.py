@@ -13,6 +13,9 @@ from ckptgrow.families.tables.bamba import FAMILY as BAMBA
 from ckptgrow.families.tables.bert import FAMILY as BERT
 from ckptgrow.families.tables.bloom import FAMILY as BLOOM
 from ckptgrow.families.tables.codegen import FAMILY as CODEGEN
+from ckptgrow.families.tables.cohere import FAMILY as COHERE
+from ckptgrow.families.tables.cohere2 import FAMILY as COHERE2
+from ckptgrow.families.tables.cwm import FAMILY as CWM
 from ckptgrow.families.tables.deepseek_v3 import FAMILY as DEEPSEEK_V3
 from ckptgrow.families.tables.dots1 import FAMILY as DOTS1
 from ckptgrow.families.tables.ernie4_5 import FAMILY as ERNIE4_5
@@ -20,6 +23,7 @@ from ckptgrow.families.tables.ernie4_5_moe import FAMILY as ERNIE4_5_MOE
 from ckptgrow.families.tables.eurobert import FAMILY as EUROBERT
 from ckptgrow.families.tables.exaone4 import FAMILY as EXAONE4
 from ckptgrow.families.tables.falcon_h1 import FAMILY as FALCON_H1
+from ckptgrow.families.tables.flex_olmo import FAMILY as FLEX_OLMO
 from ckptgrow.families.tables.gemma import FAMILY as GEMMA
 from ckptgrow.families.tables.gemma2 import FAMILY as GEMMA2
 from ckptgrow.families.tables.gemma3_text import FAMILY as GEMMA3_TEXT
@@ -34,8 +38,13 @@ from ckptgrow.families.tables.gptj import FAMILY as GPTJ
 from ckptgrow.families.tables.granite import FAMILY as GRANITE
 from ckptgrow.families.tables.granitemoe import FAMILY as GRANITEMOE
 from ckptgrow.families.tables.granitemoehybrid import FAMILY as GRANITEMOEHYBRID
+from ckptgrow.families.tables.granitemoeshared import FAMILY as GRANITEMOESHARED
 from ckptgrow.families.tables.helium import FAMILY as HELIUM
 from ckptgrow.families.tables.hunyuan_v1_dense import FAMILY as HUNYUAN_V1_DENSE
+from ckptgrow.families.tables.hyperclovax import FAMILY as HYPERCLOVAX
+from ckptgrow.families.tables.internlm3 import FAMILY as INTERNLM3
+from ckptgrow.families.tables.iquestcoder import FAMILY as IQUESTCODER
+from ckptgrow.families.tables.jais2 import FAMILY as JAIS2
 from ckptgrow.families.tables.lfm2 import FAMILY as LFM2
 from ckptgrow.families.tables.llama import FAMILY as LLAMA
 from ckptgrow.families.tables.mamba2 import FAMILY as MAMBA2
@@ -49,11 +58,13 @@ from ckptgrow.families.tables.modernbert_decoder import FAMILY as MODERNBERT_DEC
 from ckptgrow.families.tables.mpt import FAMILY as MPT
 from ckptgrow.families.tables.mt5 import FAMILY as MT5
 from ckptgrow.families.tables.nanochat import FAMILY as NANOCHAT
+from ckptgrow.families.tables.nemotron import FAMILY as NEMOTRON
 from ckptgrow.families.tables.olmo import FAMILY as OLMO
 from ckptgrow.families.tables.olmo2 import FAMILY as OLMO2
 from ckptgrow.families.tables.olmo3 import FAMILY as OLMO3
 from ckptgrow.families.tables.olmoe import FAMILY as OLMOE
 from ckptgrow.families.tables.opt import FAMILY as OPT
+from ckptgrow.families.tables.persimmon import FAMILY as PERSIMMON
 from ckptgrow.families.tables.phi import FAMILY as PHI
 from ckptgrow.families.tables.phi3 import FAMILY as PHI3
 from ckptgrow.families.tables.qwen2 import FAMILY as QWEN2
@@ -68,6 +79,7 @@ from ckptgrow.families.tables.smollm3 import FAMILY as SMOLLM3
 from ckptgrow.families.tables.stablelm import FAMILY as STABLELM
 from ckptgrow.families.tables.starcoder2 import FAMILY as STARCODER2
 from ckptgrow.families.tables.t5 import FAMILY as T5
+from ckptgrow.families.tables.vaultgemma import FAMILY as VAULTGEMMA
 from ckptgrow.families.tables.vit import FAMILY as VIT
 
 TABLES = (
@@ -133,6 +145,18 @@ TABLES = (
     FALCON_H1,
     BAMBA,
     GRANITEMOEHYBRID,
+    COHERE,
+    COHERE2,
+    CWM,
+    NEMOTRON,
+    JAIS2,
+    PERSIMMON,
+    VAULTGEMMA,
+    GRANITEMOESHARED,
+    FLEX_OLMO,
+    HYPERCLOVAX,
+    INTERNLM3,
+    IQUESTCODER,
 )
 FAMILIES = Registry(TABLES)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ckptgrow.families.family import InPieces, Parameter, Refusal, Size, Tie
+from ckptgrow.families.family import InPieces, Padding, Parameter, Refusal, Size, Tie
 
 LAYER = "model.layers.{layer}."
 
@@ -133,6 +133,7 @@ def shared_experts(number: str, bias: str | None = None) -> tuple[Parameter, ...
     return weights + (biases if bias else ())
 
 
+OF_SHARED_EPS = Padding("rms", None, scale={"residual": 0.5}, scale_tied={"residual": 0.5, "final": -0.5})
 NORMS_OVER_HEADS = Refusal(
     "hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"
 )
@@ -163,6 +164,11 @@ NORMS = (
     Parameter(LAYER + "post_attention_layernorm.weight", "gain normed"),
 )
 
+NORM_BIASES = (
+    Parameter(LAYER + "input_layernorm.bias", "normed"),
+    Parameter(LAYER + "post_attention_layernorm.bias", "normed"),
+)
+
 FINAL = (
     Parameter("model.norm.weight", "gain final"),
     Parameter("lm_head.weight", "vocab <- final"),
@@ -188,6 +194,7 @@ POST_NORM_BIASES = (
     *ATTENTION_BIASES[:3],
     Parameter(LAYER + "self_attn.o_proj.bias", "branch", when="attention_bias"),
 )
+
 SANDWICH_NORMS_WITHOUT_ONE = (
     Parameter(LAYER + "input_layernorm.weight", "1+gain normed"),
     Parameter(LAYER + "post_attention_layernorm.weight", "1+gain residual"),

@@ -12,9 +12,13 @@ be in the norm. With d → d' of them a norm's gain is multiplied by √(d/d') a
 
     γ √(d/d') x / √(Σx²/d' + ε d/d')  =  γ x / √(Σx²/d + ε).
 
+Where ε must stay, as norms over heads have it too, the stream itself is written √(d'/d) as large, and
+
+    γ √(d/d') · √(d'/d) x / √(d'/d Σx²/d' + ε)  =  γ x / √(Σx²/d + ε).
+
 Of a gated unit act(g)·u only u may be zero, for with g = u = 0 both have gradient zero for ever; of a unit act(u) with
 one matrix alone u may be zero where act(0) = 0 and act'(0) ≠ 0, which is so for GELU and SiLU and not for ReLU. A head
-is zero by its values. Without any of these `zero-copy` and `zero-random` are refused.
+is zero by its values, which must be its own. Without any of these `zero-copy` and `zero-random` are refused.
 
 Gradients of old entries stay as they were, those of gains are √(d'/d) as large; behind a LayerNorm what writes the
 residual stream has no constant factor, because the new coordinates' gradients enter the mean that the norm's backward
@@ -36,7 +40,7 @@ from ckptgrow.choices import Fresh
 from ckptgrow.errors import RequestError
 from ckptgrow.families.family import Padding
 from ckptgrow.spaces.growth import BoolVector, Filling, Growth, Read, identities, padded
-from ckptgrow.spaces.layout import parse
+from ckptgrow.spaces.layout import Axis, parse
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
 
@@ -63,7 +67,7 @@ def padded_growths(
     new = {**old.sizes, **_units(old, sizes)}
     hidden = sizes.get("residual", old.sizes["residual"])
     if hidden != old.sizes["residual"]:
-        new |= dict.fromkeys(old.family.residual, hidden)
+        new |= dict.fromkeys(_stream(old), hidden)
     for space in sizes:
         if space not in old.sizes:
             raise RequestError(f"⟦{_option(space)}⟧: {old.family.model_type} has no such size of its own")
@@ -75,10 +79,12 @@ def padded_growths(
     growths = identities(old.sizes)
     for space in (one for one in UNITS if one in old.sizes and new[one] > old.sizes[one]):
         _check_alive(old, space, fresh)
+        _check_values(old, new, space, fresh)
         growths[space] = padded(old.sizes[space], new[space], OF_UNITS[fresh or "random-zero"])
     if hidden > old.sizes["residual"]:
         padding = _padding_of(old)
-        changed[padding.eps] = old.config[padding.eps] * old.sizes["residual"] / hidden
+        if padding.eps is not None:
+            changed[padding.eps] = old.config[padding.eps] * old.sizes["residual"] / hidden
         growths |= _residual(old, padding, hidden, fresh or "zero-random")
     return growths, changed
 
@@ -101,13 +107,35 @@ def _check_alive(old: Architecture, space: str, fresh: Fresh | None) -> None:
         )
 
 
+def _check_values(old: Architecture, new: Mapping[str, int], space: str, fresh: Fresh | None) -> None:
+    """Raises RequestError where new heads would read values that are not new, and so not zero."""
+    if fresh in (None, "random-zero") or space != "heads":
+        return
+    has_new_values = new.get("kv_heads", 0) > old.sizes.get("kv_heads", 0)
+    if not has_new_values and not any(axis.silences("heads") for axis in _written_axes(old)):
+        raise RequestError(
+            f"{old.where}: ⟦fresh {fresh}⟧ silences new heads by zero values, and all heads read the values of one; "
+            "leave ⟦fresh⟧ out, which reads them through zeros"
+        )
+
+
 def _silenced(old: Architecture, space: str) -> list[BoolVector]:
     """For every tensor that writes a space, the coordinates whose zeros silence a unit: of gated units one factor."""
-    writers = [parse(one.layout) for one in old.family.parameters if old.holds(one.when)]
-    written = [axis for layout in writers for axis in layout.axes if axis.role == "out" and space in axis.spaces]
+    written = [axis for axis in _written_axes(old) if space in axis.spaces]
     sizes = identities(old.sizes)
     grown = [axis.growth(sizes) for axis in written]
     return [np.zeros(one.num_new, np.bool_) if one.silencing is None else one.silencing for one in grown]
+
+
+def _written_axes(old: Architecture) -> list[Axis]:
+    """What the model's tensors write, axis by axis."""
+    layouts = [parse(one.layout) for one in old.family.parameters if old.holds(one.when)]
+    return [axis for layout in layouts for axis in layout.axes if axis.role == "out"]
+
+
+def _stream(old: Architecture) -> list[str]:
+    """The spaces that are as large as the residual stream; embeddings may be narrower and stay so."""
+    return [space for space in old.family.residual if old.sizes[space] == old.sizes["residual"]]
 
 
 def _residual(old: Architecture, padding: Padding, hidden: int, fresh: Fresh) -> dict[str, Growth]:
@@ -127,7 +155,7 @@ def _residual(old: Architecture, padding: Padding, hidden: int, fresh: Fresh) ->
             norm=ratio**-0.5,
             scale=ratio ** powers.get(space, 0.0),
         )
-        for space in old.family.residual
+        for space in _stream(old)
     }
 
 
@@ -153,10 +181,12 @@ def _heads_for_hidden(old: Architecture, asked: Mapping[str, int]) -> dict[str, 
 
 
 def _key_heads_in_proportion(old: Architecture, units: Mapping[str, int]) -> dict[str, int]:
-    """The number of key heads in the old proportion to the number of heads."""
+    """The number of key heads in the old proportion to the number of heads; one alone stays so, unless asked for."""
     if "kv_heads" not in old.sizes or "heads" not in units:
         return {}
     heads, kv_heads = old.sizes["heads"], old.sizes["kv_heads"]
+    if kv_heads == units.get("kv_heads", kv_heads) == 1:
+        return {"kv_heads": 1}
     proportional, rest = divmod(kv_heads * units["heads"], heads)
     if rest or units.get("kv_heads", proportional) != proportional:
         raise RequestError(

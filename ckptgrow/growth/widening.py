@@ -31,6 +31,7 @@ from ckptgrow.state.grown_config import with_sizes
 from ckptgrow.state.sizes import LARGEST_SIZE
 
 BLOCK_WEIGHTS: Mapping[How, BlockWeights] = {"diagonal": diagonal, "tile": tile, "pad": tile}
+PADDED = ("residual", "ffn", "dense_ffn", "heads", "kv_heads")  # spaces whose sizes ⟦how pad⟧ takes
 RHO = 1.776  # steps before over steps after growth in width (Shen et al., table 3)
 NOISE = 0.25  # where noise is asked for without its strength; more makes the loss jump after growth
 MOST_NOISE = 64.0
@@ -63,7 +64,8 @@ def width(
     (the default) one has all (see `spaces.split`); "noise" adds terms that the function cannot see but its rounding
     can, of strength `noise` in units of each matrix's root mean square; "none" leaves the copies equal, with `how`
     their blocks. A number for `noise` chooses between the latter two by itself. With `how` "pad" new coordinates copy
-    nothing, so that `hidden` may have any size, and `fresh` says how they begin (see `padding`).
+    nothing, so that `hidden` may have any size, and `fresh` says how they begin (see `padding`); a factor multiplies
+    every size that the config says.
 
     Raises RequestError for sizes that cannot be, CkptgrowError for what is wrong with the source.
     """
@@ -108,6 +110,8 @@ class _Plan:
     def operator(self, old: Architecture) -> Operator:
         """The operator on a model; raises RequestError for sizes that this model cannot have."""
         _check_size(old.sizes["residual"] * (self.factor or 1), *self.sizes.values())
+        if self.how == "pad" and self.factor is not None:
+            return replace(self, factor=None, sizes={**_times(old, self.factor), **self.sizes}).operator(old)
         growths, config = self._padded(old) if self.how == "pad" else self._copied(old)
         if self.sizes:
             old.with_config(config).check_accepted()  # some families want hidden to be a multiple of heads all the same
@@ -153,6 +157,13 @@ class _Plan:
         for space in self.sizes:
             check_exact(old, "hidden" if space == "residual" else space)
         return padded_growths(old, self.sizes, self.fresh)
+
+
+def _times(old: Architecture, factor: int) -> dict[str, int]:
+    """The sizes that ⟦how pad⟧ takes, a factor of times as large, as far as the config says them."""
+    fields = {space: old.family.sizes[space].config for space in PADDED if space in old.sizes}
+    said = [space for space, field in fields.items() if field is not None and old.config.get(field) is not None]
+    return {space: factor * old.sizes[space] for space in said}
 
 
 def _check_size(*new: int) -> None:
@@ -213,7 +224,5 @@ def _check(factor: int | None, sizes: Mapping[str, int], how: How, request: Stat
         if request.fresh_moments != "zero":
             raise RequestError(f"⟦fresh_moments {request.fresh_moments}⟧: copies have exact moments; give ⟦how pad⟧")
         return
-    if factor is not None or not sizes:
-        raise RequestError("⟦how pad⟧: expected sizes (⟦hidden⟧, ⟦heads⟧, ⟦kv_heads⟧, ⟦ffn⟧) and no ⟦factor⟧")
     if request.lr_rule == "mup":
         raise RequestError("⟦lr_rule mup⟧: new coordinates copy nothing, so no old lr changes; use ⟦lr_rule keep⟧")

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ckptgrow.errors import DataError, RequestError, listing
+from ckptgrow.errors import DataError, RequestError, listing, reason_of
 from ckptgrow.planning.laws import LAWS, Law
 
 REQUIRED = ("measure", "size_scale", "size_exponent", "data_scale", "data_exponent")
@@ -87,7 +87,9 @@ def _tree(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}), expected a law that `ckptgrow plan fit` wrote") from error
+        raise DataError(
+            f"{path}: cannot be read ({reason_of(error)}), expected a law that `ckptgrow plan fit` wrote"
+        ) from error
     try:
         tree = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:

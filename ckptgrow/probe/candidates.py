@@ -12,7 +12,7 @@ from ckptgrow.choices import Operator
 from ckptgrow.errors import RequestError, at
 from ckptgrow.growth.request import GrowthResult
 from ckptgrow.recipes.command_words import options_in_words, words_of_command
-from ckptgrow.recipes.growth_recipe import RECORDED_SIZES, GrowthRecipe
+from ckptgrow.recipes.growth_recipe import GrowthRecipe
 from ckptgrow.recipes.recipe_options import (
     PLACES_OF_GROWTH,
     PLACES_OF_TRAINING,
@@ -41,15 +41,10 @@ class Candidate:
         trained = train_options(OUTSIDE).checked(self.train, f"{where}.train")
         return replace(self, growth=grown, train=trained)
 
-    def of_size(self, sizes: Mapping[str, int], factor: int) -> Candidate:
-        """With the sizes of a growth by a factor, where it has none: `sizes` are the small model's own."""
+    def by(self, factor: int) -> Candidate:
+        """With a factor, where it has no size of its own."""
         asked = {"factor", "hidden", "heads", "kv_heads", "ffn", "layers", "every"}
-        if asked & set(self.growth):
-            return self
-        if self.growth.get("how") != "pad":
-            return replace(self, growth={"factor": factor, **self.growth})
-        grown = {option: sizes[space] * factor for space, option in RECORDED_SIZES.items() if space in sizes}
-        return replace(self, growth={**grown, **self.growth})
+        return self if asked & set(self.growth) else replace(self, growth={"factor": factor, **self.growth})
 
     @property
     def training(self) -> Mapping[str, Any]:

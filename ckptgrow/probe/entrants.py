@@ -79,10 +79,9 @@ class Entrants:
     @cached_property
     def grown(self) -> dict[str, Entrant]:
         """The candidates that can be, by name; the others are noted with what is wrong with them."""
-        sizes = self.architecture.own_sizes
         found: dict[str, Entrant] = {}
         for asked in self.request.candidates:
-            candidate = asked.of_size(sizes, self.request.factor)
+            candidate = asked.by(self.request.factor)
             try:
                 result: GrowthResult = candidate.grow(self.source, None, self.request.seed)
             except CkptgrowError as error:

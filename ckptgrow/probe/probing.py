@@ -31,22 +31,28 @@ REQUEST = "probe.json"  # in the directory of the arms: what they are of
 
 
 def probe(
-    source: Path, data: Path | str, work: Path, request: ProbeRequest, tell: Tell = lambda sentence: None
+    source: Path,
+    data: Path | str,
+    work: Path,
+    request: ProbeRequest,
+    tell: Tell = lambda sentence: None,
+    stage: Tell = lambda sentence: None,
 ) -> ProbeReport:
     """Compares recipes of growing a checkpoint; `work` is where they are trained, and where a probe that was killed
-    goes on.
+    goes on. `tell` hears what was found, `stage` what is being done.
 
     Raises RequestError for what cannot be asked for, Interrupted where a signal ended it, and what growth and training
     raise.
     """
     check_names(request.candidates)
-    return _Probe(entrants=Entrants(source=source, data=data, work=work, request=request), tell=tell).run()
+    return _Probe(entrants=Entrants(source=source, data=data, work=work, request=request), tell=tell, stage=stage).run()
 
 
 @dataclass(kw_only=True)
 class _Probe:
     entrants: Entrants
     tell: Tell
+    stage: Tell
     traces: dict[str, list[Trace]] = field(default_factory=dict[str, list[Trace]])
     places: dict[str, Place] = field(default_factory=dict[str, Place])
     dropped: dict[str, int] = field(default_factory=dict[str, int])
@@ -103,7 +109,7 @@ class _Probe:
         entrants = self.entrants
         tasks = [entrants.task(name, draw, rung) for name in self.left for draw in range(entrants.num_draws[name])]
         tasks += [entrants.small_task(rung), entrants.scratch_task(rung)]
-        done = all_advanced(tasks, entrants.held_out, entrants.request.processes, self._heard)
+        done = all_advanced(tasks, entrants.held_out, entrants.request.processes, self._begun, self._heard)
         self.traces |= {task.arm.name: [] for task in tasks}
         for task, trace in zip(tasks, done, strict=True):
             self.traces[task.arm.name].append(trace)
@@ -112,6 +118,9 @@ class _Probe:
                 entrants.out[task.arm.name] = f"diverged: {found}"
         if not self.left:
             raise RequestError("every candidate diverged, expected one that trains; lower ⟦lr⟧")
+
+    def _begun(self, task: Task) -> None:
+        self.stage(f"training {task.arm.name} to step {task.marks[-1]}")
 
     def _heard(self, task: Task, trace: Trace) -> None:
         steps = max(trace.held_out, default=0)

@@ -38,28 +38,38 @@ class _Started:
 
 
 def all_advanced(
-    tasks: Sequence[Task], held_out: HeldOut, processes: int, heard: Callable[[Task, Trace], None]
+    tasks: Sequence[Task],
+    held_out: HeldOut,
+    processes: int,
+    begun: Callable[[Task], None],
+    heard: Callable[[Task, Trace], None],
 ) -> list[Trace]:
-    """What each task came to, in their order; `heard` is told of each when it is done. `processes` at most at once.
+    """What each task came to, in their order; `begun` and `heard` are told of each. `processes` at most at once.
 
     Raises what a task raises; processes that are still at work are ended then.
     """
     if processes == 1:
         found: list[Trace] = []
         for task in tasks:
+            begun(task)
             found.append(advanced(task.arm, task.marks, held_out))
             heard(task, found[-1])
         return found
-    return _Side(tasks, held_out, processes, heard).done()
+    return _Side(tasks, held_out, processes, begun, heard).done()
 
 
 class _Side:
     """Tasks in processes of their own."""
 
     def __init__(
-        self, tasks: Sequence[Task], held_out: HeldOut, processes: int, heard: Callable[[Task, Trace], None]
+        self,
+        tasks: Sequence[Task],
+        held_out: HeldOut,
+        processes: int,
+        begun: Callable[[Task], None],
+        heard: Callable[[Task, Trace], None],
     ) -> None:
-        self._tasks, self._held_out, self._heard = tasks, held_out, heard
+        self._tasks, self._held_out, self._begun, self._heard = tasks, held_out, begun, heard
         self._free = list(range(processes))
         self._at_work: list[_Started] = []
         self._found: dict[int, Trace] = {}
@@ -88,6 +98,7 @@ class _Side:
         place = _Place(device, threads, cast("Connection", sender))
         process = context.Process(target=_work, args=(self._tasks[number], self._held_out, place))
         process.start()
+        self._begun(self._tasks[number])
         sender.close()
         self._at_work.append(_Started(number, slot, process, cast("Connection", receiver)))
 

@@ -10,7 +10,7 @@ from typing import Any
 from ckptgrow.probe.report_of_probe import verdict
 from ckptgrow.report.pictures import as_address, pictures_of, write_pictures
 from ckptgrow.report.run_record import RunRecord, recorded
-from ckptgrow.report.saved_compute import saving_of
+from ckptgrow.report.saved_compute import incomparable, saving_of
 from ckptgrow.run.standing import DONE, duration
 from ckptgrow.storage.files.atomic import appearing
 
@@ -53,11 +53,12 @@ def write_report(
 
 def page_of(record: RunRecord, pictures: dict[str, bytes]) -> str:
     """The page as text."""
-    saving = saving_of(record)
+    saving, why_not = saving_of(record), incomparable(record)
     parts = [
         f"<h1>{escape(str(record.out))}</h1>",
         f"<p>{escape(_state(record))}</p>",
         f"<p>{escape(saving.sentence)}</p>" if saving is not None else "",
+        f"<p>{escape(why_not)}.</p>" if why_not else "",
         *(_figure(name, picture) for name, picture in pictures.items()),
         _stages(record),
         *(_probe(stage, found) for stage, found in record.probes.items()),

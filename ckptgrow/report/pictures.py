@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from ckptgrow.planning.figure_style import AXIS, BLUE, GRAY, GREEN, ORANGE, RED, paper_axes, tick_losses
-from ckptgrow.report.run_record import RunRecord
+from ckptgrow.report.run_record import RunRecord, TrainedCurve
 
 COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9")
 HIGHEST = 0.55  # of the fall: what lies above is a model that has learned nothing yet
 DOTS = 170  # an inch
+FEW = 20  # validations, of which each is marked
 
 
 def pictures_of(record: RunRecord) -> dict[str, bytes]:
@@ -51,15 +52,10 @@ def _drawn(record: RunRecord, draw: Callable[[Any, RunRecord], None]) -> bytes:
 def _losses(axes: Any, record: RunRecord) -> None:
     """Validation losses of all stages, the model from scratch, and what the planner expected."""
     shown = [one for one in record.curves if len(one.val_losses)]
-    if record.scratch is not None:
-        axes.plot(
-            record.scratch.flops,
-            record.scratch.val_losses,
-            color=GRAY,
-            label=_label("from scratch", record.scratch.params),
-        )
+    if record.scratch is not None and len(record.scratch.val_losses):
+        _plot(axes, record.scratch, GRAY, "from scratch")
     for number, one in enumerate(shown):
-        axes.plot(one.flops, one.val_losses, color=COLOURS[number % len(COLOURS)], label=_label(one.name, one.params))
+        _plot(axes, one, COLOURS[number % len(COLOURS)], one.name)
     for before, after in itertools.pairwise(shown):
         axes.plot(before.flops[-1], before.val_losses[-1], "o", color=RED, markersize=4.5, zorder=5)
         growth = ", ".join(one.operator for one in record.growths if one.stage == after.name)
@@ -80,13 +76,20 @@ def _losses(axes: Any, record: RunRecord) -> None:
     axes.legend(frameon=False, loc="best", fontsize=8)
 
 
+def _plot(axes: Any, curve: TrainedCurve, colour: str, name: str) -> None:
+    """A curve of losses; of few validations each has a mark."""
+    marker = "." if len(curve.val_losses) <= FEW else None
+    axes.plot(curve.flops, curve.val_losses, color=colour, marker=marker, label=_label(name, curve.params))
+
+
 def _limits(record: RunRecord) -> tuple[float, float]:
-    """Losses to show: the lower part of the first model's fall, and all growths."""
-    curves = [one for one in record.curves if len(one.val_losses)]
-    curves += [] if record.scratch is None else [record.scratch]
+    """Losses to show: the lower part of the first model's fall, or all of it where it is short, and all growths."""
+    curves = [one for one in record.compared if len(one.val_losses)]
     lowest = min(float(one.val_losses.min()) for one in curves)
     lowest = min([lowest, *(loss for _, loss in record.expected)])
     top = float(curves[0].val_losses.max())
+    if len(curves[0].val_losses) <= FEW:
+        return 0.97 * lowest, 1.03 * max(float(one.val_losses.max()) for one in curves)
     ends = [float(one.val_losses[-1]) for one in curves]
     return 0.97 * lowest, max(1.05 * max(ends), math.exp((1 - HIGHEST) * math.log(lowest) + HIGHEST * math.log(top)))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ckptgrow.errors import DataError
+from ckptgrow.errors import DataError, listing
 from ckptgrow.recipes.model_sizes import size_of
 from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.forecast import Forecast, forecast
@@ -20,6 +20,7 @@ from ckptgrow.run.staged_run import jobs_of
 from ckptgrow.run.standing import JobStanding, Standing, opened_run, standing
 from ckptgrow.run.train_job import metrics_rows, opened
 from ckptgrow.run.work import Work
+from ckptgrow.state.run_data import SHA256
 from ckptgrow.train.saving import LAST
 from ckptgrow.train.trainer import CHECKPOINTS
 
@@ -29,7 +30,8 @@ Vector = npt.NDArray[np.float64]
 @dataclass(frozen=True, kw_only=True)
 class TrainedCurve:
     """A model's training: FLOPs since the run began (6·N·tokens, N without embeddings) and losses in nats, of its
-    validations and of its logged steps, and the learning rates at these.
+    validations and of its logged steps, and the learning rates at these; `data` is the sha256 of the data, "" where
+    nothing says it.
     """
 
     name: str
@@ -39,6 +41,7 @@ class TrainedCurve:
     step_flops: Vector
     losses: Vector
     rates: Vector
+    data: str = ""
 
     @property
     def spent(self) -> float:
@@ -71,6 +74,11 @@ class RunRecord:
     saving: float | None
     commands: tuple[str, ...]
     scratch: TrainedCurve | None
+
+    @property
+    def compared(self) -> tuple[TrainedCurve, ...]:
+        """The curves of all models."""
+        return self.curves if self.scratch is None else (*self.curves, self.scratch)
 
     @property
     def jobs(self) -> Sequence[JobStanding]:
@@ -138,7 +146,25 @@ def _curve(directory: Path, name: str, params: int, spent: float, tokens_before:
         step_flops=flops(logged),
         losses=_column(logged, "loss"),
         rates=_column(logged, "lr"),
+        data=_data_of(directory),
     )
+
+
+def _data_of(directory: Path) -> str:
+    last = directory / CHECKPOINTS / LAST
+    told = opened(last)["hyper_parameters"].get("data", {}) if last.exists() else {}
+    return str(told.get(SHA256, ""))
+
+
+def of_other_data(curves: Sequence[TrainedCurve]) -> str:
+    """A sentence where curves are of different data, so that their losses say nothing of each other; else ""."""
+    named: dict[str, str] = {}
+    for one in curves:
+        if one.data:
+            named.setdefault(one.data, one.name)
+    if len(named) < 2:
+        return ""
+    return f"{listing(named.values())} were trained on different data: their losses cannot be compared"
 
 
 def _column(rows: list[dict[str, str]], name: str) -> Vector:

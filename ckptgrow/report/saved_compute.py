@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ckptgrow.planning.learning_curves import FEWEST, Curve
 from ckptgrow.planning.uncertainty import QUANTILES, RESAMPLES, centre_and_scaled_residuals, resampled
-from ckptgrow.report.run_record import RunRecord, TrainedCurve
+from ckptgrow.report.run_record import RunRecord, TrainedCurve, of_other_data
 
 Vector = npt.NDArray[np.float64]
 
@@ -45,6 +45,8 @@ class SavedCompute:
             f"The staged run had a validation loss of {self.loss:.4f} after {self.staged_flops:.3g} FLOPs. The last "
             "model from scratch "
         )
+        if self.is_bound and self.share <= 0:
+            return f"{told}had spent {self.scratch_flops:.3g} and not got there: train it longer to see what is saved."
         if self.is_bound:
             return f"{told}did not get there in {self.scratch_flops:.3g}: at least {self.share:.0%} saved{spread}."
         saved = f"{self.share:.0%} saved" if self.share >= 0 else f"{-self.share:.0%} more than from scratch"
@@ -52,12 +54,12 @@ class SavedCompute:
 
 
 def saving_of(record: RunRecord) -> SavedCompute | None:
-    """What the run saved; None where there is nothing to compare, or it has not got to its last stage."""
+    """What the run saved; None where there is nothing to compare, or nothing that `incomparable` lets be compared."""
     scratch = record.scratch
     if scratch is None or not record.curves or not len(scratch.val_losses):
         return None
     last = record.curves[-1]
-    if not len(last.val_losses):
+    if not len(last.val_losses) or incomparable(record):
         return None
     share, flops, is_bound = _share(last.flops, last.val_losses, scratch.flops, scratch.val_losses)
     interval = None if is_bound else _interval(last, scratch)
@@ -69,6 +71,19 @@ def saving_of(record: RunRecord) -> SavedCompute | None:
         interval=interval,
         is_bound=is_bound,
     )
+
+
+def incomparable(record: RunRecord) -> str:
+    """Why the model from scratch says nothing of what the run saved, as a sentence; "" where it does."""
+    if record.scratch is None or not record.curves:
+        return ""
+    last, scratch = record.curves[-1], record.scratch
+    if last.params != scratch.params:
+        return (
+            f"The model from scratch has {scratch.params:,} parameters without embeddings, {last.name} "
+            f"{last.params:,}: what was saved is told of the same model only"
+        )
+    return of_other_data(record.compared)
 
 
 def _share(flops: Vector, losses: Vector, other_flops: Vector, other_losses: Vector) -> tuple[float, float, bool]:

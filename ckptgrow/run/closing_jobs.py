@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ckptgrow.data.directories import directories_in
 from ckptgrow.recipes.command_words import words_of_command
 from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.staged_plan import Evaluations, PlannedStage
 from ckptgrow.run.work import Listener, Work
-from ckptgrow.train.mixtures import directories_in
 from ckptgrow.train.saving import LAST
 from ckptgrow.train.trainer import CHECKPOINTS
 

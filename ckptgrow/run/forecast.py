@@ -6,7 +6,7 @@ Models are foreseen by the growths themselves, from configs alone.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -80,8 +80,9 @@ class Forecast:
         return sum(known) if len(known) == len(self.stages) else None
 
 
-def forecast(work: Work, measure: int = 0) -> Forecast:
-    """What the plan will take; of `measure` steps of every stage's model, trained from scratch, also how long.
+def forecast(work: Work, measure: int = 0, tell: Callable[[str], None] = lambda sentence: None) -> Forecast:
+    """What the plan will take; of `measure` steps of every stage's model, trained from scratch, also how long. `tell`
+    hears what is being done.
 
     Raises what growths and configs raise that cannot be.
     """
@@ -98,6 +99,7 @@ def forecast(work: Work, measure: int = 0) -> Forecast:
         if too_much:
             found[-1] = replace(found[-1], not_measured=too_much)
         elif measure:
+            tell(f"measuring steps of {stage.name}")
             seconds = _seconds_per_step(given | {"config": dict(config)}, carried, measure, work.out)
             found[-1] = replace(found[-1], seconds_per_step=seconds)
     return Forecast(tuple(found), _disk_bytes(work.plan, found))

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from ckptgrow.errors import ConfigError, RequestError, at, within
+from ckptgrow.data.directories import directories_in, spelled
+from ckptgrow.errors import ConfigError, RequestError, at, reason_of, within
 from ckptgrow.recipes.recipe_options import (
     OF_NEW_OPTIMIZERS,
     OF_STAGES,
@@ -21,7 +22,6 @@ from ckptgrow.recipes.typed_values import Options, made, schema_of_class
 from ckptgrow.run.probe_job import ProbeJob
 from ckptgrow.run.staged_plan import PROBE, PlannedStage, StagedPlan, path_beside, verify_options
 from ckptgrow.run.train_job import makes_model, makes_optimizer
-from ckptgrow.train.mixtures import directories_in, spelled
 
 VERSION = 1
 # what the command's function calls otherwise
@@ -103,7 +103,7 @@ def _tree(path: Path) -> Mapping[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"cannot be read ({error}), expected a plan") from error
+        raise RequestError(f"cannot be read ({reason_of(error)}), expected a plan") from error
     if path.suffix == ".json":
         try:
             return {name: value for name, value in json.loads(text).items() if name != "$schema"}
@@ -114,7 +114,7 @@ def _tree(path: Path) -> Mapping[str, Any]:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise RequestError(f"is not YAML ({' '.join(str(error).split())}), expected a plan") from error
+        raise RequestError(f"is not YAML ({reason_of(error)}), expected a plan") from error
 
 
 def _data(plan: Path, data: str | Mapping[str, float]) -> str:
@@ -128,7 +128,9 @@ def _config(path: Path) -> Mapping[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"config: {path} cannot be read ({error}), expected a transformers config.json") from error
+        raise ConfigError(
+            f"config: {path} cannot be read ({reason_of(error)}), expected a transformers config.json"
+        ) from error
     if not isinstance(config, dict):
         raise ConfigError(f"config: {path} is not a transformers config.json")
     return cast(Mapping[str, Any], config)

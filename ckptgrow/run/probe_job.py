@@ -79,7 +79,7 @@ class ProbeJob:
         )
         source = work.last(work.plan.stages[self.number - 1])
         try:
-            found = probe(source, work.data, work.probed(self.stage), request, listener.stage)
+            found = probe(source, work.data, work.probed(self.stage), request, listener.stage, listener.stage)
         except Interrupted as interruption:
             raise StoppedBySignal(interruption.number) from interruption
         return found.to_json()

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptgrow.data.directories import directories_in, spelled
 from ckptgrow.errors import RequestError
 from ckptgrow.run.devices import Devices
 from ckptgrow.run.staged_run import Job, jobs_of
 from ckptgrow.run.train_job import TrainJob
 from ckptgrow.run.work import Work
-from ckptgrow.train.mixtures import directories_in, spelled
 
 FOLDER = "slurm"
 

@@ -61,6 +61,10 @@ class Axis:
         """The names of the spaces on this axis."""
         return frozenset(factor for part in self.parts for factor in part if isinstance(factor, str))
 
+    def silences(self, space: str) -> bool:
+        """Whether a part that a space makes longer has the mark "!"."""
+        return any(space in part and any(marks) for part, marks in zip(self.parts, self.silencing, strict=True))
+
     def growth(self, growths: Mapping[str, Growth]) -> Growth:
         """The axis's growth, from those of its spaces."""
         return concatenation(

@@ -35,8 +35,9 @@ class Architecture:
 
     @property
     def own_sizes(self) -> dict[str, int]:
-        """The number of layers, and the size of every space but those that are the same as another by definition."""
-        own = {space: size for space, size in self.sizes.items() if self.family.sizes[space].same is None}
+        """The number of layers, and the size of every space but those that no field of the config says."""
+        sizes = self.family.sizes
+        own = {name: size for name, size in self.sizes.items() if sizes[name].same is None or sizes[name].config}
         return {"layers": self.num_layers, **own}
 
     @property

@@ -60,8 +60,8 @@ def original_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
     size = arguments.get("size")
     if size not in GPT2.original_sizes:
         raise ConfigError(
-            f"its arguments name size {size!r}, expected one of {', '.join(sorted(GPT2.original_sizes))}; "
-            "pass a transformers config with ⟦config FILE⟧"
+            f"{size!r}: no size of the staged-training script, expected one of "
+            f"{', '.join(sorted(GPT2.original_sizes))}; pass a transformers config with ⟦config FILE⟧"
         )
     sizes = dict(GPT2.original_sizes[str(size)])
     if arguments.get("layers") is not None:

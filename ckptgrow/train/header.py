@@ -21,7 +21,7 @@ def header(settings: TrainSettings, data: Mixture, module: LanguageModel, device
     devices = f"{settings.num_devices} × {device.type}" if settings.num_devices > 1 else device.type
     yield (
         f"model: {settings.config.get('model_type')}, {num:,} parameters ({num_without_embeddings(model):,} without "
-        f"embeddings), on {devices} in {settings.precision}"
+        f"embeddings), on {devices}, precision {settings.precision}"
     )
     tokens = settings.whole_batch * settings.seqlen
     left = settings.last_step - start

@@ -167,9 +167,12 @@ class Checkpoints(lightning.Callback):
 
 
 def will_validate(trainer: lightning.Trainer) -> bool:
-    """Whether a validation follows the batch that ends now; Lightning counts batches for it, over all epochs."""
+    """Whether a validation follows the batch that ends now; Lightning counts batches for it, over all epochs, and has
+    one before it stops.
+    """
     every = trainer.val_check_batch or 1
-    return bool(trainer.enable_validation) and (trainer.fit_loop.total_batch_idx + 1) % every == 0
+    is_due = trainer.should_stop or (trainer.fit_loop.total_batch_idx + 1) % every == 0
+    return bool(trainer.enable_validation) and is_due
 
 
 def checkpoints_in(directory: Path) -> list[Path]:

@@ -32,11 +32,12 @@ class SlopeStop(lightning.Callback):
     at most `target` nats; without either it only keeps what was validated, for a run that goes on with one.
 
     Evaluations of before a growth, which a grown checkpoint still holds, are of another model: `num_growths` tells
-    them apart. `validated` gives the newest loss in nats.
+    them apart. Those at every `every` steps make the curve, not one at a run's end, or a run that goes on would decide
+    otherwise than one that did not end. `validated` gives the newest loss in nats.
     """
 
-    def __init__(self, ends: Ends, num_growths: int, validated: Callable[[], float | None]) -> None:
-        self._ends, self._num_growths, self._validated = ends, num_growths, validated
+    def __init__(self, ends: Ends, num_growths: int, every: int, validated: Callable[[], float | None]) -> None:
+        self._ends, self._num_growths, self._every, self._validated = ends, num_growths, every, validated
         self._steps: list[int] = []
         self._losses: list[float] = []
         self.reached: int | None = None
@@ -46,8 +47,9 @@ class SlopeStop(lightning.Callback):
         """Takes the evaluation; where it is time, the run ends after this step."""
         loss = self._validated()
         assert loss is not None
-        self._steps.append(trainer.global_step)
-        self._losses.append(loss)
+        if trainer.global_step % self._every == 0:
+            self._steps.append(trainer.global_step)
+            self._losses.append(loss)
         slope, target = self._ends.slope, self._ends.loss
         found = None if slope is None else seen(self._steps, self._losses, slope)
         if found is not None and found.is_likely:

@@ -26,7 +26,7 @@ from ckptgrow.train.settings import TrainSettings
 from ckptgrow.train.sharding import Sharded
 from ckptgrow.train.slope_stop import Ends, SlopeStop
 from ckptgrow.train.stopwatch import Stopwatch
-from ckptgrow.train.validation import SharedSequences
+from ckptgrow.train.validation import LastValidation, SharedSequences
 
 CHECKPOINTS = "checkpoints"
 
@@ -90,7 +90,7 @@ class Training:
         self.monitor = Monitor(settings.log_every, norms, losses, clock, report)
         self.checkpoints = Checkpoints(settings.out / CHECKPOINTS, _saving(settings), writer, losses.check, clock)
         ends = Ends(settings.until_slope, settings.until_loss)
-        self.slope_stop = SlopeStop(ends, module.num_growths, lambda: self.monitor.val_loss)
+        self.slope_stop = SlopeStop(ends, module.num_growths, settings.val_every, lambda: self.monitor.val_loss)
         ending = [*beside, self.checkpoints, Interruption(self.checkpoints.save, will_validate)]
         _quieten()
         self.trainer = lightning.Trainer(
@@ -108,7 +108,7 @@ class Training:
             limit_val_batches=1.0 if data.validated else 0,  # or Lightning warns
             num_sanity_val_steps=0,
             logger=_loggers(settings, module.tokens_seen, data),
-            callbacks=[norms, self.monitor, self.slope_stop, *ending],
+            callbacks=[norms, self.monitor, LastValidation(settings.train_steps), self.slope_stop, *ending],
             plugins=[writer],
             enable_checkpointing=False,  # Checkpoints does it
             enable_progress_bar=False,

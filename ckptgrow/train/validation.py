@@ -1,7 +1,10 @@
-"""The sequences on which a run is validated: the same for any batch size, accumulation and number of devices."""
+"""On what a run is validated, the same for any batch size, accumulation and number of devices, and that its end is."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import lightning
 import torch
 from torch.utils.data import Dataset
 
@@ -27,6 +30,20 @@ class SharedSequences(Dataset[tuple[torch.Tensor, float]]):
         """A sequence of tokens, one more than the length, and its weight, 1 or 0."""
         number = item * self._num_devices + self._rank
         return (self._sequences[number], 1.0) if number < self._num else (self._sequences[0], 0.0)
+
+
+class LastValidation(lightning.Callback):
+    """Has the state after step `last`, a run's end, validated, whichever step that is."""
+
+    def __init__(self, last: int) -> None:
+        self._last = last
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Tells Lightning to stop, which validates before it does."""
+        if trainer.global_step >= self._last:
+            trainer.should_stop = True
 
 
 def scored(

@@ -38,6 +38,7 @@ RECIPES: Mapping[str, tuple[Kind, Kind]] = {  # how units are written where they
 }
 OF_UNITS, OF_STREAM = "random-zero", "zero-random"  # where the history names no recipe
 ROUNDINGS = 2.0  # of the stored dtype
+OF_FACTORS = 4.0  # the same where a factor was measured that is not 1, to one rounding or two itself
 OF_MEANS = 8.0  # roundings, of the largest of the numbers that a mean is taken of
 LIKE = 0.5  # relative, of the root mean squares of drawn entries and of a tensor that may lie in unequal pieces
 SCATTER = 3.0  # standard deviations, in units of 1/√draws
@@ -167,12 +168,13 @@ def _places(axis: Axis, growth: Growth, recipe: str | None) -> IntVector:
 
 
 def _problems(one: _Begun) -> Iterator[str]:
+    left = (ROUNDINGS if one.factor == 1 else OF_FACTORS) * one.unit
     num_filled = num_others = num_drawn = num_old = 0
     drawn, old = list[float](), list[float]()
     for window in one.windows():
         zeros, _, draws, copies = (window.kinds == place for place in range(len(ORDER)))
         num_filled += int(((window.found != 0) & zeros).sum())
-        off = (window.found - window.old).abs() > ROUNDINGS * one.unit * window.old.abs() + one.least
+        off = (window.found - window.old).abs() > left * window.old.abs() + one.least
         num_others += int((off & copies).sum())
         num_drawn, num_old = num_drawn + int(draws.sum()), num_old + window.old.numel()
         drawn += row_sums(window.found.masked_fill(~draws, 0.0).square())

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ckptgrow.families.family import Family, Sparse
@@ -56,9 +57,8 @@ def with_fixed_fields(pair: Pair) -> dict[str, Any]:
     changed = _changed_fields(pair)
     own = {key: value for key, value in pair.grown.config.items() if key in changed}
     fixed = {key: value for key, value in pair.small.config.items() if key not in changed}
-    padding = pair.grown.family.padding
-    if padding is not None and padding.eps in own:
-        own[padding.eps] = float(pair.small.config[padding.eps]) * _eps_ratio(pair)
+    if (eps := _eps(pair)) is not None and eps.field in own:
+        own[eps.field] = eps.expected
     return {**fixed, **own}
 
 
@@ -77,8 +77,8 @@ def _changed_fields(pair: Pair) -> set[str]:
     if len(pair.layers) != _num_layers(pair):
         fields |= {*family.layer_numbers} | _layer_fields(family) | set(_lists_of(pair, pair.small.config))
         fields |= {*family.sparse.rules} if family.sparse else set()
-    if _eps_ratio(pair) != 1 and family.padding is not None:
-        fields.add(family.padding.eps)
+    if (eps := _eps(pair)) is not None:
+        fields.add(eps.field)
     return fields | {alias for alias, name in {**family.aliases, **family.equal}.items() if name in fields}
 
 
@@ -122,10 +122,10 @@ def _size_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
         ):
             yield f"config[{field!r}] is {text(grown[field])}, expected none, for it follows from others"
     yield from _name_problems(family, small, grown)
-    if family.padding is not None and (ratio := _eps_ratio(pair)) != 1:
-        eps, before = grown.get(family.padding.eps), float(small[family.padding.eps])
-        if not isinstance(eps, float) or not math.isclose(eps, before * ratio, rel_tol=ROUNDING):
-            yield f"config[{family.padding.eps!r}] is {text(eps)}, expected {before * ratio:g}"
+    if (eps := _eps(pair)) is not None:
+        told = grown.get(eps.field)
+        if not isinstance(told, float) or not math.isclose(told, eps.expected, rel_tol=ROUNDING):
+            yield f"config[{eps.field!r}] is {text(told)}, expected {eps.expected:g}"
 
 
 def _is_rounded(state: TrainingState, field: str) -> bool:
@@ -196,10 +196,22 @@ def _derived_size(pair: Pair, field: str, space: str) -> int | None:
     return grown.architecture.with_config(bare).sizes.get(space)
 
 
-def _eps_ratio(pair: Pair) -> float:
-    """Old over new hidden size where new coordinates copy nothing, else 1: the norms' sums of squares stay the same."""
-    growth = pair.growths["residual"]
-    return growth.num_old / growth.num_new if growth.has_fresh else 1.0
+@dataclass(frozen=True)
+class _Eps:
+    """The field of the norms' ε, and what new coordinates make of it."""
+
+    field: str
+    expected: float
+
+
+def _eps(pair: Pair) -> _Eps | None:
+    """The ε where new coordinates copy nothing, times the old hidden size over the new one, as the norms' sums of
+    squares stay the same; None where it stays.
+    """
+    growth, padding = pair.growths["residual"], pair.grown.family.padding
+    if padding is None or padding.eps is None or not growth.has_fresh:
+        return None
+    return _Eps(padding.eps, float(pair.small.config[padding.eps]) * growth.num_old / growth.num_new)
 
 
 def _layer_fields(family: Family) -> set[str]:

@@ -59,6 +59,8 @@ class Float64Throughout(TorchFunctionMode):
         """Calls the torch function with float64 instead of float32."""
         if func is torch.Tensor.float:
             func = torch.Tensor.double
+        if func in (torch.tensor, torch.full) and any(isinstance(one, float) for one in args):
+            kwargs = {"dtype": torch.float64, **(kwargs or {})}  # float64's smallest number is none of float32
         return func(*map(_widened, args), **{name: _widened(value) for name, value in (kwargs or {}).items()})
 
 

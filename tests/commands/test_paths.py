@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -148,15 +149,40 @@ def test_errors_are_json_where_json_is_asked_for(
     assert where is None or where.split()[0] in error["error"]
 
 
-@pytest.mark.parametrize("command", ["width", "depth", "convert", "verify", "inspect"])
-def test_a_wrong_path_is_told_before_torch_is_imported(command: str) -> None:
-    paths = ["nothing-there.ckpt"] if command == "inspect" else ["nothing-there.ckpt", "out.ckpt"]
-    more = ["--to", "dcp"] if command == "convert" else []
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("width NONE out.ckpt", "depth NONE out.ckpt", "vocab NONE out --size 300", "experts NONE out --experts 4"),
+        *("positions NONE out --size 300", "convert NONE out --to dcp", "verify NONE NONE", "inspect NONE"),
+        *(
+            "grow NONE.yaml a b",
+            "train --data NONE --out x --size GPT2_base",
+            "train --data DATA --out x --config NONE",
+        ),
+        *("train --data DATA:0.5,NONE:0.5 --out x --size GPT2_base", "train --data DATA --out x --resume NONE"),
+        *(
+            "probe NONE --data DATA",
+            "probe CKPT --data NONE",
+            "generate NONE --prompt x",
+            "data NONE out --tokenizer bytes",
+        ),
+        *("run NONE --data DATA --out x", "run CKPT --data NONE --out x", "run --status NONE", "report NONE"),
+        *("eval perplexity NONE CKPT", "eval perplexity CKPT NONE", "eval run NONE --tasks a", "plan show NONE"),
+    ],
+)
+def test_a_wrong_path_is_told_before_torch_is_imported(line: str, tmp_path: Path) -> None:
+    (tmp_path / "meta.json").touch()
+    known = {"DATA": tmp_path.as_posix(), "CKPT": (tmp_path / "meta.json").as_posix()}
+    words = [
+        re.sub("DATA|CKPT", lambda found: known[found[0]], word).replace("NONE", "nothing-there")
+        for word in line.split()
+    ]
     program = (
-        "import sys; from ckptgrow.cli import run; "
-        f"code = run({[command, *paths, *more]!r}); sys.exit(100 if 'torch' in sys.modules else code)"
+        f"import sys; from ckptgrow.cli import run; code = run({words!r}); "
+        "sys.exit(100 if 'torch' in sys.modules else code)"
     )
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=False).returncode == 2
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, text=True)
+    assert done.returncode == 2 and "nothing-there" in done.stderr, done.stderr
 
 
 def test_prepared_data_in_a_checkpoints_place_are_called_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

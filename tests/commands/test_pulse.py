@@ -114,7 +114,7 @@ def test_a_terminal_sees_what_is_done_from_the_first_second_on(small: Path, tmp_
     code, shown = on_a_terminal(["verify", str(small), str(tmp_path / "wide.ckpt")], lambda terminal, shown: None)
     assert code == 0
     doing = SPINNER.findall(shown)
-    assert doing[0] == "loading"
+    assert doing[0] == "ckptgrow verify"
     assert "verified" in SPINNER.sub("", shown)
     assert "…" not in SPINNER.sub("", shown)
 
@@ -158,12 +158,16 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
     callee: str,
     said: str,
     small: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "meta.json").touch()
     monkeypatch.setattr(callee, stopped)
     assert run([str(small) if one == "small" else one for one in words]) == 130
     output = capsys.readouterr()
@@ -229,5 +233,7 @@ def test_a_log_of_a_real_command_says_what_it_does(small: Path, tmp_path: Path) 
         words, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     doing = [line for line in done.stderr.splitlines() if line.startswith("… ")]
-    assert doing[0].startswith("… loading, ") and any("widening small.ckpt" in line for line in doing)
+    assert any(line.startswith("… ckptgrow width, ") for line in doing) and any(
+        "widening small.ckpt" in line for line in doing
+    )
     assert all(one.startswith(("… ", "note: ")) for one in done.stderr.splitlines())

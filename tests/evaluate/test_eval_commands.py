@@ -57,7 +57,7 @@ def test_lambada_and_wikitext_print_a_table_or_one_json_object(
         (["run", "CKPT", "--tasks", "wikitext", "--data", "file.txt"], "--data file.txt: expected TASK=FILE"),
         (["perplexity", "CKPT", "DATA", "--block-size", "65"], "--block-size 65: the model has 64 positions"),
         (["perplexity", "missing.ckpt", "DATA"], "missing.ckpt: no such file"),
-        (["perplexity", "CKPT", "missing.txt"], "missing.txt: cannot be read"),
+        (["perplexity", "CKPT", "missing.txt"], "missing.txt: no such file"),
         (["perplexity", "DATA", "DATA"], "lambada.jsonl"),
         (["wikitext", "CKPT", "--measure", "original", "--data", "x", "--dataset", "wikitext2"], "exclude each other"),
         (["run", "CKPT", "--tasks", "wikitext", "--include-path", "nowhere"], "--include-path nowhere: no such"),

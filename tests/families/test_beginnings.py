@@ -30,7 +30,20 @@ from tests.helpers.family_checks import EXACT, FLOAT32, slow_but
 from tests.helpers.lightning_files import save_lightning
 
 Tree = dict[str, Any]
-RELU = ("opt", "opt projected", "t5", "arcee", "nanochat")
+SQUARED = ("nemotron", "nemotron tied", "jais2", "jais2 tied", "persimmon", "persimmon tied")
+RELU = (
+    "opt",
+    "opt projected",
+    "t5",
+    "arcee",
+    "nanochat",
+    "nemotron",
+    "nemotron tied",
+    "jais2",
+    "jais2 tied",
+    "persimmon",
+    "persimmon tied",
+)
 NEVER_SILENT = ("gpt_oss", "apertus")  # its gate multiplies 1 + up; xIELU is not zero at zero
 SILENCED = [case for case in WIDER if case not in (*RELU, *NEVER_SILENT)]
 HEADED: dict[str, dict[str, int]] = {
@@ -46,7 +59,22 @@ HEADED: dict[str, dict[str, int]] = {
     "starcoder2": {"heads": 8},
     "granite": {"heads": 8},
 }
-HIDDEN = ("llama tied", "gpt2", "gpt_neox", "gemma2", "mixtral", "starcoder2", "stablelm", "vit", "t5 gated", "phi3")
+HIDDEN = (
+    "llama tied",
+    "qwen3",
+    "gemma3",
+    "exaone4",
+    "phi",
+    "gpt2",
+    "gpt_neox",
+    "gemma2",
+    "mixtral",
+    "starcoder2",
+    "stablelm",
+    "vit",
+    "t5 gated",
+    "phi3",
+)
 FRESH: tuple[Fresh, ...] = words_of(Fresh)
 SILENT = ("zero-copy", "zero-random")
 
@@ -96,6 +124,18 @@ def test_new_feed_forward_units_are_exact_and_alive(tmp_path: Path, case: str, f
 @pytest.mark.parametrize("case", slow_but(list(HEADED), ("llama biased", "t5")))
 def test_new_heads_are_exact_and_alive(tmp_path: Path, case: str, fresh: Fresh) -> None:
     check_alive(*check(tmp_path, case, fresh, **HEADED[case]))
+
+
+@pytest.mark.parametrize("fresh", FRESH)
+def test_heads_that_share_one_value_head_are_silent_by_no_zeros_of_their_own(tmp_path: Path, fresh: Fresh) -> None:
+    if fresh == "random-zero":
+        check_alive(*check(tmp_path, "llama of one key head", fresh, heads=8))
+        return
+    for case, sizes in (("llama of one key head", {"heads": 8}), ("gpt_bigcode", {"hidden": 24})):
+        source = still_run(tmp_path / "small.ckpt", case)
+        with pytest.raises(RequestError, match=r"all heads read the values of one; leave fresh out"):
+            ckptgrow.width(source, tmp_path / "grown.ckpt", how="pad", fresh=fresh, **sizes)
+    check_alive(*check(tmp_path, "llama of one key head", fresh, heads=8, kv_heads=2))
 
 
 @pytest.mark.parametrize("fresh", SILENT)

@@ -65,7 +65,10 @@ HEADS_OF_HIDDEN = (
     "gpt_bigcode",
     "modernbert",
     "modernbert-decoder",
+    "cohere2",
+    "persimmon",
 )
+NORMED_OVER_ALL = ("olmo2", "olmo3", "olmoe", "minimax_m2", "flex_olmo")
 ONE_KEY_HEAD_FUSED = ("gpt_bigcode",)
 DEEP_SAMPLE = ("llama", "gemma2", "olmo2", "t5", "mpt")
 SAMPLE = ("gemma2",)  # on which every operator is tried in the default run
@@ -110,6 +113,16 @@ HEADED = (
     "falcon_h1",
     "bamba",
     "granitemoehybrid",
+    "cohere",
+    "cohere normed",
+    "cwm",
+    "nemotron",
+    "jais2",
+    "vaultgemma",
+    "granitemoeshared",
+    "hyperclovax",
+    "internlm3",
+    "iquestcoder",
 )
 UNEVENLY_HEADED = (
     "mistral",
@@ -251,7 +264,10 @@ def test_heads_grow_so_that_each_reads_its_own_key_head(tmp_path: Path, case: st
         ("llama", {"heads": 5}, "expected a multiple of 2 heads, at least 4"),
         ("llama", {"kv_heads": 3}, "expected a multiple of 2 that divides 4"),
         ("llama", {"heads": 8, "kv_heads": 8}, "grow the key heads first"),
-        *((case, {"heads": 6}, "a norm runs over all heads") for case in ("olmo2", "olmo3", "olmoe", "minimax_m2")),
+        *(
+            (case, {"heads": 6}, "a norm runs over all heads")
+            for case in ("olmo2", "olmo3", "olmoe", "minimax_m2", "flex_olmo")
+        ),
         ("olmo tied", {"factor": 2}, "final norm has no gain"),
         ("codegen", {"heads": 16}, "no field can say it"),
         *((case, {"ffn": 47}, "no such size of its own|no tensor of this model") for case in UNFED),

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import ckptgrow
-from ckptgrow.errors import RequestError
+from ckptgrow.choices import Fresh
+from ckptgrow.errors import CkptgrowError, RequestError
 from ckptgrow.growth.request import StateRequest
 from tests.helpers.families import (
     CASES,
@@ -30,38 +31,30 @@ from tests.helpers.families import (
 from tests.helpers.family_checks import EXACT, FLOAT32, LAYER_NORM, ROUTERS_IN_FLOAT32, slow_but
 
 Tree = dict[str, Any]
+FORCED = StateRequest(force=True)
 REASONS = {
-    "qwen3": "norms over each head share the ε",
-    "gemma3_text": "norms over each head share the ε",
-    "opt": "no field for the norms' ε",
     "olmo": "no gain that could make up",
     "olmo2": "norms over all queries share the ε",
-    "phi": "norms over each head share the ε",
-    "qwen3_moe": "norms over each head share the ε",
     "olmo3": "norms over all queries share the ε",
     "olmoe": "norms over all queries share the ε",
-    "apertus": "norms over each head share the ε",
-    "hunyuan_v1_dense": "norms over each head share the ε",
-    "exaone4": "norms over each head share the ε",
-    "dots1": "norms over each head share the ε",
     "codegen": "new ones in each of its four parts",
     "nanochat": "no gain that could make up",
     "modernbert": "a norm stands behind the embedding",
     "modernbert-decoder": "a norm stands behind the embedding",
-    "qwen3_next": "norms over each head share the ε",
-    "qwen3_5_text": "norms over each head share the ε",
-    "lfm2": "norms over each head share the ε",
+    "lfm2": "dead for ever",
     "mamba2": "follows the hidden size",
     "bamba": "follows the hidden size",
     "granitemoehybrid": "follows the hidden size",
-    "minimax_m2": "norms over all queries share the ε",
+    "flex_olmo": "norms over all queries share the ε",
     "bert": "a norm stands after each block",
     "roberta": "a norm stands after each block",
 }
-REASON_OF_CASE = {"falcon_h1 normed": "norm over its states' heads shares the ε"}
+REASON_OF_CASE = {
+    "falcon_h1 normed": "norm over its states' heads shares the ε",
+}
 PADDED = [case for case in WIDER if CASES[case][0] not in REASONS and case not in REASON_OF_CASE]
 WRITERS = (
-    r"(wte|wpe|embed_in|embed_tokens|c_proj|out_proj|fc_out|dense|dense_4h_to_h|o_proj|down_proj|fc2|patch_embeddings\.projection)"
+    r"(wte|wpe|embed_positions|project_in|embed_in|embed_tokens|c_proj|out_proj|fc_out|dense|dense_4h_to_h|o_proj|down_proj|fc2|patch_embeddings\.projection)"
     r"\.(weight|bias)$|cls_token$|position_embeddings$"
 )
 ROUGH = 0.2  # how far off their gradients are, of the largest entry
@@ -207,8 +200,7 @@ def test_tampering_with_a_padded_model_is_caught_and_named(tmp_path: Path, tampe
         ({"hidden": 16, "how": "pad"}, StateRequest(), "has this size already"),
         ({"hidden": 12, "how": "pad"}, StateRequest(), "at least the old size, 16"),
         ({"hidden": 24}, StateRequest(), 'how="pad" with it'),
-        ({"how": "pad"}, StateRequest(), "expected sizes"),
-        ({"factor": 2, "how": "pad"}, StateRequest(), "no factor"),
+        ({"hidden": 24, "factor": 2, "how": "pad"}, StateRequest(), "exclude each other"),
         ({"hidden": 24, "how": "pad", "noise": 1.0}, StateRequest(), "no copies that it could tell apart"),
         ({"hidden": 24, "how": "pad"}, StateRequest(lr_rule="mup"), 'use lr_rule="keep"'),
         ({"heads": 5, "how": "pad"}, StateRequest(), "expected both in that proportion"),
@@ -222,6 +214,47 @@ def test_contradictory_sizes_are_refused(
     with pytest.raises(RequestError, match=reason):
         ckptgrow.width(source, tmp_path / "grown.ckpt", request=request_, **sizes)
     assert not (tmp_path / "grown.ckpt").exists()
+
+
+@pytest.mark.sampled(6)
+@pytest.mark.parametrize("fresh", [None, "zero-copy", "zero-random"])
+@pytest.mark.parametrize("case", WIDER)
+def test_by_a_factor_every_size_grows_and_the_function_stays_or_a_reason_is_told(
+    tmp_path: Path, case: str, fresh: Fresh | None
+) -> None:
+    source, grown_path = still_run(tmp_path / "small.ckpt", case), tmp_path / "grown.ckpt"
+    try:
+        done = ckptgrow.width(source, grown_path, factor=2, how="pad", fresh=fresh)
+    except CkptgrowError as refusal:
+        ways_out = ('use fresh="random-zero"', "leave fresh")
+        assert "exactly" in refusal.message or (fresh and any(one in refusal.message for one in ways_out)), refusal
+        assert not grown_path.exists()
+        return
+    small = perturbed(case)
+    grown, _ = loaded(grown_path)
+    assert grown.config.hidden_size == 2 * small.config.hidden_size
+    assert done.new["heads"] == 2 * done.old["heads"] and done.new["ffn"] == 2 * done.old["ffn"]
+    exact, as_it_is = difference(small, grown)
+    assert exact <= EXACT and as_it_is <= FLOAT32, (exact, as_it_is)
+    assert ckptgrow.verify(source, grown_path, settings=ckptgrow.Settings(level="stored")).passed
+
+
+def test_a_factor_is_the_sizes_typed(tmp_path: Path) -> None:
+    """Beside a factor, a size is what one space becomes instead; without either all is doubled."""
+    source = still_run(tmp_path / "small.ckpt", "llama")
+    old = ckptgrow.inspect(source).sizes
+    typed = {"hidden": 2 * old["residual"], "heads": 2 * old["heads"], "kv_heads": 2 * old["kv_heads"]}
+    for ffn, by_factor in ((2 * old["ffn"], {}), (2 * old["ffn"], {"factor": 2}), (70, {"factor": 2, "ffn": 70})):
+        ckptgrow.width(source, tmp_path / "typed.ckpt", how="pad", ffn=ffn, **typed, request=FORCED)
+        ckptgrow.width(source, tmp_path / "factor.ckpt", how="pad", **by_factor, request=FORCED)
+        assert (tmp_path / "typed.ckpt").read_bytes() == (tmp_path / "factor.ckpt").read_bytes()
+
+
+def test_heads_that_share_the_values_of_old_ones_are_not_silenced_by_values(tmp_path: Path) -> None:
+    source = still_run(tmp_path / "small.ckpt", "gpt_bigcode")
+    for fresh in ("zero-copy", "zero-random"):
+        with pytest.raises(RequestError, match="all heads read the values of one"):
+            ckptgrow.width(source, tmp_path / "grown.ckpt", heads=8, hidden=32, how="pad", fresh=fresh)
 
 
 def test_t5_without_scaled_outputs_takes_no_other_hidden_size(tmp_path: Path) -> None:

@@ -128,6 +128,17 @@ HYBRID = {
 }
 SHARED = {**EXPERTS, "shared_expert_intermediate_size": 12}
 
+GRANITEMOE = {
+    **GROUPED,
+    "num_local_experts": 3,
+    "num_experts_per_tok": 2,
+    "embedding_multiplier": 3.0,
+    "logits_scaling": 2.0,
+    "residual_multiplier": 0.5,
+    "attention_multiplier": 0.3,
+    "attention_bias": True,
+}
+
 CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "gpt2": ("gpt2", GPT2),
     "llama": ("llama", {**GROUPED}),
@@ -208,16 +219,7 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ),
     "granitemoe": (
         "granitemoe",
-        {
-            **GROUPED,
-            "num_local_experts": 3,
-            "num_experts_per_tok": 2,
-            "embedding_multiplier": 3.0,
-            "logits_scaling": 2.0,
-            "residual_multiplier": 0.5,
-            "attention_multiplier": 0.3,
-            "attention_bias": True,
-        },
+        GRANITEMOE,
     ),
     "gpt_oss": (
         "gpt_oss",
@@ -349,6 +351,70 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         },
     ),
     "modernbert-decoder": ("modernbert-decoder", {**MODERNBERT, "attention_bias": True, "classifier_bias": True}),
+    "cohere": ("cohere", {**GROUPED, "attention_bias": True, "logit_scale": 0.5}),
+    "cohere normed": ("cohere", {**GROUPED, "use_qk_norm": True, "tie_word_embeddings": False}),
+    "cohere2": ("cohere2", {**GROUPED, "attention_bias": True, "sliding_window": 5, "layer_types": KINDS}),
+    "cohere2 untied": (
+        "cohere2",
+        {"num_key_value_heads": 1, "sliding_window": 5, "layer_types": KINDS, "tie_word_embeddings": False},
+    ),
+    "cwm": ("cwm", {**GROUPED, "head_dim": 6, "mlp_bias": True, "sliding_window": 5, "layer_types": KINDS}),
+    "nemotron": ("nemotron", {**GROUPED, "attention_bias": True, "mlp_bias": True}),
+    "nemotron tied": ("nemotron", {"num_key_value_heads": 1, "head_dim": 6, "tie_word_embeddings": True}),
+    "jais2": ("jais2", {**GROUPED}),
+    "jais2 tied": (
+        "jais2",
+        {"num_key_value_heads": 1, "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": True},
+    ),
+    "persimmon": ("persimmon", {}),
+    "persimmon tied": ("persimmon", {"qk_layernorm": False, "tie_word_embeddings": True}),
+    "vaultgemma": (
+        "vaultgemma",
+        {**GROUPED, "head_dim": 4, "sliding_window": 5, "query_pre_attn_scalar": 4, "attention_bias": True},
+    ),
+    "vaultgemma untied": (
+        "vaultgemma",
+        {"num_key_value_heads": 1, "head_dim": 6, "sliding_window": 5, "tie_word_embeddings": False},
+    ),
+    "granitemoeshared": ("granitemoeshared", {**GRANITEMOE, "shared_intermediate_size": 12}),
+    "granitemoeshared without a shared block": (
+        "granitemoeshared",
+        {**GRANITEMOE, "num_key_value_heads": 1, "attention_bias": False, "tie_word_embeddings": True},
+    ),
+    "flex_olmo": ("flex_olmo", {**GROUPED, "num_experts": 3, "num_experts_per_tok": 2, "attention_bias": True}),
+    "flex_olmo tied": (
+        "flex_olmo",
+        {
+            "num_key_value_heads": 1,
+            "num_experts": 3,
+            "num_experts_per_tok": 1,
+            "norm_topk_prob": True,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "hyperclovax": (
+        "hyperclovax",
+        {
+            **GROUPED,
+            "embedding_multiplier": 3.0,
+            "logits_scaling": 2.0,
+            "residual_multiplier": 0.5,
+            "attention_bias": True,
+            "mlp_bias": True,
+        },
+    ),
+    "hyperclovax without post-norms": (
+        "hyperclovax",
+        {
+            "num_key_value_heads": 1,
+            "use_post_norm": False,
+            "head_dim": 6,
+            "tie_word_embeddings": True,
+            "mlp_bias": True,
+        },
+    ),
+    "internlm3": ("internlm3", {**GROUPED, "head_dim": 6, "attention_bias": True, "mlp_bias": True}),
+    "iquestcoder": ("iquestcoder", {**GROUPED, "head_dim": 6, "attention_bias": True}),
 }
 OPT = {"ffn_dim": 20, "dropout": 0.0, "word_embed_proj_dim": 16}
 GAINLESS, POST = {"layer_norm_elementwise_affine": False}, {"do_layer_norm_before": False}
@@ -382,7 +448,7 @@ DENSE_FIRST = [case for case in CASES if CASES[case][1].get("first_k_dense_repla
 FIRST = list({CASES[case][0]: case for case in reversed(CASES)}.values())  # one a family
 NO_ZERO_NORM = ("olmo", "t5", "apertus", "mt5", "nanochat")
 # the decay of a gain stored without its 1 pulls the gain to 1, which no learning rate can scale
-UNDECAYED = ("gemma", "gemma2", "gemma3_text", "qwen3_next", "qwen3_5_text")
+UNDECAYED = ("gemma", "gemma2", "gemma3_text", "qwen3_next", "qwen3_5_text", "vaultgemma", "nemotron")
 
 
 class InFloat64(TorchFunctionMode):

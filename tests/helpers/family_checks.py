@@ -24,10 +24,25 @@ from tests.helpers.families import (
 )
 
 # a LayerNorm's backward pass takes away the mean of all gradients, those of new coordinates among them
-LAYER_NORM = ("gpt2", "gpt_neox", "starcoder2", "stablelm", "vit", "gptj", "gpt_bigcode")
+LAYER_NORM = (
+    "gpt2",
+    "gpt_neox",
+    "starcoder2",
+    "stablelm",
+    "vit",
+    "gptj",
+    "gpt_bigcode",
+    "cohere",
+    "cohere2",
+    "nemotron",
+    "jais2",
+    "persimmon",
+    "opt",
+    "phi",
+)
 ROUTERS_IN_FLOAT32 = ("ernie4_5_moe",)  # transformers loads theirs so, whatever the dtype that is asked for
 EXACT = 1e-12  # of the largest logit, a few hundred roundings of float64
-FLOAT32 = 1e-6  # where the model itself casts to float32: RMSNorm, softmax, rotary angles
+FLOAT32 = 2e-6  # where the model itself casts to float32: RMSNorm, softmax, rotary angles
 
 
 def slow_but(cases: Sequence[str], quick: Sequence[str]) -> list[Any]:

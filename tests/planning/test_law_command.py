@@ -87,6 +87,9 @@ def test_the_plan_file_has_every_stage_and_commands_that_the_program_takes(
     courses = [shlex.split(one["commands"][-1])[-1] for one in plan["stages"]]
     assert courses == ["constant", "constant", "wsd"]  # what will be grown keeps its peak rate
     group = typer.main.get_command(app)
+    monkeypatch.chdir(out.parent)
+    Path("prepared").mkdir()
+    Path("prepared", "meta.json").touch()
     for line in [line for one in plan["stages"] for line in one["commands"]]:
         program, name, *options = shlex.split(line)
         assert program == "ckptgrow"

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from ckptgrow.cli import run as run_command
+from ckptgrow.report.page import page_of
+from ckptgrow.report.pictures import pictures_of
 from ckptgrow.report.run_record import TrainedCurve, recorded
-from ckptgrow.report.saved_compute import saving_of
+from ckptgrow.report.saved_compute import incomparable, saving_of
 from tests.helpers.commands import as_json, refused
 from tests.helpers.staged_runs import STAGES, journal, plan_file, run_here
 from tests.helpers.training_runs import losses, rows, tiny_data, train_here
@@ -110,6 +112,28 @@ def test_a_run_from_scratch_stands_beside_it(
     assert re.search(r"(saved|more than from scratch)", capsys.readouterr().out)
     assert "from scratch" in (out / "report.html").read_text()
     refused(["report", str(out), "--scratch", str(tmp_path)], capsys, "holds no training")
+
+
+def test_what_cannot_be_compared_is_told_and_no_saving(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another size, other data; a run from scratch that is too short to tell."""
+    last = recorded(out).curves[-1]
+    known = replace(recorded(out), scratch=replace(last, name="from scratch"))
+    assert saving_of(known) is not None and not incomparable(known)
+    for change, words in (
+        ({"params": last.params + 1}, f"has {last.params + 1:,} parameters without embeddings"),
+        ({"data": "f" * 64}, "were trained on different data"),
+    ):
+        other = replace(known, scratch=replace(last, name="from scratch", **change))
+        assert words in incomparable(other) and saving_of(other) is None
+        assert words in page_of(other, {})
+    short = replace(last, flops=last.flops[:1] / 2, val_losses=last.val_losses[:1] + 1)
+    told = saving_of(replace(known, scratch=short))
+    assert told is not None and "train it longer" in told.sentence and "%" not in told.sentence
+    nothing = replace(last, flops=last.flops[:0], val_losses=last.val_losses[:0])
+    unvalidated = replace(known, scratch=nothing)
+    assert saving_of(unvalidated) is None and set(pictures_of(unvalidated)) == {"loss", "rates"}
 
 
 def curve(flops: np.ndarray, val_losses: np.ndarray) -> TrainedCurve:

@@ -36,7 +36,7 @@ def test_a_log_tells_what_the_run_is_each_logged_step_and_the_last_rate(
     num = sum(one.numel() for one in torch.load(tmp_path / "out/checkpoints/last.ckpt")["state_dict"].values())
     num -= CONFIG["vocab_size"] * CONFIG["n_embd"]  # the head is the embedding
     tokens = json.loads((data / "meta.json").read_text())["num_tokens"]["train"]
-    assert told[0].startswith(f"model: gpt2, {num:,} parameters") and told[0].endswith("on cpu in 32")
+    assert told[0].startswith(f"model: gpt2, {num:,} parameters") and told[0].endswith("on cpu, precision 32")
     passes = 5 * 8 * 16 / tokens
     assert told[1] == (
         "steps: 5, of 8 sequences of 16 tokens (128 tokens a step); "
@@ -57,14 +57,23 @@ def test_a_log_tells_what_the_run_is_each_logged_step_and_the_last_rate(
 def test_a_validation_is_told_with_its_step_where_that_is_an_earlier_one(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert trained(data, tmp_path / "out", "--train-steps=5", "--log-every=1", "--val-every=3") == 0
+    often = ["--log-every=1", "--val-every=3"]
+    assert trained(data, tmp_path / "out", "--train-steps=9", "--stop-at=5", *often) == 0
     told = capsys.readouterr().out.splitlines()
     with (tmp_path / "out" / "metrics.csv").open() as file:
         (validated,) = [row for row in csv.DictReader(file) if row["val_loss"]]
     assert validated["step"] == "3"
     loss = f"{float(validated['val_loss']):.4f} (of step 3)"
     assert told[-1].endswith(f"val_loss {loss}")
-    assert all(f"val {loss}" in line for line in told if line.startswith(("step 4/5", "step 5/5")))
+    assert all(f"val {loss}" in line for line in told if line.startswith(("step 4/9", "step 5/9")))
+
+
+def test_the_state_at_a_runs_end_is_validated(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert trained(data, tmp_path / "out", "--train-steps=5", "--grad-accum=2", "--val-every=100") == 0
+    told = capsys.readouterr().out.splitlines()
+    with (tmp_path / "out" / "metrics.csv").open() as file:
+        (validated,) = [row for row in csv.DictReader(file) if row["val_loss"]]
+    assert validated["step"] == "5" and told[-1].endswith(f"val_loss {float(validated['val_loss']):.4f}")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +120,7 @@ def test_a_run_that_goes_on_validates_logs_and_saves_as_before(data: Path, tmp_p
     with (on / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows if row["loss"]] == [5, 6, 7, 8]
-    assert [int(row["step"]) for row in rows if row["val_loss"]] == [6]
+    assert [int(row["step"]) for row in rows if row["val_loss"]] == [6, 8]  # and at its end
 
 
 def test_a_size_of_validation_in_batches_replaces_one_in_sequences(data: Path, tmp_path: Path) -> None:

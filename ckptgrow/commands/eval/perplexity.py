@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ckptgrow.commands._option_groups import takes
+from ckptgrow.commands._paths import file_of
 from ckptgrow.commands._screen import JsonOption
 from ckptgrow.commands.eval import _eval_options as options
 from ckptgrow.commands.eval._eval_session import Choices, session
@@ -24,6 +25,7 @@ def perplexity(
             metavar="FILE",
             help="Text, JSON lines, parquet, or a .bin of tokens; by default the run's own val.bin.",
             show_default=False,
+            callback=file_of("text, JSON lines, parquet or a .bin of tokens"),
         ),
     ] = None,
     block_size: options.BlockSizeOption = None,

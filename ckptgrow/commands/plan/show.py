@@ -19,11 +19,28 @@ COLUMNS = ("run", "parameters", "grown from", "FLOPs in all", "last validation",
 STYLES = ("blue", "green", "magenta", "cyan", "yellow", "bright_black")
 
 
+def _there(runs: list[Path]) -> list[Path]:
+    for one in runs:
+        if not one.exists():
+            raise RequestError(f"{one}: no such file or directory, expected a run or a log")
+    return runs
+
+
+def _checked_ending(plot: Path | None) -> Path | None:
+    if plot is not None:
+        from ckptgrow.planning.figure_style import check_ending
+
+        check_ending(plot)
+    return plot
+
+
 def show(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...", help="Directories of `ckptgrow train` or `ckptgrow run`, or logs of other trainers."
+            metavar="RUN...",
+            help="Directories of `ckptgrow train` or `ckptgrow run`, or logs of other trainers.",
+            callback=_there,
         ),
     ],
     params: Annotated[
@@ -38,7 +55,9 @@ def show(
         float | None, typer.Option(help="Tokens an optimizer step, of other trainers' logs.", show_default=False)
     ] = None,
     dialect: DialectOption = None,
-    plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png).", show_default=False)] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a picture here (.png).", show_default=False, callback=_checked_ending)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the loss of any runs against the compute of all that led to them, in one picture and a table.
@@ -48,21 +67,12 @@ def show(
     Examples:
         ckptgrow plan show small-run grown-run scratch-run --plot runs.png
     """
-    if plot is not None:
-        _check_ending(plot)
     found = _shown(runs, params or (), tokens_per_step, dialect)
     screen = Screen(as_json)
     screen.table("", COLUMNS, [_row(one) for one in found])
     screen.picture(lambda width: _picture(found, width))
-    if plot is not None:
-        _draw(plot, found, screen)
+    _tell(found, plot, screen)
     screen.result({"runs": [_as_tree(one) for one in found]})
-
-
-def _check_ending(plot: Path) -> None:
-    from ckptgrow.planning.figure_style import check_ending
-
-    check_ending(plot)
 
 
 def _shown(
@@ -77,11 +87,17 @@ def _shown(
     return shown_runs(runs, [model_size(one, dialect) for one in params], tokens_per_step)
 
 
-def _draw(plot: Path, runs: list[ShownRun], screen: Screen) -> None:
-    from ckptgrow.report.lineage_figure import draw_runs
+def _tell(runs: list[ShownRun], plot: Path | None, screen: Screen) -> None:
+    """Says which runs cannot be compared, and draws all where asked."""
+    from ckptgrow.report.run_record import of_other_data
 
-    draw_runs(plot, runs)
-    screen.say(f"plot: {plot}")
+    if other_data := of_other_data([one.curve for one in runs]):
+        screen.warn(other_data)
+    if plot is not None:
+        from ckptgrow.report.lineage_figure import draw_runs
+
+        draw_runs(plot, runs)
+        screen.say(f"plot: {plot}")
 
 
 def _row(run: ShownRun) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ from ckptgrow.families.rows import (
     FINAL,
     HEAD_NORMS,
     LAYER,
-    NORMS_OVER_HEADS,
+    OF_SHARED_EPS,
     SIZES,
     TIE,
 )
@@ -39,11 +39,9 @@ FAMILY = Family(
         *FINAL,
     ),
     tie=TIE,
+    padding=OF_SHARED_EPS,
     buffers=(ACTIVATION + "beta", ACTIVATION + "eps"),
     dropout=("attention_dropout",),
-    refusals=(
-        NORMS_OVER_HEADS,
-        Refusal("zero-norm", "xIELU is not zero at zero (its ε is added there); use ⟦new zero-output⟧"),
-    ),
+    refusals=(Refusal("zero-norm", "xIELU is not zero at zero (its ε is added there); use ⟦new zero-output⟧"),),
     tasks=(TOKENS, VALUES),
 )

@@ -14,7 +14,7 @@ from ckptgrow.families.rows import (
     FINAL,
     HEAD_NORMS,
     NORMS,
-    NORMS_OVER_HEADS,
+    OF_SHARED_EPS,
     SPARSE_EXPERTS,
     shared_experts,
 )
@@ -34,7 +34,7 @@ FAMILY = replace(
         *NORMS,
         *FINAL,
     ),
-    padding=None,
+    padding=OF_SHARED_EPS,
     layer_lists=("layer_types",),
-    refusals=(CHOSEN_BY_BIAS, NORMS_OVER_HEADS),
+    refusals=(CHOSEN_BY_BIAS,),
 )

@@ -3,19 +3,23 @@
 Source: LG AI Research, "EXAONE 4.0", arXiv 2507.11407; transformers `Exaone4ForCausalLM`.
 """
 
+from dataclasses import replace
+
 from ckptgrow.families.family import Family, Parameter, Size
 from ckptgrow.families.rows import (
     EMBEDDING,
     FINAL,
     HEAD_NORMS,
     LAYER,
-    NORMS_OVER_HEADS,
+    OF_SHARED_EPS,
     POST_NORM_ATTENTION,
     POST_NORM_FFN,
     SIZES,
     TIE,
 )
 from ckptgrow.families.task_rows import QUESTIONS_OF_TRANSFORMER, SEQUENCE, TOKENS, VALUES
+
+STREAM = {"residual": 0.5, "normed": 0.5, "branch": 0.5}  # no norm stands between the stream and its readers
 
 FAMILY = Family(
     model_type="exaone4",
@@ -35,6 +39,6 @@ FAMILY = Family(
     dropout=("attention_dropout",),
     residual=("residual", "normed", "final", "branch"),
     layer_lists=("layer_types",),
-    refusals=(NORMS_OVER_HEADS,),
+    padding=replace(OF_SHARED_EPS, scale=STREAM, scale_tied={**STREAM, "final": -0.5}),
     tasks=(SEQUENCE, TOKENS, QUESTIONS_OF_TRANSFORMER, VALUES),
 )

@@ -3,11 +3,10 @@
 Source: Gemma Team, "Gemma 3", arXiv 2503.19786; transformers `Gemma3ForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Size
+from ckptgrow.families.family import Family, Padding, Parameter, Size
 from ckptgrow.families.rows import (
     FINAL_WITHOUT_ONE,
     LAYER,
-    NORMS_OVER_HEADS,
     POST_NORM_ATTENTION,
     POST_NORM_BIASES,
     POST_NORM_FFN,
@@ -20,6 +19,8 @@ from ckptgrow.families.rows import (
     TIE,
 )
 from ckptgrow.families.task_rows import SEQUENCE, VALUES
+
+STREAM = {"residual": 0.5, "branch": 0.5}
 
 FAMILY = Family(
     model_type="gemma3_text",
@@ -42,6 +43,6 @@ FAMILY = Family(
     shrunken=ROOT_SCALED,
     shrunken_tied=ROOT_SCALED_TIED,
     layer_lists=("layer_types",),
-    refusals=(NORMS_OVER_HEADS,),
+    padding=Padding("rms", None, scale=STREAM, scale_tied=STREAM),  # √hidden × embedding grows by itself
     tasks=(SEQUENCE, VALUES),
 )

@@ -6,7 +6,7 @@ Source: GLM-4.5 Team, "GLM-4.5", arXiv 2508.06471; the bias: Wang et al., arXiv 
 
 from dataclasses import replace
 
-from ckptgrow.families.family import Family, Padding, Sparse
+from ckptgrow.families.family import Family, Sparse
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
@@ -17,7 +17,7 @@ from ckptgrow.families.rows import (
     HEAD_NORMS,
     LAYER,
     NORMS,
-    NORMS_OVER_HEADS,
+    OF_SHARED_EPS,
     PIECES_OF_EXPERTS,
     SPARSE_EXPERTS,
     TIE,
@@ -45,13 +45,10 @@ FAMILY = Family(
     pieces=PIECES_OF_EXPERTS,
     tie=TIE,
     buffers=(LAYER + "mlp.gate.e_score_correction_bias",),
-    padding=Padding("rms", "rms_norm_eps"),
+    padding=OF_SHARED_EPS,
     dropout=("attention_dropout",),
     sparse=Sparse(first="first_k_dense_replace"),
     aliases={"num_local_experts": "n_routed_experts"},
-    refusals=(
-        CHOSEN_BY_BIAS,
-        replace(NORMS_OVER_HEADS, when="use_qk_norm"),
-    ),
+    refusals=(CHOSEN_BY_BIAS,),
     tasks=(VALUES,),
 )

@@ -12,7 +12,7 @@ from ckptgrow.families.rows import (
     GATED_FFN,
     LAYER,
     NORMS,
-    NORMS_OVER_HEADS,
+    OF_SHARED_EPS,
     SIZES,
     TIE,
 )
@@ -35,6 +35,6 @@ FAMILY = Family(
     ),
     tie=TIE,
     dropout=("attention_dropout",),
-    refusals=(NORMS_OVER_HEADS,),
+    padding=OF_SHARED_EPS,
     tasks=(SEQUENCE, VALUES),
 )

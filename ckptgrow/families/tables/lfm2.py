@@ -5,8 +5,8 @@ A convolution has as many channels as the residual stream, and each is a product
 Source: Liquid AI, "LFM2 Technical Report", arXiv 2511.23404; transformers `Lfm2ForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Rounding, Size
-from ckptgrow.families.rows import EMBEDDING, LAYER, NORMS_OVER_HEADS, SIZES, TIE
+from ckptgrow.families.family import Family, Parameter, Refusal, Rounding, Size
+from ckptgrow.families.rows import EMBEDDING, LAYER, SIZES, TIE
 from ckptgrow.families.task_rows import VALUES
 
 CONVOLUTION, FULL = "layer_types == conv", "layer_types == full_attention"
@@ -49,6 +49,12 @@ FAMILY = Family(
         multiple="block_multiple_of",
     ),
     aliases={"block_ff_dim": "intermediate_size", "tie_embedding": "tie_word_embeddings"},
-    refusals=(NORMS_OVER_HEADS,),
+    refusals=(
+        Refusal(
+            "hidden",
+            "new channels of its convolutions, whose factors are all zero, would be dead for ever; ⟦factor K⟧ "
+            "multiplies the hidden size",
+        ),
+    ),
     tasks=(VALUES,),
 )

@@ -12,7 +12,7 @@ from ckptgrow.families.rows import (
     FINAL,
     LAYER,
     NORMS,
-    NORMS_OVER_ALL,
+    OF_SHARED_EPS,
     TIE,
 )
 from ckptgrow.families.tables.mixtral import FAMILY as MIXTRAL
@@ -38,12 +38,12 @@ FAMILY = Family(
         ("mlp.e_score_correction_bias", "block_sparse_moe.e_score_correction_bias"),
     ),
     tie=TIE,
+    padding=OF_SHARED_EPS,
     buffers=(LAYER + "mlp.e_score_correction_bias",),
     dropout=("attention_dropout",),
     aliases=MIXTRAL.aliases,
     refusals=(
         CHOSEN_BY_BIAS,
-        NORMS_OVER_ALL,
         Refusal("heads", "a norm runs over all heads, so uneven copies weigh differently in it"),
         Refusal("kv_heads", "a norm runs over all heads, so uneven copies weigh differently in it"),
     ),

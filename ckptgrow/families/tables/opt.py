@@ -5,12 +5,16 @@ Norms stand before the blocks and at the end, or after each block and not at the
 Source: Zhang et al., "OPT", arXiv 2205.01068; transformers `OPTForCausalLM`.
 """
 
+from dataclasses import replace
+
 from ckptgrow.families.family import Family, Parameter, Refusal, Size, TaskHead, Tie
+from ckptgrow.families.rows import OF_SHARED_EPS
 
 LAYER = "model.decoder.layers.{layer}."
 AFFINE = "layer_norm_elementwise_affine"
 UNPROJECTED, PROJECTED = "word_embed_proj_dim == hidden_size", "word_embed_proj_dim != hidden_size"
 FINAL_NORM = f"{AFFINE} and do_layer_norm_before and not _remove_final_layer_norm"
+POST_NORM = "not do_layer_norm_before"
 NO_GAIN = "its head is tied to the embedding, and no gain that could make up for the copies stands before it"
 
 
@@ -78,8 +82,11 @@ FAMILY = Family(
     dropout=("dropout", "attention_dropout"),
     residual=("residual", "normed", "final", "embedded", "projected"),
     shrunken_tied={"final": 1.0, "projected": 1.0},
+    padding=replace(OF_SHARED_EPS, norm="layer"),  # which no field says
     refusals=(
-        Refusal("hidden", "its config has no field for the norms' ε; ⟦factor K⟧ multiplies the hidden size"),
+        Refusal("hidden", "its norms have no gain that could make up for new coordinates", when=f"not {AFFINE}"),
+        Refusal("hidden", "a norm stands after each block, so no new coordinate can stay the mean", when=POST_NORM),
+        Refusal("hidden", "no norm stands before its head", when="_remove_final_layer_norm"),
         Refusal("zero-norm", "its norms have no gain that could be zero; use ⟦new zero-output⟧", when="not " + AFFINE),
         *(
             Refusal("width", NO_GAIN, when=f"tie_word_embeddings and {UNPROJECTED} and {lacking}")
@@ -89,7 +96,7 @@ FAMILY = Family(
             Refusal(
                 new,
                 "it normalises after each block; ⟦new copy⟧ stacks layers, which changes the function",
-                when="not do_layer_norm_before",
+                when=POST_NORM,
             )
             for new in ("zero-output", "zero-norm", "ode")
         ),

@@ -3,8 +3,10 @@
 Source: Li et al., "Textbooks Are All You Need II", arXiv 2309.05463; transformers `PhiForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Padding, Parameter, Refusal, Size
-from ckptgrow.families.rows import ATTENTION, EMBEDDING, LAYER, SIZES, TIE
+from dataclasses import replace
+
+from ckptgrow.families.family import Family, Parameter, Size
+from ckptgrow.families.rows import ATTENTION, EMBEDDING, LAYER, OF_SHARED_EPS, SIZES, TIE
 from ckptgrow.families.task_rows import SEQUENCE, TOKENS, VALUES
 
 FAMILY = Family(
@@ -36,9 +38,8 @@ FAMILY = Family(
         Parameter("lm_head.bias", "vocab"),
     ),
     tie=TIE,
-    padding=Padding("layer", "layer_norm_eps"),
+    padding=replace(OF_SHARED_EPS, norm="layer"),
     activation="hidden_act",
     dropout=("resid_pdrop", "embd_pdrop", "attention_dropout"),
-    refusals=(Refusal("hidden", "norms over each head share the ε that would change", when="qk_layernorm"),),
     tasks=(SEQUENCE, TOKENS, VALUES),
 )

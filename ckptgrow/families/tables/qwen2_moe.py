@@ -3,7 +3,7 @@
 Source: Yang et al., "Qwen2 Technical Report", arXiv 2407.10671; transformers `Qwen2MoeForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, OfDense, Padding, Parameter, Size, Sparse
+from ckptgrow.families.family import UNITS, Family, OfDense, Padding, Parameter, Size, Sparse
 from ckptgrow.families.rows import (
     ATTENTION,
     DENSE_LAYERS,
@@ -43,6 +43,7 @@ FAMILY = Family(
     tie=TIE,
     padding=Padding("rms", "rms_norm_eps"),
     dropout=("attention_dropout",),
+    units=(*UNITS, "shared_ffn"),
     layer_lists=("layer_types",),
     sparse=Sparse(dense="mlp_only_layers", step="decoder_sparse_step"),
     of_dense=OfDense(

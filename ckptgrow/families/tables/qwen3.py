@@ -12,7 +12,7 @@ from ckptgrow.families.rows import (
     GATED_FFN,
     HEAD_NORMS,
     NORMS,
-    NORMS_OVER_HEADS,
+    OF_SHARED_EPS,
     SIZES,
     TIE,
 )
@@ -27,6 +27,6 @@ FAMILY = Family(
     tie=TIE,
     dropout=("attention_dropout",),
     layer_lists=("layer_types",),
-    refusals=(NORMS_OVER_HEADS,),
+    padding=OF_SHARED_EPS,
     tasks=(SEQUENCE, TOKENS, QUESTIONS_OF_TRANSFORMER, VALUES),
 )

@@ -14,7 +14,7 @@ from ckptgrow.families.delta_rows import (
     NORMS_WITHOUT_ONE,
 )
 from ckptgrow.families.family import Family, Parameter
-from ckptgrow.families.rows import EMBEDDING, FINAL_WITHOUT_ONE, GATED_FFN, NORMS_OVER_HEADS, SIZES, TIE
+from ckptgrow.families.rows import EMBEDDING, FINAL_WITHOUT_ONE, GATED_FFN, OF_SHARED_EPS, SIZES, TIE
 from ckptgrow.families.task_rows import SEQUENCE, VALUES
 
 FAMILY = Family(
@@ -39,6 +39,6 @@ FAMILY = Family(
     dropout=("attention_dropout",),
     units=("heads", "kv_heads", "ffn", "key_heads", "value_heads"),
     layer_lists=("layer_types",),
-    refusals=(NORMS_OVER_HEADS,),
+    padding=OF_SHARED_EPS,
     tasks=(SEQUENCE, VALUES),
 )

@@ -12,7 +12,7 @@ from ckptgrow.families.rows import (
     FINAL,
     HEAD_NORMS,
     NORMS,
-    NORMS_OVER_HEADS,
+    OF_SHARED_EPS,
     PIECES_OF_EXPERTS,
     SPARSE_EXPERTS,
     TIE,
@@ -46,6 +46,6 @@ FAMILY = Family(
         without={"layer_types": "full_attention"},  # its own window is of all layers
         unheard=("max_window_layers",),
     ),
-    refusals=(NORMS_OVER_HEADS,),
+    padding=OF_SHARED_EPS,
     tasks=(SEQUENCE, TOKENS, QUESTIONS_OF_TRANSFORMER, VALUES),
 )

@@ -20,7 +20,7 @@ from ckptgrow.families.rows import (
     DENSE_LAYERS,
     EMBEDDING,
     FINAL_WITHOUT_ONE,
-    NORMS_OVER_HEADS,
+    OF_SHARED_EPS,
     PIECES_OF_EXPERTS,
     SHARED_EXPERT,
     SPARSE_EXPERTS_BEHIND_ROUTER,
@@ -60,6 +60,6 @@ FAMILY = Family(
     units=("heads", "kv_heads", "ffn", "dense_ffn", "shared_ffn", "key_heads", "value_heads"),
     layer_lists=("layer_types",),
     sparse=Sparse(dense="mlp_only_layers", step="decoder_sparse_step"),
-    refusals=(NORMS_OVER_HEADS,),
+    padding=OF_SHARED_EPS,
     tasks=(SEQUENCE, TOKENS, QUESTIONS_OF_TRANSFORMER, VALUES),
 )

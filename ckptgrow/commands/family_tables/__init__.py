@@ -1,0 +1,1 @@
+"""`ckptgrow families`, and the commands below it."""
