@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Difference:
+class CopyDifference:
     """The sums of squares of which a relative difference over many tensors is made."""
 
     differences: list[float] = field(default_factory=list[float])
     squares: list[float] = field(default_factory=list[float])
 
     @classmethod
-    def of(cls, link: Link, tensor: LazyTensor, offset: float = 0.0) -> Difference:
+    def of(cls, link: Link, tensor: LazyTensor, offset: float = 0.0) -> CopyDifference:
         """Those of one grown tensor, to whose entries `offset` is added."""
         found = cls()
         for block in blocks_of(link, tensor.shape):
@@ -43,7 +43,7 @@ class Difference:
             found.differences += row_sums(own.sub_(exchanged).square_())
         return cls([exact_sum(found.differences)], [exact_sum(found.squares)])  # rows of all layers would be many
 
-    def add(self, other: Difference) -> None:
+    def add(self, other: CopyDifference) -> None:
         """Takes another tensor's sums in."""
         self.differences += other.differences
         self.squares += other.squares
@@ -66,9 +66,9 @@ def weight_asymmetry(pair: Pair) -> float:
     """The relative difference of the copies over all weights together; 0 where the weights have no copies."""
     tensors = pair.grown.checkpoint.tensors
     copied = [link for link in pair.links.values() if is_copied(link)]
-    of_all = Difference()
+    of_all = CopyDifference()
     for one in in_threads(
-        lambda link: Difference.of(link, tensors[link.grown.name], link.grown.layout.offset),
+        lambda link: CopyDifference.of(link, tensors[link.grown.name], link.grown.layout.offset),
         copied,
         lambda link: num_elements(tensors[link.grown.name]),
     ):

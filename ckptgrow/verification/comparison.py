@@ -18,7 +18,7 @@ from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layout import Layout, parse
 from ckptgrow.state.opening import TrainingState, open_state, understood
 from ckptgrow.verification.asymmetry import weight_asymmetry
-from ckptgrow.verification.computing import Computed, Subject, in_memory, layer_by_layer, logits_alone
+from ckptgrow.verification.computing import Computation, Computed, in_memory, layer_by_layer, logits_alone
 from ckptgrow.verification.configs import with_fixed_fields
 from ckptgrow.verification.contents import judge_contents, left_out
 from ckptgrow.verification.coordinates import begun_anew, check_one_rule, growths_between, growths_since
@@ -152,7 +152,7 @@ def _computed(
     """Builds both models as the level wants them, and compares what they compute; their memory is free afterwards."""
     kept, dtype = KeptTokens.of(pair), DTYPES[settings.dtype]
     long = long_sample((pair.small, pair.grown), settings.tokens, kept and kept.small)
-    subject = Subject(
+    subject = Computation(
         pair=pair,
         weights=weights,
         growths=growths,

@@ -19,7 +19,7 @@ import torch
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.state.streamed_model import StreamedModel
 from ckptgrow.storage.tensors import InMemory, LazyTensor, Stored, bytes_of, num_elements, whole
-from ckptgrow.verification.asymmetry import Difference, hidden_asymmetry, is_copied, weight_asymmetry
+from ckptgrow.verification.asymmetry import CopyDifference, hidden_asymmetry, is_copied, weight_asymmetry
 from ckptgrow.verification.dense_mixtures import begun_routers
 from ckptgrow.verification.function import compared
 from ckptgrow.verification.gradients import (
@@ -63,7 +63,7 @@ class Computed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class Computation:
     """What is computed: the pair, the scales of its weights and the growths that they show, on `samples`, of which the
     first `num_few` give gradients, in `dtype` on `device`.
     """
@@ -82,7 +82,7 @@ class Subject:
         return self.samples[: self.num_few]
 
 
-def logits_alone(subject: Subject, *, is_function: bool) -> Computed:
+def logits_alone(subject: Computation, *, is_function: bool) -> Computed:
     """The function layer by layer, or nothing but what the weights show."""
     pair, function = subject.pair, None
     if is_function:
@@ -91,7 +91,7 @@ def logits_alone(subject: Subject, *, is_function: bool) -> Computed:
     return Computed(function, demanded_scales(pair, subject.weights, subject.growths), asymmetry, None)
 
 
-def in_memory(subject: Subject, stage: Stage) -> Computed:
+def in_memory(subject: Computation, stage: Stage) -> Computed:
     """All of it, with both models and their gradients in memory. Raises RequestError where there is no such device."""
     pair, weights = subject.pair, subject.weights
     stage("building both models")
@@ -120,7 +120,7 @@ def in_memory(subject: Subject, stage: Stage) -> Computed:
     return Computed(function, scales.found, asymmetry, true.largest_error)
 
 
-def layer_by_layer(subject: Subject, stage: Stage) -> Computed:
+def layer_by_layer(subject: Computation, stage: Stage) -> Computed:
     """The same with the weights and gradients of one layer in memory at a time, on the CPU."""
     pair, weights, dtype = subject.pair, subject.weights, subject.dtype
     models = streamed_models(pair, dtype)
@@ -223,12 +223,12 @@ class _Scales:
     entry; `difference`: that of their copies, where these are compared (`of_copies`).
     """
 
-    subject: Subject
+    subject: Computation
     small: Gradients
     scale_of_all: float
     of_copies: bool = True
     found: dict[str, GradientScale] = field(default_factory=dict[str, GradientScale])
-    difference: Difference = field(default_factory=Difference)
+    difference: CopyDifference = field(default_factory=CopyDifference)
 
     @cached_property
     def _names(self) -> Mapping[str, str]:
@@ -264,12 +264,12 @@ class _Scales:
         """The largest relative error of a gradient."""
         return max(scale.error for scale in self.found.values())
 
-    def _compared(self, name: str, gradient: LazyTensor) -> tuple[GradientScale | None, Difference]:
+    def _compared(self, name: str, gradient: LazyTensor) -> tuple[GradientScale | None, CopyDifference]:
         link = self.subject.pair.links[name]
-        difference = Difference.of(link, gradient) if self.of_copies and is_copied(link) else Difference()
+        difference = CopyDifference.of(link, gradient) if self.of_copies and is_copied(link) else CopyDifference()
         return None if link.is_new_layer else self._scale(name, gradient), difference
 
-    def _keep(self, name: str, scale: GradientScale | None, difference: Difference) -> None:
+    def _keep(self, name: str, scale: GradientScale | None, difference: CopyDifference) -> None:
         if scale is not None:
             self.found[name] = scale
         self.difference.add(difference)

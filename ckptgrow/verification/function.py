@@ -9,7 +9,7 @@ bfloat16            The grown model's error may be twice the small model's own, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,10 +51,7 @@ def compared(
     scale = worst = own = 0.0
     rises: list[float] = []
     for number, sample in enumerate(samples):
-        small, grown = (
-            there[number] if number < len(there) else _logits(model, sample)
-            for model, there in zip((models.small, models.grown), known, strict=True)
-        )
+        small, grown = _logits_of_both(models, sample, [there[number : number + 1] for there in known])
         reference = small if models.exact is None else _logits(models.exact, sample)
         scale = max(scale, largest(reference.double()))
         worst = max(worst, _difference(reference, grown))
@@ -106,6 +103,13 @@ def _weight_rounding(pair: Pair) -> float:
     """One rounding of the coarsest stored weight."""
     stored = (pair.grown.checkpoint.tensors[link.grown.name].dtype for link in pair.links.values())
     return max(rounding(one) for one in stored if one.is_floating_point)
+
+
+def _logits_of_both(
+    models: Models, sample: torch.Tensor, known: Sequence[Sequence[torch.Tensor]]
+) -> Iterator[torch.Tensor]:
+    for model, there in zip((models.small, models.grown), known, strict=True):
+        yield there[0] if there else _logits(model, sample)
 
 
 def _logits(model: PreTrainedModel, sample: torch.Tensor) -> torch.Tensor:
