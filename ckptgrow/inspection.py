@@ -22,12 +22,13 @@ from ckptgrow.state.opening import named_optimizers
 from ckptgrow.state.optimizer_kinds import name_of
 from ckptgrow.state.optimizer_state import OptimizerState, unmatched, without_record
 from ckptgrow.state.pieces import pieces_in
-from ckptgrow.state.translation import are_transformers, changed_by, in_transformers_terms, why_unknown
+from ckptgrow.state.translation import are_transformers, changed_by, in_transformers_terms
 from ckptgrow.state.twins import claim_tensors
+from ckptgrow.state.unknown_trainers import why_unknown
 from ckptgrow.storage.archives.archive import check_sums
 from ckptgrow.storage.dcp_io.dcp_pieces import Pieced
 from ckptgrow.storage.fingerprint import Fingerprint
-from ckptgrow.storage.tensors import LazyTensor, num_elements
+from ckptgrow.storage.tensors import LazyTensor, is_lazy, num_elements, whole
 from ckptgrow.storage.tree import tensors_in
 
 
@@ -180,7 +181,7 @@ def _told(states: Sequence[OptimizerState], unrecorded: list[str] | None) -> dic
         "state_keys": sorted({key for state in states for key in state.state_keys}),
         "groups": [
             {
-                **{key: value for key, value in group.options.items() if _is_plain(value)},
+                **{key: value for key, value in map(_counted, group.options.items()) if _is_plain(value)},
                 "num_parameters": len(group.names),
             }
             for state in states
@@ -195,6 +196,12 @@ def _optimizer_name(state: OptimizerState) -> str:
     has_amsgrad = bool(state.groups) and state.groups[0].options.get("amsgrad")
     name = name_of(state) or "unknown"
     return f"{name} (amsgrad)" if has_amsgrad else name
+
+
+def _counted(option: tuple[str, Any]) -> tuple[str, Any]:
+    """An option of a group, as a number where it is a tensor of one (capturable optimizers)."""
+    key, value = option
+    return key, float(whole(value)) if is_lazy(value) and not value.shape else value
 
 
 def _is_plain(value: object) -> bool:

@@ -74,10 +74,13 @@ class ConfigMap:
     """The trainer's config, and transformers'.
 
     `at` leads to the trainer's: keys of the file's tree, or the name of a file beside it and keys in that. `fields` are
-    pairs of the trainer's field (dots lead into it) and transformers'; those of one of transformers' fields must be
-    equal. `constants` are what transformers' must say besides, or where the trainer's leaves it out.
-    `expects` are the values of the trainer's fields for which the map is right, `contains` words that a field must
-    have in it: others are refused by name. `also` are further places that repeat the trainer's fields.
+    pairs of the trainer's field and transformers' (dots lead into each); those of one of transformers' fields must be
+    equal where they are there (a trainer's versions call one thing by different names), and where transformers' is
+    inside another, the trainer's must be all that is inside its own. `words` are what a field of transformers' says,
+    or each entry of its list, by what the trainer's says. `constants` are what transformers' must say besides, or
+    where the trainer's leaves it out; with dots, where something else is there inside. `expects` are the values of the
+    trainer's fields for which the map is right, `contains` words that a field must have in it, `needs` fields that
+    must say something: others are refused by name. `also` are further places that repeat the trainer's fields.
     """
 
     at: tuple[str, ...]
@@ -85,6 +88,8 @@ class ConfigMap:
     constants: Mapping[str, Any] = field(default_factory=dict[str, Any])
     expects: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
     contains: Mapping[str, str] = field(default_factory=dict[str, str])
+    needs: tuple[str, ...] = ()
+    words: Mapping[str, Mapping[Any, str]] = field(default_factory=dict[str, Mapping[Any, str]])
     also: tuple[tuple[str, ...], ...] = ()
 
 
@@ -96,8 +101,8 @@ class Home:
     of them a file where the kind is a directory of such; `step` has none where only the trainer can write it. `folder`
     is where in the directory all this lies. `groups` tells the optimizer's: one of matrices and one of vectors, one of
     all parameters, or each parameter by name. `others` is what the trainer asks for besides, `biases` the field of its
-    config that tells whether it has the rows that are `or_zero`. `has_tied_head`: its head is its
-    embedding.
+    config that tells whether it has the rows that are `or_zero`. `head` tells whether it has a head of its own, takes
+    its embedding for one, or does either as it is told to when it starts.
     """
 
     kind: Literal["torch", "torch-files", "dcp"]
@@ -108,7 +113,7 @@ class Home:
     others: Mapping[str, Any] = field(default_factory=dict[str, Any])
     biases: str | None = None
     folder: str = ""
-    has_tied_head: bool = False
+    head: Literal["own", "embedding", "either"] = "own"
 
 
 @dataclass(frozen=True, kw_only=True)

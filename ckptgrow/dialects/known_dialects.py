@@ -7,10 +7,19 @@ from pathlib import Path
 
 from ckptgrow.dialects.dialect import Dialect
 from ckptgrow.dialects.dialect_files import SUFFIXES, read_dialect
-from ckptgrow.dialects.tables import litgpt, llm_foundry, megatron, nanogpt, olmo_core, torchtitan, torchtune
+from ckptgrow.dialects.tables import (
+    litgpt,
+    litgpt_gemma,
+    llm_foundry,
+    megatron,
+    nanogpt,
+    olmo_core,
+    torchtitan,
+    torchtune,
+)
 from ckptgrow.errors import RequestError
 
-TABLES = (nanogpt, litgpt, torchtitan, olmo_core, torchtune, llm_foundry, megatron)
+TABLES = (nanogpt, litgpt, litgpt_gemma, torchtitan, olmo_core, torchtune, llm_foundry, megatron)
 DIALECTS: Mapping[str, Dialect] = {one.name: one for table in TABLES for one in table.DIALECTS}
 
 

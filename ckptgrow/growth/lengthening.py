@@ -13,6 +13,7 @@ Source of the stretched table: Dosovitskiy et al., "An Image is Worth 16x16 Word
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -171,7 +172,8 @@ def _completed(old: Architecture) -> dict[str, Any]:
     """The config with transformers' defaults."""
     from transformers import AutoConfig
 
-    fields = {key: value for key, value in old.config.items() if key != "model_type"}
+    # deep: transformers writes into what is inside
+    fields = deepcopy({key: value for key, value in old.config.items() if key != "model_type"})
     try:
         return AutoConfig.for_model(old.family.model_type, **fields).to_dict()
     except config_errors() as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -64,7 +65,8 @@ class Architecture:
         """Raises ConfigError where transformers would not build a model from this config."""
         from transformers import AutoConfig
 
-        fields = {key: value for key, value in self.config.items() if key != "model_type"}
+        # deep: transformers writes into what is inside
+        fields = deepcopy({key: value for key, value in self.config.items() if key != "model_type"})
         try:
             AutoConfig.for_model(str(self.config["model_type"]), **fields)
         except config_errors() as error:

@@ -7,6 +7,7 @@ It is never guessed from shapes, because these do not determine the number of he
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def completed_config(family: Family, config: Mapping[str, Any]) -> dict[str, Any
         return dict(config)
     from transformers import AutoConfig
 
-    given = {key: value for key, value in config.items() if key != "model_type"}
+    # deep: transformers writes into what is inside
+    given = deepcopy({key: value for key, value in config.items() if key != "model_type"})
     try:
         full = AutoConfig.for_model(family.model_type, **given).to_dict()
     except config_errors() as error:

@@ -7,6 +7,7 @@ told where it belongs to the run alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,11 @@ from ckptgrow.formats.places import Places
 from ckptgrow.formats.raw_optimizers import RawGroup, RawOptimizer, Record
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.cover import Cover, Instance, names_in_module_order
-from ckptgrow.state.trainer_config import as_transformers
+from ckptgrow.state.trainer_config import as_transformers, in_trainers_words
 from ckptgrow.state.translated_optimizers import to_theirs
 from ckptgrow.state.translation import Terms, in_trainers_forms
 from ckptgrow.storage.tensors import InMemory, LazyTensor, is_lazy, whole
-from ckptgrow.storage.tree import map_leaves, with_node
+from ckptgrow.storage.tree import map_leaves, node_at, with_node
 
 Config = Mapping[str, Any]
 # fields of transformers' configs that do not change what a model computes, or that say the same again
@@ -37,9 +38,10 @@ IDLE = {
     *("return_dict", "chunk_size_feed_forward", "id2label", "label2id", "problem_type", "pretraining_tp"),
     *("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout"),
     *("max_position_embeddings", "is_encoder_decoder", "attn_implementation", "_attn_implementation"),
-    *("bos_token_id", "eos_token_id", "pad_token_id", "layer_types", "hidden_activation", "use_sliding_window"),
-    *("sliding_window", "max_window_layers", "_attn_implementation_internal", "experts_implementation"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "hidden_activation", "_attn_implementation_internal"),
+    *("experts_implementation", "_sliding_window_pattern"),
 }
+UNUSED_WINDOWS = {"use_sliding_window", "sliding_window", "max_window_layers"}  # where no layer has a window
 
 
 def dialect_for(trainer: str, architecture: Architecture) -> Dialect:
@@ -50,11 +52,8 @@ def dialect_for(trainer: str, architecture: Architecture) -> Dialect:
     if not fitting:
         known = sorted({name for one in own for name in one.model_types})
         raise RequestError(f"{architecture.where}: is a {family}, expected {listing(known, 9)} for ⟦to {trainer}⟧")
-    return next((one for one in fitting if _has_tied_head(one) == architecture.is_tied), fitting[0])
-
-
-def _has_tied_head(dialect: Dialect) -> bool:
-    return dialect.home is not None and dialect.home.has_tied_head
+    heads = ("either", "embedding" if architecture.is_tied else "own")
+    return next((one for one in fitting if one.home and one.home.head in heads), fitting[0])
 
 
 def in_dialect(checkpoint: Checkpoint, architecture: Architecture, dialect: Dialect) -> tuple[Checkpoint, list[str]]:
@@ -85,9 +84,15 @@ def in_dialect(checkpoint: Checkpoint, architecture: Architecture, dialect: Dial
 def _rotary_fields(config: Config) -> dict[str, Any]:
     """What newer configs of transformers keep among the parameters of rotary positions."""
     rotary: Any = config.get("rope_parameters") or {}
-    if not isinstance(rotary, dict) or rotary.get("rope_type", "default") != "default":
+    if not isinstance(rotary, dict):
         return {}
-    return {name: rotary[name] for name in ("rope_theta", "partial_rotary_factor") if name in rotary}
+    local: Any = rotary.get("sliding_attention")
+    rotary = rotary.get("full_attention", rotary)
+    apart = ("rope_theta", "partial_rotary_factor")
+    fields: dict[str, Any] = {name: rotary[name] for name in apart if name in rotary}
+    if rotary.get("rope_type", "default") != "default":
+        fields["rope_scaling"] = {name: value for name, value in rotary.items() if name not in apart}
+    return fields if local is None else {**fields, "rope_local_base_freq": local.get("rope_theta")}
 
 
 def _with_head(checkpoint: Checkpoint, architecture: Architecture, dialect: Dialect, home: Home) -> Checkpoint:
@@ -97,7 +102,7 @@ def _with_head(checkpoint: Checkpoint, architecture: Architecture, dialect: Dial
         return checkpoint
     if all(part.name != tie.head for row in dialect.rows for part in row.parts):
         return checkpoint
-    if not home.has_tied_head and checkpoint.optimizers:
+    if home.head == "own" and checkpoint.optimizers:
         raise RequestError(
             f"{checkpoint.path}: its head is its embedding, expected two tensors with moments of their own, as this "
             "trainer has them; convert the weights alone"
@@ -167,10 +172,15 @@ def _config(dialect: Dialect, architecture: Architecture, terms: Terms) -> dict[
     fields: Any = {**config.contains}
     for name, allowed in config.expects.items():
         fields = with_node(fields, tuple(name.split(".")), allowed[0])
-    said = {**full, **given}
+    said = {**full, **_rotary_fields(full), **given}
+    inside = {ours for _, ours in config.fields if "." in ours}
+    lacking = {ours.partition(".")[0] for ours in inside if node_at(said, tuple(ours.split("."))) is None}
     for theirs, ours in config.fields:
-        if ours in said:
-            fields = with_node(fields, tuple(theirs.split(".")), said[ours])
+        if ours in inside and ours.partition(".")[0] in lacking:
+            continue  # what is told by half is another's
+        value = node_at(said, tuple(ours.split(".")))
+        if value is not None or ours in said:
+            fields = with_node(fields, tuple(theirs.split(".")), in_trainers_words(config, ours, value))
     if dialect.home is not None and dialect.home.biases:
         fields[dialect.home.biases] = not terms.absent
     _check_same(architecture, config, fields)
@@ -181,7 +191,8 @@ def _full(architecture: Architecture, said: Config) -> dict[str, Any]:
     """A config with transformers' defaults for all that it does not say."""
     from transformers import AutoConfig
 
-    given = {key: value for key, value in said.items() if key not in ("model_type", "transformers_version")}
+    # deep: transformers writes into what is inside
+    given = deepcopy({key: value for key, value in said.items() if key not in ("model_type", "transformers_version")})
     found: dict[str, Any] = AutoConfig.for_model(architecture.family.model_type, **given).to_dict()
     return found
 
@@ -192,7 +203,8 @@ def _check_same(architecture: Architecture, config: ConfigMap, fields: Config) -
     tied = {} if tie is None else {tie.config: architecture.is_tied}
     before = _full(architecture, architecture.config)
     after = _full(architecture, {**as_transformers(config, fields), **tied})
-    lost = [name for name in sorted(before.keys() & after.keys() - IDLE) if before[name] != after[name]]
+    idle = IDLE if "sliding_attention" in (before.get("layer_types") or ()) else IDLE | UNUSED_WINDOWS
+    lost = [name for name in sorted(before.keys() & after.keys() - idle) if before[name] != after[name]]
     if lost:
         said = listing(f"{name} {before[name]!r}" for name in lost)
         raise RequestError(f"{architecture.where}: the trainer's config cannot say {said}")

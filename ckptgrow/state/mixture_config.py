@@ -6,6 +6,7 @@ Its G experts have the dense block's units in equal parts, and every token has a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, cast
 
 from ckptgrow.errors import ConfigError, RequestError
@@ -137,7 +138,8 @@ def _fields(family: Family, sizes: Mapping[str, int]) -> Iterator[tuple[str, int
 def _full(model_type: str, config: Mapping[str, Any]) -> dict[str, Any]:
     from transformers import AutoConfig
 
-    fields = {key: value for key, value in config.items() if key != "model_type"}
+    # deep: transformers writes into what is inside
+    fields = deepcopy({key: value for key, value in config.items() if key != "model_type"})
     try:
         return AutoConfig.for_model(model_type, **fields).to_dict()
     except config_errors() as error:

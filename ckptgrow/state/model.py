@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,7 +43,10 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype, head: Head | None
     import transformers
     from transformers.utils import logging
 
-    fields = {key: value for key, value in config.items() if key not in ("model_type", "dtype", "torch_dtype")}
+    # deep: transformers writes into what is inside
+    fields = deepcopy(
+        {key: value for key, value in config.items() if key not in ("model_type", "dtype", "torch_dtype")}
+    )
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it warns of token ids outside small vocabularies
     try:

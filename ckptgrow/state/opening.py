@@ -20,8 +20,9 @@ from ckptgrow.state.config_sources import architecture_of
 from ckptgrow.state.mixture_terms import MixtureTerms
 from ckptgrow.state.optimizer_state import OptimizerState, named_states
 from ckptgrow.state.pieces import Pieces, pieces_in
-from ckptgrow.state.translation import Translation, are_transformers, in_transformers_terms, why_unknown
+from ckptgrow.state.translation import Translation, are_transformers, in_transformers_terms
 from ckptgrow.state.twins import claim_tensors
+from ckptgrow.state.unknown_trainers import why_unknown
 from ckptgrow.storage.tensors import LazyTensor
 
 PARTS = {"global_step", "epoch", "loops", TRAINER_STATE}  # a state without them is another one

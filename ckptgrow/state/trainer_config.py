@@ -52,25 +52,56 @@ def sources_in(checkpoint: Checkpoint, config: ConfigMap) -> Sources | None:
 def misfit(config: ConfigMap, fields: Mapping[str, Any]) -> str | None:
     """Why a trainer's config is none that the map is right for."""
     for name, allowed in config.expects.items():
-        found = node_at(fields, tuple(name.split(".")))
+        found = node_at(fields, _keys(name))
         if found not in allowed:
             return f"its config says {name} {found!r}, expected {listing(map(repr, allowed))}"
     for name, word in config.contains.items():
         if word not in str(fields.get(name)):
             return f"its config says {name} {fields.get(name)!r}, expected one with {word}"
+    for name in config.needs:
+        if node_at(fields, _keys(name)) is None:
+            return f"its config does not say {name}, expected a value"
+    return _contradiction(config, fields) or _half_of_a_node(config, fields)
+
+
+def _contradiction(config: ConfigMap, fields: Mapping[str, Any]) -> str | None:
     said: dict[str, tuple[str, Any]] = {}
     for theirs, ours in config.fields:
-        value = node_at(fields, tuple(theirs.split(".")))
+        value = node_at(fields, _keys(theirs))
+        if value is None:
+            continue
         other, before = said.setdefault(ours, (theirs, value))
         if value != before:
             return f"its config says {other} {before!r} and {theirs} {value!r}, expected one {ours}"
     return None
 
 
+def _half_of_a_node(config: ConfigMap, fields: Mapping[str, Any]) -> str | None:
+    """What is said of a field with fields inside, of which some are strangers or missing."""
+    inside: dict[Keys, set[object]] = {}
+    for theirs, ours in config.fields:
+        if "." in ours:
+            *outer, last = _keys(theirs)
+            inside.setdefault(tuple(outer), set()).add(last)
+    for keys, expected in inside.items():
+        node = node_at(fields, keys)
+        if node is not None and set(node) != expected:
+            name = ".".join(map(str, keys))
+            return f"its config says {name} of {listing(map(str, node))}, expected {listing(map(str, expected))}"
+    return None
+
+
 def as_transformers(config: ConfigMap, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Transformers' config from the trainer's; what the trainer leaves out is left to transformers' defaults."""
-    found = {ours: node_at(fields, tuple(theirs.split("."))) for theirs, ours in config.fields}
-    return {**config.constants, **{name: value for name, value in found.items() if value is not None}}
+    made: Any = {name: value for name, value in config.constants.items() if "." not in name}
+    for theirs, ours in config.fields:
+        value = node_at(fields, _keys(theirs))
+        if value is not None:
+            made = with_node(made, _keys(ours), _in_words(value, config.words.get(ours, {})))
+    for name, value in config.constants.items():
+        if "." in name and node_at(made, _keys(name)[:-1]) is not None:
+            made = with_node(made, _keys(name), value)
+    return made
 
 
 def as_trainers(config: ConfigMap, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,10 +109,25 @@ def as_trainers(config: ConfigMap, old: Mapping[str, Any], new: Mapping[str, Any
     fields: Any = dict(old)
     before = as_transformers(config, old)
     for theirs, ours in config.fields:
-        keys = tuple(theirs.split("."))
-        if ours in new and before.get(ours) != new[ours] and keys[-1] in (node_at(old, keys[:-1]) or {}):
-            fields = with_node(fields, keys, new[ours])
+        keys, value = _keys(theirs), node_at(new, _keys(ours))
+        is_there = keys[-1] in (node_at(old, keys[:-1]) or {})
+        if value is not None and node_at(before, _keys(ours)) != value and is_there:
+            fields = with_node(fields, keys, in_trainers_words(config, ours, value))
     return fields
+
+
+def in_trainers_words(config: ConfigMap, ours: str, value: Any) -> Any:
+    """What the trainer says for a value of a field of transformers'."""
+    return _in_words(value, {word: theirs for theirs, word in config.words.get(ours, {}).items()})
+
+
+def _in_words(value: Any, words: Mapping[Any, Any]) -> Any:
+    """A value, or each entry of a list, by its word; the same where it has none."""
+    return [words.get(one, one) for one in value] if isinstance(value, list) and words else value
+
+
+def _keys(name: str) -> Keys:
+    return tuple(name.split("."))
 
 
 def without_fields(checkpoint: Checkpoint, config: ConfigMap, sources: Sources) -> Checkpoint:

@@ -6,7 +6,6 @@ Growth, verification and conversion see transformers' model alone.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -40,7 +39,6 @@ from ckptgrow.state.wrappers import bare_names
 from ckptgrow.storage.tensors import LazyTensor, Zeros, whole
 
 Config = Mapping[str, Any]
-MOST_NAMED = 3  # dialects of one trainer, where all say the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +70,20 @@ class Terms:
 
     @cached_property
     def optimizer(self) -> OptimizerTerms:
-        """The entries of optimizers, of the model's own parameters."""
+        """The entries of optimizers, of the model's own parameters; a head that is the embedding has no other entry,
+        and both are called what comes first.
+        """
         dialect = self.cover.dialect
         rows = dialect.rows_of_optimizer if self.has_optimizers_rows else dialect.parameter_rows
-        terms = [term for row in rows for term in self._of(row, self.cover.instances[0])]
-        return {term.theirs: (term.ours, term.form) for term in terms if not term.is_absent}
+        terms = [term for row in rows for term in self._of(row, self.cover.instances[0]) if not term.is_absent]
+        tie = self.architecture.family.tie
+        if tie is not None and self.architecture.is_tied:
+            one = {tie.head, tie.embedding}
+            shared = [term for term in terms if {*term.ours} & one]
+            embedding = next(term for term in shared if tie.embedding in term.ours)
+            first = replace(embedding, theirs=shared[0].theirs)
+            terms = [first if term is shared[0] else term for term in terms if term not in shared[1:]]
+        return {term.theirs: (term.ours, term.form) for term in terms}
 
     @cached_property
     def own_order(self) -> dict[str, int]:
@@ -118,6 +125,14 @@ class Terms:
         tie = self.architecture.family.tie
         shapes = expected_shapes(self.architecture)
         return shapes if tie is None else {tie.head: shapes[tie.embedding], **shapes}
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Why a dialect does not fit a checkpoint, and whether the names at least are the dialect's."""
+
+    reason: str
+    has_its_names: bool
 
 
 @dataclass(frozen=True)
@@ -188,12 +203,14 @@ def in_transformers_terms(
     Raises CheckpointError where several dialects fit, or the one that is asked for does not.
     """
     given = None if config is None else config_in_file(config)
-    fitting, reasons = _fitting(checkpoint, given, dialect)
+    fitting, reasons = fitting_dialects(checkpoint, given, dialect)
     if len(fitting) > 1:
         names = listing(one.dialect.name for one in fitting)
         raise CheckpointError(f"{checkpoint.path}: {names} each fit it, expected one; say which with ⟦dialect NAME⟧")
     if dialect is not None and not fitting:
-        raise CheckpointError(f"{checkpoint.path}: does not fit the dialect {'; '.join(reasons.values())}")
+        raise CheckpointError(
+            f"{checkpoint.path}: does not fit the dialect {'; '.join(one.reason for one in reasons.values())}"
+        )
     return (_translated(checkpoint, fitting[0], given), fitting[0]) if fitting else (checkpoint, None)
 
 
@@ -205,29 +222,6 @@ def are_transformers(names: Collection[str]) -> bool:
     return 2 * known > len(names)
 
 
-def why_unknown(checkpoint: Checkpoint, config: Path | None = None) -> str:
-    """Which trainers' dialects were tried, and what of a checkpoint does not fit each."""
-    _, reasons = _fitting(checkpoint, None if config is None else config_in_file(config), None)
-    alike: dict[str, list[str]] = {}  # what was found, by which dialects; what they expected instead differs
-    for name, reason in reasons.items():
-        alike.setdefault(reason.partition(", expected ")[0], []).append(name)
-    told = [
-        f"{names[0]} ({reasons[names[0]]})" if len(names) == 1 else f"{', '.join(_shortened(names))} ({found})"
-        for found, names in alike.items()
-    ]
-    return "tried " + "; ".join(told)
-
-
-def _shortened(names: Sequence[str]) -> Iterator[str]:
-    """Names of dialects, of which many of one trainer are one: `litgpt-… (7)`."""
-    stems = Counter(name.partition("-")[0] for name in names)
-    for stem in dict.fromkeys(name.partition("-")[0] for name in names):
-        if stems[stem] > MOST_NAMED:
-            yield f"{stem}-… ({stems[stem]})"
-        else:
-            yield from (name for name in names if name.partition("-")[0] == stem)
-
-
 def changed_by(translation: Translation, read: Checkpoint, there: Checkpoint) -> list[str]:
     """The tensors of a file that are not the same after the way to transformers' terms (`there`) and back."""
     back = translation.undone(there).tensors
@@ -236,28 +230,34 @@ def changed_by(translation: Translation, read: Checkpoint, there: Checkpoint) ->
     return [f"{read.path}: {listing(changed)} would not be the same after {name} and back"] if changed else []
 
 
-def _fitting(
+def fitting_dialects(
     checkpoint: Checkpoint, given: Config | None, name: str | None
-) -> tuple[list[Translation], dict[str, str]]:
+) -> tuple[list[Translation], dict[str, Misfit]]:
     """The dialects that fit, and by their names why the others do not."""
     fitting: list[Translation] = []
-    reasons: dict[str, str] = {}
+    reasons: dict[str, Misfit] = {}
     for one in DIALECTS.values() if name is None else (dialect_called(name),):
         found = _fit(checkpoint, one, given)
-        if isinstance(found, str):
+        if isinstance(found, Misfit):
             reasons[one.name] = found
         else:
             fitting.append(found)
     return fitting, reasons
 
 
-def _fit(checkpoint: Checkpoint, dialect: Dialect, given: Config | None) -> Translation | str:
+def _fit(checkpoint: Checkpoint, dialect: Dialect, given: Config | None) -> Translation | Misfit:
     """How a dialect fits a checkpoint, or why not."""
     if dialect.kind not in (None, checkpoint.kind):
-        return f"it is of kind {checkpoint.kind}, expected {dialect.kind}"
+        return Misfit(f"it is of kind {checkpoint.kind}, expected {dialect.kind}", has_its_names=False)
     cover = cover_of(dialect, checkpoint.tensors)
     if isinstance(cover, str):
-        return cover
+        return Misfit(cover, has_its_names=False)
+    found = _fit_of(cover, checkpoint, dialect, given)
+    return Misfit(found, has_its_names=True) if isinstance(found, str) else found
+
+
+def _fit_of(cover: Cover, checkpoint: Checkpoint, dialect: Dialect, given: Config | None) -> Translation | str:
+    """The same of a dialect that covers the names."""
     strange = _strange_names(dialect)
     if strange:
         return f"{listing(dialect.model_types)} has no {listing(strange)}"

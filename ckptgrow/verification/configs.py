@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -316,7 +317,8 @@ def _effective(state: TrainingState) -> dict[str, Any]:
     """The config as transformers completes it; empty where it refuses the config, which building the model reports."""
     from transformers import AutoConfig
 
-    fields = {key: value for key, value in state.config.items() if key != "model_type"}
+    # deep: transformers writes into what is inside
+    fields = deepcopy({key: value for key, value in state.config.items() if key != "model_type"})
     try:
         return AutoConfig.for_model(state.family.model_type, **fields).to_dict()
     except config_errors():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -19,6 +20,8 @@ from ckptgrow.progress import silent
 from ckptgrow.state.model import load_model
 from ckptgrow.state.opening import open_state
 from ckptgrow.state.translation import in_transformers_terms
+from ckptgrow.storage.archives import archive, archive_writing
+from ckptgrow.storage.pickles.opaque import Opaque
 from ckptgrow.storage.tensors import whole
 from tests.helpers.distributed import tensors_of
 from tests.helpers.lightning_files import assert_same
@@ -126,6 +129,54 @@ def test_megatron_lms_arguments_say_the_grown_sizes(tmp_path: Path) -> None:
     old, new = (vars(common_of(path)["args"]) for path in (SAMPLES / "llama", tmp_path / "a"))
     sizes = {"hidden_size": 32, "ffn_hidden_size": 48, "num_attention_heads": 8, "num_query_groups": 4}
     assert new == {**old, **sizes} and list(new) == list(old)
+
+
+def with_arguments(directory: Path, version: str) -> Path:
+    """The sample with what Megatron-LM's own script put into `common.pt`, some hundred arguments of its classes."""
+    shutil.copytree(SAMPLES / "llama", directory)
+    shutil.copy(SAMPLES / f"common_{version}.pt", directory / "common.pt")
+    return directory
+
+
+def plain(value: Any) -> Any:
+    """An object of Megatron's classes as the names, arguments and state that the pickle has."""
+    return {key: plain(one) for key, one in vars(value).items()} if isinstance(value, Opaque) else value
+
+
+@pytest.mark.parametrize("version", ["0.16.1", "0.20"])
+@pytest.mark.parametrize("operator", ["width", "depth"])
+def test_megatron_lms_own_arguments_are_read_and_written_back(tmp_path: Path, version: str, operator: str) -> None:
+    source = with_arguments(tmp_path / "a", version)
+    getattr(ckptgrow, operator)(source, tmp_path / "b", factor=2)
+    assert ckptgrow.verify(source, tmp_path / "b").passed
+    assert relative_difference(logits_of(tmp_path / "b", None), expected_of("llama")) < FLOAT32
+    old, new = (dict(archive.read(path / "common.pt")) for path in (source, tmp_path / "b"))
+    before, after = (vars(one.pop("args")) for one in (old, new))
+    changed = {key: after[key] for key in before if plain(before[key]) != plain(after[key])}
+    deeper, wider = {"num_layers": 4}, {"num_attention_heads": 8, "num_query_groups": 4}
+    wider |= {"hidden_size": 32, "ffn_hidden_size": 48}
+    assert changed == (wider if operator == "width" else deeper) and list(after) == list(before)
+    assert_same(old["opt_param_scheduler"], new["opt_param_scheduler"])
+
+
+@pytest.mark.parametrize(("field", "value"), [("layernorm_zero_centered_gamma", True), ("window_size", (4, 0))])
+def test_an_argument_that_makes_another_model_is_refused_by_its_name(tmp_path: Path, field: str, value: Any) -> None:
+    source = with_arguments(tmp_path / "a", "0.16.1")
+    common = dict(archive.read(source / "common.pt"))
+    setattr(common["args"], field, value)
+    archive_writing.write(common, source / "common.pt", silent, None)
+    with pytest.raises(ConfigError, match=re.escape(f"its config says {field} {value!r}, expected")):
+        ckptgrow.width(source, tmp_path / "b")
+
+
+def test_the_norms_epsilon_goes_by_either_name(tmp_path: Path) -> None:
+    """Megatron-LM calls it `norm_epsilon` before 0.16, and `layernorm_epsilon` since."""
+    source = with_arguments(tmp_path / "a", "0.16.1")
+    common = dict(archive.read(source / "common.pt"))
+    common["args"].layernorm_epsilon = 1e-3
+    archive_writing.write(common, source / "common.pt", silent, None)
+    assert open_state(source).config["rms_norm_eps"] == 1e-3
+    assert open_state(SAMPLES / "llama").config["rms_norm_eps"] == 1e-5
 
 
 def test_without_grouping_each_head_is_a_group(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ TRAINED = (
     "nanogpt",
     "nanogpt-bias",
     "litgpt-llama",
+    "litgpt-tied",
     *TORCHTITAN,
     *TORCHTUNE,
     *OLMO_CORE,

@@ -31,7 +31,7 @@ from tests.helpers.trainer_files import (
     transformers_logits,
 )
 
-FLOAT32 = 2e-6  # of the largest logit: two implementations round differently
+FLOAT32 = 4e-6  # of the largest logit: two implementations round differently
 
 
 def there_and_back(name: str, directory: Path) -> tuple[Path, Path]:
@@ -150,7 +150,7 @@ def test_a_head_that_is_tied_needs_a_trainer_that_ties_it(tmp_path: Path) -> Non
     model = llama(tie_word_embeddings=True)
     source = saved(model, tmp_path / "hf", stepped(model, model.parameters()))
     with pytest.raises(RequestError, match="its head is its embedding"):
-        ckptgrow.convert(source, tmp_path / "out", "litgpt")
+        ckptgrow.convert(source, tmp_path / "out", "torchtitan")
 
 
 def test_biases_of_a_new_model_are_the_models_own(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ SIZES = (
     ("rope_base", "rope_theta"),
 )
 GROUPED = (*SIZES, ("n_query_groups", "num_key_value_heads"), ("head_size", "head_dim"))
+ANYTHING = ()  # a field that a family's map reads
 PLAIN: Mapping[str, tuple[Any, ...]] = {
     "norm_class_name": ("RMSNorm",),
     "mlp_class_name": ("LLaMAMLP",),
@@ -53,6 +54,8 @@ PLAIN: Mapping[str, tuple[Any, ...]] = {
     "rope_interleave": (False, None),
     "rope_local_base_freq": (None,),
     "sliding_window_size": (None,),
+    "sliding_window_indices": (None,),
+    "rope_indices": (None,),
     "attention_scores_scalar": (None,),
     "attention_logit_softcapping": (None,),
     "final_logit_softcapping": (None,),
@@ -67,7 +70,7 @@ PLAIN: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-def _dialect(
+def litgpt_dialect(
     model_type: str,
     rows: tuple[Row, ...],
     fields: tuple[tuple[str, str], ...],
@@ -85,7 +88,7 @@ def _dialect(
             at=("model_config.yaml",),
             fields=fields,
             constants={"model_type": model_type, "bos_token_id": None, "eos_token_id": None, **constants},
-            expects={**PLAIN, **expects},
+            expects={name: allowed for name, allowed in {**PLAIN, **expects}.items() if allowed},
             contains={"name": name} if name else {},
         ),
         home=Home(
@@ -94,11 +97,12 @@ def _dialect(
             optimizer=("lit_model.pth", "optimizer"),
             step=("lit_model.pth", "step_count"),
             groups="one",
+            head="either",  # by `--train.tie_embeddings`
         ),
     )
 
 
-def _llama(*in_attention: Row) -> tuple[Row, ...]:
+def llama_rows(*in_attention: Row) -> tuple[Row, ...]:
     """Llama's rows, with further ones of the attention."""
     biases = tuple(row for row in in_attention if row is QKV_BIAS)
     norms = tuple(row for row in in_attention if row is not QKV_BIAS)
@@ -113,22 +117,37 @@ def _both(theirs: str, ours: str, steps: str = "") -> tuple[Row, Row]:
 
 
 RMS = (*GROUPED, ("norm_eps", "rms_norm_eps"))
+SCALED_ROTARY = (  # Llama 3.1's
+    ("rope_adjustments.factor", "rope_scaling.factor"),
+    ("rope_adjustments.low_freq_factor", "rope_scaling.low_freq_factor"),
+    ("rope_adjustments.high_freq_factor", "rope_scaling.high_freq_factor"),
+    ("rope_adjustments.original_max_seq_len", "rope_scaling.original_max_position_embeddings"),
+)
 UNBIASED: Mapping[str, Any] = {
     "attention_bias": False,
     "attention_dropout": 0.0,
 }  # said, so that transformers need not be asked
 
 DIALECTS = (
-    _dialect("llama", _llama(), RMS, {}, architectures=["LlamaForCausalLM"], mlp_bias=False, **UNBIASED),
-    _dialect("qwen2", _llama(QKV_BIAS), RMS, {"attn_bias": (True,)}, architectures=["Qwen2ForCausalLM"]),
-    _dialect(
+    litgpt_dialect(
+        "llama",
+        llama_rows(),
+        (*RMS, *SCALED_ROTARY),
+        {"rope_adjustments": ANYTHING},
+        **{"rope_scaling.rope_type": "llama3"},
+        architectures=["LlamaForCausalLM"],
+        mlp_bias=False,
+        **UNBIASED,
+    ),
+    litgpt_dialect("qwen2", llama_rows(QKV_BIAS), RMS, {"attn_bias": (True,)}, architectures=["Qwen2ForCausalLM"]),
+    litgpt_dialect(
         "qwen3",
-        _llama(*HEAD_NORMS),
+        llama_rows(*HEAD_NORMS),
         RMS,
         {"norm_qk": (True,), "norm_qk_type": ("default",)},
         architectures=["Qwen3ForCausalLM"],
     ),
-    _dialect(
+    litgpt_dialect(
         "olmo",
         (HEAD, EMBEDDING, QKV, OUTPUT, *GATED_FFN),
         (*SIZES, ("n_query_groups", "num_key_value_heads")),
@@ -138,7 +157,7 @@ DIALECTS = (
         clip_qkv=None,
         **UNBIASED,
     ),
-    _dialect(
+    litgpt_dialect(
         "olmo2",
         (
             *(HEAD, EMBEDDING, QKV, OUTPUT, *HEAD_NORMS),
@@ -158,18 +177,7 @@ DIALECTS = (
         },
         architectures=["Olmo2ForCausalLM"],
     ),
-    _dialect(
-        "gemma",
-        _llama(),
-        RMS,
-        {"mlp_class_name": ("GemmaMLP",), "scale_embeddings": (True,), "gelu_approximate": ("tanh",)},
-        name="Gemma",  # whose norms add 1 to their gains
-        architectures=["GemmaForCausalLM"],
-        hidden_act="gelu_pytorch_tanh",
-        hidden_activation="gelu_pytorch_tanh",
-        **UNBIASED,
-    ),
-    _dialect(
+    litgpt_dialect(
         "stablelm",
         (
             *(HEAD, EMBEDDING, BEFORE_ATTENTION, BEFORE_ATTENTION_BIAS, QKV, OUTPUT),
@@ -185,7 +193,7 @@ DIALECTS = (
         {"norm_class_name": ("LayerNorm",), "rotary_percentage": (0.25, 0.5, 1.0)},
         architectures=["StableLmForCausalLM"],
     ),
-    _dialect(
+    litgpt_dialect(
         "gpt_neox",
         (
             *(HEAD, Row("transformer.wte.weight", "gpt_neox.embed_in.weight")),
@@ -218,7 +226,7 @@ DIALECTS = (
         hidden_act="gelu",
         tie_word_embeddings=False,
     ),
-    _dialect(
+    litgpt_dialect(
         "phi",
         (
             HEAD,

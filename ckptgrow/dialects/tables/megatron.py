@@ -52,6 +52,7 @@ FIELDS = (
     ("padded_vocab_size", "vocab_size"),
     ("max_position_embeddings", "max_position_embeddings"),
     ("norm_epsilon", "rms_norm_eps"),
+    ("layernorm_epsilon", "rms_norm_eps"),  # since 0.16
     ("rotary_base", "rope_theta"),
 )
 HEAD_SIZE = ("kv_channels", "head_dim")
@@ -66,6 +67,25 @@ PLAIN: Mapping[str, tuple[Any, ...]] = {
     "num_experts": (None,),
     "multi_latent_attention": (False, None),
     "apply_layernorm_1p": (False, None),
+    "layernorm_zero_centered_gamma": (False, None),  # the same since 0.16
+    "apply_residual_connection_post_layernorm": (False, None),
+    "softmax_type": ("vanilla", None),
+    "window_size": (None,),
+    "linear_attention_freq": (None,),
+    "experimental_attention_variant": (None,),
+    "attention_output_gate": (False, None),
+    "qk_l2_norm": (False, None),
+    "rotary_seq_len_interpolation_factor": (None,),
+    "no_rope_freq": (None,),
+    "mrope_section": (None,),
+    "squared_relu": (False, None),
+    "quick_geglu": (False, None),
+    "glu_linear_offset": (0.0, None),
+    "activation_func_clamp_value": (None,),
+    "mtp_num_layers": (None, 0),
+    "use_mup": (False, None),
+    "is_hybrid_model": (False, None),
+    "heterogeneous_layers_config_path": (None,),
     "qk_layernorm": (False, None),
     "add_qkv_bias": (False, None),
 }

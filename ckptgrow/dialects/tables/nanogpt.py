@@ -69,7 +69,7 @@ DIALECTS = (
             groups="matrices, vectors",
             others={"best_val_loss": 1e9, "config": {}},  # as its train.py begins
             biases="bias",
-            has_tied_head=True,
+            head="embedding",
         ),
     ),
 )

@@ -61,7 +61,7 @@ def _dialects(name: str, rows: tuple[Row, ...], heads: tuple[bool, ...], *model_
                 step=(RECIPE, "steps_run"),
                 groups="one",
                 others={RECIPE: {"seed": 0, "epochs_run": 0, "total_epochs": 1, "max_steps_per_epoch": None}},
-                has_tied_head=not has_head,
+                head="own" if has_head else "embedding",
             ),
         )
         parts = [row.parts[0].name for row in own.rows]

@@ -228,4 +228,4 @@ def times(value: Any, factor: float) -> Any:
     """An option times a factor: a number, a tensor (capturable optimizers), or None (Adafactor sets its own)."""
     if is_lazy(value):
         return InMemory(torch.mul(whole(value), factor))
-    return None if value is None else value * factor
+    return value if value is None or factor == 1 else value * factor  # a whole number stays one

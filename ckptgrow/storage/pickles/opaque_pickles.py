@@ -49,6 +49,7 @@ HARMLESS_LIBRARY: Mapping[str, frozenset[str]] = {
         "pathlib": "WindowsPath PureWindowsPath",
         "random": "Random",
         "re": "_compile",
+        "signal": "Signals",
         "types": "SimpleNamespace MappingProxyType",
         "typing": "Any Union Optional List Dict Tuple",
         "uuid": "UUID",

@@ -231,6 +231,14 @@ def test_a_schedule_that_follows_the_loss_stays_where_it_is_and_says_so() -> Non
     assert grown["_last_lr"] == [0.05, 0.025, 0.025]
 
 
+def test_a_floor_that_is_a_whole_number_stays_one_where_the_rate_stays() -> None:
+    """Torch's own default is 0, and a resumed run has what the file has."""
+    optimizer = optimizer_with()
+    scheduler = lr_scheduler.ReduceLROnPlateau(optimizer)
+    grown = grown_scheduler(scheduler.state_dict(), [Origin(0, 1.0), Origin(1, 1.0)], 2)
+    assert [type(one) for one in grown["min_lrs"]] == [type(one) for one in scheduler.state_dict()["min_lrs"]]
+
+
 def test_a_step_beyond_the_end_of_a_cycle_is_refused() -> None:
     optimizer = optimizer_with()
     scheduler = lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=20)

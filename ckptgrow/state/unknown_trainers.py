@@ -1,0 +1,47 @@
+"""What is said of a file that no trainer's dialect fits: which were tried, and what of the file does not fit each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.state.config_sources import config_in_file
+from ckptgrow.state.translation import fitting_dialects
+
+MOST_NAMED = 3  # dialects of one trainer, where all say the same
+
+
+def why_unknown(checkpoint: Checkpoint, config: Path | None = None) -> str:
+    """Which trainers' dialects were tried, and what of a checkpoint does not fit each; where its names are those of
+    some, what else does not fit these alone.
+    """
+    _, misfits = fitting_dialects(checkpoint, None if config is None else config_in_file(config), None)
+    reasons = {name: one.reason for name, one in misfits.items() if one.has_its_names}
+    if reasons:
+        others = ", ".join(_shortened([name for name in misfits if name not in reasons]))
+        return f"its names are those of {_said_of(reasons)}; other names than those of {others}"
+    return f"tried {_said_of({name: one.reason for name, one in misfits.items()})}"
+
+
+def _said_of(reasons: Mapping[str, str]) -> str:
+    """Dialects with what does not fit them."""
+    alike: dict[str, list[str]] = {}  # what was found, by which dialects; what they expected instead differs
+    for name, reason in reasons.items():
+        alike.setdefault(reason.partition(", expected ")[0], []).append(name)
+    told = [
+        f"{names[0]} ({reasons[names[0]]})" if len(names) == 1 else f"{', '.join(_shortened(names))} ({found})"
+        for found, names in alike.items()
+    ]
+    return "; ".join(told)
+
+
+def _shortened(names: Sequence[str]) -> Iterator[str]:
+    """Names of dialects, of which many of one trainer are one: `litgpt-… (7)`."""
+    stems = Counter(name.partition("-")[0] for name in names)
+    for stem in dict.fromkeys(name.partition("-")[0] for name in names):
+        if stems[stem] > MOST_NAMED:
+            yield f"{stem}-… ({stems[stem]})"
+        else:
+            yield from (name for name in names if name.partition("-")[0] == stem)
