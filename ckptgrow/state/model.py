@@ -20,7 +20,7 @@ from ckptgrow.storage.tensors import whole
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CLASSES: Mapping[Head, str] = {  # by their names: transformers takes seconds to import
+_CLASSES: Mapping[Head, str] = {  # by their names: transformers takes seconds to import
     "causal": "AutoModelForCausalLM",
     "masked": "AutoModelForMaskedLM",
     "seq2seq": "AutoModelForSeq2SeqLM",
@@ -33,6 +33,13 @@ CLASSES: Mapping[Head, str] = {  # by their names: transformers takes seconds to
     "pretraining": "AutoModelForPreTraining",
     "valued": "AutoModelForCausalLM",  # with TRL's head beside its own
 }
+
+
+def class_of(head: Head) -> type[Any]:
+    """The class of transformers that makes models with a head."""
+    import transformers
+
+    return getattr(transformers, _CLASSES[head])
 
 
 def build_model(config: Mapping[str, Any], dtype: torch.dtype, head: Head | None = None) -> PreTrainedModel:
@@ -51,8 +58,7 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype, head: Head | None
     logging.set_verbosity_error()  # it warns of token ids outside small vocabularies
     try:
         full = transformers.AutoConfig.for_model(str(config["model_type"]), **fields)
-        kind: Any = getattr(transformers, CLASSES[head or family_of(config).head])
-        model = kind.from_config(
+        model = class_of(head or family_of(config).head).from_config(
             full,
             dtype=torch.float32,
             experts_implementation="eager",  # torch's grouped product has no float64
