@@ -43,6 +43,7 @@ from ckptgrow.commands.verify import verify
 from ckptgrow.commands.vocab import vocab
 from ckptgrow.commands.width import width
 from ckptgrow.errors import CkptgrowError, RequestError
+from ckptgrow.progress import leave_terminal
 from ckptgrow.version import __version__
 
 EXIT_DONE, EXIT_DIFFERENT, EXIT_WRONG = 0, 1, 2
@@ -109,6 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gc.set_threshold(100_000)  # walking what torch's import leaves, again and again, takes half a second
     signal.signal(signal.SIGTERM, _stopped)
     signal.signal(signal.SIGINT, _stopped)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, _stopped)
     PULSE.may_go_on = _raise_what_was_swallowed
     words = sys.argv[1:] if arguments is None else list(arguments)
     if not _is_first() or sys.stdout is None:  # closed by who called
@@ -227,7 +230,7 @@ def _signal_behind(error: BaseException | None) -> int | None:
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived; like KeyboardInterrupt it unwinds, so that nothing is left behind."""
+    """SIGTERM or SIGHUP arrived; like KeyboardInterrupt it unwinds, so that nothing is left behind."""
 
 
 def _part_from_others() -> None:
@@ -242,10 +245,12 @@ _received: list[int] = []
 
 def _stopped(number: int, frame: object) -> None:
     _received.append(number)
-    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    if number == signal.SIGHUP:
+        leave_terminal()
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 
 def _raise_what_was_swallowed() -> None:
     """Stops a command whose interruption some library, as one that was just being imported, has kept to itself."""
     if _received:
-        raise Terminated if _received[0] == signal.SIGTERM else KeyboardInterrupt
+        raise KeyboardInterrupt if _received[0] == signal.SIGINT else Terminated

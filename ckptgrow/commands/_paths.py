@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ckptgrow.addresses.address import is_address, local_path, of_bare_name, typed
@@ -33,6 +33,8 @@ def checkpoint_at(path: Path | None) -> Path | None:
         asked = _elsewhere(path)
     if asked.suffix == ".bin" and (asked.parent / PREPARED).is_file():
         raise RequestError(f"{path}: is prepared data, expected a checkpoint; give the checkpoint first")
+    if (asked / PREPARED).is_file() and (asked / "train.bin").is_file():
+        raise RequestError(f"{path}: is what `ckptgrow data` wrote, expected a checkpoint")
     if asked.is_dir():
         meant = _last_of_run(asked) or (asked if _is_checkpoint(asked) else _last_within(asked))
     else:
@@ -78,6 +80,20 @@ def trained_at(directory: Path | None) -> Path | None:
     if directory is not None and not (directory / "checkpoints" / "last.ckpt").is_file():
         raise DataError(f"{directory}: holds no training, expected the --out of `ckptgrow train` with a checkpoint")
     return directory
+
+
+HELD: Mapping[str, tuple[str, ...]] = {
+    "prepared data": (PREPARED, "train.bin"),
+    "a training": ("metrics.csv", "checkpoints"),
+    "a staged run": (JOURNAL,),
+}
+
+
+def check_place(directory: Path, kind: str) -> None:
+    """Raises RequestError where a directory for one kind of output (of `HELD`) holds another."""
+    for other, names in HELD.items():
+        if other != kind and all((directory / name).exists() for name in names):
+            raise RequestError(f"{directory}: holds {other}, expected a directory for {kind}; choose another")
 
 
 def file_of(expected: str) -> Callable[[Path | None], Path | None]:

@@ -170,10 +170,10 @@ class Screen:
         )
         words, left = TextColumn("{task.fields[words]}"), TimeRemainingColumn(compact=True)
         with PULSE.held(), Progress(*columns, words, left, console=self._notes, transient=True) as bar:
-            task = bar.add_task(description, total=None, words="")
+            task = bar.add_task(description, total=None, words="", visible=False)
 
             def show(done: int, total: int, words: str, is_told: bool) -> None:
-                bar.update(task, completed=done, total=total, words=words)
+                bar.update(task, completed=done, total=total, words=words, visible=True)
                 tell(done, total, words, is_told)
 
             yield show

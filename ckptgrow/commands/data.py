@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ckptgrow.choices import Documents, SpecialTokens
-from ckptgrow.commands._paths import output_at
+from ckptgrow.commands._paths import check_place, output_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.errors import RequestError
 
@@ -52,7 +52,10 @@ def data(
             "--tokenizer: is missing, expected a tokenizer's name or directory, or bytes (a token a byte); "
             "--train-tokenizer N trains one instead"
         )
+    if tokenizer is not None and train_tokenizer is not None:
+        raise RequestError("--tokenizer and --train-tokenizer exclude each other; choose one")
     out = output_at(Path(paths[-1]))
+    check_place(out, "prepared data")
     from ckptgrow.data.preparation import prepare
     from ckptgrow.data.tokenizers import BYTES
 

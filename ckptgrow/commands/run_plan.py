@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ckptgrow.commands._option_helps import helps_of
-from ckptgrow.commands._paths import data_at, file_of, run_at
+from ckptgrow.commands._paths import check_place, data_at, file_of, run_at
 from ckptgrow.commands._run_view import run_view
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._spelling import spelled_in
@@ -109,6 +109,7 @@ def run_plan(
         assert plan is not None and out is not None
         from ckptgrow.run.devices import Devices
 
+        check_place(out, "a staged run")
         work = _work(plan, data, out, Devices(devices, nodes, launcher))
     if dry_run:
         _show_forecast(work, measure, screen)
@@ -215,6 +216,12 @@ def _show_forecast(work: Work, measure: int, screen: Screen) -> None:
     for one in found.stages:
         if one.not_measured:
             screen.say(f"{one.stage.name}: how long it takes was not measured here: {one.not_measured}.")
+    for one in found.stages:
+        if one.probe_flops:
+            screen.say(
+                f"{one.stage.name}: {one.probe_flops:.3g} of these FLOPs at most are the probe's; its winner's options "
+                "come into the commands below."
+            )
     if work.first_config is not None:
         screen.say(f"The run writes {work.out / FIRST_MODEL} first; by hand, give {work.out} that file. Its commands:")
     commands = [shlex.join(words) for job in jobs_of(work.plan) for words in job.words(work)]

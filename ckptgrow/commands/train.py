@@ -22,7 +22,7 @@ from ckptgrow.choices import (
     words_of,
 )
 from ckptgrow.commands import _options as options
-from ckptgrow.commands._paths import data_at, file_of, whole_checkpoint_at
+from ckptgrow.commands._paths import check_place, data_at, file_of, whole_checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import chosen_by_commas, words_by_commas
 from ckptgrow.errors import CkptgrowError, ConfigError, RequestError, at, needs, reason_of
@@ -280,6 +280,7 @@ def train(
     """
     from ckptgrow.train.train_recipes import RECIPES
 
+    check_place(out, "a training")
     if all(one is None for one in (config, size, resume, init_from)):
         raise RequestError("train: expected one of --config FILE, --size NAME, --resume CKPT and --init-from CKPT")
     given: dict[str, Any] = {

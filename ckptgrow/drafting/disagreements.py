@@ -9,7 +9,7 @@ import numpy as np
 from ckptgrow.drafting.data_flow import misread, unsilenced, unwritten
 from ckptgrow.drafting.observed_model import EXACT
 from ckptgrow.drafting.relabelling import Orders
-from ckptgrow.drafting.roles import axis_ranks, vector_kind
+from ckptgrow.drafting.roles import TOKENS, axis_ranks, vector_kind
 from ckptgrow.drafting.tabled_model import Tabled, bias_of, occurrences, orders_for, relabelled_state
 from ckptgrow.errors import listing
 
@@ -31,9 +31,12 @@ def disagreements(subject: Tabled) -> Iterator[str]:
 
 
 def _of_roles(subject: Tabled) -> Iterator[str]:
+    if subject.observed.image is not None:  # of which no sample has as few parts as tokens that a gradient could span
+        return
     for name, found in axis_ranks(subject.observed).items():
         said = [position for position, axis in enumerate(subject.rows[name].layout.axes) if axis.role == "in"]
-        if found.read is not None and found.read not in said and subject.rows[name].layout.kind == "matrix":
+        is_told = found.read is not None and found.lengths[found.read] > TOKENS
+        if is_told and found.read not in said and subject.rows[name].layout.kind == "matrix":
             yield f"{name}: {subject.rows[name].layout.text!r} writes axis {found.read}, measured: it is read"
 
 

@@ -13,6 +13,7 @@ from ckptgrow.spaces.layout import parse
 OPERATORS = (  # what a table may refuse
     *("width", "heads", "kv_heads", "ffn", "hidden", "experts", "positions"),
     *("depth", "zero-output", "zero-norm", "ode", "copy", "random"),
+    "tensors",  # nothing is done with a model some of whose tensors no row can say
 )
 CONDITION = re.compile(r"(not )?\w+|\w+ (==|!=) \w+", re.ASCII)
 EVERYWHERE = ("all", "later", "sparse", "dense")

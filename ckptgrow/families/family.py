@@ -31,7 +31,8 @@ class Parameter:
 
     name: str
     layout: str
-    # it exists where this holds: "FIELD", "not FIELD", "FIELD == OTHER", "FIELD != OTHER", or several joined by "and"
+    # it exists where this holds: "FIELD", "not FIELD", "FIELD == OTHER", "FIELD != OTHER", or several joined by "and";
+    # OTHER is a number, another field, or a word that is the value itself
     when: str | None = None
     # the layers that have it: "all", "later" (all but the first), "sparse" or "dense" (see Sparse), "LIST == KIND" or
     # "LIST == KIND or OTHER" of a config list with an entry a layer, "in LIST" or "not in LIST" of one with numbers

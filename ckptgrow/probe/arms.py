@@ -119,12 +119,12 @@ def trace_of(arm: Arm, diverged: str | None = None) -> Trace:
 def _train(arm: Arm, steps: int, look: Look) -> None:
     """To so many steps since the beginning, from wherever it is."""
     given = {
+        **arm.given,
         "log_every": 1,
         "val_every": NEVER,
         "save_every": NEVER,
         "keep": 1,
         "logger": "csv",
-        **arm.given,
         "out": arm.directory / "out",
         "stop_at": arm.start + steps,
     }

@@ -77,8 +77,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _spike(losses: Mapping[int, float], small: Mapping[int, float]) -> float | None:
     excess = [losses[step] - small[step] for step in sorted(losses) if step in small]
-    windows = [statistics.fmean(excess[begin : begin + WINDOW]) for begin in range(max(1, len(excess) - WINDOW + 1))]
-    return max(windows) if excess else None
+    if not excess:
+        return None
+    return max(statistics.fmean(excess[begin : begin + WINDOW]) for begin in range(max(1, len(excess) - WINDOW + 1)))
 
 
 def _ratio(gradients: Mapping[int, float], small: Mapping[int, float]) -> float | None:

@@ -104,8 +104,15 @@ def recorded(out: Path, scratch: Path | None = None) -> RunRecord:
         law=work.plan.law,
         saving=work.plan.saving,
         commands=tuple(shlex.join(line) for job in jobs_of(work.plan) for line in job.words(work)),
-        scratch=None if scratch is None else from_scratch(scratch),
+        scratch=None if scratch is None else _ungrown(scratch),
     )
+
+
+def _ungrown(directory: Path) -> TrainedCurve:
+    curve = from_scratch(directory)
+    if (opened(directory / CHECKPOINTS / LAST).get("ckptgrow") or {}).get("history"):
+        raise DataError(f"{directory}: is of a grown model, expected a training from scratch")
+    return curve
 
 
 def from_scratch(directory: Path) -> TrainedCurve:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ckptgrow.errors import RequestError, within
+from ckptgrow.probe.rungs import Cost, budget_of, rungs_within
 from ckptgrow.run.closing_jobs import VALIDATION
 from ckptgrow.run.forecast import Forecast, StageForecast
-from ckptgrow.run.staged_plan import Evaluations
-from ckptgrow.run.work import Work
+from ckptgrow.run.probe_job import ProbeJob
+from ckptgrow.run.staged_plan import PROBE, Evaluations
+from ckptgrow.run.work import SEQLEN, Work
 from ckptgrow.train.fitting_data import check_data_fits, check_numbers
 from ckptgrow.train.mixtures import Mixture
 
@@ -25,6 +27,8 @@ def check_ahead(work: Work, expected: Forecast) -> None:
             check_data_fits(one.settings, data)
             if number:
                 _check_goes_on(expected.stages[number - 1], one)
+            if one.stage.recipe == PROBE:
+                _check_probe(number, expected.stages)
             asked = one.stage.evaluate or work.plan.evaluate
             if asked is not None:
                 _check_evaluations(asked, data)
@@ -38,6 +42,23 @@ def _check_goes_on(before: StageForecast, after: StageForecast) -> None:
             raise RequestError(
                 f"has {name} {new}, expected {old} as in {before.stage.name}: a run's place in its data counts by it"
             )
+
+
+def _check_probe(number: int, stages: Sequence[StageForecast]) -> None:
+    """Raises RequestError for a budget that would not pay a probe, even if all stages before were as long as they may.
+
+    As short as they may be nobody knows: a probe that cannot be paid then stops the run.
+    """
+    one = stages[number]
+    asked, seqlen = one.stage.probe, one.settings.seqlen or SEQLEN
+    if asked.steps:
+        return
+    cost = Cost(
+        runs=ProbeJob(number, one.stage).num_arms,
+        step=one.size.flops(one.settings.whole_batch * seqlen),
+        held_out=one.size.flops(asked.sequences * seqlen) / 3,  # forward alone
+    )
+    rungs_within(budget_of(asked.budget, sum(before.flops for before in stages[:number])), cost)
 
 
 def _check_evaluations(asked: Evaluations, data: Mixture) -> None:

@@ -129,6 +129,9 @@ def claim(architecture: Architecture, shapes: Mapping[str, Shape]) -> Claim:
     contradict the config; each names the tensor.
     """
     family, where = architecture.family, architecture.where
+    for refusal in family.refusals:
+        if refusal.operator == "tensors" and architecture.holds(refusal.when):
+            raise ConfigError(f"{where}: {family.model_type} with {refusal.when} is not understood: {refusal.reason}")
     entries = _entries(architecture)
     found = {name: _match(name, bare, entries) for name, bare in bare_names(shapes).items()}
     instances: dict[str, list[Claimed]] = defaultdict(list)

@@ -119,7 +119,8 @@ def _derived(space: str, size: Size, of: _SizeOf) -> int:
 
 
 def _value(word: str, config: Config) -> object:
-    return int(word) if word.isdigit() else config.get(word)
+    """What a word of a condition stands for: a number, the value of the field of this name, or itself."""
+    return int(word) if word.isdigit() else config.get(word, word)
 
 
 def _whole(config: Config, field: str, most: int = LARGEST_SIZE) -> int:

@@ -1,4 +1,4 @@
-"""Stops a run at a loss that is not finite, and at Ctrl-C or SIGTERM after saving it."""
+"""Stops a run at a loss that is not finite, and at Ctrl-C, SIGTERM or a closed terminal after saving it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import lightning
 import torch
 
 from ckptgrow.errors import DivergedError
+from ckptgrow.progress import leave_terminal
 
 NEVER = 2**53  # a step that no run reaches, exact in float64
 
@@ -33,8 +34,8 @@ class FiniteLosses:
         step = int(trainer.strategy.reduce(self._broken.double(), reduce_op="min"))
         if step < NEVER:
             raise DivergedError(
-                f"step {step}: the loss is not a finite number, expected one; the last good checkpoint is kept: "
-                "⟦resume⟧ from it with a lower ⟦lr⟧, or with ⟦grad_clip⟧ 1"
+                f"step {step}: the loss is not a finite number, expected one; checkpoints from before it are kept: "
+                "⟦resume⟧ from there with a lower ⟦lr⟧, or begin anew with one"
             )
 
 
@@ -47,7 +48,9 @@ class Interrupted(Exception):  # noqa: N818  no error: the run ends as it was as
 
 
 class Interruption(lightning.Callback):
-    """Ends the run at Ctrl-C or SIGTERM, saved after the step that it is in; at a second Ctrl-C at once."""
+    """Ends the run at Ctrl-C, SIGTERM or a closed terminal, saved after the step that it is in; at a second Ctrl-C at
+    once. What was told to outlive its terminal (nohup) does.
+    """
 
     def __init__(
         self, save: Callable[[lightning.Trainer], None], will_validate: Callable[[lightning.Trainer], bool]
@@ -60,8 +63,9 @@ class Interruption(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Installs the handlers, after Lightning has installed its own."""
         self._step = trainer.global_step
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._receive)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._receive)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -97,4 +101,6 @@ class Interruption(lightning.Callback):
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received:
             raise KeyboardInterrupt
+        if number == signal.SIGHUP:
+            leave_terminal()
         self._received = number

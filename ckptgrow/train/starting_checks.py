@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from ckptgrow.errors import DataError, RequestError
@@ -11,6 +13,7 @@ from ckptgrow.train.metrics import METRICS
 from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.module import SCALED_PRECISION
 from ckptgrow.train.resuming import Resumed
+from ckptgrow.train.saving import LAST
 from ckptgrow.train.settings import RUN, TrainSettings
 from ckptgrow.train.trainer import CHECKPOINTS
 
@@ -23,6 +26,7 @@ def check_start(settings: TrainSettings, data: Mixture, resumed: Resumed | None)
     _check_machine(settings)
     check_data_fits(settings, data)
     if resumed is not None:
+        _check_own(settings)
         _check_same_data(data, resumed, settings)
         if resumed.step >= settings.last_step:
             option = "train_steps" if settings.last_step == settings.train_steps else "stop_at"
@@ -43,6 +47,16 @@ def check_start(settings: TrainSettings, data: Mixture, resumed: Resumed | None)
     elif (settings.out / METRICS).exists() or (settings.out / CHECKPOINTS).exists():
         raise RequestError(
             f"{settings.out}: holds a run already, expected none; choose another, or ⟦resume⟧ from its checkpoints"
+        )
+
+
+def _check_own(settings: TrainSettings) -> None:
+    """Raises RequestError where a run would go on over the checkpoints of another."""
+    kept, resumed = (settings.out / CHECKPOINTS).resolve(), Path(str(settings.resume)).resolve()
+    if (kept / LAST).exists() and not resumed.is_relative_to(kept):
+        raise RequestError(
+            f"{settings.out}: holds a run already, and ⟦resume {settings.resume}⟧ is none of its checkpoints, expected "
+            "one of them, or another directory"
         )
 
 

@@ -216,3 +216,27 @@ def test_a_directory_of_several_checkpoints_is_refused_by_their_names(
     for name in ("one.ckpt", "two.ckpt"):
         shutil.copy(FIXTURE, tmp_path / name)
     refused(["inspect", str(tmp_path)], capsys, "holds 2 checkpoints, expected one; name one of one.ckpt, two.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("there", "line", "told"),
+    [
+        (("metrics.csv", "checkpoints"), "data a.txt OUT --tokenizer bytes", "holds a training, expected"),
+        (("journal.jsonl",), "data a.txt OUT --tokenizer bytes", "holds a staged run, expected"),
+        (("journal.jsonl",), "train --data DATA --out OUT --size GPT2_base", "holds a staged run, expected"),
+        (("meta.json", "train.bin"), "train --data DATA --out OUT --size GPT2_base", "holds prepared data, expected"),
+        (("meta.json", "train.bin"), "run PLAN --data DATA --out OUT", "holds prepared data, expected"),
+        (("metrics.csv", "checkpoints"), "run PLAN --data DATA --out OUT", "holds a training, expected"),
+    ],
+)
+def test_outputs_of_two_kinds_do_not_share_a_directory(
+    there: tuple[str, ...], line: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    for directory, names in ((data, ("meta.json",)), (out, there), (tmp_path, ("a.txt", "plan.yaml"))):
+        directory.mkdir(exist_ok=True)
+        for name in names:
+            (directory / name).touch()
+    known = {"DATA": data, "OUT": out, "PLAN": tmp_path / "plan.yaml", "a.txt": tmp_path / "a.txt"}
+    refused([str(known.get(word, word)) for word in line.split()], capsys, told)
+    assert sorted(one.name for one in out.iterdir()) == sorted(there)

@@ -76,6 +76,15 @@ def test_the_same_seed_gives_the_same_bytes(
     assert capsys.readouterr().out.strip() == planted[0]
 
 
+def test_what_a_run_logs_and_saves_rarely_changes_nothing(
+    small: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = [f"--candidate={SPLIT}"]
+    often = as_json(asked(small, data, *one), capsys)
+    rarely = as_json(asked(small, data, *one, "--train=--log-every 50 --val-every 2 --save-every 3"), capsys)
+    assert {**rarely, "commands": []} == {**often, "commands": []}
+
+
 def test_the_winner_s_commands_do_what_the_probe_did(
     planted: tuple[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,7 @@ def test_a_dry_run_counts_the_probe(data: Path, tmp_path: Path, capsys: pytest.C
         ({**PROBED, "probe": {"candidates": ["split", "splitt"]}}, "splitt"),
         ({**PROBED, "probe": {"stepss": [1]}}, "did you mean steps?"),
         ({**PROBED, "probe": {"budget": "much"}}, "as 2%"),
+        ({**PROBED, "probe": {"budget": "0.1%", "candidates": ["split", "noise"]}}, "pay 0 steps of 2 candidates"),
         ({**PROBED, "probe": {"steps": [4, 2]}}, "steps that rise"),
     ],
 )

@@ -141,7 +141,8 @@ def test_gradient_norms_are_those_of_autograd_under_accumulation_and_on_two_proc
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGHUP, 129), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
 )
 def test_ctrl_c_and_termination_save_between_steps_and_lose_nothing(
     tmp_path: Path, base: list[str], data: Path, whole: Path, number: int, code: int

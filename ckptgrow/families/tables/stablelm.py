@@ -3,7 +3,7 @@
 Source: Bellagente et al., "Stable LM 2 1.6B Technical Report", arXiv 2402.17834; transformers `StableLmForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Padding, Parameter, Size
+from ckptgrow.families.family import Family, Padding, Parameter, Refusal, Size
 from ckptgrow.families.rows import ATTENTION, EMBEDDING, FINAL, GATED_FFN, INVERSE_FREQUENCIES, LAYER, SIZES, TIE
 from ckptgrow.families.task_rows import SEQUENCE, TOKENS, VALUES
 
@@ -30,5 +30,8 @@ FAMILY = Family(
     buffers=INVERSE_FREQUENCIES,
     padding=Padding("layer", "layer_norm_eps"),
     dropout=("hidden_dropout", "attention_dropout"),
+    refusals=(
+        Refusal("tensors", "a norm of its own for each head, under numbers of heads in names", when="qk_layernorm"),
+    ),
     tasks=(SEQUENCE, TOKENS, VALUES),
 )
