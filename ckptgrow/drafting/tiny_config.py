@@ -18,7 +18,7 @@ from transformers.utils import logging
 from ckptgrow.errors import ConfigError
 from ckptgrow.families.family import Head
 from ckptgrow.state.architecture import config_errors
-from ckptgrow.state.model import HEADS, build_model
+from ckptgrow.state.model import build_model, class_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 Fields = Mapping[str, Any]
@@ -81,7 +81,7 @@ class Tiny:
         logging.set_verbosity_error()
         try:
             with no_init_weights(), torch.device("meta"):
-                return HEADS[self.head].from_config(config)
+                return class_of(self.head).from_config(config)
         except Exception as error:  # classes' own code, with sizes that nobody has tried
             raise ConfigError(f"no {self.model_type} of these sizes ({_told(error)})") from error
         finally:

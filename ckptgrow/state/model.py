@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForMaskedLM,
-    AutoModelForMultipleChoice,
-    AutoModelForNextSentencePrediction,
-    AutoModelForPreTraining,
-    AutoModelForQuestionAnswering,
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    PreTrainedModel,
-)
-from transformers.initialization import no_init_weights
-from transformers.utils import logging
 
 from ckptgrow.errors import ClaimError, ConfigError, at, listing
 from ckptgrow.families.family import Head
@@ -34,19 +17,29 @@ from ckptgrow.state.claim import Claim
 from ckptgrow.state.sizes import is_tied
 from ckptgrow.storage.tensors import whole
 
-HEADS: Mapping[Head, type[Any]] = {
-    "causal": AutoModelForCausalLM,
-    "masked": AutoModelForMaskedLM,
-    "seq2seq": AutoModelForSeq2SeqLM,
-    "image": AutoModelForImageClassification,
-    "sequence": AutoModelForSequenceClassification,
-    "tokens": AutoModelForTokenClassification,
-    "questions": AutoModelForQuestionAnswering,
-    "choices": AutoModelForMultipleChoice,
-    "next sentence": AutoModelForNextSentencePrediction,
-    "pretraining": AutoModelForPreTraining,
-    "valued": AutoModelForCausalLM,  # with TRL's head beside its own
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_CLASSES: Mapping[Head, str] = {  # by their names: transformers takes seconds to import
+    "causal": "AutoModelForCausalLM",
+    "masked": "AutoModelForMaskedLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "image": "AutoModelForImageClassification",
+    "sequence": "AutoModelForSequenceClassification",
+    "tokens": "AutoModelForTokenClassification",
+    "questions": "AutoModelForQuestionAnswering",
+    "choices": "AutoModelForMultipleChoice",
+    "next sentence": "AutoModelForNextSentencePrediction",
+    "pretraining": "AutoModelForPreTraining",
+    "valued": "AutoModelForCausalLM",  # with TRL's head beside its own
 }
+
+
+def class_of(head: Head) -> type[Any]:
+    """The class of transformers that makes models with a head."""
+    import transformers
+
+    return getattr(transformers, _CLASSES[head])
 
 
 def build_model(config: Mapping[str, Any], dtype: torch.dtype, head: Head | None = None) -> PreTrainedModel:
@@ -54,6 +47,9 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype, head: Head | None
 
     Raises ConfigError where transformers refuses the config.
     """
+    import transformers
+    from transformers.utils import logging
+
     # deep: transformers writes into what is inside
     fields = deepcopy(
         {key: value for key, value in config.items() if key not in ("model_type", "dtype", "torch_dtype")}
@@ -61,8 +57,8 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype, head: Head | None
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it warns of token ids outside small vocabularies
     try:
-        full = AutoConfig.for_model(str(config["model_type"]), **fields)
-        model = HEADS[head or family_of(config).head].from_config(
+        full = transformers.AutoConfig.for_model(str(config["model_type"]), **fields)
+        model = class_of(head or family_of(config).head).from_config(
             full,
             dtype=torch.float32,
             experts_implementation="eager",  # torch's grouped product has no float64
@@ -100,78 +96,38 @@ def load_model(
 
     Raises ClaimError where a parameter of the model gets no weight.
     """
+    from transformers.initialization import no_init_weights
+
     with at(checkpoint.path), no_init_weights():  # every parameter gets the checkpoint's
         model = build_model(config, dtype, claim.family.head)
-    _sources(model, checkpoint, claim, config)
+    sources_of(model, checkpoint, claim, config)
     state = {one.canonical: whole(checkpoint.tensors[one.name]).to(dtype) for one in claim.model if not one.is_buffer}
     model.load_state_dict(state, strict=False)
-    _fill_buffers(model, checkpoint, claim)
+    fill_buffers(model, checkpoint, claim)
     return _moved(model, device)
 
 
-def streamed_model(
-    checkpoint: Checkpoint,
-    claim: Claim,
-    config: Mapping[str, Any],
-    dtype: torch.dtype,
-    change: Callable[[str, torch.Tensor], torch.Tensor] = lambda name, weight: weight,
-) -> PreTrainedModel:
-    """The model for forward passes on the CPU, whose weights are read when a layer begins and dropped when it ends.
+def sources_of(
+    model: PreTrainedModel, checkpoint: Checkpoint, claim: Claim, config: Mapping[str, Any]
+) -> dict[str, str]:
+    """Ties what the config ties; by the name of each parameter that of the tensor which it gets.
 
-    `change`: makes of a parameter's stored name and its weight in `dtype` the weight that is used.
-
-    Raises ClaimError where a parameter of the model gets no weight.
+    Raises ClaimError where a parameter gets none.
     """
-    from accelerate import init_empty_weights
-    from accelerate.hooks import attach_align_device_hook
-
-    with at(checkpoint.path), no_init_weights(), init_empty_weights():
-        model = build_model(config, dtype, claim.family.head)
-    sources = _sources(model, checkpoint, claim, config)
-    _fill_buffers(model, checkpoint, claim)
-    layers = [*(model._no_split_modules or [])]  # pyright: ignore[reportPrivateUsage]  # accelerate reads it too
-    weights = _Weights(sources, lambda name: change(name, whole(checkpoint.tensors[name]).to(dtype)))
-    attach_align_device_hook(
-        model, torch.device("cpu"), offload=True, weights_map=weights, preload_module_classes=layers
-    )
-    return model
-
-
-class _Weights(Mapping[str, torch.Tensor]):
-    """Weights by the names of a model's parameters, read when they are asked for.
-
-    They are read in a thread of their own, where no torch function mode of the forward pass changes dtypes.
-    """
-
-    def __init__(self, sources: Mapping[str, str], read: Callable[[str], torch.Tensor]) -> None:
-        self._sources, self._read = sources, read
-        self._reader = ThreadPoolExecutor(1)
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._reader.submit(self._read, self._sources[name]).result()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sources)
-
-    def __len__(self) -> int:
-        return len(self._sources)
-
-
-def _sources(model: PreTrainedModel, checkpoint: Checkpoint, claim: Claim, config: Mapping[str, Any]) -> dict[str, str]:
-    """Ties what the config ties; by the name of each parameter that of the tensor which it gets."""
     model.tie_weights()
     _parted(model, claim, config)
     stored = {one.canonical: one.name for one in claim.model if not one.is_buffer}
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    filled = {id(parameters[name]): source for name, source in stored.items() if name in parameters}
+    tied_first = sorted(stored.items(), key=lambda one: one[1] not in claim.tied)  # the embedding's name is used
+    filled = {id(parameters[name]): source for name, source in tied_first if name in parameters}
     lacking = [name for name, parameter in parameters.items() if id(parameter) not in filled]
     if lacking:
         raise ClaimError(f"{checkpoint.path}: the model's {listing(lacking)} get no weight, expected one for each")
     return {name: filled[id(parameter)] for name, parameter in parameters.items()}
 
 
-def _fill_buffers(model: PreTrainedModel, checkpoint: Checkpoint, claim: Claim) -> None:
-    """The checkpoint's buffers, where the model keeps such ones: an older transformers wrote some that it has not."""
+def fill_buffers(model: PreTrainedModel, checkpoint: Checkpoint, claim: Claim) -> None:
+    """Puts in the checkpoint's buffers, where the model keeps such ones: an older transformers wrote others too."""
     stored = {one.canonical: one.name for one in claim.model if one.is_buffer}
     kept = [name for name, _ in model.named_buffers() if name in stored]
     model.load_state_dict({name: whole(checkpoint.tensors[stored[name]]) for name in kept}, strict=False)

@@ -21,10 +21,10 @@ import torch
 from typing_extensions import Buffer
 
 from ckptgrow.distributed import Processes
+from ckptgrow.storage.cores import threads_of_files
 from ckptgrow.storage.tensors import CHUNK_BYTES, LazyTensor, bytes_of, chunks, num_bytes
 
 BLOCK_BYTES = 4 * 2**20
-NUM_THREADS = 3
 Sums = dict[int, bytes]  # the sha256 of blocks, by their numbers
 
 
@@ -160,11 +160,12 @@ class Fingerprint:
             number, block = place
             self._distinct[number].read(block)
 
-        if len(blocks) < 2 * NUM_THREADS:  # threads would cost more than they save
+        num_threads = threads_of_files()
+        if len(blocks) < 2 * num_threads:  # threads would cost more than they save
             for one in blocks:
                 read(one)
             return
-        with ThreadPoolExecutor(NUM_THREADS) as threads:
+        with ThreadPoolExecutor(num_threads) as threads:
             for _ in threads.map(read, blocks):
                 pass
 

@@ -7,34 +7,73 @@ It is zero exactly where the copies cannot be told apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.selection import selected
-from ckptgrow.storage.tensors import InMemory, LazyTensor, num_elements
-from ckptgrow.verification.gradients import Gradients
+from ckptgrow.storage.tensors import LazyTensor, num_elements
 from ckptgrow.verification.model_inputs import inputs_of
 from ckptgrow.verification.pair import Link, Pair, next_copies
 from ckptgrow.verification.precision import computing_in
 from ckptgrow.verification.tensor_blocks import blocks_of, exact_sum, row_sums
 from ckptgrow.verification.threads import in_threads
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass
+class CopyDifference:
+    """The sums of squares of which a relative difference over many tensors is made."""
+
+    differences: list[float] = field(default_factory=list[float])
+    squares: list[float] = field(default_factory=list[float])
+
+    @classmethod
+    def of(cls, link: Link, tensor: LazyTensor, offset: float = 0.0) -> CopyDifference:
+        """Those of one grown tensor, to whose entries `offset` is added."""
+        found = cls()
+        for block in blocks_of(link, tensor.shape):
+            stored = block.grown(tensor)
+            own, exchanged = (one.double() + offset for one in (stored, block.link.next_copy(stored)))
+            found.squares += row_sums(own.square())
+            found.differences += row_sums(own.sub_(exchanged).square_())
+        return cls([exact_sum(found.differences)], [exact_sum(found.squares)])  # rows of all layers would be many
+
+    def add(self, other: CopyDifference) -> None:
+        """Takes another tensor's sums in."""
+        self.differences += other.differences
+        self.squares += other.squares
+
+    @property
+    def relative(self) -> float:
+        """The relative difference; 0 where all is zero."""
+        difference, total = exact_sum(self.differences), exact_sum(self.squares)
+        if not math.isfinite(total):
+            return math.inf
+        return math.sqrt(difference / total) if total > 0 else 0.0
+
+
+def is_copied(link: Link) -> bool:
+    """Whether a tensor has copies that can be compared."""
+    return link.has_copies and not link.is_new_layer
+
 
 def weight_asymmetry(pair: Pair) -> float:
     """The relative difference of the copies over all weights together; 0 where the weights have no copies."""
-
-    def weight(link: Link) -> tuple[LazyTensor, float]:
-        return pair.grown.checkpoint.tensors[link.grown.name], link.grown.layout.offset
-
-    return _relative_difference(pair, weight)
-
-
-def gradient_asymmetry(pair: Pair, gradients: Gradients) -> float:
-    """The relative difference of the copies over all gradients together; 0 where they have no copies."""
-    return _relative_difference(pair, lambda link: (InMemory(gradients[link.grown.canonical]), 0.0))
+    tensors = pair.grown.checkpoint.tensors
+    copied = [link for link in pair.links.values() if is_copied(link)]
+    of_all = CopyDifference()
+    for one in in_threads(
+        lambda link: CopyDifference.of(link, tensors[link.grown.name], link.grown.layout.offset),
+        copied,
+        lambda link: num_elements(tensors[link.grown.name]),
+    ):
+        of_all.add(one)
+    return of_all.relative
 
 
 def hidden_asymmetry(model: PreTrainedModel, tokens: torch.Tensor, residual: Growth) -> float | None:
@@ -53,22 +92,3 @@ def hidden_asymmetry(model: PreTrainedModel, tokens: torch.Tensor, residual: Gro
     hidden = hidden.cpu().double()
     exchanged = selected(hidden, -1, next_copies(residual))
     return float((hidden - exchanged).norm() / hidden.norm())
-
-
-def _relative_difference(pair: Pair, tensor_of: Callable[[Link], tuple[LazyTensor, float]]) -> float:
-    """`tensor_of`: of each link a grown tensor, and what is added to it."""
-
-    def sums(link: Link) -> tuple[list[float], list[float]]:
-        (tensor, offset), differences, squares = tensor_of(link), list[float](), list[float]()
-        for block in blocks_of(link, tensor.shape):
-            found = block.grown(tensor).double() + offset
-            squares += row_sums(found.square())
-            differences += row_sums(found.sub_(block.link.next_copy(found)).square_())
-        return differences, squares
-
-    copied = [link for link in pair.links.values() if link.has_copies and not link.is_new_layer]
-    found = in_threads(sums, copied, lambda link: num_elements(tensor_of(link)[0]))
-    difference, total = (exact_sum([one for sums in found for one in sums[place]]) for place in range(2))
-    if not math.isfinite(total):
-        return math.inf
-    return math.sqrt(difference / total) if total > 0 else 0.0

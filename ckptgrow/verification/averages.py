@@ -17,8 +17,8 @@ import torch
 
 from ckptgrow.errors import listing
 from ckptgrow.state.claim import Claimed
-from ckptgrow.state.model import streamed_model
 from ckptgrow.state.opening import TrainingState
+from ckptgrow.state.streamed_model import streamed_model
 from ckptgrow.storage.tensors import num_elements, whole
 from ckptgrow.verification.carried import DIRECTORIES
 from ckptgrow.verification.dense_mixtures import begun_routers
@@ -161,7 +161,7 @@ def _function_problems(pair: Pair) -> Iterator[str]:
 def _logits(pair: Pair, state: TrainingState, prefix: str, tokens: torch.Tensor) -> torch.Tensor:
     tensors = tuple(one for one in state.claim.tensors if one.prefix == prefix)
     claim = replace(state.claim, tensors=tensors)
-    model, kept = streamed_model(state.checkpoint, claim, state.config, torch.float64), KeptTokens.of(pair)
+    model, kept = streamed_model(state.checkpoint, claim, state.config, torch.float64).module, KeptTokens.of(pair)
     if kept is not None:
         kept.restrict(model, is_grown=state is pair.grown)
     with torch.no_grad():

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
 
 from ckptgrow.addresses.address import local_path
 from ckptgrow.choices import VerifyDevice, VerifyDtype, VerifyLevel
@@ -17,31 +17,24 @@ from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layout import Layout, parse
 from ckptgrow.state.opening import TrainingState, open_state, understood
-from ckptgrow.verification.asymmetry import gradient_asymmetry, hidden_asymmetry, weight_asymmetry
+from ckptgrow.verification.asymmetry import weight_asymmetry
+from ckptgrow.verification.computing import Computation, Computed, in_memory, layer_by_layer, logits_alone
 from ckptgrow.verification.configs import with_fixed_fields
 from ckptgrow.verification.contents import judge_contents, left_out
 from ckptgrow.verification.coordinates import begun_anew, check_one_rule, growths_between, growths_since
-from ckptgrow.verification.dense_mixtures import begun_routers, restated, with_routers
+from ckptgrow.verification.dense_mixtures import restated, with_routers
 from ckptgrow.verification.factors import disagreements, measured_growths, with_tied_head
-from ckptgrow.verification.function import compared
-from ckptgrow.verification.gradients import (
-    Gradients,
-    GradientScale,
-    demanded_scales,
-    gradient_problems,
-    gradient_scales,
-    idealise,
-)
+from ckptgrow.verification.gradients import gradient_problems
 from ckptgrow.verification.history import Declared
 from ckptgrow.verification.kept_tokens import KeptTokens
 from ckptgrow.verification.layer_origins import matched_layers, recorded_layers
-from ckptgrow.verification.levels import free_bytes, full_bytes, fullest, not_computed
-from ckptgrow.verification.models import loaded, loaded_models, streamed_models
+from ckptgrow.verification.levels import SHARE, free_bytes, full_bytes, fullest, not_computed
+from ckptgrow.verification.models import loaded
 from ckptgrow.verification.moments import has_state, moment_errors, stored_dtypes
-from ckptgrow.verification.pair import UNCHANGED, Link, Pair
+from ckptgrow.verification.pair import UNCHANGED, CopiedAxis, Link, Pair
 from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
-from ckptgrow.verification.report import Asymmetry, Function, Moments, Structure, Trajectory, VerifyReport
-from ckptgrow.verification.samples import gradients_of, long_sample, sample_batches
+from ckptgrow.verification.report import Asymmetry, Moments, Structure, Trajectory, VerifyReport
+from ckptgrow.verification.samples import long_sample, sample_batches
 from ckptgrow.verification.scales import Scales
 from ckptgrow.verification.trajectory import losses, step_rounding, takes_plain_steps, updates_whole_tensors
 from ckptgrow.verification.weights import WeightScale, completed, weight_scales
@@ -148,20 +141,6 @@ def _batches(pair: Pair, settings: VerifySettings) -> list[torch.Tensor]:
     return sample_batches(pair.small, settings.batches, settings.tokens, kept and kept.small)
 
 
-@dataclass(frozen=True)
-class _Computed:
-    """What both models computed, as far as the level goes.
-
-    `function`: the comparison of the logits; `scales`: the factors between the gradients; `asymmetry`: how far the
-    copies differ; `true_difference`: the largest relative error of a gradient, in the grown model as it is.
-    """
-
-    function: Function | None
-    scales: Mapping[str, GradientScale]
-    asymmetry: Asymmetry | None
-    true_difference: float | None
-
-
 def _computed(
     pair: Pair,
     weights: Mapping[str, WeightScale],
@@ -169,46 +148,36 @@ def _computed(
     batches: Sequence[torch.Tensor],
     settings: VerifySettings,
     stage: Stage,
-) -> _Computed:
+) -> Computed:
     """Builds both models as the level wants them, and compares what they compute; their memory is free afterwards."""
-    kept = KeptTokens.of(pair)
+    kept, dtype = KeptTokens.of(pair), DTYPES[settings.dtype]
     long = long_sample((pair.small, pair.grown), settings.tokens, kept and kept.small)
-    samples = batches if long is None else [*batches, long]
-    if settings.level == "full":
-        return _computed_in_full(pair, weights, growths, samples, settings, stage)
-    function = None
-    if settings.level == "function":
-        stage("running both models, layer by layer")
-        function = compared(pair, streamed_models(pair, DTYPES[settings.dtype]), samples, weights)
-    asymmetry = Asymmetry(weight_asymmetry(pair), None, None, trapped=False) if pair.has_copies else None
-    return _Computed(function, demanded_scales(pair, weights, growths), asymmetry, None)
+    subject = Computation(
+        pair=pair,
+        weights=weights,
+        growths=growths,
+        samples=batches if long is None else [*batches, long],
+        num_few=min(GRADIENT_BATCHES, settings.batches),
+        dtype=dtype,
+        device=settings.device,
+    )
+    if settings.level != "full":
+        if settings.level == "function":
+            stage("running both models, layer by layer")
+        return logits_alone(subject, is_function=settings.level == "function")
+    fits = full_bytes(pair, dtype, batches) <= SHARE * free_bytes()
+    run = in_memory if fits or settings.steps or settings.device != "cpu" else layer_by_layer
+    found = run(subject, stage)
+    return replace(found, asymmetry=found.asymmetry and _judged(pair, found.asymmetry, dtype))
 
 
-def _computed_in_full(
-    pair: Pair,
-    weights: Mapping[str, WeightScale],
-    growths: Mapping[str, Growth],
-    samples: Sequence[torch.Tensor],
-    settings: VerifySettings,
-    stage: Stage,
-) -> _Computed:
-    dtype = DTYPES[settings.dtype]
-    stage("building both models")
-    models = loaded_models(pair, dtype, settings.device)
-    stage("comparing gradients")
-    few = samples[: min(GRADIENT_BATCHES, settings.batches)]
-    small_gradients, grown_gradients = (gradients_of(model, few) for model in (models.small, models.grown))
-    if pair.small.terms is not None:
-        small_gradients = pair.small.terms.gradients(small_gradients)
-    asymmetry = _asymmetry(pair, models.grown, samples[0], grown_gradients, dtype)
-    stage("running both models")
-    function = compared(pair, models, samples, weights)
-    scales = gradient_scales(pair, weights, growths, small_gradients, grown_gradients)
-    true_difference = max(scale.error for scale in scales.values())
-    if pair.has_copies:
-        idealise(models.grown, pair, weights, begun_routers(pair))
-        scales = gradient_scales(pair, weights, growths, small_gradients, gradients_of(models.grown, few))
-    return _Computed(function, scales, asymmetry, true_difference)
+def _judged(pair: Pair, asymmetry: Asymmetry, dtype: torch.dtype) -> Asymmetry:
+    """The same, with whether the copies stay alike for good."""
+    limit = TOLERANCES[coarsest([dtype, *_weight_dtypes(pair)])]
+    has_dropout = any(pair.grown.config.get(field) for field in pair.grown.family.dropout)
+    have_other_moments = pair.begins_anew and has_state(pair.grown.optimizers)
+    largest = max(asymmetry.weights, asymmetry.gradients or 0.0)
+    return replace(asymmetry, trapped=largest <= limit and not has_dropout and not have_other_moments)
 
 
 def _opened(small: Path, grown: Path, config: Path | None, dialect: str | None) -> tuple[Pair, Declared]:
@@ -244,20 +213,21 @@ def open_pair(small: TrainingState, grown: TrainingState) -> Pair:
     originals = {one.canonical: one for one in small.claim.parameters}
     links: dict[str, Link] = {}
     anew = begun_anew(small, grown)
+    copied = cache(lambda axis: CopiedAxis.of(axis, growths, anew))  # layers are alike
     for one in grown.claim.parameters:
         layer = layers[one.layer] if one.layer is not None else UNCHANGED
         canonical = one.pattern.replace("{layer}", str(layer.source))
         if canonical not in originals:
             raise RequestError(f"{grown.where}: has {one.name}, expected no such parameter as {small.where} has none")
         source = originals[canonical]
-        links[one.name] = Link.of(one, source, growths, layer, anew)
+        links[one.name] = Link.along_axes(one, source, copied, layer)
     lost = originals.keys() - {link.small.canonical for link in links.values()}
     if lost:
         raise RequestError(f"{grown.where}: has no parameter that comes from {listing(lost)} of {small.where}")
     return Pair(small=small, grown=grown, links=links, growths=growths, layers=layers)
 
 
-def _moments(pair: Pair, run: _Computed, measured: Scales, settings: VerifySettings) -> Moments | None:
+def _moments(pair: Pair, run: Computed, measured: Scales, settings: VerifySettings) -> Moments | None:
     if not has_state(pair.small.optimizers):
         return None
     scales = run.scales
@@ -399,23 +369,6 @@ def _why_rows_are_not_judged(pair: Pair) -> str:
 def _are_apart(pair: Pair) -> bool:
     """Whether the copies' weights differ."""
     return weight_asymmetry(pair) > STORED_TOLERANCES[coarsest(_weight_dtypes(pair))]
-
-
-def _asymmetry(
-    pair: Pair, grown: PreTrainedModel, tokens: torch.Tensor, gradients: Gradients, dtype: torch.dtype
-) -> Asymmetry | None:
-    if not pair.has_copies:
-        return None
-    weights, of_gradients = weight_asymmetry(pair), gradient_asymmetry(pair, gradients)
-    limit = TOLERANCES[coarsest([dtype, *_weight_dtypes(pair)])]
-    has_dropout = any(pair.grown.config.get(field) for field in pair.grown.family.dropout)
-    have_other_moments = pair.begins_anew and has_state(pair.grown.optimizers)
-    return Asymmetry(
-        weights,
-        of_gradients,
-        hidden_asymmetry(grown, tokens, pair.growths["residual"]),
-        trapped=max(weights, of_gradients) <= limit and not has_dropout and not have_other_moments,
-    )
 
 
 def _weight_dtypes(pair: Pair) -> set[torch.dtype]:

@@ -9,10 +9,10 @@ bfloat16            The grown model's error may be twice the small model's own, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from ckptgrow.verification.dense_mixtures import restating_rounds
 from ckptgrow.verification.kept_tokens import KeptTokens, loss_rise
@@ -25,6 +25,9 @@ from ckptgrow.verification.report import Function
 from ckptgrow.verification.samples import logits_of
 from ckptgrow.verification.weights import WeightScale
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 OWN_ERRORS = 2.0  # times the small model's own error in bfloat16
 RESPONSES = 30.0  # times the change that one rounding makes: draws differ, and so do sums in another order
 EXACT = 1e-12  # of the largest value: weights that growth has not rounded
@@ -32,9 +35,14 @@ BEARABLE = {torch.float64: 1e-2, torch.float16: 0.5}  # of the largest logit, fr
 
 
 def compared(
-    pair: Pair, models: Models, samples: Sequence[torch.Tensor], weights: Mapping[str, WeightScale]
+    pair: Pair,
+    models: Models,
+    samples: Sequence[torch.Tensor],
+    weights: Mapping[str, WeightScale],
+    known: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]] = ((), ()),
 ) -> Function:
-    """Compares the logits of both models on `samples`.
+    """Compares the logits of both models on `samples`; `known`: those of the small and of the grown model on the first
+    of them, where they are there already.
 
     Where the fixed tolerance is not met, the grown model is run once more with weights that are perturbed by one
     rounding.
@@ -42,8 +50,8 @@ def compared(
     kept, bound = KeptTokens.of(pair), bound_of(pair)
     scale = worst = own = 0.0
     rises: list[float] = []
-    for sample in samples:
-        small, grown = (_logits(model, sample) for model in (models.small, models.grown))
+    for number, sample in enumerate(samples):
+        small, grown = _logits_of_both(models, sample, [there[number : number + 1] for there in known])
         reference = small if models.exact is None else _logits(models.exact, sample)
         scale = max(scale, largest(reference.double()))
         worst = max(worst, _difference(reference, grown))
@@ -95,6 +103,13 @@ def _weight_rounding(pair: Pair) -> float:
     """One rounding of the coarsest stored weight."""
     stored = (pair.grown.checkpoint.tensors[link.grown.name].dtype for link in pair.links.values())
     return max(rounding(one) for one in stored if one.is_floating_point)
+
+
+def _logits_of_both(
+    models: Models, sample: torch.Tensor, known: Sequence[Sequence[torch.Tensor]]
+) -> Iterator[torch.Tensor]:
+    for model, there in zip((models.small, models.grown), known, strict=True):
+        yield there[0] if there else _logits(model, sample)
 
 
 def _logits(model: PreTrainedModel, sample: torch.Tensor) -> torch.Tensor:

@@ -9,20 +9,26 @@ evenly over the copies of its inputs. `weights` judges the stored weights agains
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from ckptgrow.spaces.growth import Growth
+from ckptgrow.storage.tensors import LazyTensor
 from ckptgrow.verification.factors import gradient_factors
-from ckptgrow.verification.magnitude import largest, relative
+from ckptgrow.verification.magnitude import largest
 from ckptgrow.verification.pair import Link, Pair
+from ckptgrow.verification.tensor_blocks import Block, blocks_of, copies, exact_sum, pieces, row_sums
 from ckptgrow.verification.weights import WeightScale
 
-Gradients = Mapping[str, torch.Tensor]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Gradients = Mapping[str, LazyTensor]  # by parameter name
 INEXACT = 1e-3  # behind a LayerNorm what writes new residual coordinates feels them, by percents
 OTHER = 0.2  # relative: factors of two copies and more differ by at least 29 %
 DEAD = 1e-9  # relative to the model's largest gradient: key biases under softmax have none
@@ -46,23 +52,29 @@ class GradientScale:
         return self.factors if self.factors.numel() == 1 else self.factors[link.copy_classes()]
 
 
-def gradient_scales(
-    pair: Pair,
-    weights: Mapping[str, WeightScale],
-    growths: Mapping[str, Growth],
-    small: Gradients,
-    grown: Gradients,
-) -> Mapping[str, GradientScale]:
-    """The scale of every parameter outside new layers, by its grown name.
+def largest_gradient(gradients: Gradients) -> float:
+    """The magnitude of the largest entry of all."""
+    return max(map(_largest, gradients.values()), default=0.0)
 
-    `growths`: the measured ones (`factors.measured_growths`); `small` and `grown`: gradients by parameter name.
+
+def gradient_scale(
+    link: Link,
+    weight: float | None,
+    growths: Mapping[str, Growth],
+    old: LazyTensor | None,
+    new: LazyTensor | None,
+    scale_of_all: float,
+) -> GradientScale:
+    """The scale of a parameter outside new layers, from its gradients in both models; None where it has none.
+
+    `weight`: the factor of its weight; `growths`: the measured ones (`factors.measured_growths`); `scale_of_all`: the
+    small model's largest gradient.
     """
-    scale_of_all = max(largest(gradient) for gradient in small.values())
-    return {
-        name: _scale(link, weights[name].factor, growths, small, grown, scale_of_all)
-        for name, link in pair.links.items()
-        if not link.is_new_layer
-    }
+    demanded = _demanded(link, weight, growths) * link.share_of_gradient
+    if old is None or new is None or _largest(old) <= DEAD * scale_of_all:
+        left = 0.0 if new is None or old is None else _largest(new) / scale_of_all
+        return GradientScale(demanded, None, left)
+    return _compared(link, GradientScale(demanded, None, 0.0), old, new)
 
 
 def demanded_scales(
@@ -93,34 +105,60 @@ def idealise(
     """
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, link in pair.links.items():
-            if link.is_new_layer or link.is_padded or not link.has_copies or name in begun:
-                continue
-            factor = weights[name].factor
-            ideal = link.spread(pair.small_tensor(link)) * (1.0 if factor is None else factor)
-            for axis in link.in_axes:
-                ideal *= link.along(axis, link.growths[axis].read)
-            parameters[link.grown.canonical].copy_(ideal - link.grown.layout.offset)
+        for name in idealised(pair, begun):
+            fill_ideal(parameters[pair.links[name].grown.canonical], pair, pair.links[name], weights[name].factor)
 
 
-def _scale(
-    link: Link,
-    weight: float | None,
-    growths: Mapping[str, Growth],
-    small: Gradients,
-    grown: Gradients,
-    scale_of_all: float,
-) -> GradientScale:
-    old, new = small.get(link.small.canonical), grown.get(link.grown.canonical)
-    demanded = _demanded(link, weight, growths) * link.share_of_gradient
-    if old is None or new is None or largest(old) <= DEAD * scale_of_all:
-        left = 0.0 if new is None or old is None else largest(new) / scale_of_all
-        return GradientScale(demanded, None, left)
-    spread, new = link.spread(link.left_part(old.double())), link.copied_part(new.double())
-    expected = GradientScale(demanded, None, 0.0).at(link) * spread
+def fill_ideal(weight: torch.Tensor, pair: Pair, link: Link, factor: float | None) -> None:
+    """Replaces a grown weight in place, block by block."""
+    small = pair.small.checkpoint.tensors[link.small.name]
+    for block in blocks_of(link, tuple(weight.shape)):
+        outer, *inner = map(torch.from_numpy, block.new)
+        weight[(outer[:, None], *inner) if inner else outer] = _ideal(block, small, factor).to(weight)
+
+
+def idealised(pair: Pair, begun: Collection[str]) -> set[str]:
+    """The grown names of the weights that have ideal ones."""
+    return {
+        name
+        for name, link in pair.links.items()
+        if not (link.is_new_layer or link.is_padded or not link.has_copies or name in begun)
+    }
+
+
+def _ideal(block: Block, small: LazyTensor, factor: float | None) -> torch.Tensor:
+    """The ideal weights of a block, float64, as they are stored."""
+    link = block.link
+    ideal = link.spread(block.small(small).double() + link.small.layout.offset) * (1.0 if factor is None else factor)
+    for axis in link.in_axes:
+        ideal *= link.along(axis, link.growths[axis].read)
+    return ideal - link.grown.layout.offset
+
+
+def _compared(link: Link, demanded: GradientScale, old: LazyTensor, new: LazyTensor) -> GradientScale:
+    """The scale of a gradient, block by block, against the small one times the factors that are demanded."""
+    products, squares, found = list[float](), list[float](), list[tuple[float, float]]()
+    for block in blocks_of(link, new.shape):
+        small, grown = block.small(old).double(), block.grown(new).double()
+        factors = demanded.at(block.link)
+        if factors.numel() == 1:
+            parts = copies(block.link, (grown,), (small * factors.reshape(()),))
+        else:
+            parts = iter([(grown, factors * block.link.spread(small))])
+        for one, expected in parts:
+            found.append((largest(one - expected), largest(expected)))
+            products += row_sums(one * expected)
+            squares += row_sums(expected.square())
+    difference, scale = (max(column) for column in zip(*found, strict=True))
+    error = difference / scale if 0 < scale < math.inf and difference < math.inf else difference
     # behind a LayerNorm what writes the stream has no constant factor where new coordinates enter the mean
-    ratio = None if link.is_padded else _ratio(expected, new)
-    return GradientScale(demanded, ratio, relative(new, expected))
+    total = exact_sum(squares)
+    ratio = None if link.is_padded else exact_sum(products) / total if total else math.nan
+    return GradientScale(demanded.factors, ratio, error)
+
+
+def _largest(gradient: LazyTensor) -> float:
+    return max((largest(piece) for piece in pieces(gradient)), default=0.0)
 
 
 def _demanded(link: Link, weight: float | None, growths: Mapping[str, Growth]) -> torch.Tensor:
@@ -135,9 +173,3 @@ def _demanded(link: Link, weight: float | None, growths: Mapping[str, Growth]) -
         for growth, shares in zip(link.growths, link.shares, strict=True)
     ]
     return gradient_factors(link.grown.layout, growths, of_each_class).reshape(-1)
-
-
-def _ratio(expected: torch.Tensor, found: torch.Tensor) -> float:
-    """The least-squares factor of `found` on `expected`."""
-    expected, found = expected.reshape(-1), found.reshape(-1)
-    return float(torch.dot(expected, found)) / float(torch.dot(expected, expected))

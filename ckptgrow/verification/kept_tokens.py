@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from ckptgrow.spaces.growth import IntVector
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.samples import logits_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 INPUTS = ("input_ids", "decoder_input_ids")
 _IS_WHOLE: ContextVar[bool] = ContextVar("whole", default=False)  # restricted models give all logits then

@@ -7,6 +7,8 @@ full        Autograd in both models confirms the factors of the gradients, and h
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Sequence
 
 import psutil
@@ -20,7 +22,7 @@ from ckptgrow.verification.report import VerifyReport
 
 SHARE = 0.9  # of the memory that is free
 MODELS = 2.0  # numbers a parameter in the models' dtype: its weight and its gradient
-COMPARED = 13.0  # bytes a parameter while gradients are compared in float64 (measured: 124M grown to 419M)
+COMPARED = 5.0  # bytes a parameter while models are read and gradients compared (measured: 124M grown to 419M)
 LOGITS = 3.0  # numbers a logit: of both models, and their difference
 
 
@@ -33,8 +35,9 @@ def full_bytes(pair: Pair, dtype: torch.dtype, batches: Sequence[torch.Tensor]) 
 
 
 def free_bytes() -> int:
-    """The memory that this machine can give now, in bytes."""
-    return int(psutil.virtual_memory().available)
+    """The memory that this machine can give now, and that the process may take (`ulimit -d`), in bytes."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return min(int(psutil.virtual_memory().available), allowed if allowed >= 0 else sys.maxsize)
 
 
 def fullest(needed: int, free: int) -> VerifyLevel:

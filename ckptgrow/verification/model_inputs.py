@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 OF_CHOICES = "ForMultipleChoice"  # takes several sequences for each answer; here one
 ENDED = "ForSequenceClassification"  # of an encoder and decoder it reads the state at the end's token

@@ -6,15 +6,19 @@ import zlib
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from ckptgrow.errors import RequestError
-from ckptgrow.state.model import load_model, streamed_model
+from ckptgrow.state.model import load_model
 from ckptgrow.state.opening import TrainingState
+from ckptgrow.state.streamed_model import StreamedModel, streamed_model
 from ckptgrow.verification.kept_tokens import KeptTokens
 from ckptgrow.verification.pair import Pair
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Change = Callable[[str, torch.Tensor], torch.Tensor]
 
@@ -59,10 +63,10 @@ def streamed_models(pair: Pair, dtype: torch.dtype) -> Models:
 
     @contextmanager
     def perturbed(size: float) -> Generator[PreTrainedModel]:
-        yield _streamed(pair, pair.grown, dtype, lambda name, weight: _perturbed(name, weight, size))
+        yield streamed(pair, pair.grown, dtype, lambda name, weight: _perturbed(name, weight, size)).module
 
-    small, grown = (_streamed(pair, state, dtype) for state in (pair.small, pair.grown))
-    exact = _streamed(pair, pair.small, torch.float32) if dtype == torch.bfloat16 else None
+    small, grown = (streamed(pair, state, dtype).module for state in (pair.small, pair.grown))
+    exact = streamed(pair, pair.small, torch.float32).module if dtype == torch.bfloat16 else None
     return Models(small=small, grown=grown, exact=exact, perturbed=perturbed)
 
 
@@ -77,10 +81,14 @@ def loaded(pair: Pair, state: TrainingState, dtype: torch.dtype, device: str) ->
     return _on_kept_tokens(pair, state, load_model(own.checkpoint, own.claim, own.config, dtype, device))
 
 
-def _streamed(pair: Pair, state: TrainingState, dtype: torch.dtype, change: Change | None = None) -> PreTrainedModel:
+def streamed(pair: Pair, state: TrainingState, dtype: torch.dtype, change: Change | None = None) -> StreamedModel:
+    """The model of one of a pair with one layer's weights in memory at a time, on the tokens that both have; `change`
+    makes of a stored name and a weight the weight that is used.
+    """
     own = state.as_read
     model = streamed_model(own.checkpoint, own.claim, own.config, dtype, *([change] if change else []))
-    return _on_kept_tokens(pair, state, model)
+    _on_kept_tokens(pair, state, model.module)
+    return model
 
 
 def _on_kept_tokens(pair: Pair, state: TrainingState, model: PreTrainedModel) -> PreTrainedModel:

@@ -33,6 +33,7 @@ from ckptgrow.verification.tensor_blocks import (
 FEW = 1.01  # roundings: an expected number in float64, rounded once to the stored dtype
 OF_FLOAT64 = 16.0  # roundings of float64, where numbers are stored in it
 ROUNDING = 1e-12  # of sums in float64
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Compared(Protocol):
@@ -158,10 +159,8 @@ class Moment:
             expected = expected * self._factor
         rounded = expected.to(found.dtype)
         worst = self._largest(rounded.double(), expected)
-        for (one, nearest), (_, exact) in zip(
-            copies(block.link, found, rounded), copies(block.link, found, expected), strict=True
-        ):
-            if not torch.equal(one, nearest):
+        for one, nearest, exact in copies(block.link, (found,), (rounded, expected)):
+            if not _same_bits(one, nearest):
                 worst = max(worst, self._largest(one.double(), exact))
         return worst
 
@@ -170,8 +169,14 @@ class Moment:
         if not difference.any():
             return 0.0
         dtype = self.new.dtype
-        allowed = self.case.num_growths * (left_by(dtype) * expected.abs() + FEW / 2 * smallest(dtype))
+        allowed = expected.abs().mul_(left_by(dtype)).add_(FEW / 2 * smallest(dtype)).mul_(self.case.num_growths)
         return largest(difference.div_(allowed))
+
+
+def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of a dtype are the same bits: by numpy, in a third of the time that `torch.equal` takes."""
+    bits = _BITS[one.itemsize]
+    return np.array_equal(one.view(bits).numpy(), other.view(bits).numpy())
 
 
 def _is_there(value: object) -> bool:

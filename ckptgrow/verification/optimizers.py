@@ -19,7 +19,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from transformers.optimization import Adafactor as AdafactorOfTransformers
 
 from ckptgrow.state.optimizer_kinds import recognised
 from ckptgrow.verification.lion import Lion
@@ -147,6 +146,12 @@ def _adam(groups: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups) if is_coupled else torch.optim.AdamW(groups)
 
 
+def _adafactor_of_transformers(groups: Any) -> torch.optim.Optimizer:
+    from transformers.optimization import Adafactor  # seconds, which a comparison of what is stored does without
+
+    return Adafactor(groups)
+
+
 ROUNDED = 1e-6  # where the size of stored weights enters
 
 RULES: tuple[StepRule, ...] = (
@@ -168,7 +173,7 @@ RULES: tuple[StepRule, ...] = (
     StepRule(name="Adafactor", build=torch.optim.Adafactor, ratios=_of_weights, tolerance=ROUNDED),
     StepRule(
         name="Adafactor of transformers",
-        build=AdafactorOfTransformers,
+        build=_adafactor_of_transformers,
         ratios=_of_weights_or_not,
         updates=("exp_avg",),
         tolerance=ROUNDED,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 
 from ckptgrow.spaces.growth import BoolVector, FloatVector, Growth, IntVector
 from ckptgrow.spaces.layers import LayerKind
-from ckptgrow.spaces.layout import Role
+from ckptgrow.spaces.layout import Axis, Role
 from ckptgrow.spaces.selection import selected
 from ckptgrow.state.claim import Claimed
 from ckptgrow.state.opening import TrainingState
@@ -42,6 +42,40 @@ class LayerOrigin:
 
 
 UNCHANGED = LayerOrigin(source=0, kind="old")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CopiedAxis:
+    """One axis of a link, without coordinates that copy nothing; the fields are those of `Link` along this axis."""
+
+    growth: Growth
+    kept: IntVector | None
+    left: IntVector | None
+    anew: BoolVector
+    ratios: frozenset[float]
+    shares: FloatVector
+    unequal: FloatVector | None
+
+    @classmethod
+    def of(cls, axis: Axis, growths: Mapping[str, Growth], anew: Mapping[str, BoolVector] | None = None) -> CopiedAxis:
+        """The axis by the growths of its spaces; `anew` marks coordinates whose moments were begun anew."""
+        whole_growth = axis.growth(growths)
+        kept = np.flatnonzero(~whole_growth.is_fresh) if whole_growth.has_fresh else None
+        left = _left_of(whole_growth)
+        growth = _of_left(whole_growth, left)
+        ratios = {float(ratio) for ratio in np.unique(1 / growth.read)}
+        if whole_growth.has_fresh:
+            ratios.add(whole_growth.num_new / whole_growth.num_old)
+        marks = axis.marked(anew) if anew else np.zeros(whole_growth.num_new, np.bool_)
+        return cls(
+            growth=growth,
+            kept=kept,
+            left=left,
+            anew=marks if kept is None else marks[kept],
+            ratios=frozenset(ratios),
+            shares=np.unique(growth.read),
+            unequal=_excess(growth),
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -73,30 +107,27 @@ class Link:
         anew: Mapping[str, BoolVector] | None = None,
     ) -> Link:
         """The link by the growths of the spaces; `anew` marks coordinates whose moments were begun anew."""
-        axes = [axis.growth(growths) for axis in grown.layout.axes]
+        return cls.along_axes(grown, small, lambda axis: CopiedAxis.of(axis, growths, anew), layer)
+
+    @classmethod
+    def along_axes(
+        cls, grown: Claimed, small: Claimed, copied: Callable[[Axis], CopiedAxis], layer: LayerOrigin = UNCHANGED
+    ) -> Link:
+        """The link whose axes are known, so that many links share what is the same for all of them."""
+        axes = [copied(axis) for axis in grown.layout.axes]
         roles: list[Role] = [axis.role for axis in grown.layout.axes]
-        kept = tuple(np.flatnonzero(~axis.is_fresh) if axis.has_fresh else None for axis in axes)
-        left = tuple(_left_of(axis) for axis in axes)
-        copied = tuple(_of_left(axis, some) for axis, some in zip(axes, left, strict=True))
-        ratios = {float(ratio) for axis in copied for ratio in np.unique(1 / axis.read)}
-        ratios |= {axis.num_new / axis.num_old for axis in axes if axis.has_fresh}
-        marks = [
-            axis.marked(anew) if anew else np.zeros(one.num_new, np.bool_)
-            for axis, one in zip(grown.layout.axes, axes, strict=True)
-        ]
-        marks = [one if some is None else one[some] for one, some in zip(marks, kept, strict=True)]
         return cls(
             grown=grown,
             small=small,
-            growths=copied,
-            kept=kept,
-            left=left,
+            growths=tuple(axis.growth for axis in axes),
+            kept=tuple(axis.kept for axis in axes),
+            left=tuple(axis.left for axis in axes),
             layer=layer,
-            anew=tuple(marks),
-            ratios=frozenset(ratios),
-            shares=tuple(np.unique(axis.read) for axis in copied),
-            unequal=tuple(map(_excess, copied)),
-            num_terms=prod(_num_summed(axis, role) for axis, role in zip(copied, roles, strict=True)),
+            anew=tuple(axis.anew for axis in axes),
+            ratios=frozenset[float]().union(*(axis.ratios for axis in axes)),
+            shares=tuple(axis.shares for axis in axes),
+            unequal=tuple(axis.unequal for axis in axes),
+            num_terms=prod(_num_summed(axis.growth, role) for axis, role in zip(axes, roles, strict=True)),
         )
 
     def squares(self, expected: torch.Tensor) -> torch.Tensor:
@@ -339,6 +370,7 @@ def applied(state: TrainingState, claimed: Claimed) -> LazyTensor:
     return Made(stored.shape, torch.float64, lambda start, stop: stored.rows(start, stop).double() + offset)
 
 
+@lru_cache(maxsize=256)
 def next_copies(growth: Growth) -> IntVector:
     """For every new coordinate the next copy of its source, and the first copy for the last. Shape (n',)."""
     order = np.argsort(growth.source, kind="stable")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from ckptgrow.errors import DataError
 from ckptgrow.spaces.growth import IntVector
@@ -17,6 +16,9 @@ from ckptgrow.state.opening import TrainingState
 from ckptgrow.verification.model_inputs import inputs_of
 from ckptgrow.verification.precision import computing_in
 from ckptgrow.verification.task_outputs import has_task_head, task_logits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SEQUENCES = 2  # a batch
 LONGEST = 256  # tokens a sequence
@@ -92,30 +94,22 @@ def logits_of(model: PreTrainedModel, sample: torch.Tensor) -> torch.Tensor:
 
 
 def loss_of(model: PreTrainedModel, sample: torch.Tensor) -> torch.Tensor:
+    """The loss on a sample (see `loss_from`)."""
+    return loss_from(model, logits_of(model, sample), sample)
+
+
+def loss_from(model: PreTrainedModel, logits: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
     """The mean cross-entropy in nats, in the logits' dtype, of the next token or, for images, of the labels 0, 1, …; of
     another task's head the mean squared distance of its outputs from 1, which every one of its parameters feels.
 
     transformers' own loss would cast to float32.
     """
-    logits = logits_of(model, sample)
     if has_task_head(model):
         return (logits - 1).square().mean()
     if sample.is_floating_point():
         return torch.nn.functional.cross_entropy(logits, torch.arange(len(sample), device=logits.device))
     target = sample.to(logits.device)[:, 1:]
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), target.flatten())
-
-
-def gradients_of(model: PreTrainedModel, batches: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The gradients of the mean loss over all batches, by parameter name, on the CPU."""
-    model.zero_grad(set_to_none=True)
-    for tokens in batches:
-        (loss_of(model, tokens) / len(batches)).backward()
-    return {
-        name: parameter.grad.detach().cpu()
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None
-    }
 
 
 def _num_positions(config: Mapping[str, Any], sizes: Mapping[str, int]) -> int:

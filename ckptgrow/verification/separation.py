@@ -19,13 +19,14 @@ from ckptgrow.storage.tensors import num_elements
 from ckptgrow.verification.history import Declared
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.precision import rounding, smallest
-from ckptgrow.verification.shares import Shared, measured_strength
+from ckptgrow.verification.shares import Shared, Strength
 from ckptgrow.verification.tensor_blocks import Tensors, exact_sum, row_sums
 from ckptgrow.verification.threads import in_threads
 from ckptgrow.verification.weights import WeightScale
 
 ROUNDINGS = 4  # of stored weights
 OF_SUMS = 1e-13  # of factors and spreads that are measured over a whole weight, in float64
+NEARER = 0.75  # of what is allowed, of shares with nearly the measured strength
 KINDS = ("even", "diagonal", "dealt")
 LIKE = 0.1  # relative, of the strength of drawn terms over a whole model
 SCATTER = 3.0  # standard deviations, in units of 1/√draws, of the strength of few
@@ -107,8 +108,8 @@ def _strength(one: _Shares, how: object) -> float:
         own += row_sums(part.small.square())
         num_own += part.small.numel()
         for kind in kinds:
-            left = _left(kind, part.link, shared, one.spread)
-            squares[kind] += row_sums(left.masked_fill_(shared.counts <= 1, 0.0).square_())
+            for left, (are_copied,) in _left(kind, shared, one.spread, shared.are_copied):
+                squares[kind] += row_sums(left.masked_fill_(~are_copied, 0.0).square_())
     size = math.sqrt(exact_sum(own) / num_own)
     return min(math.sqrt(exact_sum(left) / one.num_entries) / size for left in squares.values())
 
@@ -133,34 +134,67 @@ def _measured(pair: Pair, weights: Mapping[str, WeightScale]) -> list[_Shares]:
 
 
 def _shares(pair: Pair, tensors: Tensors, factor: float) -> _Shares:
-    link, dtype = tensors.link, tensors.new.dtype
-    unit, least = pair.num_growths * rounding(dtype), pair.num_growths * smallest(dtype)
-    spread = measured_strength(Shared.of(part, factor) for part in tensors.parts())
-    fitting = [*KINDS]
-    for part in tensors.parts():
-        shared = Shared.of(part, factor)
-        limit = ROUNDINGS * (unit + OF_SUMS) * shared.whole.abs() + least
-        fitting = [kind for kind in fitting if bool((_left(kind, part.link, shared, spread).abs_() <= limit).all())]
-        if not fitting:
-            break
+    unit, least = pair.num_growths * rounding(tensors.new.dtype), pair.num_growths * smallest(tensors.new.dtype)
+    fit = _Fit(tensors, factor, ROUNDINGS * (unit + OF_SUMS), least)
+    kind, spread = fit.kind_and_spread()
     return _Shares(
         tensors=tensors,
         factor=factor,
-        kind=next(iter(fitting), "other"),
+        kind=kind,
         spread=spread / 2,
         uncertainty=ROUNDINGS * (unit + OF_SUMS),
-        num_entries=_num_copied(link),
-        can_be_diagonal=_can_be_diagonal(link),
+        num_entries=_num_copied(tensors.link),
+        can_be_diagonal=_can_be_diagonal(tensors.link),
     )
 
 
-def _left(kind: str, link: Link, shared: Shared, spread: float) -> torch.Tensor:
-    """What the shares of a kind leave of every entry."""
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """Which kind of shares leaves no more than `relative` of a weight, and `least`, in any entry of a tensor."""
+
+    tensors: Tensors
+    factor: float
+    relative: float
+    least: float
+
+    def kind_and_spread(self) -> tuple[str, float]:
+        """The first of the kinds that fits, else "other", and the measured strength of the shares.
+
+        Shares of nearly the measured strength s, those of the first block, that leave clearly less than is allowed fit
+        with s too, since no share moves by more than s does: so most tensors are read once.
+        """
+        parts = (Shared.of(part, self.factor) for part in self.tensors.parts())
+        measured, guess, fitting = Strength(), None, [*KINDS]
+        for shared in parts:
+            measured.see(shared)
+            guess = guess or measured.value
+            fitting = [kind for kind in fitting if self._fits(kind, shared, guess, NEARER if kind == "dealt" else 1.0)]
+        strength = measured.value
+        is_near = abs(strength - (guess or 0.0)) <= (1 - NEARER) * self.relative
+        kinds = [kind for kind in KINDS if kind in fitting and (kind != "dealt" or is_near)]
+        if kinds:
+            return kinds[0], strength
+        again = (Shared.of(part, self.factor) for part in self.tensors.parts())
+        is_dealt = all(self._fits("dealt", shared, strength, 1.0) for shared in again)
+        return "dealt" if is_dealt else "other", strength
+
+    def _fits(self, kind: str, shared: Shared, strength: float, share: float) -> bool:
+        limit = share * self.relative * shared.whole.abs() + self.least
+        return all(bool((left.abs_() <= most).all()) for left, (most,) in _left(kind, shared, strength, limit))
+
+
+def _left(
+    kind: str, shared: Shared, strength: float, *small: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, ...]]]:
+    """In parts, what the shares of a kind leave of every entry, and what these copy of small tensors."""
     if kind == "dealt":
-        return shared.distance(spread)
-    if kind == "diagonal":
-        return shared.found - shared.whole.masked_fill(~_diagonal(link), 0.0)
-    return shared.found - shared.whole / shared.counts
+        yield from shared.distances(strength, *small)
+    elif kind == "diagonal":
+        for found, (is_own, whole, *others) in shared.beside(shared.whole, *small, grown=(_diagonal(shared.link),)):
+            yield found - whole.masked_fill(~is_own, 0.0), tuple(others)
+    else:
+        for found, (even, *others) in shared.beside(shared.even, *small):
+            yield found - even, tuple(others)
 
 
 def _num_copied(link: Link) -> int:

@@ -163,9 +163,9 @@ def _is_dealt(tensors: Tensors, factor: float) -> bool:
     num_shares = num_copies = 0
     for part in tensors.parts():
         shared = Shared.of(part, factor)
-        are_copied = (shared.counts > 1).expand_as(shared.found)
-        num_shares += int(((shared.distance(strength) <= unit * shared.whole.abs()) & are_copied).sum())
-        num_copies += int(are_copied.sum())
+        for distance, (limit, are_copied) in shared.distances(strength, unit * shared.whole.abs(), shared.are_copied):
+            num_shares += int(((distance <= limit) & are_copied).sum())
+            num_copies += int(are_copied.sum())
     return num_shares / num_copies >= NEARLY_ALL
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -130,17 +130,34 @@ def blocks_of(link: Link, shape: tuple[int, ...]) -> Iterator[Block]:
 def _cut(link: Link, axis: int, step: int) -> Iterator[tuple[Link, IntVector, IntVector]]:
     """The links of `step` small coordinates each along an axis, with the places of these and of all that copy them."""
     growth, left, kept = link.growths[axis], link.left[axis] if link.left else None, link.kept[axis]
+    for one in _slices_of(growth, step):
+        yield (
+            _restricted(link, axis, one.growth, one.rows),
+            one.old if left is None else left[one.old],
+            one.rows if kept is None else kept[one.rows],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Slice:
+    """Some small coordinates of a growth, `old`, those that copy them, `rows`, and the growth of these alone."""
+
+    old: IntVector
+    rows: IntVector
+    growth: Growth
+
+
+@lru_cache(maxsize=32)  # most tensors of a model have the same few axes
+def _slices_of(growth: Growth, step: int) -> tuple[_Slice, ...]:
     order = np.argsort(growth.source, kind="stable")
     ascending = growth.source[order]
-    for start in range(0, growth.num_old, step):
+
+    def cut(start: int) -> _Slice:
         stop = min(start + step, growth.num_old)
         rows = np.sort(order[slice(*np.searchsorted(ascending, [start, stop]).tolist())])
-        old = np.arange(start, stop)
-        yield (
-            _restricted(link, axis, _some(growth, rows, start, stop), rows),
-            old if left is None else left[old],
-            rows if kept is None else kept[rows],
-        )
+        return _Slice(np.arange(start, stop), rows, _some(growth, rows, start, stop))
+
+    return tuple(map(cut, range(0, growth.num_old, step)))
 
 
 def _some(growth: Growth, rows: IntVector, start: int, stop: int) -> Growth:
@@ -151,6 +168,7 @@ def _some(growth: Growth, rows: IntVector, start: int, stop: int) -> Growth:
         read=growth.read[rows],
         num_old=stop - start,
         squared=None if growth.squared is None else growth.squared[rows],
+        squared_written=None,
         template=None,
         silencing=None,
         written_as=None,
@@ -218,23 +236,32 @@ def rows_at(tensor: LazyTensor, places: IntVector) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def copies(link: Link, grown: torch.Tensor, small: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """A block of a grown tensor in parts, each with what it copies of the small one: views, where copies lie in a few
-    runs.
+def copies(
+    link: Link, grown: Sequence[torch.Tensor], small: Sequence[torch.Tensor]
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Blocks of grown tensors in parts, each with what it copies of the small ones: views, where copies lie in a few
+    runs. Grown tensors may be broadcast, with one coordinate along an axis.
     """
-    pairs = [(grown, small)]
+    parts = [(tuple(grown), tuple(small))]
     for axis, growth in enumerate(link.growths):
         if growth.is_identity:
             continue
         if len(growth.runs) > FEW_RUNS:
-            pairs = [(one, selected(other, axis, growth.source)) for one, other in pairs]
+            parts = [(some, tuple(selected(one, axis, growth.source) for one in others)) for some, others in parts]
             continue
-        pairs = [
-            (one.narrow(axis, run.start, run.stop - run.start), other.narrow(axis, run.source, run.stop - run.start))
-            for one, other in pairs
+        parts = [
+            (
+                tuple(_narrowed(one, axis, run.start, run.stop) for one in some),
+                tuple(one.narrow(axis, run.source, run.stop - run.start) for one in others),
+            )
+            for some, others in parts
             for run in growth.runs
         ]
-    yield from pairs
+    return ((*some, *others) for some, others in parts)
+
+
+def _narrowed(tensor: torch.Tensor, axis: int, start: int, stop: int) -> torch.Tensor:
+    return tensor if tensor.shape[axis] == 1 else tensor.narrow(axis, start, stop - start)
 
 
 def pieces(tensor: LazyTensor) -> Iterator[torch.Tensor]:

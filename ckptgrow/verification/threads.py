@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from ckptgrow.storage.cores import usable_cores
 from ckptgrow.storage.one_thread import on_one_thread
 
 MOST = 8  # more would hold more blocks in memory
@@ -19,7 +19,7 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item], size: 
     of the first item that it does.
     """
     order = sorted(range(len(items)), key=lambda index: -size(items[index]))
-    with on_one_thread(), ThreadPoolExecutor(min(MOST, os.cpu_count() or 1)) as threads:
+    with on_one_thread(), ThreadPoolExecutor(min(MOST, usable_cores())) as threads:
         waiting = {index: threads.submit(function, items[index]) for index in order}
         try:
             return [waiting[index].result() for index in range(len(items))]

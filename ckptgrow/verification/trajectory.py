@@ -6,10 +6,9 @@ Dropout is off, no gradient is clipped, and learning rates are those that the gr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from ckptgrow.errors import OptimizerError, listing
 from ckptgrow.state.opening import TrainingState
@@ -18,6 +17,9 @@ from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
 from ckptgrow.storage.tensors import is_lazy, whole
 from ckptgrow.verification.optimizers import RULES, StepRule, step_rule
 from ckptgrow.verification.samples import loss_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PLAIN = 5  # up to this length of its average RAdam does not divide by it
 OF_WHOLE_TENSORS = ("Adafactor", "Adafactor of transformers", "Muon", "LAMB")

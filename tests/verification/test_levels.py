@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import ckptgrow
 from ckptgrow import VerifySettings
 from ckptgrow.errors import RequestError
-from ckptgrow.state.model import load_model, streamed_model
+from ckptgrow.state.model import load_model
 from ckptgrow.state.opening import open_state
+from ckptgrow.state.streamed_model import streamed_model
 from ckptgrow.verification import levels
-from ckptgrow.verification.samples import logits_of, sample_batches
+from ckptgrow.verification.precision import computing_in
+from ckptgrow.verification.samples import logits_of, loss_of, sample_batches
 from tests.helpers.families import ALIBI, FIRST, still_run
 
 Tree = dict[str, Any]
@@ -44,11 +49,54 @@ def test_a_streamed_model_has_the_logits_of_a_loaded_one(
     state = open_state(tmp_path / "small.ckpt")
     sample = sample_batches(state, 1, None)[0]
     arguments = state.checkpoint, state.claim, state.config, dtype
-    streamed = streamed_model(*arguments)
+    streamed = streamed_model(*arguments).module
     with torch.no_grad():
         expected, found = (logits_of(model, sample) for model in (load_model(*arguments), streamed))
     assert torch.equal(expected, found)
     assert all(parameter.is_meta for parameter in streamed.parameters())  # and nothing of it stays in memory
+
+
+@pytest.mark.sampled(8)
+@pytest.mark.parametrize("case", FIRST)
+def test_a_streamed_model_has_the_gradients_of_a_loaded_one(tmp_path: Path, case: str) -> None:
+    state = open_state(still_run(tmp_path / "small.ckpt", case))
+    sample = sample_batches(state, 1, None)[0]
+    arguments = state.checkpoint, state.claim, state.config, torch.float64
+    loaded, streamed = load_model(*arguments), streamed_model(*arguments)
+    with computing_in(torch.float64):
+        loss_of(loaded, sample).backward()
+    expected = {name: one.grad for name, one in loaded.named_parameters() if one.grad is not None}
+    found: dict[str, torch.Tensor] = {}
+    streamed.backward(
+        lambda: loss_of(streamed.module, sample),
+        lambda name, one: found.update({name: one}),
+        lambda: computing_in(torch.float64),
+    )
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        # parts of a tied tensor are added up in another order
+        assert torch.allclose(found[name], gradient, rtol=1e-12, atol=1e-15 * float(gradient.abs().max())), name
+    assert all(parameter.is_meta and parameter.grad is None for parameter in streamed.module.parameters())
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("case", [case for case in FIRST if case not in ALIBI])
+def test_layer_by_layer_the_full_level_finds_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    small = still_run(tmp_path / "small.ckpt", case)
+    ckptgrow.width(small, tmp_path / "grown.ckpt")
+    expected = ckptgrow.verify(small, tmp_path / "grown.ckpt", settings=VerifySettings(level="full", batches=1))
+    monkeypatch.setattr(levels.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000}))
+    found = ckptgrow.verify(small, tmp_path / "grown.ckpt", settings=VerifySettings(level="full", batches=1))
+    assert found.passed and found.level == "full" and found.sentences == expected.sentences
+    assert found.function is not None and expected.function is not None
+    assert found.function.relative == pytest.approx(expected.function.relative, abs=1e-13)
+    assert found.moments is not None and expected.moments is not None
+    errors = [one.gradient_worst_relative_error for one in (found.moments, expected.moments)]
+    assert errors[0] == pytest.approx(errors[1], abs=1e-9)
+    assert found.asymmetry is not None and expected.asymmetry is not None
+    assert found.asymmetry.gradients == pytest.approx(expected.asymmetry.gradients, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.sampled(4)
@@ -65,6 +113,44 @@ def test_right_growths_pass_at_every_level(tmp_path: Path, case: str) -> None:
         assert any(sentence.startswith(f"level {level}: ") for sentence in report.sentences)
         if report.function is not None:
             assert full.function is not None and report.function.relative == full.function.relative
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import ckptgrow
+from ckptgrow.verification import comparison
+
+comparison.free_bytes = lambda: 0
+settings = ckptgrow.VerifySettings(level=sys.argv[3], dtype="float32", batches=1)
+assert ckptgrow.verify(sys.argv[1], sys.argv[2], settings=settings).passed
+peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(peak.split()[1])
+"""
+
+
+def _peak(directory: Path, num_layers: int, level: str) -> int:
+    """The largest resident size in bytes of a process that verifies a Llama that has become twice as wide."""
+    config = LlamaConfig(
+        hidden_size=192,
+        intermediate_size=768,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        num_hidden_layers=num_layers,
+        vocab_size=256,
+    )
+    LlamaForCausalLM(config).save_pretrained(directory / "small")
+    ckptgrow.width(directory / "small", directory / "grown")
+    command = [sys.executable, "-c", PROGRAM, str(directory / "small"), str(directory / "grown"), level]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel tells a process's peak there")
+@pytest.mark.parametrize("level", ["function", pytest.param("full", marks=pytest.mark.slow)])
+def test_memory_does_not_grow_with_depth(tmp_path: Path, level: str) -> None:
+    shallow, deep = (_peak(tmp_path / str(layers), layers, level) for layers in (12, 48))
+    of_a_layer = 4 * (4 * 192**2 + 3 * 192 * 768)  # bytes in float32; of the grown one four times as many
+    assert deep - shallow < (48 - 12) * (1 + 4) * of_a_layer / 10  # what a layer's modules take, and not its weights
 
 
 def _scaled(value: torch.Tensor) -> torch.Tensor:

@@ -14,12 +14,15 @@ SHARED = {
     # storage and formats: what lies where, and how it is read
     "ckptgrow.storage.files.json_files": {"LARGEST_LOG", "read_json"},
     "ckptgrow.storage.fingerprint": {"Fingerprint", "flat_value"},
+    "ckptgrow.storage.cores": {"usable_cores"},
     "ckptgrow.storage.one_thread": {"on_one_thread"},
     "ckptgrow.storage.pickles.opaque": {"Opaque"},
     "ckptgrow.storage.tensors": {
         "InMemory",
         "LazyTensor",
         "Made",
+        "Stored",
+        "bytes_of",
         "chunks",
         "is_lazy",
         "merged",
@@ -41,7 +44,8 @@ SHARED = {
     "ckptgrow.state.mixture_config": {"mixture_architecture"},
     "ckptgrow.state.mixture_of_dense": {"as_mixture"},
     "ckptgrow.state.mixture_terms": {"ROUTER"},
-    "ckptgrow.state.model": {"load_model", "streamed_model"},
+    "ckptgrow.state.model": {"load_model"},
+    "ckptgrow.state.streamed_model": {"StreamedModel", "streamed_model"},
     "ckptgrow.state.opening": {"TrainingState", "open_state", "understood"},
     "ckptgrow.state.optimizer_kinds": {"keys_in", "recognised"},  # which optimizer it is; what follows is not shared
     "ckptgrow.state.optimizer_state": {"OptimizerState", "ParameterGroup"},

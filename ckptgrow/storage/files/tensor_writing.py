@@ -20,10 +20,10 @@ from zlib_ng import zlib_ng
 
 from ckptgrow.errors import CheckpointError
 from ckptgrow.progress import Advance
+from ckptgrow.storage.cores import threads_of_files
 from ckptgrow.storage.one_thread import on_one_thread
 from ckptgrow.storage.tensors import CHUNK_BYTES, LazyTensor, Repeated, Zeros, bytes_of, chunks, num_bytes
 
-NUM_THREADS = 3
 MOST_FILES = 64  # open at a time
 NUM_CHUNKS_BEHIND = 64  # on their way to the disk before the first of them is let go
 _NOTHING = memoryview(bytes(2**20))
@@ -84,7 +84,7 @@ def _filled(places: Sequence[tuple[int, Extent]], advance: Advance) -> list[int]
     if sum(place.num_bytes for _, place in places) <= CHUNK_BYTES:  # threads would cost more than they save
         return [writer.write(*one) for one in places]
     largest_first = sorted(places, key=lambda one: -one[1].num_bytes)
-    with on_one_thread(), ThreadPoolExecutor(NUM_THREADS) as threads:
+    with on_one_thread(), ThreadPoolExecutor(threads_of_files()) as threads:
         running = {id(one): threads.submit(writer.write, *one) for one in largest_first}
         try:
             for one in wait(running.values(), return_when=FIRST_EXCEPTION).done:
