@@ -180,14 +180,15 @@ CPU_WIDTH = Piece(
 CPU_WHEN = replace(
     CPU_WIDTH,
     name="cpu-width-when",
-    recipes=_named(WIDTH, "none", "split", "pad", "zero-copy"),
-    points=(0.1, 0.5),
+    recipes=_named(WIDTH, "none", "split, re-warmed", "pad", "zero-copy, re-warmed"),
+    points=(0.05, 0.1),
 )
-CPU_RATES = replace(
+CPU_RATES = replace(  # the small one's best rate is four times the large one's
     CPU_WIDTH,
     name="cpu-width-rates",
-    recipes=_named(WIDTH, "split", "pad", "zero-copy"),
-    multipliers=(0.5, 2.0),
+    recipes=_named(WIDTH, "split, re-warmed", "zero-copy, re-warmed"),
+    points=(0.25, 0.1, 0.05),
+    multipliers=(0.5, 0.25),
 )
 CPU_DEPTH = replace(
     CPU_WIDTH,
