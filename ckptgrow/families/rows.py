@@ -134,9 +134,6 @@ def shared_experts(number: str, bias: str | None = None) -> tuple[Parameter, ...
 
 
 OF_SHARED_EPS = Padding("rms", None, scale={"residual": 0.5}, scale_tied={"residual": 0.5, "final": -0.5})
-NORMS_OVER_HEADS = Refusal(
-    "hidden", "norms over each head share the ε that would change; ⟦factor K⟧ multiplies the hidden size"
-)
 NORMS_OVER_ALL = Refusal(
     "hidden", "norms over all queries share the ε that would change; ⟦factor K⟧ multiplies the hidden size"
 )

@@ -96,12 +96,14 @@ DAMAGED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-@pytest.mark.parametrize("options", [[], ["--documents", "files"], ["--train-tokenizer", "300"]])
+@pytest.mark.parametrize(
+    "options", [["--tokenizer=bytes"], ["--tokenizer=bytes", "--documents", "files"], ["--train-tokenizer", "300"]]
+)
 def test_the_command_names_a_damaged_file_and_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, options: list[str]
 ) -> None:
     (tmp_path / name).write_bytes(DAMAGED[name])
-    assert run(["data", str(tmp_path / name), str(tmp_path / "new" / "out"), "--tokenizer=bytes", *options]) == 2
+    assert run(["data", str(tmp_path / name), str(tmp_path / "new" / "out"), *options]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and f"{tmp_path / name}: is " in error and "copy it again" in error
     assert [one.name for one in tmp_path.iterdir()] == [name]
