@@ -28,6 +28,7 @@ ALLOWED = re.compile(  # by what growth or transformers refuse sizes, with the r
 
 BLIND = {  # what measurement cannot tell of them
     "falcon": r"kv_heads: the logits see its units change places|has no !",  # queries, keys and values in one group
+    "biogpt": r"fc1.bias: .*measured: 1\+gain",  # of few units
     "phimoe": r"measured: gain",  # a router that chooses otherwise at any small change
 }
 
@@ -55,7 +56,7 @@ def test_a_drawn_corner_grows_or_is_refused_with_the_reason(tmp_path: Path, case
         check_verified(source, target)
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(DRAWS))
 @pytest.mark.parametrize("case", FIRST)
 def test_the_table_says_of_a_drawn_corner_what_is_measured(case: str, number: int) -> None:

@@ -148,7 +148,9 @@ def test_ctrl_c_and_termination_save_between_steps_and_lose_nothing(
     tmp_path: Path, base: list[str], data: Path, whole: Path, number: int, code: int
 ) -> None:
     out = tmp_path / "out"
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which is inherited, and ignored under nohup
     process = start_at([*base, f"--out={out}"], out / "checkpoints" / "step-10.ckpt")
+    signal.signal(signal.SIGHUP, before)
     process.send_signal(number)
     assert process.wait(timeout=240) == code
     last = out / "checkpoints" / "last.ckpt"
