@@ -9,13 +9,12 @@ from pathlib import Path
 
 from ckptgrow.addresses.address import is_address, local_path, of_bare_name, typed
 from ckptgrow.addresses.remote_files import fetched_whole
-from ckptgrow.data.directories import directories_in
+from ckptgrow.data.directories import META, directories_in, not_prepared
 from ckptgrow.errors import DataError, RequestError, listing
 from ckptgrow.storage.files.targets import check_suffix, check_target
 
 OF_TRAINER = re.compile(r"checkpoint-(\d+)")
 JOURNAL = "journal.jsonl"  # of `ckptgrow run`
-PREPARED = "meta.json"  # beside the token files that `ckptgrow data` writes
 WEIGHTS = ("*.safetensors", "pytorch_model*", "model.safetensors.index.json", ".metadata", "*.distcp", "*_model_0")
 
 
@@ -31,9 +30,9 @@ def checkpoint_at(path: Path | None) -> Path | None:
     asked = path.expanduser()
     if not asked.exists():
         asked = _elsewhere(path)
-    if asked.suffix == ".bin" and (asked.parent / PREPARED).is_file():
+    if asked.suffix == ".bin" and (asked.parent / META).is_file():
         raise RequestError(f"{path}: is prepared data, expected a checkpoint; give the checkpoint first")
-    if (asked / PREPARED).is_file() and (asked / "train.bin").is_file():
+    if _holds(asked, "prepared data"):
         raise RequestError(f"{path}: is what `ckptgrow data` wrote, expected a checkpoint")
     if asked.is_dir():
         meant = _last_of_run(asked) or (asked if _is_checkpoint(asked) else _last_within(asked))
@@ -61,10 +60,8 @@ def whole_checkpoints_at(paths: list[Path]) -> list[Path]:
 def data_at(words: str | None) -> str | None:
     """The words for prepared data; raises RequestError, and DataError where there are none."""
     for directory, _ in [] if words is None else directories_in(words):
-        if not directory.exists():
-            raise DataError(f"{directory}: no such directory, expected what `ckptgrow data` writes")
-        if not (directory / PREPARED).is_file():
-            raise DataError(f"{directory}: has no {PREPARED}, expected what `ckptgrow data` writes")
+        if not (directory / META).is_file():
+            raise not_prepared(directory)
     return words
 
 
@@ -83,7 +80,7 @@ def trained_at(directory: Path | None) -> Path | None:
 
 
 HELD: Mapping[str, tuple[str, ...]] = {
-    "prepared data": (PREPARED, "train.bin"),
+    "prepared data": (META, "train.bin"),
     "a training": ("metrics.csv", "checkpoints"),
     "a staged run": (JOURNAL,),
 }
@@ -91,9 +88,13 @@ HELD: Mapping[str, tuple[str, ...]] = {
 
 def check_place(directory: Path, kind: str) -> None:
     """Raises RequestError where a directory for one kind of output (of `HELD`) holds another."""
-    for other, names in HELD.items():
-        if other != kind and all((directory / name).exists() for name in names):
+    for other in HELD:
+        if other != kind and _holds(directory, other):
             raise RequestError(f"{directory}: holds {other}, expected a directory for {kind}; choose another")
+
+
+def _holds(directory: Path, kind: str) -> bool:
+    return all((directory / name).exists() for name in HELD[kind])
 
 
 def file_of(expected: str) -> Callable[[Path | None], Path | None]:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ckptgrow.errors import RequestError
+from ckptgrow.errors import DataError, RequestError
 
+META = "meta.json"  # says what the token files beside it hold
 EXAMPLE = "DIR, or DIR:WEIGHT,DIR:WEIGHT with weights above 0"
 
 
@@ -50,3 +51,9 @@ def _weighted(text: str, part: str) -> tuple[Path, float]:
     if not 0 < weight < math.inf:
         raise RequestError(f"⟦data {text}⟧: has the part {part!r}, expected {EXAMPLE}")
     return Path(name), weight
+
+
+def not_prepared(directory: Path) -> DataError:
+    """The error of a directory without META."""
+    found = f"has no {META}" if directory.exists() else "no such directory"
+    return DataError(f"{directory}: {found}, expected what `ckptgrow data` writes")

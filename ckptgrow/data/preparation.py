@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ckptgrow.data import tokenizers
+from ckptgrow.data.directories import META
 from ckptgrow.data.documents import Document, Remarks
 from ckptgrow.data.inputs import Documents, InputPiece, expand, pieces
 from ckptgrow.data.reading import documents_in
@@ -30,7 +31,6 @@ Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 BATCH = 512  # documents encoded at once
 PARTS = ".parts"
-META = "meta.json"
 TRAINED, TRAINING = "tokenizer", ".tokenizer"  # directories of a tokenizer trained here: done, and under way
 COPY_BYTES = 2**24
 Advance = Callable[[int], None]

@@ -66,10 +66,12 @@ class _Probe:
         """See the module's head."""
         entrants, sequences = self.entrants, self.entrants.request.sequences
         length, batch = entrants.settings.seqlen, entrants.settings.whole_batch
-        cost = Cost(
+        cost = Cost.by_size(
+            entrants.reference.size,
             runs=sum(entrants.num_draws.values()),
-            step=entrants.reference.size.flops(batch * length),
-            held_out=entrants.reference.size.flops(sequences * length) / 3,  # forward alone
+            batch=batch,
+            sequences=sequences,
+            seqlen=length,
         )
         rungs = self._rungs(cost)
         entrants.check_length(rungs[-1])

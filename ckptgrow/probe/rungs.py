@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Literal
 
 from ckptgrow.errors import RequestError
+from ckptgrow.recipes.model_sizes import ModelSize
 
 LONGER = 4  # times, from rung to rung
 MOST_RUNGS = 3
@@ -30,6 +31,12 @@ class Cost:
     runs: int
     step: float
     held_out: float
+
+    @classmethod
+    def by_size(cls, size: ModelSize, *, runs: int, batch: int, sequences: int, seqlen: int) -> Cost:
+        """Of a grown model's size: `batch` sequences a step, `sequences` held out, all of `seqlen` tokens."""
+        held_out = size.flops(sequences * seqlen) / 3  # forward alone
+        return cls(runs=runs, step=size.flops(batch * seqlen), held_out=held_out)
 
     def of(self, rungs: Sequence[int]) -> float:
         """FLOPs of successive halving over rungs of so many steps, controls included."""

@@ -17,7 +17,7 @@ import numpy as np
 from ckptgrow.errors import DataError, RequestError, listing
 from ckptgrow.planning.learning_curves import curve_of
 from ckptgrow.planning.logs import newest_log
-from ckptgrow.report.run_record import TrainedCurve, from_scratch, recorded
+from ckptgrow.report.run_record import TrainedCurve, recorded, trained_curve
 from ckptgrow.run.journal import NAME as JOURNAL
 from ckptgrow.run.train_job import metrics_rows, opened
 from ckptgrow.train.saving import LAST
@@ -73,7 +73,7 @@ def shown_runs(paths: Sequence[Path], params: Sequence[float], tokens_per_step: 
 def _trained(path: Path) -> _Trained:
     checkpoint = opened(path / CHECKPOINTS / LAST)
     log = checkpoint.get("ckptgrow") or {}
-    curve = replace(from_scratch(path), name=str(path))
+    curve = trained_curve(path, str(path), checkpoint)
     return _Trained(path=path, curve=curve, history=log.get("history", ()), last_step=int(checkpoint["global_step"]))
 
 

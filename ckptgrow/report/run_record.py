@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ckptgrow.run.staged_run import jobs_of
 from ckptgrow.run.standing import JobStanding, Standing, opened_run, standing
 from ckptgrow.run.train_job import metrics_rows, opened
 from ckptgrow.run.work import Work
-from ckptgrow.state.run_data import SHA256
+from ckptgrow.state.run_data import DATA, SHA256
 from ckptgrow.train.saving import LAST
 from ckptgrow.train.trainer import CHECKPOINTS
 
@@ -104,24 +104,24 @@ def recorded(out: Path, scratch: Path | None = None) -> RunRecord:
         law=work.plan.law,
         saving=work.plan.saving,
         commands=tuple(shlex.join(line) for job in jobs_of(work.plan) for line in job.words(work)),
-        scratch=None if scratch is None else _ungrown(scratch),
+        scratch=None if scratch is None else _from_scratch(scratch),
     )
 
 
-def _ungrown(directory: Path) -> TrainedCurve:
-    curve = from_scratch(directory)
-    if (opened(directory / CHECKPOINTS / LAST).get("ckptgrow") or {}).get("history"):
-        raise DataError(f"{directory}: is of a grown model, expected a training from scratch")
-    return curve
-
-
-def from_scratch(directory: Path) -> TrainedCurve:
-    """The curve of a directory of `ckptgrow train`."""
+def _from_scratch(directory: Path) -> TrainedCurve:
     last = directory / CHECKPOINTS / LAST
     if not last.exists() or not metrics_rows(directory):
         raise DataError(f"{directory}: holds no training, expected the ⟦out⟧ of `ckptgrow train` with a checkpoint")
-    size = size_of(opened(last)["hyper_parameters"]["config"])
-    return _curve(directory, "from scratch", size.without_embeddings, 0.0, 0)
+    checkpoint = opened(last)
+    if (checkpoint.get("ckptgrow") or {}).get("history"):
+        raise DataError(f"{directory}: is of a grown model, expected a training from scratch")
+    return trained_curve(directory, "from scratch", checkpoint)
+
+
+def trained_curve(directory: Path, name: str, checkpoint: Mapping[str, Any]) -> TrainedCurve:
+    """The curve of a directory of `ckptgrow train`, with its last checkpoint as it was opened."""
+    size = size_of(checkpoint["hyper_parameters"]["config"])
+    return replace(_curve(directory, name, size.without_embeddings, 0.0, 0), data=_data_in(checkpoint))
 
 
 def _curves(work: Work, expected: Forecast) -> list[TrainedCurve]:
@@ -133,7 +133,9 @@ def _curves(work: Work, expected: Forecast) -> list[TrainedCurve]:
         params = expected.stages[number].size.without_embeddings
         probed = work.journal.result(f"{stage.name}/{PROBE}")
         spent += 0.0 if probed is None else float(probed["flops"])
-        found.append(_curve(work.directory(stage), stage.name, params, spent, work.tokens_before(number)))
+        curve = _curve(work.directory(stage), stage.name, params, spent, work.tokens_before(number))
+        last = work.last(stage)
+        found.append(replace(curve, data=_data_in(opened(last))) if last.exists() else curve)
         spent = max(spent, found[-1].spent)
     return found
 
@@ -153,14 +155,11 @@ def _curve(directory: Path, name: str, params: int, spent: float, tokens_before:
         step_flops=flops(logged),
         losses=_column(logged, "loss"),
         rates=_column(logged, "lr"),
-        data=_data_of(directory),
     )
 
 
-def _data_of(directory: Path) -> str:
-    last = directory / CHECKPOINTS / LAST
-    told = opened(last)["hyper_parameters"].get("data", {}) if last.exists() else {}
-    return str(told.get(SHA256, ""))
+def _data_in(checkpoint: Mapping[str, Any]) -> str:
+    return str(checkpoint["hyper_parameters"].get(DATA, {}).get(SHA256, ""))
 
 
 def of_other_data(curves: Sequence[TrainedCurve]) -> str:

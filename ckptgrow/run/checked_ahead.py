@@ -50,13 +50,15 @@ def _check_probe(number: int, stages: Sequence[StageForecast]) -> None:
     As short as they may be nobody knows: a probe that cannot be paid then stops the run.
     """
     one = stages[number]
-    asked, seqlen = one.stage.probe, one.settings.seqlen or SEQLEN
+    asked = one.stage.probe
     if asked.steps:
         return
-    cost = Cost(
+    cost = Cost.by_size(
+        one.size,
         runs=ProbeJob(number, one.stage).num_arms,
-        step=one.size.flops(one.settings.whole_batch * seqlen),
-        held_out=one.size.flops(asked.sequences * seqlen) / 3,  # forward alone
+        batch=one.settings.whole_batch,
+        sequences=asked.sequences,
+        seqlen=one.settings.seqlen or SEQLEN,
     )
     rungs_within(budget_of(asked.budget, sum(before.flops for before in stages[:number])), cost)
 

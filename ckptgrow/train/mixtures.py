@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from ckptgrow.data.directories import directories_in
+from ckptgrow.data.directories import META, directories_in
 from ckptgrow.errors import DataError
 from ckptgrow.state.run_data import DIRECTORY, SHA256, SOURCES, TOKENIZER, VOCAB_SIZE, WEIGHT
 from ckptgrow.train.isolation import Isolation
 from ckptgrow.train.order import EndlessRow, Item, MixedPasses, Passes
-from ckptgrow.train.token_sequences import META, Sequences, TokenFiles
+from ckptgrow.train.token_sequences import Sequences, TokenFiles
 
 
 @dataclass(frozen=True)

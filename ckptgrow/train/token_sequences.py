@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ckptgrow.data.directories import META, not_prepared
 from ckptgrow.errors import DataError
 
-META = "meta.json"
 DTYPES = ("uint16", "uint32")
 
 
@@ -53,9 +53,7 @@ class TokenFiles:
                 num_documents={str(split): int(num) for split, num in (meta.get("num_documents") or {}).items()},
             )
         except OSError as error:
-            if not directory.exists():
-                raise DataError(f"{directory}: no such directory, expected what `ckptgrow data` writes") from error
-            raise DataError(f"{directory}: has no meta.json, expected what `ckptgrow data` writes") from error
+            raise not_prepared(directory) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: is damaged ({error!r}); prepare the data again") from error
         if found.dtype not in DTYPES:

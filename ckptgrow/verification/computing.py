@@ -101,10 +101,7 @@ def in_memory(subject: Computation, stage: Stage) -> Computed:
     small = _in_grown_terms(pair, of_small.gradients)
     models.small.zero_grad(set_to_none=True)
     true = _Scales(subject=subject, small=small, scale_of_all=largest_gradient(small)).of_all(of_grown.gradients)
-    asymmetry = None
-    if pair.has_copies:
-        hidden = hidden_asymmetry(models.grown, subject.samples[0], pair.growths["residual"])
-        asymmetry = Asymmetry(weight_asymmetry(pair), true.difference.relative, hidden, trapped=False)
+    asymmetry = _asymmetry(subject, models.grown, true)
     models.grown.zero_grad(set_to_none=True)
     stage("running both models")
     known = of_small.logits, of_grown.logits
@@ -146,13 +143,19 @@ def layer_by_layer(subject: Computation, stage: Stage) -> Computed:
             stage("comparing gradients under even weights, layer by layer")
             _passed(streamed(pair, pair.grown, dtype, change), subject.few, scales.take)
             scales.complete()
-    asymmetry = None
-    if pair.has_copies:
-        hidden = hidden_asymmetry(models.grown, subject.samples[0], pair.growths["residual"])
-        asymmetry = Asymmetry(weight_asymmetry(pair), true.difference.relative, hidden, trapped=False)
+    asymmetry = _asymmetry(subject, models.grown, true)
     stage("running both models, layer by layer")
     function = compared(pair, models, subject.samples, weights, (logits[0], logits[1]))
     return Computed(function, scales.found, asymmetry, true.largest_error)
+
+
+def _asymmetry(subject: Computation, grown: PreTrainedModel, true: _Scales) -> Asymmetry | None:
+    """How far the copies differ, in the grown model as it is; None where there are none."""
+    pair = subject.pair
+    if not pair.has_copies:
+        return None
+    hidden = hidden_asymmetry(grown, subject.samples[0], pair.growths["residual"])
+    return Asymmetry(weight_asymmetry(pair), true.difference.relative, hidden, trapped=False)
 
 
 @dataclass(frozen=True)

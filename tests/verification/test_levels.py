@@ -1,4 +1,4 @@
-"""Below the full level: layer by layer both models compute the same to the bit, and what is stored is judged."""
+"""Below the full level: layer by layer both models compute the same to a few roundings, and what is stored is judged."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_streamed_model_has_the_logits_of_a_loaded_one(
     streamed = streamed_model(*arguments).module
     with torch.no_grad():
         expected, found = (logits_of(model, sample) for model in (load_model(*arguments), streamed))
-    assert torch.equal(expected, found)
+    assert (expected - found).abs().max() <= 4 * torch.finfo(dtype).eps * expected.abs().max()  # where weights lie
     assert all(parameter.is_meta for parameter in streamed.parameters())  # and nothing of it stays in memory
 
 
