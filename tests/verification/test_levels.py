@@ -1,4 +1,4 @@
-"""Below the full level: layer by layer both models compute the same to a few roundings, and what is stored is judged."""
+"""Below the full level: layer by layer both models compute the same but for rounding, and what is stored is judged."""
 
 from __future__ import annotations
 
