@@ -4,6 +4,7 @@ Source: Lightning AI, litgpt, `model.py` and `config.py`, of version 0.5.13.
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ckptgrow.dialects.dialect import ConfigMap, Dialect, Home, Row
@@ -76,11 +77,16 @@ def litgpt_dialect(
     fields: tuple[tuple[str, str], ...],
     expects: Mapping[str, tuple[Any, ...]],
     name: str = "",
+    needs: tuple[str, ...] = (),
+    alike: Mapping[str, Any] = MappingProxyType({}),
+    kind: str = "",
     **constants: Any,
 ) -> Dialect:
-    """A family's dialect; by a part of the model's `name` litgpt chooses its norms."""
+    """A family's dialect, or that of a `kind` of the family; by a part of the model's `name` litgpt chooses its norms.
+    `needs` and `alike`: see ConfigMap.
+    """
     return Dialect(
-        name=f"litgpt-{model_type}",
+        name=f"litgpt-{model_type}{kind}",
         trainer="litgpt",
         model_types=(model_type,),
         rows=rows,
@@ -90,6 +96,8 @@ def litgpt_dialect(
             constants={"model_type": model_type, "bos_token_id": None, "eos_token_id": None, **constants},
             expects={name: allowed for name, allowed in {**PLAIN, **expects}.items() if allowed},
             contains={"name": name} if name else {},
+            needs=needs,
+            alike=alike,
         ),
         home=Home(
             kind="torch-files",
@@ -123,6 +131,8 @@ SCALED_ROTARY = (  # Llama 3.1's
     ("rope_adjustments.high_freq_factor", "rope_scaling.high_freq_factor"),
     ("rope_adjustments.original_max_seq_len", "rope_scaling.original_max_position_embeddings"),
 )
+WINDOW = ("sliding_window_size", "sliding_window")
+IN_ALL_LAYERS: Mapping[str, Any] = {"sliding_window_indices": 1}
 UNBIASED: Mapping[str, Any] = {
     "attention_bias": False,
     "attention_dropout": 0.0,
@@ -138,6 +148,41 @@ DIALECTS = (
         architectures=["LlamaForCausalLM"],
         mlp_bias=False,
         **UNBIASED,
+    ),
+    litgpt_dialect(
+        "mistral",
+        llama_rows(),
+        (*RMS, WINDOW),
+        dict.fromkeys(("sliding_window_size", "sliding_window_indices"), ANYTHING),
+        needs=("sliding_window_size",),  # without windows it is a Llama
+        alike=IN_ALL_LAYERS,
+        architectures=["MistralForCausalLM"],
+        attention_dropout=0.0,
+    ),
+    litgpt_dialect(
+        "phi3",
+        (
+            *(HEAD, EMBEDDING, BEFORE_ATTENTION),
+            Row(THEIR + "attn.qkv.weight", OUR + "self_attn.qkv_proj.weight"),
+            *(OUTPUT, BEFORE_FFN),
+            Row((THEIR + "mlp.fc_1.weight", THEIR + "mlp.fc_2.weight"), OUR + "mlp.gate_up_proj.weight", how="join"),
+            Row(THEIR + "mlp.proj.weight", OUR + "mlp.down_proj.weight"),
+            FINAL,
+        ),
+        (
+            *SIZES,
+            *(("n_query_groups", "num_key_value_heads"), ("norm_eps", "rms_norm_eps"), WINDOW),
+            ("rotary_percentage", "partial_rotary_factor"),
+        ),
+        {
+            "rotary_percentage": (1.0, 0.75, 0.5),
+            **dict.fromkeys(("sliding_window_size", "sliding_window_indices"), ANYTHING),
+        },
+        name="Phi-",  # else a Llama or a Mistral with the same tensors
+        alike=IN_ALL_LAYERS,
+        architectures=["Phi3ForCausalLM"],
+        pad_token_id=None,
+        attention_dropout=0.0,
     ),
     litgpt_dialect("qwen2", llama_rows(QKV_BIAS), RMS, {"attn_bias": (True,)}, architectures=["Qwen2ForCausalLM"]),
     litgpt_dialect(
