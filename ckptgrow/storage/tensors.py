@@ -110,6 +110,28 @@ def merged(tensor: LazyTensor) -> LazyTensor:
     return Made((tensor.shape[0] * width, *tensor.shape[2:]), tensor.dtype, rows)
 
 
+def flattened(tensor: LazyTensor) -> LazyTensor:
+    """The tensor's numbers as one vector, row after row."""
+    length = math.prod(tensor.shape[1:])
+
+    def rows(start: int, stop: int) -> torch.Tensor:
+        first = start // max(1, length)
+        part = tensor.rows(first, -(-stop // max(1, length))).reshape(-1)
+        return part[start - first * length : stop - first * length].clone()
+
+    return Made((num_elements(tensor),), tensor.dtype, rows)
+
+
+def unflattened(vector: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
+    """A vector's numbers as a tensor of a shape with as many."""
+    length = math.prod(shape[1:])
+
+    def rows(start: int, stop: int) -> torch.Tensor:
+        return vector.rows(start * length, stop * length).reshape(stop - start, *shape[1:])
+
+    return Made(shape, vector.dtype, rows)
+
+
 def bytes_of(tensor: torch.Tensor) -> memoryview:
     """A contiguous tensor's bytes, not copied."""
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
