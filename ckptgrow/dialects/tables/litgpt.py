@@ -4,7 +4,7 @@ Source: Lightning AI, litgpt, `model.py` and `config.py`, of version 0.5.13.
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
+from dataclasses import replace
 from typing import Any
 
 from ckptgrow.dialects.dialect import ConfigMap, Dialect, Home, Row
@@ -17,9 +17,10 @@ HEAD_NORMS = (
     Row(THEIR + "attn.norm_q.weight", OUR + "self_attn.q_norm.weight"),
     Row(THEIR + "attn.norm_k.weight", OUR + "self_attn.k_norm.weight"),
 )
+GATE, UP = THEIR + "mlp.fc_1.weight", THEIR + "mlp.fc_2.weight"
 GATED_FFN = (
-    Row(THEIR + "mlp.fc_1.weight", OUR + "mlp.gate_proj.weight"),
-    Row(THEIR + "mlp.fc_2.weight", OUR + "mlp.up_proj.weight"),
+    Row(GATE, OUR + "mlp.gate_proj.weight"),
+    Row(UP, OUR + "mlp.up_proj.weight"),
     Row(THEIR + "mlp.proj.weight", OUR + "mlp.down_proj.weight"),
 )
 BEFORE_ATTENTION = Row(THEIR + "norm_1.weight", OUR + "input_layernorm.weight")
@@ -77,16 +78,11 @@ def litgpt_dialect(
     fields: tuple[tuple[str, str], ...],
     expects: Mapping[str, tuple[Any, ...]],
     name: str = "",
-    needs: tuple[str, ...] = (),
-    alike: Mapping[str, Any] = MappingProxyType({}),
-    kind: str = "",
     **constants: Any,
 ) -> Dialect:
-    """A family's dialect, or that of a `kind` of the family; by a part of the model's `name` litgpt chooses its norms.
-    `needs` and `alike`: see ConfigMap.
-    """
+    """A family's dialect; by a part of the model's `name` litgpt chooses its norms."""
     return Dialect(
-        name=f"litgpt-{model_type}{kind}",
+        name=f"litgpt-{model_type}",
         trainer="litgpt",
         model_types=(model_type,),
         rows=rows,
@@ -96,8 +92,6 @@ def litgpt_dialect(
             constants={"model_type": model_type, "bos_token_id": None, "eos_token_id": None, **constants},
             expects={name: allowed for name, allowed in {**PLAIN, **expects}.items() if allowed},
             contains={"name": name} if name else {},
-            needs=needs,
-            alike=alike,
         ),
         home=Home(
             kind="torch-files",
@@ -108,6 +102,12 @@ def litgpt_dialect(
             head="either",  # by `--train.tie_embeddings`
         ),
     )
+
+
+def with_map(dialect: Dialect, **changes: Any) -> Dialect:
+    """A dialect with other fields of its ConfigMap."""
+    assert dialect.config is not None
+    return replace(dialect, config=replace(dialect.config, **changes))
 
 
 def llama_rows(*in_attention: Row) -> tuple[Row, ...]:
@@ -149,40 +149,46 @@ DIALECTS = (
         mlp_bias=False,
         **UNBIASED,
     ),
-    litgpt_dialect(
-        "mistral",
-        llama_rows(),
-        (*RMS, WINDOW),
-        dict.fromkeys(("sliding_window_size", "sliding_window_indices"), ANYTHING),
+    with_map(
+        litgpt_dialect(
+            "mistral",
+            llama_rows(),
+            (*RMS, WINDOW),
+            dict.fromkeys(("sliding_window_size", "sliding_window_indices"), ANYTHING),
+            architectures=["MistralForCausalLM"],
+            attention_dropout=0.0,
+        ),
         needs=("sliding_window_size",),  # without windows it is a Llama
         alike=IN_ALL_LAYERS,
-        architectures=["MistralForCausalLM"],
-        attention_dropout=0.0,
     ),
-    litgpt_dialect(
-        "phi3",
-        (
-            *(HEAD, EMBEDDING, BEFORE_ATTENTION),
-            Row(THEIR + "attn.qkv.weight", OUR + "self_attn.qkv_proj.weight"),
-            *(OUTPUT, BEFORE_FFN),
-            Row((THEIR + "mlp.fc_1.weight", THEIR + "mlp.fc_2.weight"), OUR + "mlp.gate_up_proj.weight", how="join"),
-            Row(THEIR + "mlp.proj.weight", OUR + "mlp.down_proj.weight"),
-            FINAL,
+    with_map(
+        litgpt_dialect(
+            "phi3",
+            (
+                *(HEAD, EMBEDDING, BEFORE_ATTENTION),
+                Row(THEIR + "attn.qkv.weight", OUR + "self_attn.qkv_proj.weight"),
+                *(OUTPUT, BEFORE_FFN),
+                Row(
+                    (THEIR + "mlp.fc_1.weight", THEIR + "mlp.fc_2.weight"), OUR + "mlp.gate_up_proj.weight", how="join"
+                ),
+                Row(THEIR + "mlp.proj.weight", OUR + "mlp.down_proj.weight"),
+                FINAL,
+            ),
+            (
+                *SIZES,
+                *(("n_query_groups", "num_key_value_heads"), ("norm_eps", "rms_norm_eps"), WINDOW),
+                ("rotary_percentage", "partial_rotary_factor"),
+            ),
+            {
+                "rotary_percentage": (1.0, 0.75, 0.5),
+                **dict.fromkeys(("sliding_window_size", "sliding_window_indices"), ANYTHING),
+            },
+            name="Phi-",  # else a Llama or a Mistral with the same tensors
+            architectures=["Phi3ForCausalLM"],
+            pad_token_id=None,
+            attention_dropout=0.0,
         ),
-        (
-            *SIZES,
-            *(("n_query_groups", "num_key_value_heads"), ("norm_eps", "rms_norm_eps"), WINDOW),
-            ("rotary_percentage", "partial_rotary_factor"),
-        ),
-        {
-            "rotary_percentage": (1.0, 0.75, 0.5),
-            **dict.fromkeys(("sliding_window_size", "sliding_window_indices"), ANYTHING),
-        },
-        name="Phi-",  # else a Llama or a Mistral with the same tensors
         alike=IN_ALL_LAYERS,
-        architectures=["Phi3ForCausalLM"],
-        pad_token_id=None,
-        attention_dropout=0.0,
     ),
     litgpt_dialect("qwen2", llama_rows(QKV_BIAS), RMS, {"attn_bias": (True,)}, architectures=["Qwen2ForCausalLM"]),
     litgpt_dialect(

@@ -45,7 +45,6 @@ def _falcon(norms: tuple[str, ...], order: str, *, is_new: bool, **expects: tupl
             "parallel_residual": (True,),
             **expects,
         },
-        kind="-groups" if is_new else "",
         architectures=["FalconForCausalLM"],
         new_decoder_architecture=is_new,
         multi_query=True,
@@ -56,7 +55,8 @@ def _falcon(norms: tuple[str, ...], order: str, *, is_new: bool, **expects: tupl
         attention_dropout=0.0,
         hidden_dropout=0.0,
     )
-    return replace(found, demands={"new_decoder_architecture": (is_new,)})
+    name = f"{found.name}-groups" if is_new else found.name
+    return replace(found, name=name, demands={"new_decoder_architecture": (is_new,)})
 
 
 DIALECTS = (

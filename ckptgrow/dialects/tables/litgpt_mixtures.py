@@ -23,6 +23,7 @@ from ckptgrow.dialects.tables.litgpt import (
     RMS,
     THEIR,
     litgpt_dialect,
+    with_map,
 )
 
 EXPERT = THEIR + "mlp.experts.{expert}."
@@ -56,16 +57,18 @@ DIALECTS = (
         sliding_window=None,
         attention_dropout=0.0,
     ),
-    litgpt_dialect(
-        "qwen3_moe",
-        _rows(*HEAD_NORMS),
-        (*ROUTED, ("moe_intermediate_size", "moe_intermediate_size")),
-        {**PLAIN, "norm_qk": (True,), "norm_qk_type": ("default",)},
+    with_map(
+        litgpt_dialect(
+            "qwen3_moe",
+            _rows(*HEAD_NORMS),
+            (*ROUTED, ("moe_intermediate_size", "moe_intermediate_size")),
+            {**PLAIN, "norm_qk": (True,), "norm_qk_type": ("default",)},
+            architectures=["Qwen3MoeForCausalLM"],
+            norm_topk_prob=True,
+            decoder_sparse_step=1,
+            mlp_only_layers=[],
+            attention_dropout=0.0,
+        ),
         needs=("moe_intermediate_size",),
-        architectures=["Qwen3MoeForCausalLM"],
-        norm_topk_prob=True,
-        decoder_sparse_step=1,
-        mlp_only_layers=[],
-        attention_dropout=0.0,
     ),
 )
