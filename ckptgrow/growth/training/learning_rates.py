@@ -14,6 +14,8 @@ changes by s = b_out · f_in. What an optimizer makes of s decides:
                                                       eps'/eps = s · √(n_out · n_in)         of the Frobenius norm
     Adafactor        the update is normalised, and may be as large as the weight, whose root mean square changes by r:
                                                       lr'/lr = u / r        ε₂'/ε₂ = r       ε₁ with the gradient
+    bases            the update is normalised in eigenbases, in which n copies are one coordinate (SOAP):
+                                                      lr'/lr = u · √n        eps'/eps = s · √n    n over axes with one
     trust            the update is as large as the weight (LAMB):
                                                       lr'/lr = u / r        eps'/eps = s
     layer scale      one rate for all groups, and a factor of each group's (D-Adaptation):
