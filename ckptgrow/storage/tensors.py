@@ -12,7 +12,7 @@ from typing import Protocol, TypeGuard, runtime_checkable
 import numpy as np
 import torch
 
-from ckptgrow.addresses.remote_files import read_range
+from ckptgrow.addresses.stand_ins import read_range
 from ckptgrow.errors import CheckpointError
 
 CHUNK_BYTES = 2 * 2**20  # as much of a tensor as is in memory at once
