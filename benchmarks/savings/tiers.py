@@ -175,12 +175,19 @@ CPU_WIDTH = Piece(
     schedules=("wsd", "cosine"),
     small_rates=(3e-3, 6e-3, 1.2e-2, 2.4e-2),
     recipes=_named(WIDTH, "none", "split, re-warmed", "pad", "zero-copy, re-warmed"),
-    points=(0.1, 0.25),
+    points=(0.1,),
+)
+CPU_LATE = replace(
+    CPU_WIDTH,
+    name="cpu-width-late",
+    recipes=_named(WIDTH, "split, re-warmed", "zero-copy, re-warmed"),
+    points=(0.25,),
 )
 CPU_RATES = replace(  # the small one's best rate is four times the large one's
     CPU_WIDTH,
     name="cpu-width-rates",
     recipes=_named(WIDTH, "zero-copy, re-warmed"),
+    points=(0.1, 0.25),
     multipliers=(0.25,),
 )
 CPU_DEPTH = replace(
@@ -188,7 +195,7 @@ CPU_DEPTH = replace(
     name="cpu-depth",
     operator="depth",
     small=Shape(2, 56, 152, 4),
-    recipes=_named(DEPTH, "zero-output", "zero-output, re-warmed", "copy"),
+    recipes=_named(DEPTH, "zero-output, re-warmed", "copy"),
     points=(0.25,),
 )
 QUICK_BPE = replace(
@@ -234,6 +241,6 @@ TIERS: Mapping[str, tuple[Piece, ...]] = {
     "quick-rates": (QUICK_RATES,),
     "late": (LATE,),
     "quick-bpe": (QUICK_BPE,),
-    "cpu": (CPU_WIDTH, CPU_RATES, CPU_DEPTH),
+    "cpu": (CPU_WIDTH, CPU_LATE, CPU_RATES, CPU_DEPTH),
     "gpu": (GPU_SMALL, GPU_LARGE),
 }
