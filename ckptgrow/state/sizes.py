@@ -11,11 +11,11 @@ from typing import cast
 
 from ckptgrow.errors import ConfigError
 from ckptgrow.families.family import Family, Size
+from ckptgrow.ranges import LARGEST_SIZE, MOST_LAYERS
 
 Config = Mapping[str, object]
 _SizeOf = Callable[[str], int]
 AUTO = "auto"  # what some configs say of a size that follows from others
-LARGEST_SIZE, MOST_LAYERS = 2**24, 2**14  # beyond any model; so that nonsense ends in a message
 
 
 def sizes_of(family: Family, config: Config) -> dict[str, int]:

@@ -272,7 +272,7 @@ REFUSED = {
     "padding unknown": ({"size": VOCABULARY - 1}, "nothing says which of these are padding"),
     "pieces without texts": ({"size": 50, "init": "pieces"}, "is of tokens' texts"),
     "own tokenizer unknown": ({"tokenizer": "bytes"}, "nothing says its own tokenizer"),
-    "multiple of none": ({"size": 50, "pad_to": 0}, "expected a whole number of at least 1"),
+    "multiple of none": ({"size": 50, "pad_to": 0}, "expected a whole number, 1 to 16777216"),
     "rates": ({"size": 50, "request": StateRequest(lr_rule="mup")}, "use lr_rule"),
     "fresh moments": ({"size": 50, "request": StateRequest(fresh_moments="mean")}, "leave it out"),
 }
