@@ -50,17 +50,17 @@ def format_of(path: Path) -> Format:
         if one.recognises(path):
             return one
     raise CheckpointError(
-        f"{path}: {_contents(path)}, expected a checkpoint, {' or '.join(one.kind for one in FORMATS)}; name its file "
-        "or the directory right above its files"
+        f"{path}: is not a checkpoint of a known kind but {_contents(path)}, expected "
+        f"{' or '.join(one.kind for one in FORMATS)}; name its file or the directory right above its files"
     )
 
 
 def _contents(path: Path) -> str:
     """What a path is that no format recognises."""
     if path.is_file():
-        return f"is a file of {path.stat().st_size:,} bytes"
+        return f"a file of {path.stat().st_size:,} bytes"
     names = [one.name for one in path.iterdir()]
-    return f"is a directory with {listing(names)}" if names else "is an empty directory"
+    return f"a directory with {listing(names)}" if names else "an empty directory"
 
 
 def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:

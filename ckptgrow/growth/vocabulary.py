@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
+from ckptgrow.addresses.address import local_path
 from ckptgrow.choices import RowInit
 from ckptgrow.data.pretrained_tokenizer import pretrained_tokenizer
 from ckptgrow.data.token_texts import BYTES, TokenTexts, token_texts, tokenizer_in
@@ -70,7 +71,7 @@ def vocab(
     """
     request = request or StateRequest()
     _check(size, tokenizer, pad_to, init, request)
-    read = read_checkpoint(Path(source)) if isinstance(source, str | Path) else source
+    read = read_checkpoint(local_path(source)) if isinstance(source, str | Path) else source
     with _files_of(tokenizer) as files:
         plan = _Plan(
             read=read,

@@ -6,7 +6,7 @@ Dropout is off, no gradient is clipped, and learning rates are those that the gr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -97,6 +97,8 @@ def _optimizer(model: PreTrainedModel, state: TrainingState, stored: OptimizerSt
     for name, record in stored.state.items():
         parameter = parameters[canonical[name]]
         optimizer.state[parameter] = {key: _value(value, parameter) for key, value in record.items()}
+    if hasattr(optimizer, "train"):  # schedule-free: steps are taken from another point than the one that is stored
+        cast(Any, optimizer).train()
     return optimizer
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+READINGS = ("weight_norm", "adam_norm", "trust_ratio")  # of LAMB's last step, which the next one makes anew
 NUM_STEPS = 8  # beyond RAdam's first steps, which are SGD's
 
 
@@ -38,6 +39,9 @@ def assert_equal_states(small: Any, found: Any, real: Any, factor: int, toleranc
         assert set(found[name]) == set(record)
         for key, expected in record.items():
             value = found[name][key]
+            if key in READINGS:
+                assert float(value) == float(small[name][key])
+                continue
             if not isinstance(expected, torch.Tensor) or expected.dim() == 0:
                 assert float(value) == pytest.approx(float(expected), rel=tolerance), (name, key)
             elif name.endswith("c_attn.bias"):  # the keys' part has gradient zero, but for rounding

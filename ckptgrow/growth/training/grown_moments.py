@@ -12,6 +12,7 @@ of rank one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 from ckptgrow.choices import FreshMomentRule
 from ckptgrow.errors import OptimizerError
 from ckptgrow.growth.growing import Growing
+from ckptgrow.growth.grown_weights import grown_beside
 from ckptgrow.growth.lineage import Descent
 from ckptgrow.growth.tensors.blended_rows import blended, with_rare_rows
 from ckptgrow.growth.tensors.factored_moments import Fill, grown_factor
@@ -32,10 +34,10 @@ from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.spaces.gather import Gather, TensorGrowth
 from ckptgrow.state.optimizer_kinds import Entry
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
-from ckptgrow.storage.tensors import InMemory, LazyTensor, Zeros, is_lazy, whole
+from ckptgrow.storage.tensors import InMemory, LazyTensor, Zeros, flattened, is_lazy, unflattened, whole
 
 SQUARES: tuple[Entry, ...] = ("square", "row", "column")
-EVERY: tuple[Entry, ...] = (*SQUARES, "gradient", "magnitude", "direction", "update")
+EVERY: tuple[Entry, ...] = (*SQUARES, "gradient", "scaled gradient", "magnitude", "direction", "update")
 FILLS: Mapping[FreshMomentRule, tuple[tuple[Entry, ...], Fill]] = {  # entries that are filled, and with what
     "zero": ((), gathered),
     "mean": (SQUARES, averaged),
@@ -78,7 +80,7 @@ class _Context:
         if self.growing.request.moments == "unscaled":
             return 1.0
         # of two factors of a square each is a mean of squares
-        power = {"gradient": 1, "magnitude": 1, "square": 2, "row": 2, "column": 2}.get(entry, 0)
+        power = {"gradient": 1, "scaled gradient": 1, "magnitude": 1, "square": 2, "row": 2, "column": 2}.get(entry, 0)
         return self.descent.share_of_gradient**power
 
     def step(self, old: float) -> float:
@@ -101,8 +103,8 @@ def grown_state(state: OptimizerState, growing: Growing, sizes: WeightSizes) -> 
     groups: list[ParameterGroup] = []
     records: dict[str, dict[str, Any]] = {}
     for old_group in state.groups:
-        entries = row_of(state, old_group).entries
-        group = order.grown(old_group)
+        kind = row_of(state, old_group).kind
+        group = _at_step(order.grown(old_group), kind.clock, growing)
         groups.append(group)
         for descent in (growing.descent_of[name] for name in group.names):
             record = state.state.get(descent.old.name)
@@ -115,7 +117,8 @@ def grown_state(state: OptimizerState, growing: Growing, sizes: WeightSizes) -> 
                     sizes=sizes,
                     has_group_step=state.has_group_steps,
                 )
-                records[descent.name] = {key: _grown_entry(entries, key, context) for key in record}
+                if not (context.is_new and kind.begins_without):
+                    records[descent.name] = {key: _grown_entry(kind.entries, key, context) for key in record}
     return replace(state, groups=tuple(groups), state=records)
 
 
@@ -146,6 +149,14 @@ class _Order:
         return replace(group, names=tuple(names))
 
 
+def _at_step(group: ParameterGroup, clock: str | None, growing: Growing) -> ParameterGroup:
+    """The group with its count of steps at the step from which the schedule goes on, never more than it has taken."""
+    if clock is None or clock not in group.options or not growing.moves or growing.step is None:
+        return group
+    taken = group.options[clock]
+    return group.with_options(**{clock: _number(taken, min(_float(taken), growing.step))})
+
+
 def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> Any:
     entry, value, growth = entries[key], context.record[key], context.descent.growth
     if entry == "step":
@@ -154,6 +165,8 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
         return _number(value, context.step(_float(value)))
     if entry == "momentum product":
         return _number(value, _momentum_product(value, context))
+    if entry == "reading":
+        return value
     if entry == "weight size":
         ratio = 0.0 if context.is_new else context.sizes.ratio(context.descent)
         return _number(value, _float(value) * ratio)
@@ -164,6 +177,29 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
             f"{key} of {context.descent.old.name} is {str(value)[:40]}, expected a tensor of floating-point numbers; "
             "leave the optimizer out with ⟦reset optimizer⟧"
         )
+    if entry not in ("row", "column") and len(value.shape) == 1 < len(growth.axes):
+        return flattened(_grown_tensor(entries, key, _unflattened(key, value, context), context))
+    return _grown_tensor(entries, key, value, context)
+
+
+def _unflattened(key: str, value: LazyTensor, context: _Context) -> LazyTensor:
+    """An entry that the optimizer keeps as one vector (Prodigy) in its parameter's shape.
+
+    Raises OptimizerError where it has only every nth number of it.
+    """
+    shape = context.descent.growth.old_shape
+    if value.shape[0] != math.prod(shape):
+        raise OptimizerError(
+            f"{key} of {context.descent.old.name} has {value.shape[0]} numbers of {math.prod(shape)}, expected all of "
+            "them (slice_p=1): growth does not know those between; leave the optimizer out with ⟦reset optimizer⟧"
+        )
+    return unflattened(value, shape)
+
+
+def _grown_tensor(entries: Mapping[str, Entry], key: str, value: LazyTensor, context: _Context) -> LazyTensor:
+    entry, growth = entries[key], context.descent.growth
+    if entry == "weight":
+        return grown_beside(context.descent, context.growing, value) if value.shape else own(value)
     if context.is_new:
         shape = value.shape if growth.is_identity else growth.gradient.shape
         return Zeros(shape, value.dtype)

@@ -11,12 +11,13 @@ import struct
 import types
 import warnings
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, BinaryIO
 
 import torch
 
-from ckptgrow.addresses.remote_files import is_elsewhere, opened
+from ckptgrow.addresses.stand_ins import described
 from ckptgrow.errors import CheckpointError, UnsafePickleError, listing
 from ckptgrow.storage.files.archive_signs import check_is_archive
 from ckptgrow.storage.pickles.opaque_pickles import PLAIN_CLASSES, is_refused, unpickler_of
@@ -60,9 +61,9 @@ def _damaged(path: Path | str, reason: str) -> CheckpointError:
 
 def _load(path: Path, located: _Located) -> object:
     try:
-        return torch.load(path, map_location="meta", weights_only=True)
+        return torch.load(described(path), map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
-        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(described(path))
         if not named:
             raise
         refused = [one for one in named if is_refused(*one.rpartition(".")[::2])]
@@ -70,7 +71,7 @@ def _load(path: Path, located: _Located) -> object:
             raise _unsafe(path, listing(refused)) from error
         module = types.SimpleNamespace(__name__=__name__, Unpickler=unpickler_of(located.stored))
         try:
-            return torch.load(path, map_location="meta", weights_only=False, pickle_module=module)
+            return torch.load(described(path), map_location="meta", weights_only=False, pickle_module=module)
         except (pickle.UnpicklingError, TypeError, AttributeError) as reason:
             raise _unsafe(path, f"{listing(named)}; {reason}") from error
 
@@ -126,9 +127,8 @@ def check_sums(archive_file: Path | IO[bytes], where: str) -> None:
 
     torch can be told to record none (`torch.serialization.set_crc32_options`); then entries have the checksum zero.
     """
-    if isinstance(archive_file, Path) and is_elsewhere(archive_file):
-        archive_file = opened(archive_file)
-    with zipfile.ZipFile(archive_file) as archive:
+    file = archive_file.open("rb") if isinstance(archive_file, Path) else nullcontext(archive_file)
+    with file as opened, zipfile.ZipFile(opened) as archive:
         for info in archive.infolist():
             if info.CRC != 0 and not _matches_its_checksum(archive, info):
                 raise CheckpointError(
@@ -153,7 +153,7 @@ def _record_sizes(path: Path) -> dict[int, int]:
     Raises CheckpointError where the archive is none, or its directory cannot be true.
     """
     check_is_archive(path)
-    with path.open("rb") as file:
+    with described(path).open("rb") as file:
         return entry_sizes(file, str(path))
 
 
