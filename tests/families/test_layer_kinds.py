@@ -35,6 +35,7 @@ EXACT = 1e-12  # of the largest logit, a few hundred roundings of float64
 WINDOW = 4  # so that it shows in sequences of LENGTH
 SHORT = {"sliding_window": WINDOW}
 LISTS = ("layer_types", "no_rope_layers", "mlp_layer_types", "_sliding_window_pattern")
+OWN_LISTS = ("attention_layers", "layers_block_type")  # that transformers never derives
 UNDERIVED = ("lfm2_moe",)  # whose configs must say their layers' types
 RULES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "gemma2": ("gemma2", {**SHORT, "head_dim": 4, "query_pre_attn_scalar": 4}),
@@ -138,7 +139,7 @@ def kinds(model: PreTrainedModel) -> list[dict[str, Any]]:
                 **vars(module),
                 "names": sorted(name for name, _ in module.named_parameters(recurse=False)),
             }.items()
-            if isinstance(value, bool | int | float | str | list | None) and key != "layer_idx"
+            if isinstance(value, bool | int | float | str | list | None) and key not in ("layer_idx", "layer_id")
         }
         for layer in stack
     ]
@@ -150,13 +151,16 @@ def test_whatever_tells_layers_apart_in_transformers_is_known_to_the_table(case:
     model_type, fields = CASES[case]
     common = {} if model_type in OWN_NAMES else COMMON
     family = FAMILIES[model_type]
-    full = {**common, **fields, family.num_layers: 6}
+    own = [name for name in family.layer_lists if name in OWN_LISTS]
+    counted = {alias: 6 for alias, name in family.aliases.items() if name == family.num_layers}
+    full = {**common, **fields, **counted, family.num_layers: 6, **{name: fields[name][:1] * 6 for name in own}}
     derived = AutoConfig.for_model(model_type, **{k: v for k, v in full.items() if k not in LISTS}).to_dict()
     derived |= {name: fields[name] for name in family.layer_lists if model_type in UNDERIVED}
-    assert {key for key in LISTS[:3] if derived.get(key)} == set(family.layer_lists)
+    assert {key for key in (*LISTS[:3], *own) if derived.get(key)} == set(family.layer_lists)
     alike = {name: [derived[name][0]] * 6 for name in family.layer_lists}
     everywhere = {family.sparse.first: 0} if family.sparse and family.sparse.first else {}
     everywhere |= {name: list(range(6)) for name in family.layer_numbers}
+    everywhere |= {name: value for pair in family.periodic.values() for name, value in zip(pair, (1, 0), strict=True)}
     with torch.device("meta"):
         first, *others = kinds(built(AutoConfig.for_model(model_type, **{**full, **alike, **everywhere})))
     if model_type in ("t5", "mt5") or case in FIRST_APART:  # whose first block has more or less, and stays the first

@@ -51,6 +51,9 @@ REASONS = {
     "flex_olmo": "norms over all queries share the ε",
     "bert": "a norm stands after each block",
     "roberta": "a norm stands after each block",
+    "xlm-roberta": "a norm stands after each block",
+    "camembert": "a norm stands after each block",
+    "jamba": "follows the hidden size",
 }
 REASON_OF_CASE = {
     "falcon_h1 normed": "norm over its states' heads shares the ε",
