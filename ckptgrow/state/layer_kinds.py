@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from ckptgrow.errors import ConfigError
 from ckptgrow.families.family import Family, Sparse
+from ckptgrow.state.sizes import holds
 
 Config = Mapping[str, object]
 
@@ -77,7 +78,10 @@ def _moved_periods(family: Family, config: Config, sources: Sequence[int]) -> di
     """The periods and offsets by which each layer has its source's kind, the shortest period first."""
     found: dict[str, Any] = {}
     num = len(sources)
+    read = {one.layers.rpartition("every ")[2] for one in family.parameters if holds(one.when, config)}
     for kind, fields in family.periodic.items():
+        if kind not in read:
+            continue
         old = _periodic(config, fields, max(sources) + 1)
         wanted = frozenset(index for index, source in enumerate(sources) if source in old)
         pairs = ((period, offset) for period in range(1, num + 2) for offset in range(period))
@@ -112,7 +116,8 @@ def check_kinds(family: Family, old: Config, new: Config, sources: Sequence[int]
     """Raises ConfigError where a layer would have parameters that the one it is made from has not, or lack some."""
     num_old, num_new = max(sources) + 1, len(sources)
     ends = ("last", "but last")  # where the same parameter writes another space
-    for layers in dict.fromkeys(one.layers for one in family.parameters if one.layers not in ends):
+    rows = [one for one in family.parameters if one.layers not in ends and holds(one.when, old)]
+    for layers in dict.fromkeys(one.layers for one in rows):
         before, after = layers_with(family, old, layers, num_old), layers_with(family, new, layers, num_new)
         odd = [index for index, source in enumerate(sources) if (source in before) != (index in after)]
         if odd:

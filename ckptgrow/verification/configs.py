@@ -271,7 +271,9 @@ def _rule_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
     not be said otherwise.
     """
     family, deeper = pair.grown.family, len(pair.layers) / _num_layers(pair)
-    for period, offset in family.periodic.values():
+    rows = (one.layers for one in family.parameters if pair.grown.architecture.holds(one.when))
+    read = {layers.rpartition("every ")[2] for layers in rows}
+    for period, offset in (fields for kind, fields in family.periodic.items() if kind in read):
         pairs = [(one.get(period), one.get(offset)) for one in (small, grown)]
         if any(_comes_round(pairs[1], at) != _comes_round(pairs[0], one.source) for at, one in enumerate(pair.layers)):
             yield (

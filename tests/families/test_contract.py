@@ -76,6 +76,9 @@ HEADS_OF_HIDDEN = (
     "jamba",
     "xlm-roberta",
     "camembert",
+    "bart",
+    "mbart",
+    "pegasus",
 )
 NORMED_OVER_ALL = ("olmo2", "olmo3", "olmoe", "minimax_m2", "flex_olmo")
 ONE_KEY_HEAD_FUSED = ("gpt_bigcode", "falcon of one key head")

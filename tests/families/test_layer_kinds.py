@@ -27,6 +27,7 @@ from tests.helpers.families import (
     built,
     difference,
     loaded,
+    still_run,
 )
 from tests.helpers.gpt2 import logits, perturbed_gpt2, token_batches
 from tests.helpers.lightning_files import load_model, save_lightning
@@ -206,3 +207,32 @@ def test_fields_under_two_names_stay_equal(tmp_path: Path) -> None:
     assert (grown.config.n_embd, grown.config.n_layer, grown.config.n_head) == (24, 4, 6)
     expected, found = (logits(model, token_batches(1)[0]) for model in (small, grown))
     assert float((found - expected).abs().max()) <= EXACT * float(expected.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("case", "field", "value", "told"),
+    [
+        ("minicpm3", "scale_depth", 1.4, "is 1.4, expected 1.9799"),
+        ("nemotron_h", "hybrid_override_pattern", "E*", "expected none beside the list of layers"),
+    ],
+)
+def test_what_follows_the_depth_is_said_anew_and_judged(
+    tmp_path: Path, case: str, field: str, value: Any, told: str
+) -> None:
+    source = still_run(tmp_path / "small.ckpt", case)
+    ckptgrow.depth(source, tmp_path / "grown.ckpt")
+    assert ckptgrow.verify(source, tmp_path / "grown.ckpt").passed
+    tree = torch.load(tmp_path / "grown.ckpt", weights_only=True)
+    tree["hyper_parameters"]["config"][field] = value
+    torch.save(tree, tmp_path / "grown.ckpt")
+    sentences = ckptgrow.verify(source, tmp_path / "grown.ckpt").sentences
+    assert any(f"config['{field}']" in one and told in one for one in sentences), sentences
+
+
+def test_periods_are_the_shortest_that_say_the_layers(tmp_path: Path) -> None:
+    source = still_run(tmp_path / "small.ckpt", "jamba of one expert")
+    ckptgrow.depth(source, tmp_path / "grown.ckpt", layers=[0, 0, 1, 0, 0, 1])
+    config = torch.load(tmp_path / "grown.ckpt", weights_only=True)["hyper_parameters"]["config"]
+    assert (config["attn_layer_period"], config["attn_layer_offset"]) == (3, 2)
+    assert (config["expert_layer_period"], config["expert_layer_offset"]) == (2, 0)  # which nothing reads
+    assert ckptgrow.verify(source, tmp_path / "grown.ckpt").passed

@@ -54,6 +54,9 @@ REASONS = {
     "xlm-roberta": "a norm stands after each block",
     "camembert": "a norm stands after each block",
     "jamba": "follows the hidden size",
+    "bart": "a norm stands after each block",
+    "mbart": "a norm stands behind the embedding",
+    "pegasus": "no field for the norms' ε",
 }
 REASON_OF_CASE = {
     "falcon_h1 normed": "norm over its states' heads shares the ε",

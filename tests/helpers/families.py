@@ -148,7 +148,7 @@ BART = {
     "max_position_embeddings": 32,
     "dropout": 0.0,
     "attention_dropout": 0.0,
-    "pad_token_id": None,
+    "pad_token_id": 1,
     "bos_token_id": 0,
     "eos_token_id": 0,
     "decoder_start_token_id": 0,
@@ -699,7 +699,7 @@ DEEPER = [case for case in CASES if case not in POST_NORM]
 COUNTED = ("first_k_dense_replace", "num_dense_layers")
 DENSE_FIRST = [case for case in CASES if any(CASES[case][1].get(field) for field in COUNTED)]
 FIRST = list({CASES[case][0]: case for case in reversed(CASES)}.values())  # one a family
-NO_ZERO_NORM = ("olmo", "t5", "apertus", "mt5", "nanochat")
+NO_ZERO_NORM = ("olmo", "t5", "apertus", "mt5", "nanochat", "mbart", "pegasus")
 # the decay of a gain stored without its 1 pulls the gain to 1, which no learning rate can scale
 UNDECAYED = (
     "gemma",
