@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,7 +24,7 @@ from ckptgrow.state.pieces import pieces_in
 from ckptgrow.state.translation import are_transformers, changed_by, in_transformers_terms
 from ckptgrow.state.twins import claim_tensors
 from ckptgrow.state.unknown_trainers import why_unknown
-from ckptgrow.storage.archives.archive import check_sums
+from ckptgrow.storage.archives.archive import check_sums, is_archive
 from ckptgrow.storage.dcp_io.dcp_pieces import Pieced
 from ckptgrow.storage.fingerprint import Fingerprint
 from ckptgrow.storage.tensors import LazyTensor, is_lazy, num_elements, whole
@@ -113,7 +112,7 @@ def _checked(checkpoint: Checkpoint) -> str:
     path = checkpoint.path
     files = [path] if path.is_file() else sorted(path.rglob("*"))
     for file in files:
-        if file.is_file() and file.suffix != ".distcp" and zipfile.is_zipfile(file):
+        if file.is_file() and file.suffix != ".distcp" and is_archive(file):
             check_sums(file, str(file))
     for _, tensor in tensors_in(checkpoint.tree):
         if isinstance(tensor, Pieced):

@@ -26,9 +26,9 @@ def typed(path: str | Path) -> str:
 
 def local_path(source: str | Path) -> Path:
     """The path of a checkpoint, fetched where an address names it; raises RequestError where it cannot be."""
+    if not is_address(source):
+        return source if isinstance(source, Path) else Path(source)
     words = typed(source)
-    if not is_address(words):
-        return Path(source)
     page = PAGE.fullmatch(words)
     if page is not None:
         return fetched(HubAddress(page["name"], page["revision"]), words)

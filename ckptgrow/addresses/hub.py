@@ -3,8 +3,9 @@
     owner/name                         a model's repository
     hf://owner/name                    the same
     hf://owner/name@revision/folder    of a branch, a tag or a commit; a folder inside, as of a Trainer's checkpoint
+    hf://owner/name/folder/last.ckpt   one file, as `torch.save` writes it
 
-Only what a checkpoint is made of is fetched: weights in one form, configs, tokenizer, training state.
+Only what a checkpoint is made of is fetched (`hub_forms`): weights in one form, configs, tokenizer, training state.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ckptgrow.addresses.hub_forms import BESIDE, FORMS, OF_TRANSFORMERS, archives_in, is_weights_file
 from ckptgrow.errors import RequestError, listing
 
 if TYPE_CHECKING:
@@ -25,12 +26,6 @@ SECONDS = 10.0  # for the hub to answer, before it is taken as out of reach
 SCHEME = "hf://"
 NAME = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)?")
 GRAMMAR = re.compile(r"hf://(?:models/)?(?P<name>[^@/]+(?:/[^@/]+)?)(?:@(?P<revision>[^/]+))?(?:/(?P<folder>.+))?")
-WEIGHTS = (("model*.safetensors",), ("*.safetensors",), ("pytorch_model*.bin",))  # the first form that there is
-OTHER_INDEX = {".safetensors": "pytorch_model.bin.index.json", ".bin": "model.safetensors.index.json"}
-BESIDE = (
-    *("*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*"),
-    *("optimizer*", "scheduler*", "scaler*", "rng_state*", "pytorch_model_fsdp*", "training_args.bin"),
-)
 
 
 @dataclass(frozen=True)
@@ -84,7 +79,7 @@ def fetched(address: HubAddress, typed: str) -> Path:
         if info is None:
             root = _cached(address)
         else:
-            needed = _needed(address, [one.rfilename for one in info.siblings or ()], typed)
+            needed = _needed(address, sorted(one.rfilename for one in info.siblings or ()), typed)
             root = Path(snapshot_download(address.name, revision=address.revision, allow_patterns=needed))
     except GatedRepoError as error:
         raise RequestError(
@@ -104,49 +99,84 @@ def fetched(address: HubAddress, typed: str) -> Path:
     except (ValueError, OSError) as error:
         raise RequestError(f"{typed}: could not be fetched ({str(error).splitlines()[0][:160]})") from error
     found = root / address.folder
-    if not found.is_dir():
+    if not found.exists():
         raise RequestError(f"{typed}: the hub's cache has no such folder, and the hub cannot be reached")
-    return found
+    names = _names_in(found) if found.is_dir() else []
+    archives = [one for one in archives_in(names) if "/" not in one]
+    is_one_file = len(archives) == 1 and not any(one.is_in(names) for one in FORMS[:-1])
+    return found / archives[0] if is_one_file else found
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file())
 
 
 def _cached(address: HubAddress) -> Path:
     """The snapshot in the hub's cache, where it has all that a checkpoint needs at the least; raises
     LocalEntryNotFoundError.
     """
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    begins = f"{address.folder}/" if address.folder else ""
-    missing = LocalEntryNotFoundError(str(address))
-    for beside in (BESIDE, ("config.json", "*.index.json")):  # all, and what `from_pretrained` fetches of all
-        for form in WEIGHTS:
+    if address.folder:
+        try:
+            root = _snapshot(address, [address.folder])
+            if (root / address.folder).is_file() and not is_weights_file(address.folder):
+                return root
+        except LocalEntryNotFoundError:
+            pass  # a folder
+    begins, missing = _before(_folder(address)), LocalEntryNotFoundError(str(address))
+    for beside in (BESIDE, OF_TRANSFORMERS):
+        for form in FORMS:
+            allowed, ignored = ([f"{begins}{one}" for one in each] for each in (form.patterns(beside), form.ignored))
             try:
-                root = snapshot_download(
-                    address.name,
-                    revision=address.revision,
-                    allow_patterns=[f"{begins}{one}" for one in (*form, *beside)],
-                    ignore_patterns=[f"{begins}*/*", f"{begins}{OTHER_INDEX[Path(form[0]).suffix]}"],
-                    local_files_only=True,
-                )
+                root = _snapshot(address, allowed, ignored)
             except LocalEntryNotFoundError as error:  # nothing, or not all
                 missing = error
                 continue
-            if any(next(Path(root, address.folder).glob(one), None) is not None for one in form):
-                return Path(root)
+            if form.is_in(_names_in(root / begins)):
+                return root
     raise missing
 
 
+def _snapshot(address: HubAddress, allowed: Sequence[str], ignored: Sequence[str] = ()) -> Path:
+    from huggingface_hub import snapshot_download
+
+    root = snapshot_download(
+        address.name,
+        revision=address.revision,
+        allow_patterns=list(allowed),
+        ignore_patterns=list(ignored),
+        local_files_only=True,
+    )
+    return Path(root)
+
+
+def _folder(address: HubAddress) -> str:
+    """The folder of the checkpoint, also where one of its files of weights is named."""
+    return address.folder.rpartition("/")[0] if is_weights_file(address.folder) else address.folder
+
+
+def _before(folder: str) -> str:
+    return f"{folder}/" if folder else ""
+
+
 def _needed(address: HubAddress, files: Sequence[str], typed: str) -> list[str]:
-    """The files in the address's folder that make a checkpoint, and the index of the form of weights that is taken."""
-    begins = f"{address.folder}/" if address.folder else ""
-    here = {one[len(begins) :]: one for one in files if one.startswith(begins) and "/" not in one[len(begins) :]}
-    forms = ([one for one in here if any(fnmatch(one, each) for each in form)] for form in WEIGHTS)
-    weights = next((form for form in forms if form), [])
-    if not weights:
+    """The files that make the checkpoint at an address; raises RequestError where none do, or several do."""
+    if address.folder in files and not is_weights_file(address.folder):
+        config = f"{_before(address.folder.rpartition('/')[0])}config.json"
+        return [address.folder, *(one for one in files if one == config)]
+    begins = _before(_folder(address))
+    names = [one[len(begins) :] for one in files if one.startswith(begins)]
+    form = next((one for one in FORMS if one.is_in(names)), None)
+    if form is None:
         raise RequestError(
-            f"{typed}: has no weights there as .safetensors or pytorch_model.bin, expected some; it has "
-            f"{listing(sorted(here) or sorted(files), limit=5)}"
+            f"{typed}: has no weights there as .safetensors, pytorch_model.bin, .distcp or an archive of torch.save, "
+            f"expected some; it has {listing([one for one in names if '/' not in one] or files, limit=5)}"
         )
-    beside = [one for one in here if any(fnmatch(one, each) for each in BESIDE) and one not in weights]
-    other = OTHER_INDEX[".safetensors" if weights[0].endswith(".safetensors") else ".bin"]
-    return [here[one] for one in (*weights, *beside) if one != other]
+    chosen = form.chosen(names)
+    whole = [one for one in chosen if one.endswith(".ckpt")]
+    if form is FORMS[-1] and len(whole) > 1:
+        raise RequestError(
+            f"{typed}: holds {len(whole)} checkpoints, expected one; name it, as hf://{address.name}/{begins}{whole[-1]}"
+        )
+    return [f"{begins}{one}" for one in chosen]

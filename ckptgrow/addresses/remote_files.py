@@ -1,9 +1,9 @@
 """Checkpoints as objects that fsspec reads and writes: s3://BUCKET/KEY, gs://…, and whatever else it knows.
 
 What is read stands in for itself on this machine: a directory of the same names, in which small files are whole and
-large ones are empty but for what describes them (a header, an archive's directory). Tensors' bytes are read by ranges
-from where they lie. What is written is made here first and then put there, what makes it a checkpoint last, so that a
-run that is killed leaves nothing that looks whole.
+large ones are only names (`stand_ins`). What describes them, a header or an archive's directory, is fetched at once;
+tensors' bytes are read by ranges from where they lie. What is written is made here first and then put there, what makes
+it a checkpoint last, so that a run that is killed leaves nothing that looks whole.
 """
 
 from __future__ import annotations
@@ -16,37 +16,21 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
-from ckptgrow.errors import CheckpointError, RequestError, reason_of
+from ckptgrow.addresses.stand_ins import RemoteFile, StandIn, stand_in
+from ckptgrow.errors import CheckpointError, RequestError
 
 WHOLE = 16 * 2**20  # bytes: a file up to this size is fetched at once
 LARGEST_HEADER = 100 * 2**20  # bytes of a safetensors file, as its library has it
 BEFORE_DATA = 1024  # bytes: an archive's entry begins with a header that is no longer, paddings included
 OF_ARCHIVE = (".ckpt", ".pt", ".pth", ".bin")
-OF_SLICES = (".distcp",)  # read through `opened` alone
+OF_SLICES = (".distcp",)  # each an archive among others: where they lie is told elsewhere
 MANIFESTS = ("*.index.json", "trainer_state.json", "latest", ".metadata", "config.json")  # the last one decides
 
 
-@dataclass(frozen=True)
-class RemoteFile:
-    """An object: the file system that fsspec reads it through, its path there, and its size in bytes."""
-
-    system: Any
-    path: str
-    size: int
-
-
-_STANDING_IN: dict[Path, RemoteFile] = {}
 _ADDRESSES: dict[str, str] = {}  # of what stands in for something else, by its path here
-
-
-def opened(path: Path) -> BinaryIO:
-    """A file's bytes, wherever they lie."""
-    found = _STANDING_IN.get(path)
-    return path.open("rb", buffering=0) if found is None else found.system.open(found.path, "rb")
 
 
 def as_typed(text: str) -> str:
@@ -54,49 +38,6 @@ def as_typed(text: str) -> str:
     for here, words in _ADDRESSES.items():
         text = text.replace(here, words)
     return text
-
-
-def is_elsewhere(path: Path) -> bool:
-    """Whether a file here only stands in for an object."""
-    return path in _STANDING_IN
-
-
-def read_range(path: Path, offset: int, view: memoryview) -> int:
-    """Reads a file's bytes from an offset on into a view, wherever they lie; returns how many there were.
-
-    Raises CheckpointError where an object cannot be read.
-    """
-    found = _STANDING_IN.get(path)
-    if found is None:
-        return _read_here(path, offset, view)
-    try:
-        data = found.system.cat_file(found.path, start=offset, end=min(offset + len(view), found.size))
-    except OSError as error:
-        raise CheckpointError(f"{found.path}: could not be read ({reason_of(error)})") from error
-    view[: len(data)] = data
-    return len(data)
-
-
-def _read_here(path: Path, offset: int, view: memoryview) -> int:
-    done = 0
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        while done < len(view):
-            got = os.preadv(descriptor, [view[done:]], offset + done)
-            if got == 0:
-                break
-            done += got
-    finally:
-        os.close(descriptor)
-    return done
-
-
-def fetched_whole(path: Path) -> Path:
-    """The same path, its bytes fetched where it only stood in for an object."""
-    found = _STANDING_IN.pop(path, None)
-    if found is not None:
-        found.system.get_file(found.path, str(path))
-    return path
 
 
 def standing_in(words: str) -> Path:
@@ -111,13 +52,14 @@ def standing_in(words: str) -> Path:
             raise RequestError(f"{words}: no such object, expected a checkpoint")
         parent = Path(tempfile.mkdtemp(prefix="ckptgrow-")).resolve()
         atexit.register(shutil.rmtree, parent, ignore_errors=True)
-        here = parent / PurePosixPath(root).name
+        here, outlines = (StandIn(parent, one, PurePosixPath(root).name) for one in ("here", "outlines"))
         for path, size in files.items():
             inside = path[len(root) :].strip("/")
-            target = here / inside if inside else here
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _stand_in(RemoteFile(system, path, size), target)
-    _ADDRESSES[str(here)] = words
+            target, outline = (one / inside if inside else one for one in (here, outlines))
+            for one in (target, outline):
+                one.parent.mkdir(parents=True, exist_ok=True)
+            _stand_in(RemoteFile(system, path, size), target, outline)
+    _ADDRESSES.update({str(here): words, str(outlines): words})
     return here
 
 
@@ -184,13 +126,13 @@ def _files(system: Any, root: str) -> dict[str, int]:
     return {path: int(info["size"]) for path, info in found.items() if not path.endswith("/")}
 
 
-def _stand_in(remote: RemoteFile, target: Path) -> None:
+def _stand_in(remote: RemoteFile, target: Path, outline: Path) -> None:
     describing = _describing(target)
     if remote.size <= WHOLE or describing is None:
         remote.system.get_file(remote.path, str(target))
         return
-    with target.open("wb") as file:
-        os.truncate(target, remote.size)
+    with outline.open("wb") as file:
+        os.truncate(outline, remote.size)
         places = describing(remote)
         starts, ends = [start for start, _ in places], [min(end, remote.size) for _, end in places]
         for start, data in zip(
@@ -198,7 +140,7 @@ def _stand_in(remote: RemoteFile, target: Path) -> None:
         ):
             file.seek(start)
             file.write(data)
-    _STANDING_IN[target] = remote
+    stand_in(target, remote, outline)
 
 
 def _describing(target: Path) -> Callable[[RemoteFile], Sequence[tuple[int, int]]] | None:

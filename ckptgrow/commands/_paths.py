@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ckptgrow.addresses.address import is_address, local_path, of_bare_name, typed
-from ckptgrow.addresses.remote_files import fetched_whole
+from ckptgrow.addresses.stand_ins import fetched_whole
 from ckptgrow.data.directories import META, directories_in, not_prepared
 from ckptgrow.errors import DataError, RequestError, listing
 from ckptgrow.storage.files.targets import check_suffix, check_target

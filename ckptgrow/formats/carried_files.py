@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ckptgrow.addresses.remote_files import fetched_whole
+from ckptgrow.addresses.stand_ins import fetched_whole
 from ckptgrow.storage.files.json_files import Json, write_json
 from ckptgrow.storage.files.yaml_files import write_yaml
 from ckptgrow.storage.tree import Tree

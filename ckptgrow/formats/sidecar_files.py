@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,7 +130,7 @@ def others_in(path: Path, known: Collection[str]) -> Carried:
     files = tuple(one.name for one in others if one.name not in left_behind)
     contents = _contents_of(path, files)
     may_hold = [name for name in files if name not in contents and name != CODE and not RANDOM_STATES.fullmatch(name)]
-    unreadable = tuple(name for name in may_hold if name.endswith(PICKLES) or zipfile.is_zipfile(path / name))
+    unreadable = tuple(name for name in may_hold if name.endswith(PICKLES) or archive.is_archive(path / name))
     return Carried(directory=path, files=files, contents=contents, unreadable=unreadable, left_behind=left_behind)
 
 
@@ -188,7 +187,7 @@ def _contents_of(path: Path, files: Sequence[str]) -> dict[str, Tree]:
     """What carried archives hold, as far as it can be known without running their code."""
     contents: dict[str, Tree] = {}
     for name in files:
-        if name != CODE and zipfile.is_zipfile(path / name):
+        if name != CODE and archive.is_archive(path / name):
             try:
                 contents[name] = archive.read(path / name)
             except CheckpointError:

@@ -123,6 +123,14 @@ def _pieces_of_more(one: Descent, parts: Sequence[Sequence[Claimed]], grown: Laz
     return pieces
 
 
+def grown_beside(one: Descent, growing: Growing, old: LazyTensor) -> LazyTensor:
+    """Another point in the space of a weight (an average of it, where it began), grown as the weight is: with the same
+    draws, and noise of the weight's size.
+    """
+    measure = growing.old.in_module(growing.tensors)[one.old.name]
+    return _weight(one, growing.operator, _Source(old, measure, one.old.canonical))
+
+
 def _weight(one: Descent, operator: Operator, source: _Source) -> LazyTensor:
     old, gather, name = source.old, one.growth.weight(operator.block_weights), one.old.canonical
     if one.is_zero:

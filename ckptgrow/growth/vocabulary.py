@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
+from ckptgrow.addresses.address import local_path
 from ckptgrow.choices import RowInit
 from ckptgrow.data.pretrained_tokenizer import pretrained_tokenizer
 from ckptgrow.data.token_texts import BYTES, TokenTexts, token_texts, tokenizer_in
@@ -71,7 +72,7 @@ def vocab(
     """
     request = request or StateRequest()
     _check(size, tokenizer, pad_to, init, request)
-    read = read_checkpoint(Path(source)) if isinstance(source, str | Path) else source
+    read = read_checkpoint(local_path(source)) if isinstance(source, str | Path) else source
     with _files_of(tokenizer) as files:
         plan = _Plan(
             read=read,
@@ -240,7 +241,7 @@ def _check(size: int | None, tokenizer: str | None, pad_to: int, init: RowInit |
 
 def check_plain(request: StateRequest) -> None:
     """Raises RequestError for what means nothing where no coordinate is copied or scaled."""
-    if request.lr_rule == "mup":
+    if request.rates == "mup":
         raise RequestError("⟦lr_rule mup⟧: no old lr changes where rows are added; use ⟦lr_rule keep⟧")
     if request.fresh_moments != "zero":
         raise RequestError(

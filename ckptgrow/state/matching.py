@@ -8,6 +8,7 @@ no group (frozen).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ FACTORED: Mapping[str, Callable[[Shape], Shape]] = {
     "exp_avg_sq_row": lambda shape: shape[:-1],
     "exp_avg_sq_col": lambda shape: (*shape[:-2], *shape[-1:]),
 }
+FLATTENED = ("s", "p0")  # Prodigy's, as vectors of all their parameter's numbers, or of every nth
 MOST_STATES = 5_000  # of the search below; so many come up only where parameters cannot be told apart
 WAY_OUT = "list the names in the optimizer's order in a file and pass ⟦param_order FILE⟧"
 _UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)|\.ln_")  # as transformers' Trainer
@@ -49,11 +51,16 @@ class Slot:
 def misfits(record: Record, shape: Shape) -> dict[str, Shape]:
     """The entries that cannot belong to a parameter of this shape, with the shapes that they would have."""
     expected = {
-        key: FACTORED[key](shape) if key in FACTORED and len(shape) > 1 else shape
-        for key, value in record.items()
-        if is_lazy(value) and value.shape
+        key: _expected(key, value.shape, shape) for key, value in record.items() if is_lazy(value) and value.shape
     }
     return {key: wanted for key, wanted in expected.items() if record[key].shape != wanted}
+
+
+def _expected(key: str, found: Shape, shape: Shape) -> Shape:
+    """The shape that an entry of a parameter of this shape has."""
+    if key in FLATTENED and len(found) == 1 and found[0] <= math.prod(shape):
+        return found
+    return FACTORED[key](shape) if key in FACTORED and len(shape) > 1 else shape
 
 
 def by_names(

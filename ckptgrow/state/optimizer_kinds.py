@@ -23,6 +23,12 @@ Entry = Literal[
     "column",  # g² averaged over the last axis but one
     "update",  # what is added to the weight, learning rate included
     "weight size",  # the weight's root mean square
+    "scaled gradient",  # linear in g, times an option of its group that says how large the layer's updates are
+    "weight",  # another point in the space of weights, which grows as the weight does
+    "products",  # of g with itself along each axis: a list of matrices, empty where an axis has none
+    "bases",  # their orthonormal eigenvectors, likewise
+    "square in bases",  # in the square of g, turned into these bases
+    "reading",  # what the last step measured and the next one measures anew
     "step",  # how many gradients were seen
     "momentum product",  # Π μ_t of NAdam: a function of the step
 ]
@@ -46,13 +52,19 @@ class Sign:
         return has_options and has_values and self.keys <= set(keys)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OptimizerKind:
-    """One optimizer: any of the signs shows it, and its records have no entries but `entries`."""
+    """One optimizer: any of the signs shows it, and its records have no entries but `entries`.
+
+    `clock`: the option of a group that counts its steps, where one does; `begins_without`: a parameter that has seen no
+    gradient has no record, because zeros would not be what the optimizer begins with.
+    """
 
     name: str
     entries: Mapping[str, Entry]
     signs: tuple[Sign, ...]
+    clock: str | None = None
+    begins_without: bool = False
 
     def is_shown_by(self, options: Mapping[str, Any], keys: Collection[str]) -> bool:
         """Whether a sign fits, whatever else the records hold."""
@@ -92,66 +104,160 @@ def _sign(options: str, without: str = "", *, keys: str = "", **values: object) 
 
 
 _ADAM: Mapping[str, Entry] = {"exp_avg": "gradient", "exp_avg_sq": "square", "step": "step"}
+_READ_BY_LAMB: Mapping[str, Entry] = dict.fromkeys(("weight_norm", "adam_norm", "trust_ratio"), "reading")
 _AMSGRAD: Mapping[str, Entry] = {**_ADAM, "max_exp_avg_sq": "square"}
 
 # The first kind that fits is taken; what is more particular stands first.
 KINDS: tuple[OptimizerKind, ...] = (
+    # Defazio et al., "The Road Less Scheduled", arXiv 2405.15682: schedulefree's three
+    OptimizerKind(
+        name="AdamWScheduleFree",
+        entries={"z": "weight", "exp_avg_sq": "square"},
+        signs=(_sign("betas eps k weight_sum lr_max warmup_steps", without="silent_sgd_phase"),),
+        clock="k",
+        begins_without=True,
+    ),
+    OptimizerKind(
+        name="RAdamScheduleFree",
+        entries={"z": "weight", "exp_avg_sq": "square"},
+        signs=(_sign("betas eps k weight_sum lr_max silent_sgd_phase"),),
+        clock="k",
+        begins_without=True,
+    ),
+    OptimizerKind(
+        name="SGDScheduleFree",
+        entries={"z": "weight"},
+        signs=(_sign("momentum k weight_sum lr_max warmup_steps"),),
+        clock="k",
+        begins_without=True,
+    ),
+    # Mishchenko & Defazio, "Prodigy", arXiv 2306.06101: p0 is where the weight began, s its sum of gradients
+    OptimizerKind(
+        name="Prodigy",
+        entries={**_ADAM, "s": "gradient", "p0": "weight"},
+        signs=(_sign("betas eps d d0 d_max d_numerator k"),),
+        clock="k",
+        begins_without=True,
+    ),
+    # Defazio & Mishchenko, "Learning-Rate-Free Learning by D-Adaptation", arXiv 2301.07733
+    OptimizerKind(
+        name="DAdaptAdam",
+        entries={**_ADAM, "exp_avg": "scaled gradient", "s": "gradient"},
+        signs=(_sign("betas eps d k layer_scale numerator_weighted"),),
+        clock="k",
+        begins_without=True,
+    ),
+    # Xie et al., "Adan", arXiv 2208.06677, as pytorch-optimizer, and as its authors and timm have it
+    OptimizerKind(
+        name="Adan",
+        entries={
+            **_ADAM,
+            "exp_avg_diff": "gradient",
+            "previous_grad": "gradient",
+            "neg_pre_grad": "gradient",
+        },
+        signs=(
+            _sign("betas eps weight_decouple max_grad_norm", without="grad_averaging"),
+            _sign("betas eps no_prox"),
+        ),
+        clock="step",
+        begins_without=True,
+    ),
+    # Vyas et al., "SOAP", arXiv 2409.11321, as its authors and pytorch-optimizer have it: averages of g as it is,
+    # squares in the eigenbases
+    OptimizerKind(
+        name="SOAP",
+        entries={
+            **_ADAM,
+            "exp_avg_sq": "square in bases",
+            "GG": "products",
+            "Q": "bases",
+            "precondition_frequency": "reading",
+            "shampoo_beta": "reading",
+        },
+        signs=(_sign("betas eps precondition_frequency precondition_1d merge_dims"),),
+        clock="step",
+        begins_without=True,
+    ),
+    # Liu et al., "Sophia", arXiv 2305.14342: the Gauss-Newton-Bartlett estimate of the curvature is a squared gradient
+    OptimizerKind(
+        name="SophiaG",
+        entries={"exp_avg": "gradient", "hessian": "square", "step": "step"},
+        signs=(_sign("betas rho"),),
+    ),
     # Dozat, "Incorporating Nesterov Momentum into Adam", ICLR workshop 2016
-    OptimizerKind("NAdam", {**_ADAM, "mu_product": "momentum product"}, (_sign("betas eps momentum_decay"),)),
+    OptimizerKind(
+        name="NAdam", entries={**_ADAM, "mu_product": "momentum product"}, signs=(_sign("betas eps momentum_decay"),)
+    ),
     # Kingma & Ba, arXiv 1412.6980; Reddi, Kale & Kumar, arXiv 1904.09237
     OptimizerKind(
-        "Adam", _AMSGRAD, (_sign("betas eps amsgrad", without="bias_correction", decoupled_weight_decay=False),)
+        name="Adam",
+        entries=_AMSGRAD,
+        signs=(_sign("betas eps amsgrad", without="bias_correction", decoupled_weight_decay=False),),
     ),
     # Loshchilov & Hutter, arXiv 1711.05101; Adam too, as torch before 2.6 wrote both alike
-    OptimizerKind("AdamW", _AMSGRAD, (_sign("betas eps amsgrad", without="bias_correction"),)),
-    OptimizerKind("AdamW of transformers", _ADAM, (_sign("betas eps correct_bias"),)),
+    OptimizerKind(name="AdamW", entries=_AMSGRAD, signs=(_sign("betas eps amsgrad", without="bias_correction"),)),
+    OptimizerKind(name="AdamW of transformers", entries=_ADAM, signs=(_sign("betas eps correct_bias"),)),
     # Adam or AdamW, which its groups do not say: deepspeed/ops/adam/cpu_adam.py
-    OptimizerKind("DeepSpeedCPUAdam", _ADAM, (_sign("betas eps amsgrad bias_correction"),)),
+    OptimizerKind(name="DeepSpeedCPUAdam", entries=_ADAM, signs=(_sign("betas eps amsgrad bias_correction"),)),
     # You et al., "Large Batch Optimization for Deep Learning", arXiv 1904.00962, as apex and timm have it (they average
     # the gradient), and as DeepSpeed does (its trust ratio is bounded)
     OptimizerKind(
-        "LAMB",
-        _ADAM,
-        (_sign("betas eps max_grad_norm grad_averaging"), _sign("betas eps max_grad_norm max_coeff min_coeff")),
+        name="LAMB",
+        entries={**_ADAM, **_READ_BY_LAMB},
+        signs=(_sign("betas eps max_grad_norm grad_averaging"), _sign("betas eps max_grad_norm max_coeff min_coeff")),
+        clock="step",
+        begins_without=True,
     ),
     # apex's, DeepSpeed's and Transformer Engine's: Adam or AdamW, which their groups do not say
-    OptimizerKind("FusedAdam", _ADAM, (_sign("betas eps bias_correction", without="grad_averaging"),)),
+    OptimizerKind(
+        name="FusedAdam",
+        entries=_ADAM,
+        signs=(_sign("betas eps bias_correction", without="grad_averaging"),),
+        clock="step",
+    ),
     # Kingma & Ba, arXiv 1412.6980, section 7.1; torch before 2.2 wrote no `capturable`
     OptimizerKind(
-        "Adamax",
-        {"exp_avg": "gradient", "exp_inf": "magnitude", "step": "step"},
-        (
+        name="Adamax",
+        entries={"exp_avg": "gradient", "exp_inf": "magnitude", "step": "step"},
+        signs=(
             _sign("betas eps capturable", without="decoupled_weight_decay amsgrad"),
             _sign("betas eps", without="amsgrad", keys="exp_inf"),
         ),
     ),
     # Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", arXiv 1908.03265
-    OptimizerKind("RAdam", _ADAM, (_sign("betas eps decoupled_weight_decay"),)),
+    OptimizerKind(name="RAdam", entries=_ADAM, signs=(_sign("betas eps decoupled_weight_decay"),)),
     # others keep Adam's averages, but not always its update
-    OptimizerKind("an optimizer with Adam's averages", _AMSGRAD, (_sign("betas eps"),)),
+    OptimizerKind(name="an optimizer with Adam's averages", entries=_AMSGRAD, signs=(_sign("betas eps"),)),
     # Chen et al., "Symbolic Discovery of Optimization Algorithms", arXiv 2302.06675
-    OptimizerKind("Lion", {"exp_avg": "gradient"}, (_sign("betas", without="eps momentum"),)),
+    OptimizerKind(name="Lion", entries={"exp_avg": "gradient"}, signs=(_sign("betas", without="eps momentum"),)),
     # Duchi, Hazan & Singer, "Adaptive Subgradient Methods", JMLR 2011
-    OptimizerKind("Adagrad", {"sum": "square", "step": "step"}, (_sign("lr_decay initial_accumulator_value eps"),)),
+    OptimizerKind(
+        name="Adagrad",
+        entries={"sum": "square", "step": "step"},
+        signs=(_sign("lr_decay initial_accumulator_value eps"),),
+    ),
     # Tieleman & Hinton, Coursera lecture 6e, 2012; centered: Graves, arXiv 1308.0850
     OptimizerKind(
-        "RMSprop",
-        {"square_avg": "square", "grad_avg": "gradient", "momentum_buffer": "direction", "step": "step"},
-        (_sign("alpha centered eps"),),
+        name="RMSprop",
+        entries={"square_avg": "square", "grad_avg": "gradient", "momentum_buffer": "direction", "step": "step"},
+        signs=(_sign("alpha centered eps"),),
     ),
     # Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024
-    OptimizerKind("Muon", {"momentum_buffer": "gradient"}, (_sign("momentum ns_coefficients ns_steps"),)),
+    OptimizerKind(
+        name="Muon", entries={"momentum_buffer": "gradient"}, signs=(_sign("momentum ns_coefficients ns_steps"),)
+    ),
     # Sutskever, Martens, Dahl & Hinton, ICML 2013
-    OptimizerKind("SGD", {"momentum_buffer": "gradient"}, (_sign("momentum dampening nesterov"),)),
+    OptimizerKind(name="SGD", entries={"momentum_buffer": "gradient"}, signs=(_sign("momentum dampening nesterov"),)),
     # Shazeer & Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", arXiv 1804.04235
     OptimizerKind(
-        "Adafactor",
-        {"row_var": "row", "col_var": "column", "variance": "square", "step": "step"},
-        (_sign("beta2_decay d"),),
+        name="Adafactor",
+        entries={"row_var": "row", "col_var": "column", "variance": "square", "step": "step"},
+        signs=(_sign("beta2_decay d"),),
     ),
     OptimizerKind(
-        "Adafactor of transformers",
-        {
+        name="Adafactor of transformers",
+        entries={
             "exp_avg_sq_row": "row",
             "exp_avg_sq_col": "column",
             "exp_avg_sq": "square",
@@ -159,6 +265,6 @@ KINDS: tuple[OptimizerKind, ...] = (
             "RMS": "weight size",
             "step": "step",
         },
-        (_sign("decay_rate clip_threshold scale_parameter"),),
+        signs=(_sign("decay_rate clip_threshold scale_parameter"),),
     ),
 )

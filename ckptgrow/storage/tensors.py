@@ -12,7 +12,7 @@ from typing import Protocol, TypeGuard, runtime_checkable
 import numpy as np
 import torch
 
-from ckptgrow.addresses.remote_files import read_range
+from ckptgrow.addresses.stand_ins import read_range
 from ckptgrow.errors import CheckpointError
 
 CHUNK_BYTES = 2 * 2**20  # as much of a tensor as is in memory at once
@@ -108,6 +108,28 @@ def merged(tensor: LazyTensor) -> LazyTensor:
         return tensor.rows(first, last).flatten(0, 1)[start - first * width : stop - first * width].contiguous()
 
     return Made((tensor.shape[0] * width, *tensor.shape[2:]), tensor.dtype, rows)
+
+
+def flattened(tensor: LazyTensor) -> LazyTensor:
+    """The tensor's numbers as one vector, row after row."""
+    length = math.prod(tensor.shape[1:])
+
+    def rows(start: int, stop: int) -> torch.Tensor:
+        first = start // max(1, length)
+        part = tensor.rows(first, -(-stop // max(1, length))).reshape(-1)
+        return part[start - first * length : stop - first * length].clone()
+
+    return Made((num_elements(tensor),), tensor.dtype, rows)
+
+
+def unflattened(vector: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
+    """A vector's numbers as a tensor of a shape with as many."""
+    length = math.prod(shape[1:])
+
+    def rows(start: int, stop: int) -> torch.Tensor:
+        return vector.rows(start * length, stop * length).reshape(stop - start, *shape[1:])
+
+    return Made(shape, vector.dtype, rows)
 
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:

@@ -19,11 +19,12 @@ from ckptgrow.errors import listing
 from ckptgrow.state.claim import Claimed
 from ckptgrow.state.opening import TrainingState
 from ckptgrow.state.streamed_model import streamed_model
-from ckptgrow.storage.tensors import num_elements, whole
+from ckptgrow.storage.tensors import is_lazy, num_elements, whole
 from ckptgrow.verification.carried import DIRECTORIES
 from ckptgrow.verification.dense_mixtures import begun_routers
 from ckptgrow.verification.kept_tokens import KeptTokens
 from ckptgrow.verification.magnitude import largest, relative
+from ckptgrow.verification.optimizers import step_rule
 from ckptgrow.verification.pair import Link, Pair
 from ckptgrow.verification.precision import TOLERANCES, coarsest, rounding, smallest
 from ckptgrow.verification.samples import logits_of, sample_batches
@@ -40,6 +41,7 @@ def average_problems(pair: Pair, weights: Scales) -> list[str]:
     """What is wrong with other copies of the weights, with buffers, and with layers that were made from old ones."""
     return [
         *_instance_problems(pair, weights),
+        *_point_problems(pair, weights),
         *(_function_problems(pair) if pair.is_padded and not pair.is_stretched else ()),
         *_tied_problems(pair.grown, pair.small),
         *_buffer_problems(pair),
@@ -88,23 +90,49 @@ def _instance_problems(pair: Pair, weights: Scales) -> Iterator[str]:
             yield from problems.get(name, ())
 
 
+def _point_problems(pair: Pair, weights: Scales) -> Iterator[str]:
+    """What is wrong with entries of optimizers' records that are other points in the space of weights.
+
+    They grow as averages do: schedule-free optimizers' z, and where Prodigy began.
+    """
+    for small, grown in zip(pair.small.optimizers, pair.grown.optimizers, strict=False):
+        for name, record in grown.state.items():
+            link = pair.links[name]
+            old, group = small.state.get(link.small.name, {}), small.group_of.get(link.small.name)
+            rule = step_rule(group.options, old) if group else None
+            for key in rule.weights if rule else ():
+                before, after = old.get(key), record.get(key)
+                if not is_lazy(before) or not is_lazy(after) or bool(before.shape) != bool(after.shape):
+                    if before is not after:
+                        yield f"{key} of {name} is {_kind(after)}, expected {_kind(before)}"
+                elif before.shape:
+                    tensors = Tensors.beside(pair, link, before, after)
+                    yield from _problems_of(pair, name, tensors, weights, f"{key} of {name}")
+
+
+def _kind(value: object) -> str:
+    return f"a tensor of shape {list(value.shape)}" if is_lazy(value) else "missing" if value is None else str(value)
+
+
 def _problems_by_name(pair: Pair, averages: Mapping[str, Link], weights: Scales) -> dict[str, list[str]]:
     found = in_threads(
-        lambda name: list(_problems_of(pair, name, averages[name], weights)),
+        lambda name: list(
+            _problems_of(pair, name, Tensors.of(pair, averages[name]), weights, averages[name].grown.name)
+        ),
         [*averages],
         lambda name: num_elements(pair.grown.checkpoint.tensors[name]),
     )
     return dict(zip(averages, found, strict=True))
 
 
-def _problems_of(pair: Pair, name: str, average: Link, weights: Scales) -> Iterator[str]:
+def _problems_of(pair: Pair, name: str, tensors: Tensors, weights: Scales, label: str) -> Iterator[str]:
     """What is wrong with one tensor of an average, judged by the weight that it is an average of."""
-    weight, tensors = Tensors.of(pair, pair.links[name]), Tensors.of(pair, average)
+    weight = Tensors.of(pair, pair.links[name])
     if tensors.new.dtype != tensors.old.dtype:
-        yield f"{average.grown.name} is {tensors.new.dtype}, expected {tensors.old.dtype} as in the small checkpoint"
+        yield f"{label} is {tensors.new.dtype}, expected {tensors.old.dtype} as in the small checkpoint"
     if weight.link.is_new_layer and not weight.has_entries():
         if tensors.has_entries():
-            yield f"{average.grown.name} is not zero, expected it as the weight of a new layer that adds nothing"
+            yield f"{label} is not zero, expected it as the weight of a new layer that adds nothing"
         return
     scale = weights.get(name)
     factor = 1.0 if scale is None or scale.factor is None else scale.factor
@@ -116,10 +144,10 @@ def _problems_of(pair: Pair, name: str, average: Link, weights: Scales) -> Itera
     difference = summed_difference(tensors, factor, pair.num_growths)
     if difference.is_wrong:
         error = difference.largest / size
-        yield f"{average.grown.name} differs from the small average by {error:.1e} of its largest value"
+        yield f"{label} differs from the small average by {error:.1e} of its largest value"
     elif (apart := _apart(pair, weight, tensors, factor, size)) is not None:
         yield (
-            f"{average.grown.name}: its copies are told apart otherwise than the weight's, by "
+            f"{label}: its copies are told apart otherwise than the weight's, by "
             f"{apart / size:.1e} of its largest value"
         )
 

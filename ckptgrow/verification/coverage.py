@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from ckptgrow.errors import listing
 from ckptgrow.state.optimizer_state import OptimizerState
 from ckptgrow.verification.history import Declared
+from ckptgrow.verification.optimizers import step_rule
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.trees import differences, same_value
 
@@ -42,12 +43,22 @@ def _source(pair: Pair, name: str) -> str | None:
 
 def _parameter_problems(pair: Pair, small: OptimizerState, grown: OptimizerState, where: str) -> Iterator[str]:
     expected = {name for name, link in pair.links.items() if link.small.name in set(small.names)}
-    recorded = {name for name in expected if pair.links[name].small.name in small.state}
+    recorded = {name for name in expected if _has_record(pair, small, name)}
     for what, must, have in (("holds", expected, set(grown.names)), ("has a record of", recorded, set(grown.state))):
         if must - have:
             yield f"{where} {what} no {listing(must - have)}, expected as in the small checkpoint"
         if have - must:
             yield f"{where} {what} {listing(have - must)}, expected not, as in the small checkpoint"
+
+
+def _has_record(pair: Pair, small: OptimizerState, name: str) -> bool:
+    """Whether a grown parameter must have a record; some optimizers begin without one."""
+    link = pair.links[name]
+    record = small.state.get(link.small.name)
+    if record is None or not link.has_no_moments:
+        return record is not None
+    rule = step_rule(small.group_of[link.small.name].options, record)
+    return rule is None or not rule.begins_without
 
 
 def _group_problems(pair: Pair, small: OptimizerState, grown: OptimizerState, where: str) -> Iterator[str]:

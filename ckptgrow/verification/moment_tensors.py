@@ -110,6 +110,7 @@ class Moment:
     key: str
     tensors: Tensors
     power: int
+    times: float = 1.0
 
     @property
     def label(self) -> str:
@@ -142,12 +143,12 @@ class Moment:
         if any(marks.any() for marks in case.link.anew):
             return None
         if not is_scaled or case.gradient is None:
-            return 1.0
+            return self.times
         is_one = case.gradient.factors.numel() == 1 and (self.power != 2 or not any(map(_is_there, case.link.unequal)))
-        return float(case.gradient.factors[0] ** self.power) if is_one else None
+        return float(case.gradient.factors[0] ** self.power) * self.times if is_one else None
 
     def _of_classes(self, block: Block) -> float:
-        expected = self.case.expected(block.link, block.small(self.tensors.old).double(), self.power)
+        expected = self.times * self.case.expected(block.link, block.small(self.tensors.old).double(), self.power)
         return self._largest(block.grown(self.new).double(), expected)
 
     def _of_copies(self, block: Block) -> float:

@@ -10,12 +10,13 @@ import torch
 
 from ckptgrow.state.optimizer_state import OptimizerState
 from ckptgrow.storage.tensors import is_lazy, num_elements, whole
+from ckptgrow.verification.bases import in_bases
 from ckptgrow.verification.coordinates import growths_since
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.history import are_steps
 from ckptgrow.verification.moment_factors import Factored
 from ckptgrow.verification.moment_tensors import Case, Compared, Moment, Updates, left_by
-from ckptgrow.verification.optimizers import FACTORS, POWERS, step_rule
+from ckptgrow.verification.optimizers import FACTORS, POWERS, StepRule, step_rule
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.precision import coarsest
 from ckptgrow.verification.scales import Scales
@@ -44,15 +45,18 @@ def moment_errors(pair: Pair, gradients: Mapping[str, GradientScale], scales: Sc
     jobs: list[Compared] = []
     problems: list[str] = []
     dtypes: set[torch.dtype] = set()
-    limit = _step_limit(pair)
+    limit = step_limit(pair)
     for small, grown in zip(pair.small.optimizers, pair.grown.optimizers, strict=False):
         old_groups, new_groups = small.group_of, grown.group_of
         for name in grown.names:
             link = pair.links[name]
             old, new = small.state.get(link.small.name), grown.state.get(name)
-            if old is None or new is None or set(old) != set(new):
-                if old != new:
-                    problems.append(f"the state of {name} holds {_keys(new)}, expected {_keys(old)}")
+            rule = step_rule(old_groups[link.small.name].options, old or ())
+            has_record = not (rule and rule.begins_without and link.has_no_moments)
+            if old is None or new is None or not has_record or set(old) != set(new):
+                expected = old if has_record else None
+                if expected != new:
+                    problems.append(f"the state of {name} holds {_keys(new)}, expected {_keys(expected)}")
                 continue
             case = Case(
                 name=name,
@@ -66,11 +70,8 @@ def moment_errors(pair: Pair, gradients: Mapping[str, GradientScale], scales: Sc
                 pair=pair,
             )
             dtypes |= {value.dtype for value in old.values() if is_lazy(value) and value.shape}
-            problems += _number_problems(case, old, new)
-            problems += _dtype_problems(case, old, new)
-            jobs += _comparisons(case, old, new)
-            unknown = set(old) - set(NUMBERS) - {key for pair_ in FACTORS for key in pair_} - set(POWERS)
-            problems += [f"{key} of {name}: nothing is known of it" for key in sorted(unknown)]
+            problems += _record_problems(case, rule, old, new)
+            jobs += _comparisons(case, rule, old, new)
     if len(pair.small.optimizers) != len(pair.grown.optimizers):
         problems.append(f"{len(pair.grown.optimizers)} optimizers, expected {len(pair.small.optimizers)}")
     errors = in_threads(lambda job: job.error(), jobs, lambda job: num_elements(job.new))  # over what each dtype leaves
@@ -79,23 +80,61 @@ def moment_errors(pair: Pair, gradients: Mapping[str, GradientScale], scales: Sc
     return MomentErrors(found, problems, tolerance)
 
 
-def _comparisons(case: Case, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Compared]:
+def _comparisons(
+    case: Case, rule: StepRule | None, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> Iterator[Compared]:
     """The tensors of a record, those of two factors together."""
-    rule = step_rule(case.old, old)
     powers = {**POWERS, **(rule.powers if rule else {})}
     for key in old:
-        if key in powers and is_lazy(new[key]):
-            tensors = Tensors(case.link, old[key], new[key])
+        if key in powers and is_lazy(new[key]) and not (rule and key in rule.bases):
+            tensors = Tensors.beside(case.pair, case.link, old[key], new[key])
             if rule and key in rule.updates:
                 yield Updates(case=case, key=key, tensors=tensors)
             else:
-                yield Moment(case=case, key=key, tensors=tensors, power=powers[key])
+                yield Moment(case=case, key=key, tensors=tensors, power=powers[key], times=_times(case, rule, key))
     for row, column in FACTORS:
         if row in old and column in old:
             yield Factored(case=case, keys=(row, column), old_record=old, new_record=new)
+    if rule and rule.bases and all(key in old for key in rule.bases):
+        yield from in_bases(case, rule.bases, old, new)
 
 
-def _step_limit(pair: Pair) -> int | None:
+def _record_problems(
+    case: Case, rule: StepRule | None, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> Iterator[str]:
+    """What is wrong with a record besides its tensors."""
+    yield from _number_problems(case, old, new)
+    yield from _dtype_problems(case, old, new)
+    yield from _reading_problems(case, rule, old, new)
+    yield from (f"{key} of {case.name}: nothing is known of it" for key in sorted({*old} - _known(rule)))
+
+
+def _known(rule: StepRule | None) -> set[str]:
+    """The entries of which something is known, here or where weights are judged."""
+    factors = {key for factors in FACTORS for key in factors}
+    own = (*rule.weights, *rule.readings, *rule.bases) if rule else ()
+    return {*NUMBERS, *POWERS, *factors, *own}
+
+
+def _reading_problems(
+    case: Case, rule: StepRule | None, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> Iterator[str]:
+    """What is wrong with what the last step measured, and the next one measures anew."""
+    for key in rule.readings if rule else ():
+        before, after = _plain(old.get(key)), _plain(new.get(key))
+        if before != after:
+            yield f"{key} of {case.name} is {after}, expected {before} as before"
+
+
+def _times(case: Case, rule: StepRule | None, key: str) -> float:
+    """The ratio of the option, new over old, in whose units an entry is besides the gradient's."""
+    option = rule.times.get(key) if rule else None
+    if option is None or case.are_unscaled:
+        return 1.0
+    return float(case.new.get(option, 1.0)) / float(case.old.get(option, 1.0))
+
+
+def step_limit(pair: Pair) -> int | None:
     """The earliest step to which a growth moved the schedule, by the history or by the grown checkpoint's own step.
 
     None where nothing moved it. `history` judges the history.
@@ -137,6 +176,10 @@ def _momentum_product(options: Mapping[str, Any], steps: int) -> float:
     for step in range(1, steps + 1):
         product *= options["betas"][0] * (1 - 0.5 * 0.96 ** (step * options["momentum_decay"]))
     return product
+
+
+def _plain(value: Any) -> Any:
+    return float(whole(value)) if is_lazy(value) and not value.shape else value
 
 
 def _float(value: Any) -> float:

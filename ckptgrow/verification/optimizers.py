@@ -7,6 +7,9 @@ The options must change so that updates scale as the weights do. Let c be the me
     the gradient itself (SGD)                                          lr: c / g
     a matrix of given singular values (Muon): entries 1/√n             lr: c · √n / (its factor by shape), eps: g · √n
     an update as large as the weight (Adafactor)                       lr: c / r      eps: g² or g, and r
+    the same by the sizes of both (LAMB)                               lr: c / r      eps: g
+    a gradient over a squared one, times 1/ρ (Sophia)                  lr: c          rho: 1 / g
+    one rate for all groups, and a scale of each (D-Adaptation)        layer_scale: c eps: g
     decay of the weight: lr · wd stays; decay in the gradient: wd · c / g stays
 """
 
@@ -16,10 +19,12 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import torch
 
+from ckptgrow.errors import OptimizerError
 from ckptgrow.state.optimizer_kinds import recognised
 from ckptgrow.verification.lion import Lion
 
@@ -36,6 +41,11 @@ POWERS: Mapping[str, int] = {
     "sum": 2,
     "square_avg": 2,
     "grad_avg": 1,
+    "exp_avg_diff": 1,
+    "previous_grad": 1,
+    "neg_pre_grad": 1,
+    "s": 1,
+    "hessian": 2,
     "momentum_buffer": 1,
     "variance": 2,
 }
@@ -76,7 +86,10 @@ class StepRule:
 
     `build`: makes the torch optimizer of some groups; `ratios`: by how much each option must change; `powers`: the
     powers of the gradient in a record's entries, where they differ from `POWERS`; `updates`: entries that are averages
-    of updates instead of gradients.
+    of updates instead of gradients; `times`: options by whose ratio entries change besides; `weights`: entries that are
+    other points in the space of weights; `readings`: entries that stay; `bases`: the products of gradients, their
+    eigenvectors, and the squares in these; `clock`: the option that counts a group's
+    steps; `begins_without`: new parameters have no record.
     """
 
     name: str
@@ -84,6 +97,12 @@ class StepRule:
     ratios: Callable[[Measured, Mapping[str, Any]], Ratios] | None
     powers: Mapping[str, int] = field(default_factory=dict[str, int])
     updates: tuple[str, ...] = ()
+    times: Mapping[str, str] = field(default_factory=dict[str, str])
+    weights: tuple[str, ...] = ()
+    readings: tuple[str, ...] = ()
+    bases: tuple[str, ...] = ()
+    clock: str | None = None
+    begins_without: bool = False
     tolerance: float = 1e-9  # relative, of options: products in float64
     step_rounding: float = 0.0  # of the losses, where steps are computed in less than the weights' dtype
 
@@ -141,6 +160,56 @@ def _of_weights_or_not(one: Measured, options: Mapping[str, Any]) -> Ratios:
     return {**_rates(rate, _inverse(one.weight)), "eps": (bound, size)}
 
 
+def _of_averaged(one: Measured, options: Mapping[str, Any]) -> Ratios:
+    ratios = _of_gradients(one, options) if "momentum" in options else _without_size(one, options)
+    rate, power = ratios["lr"], options["weight_lr_power"]
+    summed = rate**power if isinstance(rate, float) else None
+    return {**ratios, "lr_max": rate, "scheduled_lr": rate, "weight_sum": summed}
+
+
+def _of_curvature(one: Measured, options: Mapping[str, Any]) -> Ratios:
+    return {**_without_size(one, options), "rho": _inverse(one.gradient)}
+
+
+def _of_layers(one: Measured, options: Mapping[str, Any]) -> Ratios:
+    decay = 1.0 if options.get("decouple") else _inverse(one.rate_of_gradients)
+    return {"layer_scale": one.weight, "eps": one.gradient, "weight_decay": decay}
+
+
+def _of_bases(one: Measured, options: Mapping[str, Any]) -> Ratios:
+    """In the basis of an axis, n equal copies of a coordinate are one coordinate that is √n as large."""
+    limit = options.get("max_precondition_dim", options.get("max_precond_dim", math.inf))
+    is_turned = len(one.old_shape) > 1 or options.get("precondition_1d")
+    pairs = zip(one.new_shape, one.old_shape, strict=True)
+    root = math.sqrt(math.prod(new / old for new, old in pairs if is_turned and old <= limit))
+    rate = None if one.weight is None else one.weight * root
+    return {**_rates(rate, _inverse(rate)), "eps": None if one.gradient is None else one.gradient * root}
+
+
+def _of_trust(one: Measured, options: Mapping[str, Any]) -> Ratios:
+    """Where the sizes of weight and update are not compared, updates are Adam's."""
+    decays, is_apart = options.get("weight_decay"), options.get("weight_decouple", options.get("decoupled_decay"))
+    is_compared = not options["adam"] if "adam" in options else bool(decays or options.get("always_adapt"))
+    rate = None if one.weight is None else one.weight / (one.size if is_compared else 1.0)
+    decay = 1.0 if options.get("fixed_decay") and is_apart else _inverse(rate if is_apart or not decays else one.weight)
+    return {**_rates(rate, decay), "eps": one.gradient}
+
+
+def _packaged(module: str, name: str) -> Callable[[Any], torch.optim.Optimizer]:
+    """The optimizer of a package that not everyone has; raises OptimizerError where it is missing."""
+
+    def build(groups: Any) -> torch.optim.Optimizer:
+        try:
+            package = import_module(module)
+        except ImportError as error:
+            raise OptimizerError(
+                f"its steps are taken by {module}.{name}, expected this package; install it, or leave ⟦steps⟧ out"
+            ) from error
+        return getattr(package, name)(groups)
+
+    return build
+
+
 def _adam(groups: Any) -> torch.optim.Optimizer:
     is_coupled = any(group.get("decoupled_weight_decay") is False for group in groups)
     return torch.optim.Adam(groups) if is_coupled else torch.optim.AdamW(groups)
@@ -155,6 +224,58 @@ def _adafactor_of_transformers(groups: Any) -> torch.optim.Optimizer:
 ROUNDED = 1e-6  # where the size of stored weights enters
 
 RULES: tuple[StepRule, ...] = (
+    StepRule(
+        name="AdamWScheduleFree",
+        build=_packaged("schedulefree", "AdamWScheduleFree"),
+        ratios=_of_averaged,
+        weights=("z",),
+        clock="k",
+        begins_without=True,
+    ),
+    StepRule(name="RAdamScheduleFree", build=None, ratios=None, weights=("z",), clock="k", begins_without=True),
+    StepRule(
+        name="SGDScheduleFree",
+        build=_packaged("schedulefree", "SGDScheduleFree"),
+        ratios=_of_averaged,
+        weights=("z",),
+        clock="k",
+        begins_without=True,
+    ),
+    StepRule(
+        name="Prodigy",
+        build=_packaged("prodigyopt", "Prodigy"),
+        ratios=None,
+        weights=("p0",),
+        clock="k",
+        begins_without=True,
+    ),
+    StepRule(
+        name="DAdaptAdam",
+        build=_packaged("dadaptation", "DAdaptAdam"),
+        ratios=_of_layers,
+        times={"exp_avg": "layer_scale"},
+        clock="k",
+        begins_without=True,
+    ),
+    StepRule(
+        name="Adan",
+        build=_packaged("pytorch_optimizer", "Adan"),
+        ratios=_without_size,
+        clock="step",
+        begins_without=True,
+    ),
+    StepRule(
+        name="SOAP",
+        build=_packaged("pytorch_optimizer", "SOAP"),
+        ratios=_of_bases,
+        powers={"exp_avg_sq": 0},
+        readings=("precondition_frequency", "shampoo_beta"),
+        bases=("GG", "Q", "exp_avg_sq"),
+        clock="step",
+        begins_without=True,
+        step_rounding=2e-3,  # its bases turn in float32, and where copies agree it divides by what this leaves
+    ),
+    StepRule(name="SophiaG", build=None, ratios=_of_curvature),
     StepRule(name="NAdam", build=torch.optim.NAdam, ratios=_coupled),
     StepRule(name="Adam", build=_adam, ratios=_without_size),
     StepRule(name="AdamW", build=_adam, ratios=_without_size),
@@ -162,8 +283,16 @@ RULES: tuple[StepRule, ...] = (
     StepRule(name="DeepSpeedCPUAdam", build=_adam, ratios=_without_size),
     StepRule(name="RAdam", build=torch.optim.RAdam, ratios=_coupled),
     StepRule(name="Adamax", build=torch.optim.Adamax, ratios=_coupled),
-    StepRule(name="LAMB", build=None, ratios=None),
-    StepRule(name="FusedAdam", build=None, ratios=None),
+    StepRule(
+        name="LAMB",
+        build=_packaged("pytorch_optimizer", "Lamb"),
+        ratios=_of_trust,
+        readings=("weight_norm", "adam_norm", "trust_ratio"),
+        clock="step",
+        begins_without=True,
+        tolerance=ROUNDED,
+    ),
+    StepRule(name="FusedAdam", build=None, ratios=None, clock="step"),
     StepRule(name="an optimizer with Adam's averages", build=None, ratios=None),
     StepRule(name="Lion", build=Lion, ratios=_without_size),
     StepRule(name="Adagrad", build=torch.optim.Adagrad, ratios=_coupled),

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from ckptgrow.storage.tensors import is_lazy, whole
+from ckptgrow.storage.tensors import InMemory, is_lazy, whole
 from ckptgrow.verification.history import Declared
+from ckptgrow.verification.moments import step_limit
 from ckptgrow.verification.optimizers import Measured, Ratio, StepRule, step_rule
 from ckptgrow.verification.pair import Pair
 from ckptgrow.verification.replay import SET
@@ -69,11 +70,24 @@ def _problems(pair: Pair, scales: Scales, moved: Moved, powers: tuple[float, flo
                 old = moved.options_of(place, source, small.groups[source].options)
                 record = small.state.get(pair.links[name].small.name, {})
                 is_moved = moved.is_moved and place in moved.options
-                judged = _judged(scales.of(name), step_rule(old, record), old, powers)
-                for option, problem in _of_parameter(old, group.options, judged, is_moved):
+                rule = step_rule(old, record)
+                judged = _judged(scales.of(name), rule, old, powers)
+                expected = _at_step(old, rule, pair)
+                for option, problem in _of_parameter(expected, group.options, judged, is_moved):
                     if f"{index} {option}" not in seen:
                         seen.add(f"{index} {option}")
                         yield f"{option} of group {index} ({name}) {problem}"
+
+
+def _at_step(old: Mapping[str, Any], rule: StepRule | None, pair: Pair) -> Mapping[str, Any]:
+    """The options with the group's own count of steps, where it has one, as at the grown checkpoint's step."""
+    limit = step_limit(pair)
+    if rule is None or rule.clock is None or rule.clock not in old or limit is None:
+        return old
+    taken = old[rule.clock]
+    if is_lazy(taken):
+        return {**old, rule.clock: InMemory(whole(taken).clamp(max=limit))}
+    return {**old, rule.clock: min(taken, limit)}
 
 
 @dataclass(frozen=True)

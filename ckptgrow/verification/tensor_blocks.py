@@ -19,7 +19,7 @@ import torch
 
 from ckptgrow.spaces.growth import Growth, IntVector
 from ckptgrow.spaces.selection import selected
-from ckptgrow.storage.tensors import LazyTensor, chunks, merged
+from ckptgrow.storage.tensors import LazyTensor, chunks, merged, unflattened
 from ckptgrow.verification.pair import Link, Pair
 
 ENTRIES = 2**18  # of the grown tensor in a block
@@ -89,6 +89,12 @@ class Tensors:
         old, new = pair.small.checkpoint.tensors[link.small.name], pair.grown.checkpoint.tensors[link.grown.name]
         return cls(link, old, new)
 
+    @classmethod
+    def beside(cls, pair: Pair, link: Link, old: LazyTensor, new: LazyTensor) -> Tensors:
+        """Entries of a parameter's records, which some optimizers keep as one vector each."""
+        own = cls.of(pair, link)
+        return cls(link, *(_as(one, weight.shape) for one, weight in ((old, own.old), (new, own.new))))
+
     def blocks(self) -> Iterator[Block]:
         """The blocks, in the order of the small rows."""
         return blocks_of(self.link, self.new.shape)
@@ -100,6 +106,10 @@ class Tensors:
     def has_entries(self) -> bool:
         """Whether the grown tensor holds anything but zeros, as the model applies it, where it copies something."""
         return any(bool(part.grown.any()) for part in self.parts())
+
+
+def _as(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
+    return unflattened(tensor, shape) if len(tensor.shape) == 1 < len(shape) else tensor
 
 
 Entry = TypeVar("Entry")

@@ -6,7 +6,7 @@ Dropout is off, no gradient is clipped, and learning rates are those that the gr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -97,6 +97,8 @@ def _optimizer(model: PreTrainedModel, state: TrainingState, stored: OptimizerSt
     for name, record in stored.state.items():
         parameter = parameters[canonical[name]]
         optimizer.state[parameter] = {key: _value(value, parameter) for key, value in record.items()}
+    if hasattr(optimizer, "train"):  # schedule-free: steps are taken from another point than the one that is stored
+        cast(Any, optimizer).train()
     return optimizer
 
 
@@ -108,6 +110,8 @@ def _options(group: ParameterGroup) -> dict[str, Any]:
 
 def _value(value: Any, parameter: torch.Tensor) -> Any:
     """An entry of a record as the optimizer needs it: a number as a CPU tensor, others like their parameter."""
+    if isinstance(value, list):
+        return [_value(one, parameter) for one in value]
     if is_lazy(value):
         return whole(value).to(parameter) if value.shape else whole(value).clone()
     return torch.tensor(float(value)) if isinstance(value, int | float) else value

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from ckptgrow.addresses.hub import HubAddress
+import ckptgrow
+from ckptgrow.addresses.hub import HubAddress, _needed
 from ckptgrow.errors import RequestError
 from tests.helpers.families import perturbed
 from tests.helpers.hub_server import COMMIT, hub_of
+from tests.helpers.paths import ROOT
 
+FIXTURE = ROOT / "fixtures" / "gpt2-tiny.ckpt"
 PATHS = ("owner/tiny", "hf://owner/tiny", "hf://owner/tiny@main", f"hf://owner/tiny@{COMMIT}", "hf://owner/tiny/inner")
 
 
@@ -78,7 +82,7 @@ def test_a_model_is_fetched_once_without_what_it_does_not_need_and_grows_without
         ("hf://owner/tiny@v9", "the model has no revision 'v9' on the hub"),
         (
             "hf://owner/tiny/deep",
-            "as .safetensors or pytorch_model.bin, expected some; it has er.txt",
+            "or an archive of torch.save, expected some; it has er.txt",
         ),
         ("hf://owner/tiny/nowhere", "has no weights there"),
     ],
@@ -100,6 +104,50 @@ def test_a_name_that_is_not_in_the_cache_is_told_so_without_a_network(hub: Hub) 
 def test_every_spelling_reads_the_model(hub: Hub, given: str) -> None:
     done = hub.run(["inspect", given, "--json"])
     assert done.returncode == 0 and '"model_type": "llama"' in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["dcp", "lightning"])
+def test_a_folder_of_the_hub_holds_a_whole_state(hub: Hub, tmp_path: Path, kind: str) -> None:
+    saved = tmp_path / "repository" / "run"
+    saved.mkdir(parents=True)
+    ckptgrow.convert(FIXTURE, saved / ("last.ckpt" if kind == "lightning" else "step-5"), kind)
+    (saved / "notes.bin").write_bytes(b"not to be fetched")
+    address = "hf://owner/run/run" + ("" if kind == "lightning" else "/step-5")
+    with hub_of({"owner/run": tmp_path / "repository"}, hub.asked) as endpoint:
+        there = replace(hub, endpoint=endpoint)
+        done = there.run(["inspect", address, "--json"])
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert (found["kind"], found["global_step"]) == (kind, ckptgrow.inspect(FIXTURE).global_step)
+        assert not any(one.endswith("notes.bin") for one in hub.asked)
+    again = there.run(["inspect", address, "--json", "--check"], is_online=False)
+    assert again.returncode == 0, again.stderr
+    assert {**json.loads(again.stdout), "sha256": None} == found
+
+
+@pytest.mark.parametrize(
+    ("folder", "files", "chosen"),
+    [
+        ("", [".metadata", "__0_0.distcp", "meta.pt", "config.json", "old/.metadata", "old/__0_0.distcp"], 4),
+        ("old", ["config.json", "old/.metadata", "old/__0_0.distcp"], -2),
+        ("", ["config.json", "model_and_optim/.metadata", "model_and_optim/__0_0.distcp", "train/rank0.pt"], 4),
+        ("c", ["c/pytorch_model_fsdp_0/.metadata", "c/optimizer_0/.metadata", "c/scheduler.pt", "x.json"], 3),
+        ("", ["global_step2/mp_rank_00_model_states.pt", "latest", "model.safetensors", "x.gguf"], 3),
+        ("", ["model.safetensors", "optimizer.pt", "recipe_state.pt", "pytorch_model.bin", "a/last.ckpt"], 3),
+        ("", ["lit_model.pth", "model_config.yaml", "tokenizer.json", "lit_model.gguf"], 3),
+        ("a/last.ckpt", ["a/last.ckpt", "model.safetensors"], 1),
+        ("a/last.ckpt", ["a/config.json", "a/last.ckpt", "a/first.ckpt"], 2),
+        ("model.safetensors", ["model.safetensors", "config.json", "optimizer.pt", "tf_model.h5"], 3),
+    ],
+)
+def test_of_every_kind_of_checkpoint_what_belongs_to_it_is_fetched(folder: str, files: list[str], chosen: int) -> None:
+    expected = files[:chosen] if chosen > 0 else files[chosen:]
+    assert sorted(_needed(HubAddress("o/n", None, folder), sorted(files), "hf://o/n")) == sorted(expected)
+
+
+def test_of_several_checkpoints_one_is_to_be_named() -> None:
+    with pytest.raises(RequestError, match=r"holds 2 checkpoints, expected one; name it, as hf://o/n/run/b.ckpt"):
+        _needed(HubAddress("o/n", None, "run"), ["run/a.ckpt", "run/b.ckpt"], "hf://o/n/run")
 
 
 def test_addresses_in_words() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import ckptgrow
 from ckptgrow.addresses import remote_files
+from ckptgrow.addresses.stand_ins import fetched_whole
 from tests.helpers.paths import ROOT
 
 pytest.importorskip("s3fs")
@@ -53,7 +54,7 @@ def test_a_state_grows_from_s3_to_s3_as_it_does_on_the_disk(
     files = [one.relative_to(here) for one in [here, *here.rglob("*")] if one.is_file()]
     assert files
     for name in files:
-        assert remote_files.fetched_whole(there / name).read_bytes() == (here / name).read_bytes()
+        assert fetched_whole(there / name).read_bytes() == (here / name).read_bytes()
 
 
 def test_a_growth_that_is_killed_leaves_nothing_that_looks_whole(tmp_path: Path, bucket: str) -> None:

@@ -51,13 +51,16 @@ def language_loss(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def train(model: PreTrainedModel, optimizer: torch.optim.Optimizer, batches: Sequence[torch.Tensor]) -> list[float]:
+    """Trains; schedule-free optimizers, which train another point than they store, are told so and set back."""
     losses: list[float] = []
+    getattr(optimizer, "train", lambda: None)()
     for tokens in batches:
         optimizer.zero_grad(set_to_none=True)
         loss = language_loss(model, tokens)
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
+    getattr(optimizer, "eval", lambda: None)()
     return losses
 
 

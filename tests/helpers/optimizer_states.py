@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+READINGS = ("weight_norm", "adam_norm", "trust_ratio")  # of LAMB's last step, which the next one makes anew
 NUM_STEPS = 8  # beyond RAdam's first steps, which are SGD's
 
 
@@ -38,6 +39,20 @@ def assert_equal_states(small: Any, found: Any, real: Any, factor: int, toleranc
         assert set(found[name]) == set(record)
         for key, expected in record.items():
             value = found[name][key]
+            if key == "Q" or (key == "exp_avg_sq" and "Q" in record):
+                continue  # any eigenvectors of the same products serve: what they make is compared by steps
+            if key == "GG":
+                for one, other, old in zip(value, expected, small[name][key], strict=True):
+                    if len(other):
+                        count = len(other) // len(old) * (3 if "c_attn" in name and one.shape[0] % 3 == 0 else 1)
+                        blocks = [part for row in one.chunk(count, 0) for part in row.chunk(count, 1)]
+                        wanted = [part for row in other.chunk(count, 0) for part in row.chunk(count, 1)]
+                        for part, want in zip(blocks, wanted, strict=True):
+                            assert float((part - want).abs().max()) <= tolerance * float(want.abs().max()), (name, key)
+                continue
+            if key in READINGS:
+                assert float(value) == float(small[name][key])
+                continue
             if not isinstance(expected, torch.Tensor) or expected.dim() == 0:
                 assert float(value) == pytest.approx(float(expected), rel=tolerance), (name, key)
             elif name.endswith("c_attn.bias"):  # the keys' part has gradient zero, but for rounding

@@ -9,12 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from dadaptation import DAdaptAdam
+from prodigyopt import Prodigy
+from pytorch_optimizer import SOAP, Adan, Lamb
+from schedulefree import AdamWScheduleFree, SGDScheduleFree
 from torch import optim
 from transformers import PreTrainedModel
 from transformers.optimization import Adafactor as HfAdafactor
 
+from ckptgrow.growth.request import StateRequest
 from tests.helpers.gpt2 import perturbed_gpt2
 from tests.helpers.lion import Lion
+from tests.helpers.sophia import SophiaG
+from tests.helpers.state_requests import MUP
 
 Build = Callable[..., torch.optim.Optimizer]
 
@@ -29,9 +36,19 @@ class Case:
     lr: float
     exact_in: tuple[str, ...] = ("diagonal", "tile")
 
+    @property
+    def rules(self) -> StateRequest:
+        """Rule `mup` where there is one for it."""
+        return MUP if self.exact_in else StateRequest()
+
 
 def case(kind: Any, lr: float, exact_in: tuple[str, ...] = ("diagonal", "tile"), **options: Any) -> Case:
     return Case(lambda parameters, lr: kind(parameters, lr=lr, **options), lr, exact_in)
+
+
+def estimating(kind: Any, exact_in: tuple[str, ...] = ("diagonal", "tile"), **options: Any) -> Case:
+    """An optimizer that estimates its learning rate, and takes none of 0: 1e-30 moves no weight either."""
+    return Case(lambda parameters, lr: kind(parameters, lr=lr or 1e-30, **options), 1.0, exact_in)
 
 
 TILE = ("tile",)
@@ -56,6 +73,19 @@ CASES: Mapping[str, Case] = {
     "SGD, momentum and decay": case(optim.SGD, 0.02, momentum=0.9, weight_decay=0.1),
     "SGD, Nesterov": case(optim.SGD, 0.02, momentum=0.9, nesterov=True),
     "Lion": case(Lion, 3e-4, weight_decay=0.1),
+    "AdamWScheduleFree": case(AdamWScheduleFree, 2e-3, eps=1e-6, weight_decay=0.1, warmup_steps=4),
+    "AdamWScheduleFree, weighted": case(AdamWScheduleFree, 2e-3, eps=1e-6, r=1.0, weight_lr_power=1.0, foreach=False),
+    "SGDScheduleFree": case(SGDScheduleFree, 0.02, weight_decay=0.1),
+    "Prodigy": estimating(Prodigy, (), eps=1e-6, d0=1e-3, weight_decay=0.1),
+    "DAdaptAdam": estimating(DAdaptAdam, eps=1e-6, d0=1e-3),
+    "DAdaptAdam, decoupled decay": estimating(DAdaptAdam, eps=1e-6, d0=1e-3, weight_decay=0.1, decouple=True),
+    "Adan": case(Adan, 2e-3, eps=1e-6, weight_decay=0.1, weight_decouple=True),
+    "Adan, proximal decay": case(Adan, 2e-3, eps=1e-6, weight_decay=0.1),
+    # where copies agree, its bases leave nothing but rounding, which a small ε makes steps of full size
+    "SOAP": case(SOAP, 2e-3, eps=1e-3, weight_decay=0.1, precondition_frequency=100),
+    "SophiaG": case(SophiaG, 1e-3, weight_decay=0.1),
+    "LAMB": case(Lamb, 2e-3, TILE, eps=1e-12, weight_decay=0.05),
+    "LAMB, decay in the update": case(Lamb, 2e-3, TILE, eps=1e-12, weight_decay=0.05, weight_decouple=False),
     "Adafactor": case(optim.Adafactor, 1e-2, TILE, eps=(1e-10, 1e-3), weight_decay=0.1),
     "Adafactor, bounded": case(optim.Adafactor, 1e-2, TILE, eps=(1e-5, 1e-1)),
     "Adafactor of transformers": case(HfAdafactor, 1e-2, TILE, weight_decay=0.1, **ADAFACTOR),
@@ -76,6 +106,13 @@ TELLING = {
     "RMSprop, centered with momentum",
     "SGD, momentum",
     "Lion",
+    "AdamWScheduleFree",
+    "SGDScheduleFree",
+    "DAdaptAdam",
+    "Adan",
+    "SOAP",
+    "SophiaG",
+    "LAMB",
     "Adafactor",
     "Adafactor of transformers, averaged",
 }
@@ -118,6 +155,7 @@ def anew(model: torch.nn.Module, state: Mapping[str, Any], build: Build, lr: flo
     """An optimizer that has seen nothing, with the stored one's groups."""
     optimizer = build(regrouped(model, state), lr)
     for group in optimizer.param_groups:
+        group.update({clock: 0 for clock in ("k", "step") if clock in group})
         for parameter in group["params"] if "initial_accumulator_value" in group else ():
             optimizer.state[parameter]["sum"].fill_(group["initial_accumulator_value"])
     return optimizer

@@ -27,6 +27,7 @@ SHARED = {
         "is_lazy",
         "merged",
         "num_elements",
+        "unflattened",
         "whole",
     },
     "ckptgrow.storage.tree": {"path_text", "with_node"},

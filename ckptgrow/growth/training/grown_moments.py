@@ -12,6 +12,7 @@ of rank one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,22 +21,24 @@ import numpy as np
 import torch
 
 from ckptgrow.choices import FreshMomentRule
-from ckptgrow.errors import OptimizerError
+from ckptgrow.errors import OptimizerError, at
 from ckptgrow.growth.growing import Growing
+from ckptgrow.growth.grown_weights import grown_beside
 from ckptgrow.growth.lineage import Descent
 from ckptgrow.growth.tensors.blended_rows import blended, with_rare_rows
 from ckptgrow.growth.tensors.factored_moments import Fill, grown_factor
 from ckptgrow.growth.tensors.fresh_entries import averaged
 from ckptgrow.growth.tensors.grown_tensors import gathered, own, scaled
+from ckptgrow.growth.training.grown_bases import check_bases, grown_bases, grown_products, squares_in
 from ckptgrow.growth.training.optimizer_table import row_of
 from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.spaces.gather import Gather, TensorGrowth
 from ckptgrow.state.optimizer_kinds import Entry
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
-from ckptgrow.storage.tensors import InMemory, LazyTensor, Zeros, is_lazy, whole
+from ckptgrow.storage.tensors import InMemory, LazyTensor, Zeros, flattened, is_lazy, unflattened, whole
 
 SQUARES: tuple[Entry, ...] = ("square", "row", "column")
-EVERY: tuple[Entry, ...] = (*SQUARES, "gradient", "magnitude", "direction", "update")
+EVERY: tuple[Entry, ...] = (*SQUARES, "gradient", "scaled gradient", "magnitude", "direction", "update")
 FILLS: Mapping[FreshMomentRule, tuple[tuple[Entry, ...], Fill]] = {  # entries that are filled, and with what
     "zero": ((), gathered),
     "mean": (SQUARES, averaged),
@@ -78,7 +81,7 @@ class _Context:
         if self.growing.request.moments == "unscaled":
             return 1.0
         # of two factors of a square each is a mean of squares
-        power = {"gradient": 1, "magnitude": 1, "square": 2, "row": 2, "column": 2}.get(entry, 0)
+        power = {"gradient": 1, "scaled gradient": 1, "magnitude": 1, "square": 2, "row": 2, "column": 2}.get(entry, 0)
         return self.descent.share_of_gradient**power
 
     def step(self, old: float) -> float:
@@ -101,8 +104,8 @@ def grown_state(state: OptimizerState, growing: Growing, sizes: WeightSizes) -> 
     groups: list[ParameterGroup] = []
     records: dict[str, dict[str, Any]] = {}
     for old_group in state.groups:
-        entries = row_of(state, old_group).entries
-        group = order.grown(old_group)
+        kind = row_of(state, old_group).kind
+        group = _at_step(order.grown(old_group), kind.clock, growing)
         groups.append(group)
         for descent in (growing.descent_of[name] for name in group.names):
             record = state.state.get(descent.old.name)
@@ -115,7 +118,8 @@ def grown_state(state: OptimizerState, growing: Growing, sizes: WeightSizes) -> 
                     sizes=sizes,
                     has_group_step=state.has_group_steps,
                 )
-                records[descent.name] = {key: _grown_entry(entries, key, context) for key in record}
+                if not (context.is_new and kind.begins_without):
+                    records[descent.name] = {key: _grown_entry(kind.entries, key, context) for key in record}
     return replace(state, groups=tuple(groups), state=records)
 
 
@@ -146,6 +150,14 @@ class _Order:
         return replace(group, names=tuple(names))
 
 
+def _at_step(group: ParameterGroup, clock: str | None, growing: Growing) -> ParameterGroup:
+    """The group with its count of steps at the step from which the schedule goes on, never more than it has taken."""
+    if clock is None or clock not in group.options or not growing.moves or growing.step is None:
+        return group
+    taken = group.options[clock]
+    return group.with_options(**{clock: _number(taken, min(_float(taken), growing.step))})
+
+
 def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> Any:
     entry, value, growth = entries[key], context.record[key], context.descent.growth
     if entry == "step":
@@ -154,6 +166,10 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
         return _number(value, context.step(_float(value)))
     if entry == "momentum product":
         return _number(value, _momentum_product(value, context))
+    if entry == "reading":
+        return value
+    if entry in ("products", "bases", "square in bases"):
+        return _grown_in_bases(entry, key, context)
     if entry == "weight size":
         ratio = 0.0 if context.is_new else context.sizes.ratio(context.descent)
         return _number(value, _float(value) * ratio)
@@ -164,6 +180,52 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
             f"{key} of {context.descent.old.name} is {str(value)[:40]}, expected a tensor of floating-point numbers; "
             "leave the optimizer out with ⟦reset optimizer⟧"
         )
+    if entry not in ("row", "column") and len(value.shape) == 1 < len(growth.axes):
+        return flattened(_grown_tensor(entries, key, _unflattened(key, value, context), context))
+    return _grown_tensor(entries, key, value, context)
+
+
+def _grown_in_bases(entry: Entry, key: str, context: _Context) -> Any:
+    """What lies along the axes in bases; raises OptimizerError, which names the parameter, where it is not exact."""
+    name, value, growth = context.descent.old.name, context.record[key], context.descent.growth
+    gradient = context.gather("gradient")
+    check_bases(name, context.options, context.record, gradient)
+    if growth.is_identity and context.share("gradient") == 1:
+        return value
+    if context.share("gradient") != 1 or any(
+        not np.allclose(square, scale**2)
+        for square, scale in zip(growth.square.scales, growth.gradient.scales, strict=True)
+    ):
+        raise OptimizerError(
+            f"{key} of {name} has no exact growth where copies have unequal gradients, expected whole multiples and "
+            "layers of their old share; leave the optimizer out with ⟦reset optimizer⟧"
+        )
+    with at(f"{key} of {name}", OptimizerError):
+        if entry == "products":
+            return grown_products(value, gradient)
+        if entry == "bases":
+            return grown_bases(value, gradient)
+        return squares_in(context.record["Q"], value, gradient)
+
+
+def _unflattened(key: str, value: LazyTensor, context: _Context) -> LazyTensor:
+    """An entry that the optimizer keeps as one vector (Prodigy) in its parameter's shape.
+
+    Raises OptimizerError where it has only every nth number of it.
+    """
+    shape = context.descent.growth.old_shape
+    if value.shape[0] != math.prod(shape):
+        raise OptimizerError(
+            f"{key} of {context.descent.old.name} has {value.shape[0]} numbers of {math.prod(shape)}, expected all of "
+            "them (slice_p=1): growth does not know those between; leave the optimizer out with ⟦reset optimizer⟧"
+        )
+    return unflattened(value, shape)
+
+
+def _grown_tensor(entries: Mapping[str, Entry], key: str, value: LazyTensor, context: _Context) -> LazyTensor:
+    entry, growth = entries[key], context.descent.growth
+    if entry == "weight":
+        return grown_beside(context.descent, context.growing, value) if value.shape else own(value)
     if context.is_new:
         shape = value.shape if growth.is_identity else growth.gradient.shape
         return Zeros(shape, value.dtype)

@@ -11,48 +11,88 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ckptgrow.errors import OptimizerError, listing
-from ckptgrow.state.optimizer_kinds import KINDS, Entry, keys_in, recognised, shown_by
+from ckptgrow.state.optimizer_kinds import KINDS, Entry, OptimizerKind, keys_in, recognised, shown_by
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
 
-LrKind = Literal["normalised", "gradient", "orthogonal", "adafactor", "none"]
+LrKind = Literal["normalised", "gradient", "orthogonal", "adafactor", "trust", "layer scale", "bases", "none"]
 
 
 @dataclass(frozen=True)
+class Power:
+    """By which powers an option changes: of the gradient's factor, of the learning rate's ratio (or the option that
+    holds this power), and of the factor by which updates must change.
+    """
+
+    gradient: int = 0
+    rate: int | str = 0
+    update: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerRow:
     """One optimizer's rule.
 
-    `coupled`: whether weight decay is added to the gradient (L2), where no option `decoupled_weight_decay` says it.
+    `coupled`: whether weight decay is added to the gradient (L2), where no option `decoupled_by` says it;
+    `also_scaled`: options that are in units of the gradient, the rate or the update; `reason`: why there is no rule.
     """
 
     name: str
     lr: LrKind
     coupled: bool = False
-    also_scaled: Mapping[str, int] = field(default_factory=dict[str, int])  # options in powers of the gradient
+    also_scaled: Mapping[str, Power] = field(default_factory=dict[str, Power])
+    decoupled_by: str = "decoupled_weight_decay"
+    reason: str = ""
+
+    @property
+    def kind(self) -> OptimizerKind:
+        """What is known of it besides."""
+        return next(kind for kind in KINDS if kind.name == self.name)
 
     @property
     def entries(self) -> Mapping[str, Entry]:
         """What each entry of a record is in terms of the gradient."""
-        return next(kind.entries for kind in KINDS if kind.name == self.name)
+        return self.kind.entries
 
 
+_OF_AVERAGES = {"lr_max": Power(rate=1), "scheduled_lr": Power(rate=1), "weight_sum": Power(rate="weight_lr_power")}
 ROWS: tuple[OptimizerRow, ...] = (
-    OptimizerRow("NAdam", "normalised", coupled=True),
-    OptimizerRow("Adam", "normalised"),
-    OptimizerRow("AdamW", "normalised"),
-    OptimizerRow("AdamW of transformers", "normalised"),
-    OptimizerRow("DeepSpeedCPUAdam", "none"),  # its groups do not say whether weight decay is added to the gradient
-    OptimizerRow("LAMB", "none"),
-    OptimizerRow("FusedAdam", "none"),
-    OptimizerRow("Adamax", "normalised", coupled=True),
-    OptimizerRow("RAdam", "normalised", coupled=True),
-    OptimizerRow("an optimizer with Adam's averages", "none"),
-    OptimizerRow("Lion", "normalised"),
-    OptimizerRow("Adagrad", "normalised", coupled=True, also_scaled={"initial_accumulator_value": 2}),
-    OptimizerRow("RMSprop", "normalised", coupled=True),
-    OptimizerRow("Muon", "orthogonal"),
-    OptimizerRow("SGD", "gradient", coupled=True),
-    OptimizerRow("Adafactor", "adafactor"),
-    OptimizerRow("Adafactor of transformers", "adafactor"),
+    OptimizerRow(name="AdamWScheduleFree", lr="normalised", also_scaled=_OF_AVERAGES),
+    OptimizerRow(name="RAdamScheduleFree", lr="none", reason="its first steps are those of plain gradients"),
+    OptimizerRow(name="SGDScheduleFree", lr="gradient", coupled=True, also_scaled=_OF_AVERAGES),
+    OptimizerRow(
+        name="Prodigy", lr="none", reason="it takes one learning rate for all groups, and estimates that itself"
+    ),
+    OptimizerRow(
+        name="DAdaptAdam",
+        lr="layer scale",
+        coupled=True,
+        also_scaled={"layer_scale": Power(update=1)},
+        decoupled_by="decouple",
+    ),
+    OptimizerRow(name="Adan", lr="normalised"),
+    OptimizerRow(name="SOAP", lr="bases"),
+    OptimizerRow(name="SophiaG", lr="normalised", also_scaled={"rho": Power(gradient=-1)}),
+    OptimizerRow(name="NAdam", lr="normalised", coupled=True),
+    OptimizerRow(name="Adam", lr="normalised"),
+    OptimizerRow(name="AdamW", lr="normalised"),
+    OptimizerRow(name="AdamW of transformers", lr="normalised"),
+    OptimizerRow(
+        name="DeepSpeedCPUAdam", lr="none"
+    ),  # its groups do not say whether weight decay is added to the gradient
+    OptimizerRow(name="LAMB", lr="trust"),
+    OptimizerRow(name="FusedAdam", lr="none"),
+    OptimizerRow(name="Adamax", lr="normalised", coupled=True),
+    OptimizerRow(name="RAdam", lr="normalised", coupled=True),
+    OptimizerRow(name="an optimizer with Adam's averages", lr="none"),
+    OptimizerRow(name="Lion", lr="normalised"),
+    OptimizerRow(
+        name="Adagrad", lr="normalised", coupled=True, also_scaled={"initial_accumulator_value": Power(gradient=2)}
+    ),
+    OptimizerRow(name="RMSprop", lr="normalised", coupled=True),
+    OptimizerRow(name="Muon", lr="orthogonal"),
+    OptimizerRow(name="SGD", lr="gradient", coupled=True),
+    OptimizerRow(name="Adafactor", lr="adafactor"),
+    OptimizerRow(name="Adafactor of transformers", lr="adafactor"),
 )
 
 
@@ -81,7 +121,7 @@ def row_of(state: OptimizerState, group: ParameterGroup) -> OptimizerRow:
 
 def is_coupled(row: OptimizerRow, options: Mapping[str, Any]) -> bool:
     """Whether weight decay goes through the gradient; Adam groups that do not say so are taken for AdamW's."""
-    decoupled = options.get("decoupled_weight_decay")
+    decoupled = options.get(row.decoupled_by)
     return row.coupled if decoupled is None else not decoupled
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ckptgrow.growth.lineage import Descent
 from ckptgrow.growth.tensors.grown_tensors import root_mean_square
-from ckptgrow.storage.tensors import LazyTensor
+from ckptgrow.storage.tensors import LazyTensor, num_elements
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,6 +18,12 @@ class WeightSizes:
     old: Mapping[str, LazyTensor]
     new: Mapping[str, LazyTensor]
     _known: dict[str, float] = field(default_factory=dict[str, float])
+
+    def norms(self, one: Descent) -> tuple[float, float]:
+        """The old and the new Euclidean norm."""
+        both = self.old[one.old.name], self.new[one.name]
+        old, new = (root_mean_square(weight) * math.sqrt(num_elements(weight)) for weight in both)
+        return old, new
 
     def ratio(self, one: Descent) -> float:
         """The new root mean square over the old one; 1 where nothing grew or the old weight is zero."""

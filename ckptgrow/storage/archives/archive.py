@@ -11,12 +11,13 @@ import struct
 import types
 import warnings
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, BinaryIO
 
 import torch
 
-from ckptgrow.addresses.remote_files import is_elsewhere, opened
+from ckptgrow.addresses.stand_ins import described
 from ckptgrow.errors import CheckpointError, UnsafePickleError, listing
 from ckptgrow.storage.pickles.opaque_pickles import PLAIN_CLASSES, is_refused, unpickler_of
 from ckptgrow.storage.tensors import Stored, num_bytes, num_elements
@@ -59,9 +60,9 @@ def _damaged(path: Path | str, reason: str) -> CheckpointError:
 
 def _load(path: Path, located: _Located) -> object:
     try:
-        return torch.load(path, map_location="meta", weights_only=True)
+        return torch.load(described(path), map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
-        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(described(path))
         if not named:
             raise
         refused = [one for one in named if is_refused(*one.rpartition(".")[::2])]
@@ -69,7 +70,7 @@ def _load(path: Path, located: _Located) -> object:
             raise _unsafe(path, listing(refused)) from error
         module = types.SimpleNamespace(__name__=__name__, Unpickler=unpickler_of(located.stored))
         try:
-            return torch.load(path, map_location="meta", weights_only=False, pickle_module=module)
+            return torch.load(described(path), map_location="meta", weights_only=False, pickle_module=module)
         except (pickle.UnpicklingError, TypeError, AttributeError) as reason:
             raise _unsafe(path, f"{listing(named)}; {reason}") from error
 
@@ -79,6 +80,11 @@ def _unsafe(path: Path, named: str) -> UnsafePickleError:
         f"{path}: its pickle names code that ckptgrow does not run ({named}), expected tensors, plain values and "
         "objects of the user's classes; save it again without these objects"
     )
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is an archive, by the directory at its end."""
+    return zipfile.is_zipfile(described(path))
 
 
 def data_offset(file: BinaryIO, info: zipfile.ZipInfo) -> int:
@@ -125,9 +131,8 @@ def check_sums(archive_file: Path | IO[bytes], where: str) -> None:
 
     torch can be told to record none (`torch.serialization.set_crc32_options`); then entries have the checksum zero.
     """
-    if isinstance(archive_file, Path) and is_elsewhere(archive_file):
-        archive_file = opened(archive_file)
-    with zipfile.ZipFile(archive_file) as archive:
+    file = archive_file.open("rb") if isinstance(archive_file, Path) else nullcontext(archive_file)
+    with file as opened, zipfile.ZipFile(opened) as archive:
         for info in archive.infolist():
             if info.CRC != 0 and not _matches_its_checksum(archive, info):
                 raise CheckpointError(
@@ -152,7 +157,7 @@ def _record_sizes(path: Path) -> dict[int, int]:
     Raises CheckpointError where the archive is none, or its directory cannot be true.
     """
     _check_is_archive(path)
-    with path.open("rb") as file:
+    with described(path).open("rb") as file:
         return entry_sizes(file, str(path))
 
 
@@ -201,7 +206,7 @@ def _check_is_archive(path: Path) -> None:
         raise CheckpointError(f"{path}: no such file")
     if not path.is_file():
         raise CheckpointError(f"{path}: is not a file, expected a torch.save archive")
-    if not zipfile.is_zipfile(path):
+    if not is_archive(path):
         kind = "is empty" if path.stat().st_size == 0 else "is not a torch.save archive (zip), or cut short"
         raise CheckpointError(f"{path}: {kind}, expected a checkpoint written by torch 1.6 or later; copy it again")
 

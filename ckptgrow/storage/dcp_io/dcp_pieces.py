@@ -14,7 +14,6 @@ from typing import Any, BinaryIO, cast
 import torch
 from typing_extensions import Buffer
 
-from ckptgrow.addresses.remote_files import opened
 from ckptgrow.errors import CheckpointError
 from ckptgrow.storage.archives.archive import DAMAGES, check_sums, entry_sizes
 from ckptgrow.storage.pickles.opaque_pickles import unpickler_of
@@ -28,7 +27,7 @@ class Slice(io.RawIOBase):
     """Bytes [offset, offset + length) of a file, as a file of its own."""
 
     def __init__(self, path: Path, offset: int, length: int) -> None:
-        self._file: Any = opened(path)
+        self._file: Any = path.open("rb", buffering=0)
         self._offset, self._length, self._position = offset, length, 0
 
     def readable(self) -> bool:

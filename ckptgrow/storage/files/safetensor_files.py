@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from typing_extensions import TypedDict
 
+from ckptgrow.addresses.stand_ins import described
 from ckptgrow.errors import CheckpointError
 from ckptgrow.storage.files.json_files import read_json, write_json
 from ckptgrow.storage.files.tensor_writing import Extent, FileLayout
@@ -53,11 +54,11 @@ def read_file(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     The library judges whether the file is whole and well formed; raises CheckpointError where it is not.
     """
     try:
-        with safe_open(path, framework="pt"):
+        with safe_open(described(path), framework="pt"):
             pass
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: is not a whole safetensors file ({error}); copy it again") from error
-    with path.open("rb") as file:
+    with described(path).open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         parsed = json.loads(file.read(length))
     metadata: dict[str, str] = parsed.pop(METADATA, {})

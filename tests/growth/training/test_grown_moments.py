@@ -29,7 +29,7 @@ def test_grown_state_is_what_the_optimizer_builds_in_the_grown_model(
     small = case.build(model.parameters(), 0.0)
     train(model, small, token_batches(NUM_STEPS))
     save_lightning(source, model, [small], global_step=NUM_STEPS)
-    ckptgrow.width(source, tmp_path / "grown.ckpt", factor=factor, how=how, noise=0, request=MUP)
+    ckptgrow.width(source, tmp_path / "grown.ckpt", factor=factor, how=how, noise=0, request=case.rules)
     grown, _ = load_model(tmp_path / "grown.ckpt")
     (state,) = stored(tmp_path / "grown.ckpt")
     found = states_by_name(resumed(grown, state, case.build, 0.0), grown)
