@@ -2,26 +2,34 @@
 
     Row("layers.{layer}.attention.wq.weight", "rotary heads: model.layers.{layer}.self_attn.q_proj.weight")
     Row("h.{layer}.attn.qkv.weight", Q, K, V, how="join")
+    Row(("h.{layer}.gate.weight", "h.{layer}.up.weight"), GATE_UP, how="join")
 
-A row has one name of the trainer's and one or more of transformers'. Words before a name say what is done to that
-tensor on its way to the trainer, `how` what makes one tensor of them:
+A row has one name of the trainer's and one or more of transformers', or, where transformers has one tensor of what the
+trainer has apart, the other way round. Words before a name of transformers' say what is done to that tensor on its way
+to the trainer, `how` what makes one tensor of several:
 
     rotary SPACE    the rows of each head from two halves to pairs, as Meta's rotary positions turn them
     thirds SPACE    the rows of each head's query, key and value, head after head, to all queries, all keys, all values
+    groups SPACE    the same of each key head's queries, its key and its value
     times C, plus C a constant; moments follow by the gradient, which is 1/C as large
     transpose       a matrix with its axes exchanged
     join            one after the other along the first axis
     group           q, k, v by key and value head: the queries that share the head, then the head's key, then its value
     stack           all layers in one tensor, the layer as the first axis, before what else `how` says
+    experts         all experts in one of transformers' tensors, the expert as the first axis, before what else it says
+
+Where the trainer's tensors are joined, they have equal shares of the rows, or as many as the space before their name
+says: ("heads: Q", "kv_heads: K", "kv_heads: V").
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 LAYER = "{layer}"
+EXPERT = "{expert}"
 JOINING = ("join", "group")
 
 
@@ -40,18 +48,32 @@ class Part:
 
 
 class Row:
-    """One of the trainer's tensors. See the module's head.
+    """One of the trainer's tensors, or several that are one of transformers'. See the module's head.
 
     `or_zero`: the trainer may have it or not, in all layers alike; where it has not, transformers' tensors are zero.
     `is_buffer`: no parameter, so that no optimizer knows it.
     """
 
-    def __init__(self, theirs: str, *ours: str, how: str = "", or_zero: bool = False, is_buffer: bool = False) -> None:
-        self.theirs = theirs
+    def __init__(
+        self, theirs: str | Sequence[str], *ours: str, how: str = "", or_zero: bool = False, is_buffer: bool = False
+    ) -> None:
+        said = [one.rpartition(": ") for one in ((theirs,) if isinstance(theirs, str) else theirs)]
+        self.names = tuple(name for *_, name in said)
+        self.shares = tuple(space for space, *_ in said)
         self.parts = tuple(map(Part.of, ours))
         self.how = tuple(how.split())
         self.or_zero = or_zero
         self.is_buffer = is_buffer
+
+    @property
+    def theirs(self) -> str:
+        """The trainer's name, the first of several."""
+        return self.names[0]
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether transformers has one tensor of what the trainer has apart."""
+        return len(self.names) > 1 or EXPERT in self.theirs
 
     @property
     def is_stacked(self) -> bool:
@@ -61,7 +83,7 @@ class Row:
     @property
     def is_renaming(self) -> bool:
         """Whether its tensors differ in nothing but their names."""
-        return len(self.parts) == 1 and not self.how and not self.parts[0].steps
+        return len(self.parts) == 1 and not self.is_apart and not self.how and not self.parts[0].steps
 
     @property
     def is_transformers(self) -> bool:
@@ -89,6 +111,7 @@ class ConfigMap:
     expects: Mapping[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
     contains: Mapping[str, str] = field(default_factory=dict[str, str])
     needs: tuple[str, ...] = ()
+    alike: Mapping[str, Any] = field(default_factory=dict[str, Any])
     words: Mapping[str, Mapping[Any, str]] = field(default_factory=dict[str, Mapping[Any, str]])
     also: tuple[tuple[str, ...], ...] = ()
 

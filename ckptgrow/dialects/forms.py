@@ -63,16 +63,6 @@ def _paired(heads: int, head: int) -> RowOrder:
 
 
 @lru_cache(maxsize=64)
-def _in_thirds(heads: int, head: int) -> RowOrder:
-    """Queries, keys and values from head after head to one after the other: (heads, 3, head) to (3, heads, head)."""
-    row = np.arange(3 * heads * head).reshape(heads, 3, head).transpose(1, 0, 2).reshape(-1)
-    return RowOrder(np.zeros_like(row), row)
-
-
-ORDERS = {"rotary": _paired, "thirds": _in_thirds}
-
-
-@lru_cache(maxsize=64)
 def _joined(lengths: tuple[int, ...]) -> RowOrder:
     """One tensor after the other."""
     rows = [np.arange(length) for length in lengths]
@@ -87,10 +77,61 @@ def _grouped(lengths: tuple[int, ...], groups: int) -> RowOrder:
     return RowOrder(np.concatenate(sources, axis=1).reshape(-1), np.concatenate(rows, axis=1).reshape(-1))
 
 
+class LastRead:
+    """A tensor of which one row of the first axis is held, for who reads it in places, one after the other; it is let
+    go with its end, which `read` tells.
+    """
+
+    def __init__(self, old: LazyTensor) -> None:
+        self.old = old
+        self._held: tuple[int, torch.Tensor] | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """See LazyTensor."""
+        return self.old.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """See LazyTensor."""
+        return self.old.dtype
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See LazyTensor."""
+        return self.old.rows(start, stop)
+
+    def read(self, index: int, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) of a row. Threads may read at once: what is held is exchanged together."""
+        held = self._held
+        if held is None or held[0] != index:
+            held = index, self.old.rows(index, index + 1)[0]
+        self._held = None if stop == len(held[1]) else held
+        return held[1][start:stop]
+
+
+def _rotary(sizes: Mapping[str, int], space: str) -> RowOrder:
+    return _paired(sizes[space], sizes["head"])
+
+
+def _ungrouped(sizes: Mapping[str, int], space: str) -> RowOrder:
+    """Queries, keys and values from group after group to one after the other; a group is one of the space."""
+    groups, head = sizes[space], sizes["head"]
+    lengths = (sizes["heads"] * head, groups * head, groups * head)
+    grouped = _grouped(lengths, groups)
+    row = np.argsort(np.cumsum((0, *lengths[:-1]))[grouped.source] + grouped.row)
+    return RowOrder(np.zeros_like(row), row)
+
+
+ORDERS = {"rotary": _rotary, "thirds": _ungrouped, "groups": _ungrouped}
+
+
 @dataclass(frozen=True)
 class Form:
     """A row of a dialect in a model of some sizes; `shapes` are transformers' tensors', layer by layer where the row
-    stacks them. `sizes` has those of heads, and the number of `layers`.
+    stacks them. `sizes` has those of heads, and the numbers of `layers` and `experts`.
+
+    On one side there is one tensor, on the other are its parts, expert after expert where there are experts: which
+    side is the trainer's, the row says.
     """
 
     row: Row
@@ -103,60 +144,93 @@ class Form:
         return not self.row.is_renaming
 
     @cached_property
-    def shape(self) -> Shape:
-        """The shape of the trainer's tensor."""
-        first, *_ = shapes = self.shapes[: len(self.row.parts)]
-        if "transpose" in self.row.how:
-            first = (first[1], first[0])
-        inner = (sum(one[0] for one in shapes), *first[1:]) if self._is_joining else first
-        return (self.sizes["layers"], *inner) if self.row.is_stacked else inner
+    def shapes_of_theirs(self) -> tuple[Shape, ...]:
+        """The shapes of the trainer's tensors."""
+        first, *_ = self.shapes
+        if self.row.is_apart:
+            *_, columns = self._turned(first[1:] if self._is_stacked else first)
+            return tuple((length, columns) for length in self._lengths) * self._num_stacked
+        rest = self._turned(first)[1:]
+        inner = (sum(self._lengths), *rest) if self._is_joining else self._turned(first)
+        return ((self._num_stacked, *inner) if self._is_stacked else inner,)
 
-    def theirs(self, ours: Sequence[LazyTensor], power: int = 1) -> LazyTensor:
-        """The trainer's tensor from transformers'; `power` is that of the weight's scale by which an entry follows it:
+    def theirs(self, ours: Sequence[LazyTensor], power: int = 1) -> tuple[LazyTensor, ...]:
+        """The trainer's tensors from transformers'; `power` is that of the weight's scale by which an entry follows it:
         1 for a weight, −1 for a gradient, −2 for its square.
         """
-        if self.row.is_stacked:
-            return _stacked([self._layer_to_theirs(ours[at : at + self._num], power) for at in self._starts])
-        return self._layer_to_theirs(ours, power)
+        if self.row.is_apart:
+            return self._apart(ours[0] if isinstance(ours[0], Stored) else LastRead(ours[0]), power)
+        return (self._one(ours, power),)
 
-    def ours(self, theirs: LazyTensor, power: int = 1) -> tuple[LazyTensor, ...]:
+    def ours(self, theirs: Sequence[LazyTensor], power: int = 1) -> tuple[LazyTensor, ...]:
         """The reverse."""
-        if self.row.is_stacked:
-            layers = [_layer(theirs, index) for index in range(theirs.shape[0])]
-            return tuple(one for layer in layers for one in self._layer_to_ours(layer, power))
-        return self._layer_to_ours(theirs, power)
+        return (self._one(theirs, power),) if self.row.is_apart else self._apart(theirs[0], power)
 
     @property
     def _num(self) -> int:
-        return len(self.row.parts)
+        """The number of parts in a layer or an expert."""
+        return len(self.row.names if self.row.is_apart else self.row.parts)
 
     @property
-    def _starts(self) -> range:
-        return range(0, self.sizes["layers"] * self._num, self._num)
+    def _is_stacked(self) -> bool:
+        return self.row.is_stacked or "experts" in self.row.how
+
+    @property
+    def _num_stacked(self) -> int:
+        return self.sizes["layers" if self.row.is_stacked else "experts"] if self._is_stacked else 1
 
     @property
     def _is_joining(self) -> bool:
         return any(word in JOINING for word in self.row.how)
 
+    def _turned(self, shape: Shape) -> Shape:
+        return (shape[1], shape[0]) if "transpose" in self.row.how else shape
+
+    @cached_property
+    def _lengths(self) -> tuple[int, ...]:
+        """The rows of each part."""
+        if not self.row.is_apart:
+            return tuple(shape[0] for shape in self.shapes[: self._num])
+        first = self.shapes[0]
+        rows = self._turned(first[1:] if self._is_stacked else first)[0]
+        shares = [self.sizes[space] if space else 1 for space in self.row.shares]
+        return tuple(rows * share // sum(shares) for share in shares)
+
     @property
     def _order(self) -> RowOrder:
-        lengths = tuple(shape[0] for shape in self.shapes[: self._num])
-        return _grouped(lengths, self.sizes["kv_heads"]) if "group" in self.row.how else _joined(lengths)
+        return _grouped(self._lengths, self.sizes["kv_heads"]) if "group" in self.row.how else _joined(self._lengths)
 
-    def _layer_to_theirs(self, ours: Sequence[LazyTensor], power: int) -> LazyTensor:
+    @property
+    def _steps(self) -> Sequence[tuple[tuple[str, ...], ...]]:
+        return [()] * self._num if self.row.is_apart else [part.steps for part in self.row.parts]
+
+    def _one(self, parts: Sequence[LazyTensor], power: int) -> LazyTensor:
+        """One tensor of its parts."""
+        if not self._is_stacked:
+            return self._layer_of(parts, power)
+        starts = range(0, self._num_stacked * self._num, self._num)
+        return _stacked([self._layer_of(parts[at : at + self._num], power) for at in starts])
+
+    def _apart(self, one: LazyTensor, power: int) -> tuple[LazyTensor, ...]:
+        """The parts of one tensor."""
+        if not self._is_stacked:
+            return self._parts_of(one, power)
+        layers = [_layer(one, index) for index in range(one.shape[0])]
+        return tuple(part for layer in layers for part in self._parts_of(layer, power))
+
+    def _layer_of(self, parts: Sequence[LazyTensor], power: int) -> LazyTensor:
         stepped = [
-            self._stepped(tensor, part.steps, power, is_back=False)
-            for tensor, part in zip(ours, self.row.parts, strict=True)
+            self._stepped(tensor, steps, power, is_back=False) for tensor, steps in zip(parts, self._steps, strict=True)
         ]
         made = self._order.of(stepped) if self._is_joining else stepped[0]
         return transposed(made) if "transpose" in self.row.how else made
 
-    def _layer_to_ours(self, theirs: LazyTensor, power: int) -> tuple[LazyTensor, ...]:
-        made = transposed(theirs) if "transpose" in self.row.how else theirs
+    def _parts_of(self, layer: LazyTensor, power: int) -> tuple[LazyTensor, ...]:
+        made = transposed(layer) if "transpose" in self.row.how else layer
         parts = [self._order.part(number).of([made]) for number in range(self._num)] if self._is_joining else [made]
         return tuple(
-            self._stepped(tensor, part.steps[::-1], power, is_back=True)
-            for tensor, part in zip(parts, self.row.parts, strict=True)
+            self._stepped(tensor, steps[::-1], power, is_back=True)
+            for tensor, steps in zip(parts, self._steps, strict=True)
         )
 
     def _stepped(
@@ -164,7 +238,7 @@ class Form:
     ) -> LazyTensor:
         for word, argument in steps:
             if word in ORDERS:
-                order = ORDERS[word](self.sizes[argument], self.sizes["head"])
+                order = ORDERS[word](self.sizes, argument)
                 tensor = (order.part(0) if is_back else order).of([tensor])
             elif word == "times":
                 tensor = _scaled(tensor, float(argument) ** (-power if is_back else power))
@@ -194,4 +268,6 @@ def _layer(stack: LazyTensor, index: int) -> LazyTensor:
     if isinstance(stack, Stored):
         offset = stack.offset + index * stack.stride[0] * stack.dtype.itemsize
         return replace(stack, offset=offset, shape=stack.shape[1:], stride=stack.stride[1:])
+    if isinstance(stack, LastRead):
+        return Made(stack.shape[1:], stack.dtype, lambda start, stop: stack.read(index, start, stop))
     return Made(stack.shape[1:], stack.dtype, lambda start, stop: stack.rows(index, index + 1)[0][start:stop])

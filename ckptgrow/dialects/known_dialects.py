@@ -9,7 +9,9 @@ from ckptgrow.dialects.dialect import Dialect
 from ckptgrow.dialects.dialect_files import SUFFIXES, read_dialect
 from ckptgrow.dialects.tables import (
     litgpt,
+    litgpt_falcon,
     litgpt_gemma,
+    litgpt_mixtures,
     llm_foundry,
     megatron,
     nanogpt,
@@ -19,7 +21,18 @@ from ckptgrow.dialects.tables import (
 )
 from ckptgrow.errors import RequestError
 
-TABLES = (nanogpt, litgpt, litgpt_gemma, torchtitan, olmo_core, torchtune, llm_foundry, megatron)
+TABLES = (
+    nanogpt,
+    litgpt,
+    litgpt_falcon,
+    litgpt_gemma,
+    litgpt_mixtures,
+    torchtitan,
+    olmo_core,
+    torchtune,
+    llm_foundry,
+    megatron,
+)
 DIALECTS: Mapping[str, Dialect] = {one.name: one for table in TABLES for one in table.DIALECTS}
 
 

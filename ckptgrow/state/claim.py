@@ -29,7 +29,7 @@ OWN_CLASSES: Mapping[Head, tuple[str, ...]] = {  # how transformers ends the nam
     "seq2seq": ("ForConditionalGeneration",),
     "image": ("ForImageClassification",),
 }
-COUNTERS = ("n_averaged",)  # torch's AveragedModel counts in it
+COUNTERS = ("n_averaged", "initted", "step")  # torch's AveragedModel counts in the first, ema-pytorch in the others
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,10 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
+from typing import Literal
 
-from ckptgrow.dialects.dialect import LAYER, Dialect, Row
+from ckptgrow.dialects.dialect import EXPERT, LAYER, Dialect, Row
 from ckptgrow.errors import listing
 from ckptgrow.state.wrappers import bare_names, with_part
 
@@ -25,10 +27,9 @@ class Instance:
     spelling: Mapping[str, str]
     prefix: str = ""
 
-    def name(self, row: Row, layer: int | None) -> str:
-        """The trainer's name of a row in a layer."""
-        spelt = self.spelling[row.theirs]
-        return spelt if layer is None else spelt.replace(LAYER, str(layer))
+    def name(self, pattern: str, layer: int | None, expert: int | None = None) -> str:
+        """The trainer's name of one of a row's tensors in a layer, and of an expert there."""
+        return numbered(self.spelling[pattern], layer, expert)
 
     def has(self, row: Row) -> bool:
         """Whether the trainer's file has the row."""
@@ -37,57 +38,97 @@ class Instance:
 
 @dataclass(frozen=True)
 class Cover:
-    """A dialect that covers all names of a file, whose layers are `num_layers`; the model's instance comes first."""
+    """A dialect that covers all names of a file, whose layers are `num_layers`, each of so many experts; the model's
+    instance comes first.
+    """
 
     dialect: Dialect
     instances: tuple[Instance, ...]
     num_layers: int
+    num_experts: int = 0
+
+
+Place = tuple[int | None, int | None]  # a tensor's layer and expert
 
 
 @dataclass
 class _Found:
-    layers: dict[str, set[int | None]] = field(default_factory=lambda: defaultdict(set))
+    places: dict[str, set[Place]] = field(default_factory=lambda: defaultdict(set))
     spelling: dict[str, str] = field(default_factory=dict[str, str])
+
+    def count(self, axis: Literal[0, 1]) -> int:
+        """The number of layers, or of experts."""
+        numbers = [place[axis] for places in self.places.values() for place in places]
+        return 1 + max((one for one in numbers if one is not None), default=-1)
+
+    def lacking(self, pattern: str) -> set[Place]:
+        """The layers and experts that have no such tensor."""
+        layers = range(self.count(0)) if LAYER in pattern else (None,)
+        experts = range(self.count(1)) if EXPERT in pattern else (None,)
+        return {*product(layers, experts)} - self.places.get(pattern, set())
 
 
 def cover_of(dialect: Dialect, names: Collection[str]) -> Cover | str:
     """The cover of a file's names by a dialect, or why there is none."""
-    regexes = [(row, _regex(row.theirs)) for row in dialect.rows]
+    regexes = [(pattern, _regex(pattern)) for row in dialect.rows for pattern in row.names]
     found: dict[str, _Found] = defaultdict(_Found)
     strangers: list[str] = []
     for name, bare in bare_names(names).items():
-        match = next(((row, one) for row, regex in regexes if (one := regex.fullmatch(bare))), None)
+        match = next(((pattern, one) for pattern, regex in regexes if (one := regex.fullmatch(bare))), None)
         if match is None:
             strangers.append(name)
             continue
-        row, one = match
-        layer = one.groupdict().get("layer")
+        pattern, one = match
         instance = found[one["prefix"]]
-        instance.layers[row.theirs].add(None if layer is None else int(layer))
-        instance.spelling[row.theirs] = name if layer is None else with_part(name, bare, one.start("layer"), LAYER)
+        numbers = {key: int(number) for key, number in one.groupdict().items() if key != "prefix"}
+        instance.places[pattern].add((numbers.get("layer"), numbers.get("expert")))
+        instance.spelling[pattern] = _opened(name, bare, one)
     if strangers:
         return f"it has no {listing(strangers, 2)}"
     for prefix, instance in found.items():
-        numbers = {layer for layers in instance.layers.values() for layer in layers if layer is not None}
-        everywhere: set[int | None] = set(range(max(numbers, default=-1) + 1))
         for row in dialect.rows:
-            lacking = (everywhere if LAYER in row.theirs else {None}) - instance.layers.get(row.theirs, set())
-            if lacking and not (row.or_zero and row.theirs not in instance.layers):
-                return f"the file has no {prefix}{row.theirs.replace(LAYER, str(min(lacking, key=str)))}"
+            for pattern in row.names:
+                lacking = instance.lacking(pattern)
+                if lacking and not (row.or_zero and pattern not in instance.places):
+                    return f"the file has no {prefix}{numbered(pattern, *min(lacking, key=str))}"
     first = next(iter(found), "")
-    numbers = [layer for layers in found[first].layers.values() for layer in layers if layer is not None]
     instances = [Instance(one.spelling, "" if prefix == first else prefix) for prefix, one in found.items()]
-    return Cover(dialect, tuple(instances), max(numbers, default=-1) + 1)
+    return Cover(dialect, tuple(instances), found[first].count(0), found[first].count(1))
 
 
-def names_in_module_order(rows: Sequence[Row], num_layers: int) -> list[str]:
-    """All names: rows before the layers, layer after layer, rows behind them."""
-    inside = [index for index, row in enumerate(rows) if LAYER in row.theirs]
-    before, layer, behind = rows[: inside[0]], rows[inside[0] : inside[-1] + 1], rows[inside[-1] + 1 :]
-    layers = [row.theirs.replace(LAYER, str(index)) for index in range(num_layers) for row in layer]
-    return [*(row.theirs for row in before), *layers, *(row.theirs for row in behind)]
+def numbered(pattern: str, layer: int | None, expert: int | None = None) -> str:
+    """A name with the numbers of its layer and expert, where it is of one."""
+    name = pattern if layer is None else pattern.replace(LAYER, str(layer))
+    return name if expert is None else name.replace(EXPERT, str(expert))
+
+
+def names_in_module_order(rows: Sequence[Row], num_layers: int, num_experts: int = 0) -> list[str]:
+    """All names: rows before the layers, layer after layer, rows behind them; and so with a layer's experts."""
+    patterns = [name for row in rows for name in row.names]
+    return _repeated(_repeated(patterns, EXPERT, num_experts), LAYER, num_layers)
+
+
+def _repeated(patterns: Sequence[str], key: str, count: int) -> list[str]:
+    """Patterns of which those from the first to the last with the key stand there for each of its numbers."""
+    inside = [index for index, pattern in enumerate(patterns) if key in pattern]
+    if not inside:
+        return list(patterns)
+    first, last = inside[0], inside[-1] + 1
+    between = [one.replace(key, str(number)) for number in range(count) for one in patterns[first:last]]
+    return [*patterns[:first], *between, *patterns[last:]]
+
+
+def _opened(name: str, bare: str, match: re.Match[str]) -> str:
+    """The name with its numbers left open."""
+    for key, word in (("expert", EXPERT), ("layer", LAYER)):  # the last number first, so that the other stays in place
+        if key in match.re.groupindex:
+            name = with_part(name, bare, match.start(key), word)
+            bare = bare[: match.start(key)] + word + bare[match.end(key) :]
+    return name
 
 
 def _regex(pattern: str) -> re.Pattern[str]:
-    body = re.escape(pattern).replace(re.escape(LAYER), r"(?P<layer>0|[1-9]\d*)")
+    body = re.escape(pattern)
+    for key, word in (("layer", LAYER), ("expert", EXPERT)):
+        body = body.replace(re.escape(word), rf"(?P<{key}>0|[1-9]\d*)")
     return re.compile(rf"(?P<prefix>(?:[^.]+\.)*?){body}")

@@ -52,6 +52,8 @@ def dialect_for(trainer: str, architecture: Architecture) -> Dialect:
     if not fitting:
         known = sorted({name for one in own for name in one.model_types})
         raise RequestError(f"{architecture.where}: is a {family}, expected {listing(known, 9)} for ⟦to {trainer}⟧")
+    full = _full(architecture, architecture.config)
+    fitting = [one for one in fitting if all(full.get(name) in said for name, said in one.demands.items())] or fitting
     heads = ("either", "embedding" if architecture.is_tied else "own")
     return next((one for one in fitting if one.home and one.home.head in heads), fitting[0])
 
@@ -67,9 +69,9 @@ def in_dialect(checkpoint: Checkpoint, architecture: Architecture, dialect: Dial
     with_head = _with_head(checkpoint, architecture, dialect, home)
     terms = _terms(dialect, architecture, with_head)
     tensors = in_trainers_forms(terms, with_head)
-    own = {
-        name: tensors[name] for name in names_in_module_order(dialect.rows, architecture.num_layers) if name in tensors
-    }
+    cover = terms.cover
+    order = names_in_module_order(dialect.rows, cover.num_layers, cover.num_experts)
+    own = {name: tensors[name] for name in order if name in tensors}
     optimizers, left_out = _optimizers(checkpoint, terms, home, own)
     if not home.step and checkpoint.position.global_step is not None:
         left_out.append(f"step {checkpoint.position.global_step}")
@@ -113,8 +115,8 @@ def _with_head(checkpoint: Checkpoint, architecture: Architecture, dialect: Dial
 def _terms(dialect: Dialect, architecture: Architecture, checkpoint: Checkpoint) -> Terms:
     """The rows as this trainer spells them, without those of biases that never were."""
     absent = _lacks_biases(dialect, architecture.num_layers, checkpoint)
-    spelling = {row.theirs: row.theirs for row in dialect.rows if not (absent and row.or_zero)}
-    cover = Cover(dialect, (Instance(spelling),), architecture.num_layers)
+    spelling = {name: name for row in dialect.rows if not (absent and row.or_zero) for name in row.names}
+    cover = Cover(dialect, (Instance(spelling),), architecture.num_layers, architecture.sizes.get("experts", 0))
     return Terms(cover, architecture, bool(dialect.optimizer_rows))
 
 

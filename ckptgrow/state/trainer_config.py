@@ -58,6 +58,10 @@ def misfit(config: ConfigMap, fields: Mapping[str, Any]) -> str | None:
     for name, word in config.contains.items():
         if word not in str(fields.get(name)):
             return f"its config says {name} {fields.get(name)!r}, expected one with {word}"
+    for name, value in config.alike.items():
+        found: Any = node_at(fields, _keys(name)) or []
+        if any(one != value for one in found):
+            return f"its config says {name} {found!r}, expected {value!r} for every layer"
     for name in config.needs:
         if node_at(fields, _keys(name)) is None:
             return f"its config does not say {name}, expected a value"
@@ -113,6 +117,9 @@ def as_trainers(config: ConfigMap, old: Mapping[str, Any], new: Mapping[str, Any
         is_there = keys[-1] in (node_at(old, keys[:-1]) or {})
         if value is not None and node_at(before, _keys(ours)) != value and is_there:
             fields = with_node(fields, keys, in_trainers_words(config, ours, value))
+    for name, value in config.alike.items():
+        if isinstance(old.get(name), list) and "num_hidden_layers" in new:
+            fields[name] = [value] * new["num_hidden_layers"]
     return fields
 
 

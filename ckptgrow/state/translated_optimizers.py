@@ -7,7 +7,8 @@ until it goes to a trainer that has it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -20,7 +21,19 @@ from ckptgrow.state.optimizer_kinds import recognised
 from ckptgrow.state.optimizer_state import OptimizerState, named_states
 from ckptgrow.storage.tensors import Zeros, is_lazy, whole
 
-OptimizerTerms = Mapping[str, tuple[tuple[str, ...], Form]]  # the trainer's name to transformers' and the form
+
+@dataclass(frozen=True, kw_only=True)
+class Entries:
+    """The trainer's and transformers' names of the parameters of one row in one layer, and how the ones become the
+    others.
+    """
+
+    theirs: tuple[str, ...]
+    ours: tuple[str, ...]
+    form: Form
+
+
+OptimizerTerms = Sequence[Entries]
 POWERS = {"gradient": -1, "square": -2, "magnitude": -1}  # of the weight's scale, by what an entry is
 
 
@@ -38,27 +51,51 @@ def to_transformers(
 
 def _to_transformers(state: OptimizerState, terms: OptimizerTerms) -> OptimizerState:
     records: dict[str, Record] = {}
-    for name, record in state.state.items():
-        ours, form = terms[name]
-        for place, part in enumerate(ours):
-            options = state.group_of[name].options
-            records[part] = {
-                key: _part(value, form, place, _power(options, record, key, form)) for key, value in record.items()
-            }
+    for entries in terms:
+        found = [state.state[name] for name in entries.theirs if name in state.state]
+        if len(found) not in (0, len(entries.theirs)):
+            raise OptimizerError(
+                f"{len(found)} of {listing(entries.theirs)} have records, expected all or none: they are one tensor of "
+                "transformers'"
+            )
+        options = state.group_of[entries.theirs[0]].options if found else {}
+        for key in found[0] if found else ():
+            values = _values(key, found, entries, options, is_back=False)
+            for name, value in zip(entries.ours, values, strict=True):
+                records[name] = {**records.get(name, {}), key: value}
+    entries_of = {name: entries for entries in terms for name in entries.theirs}
     groups = tuple(
-        replace(group, names=tuple(part for name in group.names for part in terms[name][0]), has_param_names=True)
-        for group in state.groups
+        replace(group, names=_in_one_group(group.names, entries_of), has_param_names=True) for group in state.groups
     )
     return replace(state, groups=groups, state=records, is_told_as_filed=True)
 
 
-def _part(value: Any, form: Form, place: int, power: int) -> Any:
-    if not is_lazy(value) or not value.shape:
-        return value
-    if form.row.is_renaming:
-        return value
-    _check_shape(value.shape, form.shape)
-    return form.ours(value, power)[place]
+def _in_one_group(names: Sequence[str], entries_of: Mapping[str, Entries]) -> tuple[str, ...]:
+    """Transformers' names of a group's parameters; raises OptimizerError where some of one tensor are elsewhere."""
+    own = set(names)
+    torn = [name for name in names if not own.issuperset(entries_of[name].theirs)]
+    if torn:
+        raise OptimizerError(f"{listing(torn)} are in a group without all of their tensor, expected one group for it")
+    return tuple(dict.fromkeys(ours for name in names for ours in entries_of[name].ours))
+
+
+def _values(
+    key: str, records: Sequence[Record], entries: Entries, options: Mapping[str, Any], *, is_back: bool
+) -> Sequence[Any]:
+    """What one side's parameters have for an entry of the other side's records; `options`: their group's."""
+    form, values = entries.form, [record[key] for record in records]
+    if is_lazy(values[0]) and values[0].shape:
+        if form.row.is_renaming:
+            return values
+        power = _power(options, records[0], key, form)
+        if is_back:
+            return form.theirs(values, power)
+        for value, shape in zip(values, form.shapes_of_theirs, strict=True):
+            _check_shape(value.shape, shape)
+        return form.ours(values, power)
+    if any(not _same(values[0], value) for value in values[1:]):
+        raise OptimizerError(f"{key} differs between the parts of one tensor, expected one")
+    return [values[0]] * len(entries.theirs if is_back else entries.ours)
 
 
 def _power(options: Mapping[str, Any], record: Record, key: str, form: Form) -> int:
@@ -115,49 +152,68 @@ def to_theirs(
 
     Raises RequestError where parts of one tensor of the trainer's have come to be in different groups.
     """
-    term_of = {part: name for name, (ours, _) in terms.items() for part in ours}
+    entries_of = {name: entries for entries in terms for name in entries.ours}
     return tuple(
-        _to_theirs(raw, terms, term_of, absent, key, order or {}) for raw, key in zip(raws, keyed_by, strict=False)
+        _to_theirs(raw, entries_of, absent, key, order or {}) for raw, key in zip(raws, keyed_by, strict=False)
     )
 
 
 def _to_theirs(
     raw: RawOptimizer,
-    terms: OptimizerTerms,
-    term_of: Mapping[str, str],
+    entries_of: Mapping[str, Entries],
     absent: Mapping[str, Shape],
     keyed_by: str,
     order: Mapping[str, int],
 ) -> RawOptimizer:
-    groups: list[list[str]] = []
+    groups: list[list[Entries]] = []
     for group in raw.groups:
         if group.names is None:
             raise OptimizerError("its parameters have no names, expected transformers'")
-        own = dict.fromkeys(term_of[name] for name in group.names if name not in absent)
-        groups.append(sorted(own, key=lambda name: order.get(name, 0)))
+        own = {entries_of[name].theirs: entries_of[name] for name in group.names if name not in absent}
+        groups.append(list(own.values()))
+    named = [
+        sorted((name for one in group for name in one.theirs), key=lambda name: order.get(name, 0)) for group in groups
+    ]
+    _check_once(named)
+    record_of = _records_by_name(raw)
+    keys = {name: name if keyed_by == "name" else number for number, name in enumerate(chain.from_iterable(named))}
+    records = {
+        keys[name]: record
+        for group, members in zip(raw.groups, groups, strict=True)
+        for entries in members
+        if entries.ours[0] in record_of
+        for name, record in _records_of(entries, record_of, group.options).items()
+    }
+    return RawOptimizer(
+        tuple(
+            RawGroup(one.options, tuple(keys[name] for name in names), tuple(names) if keyed_by == "name" else None)
+            for one, names in zip(raw.groups, named, strict=True)
+        ),
+        {key: records[key] for key in keys.values() if key in records},
+        raw.other,
+        raw.kept_as,
+    )
+
+
+def _check_once(groups: Sequence[Sequence[str]]) -> None:
     twice = {name for index, group in enumerate(groups) for name in group if any(name in one for one in groups[:index])}
     if twice:
         raise RequestError(
             f"the parts of {listing(twice)} have different learning rates, expected one: use ⟦lr_rule keep⟧"
         )
-    record_of = _records_by_name(raw)
-    names = [name for group in groups for name in group]
-    keys = {name: name if keyed_by == "name" else number for number, name in enumerate(names)}
-    records = {
-        keys[name]: _joined([record_of[part] for part in terms[name][0]], terms[name][1], group.options)
-        for group, members in zip(raw.groups, groups, strict=True)
-        for name in members
-        if terms[name][0][0] in record_of
-    }
-    return RawOptimizer(
-        tuple(
-            RawGroup(one.options, tuple(keys[name] for name in group), tuple(group) if keyed_by == "name" else None)
-            for one, group in zip(raw.groups, groups, strict=True)
-        ),
-        records,
-        raw.other,
-        raw.kept_as,
-    )
+
+
+def _records_of(
+    entries: Entries, record_of: Mapping[str, Record], options: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The trainer's records of a row, by its names; `options`: their group's."""
+    found = [record_of[name] for name in entries.ours]
+    made: dict[str, dict[str, Any]] = {name: {} for name in entries.theirs}
+    for key in found[0]:
+        values = _values(key, found, entries, options, is_back=True)
+        for name, value in zip(entries.theirs, values, strict=True):
+            made[name][key] = value
+    return made
 
 
 def _records_by_name(raw: RawOptimizer) -> dict[str, Record]:
@@ -167,23 +223,6 @@ def _records_by_name(raw: RawOptimizer) -> dict[str, Record]:
         for key, name in zip(group.keys, group.names or (), strict=True)
         if key in raw.records
     }
-
-
-def _joined(records: Sequence[Record], form: Form, options: Mapping[str, Any]) -> dict[str, Any]:
-    """One record from those of a tensor's parts; `options`: their group's."""
-    return {
-        key: _whole(key, [record[key] for record in records], form, _power(options, records[0], key, form))
-        for key in records[0]
-    }
-
-
-def _whole(key: str, values: Sequence[Any], form: Form, power: int) -> Any:
-    first = values[0]
-    if is_lazy(first) and first.shape:
-        return first if form.row.is_renaming else form.theirs(values, power)
-    if any(not _same(first, value) for value in values[1:]):
-        raise OptimizerError(f"{key} differs between the parts of one tensor, expected one")
-    return first
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -6,7 +6,7 @@ Growth, verification and conversion see transformers' model alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ckptgrow.dialects.dialect import LAYER, ConfigMap, Dialect, Row
+from ckptgrow.dialects.dialect import EXPERT, LAYER, ConfigMap, Dialect, Row
 from ckptgrow.dialects.forms import Form
 from ckptgrow.dialects.known_dialects import DIALECTS, dialect_called
 from ckptgrow.errors import CheckpointError, ConfigError, RequestError, listing
@@ -24,7 +24,7 @@ from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.claim import Shape, expected_shapes, name_regex
 from ckptgrow.state.config_sources import completed_config, config_in_file
-from ckptgrow.state.cover import Cover, Instance, cover_of, names_in_module_order
+from ckptgrow.state.cover import Cover, Instance, cover_of, names_in_module_order, numbered
 from ckptgrow.state.trainer_config import (
     Sources,
     as_trainers,
@@ -34,7 +34,7 @@ from ckptgrow.state.trainer_config import (
     with_fields_again,
     without_fields,
 )
-from ckptgrow.state.translated_optimizers import OptimizerTerms, to_theirs, to_transformers
+from ckptgrow.state.translated_optimizers import Entries, OptimizerTerms, to_theirs, to_transformers
 from ckptgrow.state.wrappers import bare_names
 from ckptgrow.storage.tensors import LazyTensor, Zeros, whole
 
@@ -43,10 +43,10 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """One tensor of the trainer's, or one that it lacks (`is_absent`), by transformers' names of its parts."""
+    """What a row says in a layer: the trainer's tensors, none where it lacks them (`is_absent`), and transformers'."""
 
     row: Row
-    theirs: str
+    theirs: tuple[str, ...]
     ours: tuple[str, ...]
     form: Form
     is_absent: bool
@@ -83,15 +83,34 @@ class Terms:
             embedding = next(term for term in shared if tie.embedding in term.ours)
             first = replace(embedding, theirs=shared[0].theirs)
             terms = [first if term is shared[0] else term for term in terms if term not in shared[1:]]
-        return {term.theirs: (term.ours, term.form) for term in terms}
+        return tuple(Entries(theirs=term.theirs, ours=term.ours, form=term.form) for term in terms)
 
     @cached_property
     def own_order(self) -> dict[str, int]:
         """The place in the trainer's module of every entry of an optimizer that has only names of its own."""
         dialect = self.cover.dialect
         if not self.has_optimizers_rows or dialect.rows_of_both:
-            return {}
+            return self.module_order
         names = names_in_module_order(dialect.optimizer_rows, self.cover.num_layers)
+        return {name: place for place, name in enumerate(names)}
+
+    @cached_property
+    def module_order(self) -> dict[str, int]:
+        """The place in the trainer's module of every tensor, where transformers' order does not tell it: where the
+        trainer has apart what is one tensor of transformers'.
+        """
+        cover = self.cover
+        if not any(row.is_apart for row in cover.dialect.rows):
+            return {}
+        rows = [
+            [tuple(instance.spelling[name] for name in row.names) for row in cover.dialect.rows if instance.has(row)]
+            for instance in cover.instances
+        ]
+        names = [
+            name
+            for spelt in rows
+            for name in names_in_module_order([Row(one) for one in spelt], cover.num_layers, cover.num_experts)
+        ]
         return {name: place for place, name in enumerate(names)}
 
     @cached_property
@@ -101,24 +120,29 @@ class Terms:
 
     def _of(self, row: Row, instance: Instance) -> Iterator[Term]:
         """The row's tensors."""
-        shapes, sizes = self._shapes, {**self.architecture.sizes, "layers": self.architecture.num_layers}
+        shapes, num_layers = self._shapes, self.architecture.num_layers
+        sizes = {"experts": 0, **self.architecture.sizes, "layers": num_layers}
         if any(part.name not in shapes for part in row.parts):
             return
-        layers = range(self.architecture.num_layers)
+        layers = range(num_layers)
         is_one = row.is_stacked or LAYER not in row.theirs
         for layer in (None,) if is_one else layers:
             inner = layers if row.is_stacked else (layer,)
             ours = [part.name.replace(LAYER, str(at)) for at in inner for part in row.parts]
             form = Form(row, tuple(shapes[part.name] for _ in inner for part in row.parts), sizes)
             is_absent = row.or_zero and not instance.has(row)
-            theirs = "" if is_absent else self._name(row, instance, layer)
+            theirs = () if is_absent else self._names(row, instance, layer)
             named = tuple(instance.prefix + name for name in ours)
             yield Term(row=row, theirs=theirs, ours=named, form=form, is_absent=is_absent)
 
-    def _name(self, row: Row, instance: Instance, layer: int | None) -> str:
-        if instance.has(row):
-            return instance.name(row, layer)
-        return row.theirs if layer is None else row.theirs.replace(LAYER, str(layer))  # the optimizer's alone
+    def _names(self, row: Row, instance: Instance, layer: int | None) -> tuple[str, ...]:
+        experts = range(self.architecture.sizes.get("experts", 0)) if EXPERT in row.theirs else (None,)
+        own = instance.has(row)  # else the optimizer's alone
+        return tuple(
+            instance.name(name, layer, expert) if own else numbered(name, layer, expert)
+            for expert in experts
+            for name in row.names
+        )
 
     @cached_property
     def _shapes(self) -> dict[str, Shape]:
@@ -162,7 +186,8 @@ class Translation:
         Raises RequestError for what the trainer has no place for.
         """
         architecture = _architecture(checkpoint.config or {}, checkpoint.path)
-        cover = replace(self.terms.cover, num_layers=architecture.num_layers)
+        num_experts = architecture.sizes.get("experts", 0) if self.terms.cover.num_experts else 0
+        cover = replace(self.terms.cover, num_layers=architecture.num_layers, num_experts=num_experts)
         terms = Terms(cover, architecture, self.terms.has_optimizers_rows)
         new = replace(
             checkpoint,
@@ -242,7 +267,15 @@ def fitting_dialects(
             reasons[one.name] = found
         else:
             fitting.append(found)
-    return fitting, reasons
+    return [one for one in fitting if _is_called_so(one)] or fitting, reasons
+
+
+def _is_called_so(translation: Translation) -> bool:
+    """Whether the dialect asks for a word in the model's name, by which its trainer tells families apart that have the
+    same tensors.
+    """
+    config = translation.dialect.config
+    return config is not None and bool(config.contains)
 
 
 def _fit(checkpoint: Checkpoint, dialect: Dialect, given: Config | None) -> Translation | Misfit:
@@ -306,7 +339,9 @@ def _are_tied(cover: Cover, checkpoint: Checkpoint, tie: Tie) -> bool:
     """Whether the file has the head and the embedding as one tensor."""
     model = cover.instances[0]
     found = {
-        row.parts[0].name: checkpoint.tensors.get(model.name(row, None)) for row in cover.dialect.rows if model.has(row)
+        row.parts[0].name: checkpoint.tensors.get(model.name(row.theirs, None))
+        for row in cover.dialect.rows
+        if model.has(row)
     }
     return found.get(tie.head) is None or found[tie.head] is found.get(tie.embedding)
 
@@ -319,7 +354,10 @@ def _shape_misfit(terms: Terms, checkpoint: Checkpoint) -> str | None:
     has_stacks_alone = not any(LAYER in row.theirs for row in terms.cover.dialect.rows)
     if not has_stacks_alone and terms.cover.num_layers != terms.architecture.num_layers:  # stacks tell by their shapes
         return f"it has {terms.cover.num_layers} layers, expected {terms.architecture.num_layers} by its config"
-    covered = {term.theirs: term.form.shape for term in terms.weights if not term.is_absent}
+    num_experts = terms.architecture.sizes.get("experts", 0)
+    if terms.cover.num_experts not in (0, num_experts):
+        return f"it has {terms.cover.num_experts} experts, expected {num_experts} by its config"
+    covered = _shapes(term for term in terms.weights if not term.is_absent)
     for name, tensor in checkpoint.tensors.items():
         expected = covered.get(name)
         if expected is None:
@@ -329,6 +367,11 @@ def _shape_misfit(terms: Terms, checkpoint: Checkpoint) -> str | None:
     return None
 
 
+def _shapes(terms: Iterable[Term | Entries]) -> dict[str, Shape]:
+    """Those of the trainer's tensors."""
+    return {name: shape for one in terms for name, shape in zip(one.theirs, one.form.shapes_of_theirs, strict=True)}
+
+
 def _translated(checkpoint: Checkpoint, translation: Translation, given: Config | None) -> Checkpoint:
     terms = translation.terms
     config = translation.dialect.config
@@ -336,15 +379,15 @@ def _translated(checkpoint: Checkpoint, translation: Translation, given: Config 
         checkpoint = without_fields(checkpoint, config, translation.sources)
     distinct = {id(tensor): name for name, tensor in reversed(list(checkpoint.tensors.items()))}
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items() if distinct[id(tensor)] == name}
-    own = terms.optimizer
+    own = _shapes(terms.optimizer)
     shapes = {name: shape for name, shape in shapes.items() if name in own}
-    alone = {name: form.shape for name, (_, form) in own.items() if name not in checkpoint.tensors}
+    alone = {name: shape for name, shape in own.items() if name not in checkpoint.tensors}
     shapes |= {name: alone[name] for name in sorted(alone, key=lambda name: terms.own_order.get(name, 0))}
     return replace(
         checkpoint,
         tensors=_ours(terms, checkpoint.tensors),
         config=given or terms.architecture.config,
-        optimizers=to_transformers(checkpoint.optimizers, own, shapes),
+        optimizers=to_transformers(checkpoint.optimizers, terms.optimizer, shapes),
     )
 
 
@@ -359,9 +402,9 @@ def _ours(terms: Terms, theirs: Mapping[str, LazyTensor]) -> dict[str, LazyTenso
         if term.is_absent:
             tensors: Sequence[LazyTensor] = [Zeros(shape, dtype) for shape in term.form.shapes]
         else:
-            last = place[term.theirs]
-            tensor = theirs[term.theirs]
-            tensors = (tensor,) if term.row.is_renaming else term.form.ours(tensor)
+            last = place[term.theirs[0]]
+            parts = [theirs[name] for name in term.theirs]
+            tensors = parts if term.row.is_renaming else term.form.ours(parts)
         made |= dict(zip(term.ours, tensors, strict=True))
         order |= dict.fromkeys(term.ours, last)
     return {name: made[name] for name in sorted(made, key=order.__getitem__)}
@@ -383,7 +426,9 @@ def in_trainers_forms(terms: Terms, checkpoint: Checkpoint) -> dict[str, LazyTen
         if term.is_absent:
             if bool(whole(tensor).any()):
                 raise RequestError(f"{checkpoint.path}: {name} is not zero, expected zeros: its trainer has none")
-        elif term.theirs not in made:
+        elif term.theirs[0] not in made:
             parts = [ours[part] for part in term.ours]
-            made[term.theirs] = parts[0] if term.row.is_renaming else term.form.theirs(parts)
-    return made
+            tensors = parts if term.row.is_renaming else term.form.theirs(parts)
+            made |= dict(zip(term.theirs, tensors, strict=True))
+    order = terms.module_order
+    return {name: made[name] for name in sorted(made, key=order.__getitem__)} if order else made

@@ -28,6 +28,7 @@ TRAINED = (
     "nanogpt-bias",
     "litgpt-llama",
     "litgpt-tied",
+    "litgpt-mixtral",
     *TORCHTITAN,
     *TORCHTUNE,
     *OLMO_CORE,

@@ -61,7 +61,7 @@ def with_row(**changes: Any) -> dict[str, Any]:
         ({**MINE, "rowz": []}, "says rowz, expected config, model_type, name"),
         ({**MINE, "rows": []}, "has no rows"),
         ({**MINE, "rows": [*MINE["rows"], MINE["rows"][0]]}, "names out.weight twice"),
-        (with_row(how="turn"), "row out.weight: how says turn, expected group, join"),
+        (with_row(how="turn"), "row out.weight: how says turn, expected experts, group, join"),
         (with_row(ours=QKV), "has 3 of ours, expected several with join or group"),
         (with_row(ours="rotary ffn: lm_head.weight"), "step 'rotary ffn', expected rotary heads"),
         (with_row(ours="times 0: lm_head.weight"), "step 'times 0'"),

@@ -80,7 +80,8 @@ def test_rows_stand_in_the_order_of_the_trainers_module(name: str) -> None:
     checkpoint = read_checkpoint(SAMPLES[name])
     found = in_transformers_terms(checkpoint)[1]
     assert found is not None
-    order = names_in_module_order(found.dialect.rows, found.terms.cover.num_layers)
+    cover = found.terms.cover
+    order = names_in_module_order(found.dialect.rows, cover.num_layers, cover.num_experts)
     assert [one for one in order if one in checkpoint.tensors] == list(checkpoint.tensors)
 
 
@@ -170,7 +171,7 @@ def test_biases_of_a_new_model_are_the_models_own(tmp_path: Path) -> None:
 def test_the_list_says_what_goes_where(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["convert", "--list"]) == 0
     shown = capsys.readouterr().out
-    families = sorted(name for one in DIALECTS.values() if one.trainer == "litgpt" for name in one.model_types)
+    families = sorted({name for one in DIALECTS.values() if one.trainer == "litgpt" for name in one.model_types})
     assert f"litgpt       a directory with files of torch.save: {', '.join(families)}" in shown
     assert run(["convert"]) == 2
     assert "pass --list" in capsys.readouterr().err

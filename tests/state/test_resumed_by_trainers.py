@@ -21,7 +21,7 @@ FLOAT32 = 1e-5
 @pytest.mark.parametrize(
     ("name", "package", "script", "rounding"),
     [
-        ("litgpt-llama", "litgpt", "make_litgpt.py", LITGPTS_LOG),
+        *((name, "litgpt", "make_litgpt.py", LITGPTS_LOG) for name in ("litgpt-llama", "litgpt-mixtral")),
         *((name, "olmo_core", "make_olmo_core.py", FLOAT32) for name in OLMO_CORE),
     ],
 )

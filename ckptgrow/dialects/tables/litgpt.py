@@ -4,6 +4,7 @@ Source: Lightning AI, litgpt, `model.py` and `config.py`, of version 0.5.13.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ckptgrow.dialects.dialect import ConfigMap, Dialect, Home, Row
@@ -16,9 +17,10 @@ HEAD_NORMS = (
     Row(THEIR + "attn.norm_q.weight", OUR + "self_attn.q_norm.weight"),
     Row(THEIR + "attn.norm_k.weight", OUR + "self_attn.k_norm.weight"),
 )
+GATE, UP = THEIR + "mlp.fc_1.weight", THEIR + "mlp.fc_2.weight"
 GATED_FFN = (
-    Row(THEIR + "mlp.fc_1.weight", OUR + "mlp.gate_proj.weight"),
-    Row(THEIR + "mlp.fc_2.weight", OUR + "mlp.up_proj.weight"),
+    Row(GATE, OUR + "mlp.gate_proj.weight"),
+    Row(UP, OUR + "mlp.up_proj.weight"),
     Row(THEIR + "mlp.proj.weight", OUR + "mlp.down_proj.weight"),
 )
 BEFORE_ATTENTION = Row(THEIR + "norm_1.weight", OUR + "input_layernorm.weight")
@@ -102,6 +104,12 @@ def litgpt_dialect(
     )
 
 
+def with_map(dialect: Dialect, **changes: Any) -> Dialect:
+    """A dialect with other fields of its ConfigMap."""
+    assert dialect.config is not None
+    return replace(dialect, config=replace(dialect.config, **changes))
+
+
 def llama_rows(*in_attention: Row) -> tuple[Row, ...]:
     """Llama's rows, with further ones of the attention."""
     biases = tuple(row for row in in_attention if row is QKV_BIAS)
@@ -123,6 +131,8 @@ SCALED_ROTARY = (  # Llama 3.1's
     ("rope_adjustments.high_freq_factor", "rope_scaling.high_freq_factor"),
     ("rope_adjustments.original_max_seq_len", "rope_scaling.original_max_position_embeddings"),
 )
+WINDOW = ("sliding_window_size", "sliding_window")
+IN_ALL_LAYERS: Mapping[str, Any] = {"sliding_window_indices": 1}
 UNBIASED: Mapping[str, Any] = {
     "attention_bias": False,
     "attention_dropout": 0.0,
@@ -138,6 +148,47 @@ DIALECTS = (
         architectures=["LlamaForCausalLM"],
         mlp_bias=False,
         **UNBIASED,
+    ),
+    with_map(
+        litgpt_dialect(
+            "mistral",
+            llama_rows(),
+            (*RMS, WINDOW),
+            dict.fromkeys(("sliding_window_size", "sliding_window_indices"), ANYTHING),
+            architectures=["MistralForCausalLM"],
+            attention_dropout=0.0,
+        ),
+        needs=("sliding_window_size",),  # without windows it is a Llama
+        alike=IN_ALL_LAYERS,
+    ),
+    with_map(
+        litgpt_dialect(
+            "phi3",
+            (
+                *(HEAD, EMBEDDING, BEFORE_ATTENTION),
+                Row(THEIR + "attn.qkv.weight", OUR + "self_attn.qkv_proj.weight"),
+                *(OUTPUT, BEFORE_FFN),
+                Row(
+                    (THEIR + "mlp.fc_1.weight", THEIR + "mlp.fc_2.weight"), OUR + "mlp.gate_up_proj.weight", how="join"
+                ),
+                Row(THEIR + "mlp.proj.weight", OUR + "mlp.down_proj.weight"),
+                FINAL,
+            ),
+            (
+                *SIZES,
+                *(("n_query_groups", "num_key_value_heads"), ("norm_eps", "rms_norm_eps"), WINDOW),
+                ("rotary_percentage", "partial_rotary_factor"),
+            ),
+            {
+                "rotary_percentage": (1.0, 0.75, 0.5),
+                **dict.fromkeys(("sliding_window_size", "sliding_window_indices"), ANYTHING),
+            },
+            name="Phi-",  # else a Llama or a Mistral with the same tensors
+            architectures=["Phi3ForCausalLM"],
+            pad_token_id=None,
+            attention_dropout=0.0,
+        ),
+        alike=IN_ALL_LAYERS,
     ),
     litgpt_dialect("qwen2", llama_rows(QKV_BIAS), RMS, {"attn_bias": (True,)}, architectures=["Qwen2ForCausalLM"]),
     litgpt_dialect(

@@ -5,7 +5,6 @@ Source: Lightning AI, litgpt, `model.py` and `config.py`, of version 0.5.13.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ckptgrow.dialects.dialect import Dialect, Row
@@ -25,6 +24,7 @@ from ckptgrow.dialects.tables.litgpt import (
     UNBIASED,
     litgpt_dialect,
     llama_rows,
+    with_map,
 )
 
 PLAIN: Mapping[str, tuple[Any, ...]] = {
@@ -68,9 +68,8 @@ def _windowed(
 ) -> Dialect:
     """A version with windows, whose config must say all of its `fields`, but for scaled rotary positions."""
     found = litgpt_dialect(model_type, rows, (*RMS, *WINDOWS, *fields), expects, **constants)
-    assert found.config is not None
     needs = tuple(theirs for theirs, _ in (*WINDOWS, *fields) if "." not in theirs)
-    return replace(found, config=replace(found.config, needs=needs, words=KINDS))
+    return with_map(found, needs=needs, words=KINDS)
 
 
 DIALECTS = (
