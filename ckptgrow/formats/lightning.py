@@ -6,7 +6,6 @@ Lightning 2.x counts in `loops`; 1.3 (the staged-training paper's) has only `glo
 from __future__ import annotations
 
 from argparse import Namespace
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ckptgrow.errors import CheckpointError, at, listing
 from ckptgrow.formats.checked_parts import checked_schedulers, checked_step
 from ckptgrow.formats.checkpoint import Checkpoint, Config, RunPosition
 from ckptgrow.formats.growth_log import GrowthHistory, growth_log
+from ckptgrow.formats.lightning_averages import LightningPlaces
 from ckptgrow.formats.loops import data_position, with_step
 from ckptgrow.formats.pickled_configs import config_in, with_fields
 from ckptgrow.formats.raw_optimizers import raw_optimizers
@@ -28,8 +28,8 @@ SCALER_KEYS = ("MixedPrecision", "MixedPrecisionPlugin", "NativeMixedPrecisionPl
 
 def tree_of(checkpoint: Checkpoint) -> dict[str, Tree]:
     """What a `.ckpt` holds, its tensors lazy."""
-    tree = dict(checkpoint.rest)
-    tree["state_dict"] = OrderedDict(checkpoint.tensors)
+    places = checkpoint.layout if isinstance(checkpoint.layout, LightningPlaces) else LightningPlaces()
+    tree = places.placed(checkpoint.rest, checkpoint.tensors)
     optimizers = [one.to_torch() for one in checkpoint.optimizers]
     for key, states in (("optimizer_states", optimizers), ("lr_schedulers", checkpoint.schedulers)):
         if states or key in tree:
@@ -56,10 +56,10 @@ def from_tree(tree: Tree, path: Path, kind: str) -> Checkpoint:
     if not isinstance(tree, dict) or not isinstance(state, dict):
         found = listing(tree) if isinstance(tree, dict) else type(tree).__name__
         raise CheckpointError(f"{path}: holds {found}, expected a Lightning checkpoint with 'state_dict'")
-    tensors = {name: value for name, value in state.items() if is_lazy(value)}
-    stray = state.keys() - tensors.keys()
+    stray = {name for name, value in state.items() if not is_lazy(value)}
     if stray:
         raise CheckpointError(f"{path}: state_dict has values that are not tensors: {listing(stray)}")
+    places = LightningPlaces.of(tree)
     arguments = plain_arguments(tree.get("hyper_parameters"))
     scaler = next((found for key in SCALER_KEYS if isinstance(found := tree.get(key), dict) and found), None)
     epoch = tree.get("epoch")
@@ -71,14 +71,15 @@ def from_tree(tree: Tree, path: Path, kind: str) -> Checkpoint:
     return Checkpoint(
         path=path,
         kind=kind,
-        tensors=tensors,
+        tensors=places.tensors(tree),
         config=_config(arguments) or growth.get("config"),
         optimizers=optimizers,
         schedulers=schedulers,
         scaler=scaler,
         position=RunPosition(global_step, epoch if isinstance(epoch, int | float) else None, data_position(tree)),
         growth=GrowthHistory(growth),
-        rest={key: None if key in UNDERSTOOD else value for key, value in tree.items()},
+        rest={key: None if key in UNDERSTOOD else value for key, value in places.without(tree).items()},
+        layout=places,
     )
 
 

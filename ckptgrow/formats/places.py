@@ -13,7 +13,7 @@ from typing import Any, cast
 from ckptgrow.errors import CheckpointError, listing
 from ckptgrow.formats.checkpoint import Order
 from ckptgrow.formats.pickled_configs import config_in
-from ckptgrow.storage.tensors import is_lazy
+from ckptgrow.storage.tensors import Stored, is_lazy
 from ckptgrow.storage.tree import Keys, node_at, path_text
 
 # The first word that is there counts.
@@ -31,7 +31,8 @@ EPOCH_PLACES: tuple[Keys, ...] = (
     ("state", "timestamp", "Timestamp", "epoch"),
 )
 INTEGRATED = ("state", "integrations", "huggingface", "model", "config")  # Composer's: the content, and whose class
-COUNTERS = ("n_averaged",)  # torch's AveragedModel counts in it
+COUNTERS = ("n_averaged", "initted", "step")  # torch's AveragedModel counts in the first, ema-pytorch in the others
+SHADOWS = "shadow_params"  # of diffusers' EMAModel: the average's tensors in the order of the model's parameters
 DEEPEST = 4  # keys that lead to a part; deeper ones are parts of something else
 
 
@@ -39,11 +40,12 @@ DEEPEST = 4  # keys that lead to a part; deeper ones are parts of something else
 class Places:
     """The keys that lead to each part; () is the top itself, None a part that is not there.
 
-    `config_object` is what lay at `config`.
+    `config_object` is what lay at `config`; `lists` are the averages that are lists of tensors.
     """
 
     model: Keys = ("model",)
     averages: tuple[Keys, ...] = ()
+    lists: tuple[Keys, ...] = ()
     optimizers: tuple[Keys, ...] = ()
     schedulers: tuple[Keys, ...] = ()
     scaler: Keys | None = None
@@ -56,7 +58,7 @@ class Places:
     @property
     def taken(self) -> tuple[Keys, ...]:
         """All places but the top."""
-        several = (self.model, *self.averages, *self.optimizers, *self.schedulers)
+        several = (self.model, *self.averages, *self.lists, *self.optimizers, *self.schedulers)
         return tuple(one for one in (*several, self.scaler, self.step, self.config) if one)
 
     def prefix_of(self, average: Keys) -> str:
@@ -79,6 +81,7 @@ def found_in(tree: Mapping[str, Any], roots: Sequence[Keys] = ((),)) -> Places:
     return Places(
         model=model,
         averages=tuple(one for one in models if one != model and _is_average(tree, model, one)),
+        lists=tuple((*keys, SHADOWS) for keys, node in others if SHADOWS in node and _shadowed(tree, model, node)),
         optimizers=optimizers,
         schedulers=_outermost(schedulers),
         scaler=next((keys for keys, node in others if _is_scaler(node)), None),
@@ -94,7 +97,26 @@ def model_tensors(tree: Mapping[str, Any], places: Places) -> dict[str, Any]:
     for average in places.averages:
         prefix = places.prefix_of(average)
         own |= {prefix + str(name): one for name, one in node_at(tree, average).items()}
+    for keys in places.lists:
+        names = _shadowed(tree, places.model, node_at(tree, keys[:-1]))
+        own |= {places.prefix_of(keys) + name: one for name, one in zip(names, node_at(tree, keys), strict=True)}
     return own
+
+
+def _shadowed(tree: Mapping[str, Any], model: Keys, node: Mapping[Any, Any]) -> list[str]:
+    """The names of the tensors in a list that follows the model's parameters; empty where it does not.
+
+    Parameters that are tied are in it once, under the first of their names.
+    """
+    own: dict[str, Any] = {str(name): one for name, one in node_at(tree, model).items() if is_lazy(one)}
+    shadows: Any = node[SHADOWS]
+    firsts: dict[object, str] = {}
+    for name, one in own.items():
+        firsts.setdefault((one.path, one.offset) if isinstance(one, Stored) else name, name)
+    names = list(firsts.values())
+    if not isinstance(shadows, list) or not all(map(is_lazy, shadows)):
+        return []
+    return names if [own[name].shape for name in names] == [one.shape for one in shadows] else []
 
 
 def _dicts(node: Any, keys: Keys) -> Iterator[tuple[Keys, dict[Any, Any]]]:
@@ -156,10 +178,12 @@ def _is_average(tree: Mapping[str, Any], model: Keys, other: Keys) -> bool:
     """Whether a state dict has the model's tensors, under its names or under one prefix more."""
     own: dict[str, Any] = {name: one for name, one in node_at(tree, model).items() if is_lazy(one)}
     theirs = [name for name in node_at(tree, other) if name.rpartition(".")[2] not in COUNTERS]
-    if len(own) != len(theirs):
-        return False
-    ends = {name.partition(".")[2] for name in theirs}
-    return own.keys() == {*theirs} or own.keys() == ends or {name.partition(".")[2] for name in own} == {*theirs}
+    if own.keys() == {*theirs} or {name.partition(".")[2] for name in own} == {*theirs}:
+        return True
+    copies: dict[str, set[str]] = {}  # ema-pytorch keeps the model beside its average, each under a word
+    for name in theirs:
+        copies.setdefault(name.partition(".")[0], set()).add(name.partition(".")[2])
+    return bool(copies) and all(own.keys() == names for names in copies.values())
 
 
 def _counter(tree: Mapping[str, Any], roots: Sequence[Keys], places: Sequence[Keys]) -> Keys | None:

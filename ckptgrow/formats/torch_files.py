@@ -75,7 +75,7 @@ def from_places(tree: Mapping[str, Any], path: Path, kind: str, roots: Sequence[
         growth = growth_log(tree.get(GROWTH_KEY) or getattr(tree, METADATA, {}).get(GROWTH_KEY, {}))
     rest: Mapping[str, Any] = {} if places.model == () else tree
     if places.model == ():
-        taken = model_tensors(tree, replace(places, averages=()))
+        taken = model_tensors(tree, replace(places, averages=(), lists=()))
         rest = {key: value for key, value in tree.items() if key not in taken}
     for keys in places.taken:
         rest = with_node(rest, keys, None)
@@ -128,6 +128,10 @@ def _parts(checkpoint: Checkpoint, places: Places) -> dict[Keys, Any]:
         own = {name: tensor for name, tensor in left.items() if name.startswith(prefix)}
         left = {name: tensor for name, tensor in left.items() if name not in own}
         parts[average] = OrderedDict((name.removeprefix(prefix), tensor) for name, tensor in own.items())
+    for keys in places.lists:
+        prefix = places.prefix_of(keys)
+        parts[keys] = [tensor for name, tensor in left.items() if name.startswith(prefix)]
+        left = {name: tensor for name, tensor in left.items() if not name.startswith(prefix)}
     parts = {places.model: OrderedDict(left), **parts}
     states = [one.to_torch() for one in checkpoint.optimizers]
     parts |= _placed(places.optimizers, states, "optimizer")

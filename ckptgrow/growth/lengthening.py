@@ -26,6 +26,7 @@ from ckptgrow.formats.growth_log import OperatorRecord
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.pipeline import grow
+from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.growth.vocabulary import check_plain, kept_runs
 from ckptgrow.progress import Progress, silent
@@ -73,6 +74,7 @@ class _Plan:
 
     def operator(self, old: Architecture) -> Operator:
         """The operator on a model; raises RequestError for a number of positions that this model cannot have."""
+        check_exact(old, "positions")
         growths = identities(old.sizes)
         if TABLE not in old.sizes:
             return self._operator(old, growths, self._longer(old), [f"{LONGEST} of the config alone: {COMPUTED}"])

@@ -29,6 +29,7 @@ from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator, nothing_follows
 from ckptgrow.growth.pipeline import grow
+from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.growth.token_ids import SUFFIX, TokenMoves
 from ckptgrow.growth.token_rows import TokenRows, check_shrinks, matched_rows, new_ids, resized_rows
@@ -101,6 +102,7 @@ class _Plan:
         """The operator on a model; raises RequestError for rows that this model cannot have."""
         if SPACE not in old.sizes:
             raise RequestError(f"{old.where}: {old.family.model_type} has no vocabulary, expected a model of tokens")
+        check_exact(old, SPACE)
         new = None if self.tokenizer is None else token_texts(self.tokenizer)
         rows = self._resized(old) if new is None else self._matched(old, new)
         config = with_sizes(old, {**old.sizes, SPACE: len(rows.source)})
