@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from ckptgrow.commands._help import PanelledCommand, PanelledGroup
 from ckptgrow.commands._interruption import Stopped, interrupted
 from ckptgrow.commands._pulse import PULSE
 from ckptgrow.commands._spelling import spelled
-from ckptgrow.commands._values import not_among
+from ckptgrow.commands._values import refused_value
 from ckptgrow.commands.convert import convert
 from ckptgrow.commands.data import data
 from ckptgrow.commands.demo import demo
@@ -42,7 +41,7 @@ from ckptgrow.commands.train import train
 from ckptgrow.commands.verify import verify
 from ckptgrow.commands.vocab import vocab
 from ckptgrow.commands.width import width
-from ckptgrow.errors import CkptgrowError, RequestError
+from ckptgrow.errors import CkptgrowError
 from ckptgrow.progress import leave_terminal
 from ckptgrow.version import __version__
 
@@ -178,7 +177,7 @@ def _line(error: BaseException) -> str:
     match error:
         case CkptgrowError():
             return as_typed(spelled(error.message))
-        case typer.BadParameter() if (wrong := _wrong_choice(error)) is not None:
+        case typer.BadParameter() if (wrong := refused_value(error)) is not None:
             return wrong.message
         case typer.exceptions.TyperException():
             context = getattr(error, "ctx", None)
@@ -202,15 +201,6 @@ def _place(error: BaseException, line: str) -> str | None:
         place, colon, _ = line.partition(": ")
         return place if colon else None
     return getattr(error, "option_name", None)
-
-
-def _wrong_choice(error: typer.BadParameter) -> RequestError | None:
-    """Typer's error of a value that is none of a few, in the words of all other refusals."""
-    found = re.search(r"""(['"])(.*)\1 is not one of ('.*')\.$""", error.message)
-    if found is None or error.param is None:
-        return None
-    option = next((name for name in error.param.opts if name.startswith("--")), error.param.opts[0])
-    return not_among(option, found[2], [word.strip("'") for word in found[3].split(", ")])
 
 
 def _signal_behind(error: BaseException | None) -> int | None:

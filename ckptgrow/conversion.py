@@ -214,7 +214,7 @@ def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
 
 def _for_lightning(state: TrainingState, to: Target, prefix: str) -> tuple[Checkpoint, list[str]]:
     old, claimed = state.checkpoint, state.claim
-    names = {one.name: prefix + one.module_name(one.layer).removeprefix(one.prefix) for one in claimed.model}
+    names = {one.name: prefix + one.state_name(one.layer).removeprefix(one.prefix) for one in claimed.model}
     tensors: dict[str, LazyTensor] = {names[one.name]: old.tensors[one.name] for one in claimed.model}
     tensors |= _twins(state, tensors, names)
     left_out = [*_files(old), *_unnamed(claimed, names)]

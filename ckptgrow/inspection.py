@@ -24,8 +24,9 @@ from ckptgrow.state.pieces import pieces_in
 from ckptgrow.state.translation import are_transformers, changed_by, in_transformers_terms
 from ckptgrow.state.twins import claim_tensors
 from ckptgrow.state.unknown_trainers import why_unknown
-from ckptgrow.storage.archives.archive import check_sums, is_archive
+from ckptgrow.storage.archives.archive import check_sums
 from ckptgrow.storage.dcp_io.dcp_pieces import Pieced
+from ckptgrow.storage.files.archive_signs import is_archive
 from ckptgrow.storage.fingerprint import Fingerprint
 from ckptgrow.storage.tensors import LazyTensor, is_lazy, num_elements, whole
 from ckptgrow.storage.tree import tensors_in

@@ -32,7 +32,7 @@ ROWS = (
     ("state",),
     ("families", "formats", "dialects"),
     ("storage", "data"),
-    ("spaces", "distributed", "addresses"),
+    ("spaces", "ranges", "distributed", "addresses"),
     ("choices", "errors", "progress", "version"),
 )
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}

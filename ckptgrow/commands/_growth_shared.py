@@ -24,7 +24,7 @@ from ckptgrow.commands._screen import Screen
 from ckptgrow.commands._spelling import spelled
 from ckptgrow.commands._timing import timing_notes
 from ckptgrow.commands._values import byte_size, chosen_by_commas
-from ckptgrow.errors import RequestError
+from ckptgrow.ranges import read
 
 if TYPE_CHECKING:
     from ckptgrow.growth.request import GrowthResult, StepChoice
@@ -85,13 +85,7 @@ def _step_choice(value: str) -> StepChoice:
     """The value of --step: `keep`, `auto`, or a number of steps; raises RequestError for others."""
     if value in words_of(StepWord):
         return cast("StepWord", value)
-    try:
-        step = int(value)
-    except ValueError as error:
-        raise RequestError(f"--step {value}: expected keep, auto or a whole number") from error
-    if step < 0:
-        raise RequestError(f"--step {value}: expected a step from 0 on")
-    return step
+    return int(read("step", value, *words_of(StepWord)))
 
 
 def _reset_parts(value: str) -> tuple[Part, ...]:

@@ -21,6 +21,7 @@ from typer.core import TyperCommand, TyperGroup
 from ckptgrow.commands._interruption import Stopped
 from ckptgrow.commands._panels import PANELS, REST, panel_of
 from ckptgrow.commands._pulse import PULSE
+from ckptgrow.ranges import RANGES, check
 
 WIDTH_WITHOUT_TERMINAL, NARROWEST = 100, 40  # characters
 WIDEST_NAME = 34  # characters of an option's name and words, before its help begins a line below
@@ -32,7 +33,16 @@ Row = tuple[str, str]  # what it is called, and what it does
 
 
 class PanelledCommand(TyperCommand):
-    """A command whose help has panels, and whose signs of life have its name until it says what it does."""
+    """A command whose help has panels, and whose signs of life have its name until it says what it does.
+
+    Numbers are compared with their ranges before all else, so that no path is fetched for a request that cannot be.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for one in self.params:
+            if one.name in RANGES and one.callback is None:
+                one.is_eager, one.callback = not one.required, _in_range
 
     def invoke(self, ctx: Any) -> Any:
         """What it returns."""
@@ -46,8 +56,21 @@ class PanelledCommand(TyperCommand):
             record = param.get_help_record(ctx)
             if record is not None:
                 panel = "Arguments" if param.param_type_name == "argument" else panel_of(str(param.name))
-                panels[panel].append(record)
+                panels[panel].append((record[0], record[1] + _bounds(param)))
         return _page(self, ctx, panels)
+
+
+def _in_range(context: Any, param: Any, value: Any) -> Any:
+    """The value; raises RequestError for a number that the option does not take."""
+    check(param.name, value)
+    return value
+
+
+def _bounds(param: Any) -> str:
+    """The ends of the numbers that an option takes, as its help shows them."""
+    takes_numbers = getattr(param.type_descriptor, "annotation", None) in (int, float)
+    bounds = RANGES[param.name].bounds if takes_numbers and param.name in RANGES else ""
+    return f"  [{bounds}]" if bounds else ""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import typer
 
 from ckptgrow.choices import DecayRule, LrRuleName, MomentRule
 from ckptgrow.commands._paths import checkpoint_at, grown_at
+from ckptgrow.commands._values import checked_size
 
 InArgument = Annotated[
     Path, typer.Argument(metavar="IN", help="The checkpoint to grow.", show_default=False, callback=checkpoint_at)
@@ -45,7 +46,7 @@ ScheduleOption = Annotated[
         show_default=False,
     ),
 ]
-RewarmOption = Annotated[int, typer.Option(min=0, help="Steps over which the learning rate rises again; 0 for none.")]
+RewarmOption = Annotated[int, typer.Option(help="Steps over which the learning rate rises again; 0 for none.")]
 ResetOption = Annotated[
     str,
     typer.Option(
@@ -84,7 +85,11 @@ DropOption = Annotated[
 ]
 AllowNonfiniteOption = Annotated[bool, typer.Option("--allow-nonfinite", help="Grow NaN and infinity too.")]
 MaxShardSizeOption = Annotated[
-    str, typer.Option(help="Largest file of weights in a Hugging Face directory, as 5GB or 200MB (decimal units).")
+    str,
+    typer.Option(
+        help="Largest file of weights in a Hugging Face directory, as 5GB or 200MB (decimal units).",
+        callback=checked_size("--max-shard-size"),
+    ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
 DryRunOption = Annotated[

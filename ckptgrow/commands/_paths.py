@@ -11,6 +11,7 @@ from ckptgrow.addresses.address import is_address, local_path, of_bare_name, typ
 from ckptgrow.addresses.stand_ins import fetched_whole
 from ckptgrow.data.directories import META, directories_in, not_prepared
 from ckptgrow.errors import DataError, RequestError, listing
+from ckptgrow.storage.files.archive_signs import check_is_archive
 from ckptgrow.storage.files.targets import check_suffix, check_target
 
 OF_TRAINER = re.compile(r"checkpoint-(\d+)")
@@ -38,6 +39,8 @@ def checkpoint_at(path: Path | None) -> Path | None:
         meant = _last_of_run(asked) or (asked if _is_checkpoint(asked) else _last_within(asked))
     else:
         meant = _around(asked) if asked.suffix == ".safetensors" else asked
+    if meant.is_file():
+        check_is_archive(meant)
     if meant != path.expanduser() and typed(meant) != typed(path):
         print(f"note: {typed(path)}: taken for {meant}", file=sys.stderr)
     return meant
@@ -104,6 +107,18 @@ def file_of(expected: str) -> Callable[[Path | None], Path | None]:
         if path is not None and not (there := path.expanduser()).is_file():
             is_there = "is a directory" if there.is_dir() else "no such file"
             raise DataError(f"{path}: {is_there}, expected {expected}")
+        return path and path.expanduser()
+
+    return found
+
+
+def directory_of(expected: str) -> Callable[[Path | None], Path | None]:
+    """Takes the path of a directory; raises DataError with what was expected there where there is none."""
+
+    def found(path: Path | None) -> Path | None:
+        if path is not None and not (there := path.expanduser()).is_dir():
+            is_there = "is a file" if there.is_file() else "no such directory"
+            raise DataError(f"{path}: {is_there}, expected a directory with {expected}")
         return path and path.expanduser()
 
     return found

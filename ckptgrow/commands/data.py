@@ -22,7 +22,7 @@ def data(
         str | None, typer.Option(help="A Hugging Face tokenizer's name or directory, or 'bytes'.", show_default=False)
     ] = None,
     train_tokenizer: Annotated[
-        int | None, typer.Option(min=257, help="Train a byte-level BPE of so many tokens on the input instead.")
+        int | None, typer.Option(help="Train a byte-level BPE of so many tokens on the input instead.")
     ] = None,
     val_fraction: Annotated[float, typer.Option(help="Share of documents for validation, by a hash of each.")] = 0.05,
     field: Annotated[
@@ -35,7 +35,7 @@ def data(
         SpecialTokens,
         typer.Option(help="What a special token spelled in the text, as <|endoftext|>, is: 'text', or 'parse' it."),
     ] = "text",
-    workers: Annotated[int, typer.Option(min=1, help="Processes that tokenize.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes that tokenize.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace prepared data in OUT.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -14,8 +14,8 @@ from ckptgrow.commands._growth_shared import StateOptions, WritingOptions, perfo
 from ckptgrow.commands._option_groups import takes
 from ckptgrow.commands._paths import check_paths
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.commands._values import whole_number
 from ckptgrow.errors import RequestError
+from ckptgrow.ranges import MOST_LAYERS
 
 # The original script's names, with the behaviour that the paper describes.
 DOUBLING_LAYERS: Mapping[DoublingLayers, tuple[Place, NewLayer]] = {
@@ -33,8 +33,8 @@ def depth(
     source: options.InArgument,
     target: options.OutArgument,
     factor: Annotated[
-        str | None,
-        typer.Option(help="How many times as many layers: a whole number from 2 on [default: 2].", metavar="K"),
+        int | None,
+        typer.Option(help="How many times as many layers [default: 2].", metavar="K"),
     ] = None,
     layers: Annotated[
         str | None,
@@ -43,7 +43,7 @@ def depth(
         ),
     ] = None,
     every: Annotated[
-        str | None,
+        int | None,
         typer.Option(help="One new layer behind every N-th old one, made from it.", metavar="N"),
     ] = None,
     place: Annotated[
@@ -79,8 +79,6 @@ def depth(
         ckptgrow depth small.ckpt deep.ckpt --every 3 --new zero-norm
     """
     check_paths(source, target, force=writing.force)
-    from ckptgrow.recipes.growth_recipe import GrowthRecipe
-
     if doubling_layers is not None:
         _alone(
             f"--doubling-layers {doubling_layers}",
@@ -90,18 +88,20 @@ def depth(
     elif layers is not None or every is not None:
         _alone("--every" if layers is None else "--layers", {"--place": place})
     asked: dict[str, Any] = {
-        "factor": None if factor is None else whole_number("--factor", factor),
+        "factor": factor,
         "layers": None if layers is None else _layer_list(layers),
-        "every": None if every is None else whole_number("--every", every),
+        "every": every,
         "place": place or "alternate",
         "new": new or "zero-output",
         "seed": seed,
         **state.asked(),
     }
+    from ckptgrow.recipes.growth_recipe import GrowthRecipe
+
     return perform(GrowthRecipe("depth", asked), source, target, writing, Screen(as_json))
 
 
-def _alone(option: str, others: Mapping[str, str | None]) -> None:
+def _alone(option: str, others: Mapping[str, object]) -> None:
     """Raises RequestError where an option is given together with one of `others`, which say the same thing."""
     given = [other for other, value in others.items() if value is not None]
     if given:
@@ -110,8 +110,6 @@ def _alone(option: str, others: Mapping[str, str | None]) -> None:
 
 def _layer_list(value: str) -> list[int]:
     """Reads layers and ranges of them, both ends included; raises RequestError for anything else."""
-    from ckptgrow.state.sizes import MOST_LAYERS
-
     found: list[int] = []
     for entry in value.split(","):
         match = re.fullmatch(r"\s*(-?\d+)(?:-(\d+))?\s*", entry)

@@ -24,7 +24,7 @@ def experts(
     experts: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Experts in each layer: a multiple of now; of a dense model, of --shards.", show_default=False
+            help="Experts in each layer: a multiple of now; of a dense model, of --shards.", show_default=False
         ),
     ] = None,
     experts_per_token: Annotated[
@@ -32,7 +32,6 @@ def experts(
         typer.Option(
             "--experts-per-token",
             "--top-k",
-            min=1,
             help="Experts chosen for each token: of a mixture as many times as many as now, which keeps the function; "
             "of a dense model a multiple of --shards [default: 2 copies' parts].",
             show_default=False,
@@ -50,7 +49,6 @@ def experts(
     shards: Annotated[
         int | None,
         typer.Option(
-            min=1,
             help="Equal parts into which the blocks of a dense model are cut, each an expert [default: 1].",
             show_default=False,
         ),
@@ -58,7 +56,6 @@ def experts(
     router_noise: Annotated[
         float | None,
         typer.Option(
-            min=0,
             help="Standard deviation of the rows of a dense model's new routers [default: the config's "
             "initializer_range].",
             metavar="σ",
@@ -99,8 +96,6 @@ def experts(
         ckptgrow experts qwen3-dir moe-dir --experts 32 --shards 4 --top-k 8  # of quarters of it, 2 copies a token
     """
     check_paths(source, target, force=writing.force)
-    from ckptgrow.recipes.growth_recipe import GrowthRecipe
-
     if experts is None:
         raise RequestError("Missing option '--experts'; say how many experts (see ckptgrow experts --help)")
     asked: dict[str, Any] = {
@@ -114,4 +109,6 @@ def experts(
         "seed": seed,
         **state.asked(),
     }
+    from ckptgrow.recipes.growth_recipe import GrowthRecipe
+
     return perform(GrowthRecipe("experts", asked), source, target, writing, Screen(as_json))

@@ -18,13 +18,13 @@ def generate(
     prompt: Annotated[
         str, typer.Option(help="The text to go on from; '-' reads it from standard input.", show_default=False)
     ],
-    num_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write, at most.")] = 100,
+    num_tokens: Annotated[int, typer.Option(help="Tokens to write, at most.")] = 100,
     temperature: Annotated[
-        float, typer.Option(min=0, help="Of the next token's distribution; 0 takes the most likely one.")
+        float, typer.Option(help="Of the next token's distribution; 0 takes the most likely one.")
     ] = 0.8,
-    top_k: Annotated[int, typer.Option(min=0, help="Draw from so many likely tokens; 0 for all.")] = 0,
-    top_p: Annotated[float, typer.Option(min=0, max=1, help="Draw from the likely tokens of that probability.")] = 1.0,
-    num_texts: Annotated[int, typer.Option(min=1, help="Texts to write.")] = 1,
+    top_k: Annotated[int, typer.Option(help="Draw from so many likely tokens; 0 for all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likely tokens of that probability.")] = 1.0,
+    num_texts: Annotated[int, typer.Option(help="Texts to write.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
     tokenizer: options.TokenizerOption = None,
     device: options.DeviceOption = "auto",

@@ -21,7 +21,7 @@ def positions(
     *,
     source: options.InArgument,
     target: options.OutArgument,
-    size: Annotated[int | None, typer.Option(min=1, help="Positions, more than now.", show_default=False)] = None,
+    size: Annotated[int | None, typer.Option(help="Positions, more than now.", show_default=False)] = None,
     new: Annotated[
         NewPositions,
         typer.Option(
@@ -42,9 +42,9 @@ def positions(
         ckptgrow positions bert-dir longer-dir --size 1024 --new interpolate
     """
     check_paths(source, target, force=writing.force)
-    from ckptgrow.recipes.growth_recipe import GrowthRecipe
-
     if size is None:
         raise RequestError("Missing option '--size'; say how many positions (see ckptgrow positions --help)")
     asked: dict[str, Any] = {"size": size, "new": new, **state.asked()}
+    from ckptgrow.recipes.growth_recipe import GrowthRecipe
+
     return perform(GrowthRecipe("positions", asked), source, target, writing, Screen(as_json))

@@ -17,8 +17,10 @@ from ckptgrow.commands._interruption import interrupted
 from ckptgrow.commands._paths import data_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._spelling import spelled, spelled_in
-from ckptgrow.commands._values import chosen_by_commas, whole_number
+from ckptgrow.commands._values import chosen_by_commas
 from ckptgrow.errors import needs
+from ckptgrow.probe.limits import check_steps, read_budget
+from ckptgrow.ranges import read
 
 if TYPE_CHECKING:
     from ckptgrow.probe.candidates import Candidate
@@ -41,7 +43,7 @@ def probe(
     operators: Annotated[
         str, typer.Option(help="Whose tables of candidates are compared, by commas: 'width', 'depth'.")
     ] = "width",
-    factor: Annotated[int, typer.Option(min=2, help="How many times as wide or deep.")] = 2,
+    factor: Annotated[int, typer.Option(help="How many times as wide or deep.")] = 2,
     candidates: Annotated[
         str,
         typer.Option(
@@ -69,9 +71,9 @@ def probe(
             show_default=False,
         ),
     ] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Draws of each recipe that draws.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Draws of each recipe that draws.")] = 1,
     seed: Annotated[int, typer.Option(help="The first draw's seed.")] = 0,
-    sequences: Annotated[int, typer.Option(min=2, help="Held-out sequences to compare by.")] = 256,
+    sequences: Annotated[int, typer.Option(help="Held-out sequences to compare by.")] = 256,
     train: Annotated[
         str,
         typer.Option(
@@ -81,7 +83,7 @@ def probe(
             show_default=False,
         ),
     ] = "",
-    processes: Annotated[int, typer.Option(min=1, help="Candidates at once, each on a GPU where there are.")] = 1,
+    processes: Annotated[int, typer.Option(help="Candidates at once, each on a GPU where there are.")] = 1,
     work: Annotated[
         Path | None,
         typer.Option(help="Where candidates are trained, to go on there [default: a directory that goes at the end]."),
@@ -99,6 +101,9 @@ def probe(
         ckptgrow probe small.ckpt --data prepared --candidates split --candidate 'width --how tile --reset new'
     """
     screen = Screen(as_json)
+    among = cast("list[Operator]", list(chosen_by_commas("--operators", operators, words_of(Operator))))
+    rungs = check_steps([int(read("steps", one)) for one in steps.split(",")]) if steps else None
+    read_budget(budget)
     with needs("probe", "train,plan"):
         from ckptgrow.probe.candidates import in_file, named, typed
         from ckptgrow.probe.entrants import ProbeRequest
@@ -108,16 +113,14 @@ def probe(
         from ckptgrow.train.guards import Interrupted
     asked: list[Candidate] = [typed(one) for one in candidate or ()]
     if candidates or not asked:
-        among = chosen_by_commas("--operators", operators, words_of(Operator))
         path = Path(candidates).expanduser()
         is_file = path.suffix in (".yaml", ".yml", ".json")
-        tables = cast("list[Operator]", list(among))
-        asked += in_file(path) if is_file else named(_names(candidates), tables)
+        asked += in_file(path) if is_file else named(_names(candidates), among)
     where = f"--train {train}"
     request = ProbeRequest(
         candidates=tuple(asked),
         factor=factor,
-        steps=tuple(whole_number("--steps", one) for one in steps.split(",")) if steps else None,
+        steps=rungs,
         budget=budget,
         seeds=seeds,
         seed=seed,

@@ -56,9 +56,7 @@ def run_plan(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell what will happen, how many FLOPs, how much disk and time it takes.")
     ] = False,
-    measure: Annotated[
-        int, typer.Option(min=0, help="With --dry-run, steps of every stage's model to time; 0 for none.")
-    ] = 5,
+    measure: Annotated[int, typer.Option(help="With --dry-run, steps of every stage's model to time; 0 for none.")] = 5,
     status: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Tell where the run in DIR stands.", show_default=False, callback=run_at),
@@ -66,8 +64,8 @@ def run_plan(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of plans, by which editors complete them.")
     ] = False,
-    devices: Annotated[int, typer.Option(min=1, help="Processes or GPUs on each node, for training.")] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes, for training.")] = 1,
+    devices: Annotated[int, typer.Option(help="Processes or GPUs on each node, for training.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Nodes, for training.")] = 1,
     launcher: Annotated[
         Literal["lightning", "srun"],
         typer.Option(help="Who starts the processes of training, where there are several."),
@@ -129,6 +127,7 @@ def run_plan(
 def _work(plan: Path, data: str | None, out: Path, devices: Devices) -> Work:
     from ckptgrow.run.journal import Journal
     from ckptgrow.run.plan_reading import read_plan
+    from ckptgrow.run.staged_run import tree_of
     from ckptgrow.run.work import Work
     from ckptgrow.train.mixtures import Mixture
 
@@ -137,7 +136,9 @@ def _work(plan: Path, data: str | None, out: Path, devices: Devices) -> Work:
     if not isinstance(chosen, str):
         raise RequestError("run: lacks --data, and the plan has none, expected ckptgrow run PLAN --data DIR --out DIR")
     Mixture.open(chosen)  # names what is wrong with it
-    return Work(plan=found, data=chosen, out=out, journal=Journal.read(out), devices=devices)
+    journal = Journal.read(out)
+    journal.check_plan(tree_of(found, chosen))  # before forecasts, and for a dry run too
+    return Work(plan=found, data=chosen, out=out, journal=journal, devices=devices)
 
 
 def _run(work: Work, only: str | None, screen: Screen) -> int:

@@ -22,10 +22,11 @@ from ckptgrow.choices import (
     words_of,
 )
 from ckptgrow.commands import _options as options
-from ckptgrow.commands._paths import check_place, data_at, file_of, whole_checkpoint_at
+from ckptgrow.commands._paths import check_place, data_at, directory_of, file_of, whole_checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import chosen_by_commas, words_by_commas
 from ckptgrow.errors import CkptgrowError, ConfigError, RequestError, at, needs, reason_of
+from ckptgrow.ranges import check_rise, read
 
 if TYPE_CHECKING:
     from ckptgrow.train.monitor import Progress
@@ -74,11 +75,10 @@ def train(
     reset: Annotated[
         str, typer.Option(help="Parts to begin anew with --resume, by commas: optimizer, schedule, data.")
     ] = "",
-    step: Annotated[int | None, typer.Option(min=0, help="Schedule step to go on from with --resume.")] = None,
+    step: Annotated[int | None, typer.Option(help="Schedule step to go on from with --resume.")] = None,
     rewarm: Annotated[
         int | None,
         typer.Option(
-            min=0,
             help="Steps over which the learning rate rises again [default: right after a growth in width or depth 3 % "
             "of the steps, else none].",
         ),
@@ -94,17 +94,15 @@ def train(
         Frozen | None,
         typer.Option(help="'old-layers' trains only the layers that the last growth added [default: none]."),
     ] = None,
-    train_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps in all [default: 3000].")] = None,
+    train_steps: Annotated[int | None, typer.Option(help="Optimizer steps in all [default: 3000].")] = None,
     stop_at: Annotated[
         int | None,
-        typer.Option(min=1, help="End at this step, with the schedule of all --train-steps.", show_default=False),
+        typer.Option(help="End at this step, with the schedule of all --train-steps.", show_default=False),
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Sequences a device and micro-batch [default: 32].")
-    ] = None,
-    grad_accum: Annotated[int | None, typer.Option(min=1, help="Micro-batches a step [default: 1].")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Sequences a device and micro-batch [default: 32].")] = None,
+    grad_accum: Annotated[int | None, typer.Option(help="Micro-batches a step [default: 1].")] = None,
     seqlen: Annotated[
-        int | None, typer.Option(min=2, help="Tokens a sequence [default: 512, or the model's positions].")
+        int | None, typer.Option(help="Tokens a sequence [default: 512, or the model's positions].")
     ] = None,
     documents: Annotated[
         PackedDocuments | None,
@@ -138,14 +136,14 @@ def train(
         ),
     ] = None,
     min_lr_ratio: Annotated[
-        float | None, typer.Option(min=0, max=1, help="The last learning rate over the peak [default: 0].")
+        float | None, typer.Option(help="The last learning rate over the peak [default: 0].")
     ] = None,
     warmup_steps: Annotated[
         int | None,
-        typer.Option(min=0, help="Steps of linear warm-up [default: 0.05 of all, at most 2000 †]."),
+        typer.Option(help="Steps of linear warm-up [default: 0.05 of all, at most 2000 †]."),
     ] = None,
     warmup_share: Annotated[
-        float | None, typer.Option(min=0, max=1, help="The same as a share of all steps.", show_default=False)
+        float | None, typer.Option(help="The same as a share of all steps.", show_default=False)
     ] = None,
     optimizer: Annotated[
         TrainOptimizer | None,
@@ -160,7 +158,7 @@ def train(
     adam_beta2: Annotated[float | None, typer.Option(help="AdamW's β₂ [default: 0.95 †].")] = None,
     adam_epsilon: Annotated[float | None, typer.Option(help="AdamW's ε [default: 1e-8 †].")] = None,
     grad_clip: Annotated[
-        float | None, typer.Option(min=0, help="Largest global gradient norm; 0 for none [default: 1 †].")
+        float | None, typer.Option(help="Largest global gradient norm; 0 for none [default: 1 †].")
     ] = None,
     ema: Annotated[
         float | None,
@@ -172,20 +170,18 @@ def train(
     ] = None,
     dropout: Annotated[
         float | None,
-        typer.Option(min=0, help="All of the model's dropout [default: 0 † where --config says none]."),
+        typer.Option(help="All of the model's dropout [default: 0 † where --config says none]."),
     ] = None,
-    warmup_bsz: Annotated[int, typer.Option(min=0, help="Tokens over which the batch size grows; 0 for never.")] = 0,
-    warmup_seq: Annotated[
-        int, typer.Option(min=0, help="Tokens over which the sequence length grows; 0 for never.")
-    ] = 0,
+    warmup_bsz: Annotated[int, typer.Option(help="Tokens over which the batch size grows; 0 for never.")] = 0,
+    warmup_seq: Annotated[int, typer.Option(help="Tokens over which the sequence length grows; 0 for never.")] = 0,
     seed: Annotated[int | None, typer.Option(help="Seed of initialisation and data order [default: 3].")] = None,
     devices: Annotated[
-        int | None, typer.Option(min=1, help="Processes or GPUs on each node [default: the launcher's, else 1].")
+        int | None, typer.Option(help="Processes or GPUs on each node [default: the launcher's, else 1].")
     ] = None,
-    nodes: Annotated[int | None, typer.Option(min=1, help="Nodes [default: the launcher's, else 1].")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Nodes [default: the launcher's, else 1].")] = None,
     strategy: Annotated[Strategy, typer.Option(help="How processes share the work.")] = "auto",
     tensor_parallel: Annotated[
-        int, typer.Option(min=1, help="Neighbouring devices that share each matrix of a block, under fsdp.")
+        int, typer.Option(help="Neighbouring devices that share each matrix of a block, under fsdp.")
     ] = 1,
     accelerator: Annotated[Accelerator, typer.Option(help="What the model runs on.")] = "auto",
     precision: Annotated[Precision, typer.Option(help="What the model computes in.")] = "32",
@@ -198,20 +194,20 @@ def train(
             show_default=False,
         ),
     ] = None,
-    num_workers: Annotated[int, typer.Option(min=0, help="Processes that load data.")] = 0,
-    save_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints [default: 1000].")] = None,
+    num_workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
+    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints [default: 1000].")] = None,
     save_minutes: Annotated[
-        float | None, typer.Option(min=0, help="Write one after so long without one, too; 0 for never [default: 15].")
+        float | None, typer.Option(help="Write one after so long without one, too; 0 for never [default: 15].")
     ] = None,
     keep: Annotated[
-        int | None, typer.Option(min=0, help="Checkpoints in --out to keep, the newest; 0 for all [default: 0].")
+        int | None, typer.Option(help="Checkpoints in --out to keep, the newest; 0 for all [default: 0].")
     ] = None,
-    val_every: Annotated[int | None, typer.Option(min=1, help="Steps between validations [default: 100].")] = None,
+    val_every: Annotated[int | None, typer.Option(help="Steps between validations [default: 100].")] = None,
     val_batches: Annotated[
         int | None,
-        typer.Option(min=1, help="Size of a validation, in 32 sequences, whatever --batch-size is [default: 50]."),
+        typer.Option(help="Size of a validation, in 32 sequences, whatever --batch-size is [default: 50]."),
     ] = None,
-    val_sequences: Annotated[int | None, typer.Option(min=1, help="The same in sequences.", show_default=False)] = None,
+    val_sequences: Annotated[int | None, typer.Option(help="The same in sequences.", show_default=False)] = None,
     until_slope: Annotated[
         float | None,
         typer.Option(
@@ -231,10 +227,10 @@ def train(
     peak_flops: Annotated[
         float | None,
         typer.Option(
-            min=1, help="FLOPs a second of a device, for the MFU in the log [default: by the GPU's name, in bfloat16]."
+            help="FLOPs a second of a device, for the MFU in the log [default: by the GPU's name, in bfloat16]."
         ),
     ] = None,
-    log_every: Annotated[int | None, typer.Option(min=1, help="Steps between logged values [default: 10].")] = None,
+    log_every: Annotated[int | None, typer.Option(help="Steps between logged values [default: 10].")] = None,
     sample: Annotated[
         list[str] | None,
         typer.Option(
@@ -244,7 +240,7 @@ def train(
         ),
     ] = None,
     sample_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps between these texts [default: --val-every's].", show_default=False)
+        int | None, typer.Option(help="Steps between these texts [default: --val-every's].", show_default=False)
     ] = None,
     eval_tasks: Annotated[
         str | None,
@@ -256,15 +252,15 @@ def train(
     ] = None,
     eval_every: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps between these scores [default: --save-every's].", show_default=False),
+        typer.Option(help="Steps between these scores [default: --save-every's].", show_default=False),
     ] = None,
     eval_limit: Annotated[
         float | None,
-        typer.Option(min=0, help="Documents of each task, or a share of them below 1.", show_default=False),
+        typer.Option(help="Documents of each task, or a share of them below 1.", show_default=False),
     ] = None,
     eval_include: Annotated[
         Path | None,
-        typer.Option(exists=True, file_okay=False, help="A directory with own definitions of tasks."),
+        typer.Option(help="A directory with own definitions of tasks.", callback=directory_of("definitions of tasks")),
     ] = None,
     logger: Annotated[Logger, typer.Option(help="csv, or tensorboard or wandb beside it.")] = "csv",
     as_json: JsonOption = False,
@@ -278,11 +274,10 @@ def train(
         ckptgrow train --data prepared --out run-2 --resume wide.ckpt --train-steps 4000
         torchrun --nproc-per-node 4 -m ckptgrow train --data prepared --out run --size GPT2_base --precision bf16-mixed
     """
-    from ckptgrow.train.train_recipes import RECIPES
-
     check_place(out, "a training")
     if all(one is None for one in (config, size, resume, init_from)):
         raise RequestError("train: expected one of --config FILE, --size NAME, --resume CKPT and --init-from CKPT")
+    rate = None if lr is None else read("lr", lr, "auto")
     given: dict[str, Any] = {
         "data": data,
         "out": out,
@@ -329,7 +324,7 @@ def train(
         "eps": adam_epsilon,
         "grad_clip": grad_clip,
         "seed": seed,
-        "lr": _rate(lr),
+        "lr": rate if isinstance(rate, float) else None,
         "save_every": save_every,
         "save_minutes": save_minutes,
         "keep": keep,
@@ -346,6 +341,8 @@ def train(
     }
     given |= {name: value for name, value in optional.items() if value is not None}
     if adam_beta1 is not None or adam_beta2 is not None:
+        from ckptgrow.train.train_recipes import RECIPES
+
         usual = RECIPES[recipe or "modern"].betas
         given["betas"] = tuple(
             own if own is not None else one for own, one in zip((adam_beta1, adam_beta2), usual, strict=True)
@@ -423,21 +420,14 @@ def _say(screen: Screen, done: Trained) -> None:
     )
 
 
-def _rate(value: str | None) -> float | None:
-    if value is None or value == "auto":
-        return None
-    try:
-        return float(value)
-    except ValueError as error:
-        raise RequestError(f"--lr {value}: expected auto or a number") from error
-
-
 def _rise(value: str) -> tuple[float, int]:
     peak, comma, steps = value.partition(",")
     try:
-        return float(peak), int(steps if comma else "")
+        found = float(peak), int(steps if comma else "")
     except ValueError as error:
         raise RequestError(f"--rewarm-new {value}: expected a factor and a number of steps, as 1.3,250") from error
+    check_rise(*found)
+    return found
 
 
 def _config(path: Path) -> dict[str, Any]:

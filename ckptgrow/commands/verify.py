@@ -12,6 +12,7 @@ from ckptgrow.commands import _options as options
 from ckptgrow.commands._memory import reuse_memory
 from ckptgrow.commands._paths import checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
+from ckptgrow.verification.same_file import check_apart
 
 if TYPE_CHECKING:
     from ckptgrow.verification.report import VerifyReport
@@ -41,8 +42,8 @@ def verify(
     tokens: Annotated[
         Path | None, typer.Option(help="Token ids to compare on: .npy, .bin or text; random ones otherwise.")
     ] = None,
-    batches: Annotated[int, typer.Option(min=1, help="Batches of 2 sequences of up to 256 tokens.")] = 4,
-    steps: Annotated[int, typer.Option(min=0, help="Optimizer steps in both, losses side by side; 0 for none.")] = 0,
+    batches: Annotated[int, typer.Option(help="Batches of 2 sequences of up to 256 tokens.")] = 4,
+    steps: Annotated[int, typer.Option(help="Optimizer steps in both, losses side by side; 0 for none.")] = 0,
     dtype: Annotated[VerifyDtype, typer.Option(help="What both models compute in.")] = "float64",
     device: Annotated[VerifyDevice, typer.Option(help="Where both models run.")] = "cpu",
     config: Annotated[
@@ -61,6 +62,7 @@ def verify(
         ckptgrow verify small.ckpt wide.ckpt --steps 20 --tokens val.bin
         ckptgrow verify 7b.ckpt 13b.ckpt --level stored
     """
+    check_apart(small, grown)
     reuse_memory()
     from ckptgrow.verification.comparison import VerifySettings
     from ckptgrow.verification.comparison import verify as verify_pair

@@ -22,7 +22,7 @@ def vocab(
     target: options.OutArgument,
     size: Annotated[
         int | None,
-        typer.Option(min=1, help="Rows of the vocabulary: more, or fewer where only padding goes.", show_default=False),
+        typer.Option(help="Rows of the vocabulary: more, or fewer where only padding goes.", show_default=False),
     ] = None,
     tokenizer: Annotated[
         str | None,
@@ -33,7 +33,7 @@ def vocab(
             show_default=False,
         ),
     ] = None,
-    pad_to: Annotated[int, typer.Option(min=1, help="Round the number of rows up to a multiple of this.")] = 1,
+    pad_to: Annotated[int, typer.Option(help="Round the number of rows up to a multiple of this.")] = 1,
     init: Annotated[
         RowInit | None,
         typer.Option(
@@ -61,8 +61,6 @@ def vocab(
         ckptgrow vocab model-dir out-dir --size 50257                   # padding rows go
     """
     check_paths(source, target, force=writing.force)
-    from ckptgrow.recipes.growth_recipe import GrowthRecipe
-
     asked: dict[str, Any] = {
         "size": size,
         "tokenizer": tokenizer,
@@ -71,4 +69,6 @@ def vocab(
         "old_tokenizer": old_tokenizer,
         **state.asked(),
     }
+    from ckptgrow.recipes.growth_recipe import GrowthRecipe
+
     return perform(GrowthRecipe("vocab", asked), source, target, writing, Screen(as_json))

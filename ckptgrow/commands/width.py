@@ -12,8 +12,7 @@ from ckptgrow.commands._growth_shared import StateOptions, WritingOptions, perfo
 from ckptgrow.commands._option_groups import takes
 from ckptgrow.commands._paths import check_paths
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.commands._values import whole_number
-from ckptgrow.errors import RequestError
+from ckptgrow.ranges import read
 
 
 @takes("state", StateOptions)
@@ -22,15 +21,13 @@ def width(
     *,
     source: options.InArgument,
     target: options.OutArgument,
-    factor: Annotated[
-        str | None, typer.Option(help="How many times as wide: a whole number from 2 on [default: 2].", metavar="K")
-    ] = None,
-    ffn: Annotated[int | None, typer.Option(min=1, help="Feed-forward units instead of a factor or with one.")] = None,
-    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads instead of a factor or with one.")] = None,
+    factor: Annotated[int | None, typer.Option(help="How many times as wide [default: 2].", metavar="K")] = None,
+    ffn: Annotated[int | None, typer.Option(help="Feed-forward units instead of a factor or with one.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads instead of a factor or with one.")] = None,
     kv_heads: Annotated[
-        int | None, typer.Option(min=1, help="Key and value heads: alone, with --heads, or with a factor.")
+        int | None, typer.Option(help="Key and value heads: alone, with --heads, or with a factor.")
     ] = None,
-    hidden: Annotated[int | None, typer.Option(min=1, help="Any hidden size, with --how pad.")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Any hidden size, with --how pad.")] = None,
     how: Annotated[
         How,
         typer.Option(
@@ -91,17 +88,15 @@ def width(
         ckptgrow width model-dir model-1024 --hidden 1024 --how pad     # to any hidden size
     """
     check_paths(source, target, force=writing.force)
-    from ckptgrow.recipes.growth_recipe import GrowthRecipe
-
     asked: dict[str, Any] = {
-        "factor": None if factor is None else whole_number("--factor", factor),
+        "factor": factor,
         "ffn": ffn,
         "heads": heads,
         "kv_heads": kv_heads,
         "hidden": hidden,
         "how": how,
         "separate": separate,
-        "noise": _noise(noise),
+        "noise": read("noise", noise, "auto"),
         "spread": spread,
         "fresh": fresh,
         "seed": seed,
@@ -109,13 +104,6 @@ def width(
         "wd_rule": wd_rule,
         **state.asked(),
     }
+    from ckptgrow.recipes.growth_recipe import GrowthRecipe
+
     return perform(GrowthRecipe("width", asked), source, target, writing, Screen(as_json))
-
-
-def _noise(value: str) -> float | str:
-    if value == "auto":
-        return value
-    try:
-        return float(value)
-    except ValueError as error:
-        raise RequestError(f"--noise {value}: expected auto or a number of at least 0") from error

@@ -26,6 +26,7 @@ from ckptgrow.data.documents import Document, Remarks
 from ckptgrow.data.inputs import Documents, InputPiece, expand, pieces
 from ckptgrow.data.reading import documents_in
 from ckptgrow.errors import CkptgrowError, DataError, RequestError
+from ckptgrow.ranges import check
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
@@ -91,10 +92,8 @@ def prepare(
     Raises DataError for inputs that cannot be read, and RequestError for wrong settings or an `out` that holds prepared
     data. Neither leaves anything behind.
     """
-    if not 0 <= val_fraction < 1:
-        raise RequestError(f"⟦val_fraction {val_fraction}⟧: expected at least 0 and less than 1")
-    if workers < 1:
-        raise RequestError(f"⟦workers {workers}⟧: expected at least 1")
+    check("val_fraction", val_fraction)
+    check("workers", workers)
     _check_free(out, force=force)
     work = pieces(expand(inputs), documents)
     recipe = Recipe(

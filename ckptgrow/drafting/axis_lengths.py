@@ -78,7 +78,7 @@ def _size_fields(subject: Tiny, own: Shapes) -> dict[str, str]:
 
 
 def _space_named(field: str, taken: Iterable[str]) -> str:
-    if re.search(r"experts$", field) and "experts" not in taken:
+    if re.search(r"experts$", field) and "shared" not in field and "experts" not in taken:
         return "experts"
     return re.sub(r"\W", "_", field)
 

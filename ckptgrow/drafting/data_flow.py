@@ -44,9 +44,9 @@ def misread(subject: Tabled) -> Iterator[str]:
 
 def _not_read(subject: Tabled, name: str, space: str, found: GainReading | None) -> Iterator[str]:
     """What the table says else of the readers of what a gain writes."""
-    rows = subject.rows
+    rows, made = subject.rows, subject.family.made
     readers = {
-        other: {one for axis in row.layout.axes if axis.role == "in" for one in axis.spaces}
+        other: {made.get(one, one) for axis in row.layout.axes if axis.role == "in" for one in axis.spaces}
         for other, row in rows.items()
     }
     if found is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 import torch
 
@@ -11,7 +12,7 @@ from ckptgrow.drafting.drafted_rows import rows_of
 from ckptgrow.drafting.layers_of_rows import sparse_rule
 from ckptgrow.drafting.measured_rows import MeasuredRows
 from ckptgrow.drafting.observed_model import EXACT
-from ckptgrow.drafting.tiny_config import Tiny
+from ckptgrow.drafting.tiny_config import SPACES, Tiny
 from ckptgrow.errors import ConfigError
 from ckptgrow.families.family import Family, Padding, Parameter, Size, Tie
 
@@ -53,6 +54,7 @@ def family_of_rows(measured: MeasuredRows) -> Family:
         units=tuple(one for one in measured.units if _is_many(measured, one)),
         stacks=measured.stacks if has_several else {},
         layer_lists=tuple(measured.lists),
+        equal=_equal(measured),
         sparse=sparse_rule(subject),
     )
 
@@ -93,6 +95,16 @@ def _said(measured: MeasuredRows, space: str, field: str) -> Size:
     return Size(config=field)
 
 
+def _equal(measured: MeasuredRows) -> dict[str, str]:
+    """The number of key heads, where it changes no shape and the model runs with as many as it has heads alone."""
+    subject = measured.subject
+    kv_heads, heads = (subject.field_of(SPACES[space][0]) for space in ("kv_heads", "heads"))
+    if kv_heads is None or heads is None or kv_heads in measured.lengths.fields.values():
+        return {}
+    own = subject.own_fields
+    return {kv_heads: heads} if kv_heads in subject.fields and own[kv_heads] == own[heads] else {}
+
+
 def _is_without(measured: MeasuredRows, field: str, size: int) -> bool:
     """Whether a config that leaves the field out has this size."""
     try:
@@ -103,8 +115,12 @@ def _is_without(measured: MeasuredRows, field: str, size: int) -> bool:
 
 def _is_many(measured: MeasuredRows, unit: str) -> bool:
     """Whether a unit is one of many that may become more, and no coordinate inside of them."""
-    if unit in COUNTED or unit.endswith(MANY):
-        return unit not in COUNTED
+    if unit in COUNTED or unit.endswith("experts"):  # of which buffers may say something for each
+        return False
+    if unit.endswith(MANY):
+        return True
+    if any(unit in several for several in measured.made.values()):  # coordinates of a head, some of which are rotated
+        return False
     parts = [part for row in measured.rows for axis in row.axes for part in axis if unit in part]
     return all(len([one for one in part if isinstance(one, str)]) == 1 for part in parts)
 
@@ -153,9 +169,16 @@ def _activation(measured: MeasuredRows) -> str | None:
 def _padding(measured: MeasuredRows) -> Padding | None:
     fields = measured.subject.own_fields
     eps = next((name for name, value in fields.items() if isinstance(value, float) and "eps" in name), None)
-    if eps is None or not any(row.kind in ("gain", "1+gain") for row in measured.rows):
+    if not any(row.kind in ("gain", "1+gain") for row in measured.rows):
         return None
-    return Padding("layer" if _is_blind_for_means(measured) else "rms", eps)
+    padding = Padding("layer" if _is_blind_for_means(measured) else "rms", eps)
+    return padding if eps is not None else of_shared_eps(padding)
+
+
+def of_shared_eps(padding: Padding) -> Padding:
+    """The same where other norms share the ε, or no field says it: the stream is written √(new/old) as large."""
+    residual, tied = {"residual": 0.5}, {"residual": 0.5, "final": -0.5}
+    return replace(padding, eps=None, scale=residual, scale_tied=tied)
 
 
 def _is_blind_for_means(measured: MeasuredRows) -> bool:

@@ -179,9 +179,7 @@ class MeasuredRows:
         if self.options.tie is None:
             return ()
         model = self.subject.built(**{self.options.tie: True})
-        return tuple(
-            pair for pair in self._twins_in(model) if pair not in self.twins and not set(pair) & set(self.ends)
-        )
+        return tuple(pair for pair in self._twins_in(model) if pair not in self.twins and set(pair) != set(self.ends))
 
     def _twins_in(self, model: torch.nn.Module) -> Pairs:
         first: dict[int, str] = {}

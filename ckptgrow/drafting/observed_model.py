@@ -30,8 +30,12 @@ class Observed:
 
     @cached_property
     def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """By name; of tied ones the first name alone."""
-        return dict(self.model.named_parameters())
+        """By name; of tied ones the embedding's name, or else the first, alone."""
+        inside = self.model.get_input_embeddings()
+        place = next((name for name, one in self.model.named_modules() if one is inside), "")
+        embedding = getattr(inside, "weight", None)
+        named = self.model.named_parameters()
+        return {f"{place}.weight" if one is embedding else name: one for name, one in named}
 
     def sample(self, seed: int = 0, sequences: int = 2, length: int = LENGTH) -> torch.Tensor:
         """Token ids, int64, shape (sequences, length), or images."""

@@ -38,13 +38,16 @@ SPACES: Mapping[str, tuple[tuple[str, ...], int]] = {
     "position": (("max_position_embeddings", "n_positions", "max_seq_len"), 32),
 }
 LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer", "encoder_layers")
+GROUPS = r"(n|expert)_groups?$"
 OTHERS: tuple[tuple[str, int], ...] = (  # what a field is made by a part of its name
     (r"window|local_attention", 5),
     (r"per_tok|top_k$|moe_k$|topk$", 2),
+    (r"topk_group", 1),
     (r"experts$", 3),
     (r"layers$", 2),
     (r"heads$", 4),
-    (r"n_groups?$|topk_group", 2),
+    (GROUPS, 2),
+    (r"rope_head_dim$", 8),
     (r"ffn|intermediate|d_ff", 12),
 )
 LARGE = 16
@@ -129,6 +132,13 @@ def tiny(model_type: str, runs: Callable[[Tiny], bool], like: Fields | None = No
 def _head_of(model_type: str) -> Head:
     if model_type not in CONFIG_MAPPING:
         raise ConfigError(f"{model_type}: transformers has no such model type, expected one of its own")
+    inside = cast(Mapping[str, Any], CONFIG_MAPPING[model_type].sub_configs).get("text_config")
+    if inside is not None:
+        named = getattr(inside, "model_type", "") or "that of its text_config"
+        raise ConfigError(
+            f"{model_type}: its config holds one of a text model (text_config), expected a model of tokens alone; "
+            f"draft the model inside it, {named}"
+        )
     for head, names in FOR_HEADS.items():
         if model_type in getattr(modeling_auto, names):
             return head
@@ -152,9 +162,18 @@ def _with_usual_sizes(one: Tiny) -> Iterator[Tiny]:
         if isinstance(value, float) and "drop" in name:
             own[name] = 0.0
     own |= _kinds(one, layers)
-    kv, head = one.field_of(SPACES["kv_heads"][0]), one.field_of(SPACES["head"][0])
-    for without in ((), (kv,), (head,), (kv, head)):
-        kept = {name: value for name, value in own.items() if name not in without}
+    own |= {name: 4 for name in own if re.search(r"experts$", name) and any(re.search(GROUPS, other) for other in own)}
+    heads, kv, head = (one.field_of(SPACES[space][0]) for space in ("heads", "kv_heads", "head"))
+    several = {**own, kv: own[heads]} if kv is not None and heads is not None else own  # a key head for each query
+    for fields, without in (
+        (own, ()),
+        (several, ()),
+        (own, (kv,)),
+        (own, (head,)),
+        (several, (head,)),
+        (own, (kv, head)),
+    ):
+        kept = {name: value for name, value in fields.items() if name not in without}
         yield Tiny(one.model_type, one.head, {**one.fields, **kept})
 
 

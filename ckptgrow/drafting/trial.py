@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from ckptgrow.drafting.drafted_family import of_shared_eps
 from ckptgrow.drafting.drafting import Draft
 from ckptgrow.drafting.observed_model import Observed, moved
 from ckptgrow.drafting.tiny_config import Tiny
@@ -55,8 +56,14 @@ def tried(draft: Draft, tell: Callable[[str], None] = lambda stage: None) -> tup
         family = [draft.family, *_scaled(draft.family)][is_scaled := faults[0] is not None and None in faults.values()]
         found = [Tried("width", faults[int(is_scaled)])]
         for operator, growth in _growths(family).items():
-            if operator != "width":
-                found.append(Tried(operator, _fault(family, sources, operator, growth, tell)))
+            if operator == "width":
+                continue
+            fault = _fault(family, sources, operator, growth, tell)
+            if operator == "hidden" and fault is not None and family.padding is not None:
+                shared = replace(family, padding=of_shared_eps(family.padding))
+                if _fault(shared, sources, operator, growth, tell) is None:
+                    family, fault = shared, None
+            found.append(Tried(operator, fault))
     return replace(draft, family=_refusing(family, found)), tuple(found)
 
 

@@ -10,6 +10,7 @@ import torch
 from ckptgrow.errors import RequestError
 from ckptgrow.evaluate.quiet import quiet
 from ckptgrow.evaluate.subject import Subject
+from ckptgrow.ranges import check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ def generate(subject: Subject, prompt: str, sampling: Sampling) -> list[str]:
     Raises RequestError for a model that writes no text (BERT's), a prompt that fills the whole context, and several
     texts at temperature 0, which would all be the same.
     """
+    for name, value in vars(sampling).items():
+        check(name, value)
     model = cast(Any, subject.model)
     if not model.can_generate():
         raise RequestError(f"{subject.path}: a model of {model.config.model_type} writes no text; expected a decoder")

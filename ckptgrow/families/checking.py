@@ -11,12 +11,12 @@ from ckptgrow.families.family import Family, Head, Parameter, Size
 from ckptgrow.spaces.layout import parse
 
 OPERATORS = (  # what a table may refuse
-    *("width", "heads", "kv_heads", "ffn", "hidden", "experts", "positions"),
+    *("width", "heads", "kv_heads", "ffn", "hidden", "experts", "positions", "vocab"),
     *("depth", "zero-output", "zero-norm", "ode", "copy", "random"),
     "tensors",  # nothing is done with a model some of whose tensors no row can say
 )
 CONDITION = re.compile(r"(not )?\w+|\w+ (==|!=) \w+", re.ASCII)
-EVERYWHERE = ("all", "later", "sparse", "dense")
+EVERYWHERE = ("all", "later", "last", "but last", "sparse", "dense")
 OF_TASKS = ("labels", "pooled")  # spaces that the heads of tasks bring
 
 
@@ -92,10 +92,12 @@ def _faults_of_row(family: Family, one: Parameter, spaces: object) -> Iterator[t
     field, _, kind = one.layers.partition(" == ")
     is_of_kind = bool(kind) and field in family.layer_lists
     is_numbered = re.sub(r"^(not )?in ", "", one.layers) in family.layer_numbers
-    if one.layers not in EVERYWHERE and not is_of_kind and not is_numbered:
+    is_periodic = re.sub(r"^(but )?every ", "", one.layers) in family.periodic
+    if one.layers not in EVERYWHERE and not (is_of_kind or is_numbered or is_periodic):
         yield (
             f"{one.name}: layers {one.layers!r}",
-            f"{', '.join(EVERYWHERE)}, LIST == KIND of a list in layer_lists, or in LIST of one in layer_numbers",
+            f"{', '.join(EVERYWHERE)}, LIST == KIND of a list in layer_lists, in LIST of one in layer_numbers, or "
+            "every KIND of one in periodic",
         )
     if one.layers in ("sparse", "dense") and family.sparse is None:
         yield f"{one.name}: layers {one.layers!r} without `sparse`", "the rule that says which these are"

@@ -34,8 +34,9 @@ class Parameter:
     # it exists where this holds: "FIELD", "not FIELD", "FIELD == OTHER", "FIELD != OTHER", or several joined by "and";
     # OTHER is a number, another field, or a word that is the value itself
     when: str | None = None
-    # the layers that have it: "all", "later" (all but the first), "sparse" or "dense" (see Sparse), "LIST == KIND" or
-    # "LIST == KIND or OTHER" of a config list with an entry a layer, "in LIST" or "not in LIST" of one with numbers
+    # the layers that have it: "all", "later" (all but the first), "last" or "but last", "sparse" or "dense" (see
+    # Sparse), "LIST == KIND" or "LIST == KIND or OTHER" of a config list with an entry a layer, "in LIST" or "not in
+    # LIST" of one with numbers, "every KIND" or "but every KIND" of one in `periodic`
     layers: str = "all"
 
 
@@ -183,11 +184,13 @@ class Family:
     model_type: str
     parameters: tuple[Parameter, ...]
     sizes: Mapping[str, Size]
-    num_layers: str  # the config field; of a stack in `stacks` another one
+    num_layers: str  # the config field, or a list with an entry a layer; of a stack in `stacks` another one
     base_prefix: str  # the attribute of the backbone, absent from files that hold the backbone alone
     head: Head = "causal"
     tie: Tie | None = None
-    twins: tuple[tuple[str, str], ...] = ()  # tensors that are always one: another name, and that of the parameter
+    twins: tuple[
+        tuple[str, str], ...
+    ] = ()  # tensors that are one, where the first has no row: another name, and that of the parameter
     twins_if_tied: tuple[tuple[str, str], ...] = ()  # the same, where the head is tied to the embedding
     pieces: tuple[InPieces, ...] = ()
     spellings: tuple[tuple[str, str], ...] = ()  # (part of a name, what stands there in some files)
@@ -205,6 +208,10 @@ class Family:
     unused_positions: int = 0  # RoBERTa's positions begin beyond its padding token's number
     layer_lists: tuple[str, ...] = ()  # config lists with one entry a layer; transformers derives those left out
     layer_numbers: tuple[str, ...] = ()  # config lists with the numbers of layers
+    # kinds of layers that come round, and for each the config fields of the period and of the offset in it
+    periodic: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
+    restated: tuple[str, ...] = ()  # config fields that say again what lists of layers do: deeper configs have none
+    of_depth: Mapping[str, float] = field(default_factory=dict[str, float])  # fields times (new / old layers)^power
     sparse: Sparse | None = None
     rounding: Rounding | None = None
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])  # other names of fields of sizes and layers

@@ -10,9 +10,11 @@ from ckptgrow.families.registration import Registry
 from ckptgrow.families.tables.apertus import FAMILY as APERTUS
 from ckptgrow.families.tables.arcee import FAMILY as ARCEE
 from ckptgrow.families.tables.bamba import FAMILY as BAMBA
+from ckptgrow.families.tables.bart import FAMILY as BART
 from ckptgrow.families.tables.bert import FAMILY as BERT
 from ckptgrow.families.tables.biogpt import FAMILY as BIOGPT
 from ckptgrow.families.tables.bloom import FAMILY as BLOOM
+from ckptgrow.families.tables.camembert import FAMILY as CAMEMBERT
 from ckptgrow.families.tables.codegen import FAMILY as CODEGEN
 from ckptgrow.families.tables.cohere import FAMILY as COHERE
 from ckptgrow.families.tables.cohere2 import FAMILY as COHERE2
@@ -39,6 +41,7 @@ from ckptgrow.families.tables.glm4_moe import FAMILY as GLM4_MOE
 from ckptgrow.families.tables.glm4_moe_lite import FAMILY as GLM4_MOE_LITE
 from ckptgrow.families.tables.gpt2 import FAMILY as GPT2
 from ckptgrow.families.tables.gpt_bigcode import FAMILY as GPT_BIGCODE
+from ckptgrow.families.tables.gpt_neo import FAMILY as GPT_NEO
 from ckptgrow.families.tables.gpt_neox import FAMILY as GPT_NEOX
 from ckptgrow.families.tables.gpt_oss import FAMILY as GPT_OSS
 from ckptgrow.families.tables.gptj import FAMILY as GPTJ
@@ -53,11 +56,14 @@ from ckptgrow.families.tables.hyperclovax import FAMILY as HYPERCLOVAX
 from ckptgrow.families.tables.internlm3 import FAMILY as INTERNLM3
 from ckptgrow.families.tables.iquestcoder import FAMILY as IQUESTCODER
 from ckptgrow.families.tables.jais2 import FAMILY as JAIS2
+from ckptgrow.families.tables.jamba import FAMILY as JAMBA
 from ckptgrow.families.tables.lfm2 import FAMILY as LFM2
 from ckptgrow.families.tables.lfm2_moe import FAMILY as LFM2_MOE
 from ckptgrow.families.tables.llama import FAMILY as LLAMA
 from ckptgrow.families.tables.mamba import FAMILY as MAMBA
 from ckptgrow.families.tables.mamba2 import FAMILY as MAMBA2
+from ckptgrow.families.tables.mbart import FAMILY as MBART
+from ckptgrow.families.tables.minicpm3 import FAMILY as MINICPM3
 from ckptgrow.families.tables.minimax_m2 import FAMILY as MINIMAX_M2
 from ckptgrow.families.tables.ministral import FAMILY as MINISTRAL
 from ckptgrow.families.tables.ministral3 import FAMILY as MINISTRAL3
@@ -69,11 +75,13 @@ from ckptgrow.families.tables.mpt import FAMILY as MPT
 from ckptgrow.families.tables.mt5 import FAMILY as MT5
 from ckptgrow.families.tables.nanochat import FAMILY as NANOCHAT
 from ckptgrow.families.tables.nemotron import FAMILY as NEMOTRON
+from ckptgrow.families.tables.nemotron_h import FAMILY as NEMOTRON_H
 from ckptgrow.families.tables.olmo import FAMILY as OLMO
 from ckptgrow.families.tables.olmo2 import FAMILY as OLMO2
 from ckptgrow.families.tables.olmo3 import FAMILY as OLMO3
 from ckptgrow.families.tables.olmoe import FAMILY as OLMOE
 from ckptgrow.families.tables.opt import FAMILY as OPT
+from ckptgrow.families.tables.pegasus import FAMILY as PEGASUS
 from ckptgrow.families.tables.persimmon import FAMILY as PERSIMMON
 from ckptgrow.families.tables.phi import FAMILY as PHI
 from ckptgrow.families.tables.phi3 import FAMILY as PHI3
@@ -94,6 +102,7 @@ from ckptgrow.families.tables.starcoder2 import FAMILY as STARCODER2
 from ckptgrow.families.tables.t5 import FAMILY as T5
 from ckptgrow.families.tables.vaultgemma import FAMILY as VAULTGEMMA
 from ckptgrow.families.tables.vit import FAMILY as VIT
+from ckptgrow.families.tables.xlm_roberta import FAMILY as XLM_ROBERTA
 from ckptgrow.families.tables.youtu import FAMILY as YOUTU
 
 TABLES = (
@@ -185,6 +194,15 @@ TABLES = (
     FALCON_MAMBA,
     FALCON,
     BIOGPT,
+    GPT_NEO,
+    JAMBA,
+    MINICPM3,
+    NEMOTRON_H,
+    XLM_ROBERTA,
+    CAMEMBERT,
+    BART,
+    MBART,
+    PEGASUS,
 )
 FAMILIES = Registry(TABLES)
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from ckptgrow.addresses.address import is_address, typed
 from ckptgrow.addresses.remote_files import put
 from ckptgrow.distributed import processes
-from ckptgrow.errors import CheckpointError, RequestError
+from ckptgrow.errors import CheckpointError, RequestError, listing
 from ckptgrow.formats.adapters import check_is_no_adapter
 from ckptgrow.formats.checkpoint import Checkpoint, Format
 from ckptgrow.formats.dcp import DistributedFormat
@@ -49,7 +49,18 @@ def format_of(path: Path) -> Format:
     for one in FORMATS:
         if one.recognises(path):
             return one
-    raise CheckpointError(f"{path}: is not a checkpoint of a known kind ({', '.join(one.kind for one in FORMATS)})")
+    raise CheckpointError(
+        f"{path}: is not a checkpoint of a known kind but {_contents(path)}, expected "
+        f"{' or '.join(one.kind for one in FORMATS)}; name its file or the directory right above its files"
+    )
+
+
+def _contents(path: Path) -> str:
+    """What a path is that no format recognises."""
+    if path.is_file():
+        return f"a file of {path.stat().st_size:,} bytes"
+    names = [one.name for one in path.iterdir()]
+    return f"a directory with {listing(names)}" if names else "an empty directory"
 
 
 def writer_of(kind: str, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> Format:

@@ -21,6 +21,7 @@ from ckptgrow.formats.checkpoint import Checkpoint, Order, RunPosition
 from ckptgrow.formats.growth_log import GrowthHistory, growth_log
 from ckptgrow.formats.model_cards import CARD, has_own_card
 from ckptgrow.storage.archives import archive, archive_writing
+from ckptgrow.storage.files.archive_signs import is_archive
 from ckptgrow.storage.files.json_files import (
     LARGEST_LOG,
     Json,
@@ -130,7 +131,7 @@ def others_in(path: Path, known: Collection[str]) -> Carried:
     files = tuple(one.name for one in others if one.name not in left_behind)
     contents = _contents_of(path, files)
     may_hold = [name for name in files if name not in contents and name != CODE and not RANDOM_STATES.fullmatch(name)]
-    unreadable = tuple(name for name in may_hold if name.endswith(PICKLES) or archive.is_archive(path / name))
+    unreadable = tuple(name for name in may_hold if name.endswith(PICKLES) or is_archive(path / name))
     return Carried(directory=path, files=files, contents=contents, unreadable=unreadable, left_behind=left_behind)
 
 
@@ -187,7 +188,7 @@ def _contents_of(path: Path, files: Sequence[str]) -> dict[str, Tree]:
     """What carried archives hold, as far as it can be known without running their code."""
     contents: dict[str, Tree] = {}
     for name in files:
-        if name != CODE and archive.is_archive(path / name):
+        if name != CODE and is_archive(path / name):
             try:
                 contents[name] = archive.read(path / name)
             except CheckpointError:

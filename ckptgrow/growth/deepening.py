@@ -18,11 +18,11 @@ from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.progress import Progress, silent
+from ckptgrow.ranges import MOST_LAYERS, check
 from ckptgrow.spaces.growth import identities
 from ckptgrow.spaces.layers import Layer, interspersed, keeps_order, listed, stretched
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_layers
-from ckptgrow.state.sizes import MOST_LAYERS
 
 RHO = 1.412  # steps before over steps after growth in depth (Shen et al., table 3)
 
@@ -83,10 +83,8 @@ class _Asked:
         given = [name for name, is_given in said.items() if is_given]
         if len(given) > 1:
             raise RequestError(f"⟦{given[0]}⟧ and ⟦{given[1]}⟧ exclude each other; choose one")
-        if self.factor is not None and self.factor < 2:
-            raise RequestError(f"⟦factor {self.factor}⟧: expected a whole number of at least 2")
-        if self.every is not None and self.every < 1:
-            raise RequestError(f"⟦every {self.every}⟧: expected a whole number of at least 1")
+        check("factor", self.factor)
+        check("every", self.every)
 
     def operator(self, old: Architecture) -> Operator:
         """The operator on a model; raises RequestError for layers that this model cannot have."""

@@ -26,14 +26,15 @@ from ckptgrow.formats.growth_log import OperatorRecord
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.pipeline import grow
+from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.growth.vocabulary import check_plain, kept_runs
 from ckptgrow.progress import Progress, silent
+from ckptgrow.ranges import check
 from ckptgrow.spaces.growth import FRESH, Blends, Growth, identities
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.state.architecture import Architecture, config_errors
 from ckptgrow.state.grown_config import with_sizes
-from ckptgrow.state.sizes import LARGEST_SIZE
 
 TABLE, LONGEST = "position", "max_position_embeddings"  # the space, and the config field where positions are computed
 RHO = 1.0  # nothing is known of steps saved
@@ -62,8 +63,7 @@ def positions(
     """
     request = request or StateRequest()
     check_plain(request)
-    if not 1 <= size <= LARGEST_SIZE:
-        raise RequestError(f"⟦size {size}⟧: expected a whole number from 1 to {LARGEST_SIZE}")
+    check("size", size)
     return grow(source, target, _Plan(size, new).operator, request, progress)
 
 
@@ -74,6 +74,7 @@ class _Plan:
 
     def operator(self, old: Architecture) -> Operator:
         """The operator on a model; raises RequestError for a number of positions that this model cannot have."""
+        check_exact(old, "positions")
         growths = identities(old.sizes)
         if TABLE not in old.sizes:
             return self._operator(old, growths, self._longer(old), [f"{LONGEST} of the config alone: {COMPUTED}"])

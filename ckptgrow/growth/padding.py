@@ -44,7 +44,7 @@ from ckptgrow.spaces.layout import Axis, parse
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
 
-UNITS = ("heads", "kv_heads", "ffn", "dense_ffn")
+UNITS = ("heads", "kv_heads", "ffn", "dense_ffn")  # spaces beside the residual stream whose sizes ⟦how pad⟧ takes
 OF_UNITS: Mapping[Fresh, Filling] = {
     "zero-copy": Filling("copied", "zero", "copied"),
     "zero-random": Filling("drawn", "zero", "drawn"),

@@ -12,6 +12,7 @@ from ckptgrow.errors import RequestError
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.growth_log import GrowthRecord
 from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES
+from ckptgrow.ranges import check
 
 StepChoice = int | StepWord
 
@@ -48,7 +49,9 @@ class StateRequest:
     wd_rule: DecayRule = "trajectory"
 
     def check(self) -> None:
-        """Raises RequestError for what contradicts itself."""
+        """Raises RequestError for numbers that cannot be, and for what contradicts itself."""
+        check("step", self.step)
+        check("rewarm", self.rewarm)
         if "optimizer" in self.reset and (self.begins_anew or self.moments != "algebra"):
             other = "⟦reset new⟧" if self.begins_anew else f"⟦moments {self.moments}⟧"
             raise RequestError(f"⟦reset optimizer⟧ leaves out all moments, expected no {other} beside it; choose one")

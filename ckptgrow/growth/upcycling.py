@@ -33,9 +33,10 @@ from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.progress import Progress, silent
+from ckptgrow.ranges import check
 from ckptgrow.spaces.growth import copies, identities, shrunken_copies
 from ckptgrow.spaces.layers import Layer
-from ckptgrow.spaces.split import MOST_COPIES, MOST_SPREAD, WHOLE
+from ckptgrow.spaces.split import MOST_COPIES, WHOLE
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
 from ckptgrow.state.mixture_config import CHOSEN, has_experts
@@ -74,6 +75,9 @@ def experts(
     change; CkptgrowError for what is wrong with the source.
     """
     request = request or StateRequest()
+    numbers = {"experts": experts, "experts_per_token": experts_per_token, "shards": shards, "spread": spread}
+    for name, value in {**numbers, "router_noise": router_noise}.items():
+        check(name, value)
     _check(separate, spread, request)
     of_mixture = _Plan(
         experts=experts,
@@ -180,8 +184,6 @@ def _check(separate: ExpertSeparation | None, spread: float | None, request: Sta
     """Raises RequestError for what contradicts itself."""
     if spread is not None and separate == "none":
         raise RequestError(f"⟦spread {spread:g}⟧: is of ⟦separate split⟧, expected that; leave it out")
-    if spread is not None and not 0 < spread <= MOST_SPREAD:
-        raise RequestError(f"⟦spread {spread:g}⟧: expected a number above 0, up to {MOST_SPREAD:g}")
     if request.fresh_moments != "zero":
         raise RequestError(
             f"⟦fresh_moments {request.fresh_moments}⟧: says of ⟦how pad⟧ in width, expected none of it; leave it out"

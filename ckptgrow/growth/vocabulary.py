@@ -29,16 +29,17 @@ from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator, nothing_follows
 from ckptgrow.growth.pipeline import grow
+from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.growth.token_ids import SUFFIX, TokenMoves
 from ckptgrow.growth.token_rows import TokenRows, check_shrinks, matched_rows, new_ids, resized_rows
 from ckptgrow.progress import Progress, silent
+from ckptgrow.ranges import check
 from ckptgrow.spaces.growth import Growth, identities
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
 from ckptgrow.state.run_data import run_data_of
-from ckptgrow.state.sizes import LARGEST_SIZE
 
 SPACE = "vocab"
 CAPS = ("final_logit_softcapping",)  # config fields; a capped mean may be more than the mean of capped logits
@@ -101,6 +102,7 @@ class _Plan:
         """The operator on a model; raises RequestError for rows that this model cannot have."""
         if SPACE not in old.sizes:
             raise RequestError(f"{old.where}: {old.family.model_type} has no vocabulary, expected a model of tokens")
+        check_exact(old, SPACE)
         new = None if self.tokenizer is None else token_texts(self.tokenizer)
         rows = self._resized(old) if new is None else self._matched(old, new)
         config = with_sizes(old, {**old.sizes, SPACE: len(rows.source)})
@@ -228,10 +230,8 @@ def _check(size: int | None, tokenizer: str | None, pad_to: int, init: RowInit |
     """Raises RequestError for what contradicts itself."""
     if (size is None) == (tokenizer is None):
         raise RequestError("⟦size N⟧ or ⟦tokenizer NAME⟧ says how many rows the vocabulary has, expected one of them")
-    if size is not None and not 1 <= size <= LARGEST_SIZE:
-        raise RequestError(f"⟦size {size}⟧: expected a whole number from 1 to {LARGEST_SIZE}")
-    if not 1 <= pad_to <= LARGEST_SIZE:
-        raise RequestError(f"⟦pad_to {pad_to}⟧: expected a whole number of at least 1")
+    check("size", size)
+    check("pad_to", pad_to)
     if init == "pieces" and tokenizer is None:
         raise RequestError("⟦init pieces⟧: is of tokens' texts, expected ⟦tokenizer NAME⟧ beside it; use ⟦init mean⟧")
     check_plain(request)

@@ -17,24 +17,22 @@ from ckptgrow.formats.growth_log import OperatorRecord
 from ckptgrow.growth.copied_spaces import multiplied, resized
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
-from ckptgrow.growth.padding import padded_growths
+from ckptgrow.growth.padding import UNITS, padded_growths
 from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.progress import Progress, silent
+from ckptgrow.ranges import LARGEST_SIZE, check
 from ckptgrow.spaces.gather import BlockWeights, diagonal, tile
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layers import Layer
-from ckptgrow.spaces.split import MOST_SPREAD, WHOLE
+from ckptgrow.spaces.split import WHOLE
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
-from ckptgrow.state.sizes import LARGEST_SIZE
 
 BLOCK_WEIGHTS: Mapping[How, BlockWeights] = {"diagonal": diagonal, "tile": tile, "pad": tile}
-PADDED = ("residual", "ffn", "dense_ffn", "heads", "kv_heads")  # spaces whose sizes ⟦how pad⟧ takes
 RHO = 1.776  # steps before over steps after growth in width (Shen et al., table 3)
 NOISE = 0.25  # where noise is asked for without its strength; more makes the loss jump after growth
-MOST_NOISE = 64.0
 
 
 def width(
@@ -71,6 +69,9 @@ def width(
     """
     asked = (("residual", hidden), ("ffn", ffn), ("heads", heads), ("kv_heads", kv_heads))
     sizes = {space: size for space, size in asked if size is not None}
+    for name, value in (("factor", factor), ("hidden", hidden), *asked[1:]):
+        check(name, value)
+    check("spread", spread)
     _check(factor, sizes, how, request or StateRequest())
     if fresh is not None and how != "pad":
         raise RequestError(f"⟦fresh {fresh}⟧: says how what copies nothing begins; leave it out, or give ⟦how pad⟧")
@@ -161,7 +162,7 @@ class _Plan:
 
 def _times(old: Architecture, factor: int) -> dict[str, int]:
     """The sizes that ⟦how pad⟧ takes, a factor of times as large, as far as the config says them."""
-    fields = {space: old.family.sizes[space].config for space in PADDED if space in old.sizes}
+    fields = {space: old.family.sizes[space].config for space in ("residual", *UNITS) if space in old.sizes}
     said = [space for space, field in fields.items() if field is not None and old.config.get(field) is not None]
     return {space: factor * old.sizes[space] for space in said}
 
@@ -173,10 +174,7 @@ def _check_size(*new: int) -> None:
 
 def _separation(how: How, separate: Separation | None, noise: float | Literal["auto"]) -> _Separating:
     """What tells the copies apart, a split's spread aside; raises RequestError for what contradicts itself."""
-    if noise != "auto" and not 0 <= noise <= MOST_NOISE:
-        raise RequestError(
-            f"⟦noise {noise}⟧: expected auto, or 0 to {MOST_NOISE:g} (times each matrix's root mean square)"
-        )
+    check("noise", noise)
     if how == "pad":
         if noise not in ("auto", 0) or separate not in (None, "none"):
             asked = f"⟦noise {noise}⟧" if separate is None else f"⟦separate {separate}⟧"
@@ -199,11 +197,6 @@ def _unseparated(separate: Separation | None, noise: float | Literal["auto"]) ->
 def _spread_out(separation: _Separating, spread: float | None) -> _Separating:
     """The same with a split's spread; raises RequestError for one that nothing can have."""
     if separation.kind == "split":
-        if spread is not None and not 0 < spread <= MOST_SPREAD:
-            raise RequestError(
-                f"⟦spread {spread:g}⟧: expected more than 0, which is ⟦separate none⟧, and at most {MOST_SPREAD:g}, at "
-                "which two copies get twice the weight and minus the weight"
-            )
         return replace(separation, spread=WHOLE if spread is None else float(spread))
     if spread is not None:
         raise RequestError(f"⟦spread {spread:g}⟧: says how ⟦separate split⟧ deals weights out; leave it out")
@@ -214,8 +207,6 @@ def _check(factor: int | None, sizes: Mapping[str, int], how: How, request: Stat
     """Raises RequestError for what contradicts itself."""
     if factor is not None and "residual" in sizes:
         raise RequestError(f"⟦factor {factor}⟧ and ⟦hidden {sizes['residual']}⟧ exclude each other; choose one")
-    if factor is not None and factor < 2:
-        raise RequestError(f"⟦factor {factor}⟧: expected a whole number of at least 2")
     if "residual" in sizes and how != "pad":
         raise RequestError(
             f"⟦hidden {sizes['residual']}⟧: copies come whole, expected ⟦factor K⟧, or ⟦how pad⟧ with it"

@@ -220,7 +220,7 @@ def _rebuilt(old: LiveState, found: GrowthResult, order: Sequence[int]) -> LiveG
     grown = cast(Checkpoint, found.grown)
     sources = sources_of(found.config, grown.tensors, found.record)
     model = rebuilt_model(old, found.config, grown.tensors, sources)
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     pairs = zip(old.optimizers, grown.optimizers, strict=True)
     optimizers = tuple(rebuilt_optimizer(one, raw, parameters) for one, raw in pairs)
     replaced: dict[int, object] = {id(one): new for one, new in zip(old.optimizers, optimizers, strict=True)}

@@ -20,8 +20,9 @@ from ckptgrow.errors import RequestError, listing
 from ckptgrow.probe.arms import Trace
 from ckptgrow.probe.candidates import check_names
 from ckptgrow.probe.entrants import SCRATCH, SMALL, Entrants, ProbeRequest
+from ckptgrow.probe.limits import check_steps
 from ckptgrow.probe.report_of_probe import ProbeReport, control_of, entry_of
-from ckptgrow.probe.rungs import Cost, budget_of, check_steps, groups_of, half, marks_of, rungs_within
+from ckptgrow.probe.rungs import Cost, budget_of, groups_of, half, marks_of, rungs_within
 from ckptgrow.probe.side_by_side import Task, all_advanced
 from ckptgrow.probe.standings import Measured, Place, ranked
 from ckptgrow.storage.files.json_files import write_text

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal
 
 from ckptgrow.errors import RequestError
+from ckptgrow.probe.limits import read_budget
 from ckptgrow.recipes.model_sizes import ModelSize
 
 LONGER = 4  # times, from rung to rung
@@ -101,24 +100,11 @@ def _longest(budget: float, cost: Cost, number: int) -> int:
 
 def budget_of(text: str, spent: float | None) -> float:
     """FLOPs, of a number of them or a share as `2%` of those that were spent so far; raises RequestError for others."""
-    kind: Literal["share", "number"] = "share" if text.endswith("%") else "number"
-    try:
-        value = float(text.removesuffix("%"))
-    except ValueError as error:
-        raise RequestError(f"⟦budget {text}⟧: expected a share as 2%, or FLOPs as 1e15") from error
-    if not 0 < value < float("inf"):
-        raise RequestError(f"⟦budget {text}⟧: expected more than 0")
-    if kind == "number":
+    value, is_share = read_budget(text)
+    if not is_share:
         return value
     if spent is None:
         raise RequestError(
             f"⟦budget {text}⟧: the checkpoint does not say how many tokens it has seen; give FLOPs, or ⟦steps⟧"
         )
     return spent * value / 100
-
-
-def check_steps(steps: Sequence[int]) -> tuple[int, ...]:
-    """Rungs that a user gives; raises RequestError where they do not rise."""
-    if not steps or steps[0] < 1 or any(one >= other for one, other in pairwise(steps)):
-        raise RequestError(f"⟦steps {','.join(map(str, steps))}⟧: expected steps that rise, as 64,256,1024")
-    return tuple(steps)

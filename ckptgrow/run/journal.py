@@ -51,16 +51,20 @@ class Journal:
         """What its process took for a job that is done, by the last start."""
         return sum(one["seconds"] for one in self.entries if one["event"] == DONE and one["job"] == job)
 
-    def begin(self, plan: Mapping[str, Any]) -> None:
-        """Writes the plan, or compares it with the one that the run began with; raises RequestError for another."""
+    def check_plan(self, plan: Mapping[str, Any]) -> None:
+        """Raises RequestError where the run began with another plan, with the first field in which they differ."""
         before = self.plan
-        if before is None:
-            self._write({"event": PLAN, "plan": plan})
-        elif _said(before) != _said(json.loads(json.dumps(plan))):
+        if before is not None and _said(before) != _said(json.loads(json.dumps(plan))):
             raise RequestError(
-                f"the plan is not the one that {self.path.parent} began with: {_difference(before, plan, 'plan')}; go "
-                "on with that one, or choose another ⟦out⟧"
+                f"{_difference(before, plan, '')}, with which {self.path.parent} began; put that back to go on there, "
+                "or choose another ⟦out⟧"
             )
+
+    def begin(self, plan: Mapping[str, Any]) -> None:
+        """Writes the plan; raises RequestError where the run began with another."""
+        self.check_plan(plan)
+        if self.plan is None:
+            self._write({"event": PLAN, "plan": plan})
 
     def started(self, job: str) -> float:
         """Notes that a job begins; returns when."""
@@ -104,7 +108,7 @@ def _difference(before: Any, now: Any, where: str) -> str:
     if isinstance(before, dict) and isinstance(now, dict):
         for name in [*before, *now]:
             if before.get(name) != now.get(name):
-                return _difference(before.get(name), now.get(name), f"{where}.{name}")
+                return _difference(before.get(name), now.get(name), f"{where}.{name}".lstrip("."))
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         number = next(number for number in range(len(now)) if before[number] != now[number])
         return _difference(before[number], now[number], f"{where}[{number}]")
@@ -112,5 +116,7 @@ def _difference(before: Any, now: Any, where: str) -> str:
 
 
 def _short(value: Any) -> str:
+    if value is None:
+        return "not said"
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -9,8 +9,9 @@ from typing import Any
 from ckptgrow.choices import Operator
 from ckptgrow.probe.candidates import TABLES, Candidate, check_names, named, typed
 from ckptgrow.probe.entrants import ProbeRequest
+from ckptgrow.probe.limits import check_steps
 from ckptgrow.probe.probing import probe
-from ckptgrow.probe.rungs import Cost, budget_of, check_steps
+from ckptgrow.probe.rungs import Cost, budget_of
 from ckptgrow.recipes.command_words import words_of_command
 from ckptgrow.recipes.model_sizes import ModelSize
 from ckptgrow.recipes.recipe_options import OPERATORS

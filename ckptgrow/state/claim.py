@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from ckptgrow.errors import ClaimError, ConfigError, at, listing
@@ -19,7 +19,7 @@ from ckptgrow.spaces.growth import identities
 from ckptgrow.spaces.layout import Layout, parse
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.layer_kinds import layers_with
-from ckptgrow.state.sizes import Config, is_tied
+from ckptgrow.state.sizes import Config, holds, is_tied
 from ckptgrow.state.wrappers import bare_names, with_part
 
 Shape = tuple[int, ...]
@@ -46,9 +46,14 @@ class Claimed:
     is_buffer: bool
     inner: str  # the table's name, without the backbone's own prefix where the file lacks it
     is_trained: bool = True  # False for a parameter that optimizers leave alone
+    first_name: str | None = None  # of an embedding: its tied head's, where the module has this before it
 
     def module_name(self, layer: int | None) -> str:
-        """What the module that was saved calls it, in a layer, behind the prefix of the file."""
+        """What the module that was saved calls it among its parameters, in a layer, behind the prefix of the file."""
+        return self.state_name(layer) if self.first_name is None else self.prefix + self.first_name
+
+    def state_name(self, layer: int | None) -> str:
+        """What the module that was saved calls it in its state dict, in the same way."""
         return self.prefix + (self.inner if layer is None else self.inner.replace("{layer}", str(layer)))
 
     @property
@@ -82,7 +87,10 @@ class Claim:
     def in_module_order(self) -> Claim:
         """The same, its tensors in the order of the family's module: the table's, layer by layer."""
         place = _places(self.family)
-        ordered = sorted(self.tensors, key=lambda one: (one.prefix, *place(one)))
+        places = {one.name: place(one) for one in self.tensors}
+        for head, embedding in self.tied.items():  # a tensor of two names stands where the module has the first of them
+            places[embedding] = min(places[embedding], places[head])
+        ordered = sorted(self.tensors, key=lambda one: (one.prefix, *places[one.name]))
         return Claim(self.family, tuple(ordered), self.tied)
 
 
@@ -151,11 +159,19 @@ def claim(architecture: Architecture, shapes: Mapping[str, Shape]) -> Claim:
         )
     if largest in incomplete:
         raise ClaimError(f"{where}: tensor {largest}{listing(incomplete[largest])} is missing, expected by the config")
-    claimed = tuple(one for one in found.values() if one is not None)
+    claimed = _with_first_names(architecture, [one for one in found.values() if one is not None])
     with at(where):
         _check_once(claimed)
     _check_shapes(architecture, claimed, shapes)
     return Claim(family, claimed, _tied_heads(family, architecture.config, claimed))
+
+
+def _with_first_names(architecture: Architecture, claimed: Sequence[Claimed]) -> tuple[Claimed, ...]:
+    """The same; where the head is the embedding's tensor and stands before it, modules call it by the head's name."""
+    tie, rows = architecture.family.tie, [one.name for one in architecture.family.parameters]
+    if tie is None or not architecture.is_tied or rows.index(tie.head) > rows.index(tie.embedding):
+        return tuple(claimed)
+    return tuple(replace(one, first_name=tie.head) if one.pattern == tie.embedding else one for one in claimed)
 
 
 def unclaimed_names(architecture: Architecture, shapes: Mapping[str, Shape]) -> list[str]:
@@ -175,12 +191,13 @@ def _entries(architecture: Architecture) -> list[_Entry]:
         for other, name in twins(family, architecture.config).items()
         if other not in layouts
     ]
+    prefixes = tuple(other for part, other in family.spellings if part == family.base_prefix)
     return [
         _Entry(
             pattern=name,
             layout=layout,
             is_buffer=layout == "fixed",
-            regex=name_regex(spelling, family.base_prefix),
+            regex=name_regex(spelling, family.base_prefix, others=prefixes),
             layers=_layers_with(architecture, name, layers),
             base_prefix=family.base_prefix,
             is_trained=name not in family.untrained,
@@ -198,13 +215,17 @@ def _layers_with(architecture: Architecture, name: str, layers: str) -> frozense
 
 def _spellings(name: str, family: Family) -> list[str]:
     """The name in the module, and in files that say it otherwise."""
-    return [name, *(name.replace(part, other) for part, other in family.spellings if part in name)]
+    several = [one for one in family.spellings if one[0] != family.base_prefix]
+    return [name, *(name.replace(part, other) for part, other in several if part in name)]
 
 
-def name_regex(pattern: str, base_prefix: str) -> re.Pattern[str]:
-    """What a table's name may look like in a file: under any prefix, with or without the backbone's own."""
+def name_regex(pattern: str, base_prefix: str, *, others: tuple[str, ...] = ()) -> re.Pattern[str]:
+    """What a table's name may look like in a file: under any prefix, with or without the backbone's own, which may be
+    one of `others` there.
+    """
     inner = pattern.removeprefix(base_prefix)
-    base = f"(?P<base>{re.escape(base_prefix)})?" if inner != pattern else "(?P<base>)"
+    spelt = "|".join(map(re.escape, (base_prefix, *others)))
+    base = f"(?P<base>{spelt})?" if inner != pattern else "(?P<base>)"
     body = re.escape(inner)
     for number in ("layer", "expert"):
         body = body.replace(re.escape(f"{{{number}}}"), rf"(?P<{number}>0|[1-9]\d*)")
@@ -302,7 +323,9 @@ def _check_shapes(architecture: Architecture, claimed: Sequence[Claimed], shapes
 
 def twins(family: Family, config: Config) -> dict[str, str]:
     """Which parameters of the module are one: another name, and the table's."""
-    tied = {**dict(family.twins), **dict(family.twins_if_tied if is_tied(family, config) else ())}
+    own = {one.name for one in family.parameters if one.when is not None and holds(one.when, config)}
+    always = {other: name for other, name in family.twins if other not in own}  # but where it has a row of its own
+    tied = {**always, **dict(family.twins_if_tied if is_tied(family, config) else ())}
     if family.tie is not None and is_tied(family, config):
         tied[family.tie.head] = family.tie.embedding
     return tied

@@ -81,6 +81,7 @@ def completed_config(family: Family, config: Mapping[str, Any]) -> dict[str, Any
     fields |= set(family.rounding.fields) if family.rounding else set()
     fields |= {family.activation}  # of None there is nothing to complete
     fields |= {*family.sparse.rules, family.sparse.experts} if family.sparse else set()
+    fields |= {*family.of_depth} | {name for pair in family.periodic.values() for name in pair}
     missing = {field for field in fields if field is not None and field not in config}
     missing |= {field for field in (*family.stacks.values(), *family.layer_lists) if config.get(field) is None}
     renamed = {name for alias, name in family.aliases.items() if alias in config}

@@ -61,6 +61,12 @@ def with_layers(old: Architecture, sources: Sequence[int]) -> dict[str, Any]:
             )
         lists = _moved_lists(old, sources)
     changed = {**config, **dict.fromkeys((family.num_layers, *family.stacks.values()), len(sources)), **lists}
+    changed = {name: value for name, value in changed.items() if name not in family.restated}
+    changed |= {
+        name: config[name] * (len(sources) / old.num_layers) ** power
+        for name, power in family.of_depth.items()
+        if config.get(name) is not None
+    }
     with at(old.where):
         changed |= moved_rules(family, config, sources) | moved_numbers(family, config, sources)
         check_kinds(family, config, changed, sources)

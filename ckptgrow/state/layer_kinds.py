@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from ckptgrow.errors import ConfigError
 from ckptgrow.families.family import Family, Sparse
+from ckptgrow.state.sizes import holds
 
 Config = Mapping[str, object]
 
@@ -21,9 +22,14 @@ def layers_with(family: Family, config: Config, layers: str, num: int) -> frozen
         return everywhere
     if layers == "later":
         return everywhere - {0}
+    if layers in ("last", "but last"):
+        return frozenset({num - 1}) if layers == "last" else everywhere - {num - 1}
     if layers in ("dense", "sparse"):
         dense = dense_layers(family, config, num)
         return dense if layers == "dense" else everywhere - dense
+    if "every " in layers:
+        there = _periodic(config, family.periodic[layers.rpartition("every ")[2]], num)
+        return everywhere - there if layers.startswith("but ") else there
     if " in " in f" {layers}":
         named = numbered_layers(config, layers.rsplit(maxsplit=1)[-1])
         return everywhere - named if layers.startswith("not ") else everywhere & named
@@ -54,10 +60,43 @@ def dense_layers(family: Family, config: Config, num: int) -> frozenset[int]:
 
 
 def moved_rules(family: Family, config: Config, sources: Sequence[int]) -> dict[str, Any]:
-    """The fields that say which layers have experts, for layers that are, or are made from, the old ones `sources`.
+    """The fields that say by rules which layers are of which kind, for layers that are, or are made from, the old ones
+    `sources`.
 
     Raises ConfigError where the config has no way of saying so.
     """
+    return {**_moved_periods(family, config, sources), **_moved_sparse(family, config, sources)}
+
+
+def _periodic(config: Config, fields: tuple[str, str], num: int) -> frozenset[int]:
+    """The layers that come round: those whose number, divided by the period, leaves the offset."""
+    period, offset = _number(config, fields[0], 1), _number(config, fields[1], 0)
+    return frozenset(layer for layer in range(num) if period and layer % period == offset)
+
+
+def _moved_periods(family: Family, config: Config, sources: Sequence[int]) -> dict[str, Any]:
+    """The periods and offsets by which each layer has its source's kind, the shortest period first."""
+    found: dict[str, Any] = {}
+    num = len(sources)
+    read = {one.layers.rpartition("every ")[2] for one in family.parameters if holds(one.when, config)}
+    for kind, fields in family.periodic.items():
+        if kind not in read:
+            continue
+        old = _periodic(config, fields, max(sources) + 1)
+        wanted = frozenset(index for index, source in enumerate(sources) if source in old)
+        pairs = ((period, offset) for period in range(1, num + 2) for offset in range(period))
+        said = (dict(zip(fields, pair, strict=True)) for pair in pairs)
+        new = next((one for one in said if _periodic(one, fields, num) == wanted), None)
+        if new is None:
+            raise ConfigError(
+                f"{family.model_type} configs say which layers have {kind} by {' and '.join(fields)}, which cannot "
+                f"say that layers {', '.join(map(str, sorted(wanted)))} of {num} have it; choose other ⟦layers⟧"
+            )
+        found |= new
+    return found
+
+
+def _moved_sparse(family: Family, config: Config, sources: Sequence[int]) -> dict[str, Any]:
     if family.sparse is None:
         return {}
     num_old = max(sources) + 1
@@ -76,7 +115,9 @@ def moved_rules(family: Family, config: Config, sources: Sequence[int]) -> dict[
 def check_kinds(family: Family, old: Config, new: Config, sources: Sequence[int]) -> None:
     """Raises ConfigError where a layer would have parameters that the one it is made from has not, or lack some."""
     num_old, num_new = max(sources) + 1, len(sources)
-    for layers in dict.fromkeys(one.layers for one in family.parameters):
+    ends = ("last", "but last")  # where the same parameter writes another space
+    rows = [one for one in family.parameters if one.layers not in ends and holds(one.when, old)]
+    for layers in dict.fromkeys(one.layers for one in rows):
         before, after = layers_with(family, old, layers, num_old), layers_with(family, new, layers, num_new)
         odd = [index for index, source in enumerate(sources) if (source in before) != (index in after)]
         if odd:

@@ -11,11 +11,11 @@ from typing import cast
 
 from ckptgrow.errors import ConfigError
 from ckptgrow.families.family import Family, Size
+from ckptgrow.ranges import LARGEST_SIZE, MOST_LAYERS
 
 Config = Mapping[str, object]
 _SizeOf = Callable[[str], int]
 AUTO = "auto"  # what some configs say of a size that follows from others
-LARGEST_SIZE, MOST_LAYERS = 2**24, 2**14  # beyond any model; so that nonsense ends in a message
 
 
 def sizes_of(family: Family, config: Config) -> dict[str, int]:
@@ -34,13 +34,13 @@ def num_layers(family: Family, config: Config) -> int:
 
     Raises ConfigError where the field is missing or no whole number above zero.
     """
-    return max(_whole(config, field, MOST_LAYERS) for field in {family.num_layers, *family.stacks.values()})
+    return max(_counted(config, field) for field in {family.num_layers, *family.stacks.values()})
 
 
 def stack_layers(family: Family, config: Config, name: str) -> int:
     """The number of layers in the stack that a parameter of the table stands in; raises ConfigError as `num_layers`."""
     fields = (field for beginning, field in family.stacks.items() if name.startswith(beginning))
-    return _whole(config, next(fields, family.num_layers), MOST_LAYERS)
+    return _counted(config, next(fields, family.num_layers))
 
 
 def is_tied(family: Family, config: Config) -> bool:
@@ -121,6 +121,14 @@ def _derived(space: str, size: Size, of: _SizeOf) -> int:
 def _value(word: str, config: Config) -> object:
     """What a word of a condition stands for: a number, the value of the field of this name, or itself."""
     return int(word) if word.isdigit() else config.get(word, word)
+
+
+def _counted(config: Config, field: str) -> int:
+    """A number of layers that a field says, or the length of the list of their kinds that it is."""
+    value = config.get(field)
+    if isinstance(value, list | tuple):
+        return _whole({field: len(cast(list[object], value))}, field, MOST_LAYERS)
+    return _whole(config, field, MOST_LAYERS)
 
 
 def _whole(config: Config, field: str, most: int = LARGEST_SIZE) -> int:

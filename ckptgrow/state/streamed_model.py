@@ -82,7 +82,10 @@ def streamed_model(
     def read(name: str) -> torch.Tensor:
         return reader.submit(lambda: change(name, whole(checkpoint.tensors[name]).to(dtype))).result()
 
-    handed, names = _Handed(), {sources[path]: path for path, _ in reversed([*model.named_parameters()])}
+    head = "" if claim.family.tie is None else claim.family.tie.head  # of a tied one the embedding's name is meant
+    paths = [path for path, _ in model.named_parameters(remove_duplicate=False)]
+    paths = [head, *(path for path in reversed(paths) if path != head)] if head in paths else paths[::-1]
+    handed, names = _Handed(), {sources[path]: path for path in paths}
     layers = {*(model._no_split_modules or [])}  # pyright: ignore[reportPrivateUsage]  # accelerate reads it too
     for path, module in [*_units(model, layers, "")]:
         own = dict(module.named_parameters(recurse=type(module).__name__ in layers, remove_duplicate=False))

@@ -117,13 +117,15 @@ def _with_task(family: Family, task: TaskHead) -> Family:
 
 
 def _parameters(family: Family, task: TaskHead, base: str) -> tuple[Parameter, ...]:
-    """The backbone's rows, a pooler's behind them, and those of the head."""
+    """The backbone's rows, a pooler's behind them, and those of the head, which come first where the table's own do."""
     own, part = head_rows(family), task.part or ("",)
     rows = [one for one in family.parameters if one not in own and one.name.startswith(part)]
     backbone = [replace(one, name=_renamed(one.name, family, task)) for one in rows]
     pooler = [one for one in task.parameters if one.name.startswith(base)]
     head = [one for one in task.parameters if one not in pooler]
-    return (*backbone, *pooler, *(own if task.keeps_head else ()), *head)
+    heads = (*(own if task.keeps_head else ()), *head)
+    is_head_first = own[:1] == family.parameters[:1]
+    return (*heads, *backbone, *pooler) if is_head_first else (*backbone, *pooler, *heads)
 
 
 def _renamed(name: str, family: Family, task: TaskHead) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ckptgrow.choices import ScheduleKind
 from ckptgrow.errors import RequestError
+from ckptgrow.ranges import check_rise
 
 NEW_RISE = "rewarm_new"  # its place beside the record of growths
 DECAY_SHARE = 0.2  # of the steps: the last phase of warm-up, stable, decay (Hu et al., arXiv 2404.06395)
@@ -77,11 +78,7 @@ class NewRise:
     @classmethod
     def checked(cls, peak: float, steps: int) -> NewRise:
         """At its start; raises RequestError for what is none."""
-        if not (0 < peak < math.inf and steps >= 0):
-            raise RequestError(
-                f"⟦rewarm_new {peak:g},{steps}⟧: expected how many times the learning rate, above 0, and over how many "
-                "steps, as 1.3,250"
-            )
+        check_rise(peak, steps)
         return cls(peak, steps)
 
     @classmethod

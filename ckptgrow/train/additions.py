@@ -71,7 +71,9 @@ def new_in(model: torch.nn.Module, history: Sequence[Record]) -> dict[str, NewEn
     layers = _new_layers(last)
     with at("the grown model"):
         marks = _new_coordinates(last, architecture.sizes)
-        claimed = claim(architecture, {name: tuple(one.shape) for name, one in model.named_parameters()})
+        claimed = claim(
+            architecture, {name: tuple(one.shape) for name, one in model.named_parameters(remove_duplicate=False)}
+        )
     found: dict[str, NewEntries] = {}
     for one in claimed.parameters:
         axes = tuple(axis.marked(marks) for axis in one.layout.axes)

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 from ckptgrow.errors import DataError, RequestError
+from ckptgrow.ranges import RANGES, check
 from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.settings import TrainSettings, positions_of
+
+OF_COMMAND: Mapping[str, str] = {"eps": "adam_epsilon", "num_nodes": "nodes"}  # what its options call otherwise
 
 
 def check_numbers(settings: TrainSettings) -> None:
     """Raises RequestError for a number that no training can have."""
-    for name, value, expected, is_right in _ranges(settings):
-        if not is_right or not math.isfinite(value):
-            raise RequestError(f"⟦{name} {value:g}⟧: expected {expected}")
-
-
-def _ranges(settings: TrainSettings) -> Iterator[tuple[str, float, str, bool]]:
-    if settings.lr is not None:
-        yield "lr", settings.lr, "a learning rate from 0 on", settings.lr >= 0
-    yield "weight_decay", settings.weight_decay, "a number from 0 on", settings.weight_decay >= 0
-    yield "adam_epsilon", settings.eps, "a number from 0 on", settings.eps >= 0
-    yield "grad_clip", settings.grad_clip, "a gradient's norm, or 0 for none", settings.grad_clip >= 0
-    yield "min_lr_ratio", settings.min_lr_ratio, "a share from 0 to 1", 0 <= settings.min_lr_ratio <= 1
-    yield "ema", settings.ema, "a decay from 0 on (for none), below 1", 0 <= settings.ema < 1
-    for number, beta in enumerate(settings.betas, start=1):
-        yield f"adam_beta{number}", beta, "a decay from 0 on, below 1", 0 <= beta < 1
-    for name in ("warmup_steps", "save_minutes", "keep"):
-        yield name, getattr(settings, name), "a number from 0 on", getattr(settings, name) >= 0
-    for name in ("train_steps", "batch_size", "grad_accum", "save_every", "val_every", "val_batches", "log_every"):
-        yield name, getattr(settings, name), "at least 1", getattr(settings, name) >= 1
-    yield "seqlen", settings.seqlen, "at least 2 tokens", settings.seqlen >= 2
+    values = {OF_COMMAND.get(name, name): value for name, value in vars(settings).items()}
+    for name, value in (*values.items(), *zip(("adam_beta1", "adam_beta2"), settings.betas, strict=True)):
+        if name in RANGES:
+            check(name, value)
 
 
 def check_data_fits(settings: TrainSettings, data: Mixture) -> None:

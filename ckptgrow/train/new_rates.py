@@ -46,7 +46,7 @@ class NewRates:
         steps: int = 250,
     ) -> None:
         self.rise = NewRise.checked(peak, steps)
-        parameters = dict(model.named_parameters())
+        parameters = dict(model.named_parameters(remove_duplicate=False))
         updated = {id(one) for group in optimizer.param_groups for one in group["params"]}
         missing = [name for name in entries if name not in parameters or id(parameters[name]) not in updated]
         if missing:

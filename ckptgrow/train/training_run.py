@@ -17,6 +17,7 @@ from ckptgrow.errors import ConfigError, RequestError, at, listing
 from ckptgrow.families.registry import FAMILIES
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.planning.rates_by_size import lr_for_size
+from ckptgrow.ranges import check
 from ckptgrow.state.counting import num_without_embeddings
 from ckptgrow.state.model import build_model
 from ckptgrow.state.train_schedule import NEW_RISE
@@ -184,8 +185,7 @@ def _begun_from(path: Path, settings: TrainSettings) -> Adopted:
 def _with_dropout(settings: TrainSettings, *, is_new: bool) -> dict[str, Any]:
     """The config with the dropout that was asked for; a new model's gets its recipe's where it says none."""
     config, asked = settings.config, settings.dropout
-    if asked is not None and not 0 <= asked < 1:
-        raise RequestError(f"⟦dropout {asked:g}⟧: expected a share from 0 on, below 1")
+    check("dropout", asked)
     family = FAMILIES.get(str(config.get("model_type")))
     fields = () if family is None else family.dropout
     usual = RECIPES[settings.recipe].dropout if is_new else None

@@ -34,6 +34,7 @@ from ckptgrow.verification.moments import has_state, moment_errors, stored_dtype
 from ckptgrow.verification.pair import UNCHANGED, CopiedAxis, Link, Pair
 from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
 from ckptgrow.verification.report import Asymmetry, Moments, Structure, Trajectory, VerifyReport
+from ckptgrow.verification.same_file import check_apart
 from ckptgrow.verification.samples import long_sample, sample_batches
 from ckptgrow.verification.scales import Scales
 from ckptgrow.verification.trajectory import losses, step_rounding, takes_plain_steps, updates_whole_tensors
@@ -182,8 +183,7 @@ def _judged(pair: Pair, asymmetry: Asymmetry, dtype: torch.dtype) -> Asymmetry:
 
 def _opened(small: Path, grown: Path, config: Path | None, dialect: str | None) -> tuple[Pair, Declared]:
     """Both checkpoints; the small one without what the history says that the user left out."""
-    if small.exists() and grown.exists() and small.samefile(grown):
-        raise RequestError(f"{grown}: is the small checkpoint itself, expected what was grown from it")
+    check_apart(small, grown)
     new, checkpoint = open_state(grown, dialect=dialect), read_checkpoint(small)
     declared = Declared.of(new.checkpoint.history[len(checkpoint.history) :])
     known = {*checkpoint.tensors, *checkpoint.rest, *checkpoint.carried.files, *checkpoint.carried.left_behind}

@@ -175,7 +175,8 @@ class _Run:
             logits = logits_of(model, sample)
             (loss_from(model, logits, sample) / len(samples)).backward()
             found.append(logits.detach().cpu())
-        gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+        named = model.named_parameters(remove_duplicate=False)  # a tied head has two names
+        gradients = {name: one.grad for name, one in named if one.grad is not None}
         return cls(found, {name: InMemory(gradient.cpu()) for name, gradient in gradients.items()})
 
 

@@ -3,6 +3,8 @@
     sizes           the fields of spaces that copies or fresh coordinates make larger
     layers          their number, and every list with one entry for each layer, moved along the layer map
     kinds           kinds of single layers that transformers derives by a rule where the config says nothing: now said
+    periods         of kinds of layers that come round: so that each layer has its source's
+    factors         that depend on the number of layers
     ε of pads       the old one, times old over new hidden size
 
 Both configs are also completed by transformers and compared again, so that no default makes a difference.
@@ -78,6 +80,7 @@ def _changed_fields(pair: Pair) -> set[str]:
     if len(pair.layers) != _num_layers(pair):
         fields |= {*family.layer_numbers} | _layer_fields(family) | set(_lists_of(pair, pair.small.config))
         fields |= {*family.sparse.rules} if family.sparse else set()
+        fields |= {*family.restated, *family.of_depth} | {name for two in family.periodic.values() for name in two}
     if (eps := _eps(pair)) is not None:
         fields.add(eps.field)
     return fields | {alias for alias, name in {**family.aliases, **family.equal}.items() if name in fields}
@@ -233,7 +236,7 @@ def _lists_of(pair: Pair, config: Config) -> dict[str, list[Any]]:
 
 def _is_of_layers(name: str) -> bool:
     """Whether transformers names fields with one entry for each layer so; other lists may be as long by chance."""
-    return "layer" in name and not name.endswith("_only_layers")
+    return "layer" in name and not name.endswith("_only_layers") and not name.startswith("mtp_")
 
 
 def _layer_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
@@ -242,6 +245,8 @@ def _layer_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
         return
     for field in sorted(_layer_fields(family) | {one for one in family.aliases if one in small}):
         if family.aliases.get(field, field) not in _layer_fields(family) or field not in small:
+            continue
+        if isinstance(small[field], list | tuple):  # one entry a layer, as below
             continue
         if grown.get(field) != num_new or isinstance(grown.get(field), bool):
             yield f"config[{field!r}] is {text(grown.get(field))}, expected {num_new}"
@@ -258,6 +263,40 @@ def _layer_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
             yield f"config[{name!r}] is {text(grown.get(name))}, expected {text(expected)}"
     if family.sparse is not None:
         yield from _sparse_problems(pair, family.sparse, small, grown)
+    yield from _rule_problems(pair, small, grown)
+
+
+def _rule_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
+    """Kinds that come round must come where their sources' did, factors must follow the depth, and what lists say must
+    not be said otherwise.
+    """
+    family, deeper = pair.grown.family, len(pair.layers) / _num_layers(pair)
+    rows = (one.layers for one in family.parameters if pair.grown.architecture.holds(one.when))
+    read = {layers.rpartition("every ")[2] for layers in rows}
+    for period, offset in (fields for kind, fields in family.periodic.items() if kind in read):
+        pairs = [(one.get(period), one.get(offset)) for one in (small, grown)]
+        if any(_comes_round(pairs[1], at) != _comes_round(pairs[0], one.source) for at, one in enumerate(pair.layers)):
+            yield (
+                f"config[{period!r}] is {text(grown.get(period))} and config[{offset!r}] {text(grown.get(offset))}, "
+                "expected those by which every layer has its source's kind"
+            )
+    for field, power in family.of_depth.items():
+        expected, told = float(small[field]) * deeper**power, grown.get(field)
+        if not isinstance(told, float) or not math.isclose(told, expected, rel_tol=ROUNDING):
+            yield f"config[{field!r}] is {text(told)}, expected {expected:g}"
+    yield from (
+        f"config[{field!r}] is {text(grown[field])}, expected none beside the list of layers"
+        for field in family.restated
+        if field in grown
+    )
+
+
+def _comes_round(said: tuple[Any, Any], layer: int) -> bool | None:
+    """Whether a layer's number, divided by the period, leaves the offset; None where a config says no such numbers."""
+    period, offset = said
+    if not isinstance(period, int) or not isinstance(offset, int) or isinstance(period, bool) or period < 1:
+        return None
+    return layer % period == offset
 
 
 def _numbers_problem(pair: Pair, small: Any, grown: Any) -> Any:

@@ -103,7 +103,7 @@ def idealise(
     """Replaces the grown model's weights in place by ideal ones, as the module's head defines them; new layers stay,
     and so does what is named in `begun`, which comes from nothing in the small model.
     """
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # a tied head has two names
     with torch.no_grad():
         for name in idealised(pair, begun):
             fill_ideal(parameters[pair.links[name].grown.canonical], pair, pair.links[name], weights[name].factor)

@@ -82,7 +82,7 @@ def _rules(stored: OptimizerState) -> set[StepRule | None]:
 
 def _optimizer(model: PreTrainedModel, state: TrainingState, stored: OptimizerState) -> torch.optim.Optimizer:
     canonical = {one.name: one.canonical for one in state.claim.parameters}
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # a tied head has two names
     groups = [
         {"params": [parameters[canonical[name]] for name in group.names], **_options(group)} for group in stored.groups
     ]

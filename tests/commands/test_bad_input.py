@@ -213,7 +213,7 @@ def test_factors_that_cannot_be(source: Path, capsys: pytest.CaptureFixture[str]
         (["--noise", "-1"], ["--noise"]),
         (["--noise", "nan"], ["--noise"]),
         (["--noise", "some"], ["--noise some"]),
-        (["--noise", "1e308"], ["--noise 1e+308", "0 to 64"]),
+        (["--noise", "1e308"], ["--noise 1e308", "0 to 64"]),
         (["--separate", "apart"], ["--separate apart", "split or noise or none"]),
         (["--separate", "split", "--noise", "0.5"], ["--separate split", "--noise 0.5", "contradict"]),
         (["--separate", "none", "--noise", "0.5"], ["--separate none", "--noise 0.5", "contradict"]),

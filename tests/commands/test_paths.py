@@ -172,7 +172,7 @@ def test_errors_are_json_where_json_is_asked_for(
 )
 def test_a_wrong_path_is_told_before_torch_is_imported(line: str, tmp_path: Path) -> None:
     (tmp_path / "meta.json").touch()
-    known = {"DATA": tmp_path.as_posix(), "CKPT": (tmp_path / "meta.json").as_posix()}
+    known = {"DATA": tmp_path.as_posix(), "CKPT": FIXTURE.as_posix()}
     words = [
         re.sub("DATA|CKPT", lambda found: known[found[0]], word).replace("NONE", "nothing-there")
         for word in line.split()

@@ -35,6 +35,7 @@ KEPT = {
     "state_head",
     "rank",
     "types",
+    "decoder_head",
 }
 
 

@@ -43,6 +43,8 @@ RELU = (
     "jais2 tied",
     "persimmon",
     "persimmon tied",
+    "nemotron_h",
+    "nemotron_h with latent experts",
 )
 NEVER_SILENT = ("gpt_oss", "apertus")  # its gate multiplies 1 + up; xIELU is not zero at zero
 SILENCED = [case for case in WIDER if case not in (*RELU, *NEVER_SILENT)]

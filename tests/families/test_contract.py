@@ -19,6 +19,7 @@ from tests.helpers.families import (
     FIRST,
     FIRST_APART,
     NO_ZERO_NORM,
+    PERIODIC,
     POST_NORM,
     UNDECAYED,
     UNFED,
@@ -71,6 +72,13 @@ HEADS_OF_HIDDEN = (
     "falcon",
     "falcon of one key head",
     "biogpt",
+    "gpt_neo",
+    "jamba",
+    "xlm-roberta",
+    "camembert",
+    "bart",
+    "mbart",
+    "pegasus",
 )
 NORMED_OVER_ALL = ("olmo2", "olmo3", "olmoe", "minimax_m2", "flex_olmo")
 ONE_KEY_HEAD_FUSED = ("gpt_bigcode", "falcon of one key head")
@@ -136,6 +144,8 @@ HEADED = (
     "lfm2_moe",
     "qwen3_5_moe_text",
     "hunyuan_v1_moe",
+    "minicpm3",
+    "nemotron_h",
 )
 UNEVENLY_HEADED = (
     "mistral",
@@ -148,6 +158,7 @@ UNEVENLY_HEADED = (
     "ernie4_5",
     "deepseek_v3",
     "qwen3_5_text",
+    "nemotron_h",
 )  # whose configs allow 6 heads of 4 beside 16 coordinates
 
 
@@ -222,6 +233,14 @@ def test_layers_out_of_one_that_is_unlike_the_others_are_refused(tmp_path: Path,
     source = still_run(tmp_path / "small.ckpt", case)
     with pytest.raises(ConfigError, match=r"layer 0 of modernbert.* has other parameters than layer"):
         ckptgrow.depth(source, tmp_path / "grown.ckpt", place=place)
+    assert not (tmp_path / "grown.ckpt").exists()
+
+
+@pytest.mark.parametrize("case", PERIODIC)
+def test_kinds_that_come_round_are_refused_where_no_period_says_them(tmp_path: Path, case: str) -> None:
+    source = still_run(tmp_path / "small.ckpt", case)
+    with pytest.raises(ConfigError, match=r"which cannot say that layers 2, 3 of 4 have it; choose other"):
+        ckptgrow.depth(source, tmp_path / "grown.ckpt", place="alternate")
     assert not (tmp_path / "grown.ckpt").exists()
 
 

@@ -27,6 +27,7 @@ from tests.helpers.families import (
     built,
     difference,
     loaded,
+    still_run,
 )
 from tests.helpers.gpt2 import logits, perturbed_gpt2, token_batches
 from tests.helpers.lightning_files import load_model, save_lightning
@@ -35,6 +36,7 @@ EXACT = 1e-12  # of the largest logit, a few hundred roundings of float64
 WINDOW = 4  # so that it shows in sequences of LENGTH
 SHORT = {"sliding_window": WINDOW}
 LISTS = ("layer_types", "no_rope_layers", "mlp_layer_types", "_sliding_window_pattern")
+OWN_LISTS = ("attention_layers", "layers_block_type")  # that transformers never derives
 UNDERIVED = ("lfm2_moe",)  # whose configs must say their layers' types
 RULES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "gemma2": ("gemma2", {**SHORT, "head_dim": 4, "query_pre_attn_scalar": 4}),
@@ -138,7 +140,7 @@ def kinds(model: PreTrainedModel) -> list[dict[str, Any]]:
                 **vars(module),
                 "names": sorted(name for name, _ in module.named_parameters(recurse=False)),
             }.items()
-            if isinstance(value, bool | int | float | str | list | None) and key != "layer_idx"
+            if isinstance(value, bool | int | float | str | list | None) and key not in ("layer_idx", "layer_id")
         }
         for layer in stack
     ]
@@ -150,13 +152,16 @@ def test_whatever_tells_layers_apart_in_transformers_is_known_to_the_table(case:
     model_type, fields = CASES[case]
     common = {} if model_type in OWN_NAMES else COMMON
     family = FAMILIES[model_type]
-    full = {**common, **fields, family.num_layers: 6}
+    own = [name for name in family.layer_lists if name in OWN_LISTS]
+    counted = {alias: 6 for alias, name in family.aliases.items() if name == family.num_layers}
+    full = {**common, **fields, **counted, family.num_layers: 6, **{name: fields[name][:1] * 6 for name in own}}
     derived = AutoConfig.for_model(model_type, **{k: v for k, v in full.items() if k not in LISTS}).to_dict()
     derived |= {name: fields[name] for name in family.layer_lists if model_type in UNDERIVED}
-    assert {key for key in LISTS[:3] if derived.get(key)} == set(family.layer_lists)
+    assert {key for key in (*LISTS[:3], *own) if derived.get(key)} == set(family.layer_lists)
     alike = {name: [derived[name][0]] * 6 for name in family.layer_lists}
     everywhere = {family.sparse.first: 0} if family.sparse and family.sparse.first else {}
     everywhere |= {name: list(range(6)) for name in family.layer_numbers}
+    everywhere |= {name: value for pair in family.periodic.values() for name, value in zip(pair, (1, 0), strict=True)}
     with torch.device("meta"):
         first, *others = kinds(built(AutoConfig.for_model(model_type, **{**full, **alike, **everywhere})))
     if model_type in ("t5", "mt5") or case in FIRST_APART:  # whose first block has more or less, and stays the first
@@ -202,3 +207,32 @@ def test_fields_under_two_names_stay_equal(tmp_path: Path) -> None:
     assert (grown.config.n_embd, grown.config.n_layer, grown.config.n_head) == (24, 4, 6)
     expected, found = (logits(model, token_batches(1)[0]) for model in (small, grown))
     assert float((found - expected).abs().max()) <= EXACT * float(expected.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("case", "field", "value", "told"),
+    [
+        ("minicpm3", "scale_depth", 1.4, "is 1.4, expected 1.9799"),
+        ("nemotron_h", "hybrid_override_pattern", "E*", "expected none beside the list of layers"),
+    ],
+)
+def test_what_follows_the_depth_is_said_anew_and_judged(
+    tmp_path: Path, case: str, field: str, value: Any, told: str
+) -> None:
+    source = still_run(tmp_path / "small.ckpt", case)
+    ckptgrow.depth(source, tmp_path / "grown.ckpt")
+    assert ckptgrow.verify(source, tmp_path / "grown.ckpt").passed
+    tree = torch.load(tmp_path / "grown.ckpt", weights_only=True)
+    tree["hyper_parameters"]["config"][field] = value
+    torch.save(tree, tmp_path / "grown.ckpt")
+    sentences = ckptgrow.verify(source, tmp_path / "grown.ckpt").sentences
+    assert any(f"config['{field}']" in one and told in one for one in sentences), sentences
+
+
+def test_periods_are_the_shortest_that_say_the_layers(tmp_path: Path) -> None:
+    source = still_run(tmp_path / "small.ckpt", "jamba of one expert")
+    ckptgrow.depth(source, tmp_path / "grown.ckpt", layers=[0, 0, 1, 0, 0, 1])
+    config = torch.load(tmp_path / "grown.ckpt", weights_only=True)["hyper_parameters"]["config"]
+    assert (config["attn_layer_period"], config["attn_layer_offset"]) == (3, 2)
+    assert (config["expert_layer_period"], config["expert_layer_offset"]) == (2, 0)  # which nothing reads
+    assert ckptgrow.verify(source, tmp_path / "grown.ckpt").passed

@@ -51,6 +51,12 @@ REASONS = {
     "flex_olmo": "norms over all queries share the ε",
     "bert": "a norm stands after each block",
     "roberta": "a norm stands after each block",
+    "xlm-roberta": "a norm stands after each block",
+    "camembert": "a norm stands after each block",
+    "jamba": "follows the hidden size",
+    "bart": "a norm stands after each block",
+    "mbart": "a norm stands behind the embedding",
+    "pegasus": "no field for the norms' ε",
 }
 REASON_OF_CASE = {
     "falcon_h1 normed": "norm over its states' heads shares the ε",

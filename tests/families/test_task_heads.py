@@ -21,7 +21,7 @@ from tests.helpers.families import (
     ALIBI,
     CASES,
     COMMON,
-    FIRST_APART,
+    LAYERS_OF,
     OWN_NAMES,
     POST_NORM,
     VOCABULARY,
@@ -156,8 +156,8 @@ def test_heads_of_tasks_grow_in_width_with_their_moments(tmp_path: Path, case: s
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize(("case", "ending"), DEEPER)
 def test_heads_of_tasks_stay_as_they_are_in_a_deeper_model(tmp_path: Path, case: str, ending: str) -> None:
-    if case in FIRST_APART:
-        check(tmp_path, model_of(case, ending), partial(ckptgrow.depth, layers=[0, 1, 1, 1]), fresh=(2, 3))
+    if case in LAYERS_OF:
+        check(tmp_path, model_of(case, ending), partial(ckptgrow.depth, layers=LAYERS_OF[case]), fresh=(2, 3))
     else:
         check(tmp_path, model_of(case, ending), ckptgrow.depth, fresh=(1, 3))
 

@@ -16,10 +16,9 @@ from ckptgrow.errors import ClaimError
 from ckptgrow.families.registry import FAMILIES
 from tests.helpers.families import (
     ALIBI,
-    BEHIND_THE_FIRST,
     CASES,
     FIRST,
-    FIRST_APART,
+    LAYERS_OF,
     POST_NORM,
     batches,
     built,
@@ -77,7 +76,7 @@ def check_grown(tmp_path: Path, case: str, **sizes: Any) -> None:
         ckptgrow.width(source, tmp_path / "grown", **sizes)
     else:
         new = "copy" if case in POST_NORM else "zero-output"
-        ckptgrow.depth(source, tmp_path / "grown", new=new, layers=BEHIND_THE_FIRST if case in FIRST_APART else None)
+        ckptgrow.depth(source, tmp_path / "grown", new=new, layers=LAYERS_OF.get(case))
     grown = reloaded(small, tmp_path / "grown")
     if sizes or case not in POST_NORM:
         assert difference(small, grown)[0] <= EXACT

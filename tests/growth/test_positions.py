@@ -24,9 +24,32 @@ TABLES = {  # case: the table, its rows before those that tokens use
     "roberta": ("model.roberta.embeddings.position_embeddings.weight", 2),
     "distilbert": ("model.distilbert.embeddings.position_embeddings.weight", 0),
     "biogpt": ("model.biogpt.embed_positions.weight", 2),
+    "gpt_neo": ("model.transformer.wpe.weight", 0),
+    "xlm-roberta": ("model.roberta.embeddings.position_embeddings.weight", 2),
+    "camembert": ("model.roberta.embeddings.position_embeddings.weight", 2),
+    "bart": ("model.model.encoder.embed_positions.weight", 2),
+    "mbart": ("model.model.decoder.embed_positions.weight", 2),
 }
-LEARNED = ("opt projected", "gpt_bigcode of many key heads", "distilbert untied", "biogpt unscaled", "biogpt untied")
-WITHOUT = ("vit", "t5", "mt5", "bloom", "mpt", "gptj", "codegen")  # patches, biases by distance, fields of own names
+LEARNED = (
+    "gpt_neo untied",
+    "bart scaled",
+    "mbart unscaled",
+    "opt projected",
+    "gpt_bigcode of many key heads",
+    "distilbert untied",
+    "biogpt unscaled",
+    "biogpt untied",
+)
+WITHOUT = (
+    "vit",
+    "t5",
+    "mt5",
+    "bloom",
+    "mpt",
+    "gptj",
+    "codegen",
+    "pegasus",
+)  # patches, biases by distance, fields of own names
 OTHERS = [case for case in CASES if case not in TABLES and case.split()[0] not in WITHOUT]
 ROTARY = [case for case in OTHERS if case not in (*LEARNED, "ministral3")]
 
@@ -131,6 +154,7 @@ def test_where_positions_are_computed_the_config_alone_changes(tmp_path: Path, c
         ("t5", {"size": 64}, "t5 has no number of positions"),
         ("mpt", {"size": 64}, "mpt has no number of positions"),
         ("vit", {"size": 64}, "vit has no number of positions"),
+        ("pegasus", {"size": 64}, "cannot grow in positions exactly: its positions are sines"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(tmp_path: Path, case: str, options: dict[str, object], words: str) -> None:

@@ -119,7 +119,7 @@ def test_in_memory_and_by_its_recipe_a_mixture_grows_to_the_same_numbers(tmp_pat
         ("mixtral", {"experts": 3}, "expected a whole multiple of the old number, 3"),
         ("mixtral", {"experts": 6, "experts_per_token": 2}, "experts_per_token=2.*expected 4"),
         ("mixtral", {"experts": 6, "separate": "none", "spread": 1.0}, "is of separate=.split."),
-        ("mixtral", {"experts": 6, "spread": 2.0}, "up to 1.5"),
+        ("mixtral", {"experts": 6, "spread": 2.0}, "at most 1.5"),
         ("mixtral", {"experts": 900}, "at most 256 copies"),
     ],
 )

@@ -23,7 +23,7 @@ from tests.helpers.lightning_files import HEADS, load_model, save_lightning
 
 VOCABULARY, LENGTH = 40, 12
 Optimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
-OWN_NAMES = ("gpt2", "t5", "mpt", "gptj", "codegen", "gpt_bigcode", "mt5", "distilbert")
+OWN_NAMES = ("gpt2", "t5", "mpt", "gptj", "codegen", "gpt_bigcode", "mt5", "distilbert", "bart", "mbart", "pegasus")
 COMMON: Mapping[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 16,
@@ -126,6 +126,49 @@ HYBRID = {
     "attention_multiplier": 0.3,
     "shared_intermediate_size": 12,
     "layer_types": ["linear_attention", "full_attention"],
+}
+JAMBA = {
+    **GROUPED,
+    "attn_layer_period": 2,
+    "attn_layer_offset": 1,
+    "expert_layer_period": 2,
+    "expert_layer_offset": 0,
+    "mamba_d_state": 5,
+    "mamba_dt_rank": 3,
+    "mamba_d_conv": 3,
+}
+BART = {
+    "d_model": 16,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 20,
+    "decoder_ffn_dim": 20,
+    "max_position_embeddings": 32,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "decoder_start_token_id": 0,
+    "forced_eos_token_id": None,
+}
+MINICPM3 = {"scale_emb": 3.0, "scale_depth": 1.4, "dim_model_base": 8}
+NEMOTRON_H = {
+    **GROUPED,
+    "head_dim": 4,
+    "mamba_num_heads": 4,
+    "mamba_head_dim": 3,
+    "ssm_state_size": 5,
+    "n_groups": 2,
+    "conv_kernel": 3,
+    "n_routed_experts": 4,
+    "moe_intermediate_size": 20,
+    "moe_shared_expert_intermediate_size": 12,
+    "n_group": 2,
+    "topk_group": 1,
+    "routed_scaling_factor": 1.5,
 }
 SHARED = {**EXPERTS, "shared_expert_intermediate_size": 12}
 
@@ -577,6 +620,41 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "biogpt unscaled": ("biogpt", {**UNDROPPED, "layerdrop": 0.0, "scale_embedding": False}),
     "biogpt untied": ("biogpt", {**UNDROPPED, "layerdrop": 0.0, "tie_word_embeddings": False}),
     "iquestcoder": ("iquestcoder", {**GROUPED, "head_dim": 6, "attention_bias": True}),
+    "gpt_neo": ("gpt_neo", {"attention_layers": ["global", "local"], "window_size": 5}),
+    "gpt_neo untied": ("gpt_neo", {"attention_layers": ["local", "global"], "tie_word_embeddings": False}),
+    "jamba": ("jamba", {**JAMBA, "num_experts": 3, "num_experts_per_tok": 2}),
+    "jamba of one expert": (
+        "jamba",
+        {**JAMBA, "num_experts": 1, "mamba_conv_bias": False, "mamba_proj_bias": True, "tie_word_embeddings": True},
+    ),
+    "minicpm3": ("minicpm3", {**LATENT, **MINICPM3, "attention_bias": True, "mlp_bias": True}),
+    "minicpm3 untied": ("minicpm3", {**LATENT, **MINICPM3, "q_lora_rank": None, "tie_word_embeddings": False}),
+    "nemotron_h": ("nemotron_h", {**NEMOTRON_H, "layers_block_type": ["moe", "full_attention"]}),
+    "nemotron_h of states": (
+        "nemotron_h",
+        {**NEMOTRON_H, "use_bias": True, "layers_block_type": ["linear_attention", "full_attention"]},
+    ),
+    "nemotron_h dense": (
+        "nemotron_h",
+        {**NEMOTRON_H, "mlp_bias": True, "layers_block_type": ["full_attention", "mlp"]},
+    ),
+    "nemotron_h with latent experts": (
+        "nemotron_h",
+        {
+            **NEMOTRON_H,
+            "mlp_bias": True,
+            "moe_latent_size": 7,
+            "layers_block_type": ["full_attention", "moe"],
+        },
+    ),
+    "bart": ("bart", BART),
+    "bart scaled": ("bart", {**BART, "scale_embedding": True, "decoder_attention_heads": 2, "decoder_ffn_dim": 12}),
+    "mbart": ("mbart", {**BART, "scale_embedding": True}),
+    "mbart unscaled": ("mbart", {**BART, "encoder_attention_heads": 2, "encoder_ffn_dim": 12}),
+    "pegasus": ("pegasus", {**BART, "scale_embedding": True}),
+    "pegasus unscaled": ("pegasus", {**BART, "decoder_attention_heads": 2}),
+    "xlm-roberta": ("xlm-roberta", ROBERTA),
+    "camembert": ("camembert", ROBERTA),
 }
 OPT = {"ffn_dim": 20, "dropout": 0.0, "word_embed_proj_dim": 16}
 GAINLESS, POST = {"layer_norm_elementwise_affine": False}, {"do_layer_norm_before": False}
@@ -600,7 +678,7 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # what few configs of
 }
 TIED_WITHOUT_A_GAIN = [case for case in VARIANTS if case.startswith("opt tied")]
 ALIBI = ("bloom", "mpt")
-POST_NORM = ("bert", "roberta", "distilbert", "distilbert untied")
+POST_NORM = ("bert", "roberta", "distilbert", "distilbert untied", "xlm-roberta", "camembert", "bart", "bart scaled")
 UNFED = (
     "mamba2",
     "mamba2 tied",
@@ -609,15 +687,19 @@ UNFED = (
     "mamba untied",
     "falcon_mamba",
     "falcon_mamba untied",
+    "nemotron_h of states",
+    "nemotron_h dense",
 )  # without feed-forward units of this name
 WIDER = [case for case in CASES if case not in (*ALIBI, "olmo tied")]
 FIRST_APART = [case for case in CASES if case.startswith("modernbert")]  # their first layer has a norm less
-BEHIND_THE_FIRST = [0, 1, 1, 1]  # layers of a deeper one of these, which no new layer can be made from
+PERIODIC = [case for case in CASES if CASES[case][0] == "jamba"]  # their kinds of layers come round
+# layers of deeper ones, where new ones cannot lie anywhere
+LAYERS_OF = {case: [0, 1, 1, 1] for case in FIRST_APART} | {case: [0, 1, 0, 1] for case in PERIODIC}
 DEEPER = [case for case in CASES if case not in POST_NORM]
 COUNTED = ("first_k_dense_replace", "num_dense_layers")
 DENSE_FIRST = [case for case in CASES if any(CASES[case][1].get(field) for field in COUNTED)]
 FIRST = list({CASES[case][0]: case for case in reversed(CASES)}.values())  # one a family
-NO_ZERO_NORM = ("olmo", "t5", "apertus", "mt5", "nanochat")
+NO_ZERO_NORM = ("olmo", "t5", "apertus", "mt5", "nanochat", "mbart", "pegasus")
 # the decay of a gain stored without its 1 pulls the gain to 1, which no learning rate can scale
 UNDECAYED = (
     "gemma",

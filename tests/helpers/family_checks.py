@@ -12,8 +12,7 @@ from transformers import PreTrainedModel
 
 import ckptgrow
 from tests.helpers.families import (
-    BEHIND_THE_FIRST,
-    FIRST_APART,
+    LAYERS_OF,
     batches,
     difference,
     loaded,
@@ -41,6 +40,7 @@ LAYER_NORM = (
     "falcon",
     "opt",
     "phi",
+    "gpt_neo",
 )
 ROUTERS_IN_FLOAT32 = (
     "ernie4_5_moe",
@@ -67,7 +67,7 @@ def check_width(tmp_path: Path, case: str, factor: int, how: Any) -> None:
 def check_depth(tmp_path: Path, case: str, place: Any, new: Any) -> None:
     small = perturbed(case)
     source = still_run(tmp_path / "small.ckpt", case)
-    layers = BEHIND_THE_FIRST if case in FIRST_APART else None
+    layers = LAYERS_OF.get(case)
     ckptgrow.depth(source, tmp_path / "grown.ckpt", place=place, new=new, layers=layers)
     grown = check_function(small, tmp_path / "grown.ckpt")
     assert grown.config.num_hidden_layers == 4

@@ -22,10 +22,15 @@ from tests.helpers.gpt2 import token_batches, train
 HEADS: Mapping[str, Any] = {
     "bert": AutoModelForMaskedLM,
     "roberta": AutoModelForMaskedLM,
+    "xlm-roberta": AutoModelForMaskedLM,
+    "camembert": AutoModelForMaskedLM,
     "distilbert": AutoModelForMaskedLM,
     "vit": AutoModelForImageClassification,
     "t5": AutoModelForSeq2SeqLM,
     "mt5": AutoModelForSeq2SeqLM,
+    "bart": AutoModelForSeq2SeqLM,
+    "mbart": AutoModelForSeq2SeqLM,
+    "pegasus": AutoModelForSeq2SeqLM,
     "modernbert": AutoModelForMaskedLM,
     "eurobert": AutoModelForMaskedLM,
 }

@@ -129,8 +129,8 @@ def stored(path: Path) -> list[dict[str, Any]]:
 
 def regrouped(model: torch.nn.Module, state: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The model's parameters in a stored optimizer's groups, with these groups' options."""
-    parameters = dict(model.named_parameters())
-    ordered = list(parameters.values())
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # a tied head has two names
+    ordered = list(model.parameters())
     groups: list[dict[str, Any]] = []
     for group in state["param_groups"]:
         names = group.get("param_names")

@@ -320,7 +320,7 @@ def test_sharded_tensors_are_refused_with_what_to_do(process_group: None, sharde
         ({"ffn": 40, "every": 1}, "growth is asked for in width and depth, expected one"),
         ({"width": 2, "place": "append"}, 'place="append": is not an option of growth in width'),
         ({"depth": 2, "noise": 0.1}, "noise=0.1: is not an option of growth in depth"),
-        ({"width": 1}, "factor=1: expected a whole number of at least 2"),
+        ({"width": 1}, "factor=1: expected a whole number, at least 2"),
         ({"width": 2, "request": StateRequest(force=True)}, "is about files"),
         ({"width": 2, "request": StateRequest(drop=("a",))}, "is about files"),
         ({"width": 2, "request": StateRequest(rewarm=10)}, "rewarm=10: there are no rates to rise"),

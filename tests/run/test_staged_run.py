@@ -173,7 +173,8 @@ def test_a_directory_is_for_one_plan_and_one_process(
     whole: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = plan_file(tmp_path, stages=[*STAGES[:1], {**STAGES[1], "steps": 13}, STAGES[2]])
-    refused(words(other, data, whole), capsys, "plan.stages[1].steps is 13, expected 12")
+    for more in ([], ["--dry-run"]):
+        refused([*words(other, data, whole), *more], capsys, "stages[1].steps is 13, expected 12, with which", "--out")
     with occupied(whole):
         refused(words(whole.parent / "plan.json", data, whole), capsys, "one process")
 

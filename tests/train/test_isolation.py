@@ -35,6 +35,7 @@ STATEFUL = (
     "falcon_h1",
     "bamba",
     "granitemoehybrid",
+    "jamba",
 )
 SEES_OTHERS = ("falcon", "biogpt", "bloom", "mpt", "opt", "gpt_oss", *STATEFUL)
 EXACT = 1e-12  # float64 logits of about 1

@@ -52,7 +52,7 @@ def test_a_streamed_model_has_the_logits_of_a_loaded_one(
     streamed = streamed_model(*arguments).module
     with torch.no_grad():
         expected, found = (logits_of(model, sample) for model in (load_model(*arguments), streamed))
-    assert (expected - found).abs().max() <= 4 * torch.finfo(dtype).eps * expected.abs().max()  # where weights lie
+    assert (expected - found).abs().max() <= 8 * torch.finfo(dtype).eps * expected.abs().max()  # where weights lie
     assert all(parameter.is_meta for parameter in streamed.parameters())  # and nothing of it stays in memory
 
 
@@ -72,10 +72,14 @@ def test_a_streamed_model_has_the_gradients_of_a_loaded_one(tmp_path: Path, case
         lambda name, one: found.update({name: one}),
         lambda: computing_in(torch.float64),
     )
+    tie = state.family.tie
+    if tie is not None and tie.head in expected and state.architecture.is_tied:  # which a module may have first
+        expected = {tie.embedding if name == tie.head else name: one for name, one in expected.items()}
     assert found.keys() == expected.keys()
+    largest = max(float(one.abs().max()) for one in expected.values())
     for name, gradient in expected.items():
-        # parts of a tied tensor are added up in another order
-        assert torch.allclose(found[name], gradient, rtol=1e-12, atol=1e-15 * float(gradient.abs().max())), name
+        # parts of a tied tensor are added up in another order, and biases of keys have rounding alone
+        assert torch.allclose(found[name], gradient, rtol=1e-12, atol=1e-15 * largest), name
     assert all(parameter.is_meta and parameter.grad is None for parameter in streamed.module.parameters())
 
 

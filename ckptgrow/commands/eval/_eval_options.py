@@ -40,9 +40,7 @@ SamplesOption = Annotated[
 ]
 BootstrapOption = Annotated[
     int | None,
-    typer.Option(
-        min=0, help="Resamples for standard errors that have no formula; 0 for none [default: lm-eval's 100000]."
-    ),
+    typer.Option(help="Resamples for standard errors that have no formula; 0 for none [default: lm-eval's 100000]."),
 ]
 TasksOption = Annotated[
     str,
@@ -60,10 +58,10 @@ IncludeOption = Annotated[
 ]
 FewshotOption = Annotated[
     int | None,
-    typer.Option(min=0, help="Examples put before each question; by default the task's.", show_default=False),
+    typer.Option(help="Examples put before each question; by default the task's.", show_default=False),
 ]
 BlockSizeOption = Annotated[
-    int | None, typer.Option(min=2, help="Tokens in a block; by default the model's context.", show_default=False)
+    int | None, typer.Option(help="Tokens in a block; by default the model's context.", show_default=False)
 ]
 MeasureOption = Annotated[
     Measure, typer.Option(help="'lm-eval': its task; 'original': what the staged-training script computes.")

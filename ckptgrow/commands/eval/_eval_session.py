@@ -17,9 +17,10 @@ from ckptgrow.commands._screen import Screen
 from ckptgrow.commands._values import words_by_commas
 from ckptgrow.commands.eval import _eval_options as options
 from ckptgrow.errors import RequestError
+from ckptgrow.ranges import read
 
 if TYPE_CHECKING:
-    from ckptgrow.evaluate.eval_settings import BatchSize, EvalSettings
+    from ckptgrow.evaluate.eval_settings import EvalSettings
     from ckptgrow.evaluate.evaluation import Evaluation
     from ckptgrow.evaluate.processes import EvalProcesses
     from ckptgrow.evaluate.progress_bars import Progress
@@ -44,11 +45,12 @@ class Choices:
 
     def settings(self) -> EvalSettings:
         """The settings of the evaluation; raises RequestError where a value is out of range."""
+        batch = read("batch_size", self.batch_size, "auto")
+        if self.limit is not None and self.limit > 1 and self.limit != int(self.limit):
+            raise RequestError(f"--limit {self.limit:g}: expected a whole number from 1 on, or a share below 1")
         from ckptgrow.evaluate.eval_settings import EvalSettings
 
-        if self.limit is not None and not (0 < self.limit < 1 or self.limit == int(self.limit) >= 1):
-            raise RequestError(f"--limit {self.limit:g}: expected a whole number from 1 on, or a share below 1")
-        return EvalSettings(batch_size=_batch_size(self.batch_size), limit=self.limit)
+        return EvalSettings(batch_size=int(batch) if isinstance(batch, float | int) else "auto", limit=self.limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,10 +166,10 @@ COLUMNS = ("task", "metric", "value", "standard error", "documents")
 @contextmanager
 def session(choices: Choices, as_json: bool, *checkpoints: Path) -> Generator[Session]:
     """A command's session, after all that can be checked beforehand."""
+    settings = choices.settings()
     from ckptgrow.evaluate.evaluation import check_samples
     from ckptgrow.evaluate.processes import launched
 
-    settings = choices.settings()
     for checkpoint in checkpoints:
         check_samples(choices.samples, checkpoint, force=choices.force)
     with launched(choices.device) as processes:
@@ -186,15 +188,3 @@ def _rows(evaluation: Evaluation) -> Iterator[tuple[object, ...]]:
             error = scores.get(key.replace(",", "_stderr,", 1))
             known = error if isinstance(error, float) and not math.isnan(error) else None
             yield task, metric_name(key), value, known, evaluation.num_samples.get(task)
-
-
-def _batch_size(value: str) -> BatchSize:
-    if value == "auto":
-        return "auto"
-    try:
-        size = int(value)
-    except ValueError as error:
-        raise RequestError(f"--batch-size {value}: expected auto or a whole number") from error
-    if size < 1:
-        raise RequestError(f"--batch-size {value}: expected a whole number from 1 on")
-    return size

@@ -32,7 +32,7 @@ def compare(
     tasks: options.TasksOption,
     tolerance: Annotated[
         float | None,
-        typer.Option(min=0, help="Exit 1 where a score differs relatively by more than that.", show_default=False),
+        typer.Option(help="Exit 1 where a score differs relatively by more than that.", show_default=False),
     ] = None,
     choices: TaskChoices,
     as_json: JsonOption = False,

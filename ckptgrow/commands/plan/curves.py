@@ -18,7 +18,6 @@ from ckptgrow.commands.plan._curve_logs import (
     say_left_out,
 )
 from ckptgrow.commands.plan._params import ParamsOption, check_larger, sizes_of
-from ckptgrow.errors import RequestError
 
 if TYPE_CHECKING:
     from ckptgrow.planning.growth_point import GrowthPoint
@@ -48,8 +47,6 @@ def curves(
     Examples:
         ckptgrow plan curves small large --operator width --params 5e6 2e7 --tokens-per-step 16384 --plot curves.png
     """
-    if tokens_per_step <= 0:
-        raise RequestError(f"--tokens-per-step {tokens_per_step:g}: expected a number above zero")
     from ckptgrow.planning.figure_style import check_ending
     from ckptgrow.planning.growth_point import growth_point
     from ckptgrow.planning.learning_curves import curve

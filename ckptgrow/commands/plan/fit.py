@@ -18,7 +18,6 @@ from ckptgrow.commands.plan._curve_logs import (
     say_left_out,
 )
 from ckptgrow.commands.plan._params import ParamsOption, sizes_of
-from ckptgrow.errors import RequestError
 
 if TYPE_CHECKING:
     from ckptgrow.planning.fitting import Fit
@@ -33,7 +32,7 @@ def fit(
         LawForm,
         typer.Option(help="kaplan: (N, steps), with its critical batch size; hoffmann: (N, tokens), with a floor."),
     ] = "kaplan",
-    from_step: Annotated[int, typer.Option(min=0, help="Leave out evaluations before it, as those of warm-up.")] = 0,
+    from_step: Annotated[int, typer.Option(help="Leave out evaluations before it, as those of warm-up.")] = 0,
     errors: Annotated[
         Resampling,
         typer.Option(
@@ -41,7 +40,7 @@ def fit(
             "curves, of which it takes several more than sizes."
         ),
     ] = "blocks",
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     dialect: DialectOption = None,
     loss: LossOption = None,
     step_column: StepColumnOption = None,
@@ -58,8 +57,6 @@ def fit(
     Examples:
         ckptgrow plan fit small-run large-run --params 5e6 2e7 --tokens-per-step 16384 --out law.yaml --plot law.png
     """
-    if tokens_per_step <= 0:
-        raise RequestError(f"--tokens-per-step {tokens_per_step:g}: expected a number above zero")
     from ckptgrow.planning.figure_style import check_ending
     from ckptgrow.planning.fitting import fit as fit_law
     from ckptgrow.planning.fitting import gather

@@ -13,12 +13,13 @@ from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import chosen_by_commas
 from ckptgrow.commands.plan._law_report import as_tree, say
 from ckptgrow.errors import RequestError
+from ckptgrow.ranges import read
 
 if TYPE_CHECKING:
     from ckptgrow.planning.law_plan import LawPlan, Target
     from ckptgrow.planning.laws import Law
 
-ANY = "any"
+ANY, CRITICAL = "any", "critical"
 TOKENS_PER_STEP = 512 * 1024  # the staged-training paper's, for laws without a critical batch size
 LARGEST_FACTOR, LARGEST_RATIO = 2.0, 8.0  # defaults: of an operator, and of parameters with --operators any
 
@@ -30,7 +31,7 @@ def law(
     target_loss: Annotated[
         float | None, typer.Option(help="Final loss in nats [default: the one for which --target-params is best].")
     ] = None,
-    stages: Annotated[int, typer.Option(min=1, help="Models trained, one after the other.")] = 2,
+    stages: Annotated[int, typer.Option(help="Models trained, one after the other.")] = 2,
     operators: Annotated[
         str, typer.Option(help="Growths to choose from, by commas: width, depth, both; or 'any', any ratio of sizes.")
     ] = "width,depth,both",
@@ -68,13 +69,13 @@ def law(
     ] = None,
     warmup_steps: Annotated[
         int | None,
-        typer.Option(min=0, help="Steps of the first model's warm-up, for --out [default: 0.05 of all, at most 2000]."),
+        typer.Option(help="Steps of the first model's warm-up, for --out [default: 0.05 of all, at most 2000]."),
     ] = None,
     rewarm: Annotated[
         int | None,
-        typer.Option(min=0, help="Steps over which the rate rises again after growth [default: 3 % of a stage's run]."),
+        typer.Option(help="Steps over which the rate rises again after growth [default: 3 % of a stage's run]."),
     ] = None,
-    seqlen: Annotated[int, typer.Option(min=2, help="Tokens a sequence, for --out.")] = 1024,
+    seqlen: Annotated[int, typer.Option(help="Tokens a sequence, for --out.")] = 1024,
     data: Annotated[str, typer.Option(help="The prepared data that the commands of --out name.")] = "prepared",
     plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png).", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="Write the plan here (.yaml).", show_default=False)] = None,
@@ -89,11 +90,14 @@ def law(
         ckptgrow plan law --target-params 1.5e9 --out plan.yaml
         ckptgrow plan law --target-loss 3.2 --operators width --law law.yaml
     """
+    number = _number(lr_rule)
+    if batch is not None:
+        read("batch", batch, CRITICAL)
+    _check_operators(operators, max_factor)
     from ckptgrow.planning.figure_style import check_ending
     from ckptgrow.planning.law_files import law_of
     from ckptgrow.planning.law_plan import law_plan
 
-    number = _number(lr_rule)
     if plot is not None:
         check_ending(plot)
     if out is not None and operators == ANY:
@@ -122,17 +126,23 @@ def law(
     screen.result({**as_tree(found), "lr_rule": rule, "out": None if out is None else str(out)})
 
 
+def _check_operators(operators: str, max_factor: float | None) -> None:
+    """Raises RequestError for operators that there are not, and a factor that they cannot have."""
+    if operators == ANY:
+        return
+    names = chosen_by_commas("--operators", operators, (*words_of(OperatorName), ANY))
+    if not names or ANY in names:
+        raise RequestError(f"--operators {operators}: expected width, depth and both by commas, or any alone")
+    if max_factor is not None and max_factor < 2:
+        raise RequestError(f"--max-factor {max_factor:g}: expected at least 2; operators have whole factors")
+
+
 def _target(params: float | None, loss: float | None, stages: int, operators: str, max_factor: float | None) -> Target:
     from ckptgrow.planning.law_plan import Target
     from ckptgrow.planning.operators import growths
 
-    for option, value in (("--target-params", params), ("--target-loss", loss)):
-        if value is not None and not 0 < value < math.inf:
-            raise RequestError(f"{option} {value:g}: expected a number above zero")
     if operators == ANY:
         largest = LARGEST_RATIO if max_factor is None else max_factor
-        if not 1 < largest < math.inf:
-            raise RequestError(f"--max-factor {largest:g}: expected a number above 1")
         return Target(
             params=params,
             loss=loss,
@@ -140,12 +150,8 @@ def _target(params: float | None, loss: float | None, stages: int, operators: st
             growths=growths(("depth", "width", "both"), 2),
             any_ratio=(1.0, largest),
         )
-    names = chosen_by_commas("--operators", operators, (*words_of(OperatorName), ANY))
+    names = chosen_by_commas("--operators", operators, words_of(OperatorName))
     largest = LARGEST_FACTOR if max_factor is None else max_factor
-    if not names or ANY in names:
-        raise RequestError(f"--operators {operators}: expected width, depth and both by commas, or any alone")
-    if not 2 <= largest < math.inf:
-        raise RequestError(f"--max-factor {largest:g}: expected at least 2; operators have whole factors")
     return Target(
         params=params,
         loss=loss,
@@ -157,32 +163,19 @@ def _target(params: float | None, loss: float | None, stages: int, operators: st
 def _batch(value: str | None, law: Law) -> float | None:
     if value is None:
         return None if law.has_critical_batch else float(TOKENS_PER_STEP)
-    if value == "critical":
+    if value == CRITICAL:
         if not law.has_critical_batch:
             raise RequestError(
                 f"--batch critical: the law {law.name} has no critical batch size, expected tokens a step"
             )
         return None
-    try:
-        tokens = float(value)
-    except ValueError as error:
-        raise RequestError(f"--batch {value}: expected critical or tokens a step") from error
-    if not 1 <= tokens < math.inf:
-        raise RequestError(f"--batch {value}: expected at least 1 token a step")
-    return tokens
+    return float(value)
 
 
 def _number(rule: str | None) -> float | None:
     """The learning rate, where --lr-rule is a number; None where it names a rule."""
-    if rule is None or rule in words_of(RateRule):
-        return None
-    try:
-        rate = float(rule)
-    except ValueError as error:
-        raise RequestError(f"--lr-rule {rule}: expected {' or '.join(words_of(RateRule))}, or a number") from error
-    if not 0 < rate < math.inf:
-        raise RequestError(f"--lr-rule {rule}: expected a number above zero")
-    return rate
+    found = None if rule is None else read("lr_rule", rule, *words_of(RateRule))
+    return found if isinstance(found, float) else None
 
 
 def _with_rates(plan: LawPlan, rule: str | None, number: float | None, screen: Screen) -> tuple[LawPlan, str]:

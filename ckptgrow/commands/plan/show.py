@@ -78,8 +78,6 @@ def show(
 def _shown(
     runs: list[Path], params: Sequence[str], tokens_per_step: float | None, dialect: str | None
 ) -> list[ShownRun]:
-    if tokens_per_step is not None and tokens_per_step <= 0:
-        raise RequestError(f"--tokens-per-step {tokens_per_step:g}: expected a number above zero")
     from ckptgrow.planning.model_size import model_size
 
     with needs("plan show", "train,plan"):

@@ -19,6 +19,7 @@ import torch
 
 from ckptgrow.addresses.stand_ins import described
 from ckptgrow.errors import CheckpointError, UnsafePickleError, listing
+from ckptgrow.storage.files.archive_signs import check_is_archive
 from ckptgrow.storage.pickles.opaque_pickles import PLAIN_CLASSES, is_refused, unpickler_of
 from ckptgrow.storage.tensors import Stored, num_bytes, num_elements
 from ckptgrow.storage.tree import Tree, map_leaves
@@ -80,11 +81,6 @@ def _unsafe(path: Path, named: str) -> UnsafePickleError:
         f"{path}: its pickle names code that ckptgrow does not run ({named}), expected tensors, plain values and "
         "objects of the user's classes; save it again without these objects"
     )
-
-
-def is_archive(path: Path) -> bool:
-    """Whether a file is an archive, by the directory at its end."""
-    return zipfile.is_zipfile(described(path))
 
 
 def data_offset(file: BinaryIO, info: zipfile.ZipInfo) -> int:
@@ -156,7 +152,7 @@ def _record_sizes(path: Path) -> dict[int, int]:
 
     Raises CheckpointError where the archive is none, or its directory cannot be true.
     """
-    _check_is_archive(path)
+    check_is_archive(path)
     with described(path).open("rb") as file:
         return entry_sizes(file, str(path))
 
@@ -199,16 +195,6 @@ def _check_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) ->
         raise CheckpointError(f"{where}: entry {info.filename} has {info.file_size} bytes, expected {LARGEST_NOTE}")
     if inner == "byteorder" and archive.read(info) != b"little":
         raise CheckpointError(f"{where}: was written on a big-endian machine, expected a little-endian one")
-
-
-def _check_is_archive(path: Path) -> None:
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: is not a file, expected a torch.save archive")
-    if not is_archive(path):
-        kind = "is empty" if path.stat().st_size == 0 else "is not a torch.save archive (zip), or cut short"
-        raise CheckpointError(f"{path}: {kind}, expected a checkpoint written by torch 1.6 or later; copy it again")
 
 
 class _Located:

@@ -49,7 +49,7 @@ def grown_pair(tmp_path: Path, case: str, kind: str, lr: float, **growth: Any) -
 
 def anew(model: torch.nn.Module, state: Any, kind: str, lr: float) -> torch.optim.Optimizer:
     """The optimizer over the stored groups, with nothing seen."""
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # a tied head has two names
     groups = [
         {
             **{key: value for key, value in group.items() if key not in ("params", "param_names")},

@@ -1,0 +1,25 @@
+"""Whether a file can be a torch.save archive, told without torch."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+from ckptgrow.addresses.stand_ins import described
+from ckptgrow.errors import CheckpointError
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is an archive, by the directory at its end."""
+    return zipfile.is_zipfile(described(path))
+
+
+def check_is_archive(path: Path) -> None:
+    """Raises CheckpointError where a path is no zip file, as torch has written checkpoints from 1.6 on."""
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: is not a file, expected a torch.save archive")
+    if not is_archive(path):
+        kind = "is empty" if path.stat().st_size == 0 else "is not a torch.save archive (zip), or cut short"
+        raise CheckpointError(f"{path}: {kind}, expected a checkpoint written by torch 1.6 or later; copy it again")
