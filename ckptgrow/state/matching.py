@@ -26,6 +26,7 @@ Shape = tuple[int, ...]
 FACTORED: Mapping[str, Callable[[Shape], Shape]] = {
     "row_var": lambda shape: (*shape[:-1], 1),
     "col_var": lambda shape: (*shape[:-2], 1, *shape[-1:]),
+    "second_momentum_buffer": lambda shape: (shape[0], 1),
     "exp_avg_sq_row": lambda shape: shape[:-1],
     "exp_avg_sq_col": lambda shape: (*shape[:-2], *shape[-1:]),
 }

@@ -28,6 +28,7 @@ Entry = Literal[
     "products",  # of g with itself along each axis: a list of matrices, empty where an axis has none
     "bases",  # their orthonormal eigenvectors, likewise
     "square in bases",  # in the square of g, turned into these bases
+    "row of directions",  # the mean of squares along the last axis of a matrix without the gradient's size
     "reading",  # what the last step measured and the next one measures anew
     "step",  # how many gradients were seen
     "momentum product",  # Π μ_t of NAdam: a function of the step
@@ -227,6 +228,13 @@ KINDS: tuple[OptimizerKind, ...] = (
     ),
     # Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", arXiv 1908.03265
     OptimizerKind(name="RAdam", entries=_ADAM, signs=(_sign("betas eps decoupled_weight_decay"),)),
+    OptimizerKind(
+        name="AdamW beside Muon",
+        entries=_ADAM,
+        signs=(_sign("betas eps weight_decouple use_muon", use_muon=False),),
+        clock="step",
+        begins_without=True,
+    ),
     # others keep Adam's averages, but not always its update
     OptimizerKind(name="an optimizer with Adam's averages", entries=_AMSGRAD, signs=(_sign("betas eps"),)),
     # Chen et al., "Symbolic Discovery of Optimization Algorithms", arXiv 2302.06675
@@ -242,6 +250,14 @@ KINDS: tuple[OptimizerKind, ...] = (
         name="RMSprop",
         entries={"square_avg": "square", "grad_avg": "gradient", "momentum_buffer": "direction", "step": "step"},
         signs=(_sign("alpha centered eps"),),
+    ),
+    # Li et al., "NorMuon", arXiv 2510.05491, as pytorch-optimizer has it, and the AdamW of its other groups
+    OptimizerKind(
+        name="NorMuon",
+        entries={"momentum_buffer": "gradient", "second_momentum_buffer": "row of directions"},
+        signs=(_sign("momentum beta2 ns_coeffs update_scale"),),
+        clock="step",
+        begins_without=True,
     ),
     # Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024
     OptimizerKind(

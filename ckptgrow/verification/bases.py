@@ -37,6 +37,11 @@ def in_bases(case: Case, keys: Sequence[str], old: Mapping[str, Any], new: Mappi
     yield AlongAxes(case=case, key=squares, old=old[squares], new=new[squares], axes=turned, what="squares")
 
 
+def rows_of(case: Case, key: str, old: LazyTensor, new: LazyTensor) -> AlongAxes:
+    """Means of squares along the rows of a matrix whose entries n copies make 1/√n as large."""
+    return AlongAxes(case=case, key=key, old=old, new=new, axes=(0,), what="rows")
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AlongAxes:
     """One matrix of an axis, or the squares in the bases of some axes; `what` says which."""
@@ -46,7 +51,7 @@ class AlongAxes:
     old: LazyTensor
     new: LazyTensor
     axes: tuple[int, ...]
-    what: Literal["products", "basis", "squares"]
+    what: Literal["products", "basis", "squares", "rows"]
 
     @property
     def label(self) -> str:
@@ -71,6 +76,9 @@ class AlongAxes:
         if self.what == "products":
             others = math.prod(self._copies) / self._copies[self.axes[0]]
             return None if self._factor is None else self._factor**2 * others * self._spread(self._spread(old, 0), 1)
+        if self.what == "rows":
+            longer = self._num_new(1) / self.case.link.growths[1].num_old
+            return self._spread(old, 0) / (self._copies[0] * longer)
         if self.what == "basis":
             return self._spread(old, 0) / math.sqrt(self._copies[self.axes[0]])
         if self._factor is None:

@@ -79,8 +79,12 @@ def _group_problems(pair: Pair, small: OptimizerState, grown: OptimizerState, wh
 def _naming_problems(
     pair: Pair, declared: Declared, small: OptimizerState, grown: OptimizerState, where: str
 ) -> Iterator[str]:
-    """Groups must name their parameters where the small ones did, or where a rule for learning rates split groups."""
-    by_rule = any(record.get("lr_rule") == "mup" for record in declared.records)
+    """Groups must name their parameters where the small ones did, or where a rule for learning rates split groups, or
+    where new parameters begin without a record.
+    """
+    by_rule = any(record.get("lr_rule") == "mup" for record in declared.records) or any(
+        link.small.name in small.state and not _has_record(pair, small, name) for name, link in pair.links.items()
+    )
     for index, (group, source) in enumerate(zip(grown.groups, origins(pair, small, grown), strict=True)):
         expected = by_rule or (source < len(small.groups) and small.groups[source].has_param_names)
         if group.has_param_names != expected:

@@ -10,7 +10,7 @@ import torch
 
 from ckptgrow.state.optimizer_state import OptimizerState
 from ckptgrow.storage.tensors import is_lazy, num_elements, whole
-from ckptgrow.verification.bases import in_bases
+from ckptgrow.verification.bases import in_bases, rows_of
 from ckptgrow.verification.coordinates import growths_since
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.history import are_steps
@@ -97,6 +97,7 @@ def _comparisons(
             yield Factored(case=case, keys=(row, column), old_record=old, new_record=new)
     if rule and rule.bases and all(key in old for key in rule.bases):
         yield from in_bases(case, rule.bases, old, new)
+    yield from (rows_of(case, key, old[key], new[key]) for key in (rule.rows if rule else ()) if key in old)
 
 
 def _record_problems(
@@ -112,7 +113,7 @@ def _record_problems(
 def _known(rule: StepRule | None) -> set[str]:
     """The entries of which something is known, here or where weights are judged."""
     factors = {key for factors in FACTORS for key in factors}
-    own = (*rule.weights, *rule.readings, *rule.bases) if rule else ()
+    own = (*rule.weights, *rule.readings, *rule.bases, *rule.rows) if rule else ()
     return {*NUMBERS, *POWERS, *factors, *own}
 
 

@@ -88,7 +88,8 @@ class StepRule:
     powers of the gradient in a record's entries, where they differ from `POWERS`; `updates`: entries that are averages
     of updates instead of gradients; `times`: options by whose ratio entries change besides; `weights`: entries that are
     other points in the space of weights; `readings`: entries that stay; `bases`: the products of gradients, their
-    eigenvectors, and the squares in these; `clock`: the option that counts a group's
+    eigenvectors, and the squares in these; `rows`: means of squares along
+    the rows of an update like Muon's; `clock`: the option that counts a group's
     steps; `begins_without`: new parameters have no record.
     """
 
@@ -101,6 +102,7 @@ class StepRule:
     weights: tuple[str, ...] = ()
     readings: tuple[str, ...] = ()
     bases: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
     clock: str | None = None
     begins_without: bool = False
     tolerance: float = 1e-9  # relative, of options: products in float64
@@ -145,6 +147,19 @@ def _of_matrices(one: Measured, options: Mapping[str, Any]) -> Ratios:
     shape = by_shape(one.new_shape) / by_shape(one.old_shape)
     rate = None if one.weight is None else one.weight * root / shape
     return {**_rates(rate, _inverse(rate)), "eps": None if one.gradient is None else one.gradient * root}
+
+
+def _of_rows(one: Measured, options: Mapping[str, Any]) -> Ratios:
+    """Muon's, with an ε beside entries of the orthogonal matrix; or of entries whose size is set."""
+    root = math.sqrt(one.num_entries)
+    if options["update_scale"] == "preserve_norm":
+        adjusted = "match_rms_adamw" if options.get("use_adjusted_lr") else None
+        return {**_of_matrices(one, {**options, "adjust_lr_fn": adjusted}), "eps": 1 / root}
+    return {**_rates(one.weight, _inverse(one.weight)), "eps": 1 / root}
+
+
+def _beside(one: Measured, options: Mapping[str, Any]) -> Ratios:
+    return _without_size(one, {**options, "decoupled_weight_decay": bool(options.get("weight_decouple"))})
 
 
 def _of_weights(one: Measured, options: Mapping[str, Any]) -> Ratios:
@@ -221,6 +236,7 @@ def _adafactor_of_transformers(groups: Any) -> torch.optim.Optimizer:
     return Adafactor(groups)
 
 
+_NORMUON = _packaged("pytorch_optimizer", "NorMuon")
 ROUNDED = 1e-6  # where the size of stored weights enters
 
 RULES: tuple[StepRule, ...] = (
@@ -298,6 +314,16 @@ RULES: tuple[StepRule, ...] = (
     StepRule(name="Adagrad", build=torch.optim.Adagrad, ratios=_coupled),
     StepRule(name="RMSprop", build=torch.optim.RMSprop, ratios=_coupled, powers={"momentum_buffer": 0}),
     StepRule(name="Muon", build=torch.optim.Muon, ratios=_of_matrices, step_rounding=2e-3),
+    StepRule(
+        name="NorMuon",
+        build=_NORMUON,
+        ratios=_of_rows,
+        rows=("second_momentum_buffer",),
+        clock="step",
+        begins_without=True,
+        step_rounding=2e-3,
+    ),
+    StepRule(name="AdamW beside Muon", build=_NORMUON, ratios=_beside, clock="step", begins_without=True),
     StepRule(name="SGD", build=torch.optim.SGD, ratios=_of_gradients),
     StepRule(name="Adafactor", build=torch.optim.Adafactor, ratios=_of_weights, tolerance=ROUNDED),
     StepRule(

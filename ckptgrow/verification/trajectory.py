@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PLAIN = 5  # up to this length of its average RAdam does not divide by it
-OF_WHOLE_TENSORS = ("Adafactor", "Adafactor of transformers", "Muon", "LAMB")
+OF_WHOLE_TENSORS = ("Adafactor", "Adafactor of transformers", "Muon", "NorMuon", "SOAP", "LAMB")
 IMPLEMENTATION = ("foreach", "fused", "capturable", "differentiable")
 
 
@@ -86,14 +86,14 @@ def _optimizer(model: PreTrainedModel, state: TrainingState, stored: OptimizerSt
     groups = [
         {"params": [parameters[canonical[name]] for name in group.names], **_options(group)} for group in stored.groups
     ]
-    rules = _rules(stored)
-    rule = rules.pop() if len(rules) == 1 else None
-    if rule is None or rule.build is None:
+    builds = {None if rule is None else rule.build for rule in _rules(stored)}  # some have groups of two kinds
+    build = builds.pop() if len(builds) == 1 else None
+    if build is None:
         known = listing({one.name for one in RULES if one.build}, limit=len(RULES))
         raise OptimizerError(
             f"{state.where}: no optimizer known for these groups, expected one of {known}; leave ⟦steps⟧ out"
         )
-    optimizer = rule.build(groups)
+    optimizer = build(groups)
     for name, record in stored.state.items():
         parameter = parameters[canonical[name]]
         optimizer.state[parameter] = {key: _value(value, parameter) for key, value in record.items()}

@@ -74,6 +74,22 @@ def squares_in(bases: Sequence[Any], squares: LazyTensor, gradient: Gather) -> L
     return gathered(squares, Gather(tuple(axes), tuple(scales)))
 
 
+def rows_of_directions(rows: LazyTensor, gradient: Gather) -> LazyTensor:
+    """Means of squares along the rows of an orthogonal matrix, shape (n, 1): n copies of a coordinate make its entries
+    1/√n as large, and zeros that it reads besides, or copies of what it reads, leave the sum along a row.
+
+    Raises OptimizerError where copies are uneven.
+    """
+    (out, *others), (scale, *_) = gradient.axes, gradient.scales
+    for axis, one in _axes(gradient):
+        _share(axis, one)
+    copies = np.count_nonzero(scale[~out.growth.is_fresh]) / out.growth.num_old
+    longer = math.prod(axis.growth.num_new / axis.growth.num_old for axis in others)
+    single = identity(1)
+    scales = np.where(scale != 0, 1 / (copies * longer), 0.0)
+    return gathered(rows, Gather((out, GrownAxis("batch", single)), (scales, np.ones(1))))
+
+
 def check_bases(name: str, options: Mapping[str, Any], record: Mapping[str, Any], gradient: Gather) -> None:
     """Raises OptimizerError where an optimizer would take other axes for those with a basis in the grown tensor."""
     if options.get("merge_dims"):

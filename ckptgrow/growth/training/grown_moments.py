@@ -29,7 +29,13 @@ from ckptgrow.growth.tensors.blended_rows import blended, with_rare_rows
 from ckptgrow.growth.tensors.factored_moments import Fill, grown_factor
 from ckptgrow.growth.tensors.fresh_entries import averaged
 from ckptgrow.growth.tensors.grown_tensors import gathered, own, scaled
-from ckptgrow.growth.training.grown_bases import check_bases, grown_bases, grown_products, squares_in
+from ckptgrow.growth.training.grown_bases import (
+    check_bases,
+    grown_bases,
+    grown_products,
+    rows_of_directions,
+    squares_in,
+)
 from ckptgrow.growth.training.optimizer_table import row_of
 from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.spaces.gather import Gather, TensorGrowth
@@ -120,6 +126,10 @@ def grown_state(state: OptimizerState, growing: Growing, sizes: WeightSizes) -> 
                 )
                 if not (context.is_new and kind.begins_without):
                     records[descent.name] = {key: _grown_entry(kind.entries, key, context) for key in record}
+    recorded = {name for name in order.old if name in state.state}
+    left_out = [name for group in groups for name in group.names if growing.descent_of[name].old.name in recorded]
+    if set(left_out) - records.keys():  # by numbers and shapes nobody could tell whose the others are
+        groups = [replace(group, has_param_names=True) for group in groups]
     return replace(state, groups=tuple(groups), state=records)
 
 
@@ -232,6 +242,9 @@ def _grown_tensor(entries: Mapping[str, Entry], key: str, value: LazyTensor, con
     if growth.is_identity:
         factor = _update_ratio(context) if entry == "update" else context.share(entry)
         return own(value) if factor == 1 else scaled(value, factor)
+    if entry == "row of directions":
+        with at(f"{key} of {context.descent.old.name}", OptimizerError):
+            return rows_of_directions(value, context.gather("gradient"))
     if entry in ("row", "column"):
         other = next(name for name, kind in entries.items() if kind in ("row", "column") and name != key)
         return grown_factor(entry, value, context.record[other], context.gather(entry), context.fill(entry))

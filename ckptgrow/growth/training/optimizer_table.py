@@ -90,6 +90,8 @@ ROWS: tuple[OptimizerRow, ...] = (
     ),
     OptimizerRow(name="RMSprop", lr="normalised", coupled=True),
     OptimizerRow(name="Muon", lr="orthogonal"),
+    OptimizerRow(name="NorMuon", lr="orthogonal", coupled=True, decoupled_by="weight_decouple"),
+    OptimizerRow(name="AdamW beside Muon", lr="normalised", coupled=True, decoupled_by="weight_decouple"),
     OptimizerRow(name="SGD", lr="gradient", coupled=True),
     OptimizerRow(name="Adafactor", lr="adafactor"),
     OptimizerRow(name="Adafactor of transformers", lr="adafactor"),

@@ -59,6 +59,8 @@ def ratio_of(row: OptimizerRow, options: Mapping[str, Any], one: Descent, sizes:
             raise OptimizerError(
                 f"{one.name} of {row.name} has {len(one.growth.axes)} axes, expected a matrix; use ⟦lr_rule keep⟧"
             )
+        if "update_scale" in options:
+            return _by_rows(row, options, one, sides)
         spread = math.sqrt(sides.copies_out * sides.copies_in)
         lr = update * spread / _shape_factor(options.get("adjust_lr_fn"), one)
         return Ratio(lr=lr, eps=(gradient * spread,), weight_decay=1 / lr, gradient=gradient)
@@ -72,6 +74,24 @@ def ratio_of(row: OptimizerRow, options: Mapping[str, Any], one: Descent, sizes:
         return Ratio(lr=1.0, eps=(gradient,), weight_decay=decay, gradient=gradient, update=update)
     decay = coupled if is_in_gradient else 1 / update
     return Ratio(lr=update, eps=(gradient,), weight_decay=decay, gradient=gradient)
+
+
+def _by_rows(row: OptimizerRow, options: Mapping[str, Any], one: Descent, sides: Sides) -> Ratio:
+    """The ratios for NorMuon: its update has the size of Muon's, or one that is set for its entries; its ε stands
+    beside entries of the orthogonal matrix, which are 1/√n as large.
+
+    Raises OptimizerError for weight decay in the gradient.
+    """
+    if is_coupled(row, options) and options.get("weight_decay"):
+        raise OptimizerError(
+            f"{row.name} with weight decay in the gradient has no exact lr rule, expected weight_decouple=True; use "
+            "⟦lr_rule keep⟧"
+        )
+    spread = math.sqrt(sides.copies_out * sides.copies_in)
+    lr = sides.update
+    if options["update_scale"] == "preserve_norm":
+        lr *= spread / _shape_factor("match_rms_adamw" if options.get("use_adjusted_lr") else None, one)
+    return Ratio(lr=lr, eps=(1 / spread,), weight_decay=1 / lr, gradient=sides.gradient)
 
 
 def _in_bases(options: Mapping[str, Any], one: Descent, sides: Sides) -> Ratio:
