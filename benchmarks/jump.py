@@ -21,7 +21,7 @@ import csv
 import json
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,20 +95,23 @@ class Runs:
             config.write_text(json.dumps(shape.config(256, 128)))
             sizes = "--batch-size 16 --seqlen 128 --warmup-steps 60 --schedule constant --val-every 100000"
             sizes = f"--recipe staged-training {sizes}"
-            self._train(run, f"--config {config} {sizes} --seed {self.seed} --train-steps {steps} --lr {rate}")
+            self.train(run, f"--config {config} {sizes} --seed {self.seed} --train-steps {steps} --lr {rate}")
         return run / "checkpoints" / "last.ckpt"
 
     def losses(self, branch: Branch) -> list[float]:
         """Training losses in nats, one a step, of the `AFTER` steps from the branch on."""
         steps = TRUNKS[branch.parent][2] + AFTER
-        return self._logged("after", branch, f"--train-steps {steps} --val-every 100000", "loss")
+        return self.logged("after", branch, f"--train-steps {steps} --val-every 100000", "loss")
 
     def end(self, branch: Branch) -> float:
         """The validation loss in nats at the end of the budget."""
         course = f"--step {LARGE_STEPS} --train-steps {2 * LARGE_STEPS} --schedule wsd"
-        return self._logged("end", branch, f"{course} --val-every 100 --val-sequences 256", "val_loss")[-1]
+        return self.logged("end", branch, f"{course} --val-every 100 --val-sequences 256", "val_loss")[-1]
 
-    def _logged(self, what: str, branch: Branch, options: str, column: str) -> list[float]:
+    def logged(
+        self, what: str, branch: Branch, options: str, column: str, change: Callable[[Path], None] = lambda grown: None
+    ) -> list[float]:
+        """A column of the log of a branch that goes on with `options`; `change` may alter what was grown."""
         run = self.out / what / branch.name.replace(" ", "-").replace("/", "_").replace(",", "")
         done = run / "done.json"
         if not done.exists():
@@ -117,13 +120,15 @@ class Runs:
             if branch.width:
                 self._do(["width", str(start), str(run / "grown.ckpt"), *branch.width.split(), "--force"], run)
                 start = run / "grown.ckpt"
-            self._train(run, f"--resume {start} --lr {branch.rate} {options} {branch.train}")
+                change(start)
+            self.train(run, f"--resume {start} --lr {branch.rate} {options} {branch.train}")
             with (run / "metrics.csv").open(encoding="utf-8") as file:
                 done.write_text(json.dumps([float(row[column]) for row in csv.DictReader(file) if row[column]]))
             shutil.rmtree(run / "checkpoints")
         return json.loads(done.read_text())
 
-    def _train(self, run: Path, options: str) -> None:
+    def train(self, run: Path, options: str) -> None:
+        """A training into `run` whose every step is logged."""
         often = "--log-every 1 --save-every 100000 --accelerator cpu"
         self._do(["train", "--data", str(self.data), "--out", str(run), *options.split(), *often.split()], run)
 

@@ -20,6 +20,7 @@ Place = Literal["alternate", "append", "middle"]  # of new layers
 NewLayer = Literal["zero-output", "zero-norm", "copy", "random", "ode"]
 DoublingLayers = Literal["alternate_id", "append_id", "alternate_copy", "append_copy"]  # the staged-training script's
 LrRule = Literal["keep", "mup"]
+LrRuleName = Literal["keep", "mup", "completed-p"]  # as it is asked for: Complete(d)P's name is mup's with its decay
 DecayRule = Literal["trajectory", "sqrt", "keep"]  # of decoupled weight decay under lr rule mup
 StepWord = Literal["keep", "auto"]
 Part = Literal["optimizer", "schedule", "new"]  # of a checkpoint, that may begin anew; "new": moments of new entries

@@ -133,9 +133,11 @@ def _recipes(table: Table) -> str:
             groups.setdefault((arm.point, arm.multiplier, arm.recipe), []).append(table.outcome(arm, result))
     if not groups:
         return ""
+    others = any(outcome.against_default is not None for outcomes in groups.values() for outcome in outcomes)
     columns = ["recipe", "grown at", "rate ×", "seeds", "loss", "against scratch at equal compute"]
-    columns += ["against the small model alone", "compute saved at equal loss", "the same without embeddings"]
-    lines = ["| " + " | ".join([*columns, "jump: mean of 20 steps, highest"]) + " |", "| --- " * 10 + "|"]
+    columns += ["against the small model alone", *([f"against {table.default}"] if others else [])]
+    columns += ["compute saved at equal loss", "the same without embeddings"]
+    lines = ["| " + " | ".join([*columns, "jump: mean of 20 steps, highest"]) + " |", "| --- " * (10 + others) + "|"]
     for (point, multiplier, recipe), outcomes in sorted(groups.items(), key=lambda item: (item[0][:2], _loss(item[1]))):
         against = [outcome.against_scratch["whole"] for outcome in outcomes]
         jumps = [f"{_signed(mean)}" for mean in _means(outcomes, "jump")] + [
@@ -149,6 +151,7 @@ def _recipes(table: Table) -> str:
             f"{_loss(outcomes):.4f}",
             _in_nats(interval([one for one in against if one is not None])),
             _in_nats(interval(_present(outcomes, "against_small"))),
+            *([_in_nats(interval(_present(outcomes, "against_default")))] if others else []),
             *(_in_percent([outcome.saved[measure] for outcome in outcomes]) for measure in MEASURES),
             ", ".join(jumps) or "–",
         ]

@@ -11,17 +11,24 @@ from benchmarks.savings.measures import Bound, Point, compute_at, hull, loss_at,
 from benchmarks.savings.results import Result, Results, Row
 from benchmarks.savings.tiers import Piece
 
+DEFAULTS = (
+    "split, re-warmed",
+    "split",
+    "zero-output, re-warmed",
+    "zero-output",
+)  # of the commands; the first one there
 JUMP_LOGS = 4  # logged losses after growth that the jump is over: 20 steps
 MEASURES = {"whole": "with embeddings", "without": "without embeddings"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A grown run beside scratch and the small model of the same seed: differences in nats, savings as shares."""
+    """A grown run beside others of its seed, the default recipe's too: differences in nats, savings as shares."""
 
     final: float
     against_scratch: Mapping[str, float | None]
     against_small: float | None
+    against_default: float | None
     saved: Mapping[str, Bound | None]
     jump: float | None
     highest: float | None
@@ -77,9 +84,23 @@ class Table:
         needed = compute_at(hull((row.whole, row.loss) for row in stable), rows[-1].loss)
         return (needed.value - rows[-1].whole) / large.rows[-1].whole
 
+    @property
+    def default(self) -> str:
+        """The recipe that the others are compared with."""
+        names = {recipe.name for recipe in self.piece.recipes}
+        return next((name for name in DEFAULTS if name in names), "")
+
+    def _by_default(self, arm: Arm) -> Result | None:
+        """The same growth by the default recipe, where `arm` is another."""
+        for other, result in self.done("grown"):
+            alike = (other.point, other.multiplier, other.seed) == (arm.point, arm.multiplier, arm.seed)
+            if alike and other.recipe == self.default != arm.recipe and not result.went_wrong:
+                return result
+        return None
+
     def outcome(self, arm: Arm, result: Result) -> Outcome:
         """What a grown run gained."""
-        last, small = result.rows[-1], self.at_budget("small", arm.seed)
+        last, small, usual = result.rows[-1], self.at_budget("small", arm.seed), self._by_default(arm)
         differences: dict[str, float | None] = {}
         saved: dict[str, Bound | None] = {}
         for measure in MEASURES:
@@ -92,6 +113,7 @@ class Table:
             result.final,
             differences,
             None if small is None else result.final - small.final,
+            None if usual is None else result.final - usual.final,
             saved,
             statistics.fmean(jumps) if jumps else None,
             max(jumps, default=None),

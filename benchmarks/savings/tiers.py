@@ -174,35 +174,36 @@ CPU_WIDTH = Piece(
     rates=(1.5e-3, 3e-3, 6e-3, 1.2e-2),
     schedules=("wsd", "cosine"),
     small_rates=(3e-3, 6e-3, 1.2e-2, 2.4e-2),
-    recipes=WIDTH,
-    points=(0.25,),
-)
-CPU_WHEN = replace(
-    CPU_WIDTH,
-    name="cpu-width-when",
     recipes=_named(WIDTH, "none", "split, re-warmed", "pad", "zero-copy, re-warmed"),
-    points=(0.05, 0.1),
+    points=(0.1,),
+)
+CPU_LATE = replace(
+    CPU_WIDTH,
+    name="cpu-width-late",
+    recipes=_named(WIDTH, "split, re-warmed", "zero-copy, re-warmed"),
+    points=(0.25,),
 )
 CPU_RATES = replace(  # the small one's best rate is four times the large one's
     CPU_WIDTH,
     name="cpu-width-rates",
-    recipes=_named(WIDTH, "split, re-warmed", "zero-copy, re-warmed"),
-    points=(0.25, 0.1, 0.05),
-    multipliers=(0.5, 0.25),
+    recipes=_named(WIDTH, "zero-copy, re-warmed"),
+    points=(0.1, 0.25),
+    multipliers=(0.25,),
 )
 CPU_DEPTH = replace(
     CPU_WIDTH,
     name="cpu-depth",
     operator="depth",
     small=Shape(2, 56, 152, 4),
-    recipes=DEPTH,
+    recipes=_named(DEPTH, "zero-output, re-warmed", "copy"),
+    points=(0.25,),
 )
-CPU_BPE = replace(
-    CPU_WIDTH,
-    name="cpu-bpe",
+QUICK_BPE = replace(
+    QUICK,
+    name="quick-bpe",
     text="bpe",
-    steps=1600,
-    recipes=_named(WIDTH, "none", "split", "pad", "zero-copy"),
+    recipes=_named(WIDTH, "split, re-warmed", "zero-copy, re-warmed"),
+    points=(0.15,),
 )
 GPU = ("--accelerator=cuda", "--precision=bf16-mixed", "--compile", "--num-workers=2")
 GPU_SMALL = Piece(
@@ -239,6 +240,7 @@ TIERS: Mapping[str, tuple[Piece, ...]] = {
     "quick-depth": (QUICK_DEPTH,),
     "quick-rates": (QUICK_RATES,),
     "late": (LATE,),
-    "cpu": (CPU_WIDTH, CPU_WHEN, CPU_RATES, CPU_DEPTH, CPU_BPE),
+    "quick-bpe": (QUICK_BPE,),
+    "cpu": (CPU_WIDTH, CPU_LATE, CPU_RATES, CPU_DEPTH),
     "gpu": (GPU_SMALL, GPU_LARGE),
 }

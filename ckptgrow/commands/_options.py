@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ckptgrow.choices import DecayRule, LrRule, MomentRule
+from ckptgrow.choices import DecayRule, LrRuleName, MomentRule
 from ckptgrow.commands._paths import checkpoint_at, grown_at
 
 InArgument = Annotated[
@@ -18,7 +18,11 @@ OutArgument = Annotated[
     typer.Argument(metavar="OUT", help="Where to write; of the same kind.", show_default=False, callback=grown_at),
 ]
 LrRuleOption = Annotated[
-    LrRule, typer.Option(help="Learning rates: 'keep' as they are, or 'mup' so that the trajectory is kept.")
+    LrRuleName,
+    typer.Option(
+        help="Learning rates: 'keep' as they are, or 'mup' so that the trajectory is kept; 'completed-p' is mup with "
+        "that parametrisation's decay, the default one."
+    ),
 ]
 DecayRuleOption = Annotated[
     DecayRule,

@@ -74,7 +74,7 @@ class MixturePlan:
                 f"⟦{told_apart}⟧: {old.where} is a dense model, of whose copies a token has only some, so that none of "
                 "them can be dealt a part of the others' weights; leave it out: different tokens tell them apart"
             )
-        if request.lr_rule == "mup":
+        if request.rates == "mup":
             raise RequestError(
                 "⟦lr_rule mup⟧: the copies see different tokens, so that no learning rate keeps the small run's "
                 "course, expected ⟦lr_rule keep⟧"

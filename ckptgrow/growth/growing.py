@@ -56,7 +56,7 @@ class Growing:
     @property
     def changes_rates(self) -> bool:
         """Whether schedules must set other learning rates than they did."""
-        return self.moves or self.request.lr_rule == "mup"
+        return self.moves or self.request.rates == "mup"
 
     @property
     def fresh_moments(self) -> FreshMomentRule:

@@ -139,7 +139,7 @@ def _record(growing: Growing) -> GrowthRecord:
     request = growing.request
     record: GrowthRecord = {
         **growing.operator.record,
-        "lr_rule": request.lr_rule,
+        "lr_rule": request.rates,
         "step": [growing.old.checkpoint.position.global_step, growing.step],
         "rewarm": request.rewarm,
         "reset": list(request.reset),
@@ -183,7 +183,7 @@ def _result(growing: Growing, grown: _Grown, target: Path | None) -> GrowthResul
             grown.num_parameters,
         ),
         trapped=growing.operator.trapped and not grown.begins_anew,
-        lr_rule=growing.request.lr_rule,
+        lr_rule=growing.request.rates,
         step=(old.checkpoint.position.global_step, growing.step),
         notes=tuple(map(Message, grown.notes)),
         record=grown.record if sha256 is None else {**grown.record, "source_sha256": sha256},

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.choices import DecayRule, FreshMoments, LrRule, MomentRule, Part, StepWord
+from ckptgrow.choices import DecayRule, FreshMoments, LrRule, LrRuleName, MomentRule, Part, StepWord
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.growth_log import GrowthRecord
@@ -24,13 +24,14 @@ class StateRequest:
     over which the learning rate rises again from there. `reset`: parts to leave out of the grown checkpoint; "new"
     leaves out the moments of entries whose row, column or layer is new, which are then zero. `moments`: old moments
     become those that the grown model would have gathered, or stay unscaled, in copies too. `wd_rule`: how decoupled
-    weight decay follows learning rates under `lr_rule` "mup" (see `learning_rates`).
+    weight decay follows learning rates under `lr_rule` "mup" (see `learning_rates`); "completed-p" is "mup" whose decay
+    is that rule's own.
     `fresh_moments`: second moments of entries that copy nothing, zero or the mean of their row or column; first ones
     are zero. `max_shard_bytes` bounds the files of a Hugging Face directory's weights. `schedule`: what the user says
     of a LambdaLR's function (see `step_functions`).
     """
 
-    lr_rule: LrRule = "keep"
+    lr_rule: LrRuleName = "keep"
     step: StepChoice = "keep"
     rewarm: int = 0
     reset: tuple[Part, ...] = ()
@@ -51,6 +52,10 @@ class StateRequest:
         if "optimizer" in self.reset and (self.begins_anew or self.moments != "algebra"):
             other = "⟦reset new⟧" if self.begins_anew else f"⟦moments {self.moments}⟧"
             raise RequestError(f"⟦reset optimizer⟧ leaves out all moments, expected no {other} beside it; choose one")
+        if self.wd_rule != "trajectory" and self.lr_rule == "completed-p":
+            raise RequestError(
+                f"⟦wd_rule {self.wd_rule}⟧: ⟦lr_rule completed-p⟧ leaves lr · wd as it is, expected ⟦lr_rule mup⟧"
+            )
         if self.wd_rule != "trajectory" and self.lr_rule == "keep":
             raise RequestError(
                 f"⟦wd_rule {self.wd_rule}⟧: ⟦lr_rule keep⟧ leaves weight decay too, expected ⟦lr_rule mup⟧"
@@ -59,6 +64,11 @@ class StateRequest:
             raise RequestError(
                 f"⟦fresh_moments {self.fresh_moments}⟧ fills what ⟦reset new⟧ makes zero, expected one of them"
             )
+
+    @property
+    def rates(self) -> LrRule:
+        """The rule that learning rates follow, under its own name."""
+        return "mup" if self.lr_rule == "completed-p" else self.lr_rule
 
     @property
     def begins_anew(self) -> bool:

@@ -239,7 +239,7 @@ def _check(size: int | None, tokenizer: str | None, pad_to: int, init: RowInit |
 
 def check_plain(request: StateRequest) -> None:
     """Raises RequestError for what means nothing where no coordinate is copied or scaled."""
-    if request.lr_rule == "mup":
+    if request.rates == "mup":
         raise RequestError("⟦lr_rule mup⟧: no old lr changes where rows are added; use ⟦lr_rule keep⟧")
     if request.fresh_moments != "zero":
         raise RequestError(

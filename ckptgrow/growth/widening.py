@@ -224,5 +224,5 @@ def _check(factor: int | None, sizes: Mapping[str, int], how: How, request: Stat
         if request.fresh_moments != "zero":
             raise RequestError(f"⟦fresh_moments {request.fresh_moments}⟧: copies have exact moments; give ⟦how pad⟧")
         return
-    if request.lr_rule == "mup":
+    if request.rates == "mup":
         raise RequestError("⟦lr_rule mup⟧: new coordinates copy nothing, so no old lr changes; use ⟦lr_rule keep⟧")

@@ -25,6 +25,9 @@ Entry = Literal[
     "weight size",  # the weight's root mean square
     "scaled gradient",  # linear in g, times an option of its group that says how large the layer's updates are
     "weight",  # another point in the space of weights, which grows as the weight does
+    "products",  # of g with itself along each axis: a list of matrices, empty where an axis has none
+    "bases",  # their orthonormal eigenvectors, likewise
+    "square in bases",  # in the square of g, turned into these bases
     "reading",  # what the last step measured and the next one measures anew
     "step",  # how many gradients were seen
     "momentum product",  # Π μ_t of NAdam: a function of the step
@@ -157,6 +160,22 @@ KINDS: tuple[OptimizerKind, ...] = (
             _sign("betas eps weight_decouple max_grad_norm", without="grad_averaging"),
             _sign("betas eps no_prox"),
         ),
+        clock="step",
+        begins_without=True,
+    ),
+    # Vyas et al., "SOAP", arXiv 2409.11321, as its authors and pytorch-optimizer have it: averages of g as it is,
+    # squares in the eigenbases
+    OptimizerKind(
+        name="SOAP",
+        entries={
+            **_ADAM,
+            "exp_avg_sq": "square in bases",
+            "GG": "products",
+            "Q": "bases",
+            "precondition_frequency": "reading",
+            "shampoo_beta": "reading",
+        },
+        signs=(_sign("betas eps precondition_frequency precondition_1d merge_dims"),),
         clock="step",
         begins_without=True,
     ),

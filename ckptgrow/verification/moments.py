@@ -10,6 +10,7 @@ import torch
 
 from ckptgrow.state.optimizer_state import OptimizerState
 from ckptgrow.storage.tensors import is_lazy, num_elements, whole
+from ckptgrow.verification.bases import in_bases
 from ckptgrow.verification.coordinates import growths_since
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.history import are_steps
@@ -85,7 +86,7 @@ def _comparisons(
     """The tensors of a record, those of two factors together."""
     powers = {**POWERS, **(rule.powers if rule else {})}
     for key in old:
-        if key in powers and is_lazy(new[key]):
+        if key in powers and is_lazy(new[key]) and not (rule and key in rule.bases):
             tensors = Tensors.beside(case.pair, case.link, old[key], new[key])
             if rule and key in rule.updates:
                 yield Updates(case=case, key=key, tensors=tensors)
@@ -94,6 +95,8 @@ def _comparisons(
     for row, column in FACTORS:
         if row in old and column in old:
             yield Factored(case=case, keys=(row, column), old_record=old, new_record=new)
+    if rule and rule.bases and all(key in old for key in rule.bases):
+        yield from in_bases(case, rule.bases, old, new)
 
 
 def _record_problems(
@@ -109,7 +112,8 @@ def _record_problems(
 def _known(rule: StepRule | None) -> set[str]:
     """The entries of which something is known, here or where weights are judged."""
     factors = {key for factors in FACTORS for key in factors}
-    return {*NUMBERS, *POWERS, *factors, *(rule.weights if rule else ()), *(rule.readings if rule else ())}
+    own = (*rule.weights, *rule.readings, *rule.bases) if rule else ()
+    return {*NUMBERS, *POWERS, *factors, *own}
 
 
 def _reading_problems(

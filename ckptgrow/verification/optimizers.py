@@ -87,7 +87,8 @@ class StepRule:
     `build`: makes the torch optimizer of some groups; `ratios`: by how much each option must change; `powers`: the
     powers of the gradient in a record's entries, where they differ from `POWERS`; `updates`: entries that are averages
     of updates instead of gradients; `times`: options by whose ratio entries change besides; `weights`: entries that are
-    other points in the space of weights; `readings`: entries that stay; `clock`: the option that counts a group's
+    other points in the space of weights; `readings`: entries that stay; `bases`: the products of gradients, their
+    eigenvectors, and the squares in these; `clock`: the option that counts a group's
     steps; `begins_without`: new parameters have no record.
     """
 
@@ -99,6 +100,7 @@ class StepRule:
     times: Mapping[str, str] = field(default_factory=dict[str, str])
     weights: tuple[str, ...] = ()
     readings: tuple[str, ...] = ()
+    bases: tuple[str, ...] = ()
     clock: str | None = None
     begins_without: bool = False
     tolerance: float = 1e-9  # relative, of options: products in float64
@@ -172,6 +174,16 @@ def _of_curvature(one: Measured, options: Mapping[str, Any]) -> Ratios:
 def _of_layers(one: Measured, options: Mapping[str, Any]) -> Ratios:
     decay = 1.0 if options.get("decouple") else _inverse(one.rate_of_gradients)
     return {"layer_scale": one.weight, "eps": one.gradient, "weight_decay": decay}
+
+
+def _of_bases(one: Measured, options: Mapping[str, Any]) -> Ratios:
+    """In the basis of an axis, n equal copies of a coordinate are one coordinate that is √n as large."""
+    limit = options.get("max_precondition_dim", options.get("max_precond_dim", math.inf))
+    is_turned = len(one.old_shape) > 1 or options.get("precondition_1d")
+    pairs = zip(one.new_shape, one.old_shape, strict=True)
+    root = math.sqrt(math.prod(new / old for new, old in pairs if is_turned and old <= limit))
+    rate = None if one.weight is None else one.weight * root
+    return {**_rates(rate, _inverse(rate)), "eps": None if one.gradient is None else one.gradient * root}
 
 
 def _of_trust(one: Measured, options: Mapping[str, Any]) -> Ratios:
@@ -251,6 +263,17 @@ RULES: tuple[StepRule, ...] = (
         ratios=_without_size,
         clock="step",
         begins_without=True,
+    ),
+    StepRule(
+        name="SOAP",
+        build=_packaged("pytorch_optimizer", "SOAP"),
+        ratios=_of_bases,
+        powers={"exp_avg_sq": 0},
+        readings=("precondition_frequency", "shampoo_beta"),
+        bases=("GG", "Q", "exp_avg_sq"),
+        clock="step",
+        begins_without=True,
+        step_rounding=2e-3,  # its bases turn in float32, and where copies agree it divides by what this leaves
     ),
     StepRule(name="SophiaG", build=None, ratios=_of_curvature),
     StepRule(name="NAdam", build=torch.optim.NAdam, ratios=_coupled),

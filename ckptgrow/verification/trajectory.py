@@ -110,6 +110,8 @@ def _options(group: ParameterGroup) -> dict[str, Any]:
 
 def _value(value: Any, parameter: torch.Tensor) -> Any:
     """An entry of a record as the optimizer needs it: a number as a CPU tensor, others like their parameter."""
+    if isinstance(value, list):
+        return [_value(one, parameter) for one in value]
     if is_lazy(value):
         return whole(value).to(parameter) if value.shape else whole(value).clone()
     return torch.tensor(float(value)) if isinstance(value, int | float) else value

@@ -39,6 +39,17 @@ def assert_equal_states(small: Any, found: Any, real: Any, factor: int, toleranc
         assert set(found[name]) == set(record)
         for key, expected in record.items():
             value = found[name][key]
+            if key == "Q" or (key == "exp_avg_sq" and "Q" in record):
+                continue  # any eigenvectors of the same products serve: what they make is compared by steps
+            if key == "GG":
+                for one, other, old in zip(value, expected, small[name][key], strict=True):
+                    if len(other):
+                        count = len(other) // len(old) * (3 if "c_attn" in name and one.shape[0] % 3 == 0 else 1)
+                        blocks = [part for row in one.chunk(count, 0) for part in row.chunk(count, 1)]
+                        wanted = [part for row in other.chunk(count, 0) for part in row.chunk(count, 1)]
+                        for part, want in zip(blocks, wanted, strict=True):
+                            assert float((part - want).abs().max()) <= tolerance * float(want.abs().max()), (name, key)
+                continue
             if key in READINGS:
                 assert float(value) == float(small[name][key])
                 continue

@@ -11,7 +11,7 @@ import pytest
 import torch
 from dadaptation import DAdaptAdam
 from prodigyopt import Prodigy
-from pytorch_optimizer import Adan, Lamb
+from pytorch_optimizer import SOAP, Adan, Lamb
 from schedulefree import AdamWScheduleFree, SGDScheduleFree
 from torch import optim
 from transformers import PreTrainedModel
@@ -81,6 +81,8 @@ CASES: Mapping[str, Case] = {
     "DAdaptAdam, decoupled decay": estimating(DAdaptAdam, eps=1e-6, d0=1e-3, weight_decay=0.1, decouple=True),
     "Adan": case(Adan, 2e-3, eps=1e-6, weight_decay=0.1, weight_decouple=True),
     "Adan, proximal decay": case(Adan, 2e-3, eps=1e-6, weight_decay=0.1),
+    # where copies agree, its bases leave nothing but rounding, which a small ε makes steps of full size
+    "SOAP": case(SOAP, 2e-3, eps=1e-3, weight_decay=0.1, precondition_frequency=100),
     "SophiaG": case(SophiaG, 1e-3, weight_decay=0.1),
     "LAMB": case(Lamb, 2e-3, TILE, eps=1e-12, weight_decay=0.05),
     "LAMB, decay in the update": case(Lamb, 2e-3, TILE, eps=1e-12, weight_decay=0.05, weight_decouple=False),
@@ -108,6 +110,7 @@ TELLING = {
     "SGDScheduleFree",
     "DAdaptAdam",
     "Adan",
+    "SOAP",
     "SophiaG",
     "LAMB",
     "Adafactor",

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from ckptgrow.choices import FreshMomentRule
-from ckptgrow.errors import OptimizerError
+from ckptgrow.errors import OptimizerError, at
 from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.grown_weights import grown_beside
 from ckptgrow.growth.lineage import Descent
@@ -29,6 +29,7 @@ from ckptgrow.growth.tensors.blended_rows import blended, with_rare_rows
 from ckptgrow.growth.tensors.factored_moments import Fill, grown_factor
 from ckptgrow.growth.tensors.fresh_entries import averaged
 from ckptgrow.growth.tensors.grown_tensors import gathered, own, scaled
+from ckptgrow.growth.training.grown_bases import check_bases, grown_bases, grown_products, squares_in
 from ckptgrow.growth.training.optimizer_table import row_of
 from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.spaces.gather import Gather, TensorGrowth
@@ -167,6 +168,8 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
         return _number(value, _momentum_product(value, context))
     if entry == "reading":
         return value
+    if entry in ("products", "bases", "square in bases"):
+        return _grown_in_bases(entry, key, context)
     if entry == "weight size":
         ratio = 0.0 if context.is_new else context.sizes.ratio(context.descent)
         return _number(value, _float(value) * ratio)
@@ -180,6 +183,29 @@ def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> A
     if entry not in ("row", "column") and len(value.shape) == 1 < len(growth.axes):
         return flattened(_grown_tensor(entries, key, _unflattened(key, value, context), context))
     return _grown_tensor(entries, key, value, context)
+
+
+def _grown_in_bases(entry: Entry, key: str, context: _Context) -> Any:
+    """What lies along the axes in bases; raises OptimizerError, which names the parameter, where it is not exact."""
+    name, value, growth = context.descent.old.name, context.record[key], context.descent.growth
+    gradient = context.gather("gradient")
+    check_bases(name, context.options, context.record, gradient)
+    if growth.is_identity and context.share("gradient") == 1:
+        return value
+    if context.share("gradient") != 1 or any(
+        not np.allclose(square, scale**2)
+        for square, scale in zip(growth.square.scales, growth.gradient.scales, strict=True)
+    ):
+        raise OptimizerError(
+            f"{key} of {name} has no exact growth where copies have unequal gradients, expected whole multiples and "
+            "layers of their old share; leave the optimizer out with ⟦reset optimizer⟧"
+        )
+    with at(f"{key} of {name}", OptimizerError):
+        if entry == "products":
+            return grown_products(value, gradient)
+        if entry == "bases":
+            return grown_bases(value, gradient)
+        return squares_in(context.record["Q"], value, gradient)
 
 
 def _unflattened(key: str, value: LazyTensor, context: _Context) -> LazyTensor:

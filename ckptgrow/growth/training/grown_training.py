@@ -121,20 +121,20 @@ def _notes(growing: Growing, schedulers: Sequence[Scheduled]) -> list[str]:
         notes.append("it has no optimizer state: the weights alone were grown")
     notes += [one.note for one in schedulers if one.note]
     pace = _pace(growing)
-    if growing.request.lr_rule == "keep" and pace > 1:
+    if growing.request.rates == "keep" and pace > 1:
         notes.append(
             f"learning rates stay as they were, so grown matrices move the function up to {pace} times as fast; that "
             "is usual. Only if the loss then rises, the small run's rate was near the largest that it bears: ⟦lr_rule "
             "mup⟧, or a lower lr, keeps the old pace"
         )
-    if growing.request.lr_rule == "mup" and growing.old.checkpoint.kind in ("trainer", "deepspeed"):
+    if growing.request.rates == "mup" and growing.old.checkpoint.kind in ("trainer", "deepspeed"):
         notes.append(
             "the optimizer has one group a learning rate now, where the Trainer makes two: give it one with these "
             "groups (see docs/how-to/own-scripts.md), or use ⟦lr_rule keep⟧"
         )
     translation = growing.old.translation
     home = None if translation is None else translation.dialect.home
-    if growing.request.lr_rule == "mup" and translation is not None and home is not None and home.groups != "names":
+    if growing.request.rates == "mup" and translation is not None and home is not None and home.groups != "names":
         notes.append(
             f"{translation.dialect.trainer} makes its optimizer's groups itself, and sets one rate for all of them: it "
             "does not load the groups of ⟦lr_rule mup⟧; use ⟦lr_rule keep⟧, or make these groups in a copy of it"

@@ -14,6 +14,8 @@ changes by s = b_out · f_in. What an optimizer makes of s decides:
                                                       eps'/eps = s · √(n_out · n_in)         of the Frobenius norm
     Adafactor        the update is normalised, and may be as large as the weight, whose root mean square changes by r:
                                                       lr'/lr = u / r        ε₂'/ε₂ = r       ε₁ with the gradient
+    bases            the update is normalised in eigenbases, in which n copies are one coordinate (SOAP):
+                                                      lr'/lr = u · √n        eps'/eps = s · √n    n over axes with one
     trust            the update is as large as the weight (LAMB):
                                                       lr'/lr = u / r        eps'/eps = s
     layer scale      one rate for all groups, and a factor of each group's (D-Adaptation):
@@ -27,6 +29,11 @@ changes by s = b_out · f_in. What an optimizer makes of s decides:
 `wd_rule` says that power: 1 keeps the trajectory, lr · wd staying as it is (independent weight decay, and the width
 rule of Complete(d)P, arXiv 2512.22382); ½ is wd ∝ √width where lr ∝ 1/width, which keeps the gain of a matrix in the
 steady state that decay leads to; 0 leaves wd.
+
+With that power of 1 the rule is Complete(d)P with α = 1 (CompleteP, arXiv 2505.01618), its multipliers put into the
+weights. Width m: hidden matrices η/m, λ·m, ε/m; embeddings and vectors η, ε/m; a head with a multiplier of 1/m, put
+into its weight, η/m. Depth m, where each layer writes its share 1/m: what writes the stream η/m, what does not ε/m.
+Layers that are exact identities leave the multipliers and the gradients of the old ones, so nothing changes.
 
 Averages of updates (Adafactor's β₁) carry their learning rate with them and are scaled along, and so are the sums by
 which schedule-free optimizers average weights: each step counts in them by a power of its rate.
@@ -74,7 +81,7 @@ def with_rates(
 
     Raises OptimizerError for an optimizer without an exact rule under `mup`, RequestError for such a growth.
     """
-    if growing.request.lr_rule == "keep":
+    if growing.request.rates == "keep":
         return state, tuple(Origin(index, 1.0) for index in range(len(state.groups)))
     groups: list[ParameterGroup] = []
     origins: list[Origin] = []

@@ -14,7 +14,7 @@ from ckptgrow.errors import OptimizerError, listing
 from ckptgrow.state.optimizer_kinds import KINDS, Entry, OptimizerKind, keys_in, recognised, shown_by
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
 
-LrKind = Literal["normalised", "gradient", "orthogonal", "adafactor", "trust", "layer scale", "none"]
+LrKind = Literal["normalised", "gradient", "orthogonal", "adafactor", "trust", "layer scale", "bases", "none"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ ROWS: tuple[OptimizerRow, ...] = (
         decoupled_by="decouple",
     ),
     OptimizerRow(name="Adan", lr="normalised"),
+    OptimizerRow(name="SOAP", lr="bases"),
     OptimizerRow(name="SophiaG", lr="normalised", also_scaled={"rho": Power(gradient=-1)}),
     OptimizerRow(name="NAdam", lr="normalised", coupled=True),
     OptimizerRow(name="Adam", lr="normalised"),

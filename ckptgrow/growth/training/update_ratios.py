@@ -13,6 +13,7 @@ import torch
 
 from ckptgrow.errors import OptimizerError
 from ckptgrow.growth.lineage import Descent
+from ckptgrow.growth.training.grown_bases import LIMITS
 from ckptgrow.growth.training.optimizer_table import OptimizerRow, is_coupled
 from ckptgrow.growth.training.sides import Sides
 from ckptgrow.growth.training.weight_sizes import WeightSizes
@@ -61,6 +62,8 @@ def ratio_of(row: OptimizerRow, options: Mapping[str, Any], one: Descent, sizes:
         spread = math.sqrt(sides.copies_out * sides.copies_in)
         lr = update * spread / _shape_factor(options.get("adjust_lr_fn"), one)
         return Ratio(lr=lr, eps=(gradient * spread,), weight_decay=1 / lr, gradient=gradient)
+    if row.lr == "bases":
+        return _in_bases(options, one, sides)
     is_in_gradient = is_coupled(row, options) and bool(options.get("weight_decay"))
     if is_in_gradient:
         _check_equal_copies(f"{row.name} with weight decay in the gradient", one, update, sizes)
@@ -69,6 +72,25 @@ def ratio_of(row: OptimizerRow, options: Mapping[str, Any], one: Descent, sizes:
         return Ratio(lr=1.0, eps=(gradient,), weight_decay=decay, gradient=gradient, update=update)
     decay = coupled if is_in_gradient else 1 / update
     return Ratio(lr=update, eps=(gradient,), weight_decay=decay, gradient=gradient)
+
+
+def _in_bases(options: Mapping[str, Any], one: Descent, sides: Sides) -> Ratio:
+    """The ratios for SOAP: in a basis n copies of a coordinate are one, √n times as large; so an update by Adam there
+    has entries 1/√n as large, as Muon's has.
+
+    Raises OptimizerError for updates whose size is set besides.
+    """
+    if options.get("normalize_gradient", options.get("normalize_grads")):
+        raise OptimizerError(
+            "SOAP with normalized gradients adds its ε to two sizes, so no lr rule is exact, expected it off; use "
+            "⟦lr_rule keep⟧"
+        )
+    has_bases = len(one.growth.axes) > 1 or bool(options.get("precondition_1d"))
+    limit = next((options[key] for key in LIMITS if key in options), math.inf)
+    turned = [axis.growth for axis in one.growth.axes if has_bases and axis.growth.num_old <= limit]
+    spread = math.sqrt(math.prod(growth.num_new / growth.num_old for growth in turned))
+    lr = sides.update * spread
+    return Ratio(lr=lr, eps=(sides.gradient * spread,), weight_decay=1 / lr, gradient=sides.gradient)
 
 
 def _check_equal_copies(what: str, one: Descent, update: float, sizes: WeightSizes) -> None:

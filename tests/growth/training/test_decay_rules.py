@@ -11,6 +11,7 @@ import torch
 import ckptgrow
 from ckptgrow import Settings, StateRequest
 from ckptgrow.errors import OptimizerError, RequestError
+from tests.helpers.families import perturbed
 from tests.helpers.gpt2 import perturbed_gpt2
 from tests.helpers.lightning_files import save_lightning, trained_checkpoint
 from tests.helpers.optimizers import stored
@@ -85,3 +86,46 @@ def test_kept_rates_say_that_the_function_moves_faster(
     source = save_lightning(tmp_path / "small.ckpt", model, [optimizer])
     done = ckptgrow.width(source, tmp_path / "grown.ckpt", request=request_, **growth)
     assert any("up to 3 times as fast" in str(note) for note in done.notes) == is_told
+
+
+def table_of(name: str, width: int, depth: int) -> tuple[float, float, float]:
+    """Complete(d)P's η, λ and ε at α = 1 over the small model's (2512.22382), its multipliers put into the weights.
+
+    A weight W that stands as W · c moves c times as far at the same η, and its gradient is 1/c of it: the head has
+    c = 1/width; what writes the stream has c = 1/depth.
+    """
+    writes = any(part in name for part in ("o_proj", "down_proj"))
+    in_layer = ".layers." in name
+    if "lm_head" in name:
+        return 1 / width, width, 1.0
+    rate = (1 / width if name.endswith("proj.weight") else 1.0) / (depth if writes else 1)
+    epsilon = 1 / width / (depth if in_layer and not writes else 1)
+    return rate, 1 / rate, epsilon
+
+
+@pytest.mark.parametrize(("width", "depth"), [(2, 1), (3, 1), (1, 2), (1, 3)])
+def test_rates_are_those_of_completed_p(tmp_path: Path, width: int, depth: int) -> None:
+    """Of a Llama with a head of its own; key heads grow with the width, so that no matrix has uneven copies."""
+    model = perturbed("llama")
+    source = trained_checkpoint(
+        tmp_path / "small.ckpt", model, lambda one: torch.optim.AdamW(one, lr=RATE, weight_decay=DECAY, eps=1e-6)
+    )
+    request = StateRequest(lr_rule="completed-p")
+    if width > 1:
+        ckptgrow.width(source, tmp_path / "grown.ckpt", factor=width, request=request)
+    else:
+        ckptgrow.depth(source, tmp_path / "grown.ckpt", factor=depth, new="ode", request=request)
+    (state,) = stored(tmp_path / "grown.ckpt")
+    for group in state["param_groups"]:
+        for name in group["param_names"]:
+            found = group["lr"] / RATE, group["weight_decay"] / DECAY, group["eps"] / 1e-6
+            assert found == pytest.approx(table_of(name, width, depth), rel=1e-12), name
+    report = ckptgrow.verify(source, tmp_path / "grown.ckpt", settings=Settings(batches=1, steps=2))
+    assert not [one for one in report.sentences if "lr rule" in one or " of group" in one], report.sentences
+
+
+def test_completed_p_has_its_own_decay(tmp_path: Path) -> None:
+    source = small_run(tmp_path / "small.ckpt", weight_decay=DECAY)
+    request = StateRequest(lr_rule="completed-p", wd_rule="sqrt")
+    with pytest.raises(RequestError, match='expected lr_rule="mup"'):
+        ckptgrow.width(source, tmp_path / "grown.ckpt", request=request)
