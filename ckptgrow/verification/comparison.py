@@ -108,9 +108,15 @@ def verify(
         level=level,
         sentences=[],
     )
-    how = [layered(full_bytes(pair, DTYPES[settings.dtype], batches))] if run.was_layered else []
-    said = [*sentences(report, pair), *not_computed(report, short), *how, *left_out(declared)]
-    return replace(report, sentences=said)
+    how = _how(pair, run, settings, batches)
+    return replace(
+        report, sentences=[*sentences(report, pair), *not_computed(report, short), *how, *left_out(declared)]
+    )
+
+
+def _how(pair: Pair, run: Computed, settings: VerifySettings, batches: Sequence[torch.Tensor]) -> list[str]:
+    """A sentence where gradients were taken layer by layer."""
+    return [layered(full_bytes(pair, DTYPES[settings.dtype], batches))] if run.was_layered else []
 
 
 def _check(settings: VerifySettings) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +54,7 @@ Stage = Callable[[str], None]
 Scales = Mapping[str, GradientScale]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Computed:
     """What both models computed, as far as the level goes.
 
@@ -96,7 +96,8 @@ def logits_alone(subject: Computation, *, is_function: bool) -> Computed:
     if is_function:
         function = compared(pair, streamed_models(pair, subject.dtype), subject.samples, subject.weights)
     asymmetry = Asymmetry(weight_asymmetry(pair), None, None, trapped=False) if pair.has_copies else None
-    return Computed(function, demanded_scales(pair, subject.weights, subject.growths), asymmetry, None)
+    scales = demanded_scales(pair, subject.weights, subject.growths)
+    return Computed(function=function, scales=scales, asymmetry=asymmetry, true_difference=None)
 
 
 def in_memory(subject: Computation, stage: Stage) -> Computed:
@@ -124,7 +125,7 @@ def in_memory(subject: Computation, stage: Stage) -> Computed:
         scales = _Scales(subject=subject, small=small, scale_of_all=true.scale_of_all, of_copies=False).of_all(
             of_ideal.gradients
         )
-    return Computed(function, scales.found, asymmetry, true.largest_error)
+    return Computed(function=function, scales=scales.found, asymmetry=asymmetry, true_difference=true.largest_error)
 
 
 def layer_by_layer(subject: Computation, stage: Stage) -> Computed:
@@ -157,7 +158,8 @@ def layer_by_layer(subject: Computation, stage: Stage) -> Computed:
     asymmetry = _asymmetry(subject, models.grown, true, hidden)
     stage("running both models, layer by layer")
     function = compared(pair, models, subject.samples, weights, (logits[0], logits[1]))
-    return Computed(function, scales.found, asymmetry, true.largest_error, was_layered=True)
+    found = Computed(function=function, scales=scales.found, asymmetry=asymmetry, true_difference=true.largest_error)
+    return replace(found, was_layered=True)
 
 
 def _asymmetry(subject: Computation, grown: PreTrainedModel, true: _Scales, hidden: _Hidden | None) -> Asymmetry | None:
