@@ -1,10 +1,11 @@
 """How fast and in how much memory a growth is verified, beside `cp` of what is compared and the plain comparison.
 
     python benchmarks/verify.py [--size 124M] [--levels stored function full] [--rounds 3] [--without-cp]
-        [--without-naive] [--dtype float32] [--batches 1] [--directory DIR]
+        [--without-naive] [--dtype float32] [--batches 1] [--memory GIB] [--directory DIR]
 
 A GPT-2 with AdamW's moments is grown by the default once. Each round then runs `cp` of both checkpoints (read before),
 `ckptgrow verify` at each level, and the naive script: load both models, compare logits and gradients on one batch.
+With --memory verification may take so many GiB (`ulimit -d`): the full level then goes layer by layer.
 What is told is CPU seconds (user and system), seconds by the clock, and the largest resident size.
 """
 
@@ -59,12 +60,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"])
     parser.add_argument("--batches", type=int, default=1)
+    parser.add_argument("--memory", type=float, metavar="GIB", help="what verification may take")
     parser.add_argument("--directory", type=Path)
     parser.add_argument("--without-cp", action="store_true", help="it needs the room of both checkpoints once more")
     parser.add_argument("--without-naive", action="store_true", help="it holds both models and their gradients")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=chosen.directory) as name:
         compared(Path(name), chosen)
+
+
+def limited(memory: float | None) -> list[str]:
+    """What runs a command in so many GiB; nothing where there is no limit."""
+    return [] if memory is None else ["sh", "-c", f'ulimit -d {int(memory * 2**20)} && exec "$0" "$@"']
 
 
 def compared(directory: Path, chosen: argparse.Namespace) -> None:
@@ -78,7 +85,7 @@ def compared(directory: Path, chosen: argparse.Namespace) -> None:
         runs["cp"] = ["cp", str(small), str(grown), str(copy)]
     for level in chosen.levels:
         computed = [] if level == "stored" else ["--dtype", chosen.dtype, "--batches", str(chosen.batches)]
-        runs[level] = [*module, "verify", str(small), str(grown), "--level", level, *computed]
+        runs[level] = [*limited(chosen.memory), *module, "verify", str(small), str(grown), "--level", level, *computed]
     if not chosen.without_naive:
         runs["naive"] = [sys.executable, "-c", NAIVE, str(small), str(grown), chosen.dtype]
     costs: dict[str, list[Cost]] = {run: [] for run in runs}

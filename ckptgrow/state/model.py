@@ -15,7 +15,7 @@ from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.state.architecture import config_errors
 from ckptgrow.state.claim import Claim
 from ckptgrow.state.sizes import is_tied
-from ckptgrow.storage.tensors import whole
+from ckptgrow.storage.tensors import LazyTensor, Stored, whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -101,10 +101,22 @@ def load_model(
     with at(checkpoint.path), no_init_weights():  # every parameter gets the checkpoint's
         model = build_model(config, dtype, claim.family.head)
     sources_of(model, checkpoint, claim, config)
-    state = {one.canonical: whole(checkpoint.tensors[one.name]).to(dtype) for one in claim.model if not one.is_buffer}
-    model.load_state_dict(state, strict=False)
+    tensors = {one.canonical: checkpoint.tensors[one.name] for one in claim.model if not one.is_buffer}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if name in tensors:
+            _fill(parameter, tensors[name])
     fill_buffers(model, checkpoint, claim)
     return _moved(model, device)
+
+
+def _fill(parameter: torch.nn.Parameter, tensor: LazyTensor) -> None:
+    """Gives a parameter its value: what is read from a file becomes the parameter's own memory."""
+    value = whole(tensor).to(parameter.dtype)
+    if isinstance(tensor, Stored) and value.shape == parameter.shape:
+        parameter.data = value
+    else:
+        with torch.no_grad():
+            parameter.copy_(value)
 
 
 def sources_of(

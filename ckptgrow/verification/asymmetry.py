@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -76,19 +76,30 @@ def weight_asymmetry(pair: Pair) -> float:
     return of_all.relative
 
 
-def hidden_asymmetry(model: PreTrainedModel, tokens: torch.Tensor, residual: Growth) -> float | None:
-    """The relative difference of the copies in the last hidden states of the first sample; None where a class of
-    one's own does not give any.
-
-    `tokens`: int64, shape (batch, tokens); `residual`: the growth of the residual stream.
+def last_hidden(model: PreTrainedModel, output: Any, residual: Growth) -> torch.Tensor | None:
+    """The last hidden states of the first sequence among a model's output, on the CPU in its dtype; None where a class
+    of one's own does not give any.
     """
-    with torch.no_grad(), computing_in(model.dtype):
-        output = model(**inputs_of(model, tokens[:1]), output_hidden_states=True)
     # the very last ones may be a projection to another size
     layers = getattr(output, "decoder_hidden_states" if model.config.is_encoder_decoder else "hidden_states", None)
     if layers is None:
         return None
-    hidden = next(states for states in reversed(layers) if states.shape[-1] == residual.num_new)
-    hidden = hidden.cpu().double()
+    return next(states for states in reversed(layers) if states.shape[-1] == residual.num_new)[:1].detach().cpu()
+
+
+def hidden_of_first(model: PreTrainedModel, tokens: torch.Tensor, residual: Growth) -> torch.Tensor | None:
+    """The same by a pass of its own over the first sequence of `tokens`: int64, shape (batch, tokens), or images."""
+    with torch.no_grad(), computing_in(model.dtype):
+        return last_hidden(model, model(**inputs_of(model, tokens[:1]), output_hidden_states=True), residual)
+
+
+def hidden_asymmetry(hidden: torch.Tensor | None, residual: Growth) -> float | None:
+    """The relative difference of the copies in hidden states; None where there are none.
+
+    `residual`: the growth of the residual stream.
+    """
+    if hidden is None:
+        return None
+    hidden = hidden.double()
     exchanged = selected(hidden, -1, next_copies(residual))
     return float((hidden - exchanged).norm() / hidden.norm())

@@ -28,7 +28,7 @@ from ckptgrow.verification.gradients import gradient_problems
 from ckptgrow.verification.history import Declared
 from ckptgrow.verification.kept_tokens import KeptTokens
 from ckptgrow.verification.layer_origins import matched_layers, recorded_layers
-from ckptgrow.verification.levels import SHARE, free_bytes, full_bytes, fullest, not_computed
+from ckptgrow.verification.levels import SHARE, free_bytes, full_bytes, fullest, layered, not_computed
 from ckptgrow.verification.models import loaded
 from ckptgrow.verification.moments import has_state, moment_errors, stored_dtypes
 from ckptgrow.verification.pair import UNCHANGED, CopiedAxis, Link, Pair
@@ -108,7 +108,15 @@ def verify(
         level=level,
         sentences=[],
     )
-    return replace(report, sentences=[*sentences(report, pair), *not_computed(report, short), *left_out(declared)])
+    how = _how(pair, run, settings, batches)
+    return replace(
+        report, sentences=[*sentences(report, pair), *not_computed(report, short), *how, *left_out(declared)]
+    )
+
+
+def _how(pair: Pair, run: Computed, settings: VerifySettings, batches: Sequence[torch.Tensor]) -> list[str]:
+    """A sentence where gradients were taken layer by layer."""
+    return [layered(full_bytes(pair, DTYPES[settings.dtype], batches))] if run.was_layered else []
 
 
 def _check(settings: VerifySettings) -> None:

@@ -9,17 +9,24 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.state.streamed_model import StreamedModel
 from ckptgrow.storage.tensors import InMemory, LazyTensor, Stored, bytes_of, num_elements, whole
-from ckptgrow.verification.asymmetry import CopyDifference, hidden_asymmetry, is_copied, weight_asymmetry
+from ckptgrow.verification.asymmetry import (
+    CopyDifference,
+    hidden_asymmetry,
+    hidden_of_first,
+    is_copied,
+    last_hidden,
+    weight_asymmetry,
+)
 from ckptgrow.verification.dense_mixtures import begun_routers
 from ckptgrow.verification.function import compared
 from ckptgrow.verification.gradients import (
@@ -47,19 +54,20 @@ Stage = Callable[[str], None]
 Scales = Mapping[str, GradientScale]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Computed:
     """What both models computed, as far as the level goes.
 
     `function`: the comparison of the logits; `scales`: the factors between the gradients; `asymmetry`: how far the
     copies differ, which is not yet judged; `true_difference`: the largest relative error of a gradient, in the grown
-    model as it is.
+    model as it is; `was_layered`: whether gradients were taken layer by layer.
     """
 
     function: Function | None
     scales: Scales
     asymmetry: Asymmetry | None
     true_difference: float | None
+    was_layered: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +96,8 @@ def logits_alone(subject: Computation, *, is_function: bool) -> Computed:
     if is_function:
         function = compared(pair, streamed_models(pair, subject.dtype), subject.samples, subject.weights)
     asymmetry = Asymmetry(weight_asymmetry(pair), None, None, trapped=False) if pair.has_copies else None
-    return Computed(function, demanded_scales(pair, subject.weights, subject.growths), asymmetry, None)
+    scales = demanded_scales(pair, subject.weights, subject.growths)
+    return Computed(function=function, scales=scales, asymmetry=asymmetry, true_difference=None)
 
 
 def in_memory(subject: Computation, stage: Stage) -> Computed:
@@ -97,11 +106,13 @@ def in_memory(subject: Computation, stage: Stage) -> Computed:
     stage("building both models")
     models = loaded_models(pair, subject.dtype, subject.device)
     stage("comparing gradients")
-    of_small, of_grown = (_Run.of(model, subject.few) for model in (models.small, models.grown))
+    of_small = _Run.of(models.small, subject.few)
+    hidden = _Hidden.wanted(subject)
+    of_grown = _Run.of(models.grown, subject.few, hidden)
     small = _in_grown_terms(pair, of_small.gradients)
     models.small.zero_grad(set_to_none=True)
     true = _Scales(subject=subject, small=small, scale_of_all=largest_gradient(small)).of_all(of_grown.gradients)
-    asymmetry = _asymmetry(subject, models.grown, true)
+    asymmetry = _asymmetry(subject, models.grown, true, hidden)
     models.grown.zero_grad(set_to_none=True)
     stage("running both models")
     known = of_small.logits, of_grown.logits
@@ -114,7 +125,7 @@ def in_memory(subject: Computation, stage: Stage) -> Computed:
         scales = _Scales(subject=subject, small=small, scale_of_all=true.scale_of_all, of_copies=False).of_all(
             of_ideal.gradients
         )
-    return Computed(function, scales.found, asymmetry, true.largest_error)
+    return Computed(function=function, scales=scales.found, asymmetry=asymmetry, true_difference=true.largest_error)
 
 
 def layer_by_layer(subject: Computation, stage: Stage) -> Computed:
@@ -128,7 +139,8 @@ def layer_by_layer(subject: Computation, stage: Stage) -> Computed:
         small = _in_grown_terms(pair, kept.tensors)
         stage("comparing the grown model's gradients, layer by layer")
         true = _Scales(subject=subject, small=small, scale_of_all=largest_gradient(small))
-        logits.append(_passed(streamed(pair, pair.grown, dtype), subject.few, true.take))
+        hidden = _Hidden.wanted(subject)
+        logits.append(_passed(streamed(pair, pair.grown, dtype), subject.few, true.take, hidden))
         true.complete()
         scales = true
         if pair.has_copies:
@@ -143,19 +155,43 @@ def layer_by_layer(subject: Computation, stage: Stage) -> Computed:
             stage("comparing gradients under even weights, layer by layer")
             _passed(streamed(pair, pair.grown, dtype, change), subject.few, scales.take)
             scales.complete()
-    asymmetry = _asymmetry(subject, models.grown, true)
+    asymmetry = _asymmetry(subject, models.grown, true, hidden)
     stage("running both models, layer by layer")
     function = compared(pair, models, subject.samples, weights, (logits[0], logits[1]))
-    return Computed(function, scales.found, asymmetry, true.largest_error)
+    found = Computed(function=function, scales=scales.found, asymmetry=asymmetry, true_difference=true.largest_error)
+    return replace(found, was_layered=True)
 
 
-def _asymmetry(subject: Computation, grown: PreTrainedModel, true: _Scales) -> Asymmetry | None:
+def _asymmetry(subject: Computation, grown: PreTrainedModel, true: _Scales, hidden: _Hidden | None) -> Asymmetry | None:
     """How far the copies differ, in the grown model as it is; None where there are none."""
-    pair = subject.pair
-    if not pair.has_copies:
+    if hidden is None:
         return None
-    hidden = hidden_asymmetry(grown, subject.samples[0], pair.growths["residual"])
-    return Asymmetry(weight_asymmetry(pair), true.difference.relative, hidden, trapped=False)
+    states = hidden.states
+    if not hidden.was_shown:  # heads of other tasks show nothing beside their outputs
+        states = hidden_of_first(grown, subject.samples[0], hidden.residual)
+    of_hidden = hidden_asymmetry(states, hidden.residual)
+    return Asymmetry(weight_asymmetry(subject.pair), true.difference.relative, of_hidden, trapped=False)
+
+
+@dataclass
+class _Hidden:
+    """The last hidden states of the first sequence, once a pass has shown them."""
+
+    residual: Growth
+    states: torch.Tensor | None = None
+    was_shown: bool = False
+
+    @classmethod
+    def wanted(cls, subject: Computation) -> _Hidden | None:
+        """None where there are no copies to be compared."""
+        return cls(subject.pair.growths["residual"]) if subject.pair.has_copies else None
+
+    def of(self, model: PreTrainedModel) -> Callable[[Any], None] | None:
+        """Takes them from the model's output, the first time alone."""
+        return None if self.was_shown else partial(self._take, model)
+
+    def _take(self, model: PreTrainedModel, output: Any) -> None:
+        self.states, self.was_shown = last_hidden(model, output, self.residual), True
 
 
 @dataclass(frozen=True)
@@ -168,11 +204,11 @@ class _Run:
     gradients: Gradients
 
     @classmethod
-    def of(cls, model: PreTrainedModel, samples: Sequence[torch.Tensor]) -> _Run:
+    def of(cls, model: PreTrainedModel, samples: Sequence[torch.Tensor], hidden: _Hidden | None = None) -> _Run:
         model.zero_grad(set_to_none=True)
         found: list[torch.Tensor] = []
         for sample in samples:
-            logits = logits_of(model, sample)
+            logits = logits_of(model, sample, hidden and hidden.of(model))
             (loss_from(model, logits, sample) / len(samples)).backward()
             found.append(logits.detach().cpu())
         named = model.named_parameters(remove_duplicate=False)  # a tied head has two names
@@ -181,7 +217,10 @@ class _Run:
 
 
 def _passed(
-    model: StreamedModel, samples: Sequence[torch.Tensor], receive: Callable[[str, torch.Tensor], None]
+    model: StreamedModel,
+    samples: Sequence[torch.Tensor],
+    receive: Callable[[str, torch.Tensor], None],
+    hidden: _Hidden | None = None,
 ) -> list[torch.Tensor]:
     """Hands out the gradients of the mean loss, layer by layer; returns the logits of the samples that were taken.
 
@@ -191,7 +230,7 @@ def _passed(
     found: list[torch.Tensor] = []
 
     def loss() -> torch.Tensor:
-        logits = logits_of(model.module, sample)
+        logits = logits_of(model.module, sample, hidden and hidden.of(model.module))
         found.extend(logits.detach().split(len(samples[0])))
         return loss_from(model.module, logits, sample)
 

@@ -59,5 +59,13 @@ def not_computed(report: VerifyReport, short: tuple[int, int] | None) -> list[st
     return [found]
 
 
+def layered(needed: int) -> str:
+    """A sentence on gradients that were taken layer by layer; `needed`: bytes that both models would have taken."""
+    return (
+        f"gradients were taken layer by layer, since both models at once take some {needed / 2**30:.1f} GiB of memory "
+        f"and {free_bytes() / 2**30:.1f} GiB are free"
+    )
+
+
 def _num_weights(state: TrainingState) -> int:
     return sum(num_elements(state.checkpoint.tensors[one.name]) for one in state.claim.parameters)

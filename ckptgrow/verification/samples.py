@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,10 +87,19 @@ def _windows(config: Mapping[str, Any]) -> list[int]:
     return [value for key, value in config.items() if "window" in key and isinstance(value, int) and value > 1]
 
 
-def logits_of(model: PreTrainedModel, sample: torch.Tensor) -> torch.Tensor:
-    """The logits, in the model's dtype, shape (batch, tokens, vocabulary), (batch, labels), or as `task_logits`."""
+def logits_of(model: PreTrainedModel, sample: torch.Tensor, look: Callable[[Any], None] | None = None) -> torch.Tensor:
+    """The logits, in the model's dtype, shape (batch, tokens, vocabulary), (batch, labels), or as `task_logits`.
+
+    `look` is shown the model's whole output, hidden states included, where its head is of no other task.
+    """
     with computing_in(model.dtype):
-        return task_logits(model, sample) if has_task_head(model) else model(**inputs_of(model, sample)).logits
+        if has_task_head(model):
+            return task_logits(model, sample)
+        if look is None:
+            return model(**inputs_of(model, sample)).logits
+        output = model(**inputs_of(model, sample), output_hidden_states=True)
+        look(output)
+        return output.logits
 
 
 def loss_of(model: PreTrainedModel, sample: torch.Tensor) -> torch.Tensor:
