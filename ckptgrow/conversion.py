@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from ckptgrow.formats.loops import fresh_loops
 from ckptgrow.formats.raw_optimizers import KeyedBy, RawOptimizer
 from ckptgrow.progress import Progress, silent
 from ckptgrow.state.averaged_weights import averaged
-from ckptgrow.state.claim import Claimed, twins
+from ckptgrow.state.claim import Claim, Claimed, twins
 from ckptgrow.state.into_dialect import dialect_for, in_dialect
 from ckptgrow.state.opening import TrainingState, open_state
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup, numbered
@@ -163,6 +164,15 @@ def _files(checkpoint: Checkpoint) -> list[str]:
     return [*checkpoint.carried.files, *checkpoint.carried.left_behind]
 
 
+def _unnamed(claimed: Claim, names: Mapping[str, str]) -> list[str]:
+    """Tensors that are not the model's: each by its name, but an average of the weights by how many it has."""
+    others = [one for one in claimed.tensors if one.name not in names]
+    own = {one.prefix for one in claimed.model}
+    counts = Counter(one.prefix for one in others if one.prefix not in own)
+    averages = [f"{prefix} ({count} tensors of an average of the weights)" for prefix, count in counts.items()]
+    return [*(one.name for one in others if one.prefix in own), *averages]
+
+
 def _others(state: TrainingState) -> list[str]:
     """The names of optimizers and schedulers beyond the first, for which a kind with one of each has no place."""
     optimizers = [f"optimizer {index}" for index in range(1, len(state.checkpoint.optimizers))]
@@ -187,7 +197,7 @@ def _for_huggingface(state: TrainingState) -> tuple[Checkpoint, list[str]]:
     left_out = [key for key, value in unread.items() if key not in held and value not in ({}, [], None)]
     arguments = plain_arguments(rest.get("hyper_parameters"))
     left_out += [f"hyper_parameters[{key!r}]" for key in arguments if key != "config"]
-    left_out += [*_files(old), *(one.name for one in claimed.tensors if one.name not in names), *_others(state)]
+    left_out += [*_files(old), *_unnamed(claimed, names), *_others(state)]
     new = replace(
         old,
         kind="huggingface",
@@ -207,7 +217,7 @@ def _for_lightning(state: TrainingState, to: Target, prefix: str) -> tuple[Check
     names = {one.name: prefix + one.state_name(one.layer).removeprefix(one.prefix) for one in claimed.model}
     tensors: dict[str, LazyTensor] = {names[one.name]: old.tensors[one.name] for one in claimed.model}
     tensors |= _twins(state, tensors, names)
-    left_out = [*_files(old), *(one.name for one in claimed.tensors if one.name not in names)]
+    left_out = [*_files(old), *_unnamed(claimed, names)]
     epoch = int(old.position.epoch or 0)
     if old.position.epoch != epoch and old.position.epoch is not None:
         left_out.append(f"the place inside epoch {epoch}")
