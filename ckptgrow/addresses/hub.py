@@ -10,6 +10,7 @@ Only what a checkpoint is made of is fetched (`hub_forms`): weights in one form,
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +64,19 @@ def info_of(name: str, revision: str | None = None) -> ModelInfo | None:
         raise
     except Exception:  # of the library that it speaks HTTP through, whichever that is
         return None
+
+
+def take_cached_data_where_silent() -> None:
+    """Lets `datasets` take its cache alone where the hub does not answer: it asks again for most of half a minute.
+
+    It reads HF_DATASETS_OFFLINE when it is imported, so this sets the variable of the process before.
+    """
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=SECONDS)
+    except Exception:  # of the library that it speaks HTTP through, whichever that is
+        os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
 
 def fetched(address: HubAddress, typed: str) -> Path:

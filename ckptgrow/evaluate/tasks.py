@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ckptgrow.addresses.hub import take_cached_data_where_silent
 from ckptgrow.errors import CkptgrowError, DataError, RequestError, listing
 from ckptgrow.evaluate.definitions import Definitions, find_definitions
 from ckptgrow.evaluate.quiet import quiet
@@ -51,6 +52,8 @@ def load_tasks(names: Sequence[str], local: Mapping[str, Path] | None = None, in
 def _build(
     wanted: Sequence[str], definitions: Definitions, local: Mapping[str, Path], scratch: Path
 ) -> tuple[Any, Mapping[str, Any]]:
+    if set(wanted) - set(local):
+        take_cached_data_where_silent()
     from lm_eval.tasks import TaskManager
 
     written: set[str] = set()

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ckptgrow.addresses.hub import take_cached_data_where_silent
 from ckptgrow.choices import HubData
 from ckptgrow.data.documents import Document, DocumentPlace, Remarks
 from ckptgrow.data.inputs import InputPiece
@@ -97,6 +98,7 @@ def file_rows(path: Path, subject: Subject) -> list[list[int]]:
 
 def hub_rows(name: HubData, subject: Subject) -> list[list[int]]:
     """The tokens of the rows in a data set's test part; raises DataError where it cannot be loaded."""
+    take_cached_data_where_silent()
     import datasets
 
     if name not in HUB:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ckptgrow.choices import NewLayer, Place
-from ckptgrow.errors import RequestError, listing
+from ckptgrow.errors import RequestError
 from ckptgrow.formats.growth_log import OperatorRecord
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
@@ -135,13 +135,28 @@ class _Asked:
 def _explicit(layers: Sequence[int], num_old: int, new: NewLayer) -> tuple[Layer, ...]:
     outside = [layer for layer in layers if not 0 <= layer < num_old]
     if outside:
-        raise RequestError(f"⟦layers {listing(outside)}⟧: no such layer, expected 0 to {num_old - 1}")
+        raise RequestError(f"⟦layers {_in_ranges(outside)}⟧: no such layer, expected 0 to {num_old - 1}")
     mapped = listed(layers, new)
     if not keeps_order(mapped, num_old):
         raise RequestError(
-            f"⟦layers {','.join(map(str, layers))}⟧: expected every old layer 0 to {num_old - 1} to come up, first "
+            f"⟦layers {_in_ranges(layers)}⟧: expected every old layer 0 to {num_old - 1} to come up, first "
             "mentions in order"
         )
     if len(mapped) == num_old:
-        raise RequestError(f"⟦layers {','.join(map(str, layers))}⟧: adds no layer, expected more than {num_old}")
+        raise RequestError(f"⟦layers {_in_ranges(layers)}⟧: adds no layer, expected more than {num_old}")
     return mapped
+
+
+def _in_ranges(layers: Sequence[int]) -> str:
+    """Numbers of layers as `--layers` takes them: those that follow each other as a range.
+
+    >>> _in_ranges([0, 1, 1, 2, 3, 7])
+    '0-1,1-3,7'
+    """
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ",".join(f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -102,7 +102,9 @@ def _described(options: Options, helps: Mapping[str, str]) -> dict[str, Any]:
 def _tree(path: Path) -> Mapping[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise RequestError("is no text, expected a plan; checkpoints go on by `ckptgrow train --resume`") from error
+    except OSError as error:
         raise RequestError(f"cannot be read ({reason_of(error)}), expected a plan") from error
     if path.suffix == ".json":
         try:

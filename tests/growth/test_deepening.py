@@ -102,7 +102,8 @@ def test_an_explicit_list_of_layers_works(tmp_path: Path) -> None:
     [
         ([0, 1, 1], "adds no layer|come up"),
         ([0, 2, 1, 2], "in order"),
-        ([0, 1, 2, 9], "0 to 2"),
+        ([0, 1, 2, 9], "9.*0 to 2"),
+        ([*range(12)], "3-11.*no such layer"),
         ([0, 0, 1], "come up"),
     ],
 )

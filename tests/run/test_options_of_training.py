@@ -170,3 +170,8 @@ def test_a_journal_of_fewer_fields_is_of_the_same_plan(whole: Path, data: Path) 
     assert all(stage.pop("until_loss") is None for stage in begun["plan"]["stages"])
     path.write_text("\n".join([json.dumps(begun), *lines[1:], ""]))
     run_here(whole.parent / "plan.json", data, whole)
+
+
+def test_a_checkpoint_is_no_plan(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "small.ckpt")
+    refused(words(tmp_path / "small.ckpt", data, tmp_path / "out"), capsys, "is no text", "train --resume")
