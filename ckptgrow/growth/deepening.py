@@ -148,7 +148,7 @@ def _explicit(layers: Sequence[int], num_old: int, new: NewLayer) -> tuple[Layer
 
 
 def _in_ranges(layers: Sequence[int]) -> str:
-    """Numbers of layers as `--layers` takes them: those that follow each other as a range.
+    """Numbers of layers as they are typed: those that follow each other as a range.
 
     >>> _in_ranges([0, 1, 1, 2, 3, 7])
     '0-1,1-3,7'

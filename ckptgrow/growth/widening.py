@@ -67,7 +67,7 @@ def width(
 
     Raises RequestError for sizes that cannot be, CkptgrowError for what is wrong with the source.
     """
-    asked = (("residual", hidden), ("ffn", ffn), ("heads", heads), ("kv_heads", kv_heads))
+    asked = (("residual", hidden), ("heads", heads), ("kv_heads", kv_heads), ("ffn", ffn))
     sizes = {space: size for space, size in asked if size is not None}
     for name, value in (("factor", factor), ("hidden", hidden), *asked[1:]):
         check(name, value)

@@ -108,10 +108,8 @@ def verify(
         level=level,
         sentences=[],
     )
-    how = _how(pair, run, settings, batches)
-    return replace(
-        report, sentences=[*sentences(report, pair), *not_computed(report, short), *how, *left_out(declared)]
-    )
+    how = [*not_computed(report, short), *_how(pair, run, settings, batches)]
+    return replace(report, sentences=[*sentences(report, pair), *how, *left_out(declared)])
 
 
 def _how(pair: Pair, run: Computed, settings: VerifySettings, batches: Sequence[torch.Tensor]) -> list[str]:

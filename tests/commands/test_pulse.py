@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,7 +143,7 @@ def test_nothing_spins_over_what_a_user_types(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("words", "callee", "said"),
     [
-        (["verify", "small", "small"], "ckptgrow.verification.comparison.verify", "nothing is half-written"),
+        (["verify", "small", "other.ckpt"], "ckptgrow.verification.comparison.verify", "nothing is half-written"),
         (["width", "small", "out.ckpt"], "ckptgrow.recipes.growth_recipe.GrowthRecipe.grow", "nothing is half-written"),
         (
             ["data", "a.txt", "out", "--tokenizer=bytes"],
@@ -168,6 +169,7 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "meta.json").touch()
+    shutil.copy(small, tmp_path / "other.ckpt")
     monkeypatch.setattr(callee, stopped)
     assert run([str(small) if one == "small" else one for one in words]) == 130
     output = capsys.readouterr()

@@ -105,4 +105,4 @@ def test_the_schema_has_every_option_of_both_operators(capsys: pytest.CaptureFix
         assert tree["additionalProperties"] is False
         assert "force" not in tree["properties"]
     assert width["properties"]["operator"] == {"const": "width"}
-    assert "whole number" in width["properties"]["factor"]["description"]
+    assert "times as wide" in width["properties"]["factor"]["description"]

@@ -153,8 +153,9 @@ def test_whatever_tells_layers_apart_in_transformers_is_known_to_the_table(case:
     common = {} if model_type in OWN_NAMES else COMMON
     family = FAMILIES[model_type]
     own = [name for name in family.layer_lists if name in OWN_LISTS]
-    counted = {alias: 6 for alias, name in family.aliases.items() if name == family.num_layers}
-    full = {**common, **fields, **counted, family.num_layers: 6, **{name: fields[name][:1] * 6 for name in own}}
+    counted = {family.num_layers: 6} | {alias: 6 for alias, name in family.aliases.items() if name == family.num_layers}
+    counted = {} if family.num_layers in family.layer_lists else counted
+    full = {**common, **fields, **counted, **{name: fields[name][:1] * 6 for name in own}}
     derived = AutoConfig.for_model(model_type, **{k: v for k, v in full.items() if k not in LISTS}).to_dict()
     derived |= {name: fields[name] for name in family.layer_lists if model_type in UNDERIVED}
     assert {key for key in (*LISTS[:3], *own) if derived.get(key)} == set(family.layer_lists)

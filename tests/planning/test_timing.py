@@ -196,7 +196,7 @@ def test_a_run_too_short_for_the_large_model_is_not_grown_and_what_makes_doubts_
         (["--mixing", "10", "--pilot", "GROWN", "SCRATCH"], "expected one of them"),
         (["--pilot", "GROWN", "nothing.csv"], "nothing.csv"),
         (["--decay-share", "1"], "--decay-share"),
-        (["--tolerance", "0"], "--tolerance"),
+        (["--tolerance", "-1"], "--tolerance"),
         (["--params", "4e7"], "3 given for 2 models"),
     ],
 )
