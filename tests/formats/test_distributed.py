@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import io
 import json
 import os
@@ -182,6 +183,36 @@ def test_metadata_that_names_code_is_never_run(source: Path, tmp_path: Path) -> 
     with pytest.raises(UnsafePickleError, match="names code"):
         ckptgrow.inspect(tmp_path / "x")
     assert not (tmp_path / "victim").exists()
+
+
+class ByName(pickle.Pickler):
+    """Writes members of enums as Python 3.11.0 to 3.11.3 do, by their names."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        return (getattr, (type(obj), obj.name)) if isinstance(obj, enum.Enum) else NotImplemented
+
+
+def test_members_of_enums_may_be_written_by_their_names(source: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(source, copy)
+    metadata = pickle.loads((copy / ".metadata").read_bytes())
+    with (copy / ".metadata").open("wb") as file:
+        ByName(file).dump(metadata)
+    assert b"getattr" in (copy / ".metadata").read_bytes()
+    assert ckptgrow.inspect(copy).num_tensors == ckptgrow.inspect(source).num_tensors
+    ckptgrow.width(copy, tmp_path / "grown")
+    assert ckptgrow.verify(copy, tmp_path / "grown", settings=ckptgrow.VerifySettings(level="stored")).passed
+
+
+def test_nothing_else_is_taken_by_its_name(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return getattr, (torch.Size, "numel")
+
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / ".metadata").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(UnsafePickleError, match=r"names code.*builtins\.getattr"):
+        ckptgrow.inspect(tmp_path / "x")
 
 
 class Extra:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import collections
 import datetime
 import decimal
+import enum
 import fractions
 import functools
 import os
+import pickle
 import random
 import shutil
 import subprocess
 import sys
+import types
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -350,3 +353,24 @@ def test_the_class_of_tensors_is_not_called(tmp_path: Path) -> None:
     torch.save({"note": Note(), "tensor": Evil(torch.Tensor, 2**40)}, tmp_path / "a.pt")
     with pytest.raises(UnsafePickleError, match="does not run"):
         archive.read(tmp_path / "a.pt")
+
+
+class Colour(enum.Enum):
+    """An enum of the user's."""
+
+    RED = "r"
+
+
+class ByName(pickle.Pickler):
+    """Writes members of enums as Python 3.11.0 to 3.11.3 do, by their names."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        return (getattr, (type(obj), obj.name)) if isinstance(obj, enum.Enum) else NotImplemented
+
+
+def test_members_of_the_users_enums_may_be_written_by_their_names(tmp_path: Path) -> None:
+    source = save_lightning(tmp_path / "small.ckpt", perturbed_gpt2(), mine=[Colour.RED, Note()])
+    tree = torch.load(source, weights_only=False)
+    torch.save(tree, source, pickle_module=types.SimpleNamespace(__name__="by_name", Pickler=ByName))
+    ckptgrow.width(source, tmp_path / "grown.ckpt")
+    assert torch.load(tmp_path / "grown.ckpt", weights_only=False)["mine"][0] is Colour.RED

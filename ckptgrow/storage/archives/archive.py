@@ -20,7 +20,7 @@ import torch
 from ckptgrow.addresses.stand_ins import described
 from ckptgrow.errors import CheckpointError, UnsafePickleError, listing
 from ckptgrow.storage.files.archive_signs import check_is_archive
-from ckptgrow.storage.pickles.opaque_pickles import PLAIN_CLASSES, is_refused, unpickler_of
+from ckptgrow.storage.pickles.opaque_pickles import BY_NAME, PLAIN_CLASSES, is_refused, unpickler_of
 from ckptgrow.storage.tensors import Stored, num_bytes, num_elements
 from ckptgrow.storage.tree import Tree, map_leaves
 
@@ -66,7 +66,7 @@ def _load(path: Path, located: _Located) -> object:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(described(path))
         if not named:
             raise
-        refused = [one for one in named if is_refused(*one.rpartition(".")[::2])]
+        refused = [one for one in named if one not in BY_NAME and is_refused(*one.rpartition(".")[::2])]
         if refused:
             raise _unsafe(path, listing(refused)) from error
         module = types.SimpleNamespace(__name__=__name__, Unpickler=unpickler_of(located.stored))

@@ -122,14 +122,28 @@ PYTHON_UNPICKLER: type[Unpickling] = vars(pickle)["_Unpickler"]
 PYTHON_PICKLER: type[Pickling] = vars(pickle)["_Pickler"]
 
 
+BY_NAME = ("builtins.getattr", "__builtin__.getattr")  # how Python 3.11.0 to 3.11.3 write members of enums
+
+
+def is_member(*arguments: object) -> bool:
+    """Whether the arguments of `getattr` are a class of the user's and a plain name, as for a member of an enum."""
+    if len(arguments) != 2 or not isinstance(arguments[0], Named) or not isinstance(arguments[1], str):
+        return False
+    return not is_everyones(arguments[0].named[0]) and arguments[1].isidentifier() and arguments[1][0] != "_"
+
+
+def is_everyones(module: str) -> bool:
+    """Whether a module belongs to programs that everyone has."""
+    root = IMPORT_MAPPING.get(module, module).partition(".")[0]
+    return root in sys.stdlib_module_names or root in OWN_ROOTS
+
+
 def is_refused(module: str, name: str) -> bool:
     """Whether a name belongs to programs that everyone has, and so could be called for harm."""
     module, name = NAME_MAPPING.get((module, name), (module, name))
     module = IMPORT_MAPPING.get(module, module)
-    root = module.partition(".")[0]
-    is_everyones = root in sys.stdlib_module_names or root in OWN_ROOTS
     is_harmless = name in HARMLESS_LIBRARY.get(module, ()) or HARMLESS_CLASSES.fullmatch(f"{module}.{name}")
-    return is_everyones and not is_harmless
+    return is_everyones(module) and not is_harmless
 
 
 def unpickler_of(located: Callable[[torch.Tensor], LazyTensor]) -> type[Unpickling]:
@@ -145,7 +159,7 @@ def unpickler_of(located: Callable[[torch.Tensor], LazyTensor]) -> type[Unpickli
         full = f"{module}.{name}"
         if full in allowed:
             return allowed[full]
-        if is_refused(module, name):
+        if is_refused(module, name) and full not in BY_NAME:
             raise pickle.UnpicklingError(f"names {full}")
         return stand_ins.setdefault((module, name), Named(name, (Opaque,), {"named": (module, name)}))
 
@@ -154,6 +168,8 @@ def unpickler_of(located: Callable[[torch.Tensor], LazyTensor]) -> type[Unpickli
         function = reader.stack[-1]
         if not callable(function) or not (isinstance(function, Named) or id(function) in callable_ids):
             raise pickle.UnpicklingError(f"calls {function!r}")
+        if isinstance(function, Named) and ".".join(function.named) in BY_NAME and not is_member(*arguments):
+            raise pickle.UnpicklingError(f"names {'.'.join(function.named)}")
         reader.stack[-1] = number_in(function(*arguments))
 
     refused = (pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.ADDITEMS)
