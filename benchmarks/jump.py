@@ -138,15 +138,20 @@ class Runs:
             raise SystemExit(f"{log}: {log.read_text(encoding='utf-8').strip().splitlines()[-1]}")
 
 
-def main() -> None:
-    """Runs what is not there yet and prints the table."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+def runs_asked(about: str) -> list[Runs]:
+    """The runs of each seed that the command line asks for, beside the data, which are prepared where they lack."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args()
     data = asked.out / "data-bytes"
     prepare(TEXTS["bytes"], data, Commands())
-    every = [Runs(asked.out, data, seed) for seed in range(asked.seeds)]
+    return [Runs(asked.out, data, seed) for seed in range(asked.seeds)]
+
+
+def main() -> None:
+    """Runs what is not there yet and prints the table."""
+    every = runs_asked(str(__doc__))
     print("| run | " + " | ".join(f"steps {start + 1} to {stop}" for start, stop in WINDOWS) + " |")
     print("| --- |" + " --- |" * len(WINDOWS))
     for branch in BRANCHES:

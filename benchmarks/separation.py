@@ -14,7 +14,6 @@ Of a small Llama, trained and grown k times as wide:
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import math
 import statistics
@@ -29,11 +28,8 @@ import transformers
 from transformers import LlamaForCausalLM
 
 import ckptgrow
-from benchmarks.jump import LARGE_STEPS, SMALL_RATE, SMALL_STEPS, Branch, Runs
-from benchmarks.savings.corpus import prepare
+from benchmarks.jump import LARGE_STEPS, SMALL_RATE, SMALL_STEPS, Branch, Runs, runs_asked
 from benchmarks.savings.measures import interval
-from benchmarks.savings.running import Commands
-from benchmarks.savings.tiers import TEXTS
 
 CASES = ((2, 0.25), (2, 0.5), (2, 1.0), (2, 1.5), (3, 0.25), (3, 0.5), (3, 1.0), (4, 0.5), (4, 1.0))
 STEPS = (20, 100, 400)  # after growth
@@ -41,25 +37,25 @@ ANGLES = (0.0, 0.1, 0.3)
 SEQUENCES, LENGTH = 64, 128
 
 Pair = Callable[[torch.Tensor, int], torch.Tensor]  # of a tensor and k, its copies along the first axis
+
+
+def _rows(one: torch.Tensor, k: int) -> torch.Tensor:
+    return one.view(k, len(one) // k, -1)
+
+
 KINDS: dict[str, tuple[str, Pair]] = {
     "embedding": ("embed_tokens", lambda one, k: one.view(len(one), k, -1).movedim(1, 0)),
-    "what writes the stream": ("o_proj|down_proj", lambda one, k: one.view(k, len(one) // k, -1)),
-    "feed-forward units": ("gate_proj|up_proj", lambda one, k: one.view(k, len(one) // k, -1)),
-    "queries, keys, values": ("q_proj|k_proj|v_proj", lambda one, k: one.view(k, len(one) // k, -1)),
+    "what writes the stream": ("o_proj|down_proj", _rows),
+    "feed-forward units": ("gate_proj|up_proj", _rows),
+    "queries, keys, values": ("q_proj|k_proj|v_proj", _rows),
 }
 
 
 def main() -> None:
     """Prints the three tables."""
     transformers.utils.logging.disable_progress_bar()
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    asked = parser.parse_args()
-    data = asked.out / "data-bytes"
-    prepare(TEXTS["bytes"], data, Commands())
-    every = [Runs(asked.out, data, seed) for seed in range(asked.seeds)]
-    _print_cosines(every, data)
+    every = runs_asked(str(__doc__))
+    _print_cosines(every)
     _print_distances(every)
     _print_ends(every)
 
@@ -71,19 +67,19 @@ def expected_cosine(copies: int, spread: float) -> float:
     return (2 * more * less + (copies - 2) * less**2) / (more**2 + (copies - 1) * less**2)
 
 
-def _print_cosines(every: Sequence[Runs], data: Path) -> None:
+def _print_cosines(every: Sequence[Runs]) -> None:
     print("| copies | spread | by chance | " + " | ".join(KINDS) + " |\n" + "| --- " * (3 + len(KINDS)) + "|")
     for copies, spread in CASES:
-        found = [_cosines(runs, data, copies, spread) for runs in every]
+        found = [_cosines(runs, copies, spread) for runs in every]
         cells = [f"{statistics.fmean(one[kind] for one in found):+.2f}" for kind in KINDS]
         print(f"| {copies} | {spread:g} | {expected_cosine(copies, spread):+.2f} | " + " | ".join(cells) + " |")
 
 
-def _cosines(runs: Runs, data: Path, copies: int, spread: float) -> dict[str, float]:
+def _cosines(runs: Runs, copies: int, spread: float) -> dict[str, float]:
     grown = runs.out / f"grown-{copies}-{spread:g}.ckpt"
     ckptgrow.width(runs.trunk("small"), grown, factor=copies, spread=spread, request=ckptgrow.StateRequest(force=True))
     model = _model(grown)
-    tokens = np.memmap(data / "val.bin", dtype=np.uint16, mode="r")[: SEQUENCES * LENGTH].astype(np.int64)
+    tokens = np.memmap(runs.data / "val.bin", dtype=np.uint16, mode="r")[: SEQUENCES * LENGTH].astype(np.int64)
     batch = torch.from_numpy(tokens).view(SEQUENCES, LENGTH)
     model(input_ids=batch, labels=batch).loss.backward()
     gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}

@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 
 import ckptgrow
-from ckptgrow.addresses import remote_files
 from ckptgrow.cli import run
 from tests.helpers.commands import refused
 from tests.helpers.families import perturbed
+from tests.helpers.memory_store import emptied_store
 from tests.helpers.paths import ROOT
 
 FIXTURE = ROOT / "fixtures" / "gpt2-tiny.ckpt"
@@ -25,13 +24,7 @@ BUCKET = "memory://bucket"
 
 @pytest.fixture(autouse=True)
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryFileSystem]:
-    """An empty store, and every file large enough to be read by ranges."""
-    monkeypatch.setattr(remote_files, "WHOLE", 0)
-    system: Any = fsspec.filesystem("memory")
-    system.store.clear()
-    system.pseudo_dirs[:] = [""]
-    yield system
-    system.store.clear()
+    yield from emptied_store(monkeypatch)
 
 
 @pytest.fixture

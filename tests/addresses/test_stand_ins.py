@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
 import torch
@@ -23,13 +22,13 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import AutoModelForCausalLM
 
 import ckptgrow
-from ckptgrow.addresses import remote_files
 from ckptgrow.addresses.address import local_path
 from ckptgrow.addresses.stand_ins import StandIn, described
 from ckptgrow.commands._paths import checkpoint_at
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.storage.tensors import whole
 from ckptgrow.storage.tree import tensors_in
+from tests.helpers.memory_store import emptied_store
 from tests.helpers.paths import ROOT
 from tests.helpers.trainer_files import SAMPLES, TRAINERS
 
@@ -72,13 +71,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.fixture(autouse=True)
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """An empty store, and every file large enough to be read by ranges."""
-    monkeypatch.setattr(remote_files, "WHOLE", 0)
-    system: Any = fsspec.filesystem("memory")
-    system.store.clear()
-    system.pseudo_dirs[:] = [""]
-    yield system
-    system.store.clear()
+    yield from emptied_store(monkeypatch)
 
 
 def standing(system: Any, path: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import io
 import json
 import os
@@ -33,6 +32,7 @@ from ckptgrow.storage.tree import tensors_in
 from tests.helpers.distributed import tensors_of
 from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
 from tests.helpers.lightning_files import assert_same, state_of, trained_checkpoint
+from tests.helpers.pickles import ByName
 from tests.helpers.processes import together
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled", "ignore:TypedStorage is deprecated")
@@ -183,13 +183,6 @@ def test_metadata_that_names_code_is_never_run(source: Path, tmp_path: Path) -> 
     with pytest.raises(UnsafePickleError, match="names code"):
         ckptgrow.inspect(tmp_path / "x")
     assert not (tmp_path / "victim").exists()
-
-
-class ByName(pickle.Pickler):
-    """Writes members of enums as Python 3.11.0 to 3.11.3 do, by their names."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        return (getattr, (type(obj), obj.name)) if isinstance(obj, enum.Enum) else NotImplemented
 
 
 def test_members_of_enums_may_be_written_by_their_names(source: Path, tmp_path: Path) -> None:

@@ -47,7 +47,8 @@ ROUTERS_IN_FLOAT32 = (
     "hunyuan_v1_moe",
 )  # transformers loads theirs so, whatever the dtype that is asked for
 EXACT = 1e-12  # of the largest logit, a few hundred roundings of float64
-FLOAT32 = 1e-5  # where the model itself casts to float32: RMSNorm, softmax, rotary angles
+FLOAT32 = 4e-6  # where the model itself casts to float32: RMSNorm, softmax, rotary angles
+FLOAT32_OF = {"qwen3_next": 1e-5}  # the delta rule's state adds such roundings up
 
 
 def slow_but(cases: Sequence[str], quick: Sequence[str]) -> list[Any]:
@@ -79,7 +80,7 @@ def check_depth(tmp_path: Path, case: str, place: Any, new: Any) -> None:
 def check_function(small: PreTrainedModel, path: Path) -> PreTrainedModel:
     grown, _ = loaded(path)
     exact, as_it_is = difference(small, grown)
-    assert exact <= EXACT and as_it_is <= FLOAT32, (exact, as_it_is)
+    assert exact <= EXACT and as_it_is <= FLOAT32_OF.get(small.config.model_type, FLOAT32), (exact, as_it_is)
     return grown
 
 

@@ -9,7 +9,6 @@ import enum
 import fractions
 import functools
 import os
-import pickle
 import random
 import shutil
 import subprocess
@@ -32,6 +31,7 @@ from ckptgrow.storage.archives import archive
 from tests.helpers.families import perturbed
 from tests.helpers.gpt2 import perturbed_gpt2
 from tests.helpers.lightning_files import save_lightning, trained_checkpoint
+from tests.helpers.pickles import ByName
 from tests.helpers.processes import completed
 
 PROJECT = '''
@@ -359,13 +359,6 @@ class Colour(enum.Enum):
     """An enum of the user's."""
 
     RED = "r"
-
-
-class ByName(pickle.Pickler):
-    """Writes members of enums as Python 3.11.0 to 3.11.3 do, by their names."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        return (getattr, (type(obj), obj.name)) if isinstance(obj, enum.Enum) else NotImplemented
 
 
 def test_members_of_the_users_enums_may_be_written_by_their_names(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 from ckptgrow.errors import CheckpointError, UnsafePickleError
 from ckptgrow.storage.pickles.opaque import Named, Opaque
 from ckptgrow.storage.pickles.opaque_pickles import (
+    BY_NAME,
     PYTHON_UNPICKLER,
     Unpickling,
     arguments_on,
@@ -89,7 +90,7 @@ def _member(of: object, name: object) -> object:
 
 
 def _find_class(reader: Unpickling, module: str, name: str) -> object:
-    if name == "getattr" and module in ("builtins", "__builtin__"):
+    if f"{module}.{name}" in BY_NAME:
         return _member
     allowed = _allowed()
     if f"{module}.{name}" in allowed:

@@ -122,7 +122,7 @@ PYTHON_UNPICKLER: type[Unpickling] = vars(pickle)["_Unpickler"]
 PYTHON_PICKLER: type[Pickling] = vars(pickle)["_Pickler"]
 
 
-BY_NAME = ("builtins.getattr", "__builtin__.getattr")  # how Python 3.11.0 to 3.11.3 write members of enums
+BY_NAME = ("builtins.getattr", "__builtin__.getattr")  # by which Python 3.11.0 to 3.11.3 write members of enums
 
 
 def is_member(*arguments: object) -> bool:
