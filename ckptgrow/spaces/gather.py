@@ -159,7 +159,7 @@ class Gather:
             if result is None:
                 result = torch.zeros((stop - start, *tail), dtype=old.dtype)
             self._fill(result[run.start - start : run.stop - start], old, run)
-        return torch.zeros((stop - start, *tail), dtype=read(0, 0).dtype) if result is None else result
+        return torch.zeros((stop - start, *tail), dtype=read(0, 1).dtype) if result is None else result
 
     def _fill(self, target: torch.Tensor, old: torch.Tensor, row_run: Run) -> None:
         for runs in itertools.product(*(axis.growth.runs for axis in self.axes[1:])):

@@ -26,7 +26,8 @@ FLOAT32S = 1e-6  # of the largest logit: what norms of models that compute them 
 
 def notes_and_error(tmp_path: Path, case: str, dtype: torch.dtype, request: dict[str, Any]) -> tuple[list[str], float]:
     """What growth says of rounding, and how far the grown model's function is off in float64."""
-    small = perturbed(case).to(dtype)
+    small = perturbed(case)
+    torch.nn.Module.to(small, dtype)
     source = save_lightning(tmp_path / "small.ckpt", small)
     try:
         done = ckptgrow.width(source, tmp_path / "grown.ckpt", **request)
