@@ -2,7 +2,7 @@
 
 Weights in half precision get float32 masters of the same values, as Megatron makes them when it starts. The random
 states are not there, which the arguments say by `no_save_rng`. Megatron-LM's clock of learning rates counts samples,
-which no other trainer does: a clock at its beginning stands there, and `--override-opt_param-scheduler` sets it.
+which no other trainer does: a clock at its beginning stands there, and its `override_opt_param_scheduler` sets it.
 
 Source: NVIDIA, Megatron-core 0.16.1, `optimizer/optimizer.py` and `optimizer_param_scheduler.py`; Megatron-LM,
 `megatron/training/checkpointing.py`.

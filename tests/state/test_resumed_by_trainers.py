@@ -10,9 +10,8 @@ import pytest
 import torch
 
 import ckptgrow
-from tests.formats.test_megatron import trained_llama
 from tests.helpers.paths import ROOT
-from tests.helpers.trainer_files import OLMO_CORE, SAMPLES
+from tests.helpers.trainer_files import OLMO_CORE, SAMPLES, trained_llama
 
 LITGPTS_LOG = 1e-4  # its losses are sums over micro-batches in float32
 FLOAT32 = 1e-5

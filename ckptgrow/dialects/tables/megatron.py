@@ -120,7 +120,7 @@ def _dialects(
                 groups="decayed, vectors",
                 others={"checkpoint_version": 3.0},
                 head="embedding" if is_tied else "own",
-                lacks="the schedule's place, counted in samples (resume with --override-opt_param-scheduler)",
+                lacks="the schedule's place, in samples (resume with Megatron-LM's override_opt_param_scheduler)",
             ),
             kind="megatron",
         )
