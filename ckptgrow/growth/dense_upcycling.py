@@ -33,7 +33,7 @@ from ckptgrow.spaces.growth import chosen_copies, identities
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
-from ckptgrow.state.mixture_config import CHOSEN, SHARED_FFN, mixture_architecture
+from ckptgrow.state.mixture_config import SHARED_FFN, mixture_architecture
 from ckptgrow.state.mixture_of_dense import as_mixture
 
 EXPERTS, ROUTED = "experts", "routed"  # spaces: of the router's choices, and of what is summed by their weights
@@ -104,7 +104,7 @@ class MixturePlan:
         return Operator(
             growths=growths,
             layers=[Layer(index, "old") for index in range(old.num_layers)],
-            config={**with_sizes(mixture, sizes), CHOSEN: chosen},
+            config={**with_sizes(mixture, sizes), mixture.family.choice.chosen: chosen},
             trapped=deviation == 0 and self.experts > self.num_parts,
             rho=RHO,
             seed=self.seed,

@@ -34,9 +34,9 @@ from ckptgrow.ranges import check
 from ckptgrow.spaces.growth import FRESH, Blends, Growth, identities
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.state.architecture import Architecture, config_errors
-from ckptgrow.state.grown_config import with_sizes
+from ckptgrow.state.grown_config import with_aliases, with_sizes
 
-TABLE, LONGEST = "position", "max_position_embeddings"  # the space, and the config field where positions are computed
+TABLE = "position"  # the space
 RHO = 1.0  # nothing is known of steps saved
 INDEPENDENT = ("default", "linear")  # kinds of rotary positions that do not ask for the longest sequence
 WITH_ORIGINAL = ("llama3",)  # and one that asks for that of the first training, where it says it
@@ -77,7 +77,8 @@ class _Plan:
         check_exact(old, "positions")
         growths = identities(old.sizes)
         if TABLE not in old.sizes:
-            return self._operator(old, growths, self._longer(old), [f"{LONGEST} of the config alone: {COMPUTED}"])
+            note = f"{old.family.longest} of the config alone: {COMPUTED}"
+            return self._operator(old, growths, self._longer(old), [note])
         if self.size <= old.sizes[TABLE]:
             raise RequestError(f"⟦size {self.size}⟧: expected more than the old size, {old.sizes[TABLE]}")
         first = old.family.unused_positions
@@ -105,22 +106,22 @@ class _Plan:
 
     def _longer(self, old: Architecture) -> dict[str, Any]:
         """The config with a longer longest sequence; raises RequestError where that is none, or changes old lengths."""
-        full = _completed(old)
-        if old.family.head == "image" or not isinstance(full.get(LONGEST), int):
+        full, longest = _completed(old), old.family.longest
+        if old.family.head == "image" or longest not in _defaults(old) or not isinstance(full.get(longest), int):
             raise RequestError(f"{old.where}: {old.family.model_type} has no number of positions that could grow")
         if self.new != "copy":
             raise RequestError(f"⟦new {self.new}⟧: is of a learned table, expected copy, for positions are computed")
-        if self.size <= full[LONGEST]:
-            raise RequestError(f"⟦size {self.size}⟧: expected more than the old size, {full[LONGEST]}")
+        if self.size <= full[longest]:
+            raise RequestError(f"⟦size {self.size}⟧: expected more than the old size, {full[longest]}")
         for rotary in _rotary(full.get("rope_parameters")):
             kind = rotary["rope_type"]
             has_own = kind in WITH_ORIGINAL and "original_max_position_embeddings" in _said(old, rotary)
             if kind not in INDEPENDENT and not has_own:
                 raise RequestError(
-                    f"{old.where}: its rotary positions are of the kind {kind}, which depends on {LONGEST}, so old "
+                    f"{old.where}: its rotary positions are of the kind {kind}, which depends on {longest}, so old "
                     "lengths would change, expected default or linear ones"
                 )
-        return {**old.config, LONGEST: self.size}
+        return with_aliases(old.family, {**old.config, longest: self.size})
 
 
 def _extended(size: int, new_size: int, first: int) -> Growth:
@@ -167,6 +168,13 @@ def _said(old: Architecture, rotary: Mapping[str, Any]) -> set[str]:
     """The parameters that the config itself says, under this or its older name."""
     given = [*_rotary(old.config.get("rope_parameters")), *_rotary(old.config.get("rope_scaling"))]
     return {name for one in given if one["rope_type"] == rotary["rope_type"] for name in one}
+
+
+def _defaults(old: Architecture) -> dict[str, Any]:
+    """The fields that transformers' class of the config knows: others say nothing of the model."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(old.family.model_type).to_dict()
 
 
 def _completed(old: Architecture) -> dict[str, Any]:

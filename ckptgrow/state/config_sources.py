@@ -78,6 +78,8 @@ def completed_config(family: Family, config: Mapping[str, Any]) -> dict[str, Any
     fields |= {name for one in (*family.parameters, *family.refusals) for name in fields_in(one.when)}
     fields |= {family.tie.config} if family.tie else set()
     fields |= {family.padding.eps} if family.padding else set()
+    if "experts" in family.sizes:
+        fields |= {family.choice.chosen, *(family.choice.groups or ()), *fields_in(family.choice.normalised)}
     fields |= set(family.rounding.fields) if family.rounding else set()
     fields |= {family.activation}  # of None there is nothing to complete
     fields |= {*family.sparse.rules, family.sparse.experts} if family.sparse else set()

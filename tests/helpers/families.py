@@ -266,7 +266,7 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "t5": ("t5", T5),
     "t5 gated": ("t5", {**T5, "feed_forward_proj": "gated-gelu"}),
     "bloom": ("bloom", {"n_layer": 2, "n_head": 4}),
-    "mpt": ("mpt", {"d_model": 16, "n_layers": 2, "n_heads": 4, "hidden_size": 16}),
+    "mpt": ("mpt", {"d_model": 16, "n_layers": 2, "n_heads": 4, "hidden_size": 16, "max_seq_len": 32}),
     "smollm3": ("smollm3", {**GROUPED, "no_rope_layers": [1, 0]}),
     "ministral": ("ministral", {**GROUPED, "head_dim": 4, "sliding_window": 5, "layer_types": KINDS}),
     "ministral3": ("ministral3", {**GROUPED, "head_dim": 4, "rope_parameters": LOGARITHMIC}),
