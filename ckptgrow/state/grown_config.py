@@ -47,7 +47,7 @@ def with_sizes(old: Architecture, new: Mapping[str, int]) -> dict[str, Any]:
     return with_aliases(family, changed)
 
 
-def _sizes(old: Architecture, changed: Mapping[str, Any]) -> dict[str, int]:
+def _sizes(old: Architecture, changed: Mapping[str, Any]) -> Mapping[str, int]:
     """The sizes by a changed config; raises ConfigError where they do not go together."""
     try:
         return old.with_config(changed).sizes
