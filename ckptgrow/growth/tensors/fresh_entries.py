@@ -2,7 +2,8 @@
 
     written as zero     rows of zeros; norm biases too
     written as mean     each row the mean of the old rows, so that a LayerNorm's mean stays and the row vanishes in it
-    drawn               rows or columns at the old weight's root mean square; biases are zero
+    drawn               rows or columns at the root mean square of the old weight as it stands in the grown one: where
+                        what it reads is written larger, both are smaller; biases are zero
     copied              rows or columns of old coordinates, each one's once, then drawn ones (`spaces.growth.padded`)
     gains               the mean of the old gains; what they multiply is zero at first
 
@@ -16,6 +17,7 @@ Source: Wang et al., "LEMON: Lossless Model Expansion", arXiv 2310.07999, sectio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -79,7 +81,7 @@ def padded(old: LazyTensor, growth: TensorGrowth, seed: int, name: str) -> LazyT
         found = root_mean_square(old)
         if found == 0 and reads_silenced:
             raise RequestError(f"{name}: {NEVER_LEARNS}")
-        return found
+        return found * _factor(gather)
 
     def filled(start: int, stop: int) -> torch.Tensor:
         """All but the means."""
@@ -106,6 +108,13 @@ def padded(old: LazyTensor, growth: TensorGrowth, seed: int, name: str) -> LazyT
 
     made = Made(gather.shape, old.dtype, rows)
     return made
+
+
+def _factor(gather: Gather) -> float:
+    """What old entries are multiplied by, which is the same for all of them: the scale of their first one."""
+    pairs = zip(gather.axes, gather.scales, strict=True)
+    kept = (scale[~axis.growth.is_fresh][:1] for axis, scale in pairs)
+    return float(math.prod(float(one[0]) for one in kept if len(one)))
 
 
 def _mean_axis(growth: TensorGrowth) -> int | None:
