@@ -77,12 +77,7 @@ def padded(old: LazyTensor, growth: TensorGrowth, seed: int, name: str) -> LazyT
     is_summed = offset != 0 or has_mean is not None  # in float64
     reads_silenced = any(axis.role == "in" and axis.growth.filling in SILENCED for axis in growth.axes)
 
-    @cache
-    def amplitude() -> float:
-        found = root_mean_square(old)
-        if found == 0 and reads_silenced:
-            raise RequestError(f"{name}: {NEVER_LEARNS}")
-        return found * _factor(gather)
+    amplitude = cache(lambda: _size_of_draws(old, gather, name, reads_silenced=reads_silenced))
 
     def filled(start: int, stop: int) -> torch.Tensor:
         """All but the means."""
@@ -114,11 +109,14 @@ def padded(old: LazyTensor, growth: TensorGrowth, seed: int, name: str) -> LazyT
     return made
 
 
-def _factor(gather: Gather) -> float:
-    """What old entries are multiplied by, which is the same for all of them: the scale of their first one."""
+def _size_of_draws(old: LazyTensor, gather: Gather, name: str, *, reads_silenced: bool) -> float:
+    """The root mean square of the old entries as they stand in the grown weight, all multiplied by one factor."""
+    found = root_mean_square(old)
+    if found == 0 and reads_silenced:
+        raise RequestError(f"{name}: {NEVER_LEARNS}")
     pairs = zip(gather.axes, gather.scales, strict=True)
     kept = (scale[~axis.growth.is_fresh][:1] for axis, scale in pairs)
-    return float(math.prod(float(one[0]) for one in kept if len(one)))
+    return found * math.prod(float(one[0]) for one in kept if len(one))
 
 
 def _mean_axis(growth: TensorGrowth) -> int | None:
