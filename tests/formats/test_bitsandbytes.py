@@ -141,7 +141,8 @@ def test_states_in_8_bits_grow_and_are_judged(
     grown = getattr(ckptgrow, operator)(SAMPLES / name, tmp_path / "a", factor=2, **options)
     assert sum("moments in 8 bits are exact in blocks" in note for note in grown.notes) == 1
     report = ckptgrow.verify(SAMPLES / name, tmp_path / "a")
-    assert report.passed and report.moments is not None, report.sentences
+    assert report.moments is not None and report.moments.passed, report.sentences
+    assert report.passed or options.get("new") == "copy"  # copied layers change the function
     small, large = (
         Counter(map(dtypes, stored_in(path)["state"].values())) for path in (SAMPLES / name, tmp_path / "a")
     )
