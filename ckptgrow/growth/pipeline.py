@@ -20,6 +20,7 @@ from ckptgrow.growth.carried_state import check_carried, without_best
 from ckptgrow.growth.growing import Growing, OperatorFor, Source, opened
 from ckptgrow.growth.grown_weights import grown_weights
 from ckptgrow.growth.request import GrowthResult, StateRequest
+from ckptgrow.growth.rounded_weights import rounding_notes
 from ckptgrow.growth.training.first_updates import first_update_notes
 from ckptgrow.growth.training.grown_training import grown_training
 from ckptgrow.progress import Progress
@@ -94,6 +95,7 @@ def _grown(growing: Growing) -> _Grown:
         record=record,
         notes=[
             *growing.operator.notes,
+            *rounding_notes(growing),
             *training.notes,
             *best_notes,
             *kept_notes,
@@ -153,6 +155,9 @@ def _record(growing: Growing) -> GrowthRecord:
         record["schedule"] = request.schedule
     if any(one.growth.has_fresh for one in growing.lineage):
         record["fresh_moments"] = growing.fresh_moments
+    roundings = [float(one.halves.max()) for state in growing.old.optimizers for one in state.code_maps]
+    if roundings and "optimizer" not in request.reset:
+        record["moment_rounding"] = max(roundings)
     if request.moments != "algebra":
         record["moments"] = request.moments
     if request.wd_rule != "trajectory":
