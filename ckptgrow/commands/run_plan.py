@@ -129,25 +129,24 @@ def _work(plan: Path, data: str | None, out: Path, devices: Devices) -> Work:
     from ckptgrow.run.plan_reading import read_plan
     from ckptgrow.run.staged_run import tree_of
     from ckptgrow.run.work import Work
-    from ckptgrow.train.mixtures import Mixture
 
     found = read_plan(plan)
     chosen = found.data if data is None else data
     if not isinstance(chosen, str):
         raise RequestError("run: lacks --data, and the plan has none, expected ckptgrow run PLAN --data DIR --out DIR")
-    Mixture.open(chosen)  # names what is wrong with it
     journal = Journal.read(out)
     journal.check_plan(tree_of(found, chosen))  # before forecasts, and for a dry run too
+    from ckptgrow.train.mixtures import Mixture
+
+    Mixture.open(chosen)  # names what is wrong with it
     return Work(plan=found, data=chosen, out=out, journal=journal, devices=devices)
 
 
 def _run(work: Work, only: str | None, screen: Screen) -> int:
-    from ckptgrow.run.forecast import forecast
     from ckptgrow.run.staged_run import run_plan as run
     from ckptgrow.run.standing import standing
 
-    expected = forecast(work)
-    with run_view(screen, lambda: standing(work, expected)) as view:
+    with run_view(screen, lambda: standing(work)) as view:
         done = run(work.plan, work.data, work.out, view, work.devices, only)
     _show_outcome(done, screen)
     if done.interrupted_by is not None:

@@ -22,11 +22,12 @@ from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.growth_jobs import recipe_of
 from ckptgrow.run.probe_job import ProbeJob
 from ckptgrow.run.staged_plan import PROBE, PlannedStage, StagedPlan
-from ckptgrow.run.train_job import TrainJob, metrics_rows
+from ckptgrow.run.train_job import TrainJob
 from ckptgrow.run.work import SEQLEN, Work, length
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.config_sources import architecture_of
 from ckptgrow.state.opening import architecture_in
+from ckptgrow.train.run_directory import metrics_rows
 from ckptgrow.train.settings import TrainSettings, settings_for, with_fitting_length
 from ckptgrow.train.training_run import train
 

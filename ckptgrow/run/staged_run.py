@@ -10,14 +10,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ckptgrow.errors import RequestError
 from ckptgrow.recipes.recipe_options import OPERATORS
-from ckptgrow.run.checked_ahead import check_ahead
 from ckptgrow.run.closing_jobs import EvaluateJob, TidyJob
 from ckptgrow.run.devices import Devices
-from ckptgrow.run.forecast import Forecast, forecast
+from ckptgrow.run.foreseen import as_trees
 from ckptgrow.run.growth_jobs import GrowJob, VerificationFailed, VerifyJob
 from ckptgrow.run.journal import Journal
 from ckptgrow.run.probe_job import ProbeJob
@@ -25,6 +24,9 @@ from ckptgrow.run.staged_plan import PROBE, StagedPlan
 from ckptgrow.run.train_job import StoppedBySignal, TrainJob
 from ckptgrow.run.work import Listener, Work
 from ckptgrow.train.occupied import occupied
+
+if TYPE_CHECKING:
+    from ckptgrow.run.forecast import Forecast
 
 
 class Job(Protocol):
@@ -84,12 +86,16 @@ def run_plan(
     Raises RequestError for another plan or other data than the directory's run began with, a directory that another
     process holds, and a disk without room; what jobs raise otherwise.
     """
+    from ckptgrow.run.checked_ahead import check_ahead
+    from ckptgrow.run.forecast import forecast
+
     with occupied(out):
         work = Work(plan=plan, data=data, out=out, journal=Journal.read(out), devices=devices or Devices())
         expected = forecast(work)
         check_ahead(work, expected)
         _check_room(work, expected)
         work.journal.begin(tree_of(plan, data))
+        work.journal.foresees(as_trees(expected))
         work.write_first_config()
         for job in _asked(work, only):
             began = work.journal.started(job.name)
