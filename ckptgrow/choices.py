@@ -32,7 +32,18 @@ VerifyDtype = Literal["float64", "float32", "bfloat16"]
 VerifyDevice = Literal["cpu", "cuda"]
 
 # conversion
-Target = Literal["lightning", "huggingface", "dcp", "nanogpt", "litgpt", "torchtitan", "olmo-core", "torchtune"]
+Target = Literal[
+    "lightning",
+    "huggingface",
+    "dcp",
+    "nanogpt",
+    "litgpt",
+    "torchtitan",
+    "olmo-core",
+    "torchtune",
+    "megatron",
+    "composer",
+]
 
 # data
 Documents = Literal["lines", "files"]  # what a document of a text file is

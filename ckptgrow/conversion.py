@@ -15,6 +15,8 @@ from ckptgrow.distributed import processes
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.carried_files import Carried
 from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.composer_start import PREFIX as COMPOSERS_PREFIX
+from ckptgrow.formats.composer_start import as_composers
 from ckptgrow.formats.known_formats import check_output, write_checkpoint
 from ckptgrow.formats.lightning import SCALER_KEYS, UNDERSTOOD, plain_arguments
 from ckptgrow.formats.loops import fresh_loops
@@ -23,7 +25,9 @@ from ckptgrow.progress import Progress, silent
 from ckptgrow.state.averaged_weights import averaged
 from ckptgrow.state.claim import Claim, Claimed, twins
 from ckptgrow.state.into_dialect import dialect_for, in_dialect
+from ckptgrow.state.model import class_path
 from ckptgrow.state.opening import TrainingState, open_state
+from ckptgrow.state.optimizer_kinds import name_of
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup, numbered
 from ckptgrow.state.translated_optimizers import with_zeros
 from ckptgrow.storage.files.targets import DEFAULT_SHARD_BYTES
@@ -32,10 +36,11 @@ from ckptgrow.storage.tensors import LazyTensor, num_elements
 DIRECTORIES = ("huggingface", "trainer", "accelerate", "fsdp")  # their parts lie in files of one kind
 FILE_BY_FILE = ("torch-files", "deepspeed")  # what they carry is told by file and key
 LIKE_LIGHTNING = ("lightning", "dcp")  # both hold Lightning's keys
+BY_NAME = ("dcp", "composer")  # their optimizers call parameters by name
 FORMS = {
     **{"lightning": "Lightning's .ckpt", "huggingface": "a directory with config.json and model.safetensors"},
     **{"dcp": "a directory of torch's distributed checkpoints", "torch": "a file of torch.save"},
-    "torch-files": "a directory with files of torch.save",
+    **{"torch-files": "a directory with files of torch.save", "megatron": "a directory of torch_dist"},
 }
 PREFIX = "model."  # what a LightningModule calls its model, most often
 LIGHTNING_VERSION = "2.5.0"  # whose layout of `loops` is written; later ones read it
@@ -119,6 +124,8 @@ def _families(to: str) -> tuple[str, ...]:
 
 def kind_of(to: str) -> str:
     """The kind of file or directory that a conversion writes."""
+    if to == "composer":
+        return "torch"
     homes = [one.home for one in DIALECTS.values() if one.home is not None and one.trainer.lower() == to]
     return homes[0].kind if homes else to
 
@@ -139,6 +146,8 @@ def _for(state: TrainingState, to: Target, prefix: str) -> tuple[Checkpoint, lis
         optimizers = tuple(map(numbered, old.optimizers[:1]))
         new = replace(new, optimizers=optimizers, schedulers=old.schedulers[:1])
         return new, [*old.carried.left_behind, *_others(state)]
+    if to == "composer":
+        return _for_composer(state)
     if _families(to):
         new, left_out = _for_huggingface(_with_names(state))
         made, others = in_dialect(new, state.architecture, dialect_for(to, state.architecture))
@@ -248,6 +257,14 @@ def _for_lightning(state: TrainingState, to: Target, prefix: str) -> tuple[Check
     return new, [name for name in left_out if name != "scaler.pt"]
 
 
+def _for_composer(state: TrainingState) -> tuple[Checkpoint, list[str]]:
+    made, left_out = _for_lightning(state, "composer", COMPOSERS_PREFIX)
+    kind = name_of(state.optimizers[0]) if state.optimizers else None
+    path = class_path(state.config, state.family.head)
+    new, others = as_composers(made, path, kind if kind is not None and kind.isidentifier() else None)
+    return new, [*left_out, *others]
+
+
 def _twins(state: TrainingState, tensors: Mapping[str, LazyTensor], names: Mapping[str, str]) -> dict[str, LazyTensor]:
     """Further names of tensors in a module's state dict, such as a tied head's, which safetensors store only once."""
     stored = {one.canonical: one for one in state.claim.model if _has_backbone_prefix(one)}
@@ -274,7 +291,7 @@ def _renamed(state: TrainingState, names: Mapping[str, str], to: Target) -> tupl
     in_file_order = [one.name for one in state.claim.parameters]
     known = set(in_file_order)
     in_module_order = [one.name for one in state.claim.in_module_order().tensors if one.name in known]
-    needs_names = to == "dcp" or in_file_order != in_module_order
+    needs_names = to in BY_NAME or in_file_order != in_module_order
     return tuple(
         replace(
             one,
@@ -292,6 +309,6 @@ def _renamed(state: TrainingState, names: Mapping[str, str], to: Target) -> tupl
 
 
 def _keyed_by(optimizer: OptimizerState, kind: str, to: Target) -> KeyedBy:
-    if to == "dcp":
+    if to in BY_NAME:
         return "name"
     return optimizer.keyed_by if kind == to else "number"

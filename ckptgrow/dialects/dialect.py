@@ -122,21 +122,23 @@ class Home:
 
     `kind` is that of the file or directory; `model`, `optimizer` and `step` are the keys that lead to each, the first
     of them a file where the kind is a directory of such; `step` has none where only the trainer can write it. `folder`
-    is where in the directory all this lies. `groups` tells the optimizer's: one of matrices and one of vectors, one of
-    all parameters, or each parameter by name. `others` is what the trainer asks for besides, `biases` the field of its
-    config that tells whether it has the rows that are `or_zero`. `head` tells whether it has a head of its own, takes
-    its embedding for one, or does either as it is told to when it starts.
+    is where in the directory all this lies. `groups` tells the optimizer's: one of matrices and one of vectors (by
+    number, or by name and the vectors without decay), one of all parameters, or each parameter by name. `others` is
+    what the trainer asks for besides, `biases` the field of its config that tells whether it has the rows that are
+    `or_zero`. `head` tells whether it has a head of its own, takes its embedding for one, or does either as it is told
+    to when it starts. `lacks` is what goes with an optimizer and only the trainer can know, in words for the user.
     """
 
-    kind: Literal["torch", "torch-files", "dcp"]
+    kind: Literal["torch", "torch-files", "dcp", "megatron"]
     model: tuple[str, ...]
     optimizer: tuple[str, ...]
     step: tuple[str, ...]
-    groups: Literal["matrices, vectors", "one", "names"]
+    groups: Literal["matrices, vectors", "decayed, vectors", "one", "names"]
     others: Mapping[str, Any] = field(default_factory=dict[str, Any])
     biases: str | None = None
     folder: str = ""
     head: Literal["own", "embedding", "either"] = "own"
+    lacks: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

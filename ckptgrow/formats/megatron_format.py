@@ -39,7 +39,7 @@ from ckptgrow.formats.sidecar_files import others_in
 from ckptgrow.progress import Advance
 from ckptgrow.storage.archives import archive, archive_writing
 from ckptgrow.storage.files.json_files import read_json
-from ckptgrow.storage.tensors import LazyTensor, Made, is_lazy, num_elements
+from ckptgrow.storage.tensors import LazyTensor, cast, is_lazy, num_elements
 from ckptgrow.storage.tree import Keys, Tree, node_at, with_node
 
 METADATA, BACKEND, TRACKER = ".metadata", "metadata.json", "latest_checkpointed_iteration.txt"
@@ -202,17 +202,13 @@ def _tensors(checkpoint: Checkpoint, layout: MegatronLayout) -> dict[str, LazyTe
     made: dict[str, LazyTensor] = {}
     for name, tensor in checkpoint.tensors.items():
         half = layout.halves.get(name)
-        made[name] = tensor if half is None else _cast(tensor, half)
+        made[name] = tensor if half is None else cast(tensor, half)
     for raw in checkpoint.optimizers:
         for name, record in raw.records.items():
             if name in layout.halves:
                 made[f"{STATE}{MASTER}.{name}"] = checkpoint.tensors[str(name)]
             made |= {f"{STATE}{key}.{name}": one for key, one in record.items() if is_lazy(one) and one.shape}
     return made
-
-
-def _cast(tensor: LazyTensor, dtype: torch.dtype) -> LazyTensor:
-    return Made(tensor.shape, dtype, lambda start, stop: tensor.rows(start, stop).to(dtype))
 
 
 def _common(checkpoint: Checkpoint, layout: MegatronLayout) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ckptgrow.errors import CheckpointError, RequestError
 from ckptgrow.formats.checkpoint import Checkpoint
-from ckptgrow.formats.raw_optimizers import RawOptimizer, raw_optimizer
+from ckptgrow.formats.raw_optimizers import Options, RawOptimizer, raw_optimizer
 from ckptgrow.storage.tensors import LazyTensor, is_lazy, whole
 from ckptgrow.storage.tree import Keys, Tree, node_at
 
@@ -79,10 +79,28 @@ def _members(groups: list[dict[str, Any]], names: list[str], stored: Mapping[str
             "and one without; leave it out with ⟦reset optimizer⟧"
         )
 
-    def decaying(name: str) -> bool:
-        return len(stored[name].shape) - name.startswith(STACKED) > 1
+    return [[name for name in names if is_matrix(name, stored) == does] for does in decays]
 
-    return [[name for name in names if decaying(name) == does] for does in decays]
+
+def is_matrix(name: str, stored: Mapping[str, LazyTensor]) -> bool:
+    """Whether a parameter has several axes, of which a stack of layers is none."""
+    return len(stored[name].shape) - name.startswith(STACKED) > 1
+
+
+def group_options(options: Options, *, has_decay: bool) -> dict[str, Any]:
+    """The options of a group as Megatron makes it, from those of an optimizer of torch's: by the first four it finds
+    its groups again (`param_group_identifier_keys`).
+    """
+    made = {
+        "wd_mult": float(has_decay),
+        "lr_mult": 1.0,
+        "is_expert_parallel": False,
+        "is_decoupled_lr": False,
+        "max_lr": options.get("initial_lr", options.get("lr")),
+        "min_lr": 0.0,
+        **options,
+    }
+    return made if has_decay else {**made, "weight_decay": 0.0}
 
 
 def said_of(checkpoint: Checkpoint, *, has_group_steps: bool) -> dict[str, Any]:

@@ -9,26 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from ckptgrow.dialects.dialect import LAYER, ConfigMap, Dialect, Home
 from ckptgrow.dialects.known_dialects import DIALECTS
 from ckptgrow.errors import RequestError, listing
-from ckptgrow.formats.carried_files import Carried
 from ckptgrow.formats.checkpoint import Checkpoint
-from ckptgrow.formats.dcp import Keys as DistributedKeys
-from ckptgrow.formats.places import Places
-from ckptgrow.formats.raw_optimizers import RawGroup, RawOptimizer, Record
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.cover import Cover, Instance, names_in_module_order
 from ckptgrow.state.trainer_config import as_transformers, in_trainers_words
-from ckptgrow.state.translated_optimizers import to_theirs
+from ckptgrow.state.trainers_groups import in_trainers_groups
+from ckptgrow.state.trainers_homes import at_home
 from ckptgrow.state.translation import Terms, in_trainers_forms
-from ckptgrow.storage.tensors import InMemory, LazyTensor, is_lazy, whole
-from ckptgrow.storage.tree import map_leaves, node_at, with_node
+from ckptgrow.storage.tensors import is_lazy, whole
+from ckptgrow.storage.tree import node_at, with_node
 
 Config = Mapping[str, Any]
 # fields of transformers' configs that do not change what a model computes, or that say the same again
@@ -72,15 +66,16 @@ def in_dialect(checkpoint: Checkpoint, architecture: Architecture, dialect: Dial
     cover = terms.cover
     order = names_in_module_order(dialect.rows, cover.num_layers, cover.num_experts)
     own = {name: tensors[name] for name in order if name in tensors}
-    optimizers, left_out = _optimizers(checkpoint, terms, home, own)
+    optimizers, left_out = in_trainers_groups(checkpoint, terms, home, own)
     if not home.step and checkpoint.position.global_step is not None:
         left_out.append(f"step {checkpoint.position.global_step}")
     if home.kind != "dcp" or not home.step:
         left_out += [f"scheduler {index}" for index in range(len(checkpoint.schedulers))]
+    left_out += [home.lacks] if home.lacks and optimizers else []
     has_transformers_config = home.kind == "torch-files" and dialect.config is None
     config = architecture.config if has_transformers_config else None
     kept = replace(checkpoint, tensors=own, optimizers=optimizers, config=config)
-    return _at_home(kept, dialect, home, _config(dialect, architecture, terms)), left_out
+    return at_home(kept, dialect, home, _config(dialect, architecture, terms)), left_out
 
 
 def _rotary_fields(config: Config) -> dict[str, Any]:
@@ -134,33 +129,6 @@ def _lacks_biases(dialect: Dialect, num_layers: int, checkpoint: Checkpoint) -> 
     return bool(moments) and not any(bool(whole(one).any()) for one in moments)
 
 
-def _optimizers(
-    checkpoint: Checkpoint, terms: Terms, home: Home, own: Mapping[str, LazyTensor]
-) -> tuple[tuple[RawOptimizer, ...], list[str]]:
-    """The optimizer in the trainer's groups; what is left out where there is no such grouping."""
-    if not checkpoint.optimizers:
-        return (), []
-    (raw,) = to_theirs(checkpoint.optimizers[:1], terms.optimizer, terms.absent, ("name",))
-    left_out = [f"optimizer {index}" for index in range(1, len(checkpoint.optimizers))]
-    if home.groups == "names":
-        return (raw,), left_out
-    options_of = {key: group.options for group in raw.groups for key in group.keys}
-    order = [name for name in own if name in options_of]
-    wanted = (
-        [order]
-        if home.groups == "one"
-        else [[name for name in order if (len(own[name].shape) > 1) == is_matrix] for is_matrix in (True, False)]
-    )
-    if any(options_of[name] != options_of[names[0]] for names in wanted for name in names):
-        return (), [*left_out, "optimizer (its groups are others than the trainer's)"]
-    numbers = {name: number for number, name in enumerate(name for names in wanted for name in names)}
-    groups = tuple(
-        RawGroup(options_of[names[0]] if names else {}, tuple(numbers[name] for name in names)) for names in wanted
-    )
-    records: dict[int | str, Record] = {numbers[str(key)]: record for key, record in raw.records.items()}
-    return (RawOptimizer(groups, records, raw.other),), left_out
-
-
 def _config(dialect: Dialect, architecture: Architecture, terms: Terms) -> dict[str, Any] | None:
     """The trainer's config; raises RequestError where it cannot say the model's."""
     config, given = dialect.config, architecture.config
@@ -210,51 +178,3 @@ def _check_same(architecture: Architecture, config: ConfigMap, fields: Config) -
     if lost:
         said = listing(f"{name} {before[name]!r}" for name in lost)
         raise RequestError(f"{architecture.where}: the trainer's config cannot say {said}")
-
-
-def _at_home(checkpoint: Checkpoint, dialect: Dialect, home: Home, config: Config | None) -> Checkpoint:
-    """A checkpoint with its parts where the trainer looks for them."""
-    step = checkpoint.position.global_step
-    new = replace(checkpoint, kind=home.kind, carried=Carried(), scaler=None)
-    rest: Any = {**home.others}
-    if config is not None and dialect.config is not None:
-        (first, *inside) = dialect.config.at
-        if Path(first).suffix:
-            document = with_node({}, tuple(inside), dict(config))
-            new = replace(new, carried=Carried(files=(first,), changed={first: document}))
-        else:
-            rest = with_node(rest, dialect.config.at, dict(config))
-    if home.kind == "dcp":
-        return _distributed(new, home, rest)
-    places = Places(
-        model=home.model,
-        optimizers=(home.optimizer,) if checkpoint.optimizers else (),
-        step=home.step if step is not None else None,
-    )
-    return replace(new, schedulers=(), rest=rest, layout=places)
-
-
-def _distributed(checkpoint: Checkpoint, home: Home, counters: Any) -> Checkpoint:
-    """A distributed checkpoint as the trainer lays it out; `counters` stand beside the model."""
-    step = checkpoint.position.global_step
-    if home.step and step is not None:
-        counters = with_node(counters, home.step, step)
-    schedulers = checkpoint.schedulers[:1] if home.step else ()
-    clocks = tuple({"last_epoch": one["last_epoch"]} for one in schedulers if "last_epoch" in one)
-    keys = DistributedKeys(
-        model=next(iter(home.model), None),
-        optimizers=home.optimizer if checkpoint.optimizers else (),
-        flat=home.optimizer,
-        schedulers=("lr_scheduler",) if clocks else (),
-        others=tuple(counters),
-        folder=home.folder,
-    )
-    return replace(checkpoint, schedulers=clocks, rest=map_leaves(counters, _is_count, _as_tensor), layout=keys)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int)
-
-
-def _as_tensor(value: int) -> InMemory:
-    return InMemory(torch.tensor(value))

@@ -73,6 +73,13 @@ def build_model(config: Mapping[str, Any], dtype: torch.dtype, head: Head | None
     return _with_exact_scales(_moved(model, dtype)).eval()
 
 
+def class_path(config: Mapping[str, Any], head: Head | None = None) -> str:
+    """Transformers' class of the family's model, with its module; nothing is filled."""
+    with torch.device("meta"):
+        found = type(build_model(config, torch.float32, head))
+    return f"{found.__module__}.{found.__qualname__}"
+
+
 class _ValueHead(torch.nn.Module):
     """TRL's value head, by its parameters' names."""
 

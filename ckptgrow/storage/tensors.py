@@ -89,6 +89,11 @@ def whole(tensor: LazyTensor) -> torch.Tensor:
     return tensor.rows(0, tensor.shape[0] if tensor.shape else 1)
 
 
+def cast(tensor: LazyTensor, dtype: torch.dtype) -> LazyTensor:
+    """A tensor in another dtype, rounded to the nearest of its numbers."""
+    return Made(tensor.shape, dtype, lambda start, stop: tensor.rows(start, stop).to(dtype))
+
+
 @runtime_checkable
 class _Merging(Protocol):
     def merged(self) -> LazyTensor: ...

@@ -26,7 +26,7 @@ from ckptgrow.storage.tensors import whole
 from tests.helpers.distributed import tensors_of
 from tests.helpers.lightning_files import assert_same
 from tests.helpers.processes import together
-from tests.helpers.trainer_files import TRAINERS, relative_difference
+from tests.helpers.trainer_files import TRAINERS, relative_difference, trained_llama
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 SAMPLES = TRAINERS / "megatron"
@@ -252,3 +252,65 @@ def test_a_state_of_megatrons_becomes_a_directory_of_transformers(tmp_path: Path
     with torch.no_grad():
         found = model(torch.load(SAMPLES / "logits.pt")["tokens"]).logits
     assert relative_difference(found, expected_of(name)) < tolerance(name)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
+def test_what_becomes_transformers_becomes_megatrons_again_to_the_bit(tmp_path: Path, name: str) -> None:
+    source = SAMPLES / name
+    ckptgrow.convert(source, tmp_path / "hf", "huggingface", config=config_of(name))
+    done = ckptgrow.convert(tmp_path / "hf", tmp_path / name, "megatron")
+    assert any("override_opt_param_scheduler" in one for one in done.left_out)
+    assert_same(tensors_of(source), tensors_of(tmp_path / name))
+    assert sorted(read_keys(source)) == sorted(read_keys(tmp_path / name))
+    old, new = common_of(source), common_of(tmp_path / name)
+    kept = ("checkpoint_version", "iteration", "optimizer")
+    assert_same({key: old[key] for key in kept}, {key: new[key] for key in kept})
+    told = vars(new["args"])
+    assert told.items() >= {"hidden_size": 16, "num_query_groups": 2, "group_query_attention": True}.items()
+    assert told["untie_embeddings_and_output_weights"] == (name != "qwen3") and told["no_save_rng"]
+    assert relative_difference(logits_of(tmp_path / name, None), expected_of(name)) < FLOAT32
+
+
+def test_weights_in_half_precision_get_masters_of_the_same_values(tmp_path: Path) -> None:
+    """As Megatron makes them when it starts."""
+    source = trained_llama(tmp_path / "hf", torch.bfloat16)
+    ckptgrow.convert(source, tmp_path / "a", "megatron")
+    found = {str(key): one for key, one in tensors_of(tmp_path / "a").items()}
+    masters = {key: one for key, one in found.items() if "fp32_param." in key}
+    assert len(masters) == 9
+    for key, master in masters.items():
+        half = found[key.replace("optimizer.state.fp32_param.", "")]
+        assert half.dtype == torch.bfloat16 and torch.equal(half.float(), master)
+        assert found[key.replace("fp32_param", "exp_avg")].dtype == torch.float32
+    assert common_of(tmp_path / "a")["optimizer"]["optimizer"]["state"]["common_step"] == 3
+    ckptgrow.width(tmp_path / "a", tmp_path / "b", factor=2)
+    assert ckptgrow.verify(tmp_path / "a", tmp_path / "b").passed
+
+
+def test_weights_alone_become_megatrons_and_say_so(tmp_path: Path) -> None:
+    source = trained_llama(tmp_path / "hf", torch.float32)
+    (source / "optimizer.pt").unlink()
+    done = ckptgrow.convert(source, tmp_path / "a", "megatron")
+    assert not any("override" in one for one in done.left_out)
+    assert vars(common_of(tmp_path / "a")["args"])["no_save_optim"] is True
+    assert "optimizer" not in common_of(tmp_path / "a")
+
+
+def test_decay_of_vectors_which_megatron_has_not_is_told(tmp_path: Path) -> None:
+    source = trained_llama(tmp_path / "hf", torch.float32)
+    state = torch.load(source / "optimizer.pt", weights_only=True)
+    for group in state["param_groups"]:
+        group["weight_decay"] = 0.1
+    torch.save(state, source / "optimizer.pt")
+    done = ckptgrow.convert(source, tmp_path / "a", "megatron")
+    assert "weight decay 0.1 of vectors" in done.left_out
+
+
+def test_a_model_that_megatrons_arguments_cannot_say_is_refused(tmp_path: Path) -> None:
+    source = trained_llama(tmp_path / "hf", torch.float32)
+    config = json.loads((source / "config.json").read_text())
+    rotary = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
+    (source / "config.json").write_text(json.dumps({**config, "rope_parameters": rotary}))
+    with pytest.raises(RequestError, match="cannot say rope_parameters"):
+        ckptgrow.convert(source, tmp_path / "a", "megatron")
+    assert not (tmp_path / "a").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -58,3 +59,27 @@ def transformers_logits(path: Path, tokens: torch.Tensor, dialect: str | None = 
 
 def relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max())
+
+
+def trained_llama(directory: Path, dtype: torch.dtype) -> Path:
+    """A directory of the Trainer's, whose groups are of matrices and of vectors."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "vocab_size": 32, "max_position_embeddings": 16}
+    config = LlamaConfig(**sizes, rms_norm_eps=1e-5)  # type: ignore[arg-type]
+    model = LlamaForCausalLM(config).to(dtype)
+    groups = [
+        {"params": [one for one in model.parameters() if (one.ndim > 1) == is_matrix], "weight_decay": decay}
+        for is_matrix, decay in ((True, 0.1), (False, 0.0))
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2)
+    for _ in range(3):
+        model(torch.arange(16)[None], labels=torch.arange(16)[None]).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(directory)
+    torch.save(optimizer.state_dict(), directory / "optimizer.pt")
+    (directory / "trainer_state.json").write_text(json.dumps({"global_step": 3, "epoch": 0.5}))
+    return directory

@@ -16,7 +16,8 @@ from ckptgrow.state.opening import open_state
 from ckptgrow.state.translation import in_transformers_terms
 from ckptgrow.storage.archives import archive, archive_writing
 from ckptgrow.storage.tree import node_at, with_node
-from tests.helpers.lightning_files import assert_same
+from tests.helpers.gpt2 import perturbed_gpt2
+from tests.helpers.lightning_files import assert_same, trained_checkpoint
 from tests.helpers.paths import ROOT
 from tests.helpers.trainer_files import relative_difference, trainers_logits, transformers_logits
 
@@ -91,6 +92,51 @@ def test_an_mpt_that_transformers_has_not_is_refused_by_what_differs(
     archive_writing.write(tree, tmp_path / "a.pt", lambda _: None, None)
     with pytest.raises(CheckpointError, match=reason):
         open_state(tmp_path / "a.pt", dialect="llm-foundry-mpt")
+
+
+def test_what_becomes_transformers_becomes_composers_again_to_the_bit(tmp_path: Path) -> None:
+    source, back = COMPOSER / "llama.pt", tmp_path / "back.pt"
+    ckptgrow.convert(source, tmp_path / "hf", "huggingface")
+    done = ckptgrow.convert(tmp_path / "hf", back, "composer")
+    assert done.left_out == ("trainer_state.json",)
+    old, new = (torch.load(path, weights_only=False)["state"] for path in (source, back))
+    for part in ("model", "schedulers", "integrations"):
+        assert_same({**old[part], "tokenizer": None}, {**new[part], "tokenizer": None})
+    assert list(new["model"]) == list(old["model"])
+    assert new["timestamp"]["Timestamp"].items() >= {"batch": 5, "epoch": 0}.items()
+    assert list(new["optimizers"]) == ["AdamW"]  # of whose options Composer's own has no others
+    assert_same(old["optimizers"]["DecoupledAdamW"], new["optimizers"]["AdamW"])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_state_of_lightnings_is_composers_with_every_name_of_the_module(tmp_path: Path, tied: bool) -> None:
+    model = perturbed_gpt2(tie_word_embeddings=tied)
+    source = trained_checkpoint(tmp_path / "a.ckpt", model)
+    done = ckptgrow.convert(source, tmp_path / "b.pt", "composer")
+    assert done.kinds == ("lightning", "torch") and not any("optimizer" in one for one in done.left_out)
+    state = torch.load(tmp_path / "b.pt", weights_only=True)["state"]
+    expected = model.state_dict()
+    assert state["model"].keys() == {f"model.{name}" for name in expected}
+    assert all(torch.equal(state["model"][f"model.{name}"], one) for name, one in expected.items())
+    config = state["integrations"]["huggingface"]["model"]["config"]
+    assert config["class"] == "transformers.models.gpt2.modeling_gpt2.GPT2LMHeadModel"
+    (optimizer,) = state["optimizers"].values()
+    assert set(optimizer["state"]) == {f"model.{name}" for name, _ in model.named_parameters()}
+    ckptgrow.width(tmp_path / "b.pt", tmp_path / "c.pt", factor=2)
+    assert ckptgrow.verify(tmp_path / "b.pt", tmp_path / "c.pt").passed
+
+
+def test_an_optimizer_without_a_class_is_left_out_and_told(tmp_path: Path) -> None:
+    source = trained_checkpoint(tmp_path / "a.ckpt", perturbed_gpt2())
+    tree = torch.load(source, weights_only=True)
+    for group in tree["optimizer_states"][0]["param_groups"]:
+        own = {key: group[key] for key in ("lr", "betas", "eps", "weight_decay", "params")}
+        group.clear()
+        group |= {**own, "correct_bias": True}  # transformers' own of old
+    torch.save(tree, source)
+    done = ckptgrow.convert(source, tmp_path / "b.pt", "composer")
+    assert "optimizer 0" in done.left_out
+    assert "optimizers" not in torch.load(tmp_path / "b.pt", weights_only=True)["state"]
 
 
 def test_transformers_own_mpt_is_of_no_other_trainer(tmp_path: Path) -> None:

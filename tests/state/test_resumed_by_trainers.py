@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import ckptgrow
 from tests.helpers.paths import ROOT
-from tests.helpers.trainer_files import OLMO_CORE, SAMPLES
+from tests.helpers.trainer_files import OLMO_CORE, SAMPLES, trained_llama
 
 LITGPTS_LOG = 1e-4  # its losses are sums over micro-batches in float32
 FLOAT32 = 1e-5
+BFLOAT16 = 1e-2  # both compute in it, in another order
 
 
 @pytest.mark.slow
@@ -49,6 +51,35 @@ def test_megatron_resumes_the_grown_state_at_the_small_ones_loss(tmp_path: Path,
     assert len(small) == len(grown) == 3
     assert abs(small[0] - grown[0]) <= FLOAT32 * small[0]
     assert grown[0] > grown[1] > grown[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_megatron_takes_a_state_that_was_transformers(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Its loss is the one that transformers' model has of the same tokens, and it trains on."""
+    pytest.importorskip("megatron.core")
+    from transformers import AutoModelForCausalLM
+
+    source = trained_llama(tmp_path / "hf", dtype)
+    ckptgrow.convert(source, tmp_path / "a", "megatron")
+    found = losses("make_megatron.py", tmp_path / "a", "llama" if dtype == torch.float32 else "bf16")
+    tokens = torch.arange(16)[None] * 7 % 32  # the script's
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).eval()(tokens).logits
+    expected = float(torch.nn.functional.cross_entropy(logits[0, :-1].float(), tokens[0, 1:]))
+    assert abs(found[0] - expected) <= (FLOAT32 if dtype == torch.float32 else BFLOAT16) * expected
+    assert found[0] > found[1] > found[2]
+
+
+@pytest.mark.slow
+def test_composer_takes_a_state_that_was_transformers_where_its_own_was(tmp_path: Path) -> None:
+    pytest.importorskip("composer")
+    source = ROOT / "fixtures" / "trainers" / "composer" / "llama.pt"
+    ckptgrow.convert(source, tmp_path / "hf", "huggingface")
+    ckptgrow.convert(tmp_path / "hf", tmp_path / "a.pt", "composer")
+    own = losses("make_composer.py", source, "DecoupledAdamW")
+    found = losses("make_composer.py", tmp_path / "a.pt", "AdamW")
+    assert len(own) == len(found) == 4 and own[0] == found[0]
 
 
 def losses(script: str, path: Path, *arguments: str) -> list[float]:

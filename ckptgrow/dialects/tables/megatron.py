@@ -9,7 +9,7 @@ Source: NVIDIA, Megatron-core 0.16.1, `models/gpt`, `transformer/attention.py`, 
 from collections.abc import Mapping
 from typing import Any
 
-from ckptgrow.dialects.dialect import ConfigMap, Dialect, Row
+from ckptgrow.dialects.dialect import ConfigMap, Dialect, Home, Row
 
 THEIR, OUR = "decoder.layers.", "model.layers.{layer}."
 FUSED = THEIR + "self_attention.linear_qkv."
@@ -110,7 +110,17 @@ def _dialects(
                     "tie_word_embeddings": is_tied,
                     **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
                 },
-                expects={**PLAIN, **expects},
+                expects={**PLAIN, "untie_embeddings_and_output_weights": (not is_tied, None), **expects},
+            ),
+            home=Home(
+                kind="megatron",
+                model=(),
+                optimizer=("optimizer",),
+                step=("iteration",),
+                groups="decayed, vectors",
+                others={"checkpoint_version": 3.0},
+                head="embedding" if is_tied else "own",
+                lacks="the schedule's place, in samples (resume with Megatron-LM's override_opt_param_scheduler)",
             ),
             kind="megatron",
         )
