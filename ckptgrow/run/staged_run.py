@@ -6,6 +6,7 @@ newest checkpoint, a growth is made again from the same bytes to the same bytes,
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -98,7 +99,7 @@ def run_plan(
         work.journal.foresees(as_trees(expected))
         work.write_first_config()
         for job in _asked(work, only):
-            began = work.journal.started(job.name)
+            began, planned = work.journal.started(job.name), _after_probe(job, work)
             listener.job(job.name, "")
             try:
                 result = job.run(work, listener)
@@ -109,7 +110,18 @@ def run_plan(
                 return RunOutcome(out, failed=job.name, problems=tuple(failure.sentences))
             work.journal.finished(job.name, result, began)
             listener.job(job.name, _in_words(result))
+            for before, now in zip(planned, _after_probe(job, work), strict=True):
+                if before != now:
+                    listener.tell(f"planned as {before}; by the probe {now}")
     return RunOutcome(out)
+
+
+def _after_probe(job: Job, work: Work) -> list[str]:
+    """The commands of the stage behind its probe, as far as is known what it chooses; none behind other jobs."""
+    if not isinstance(job, ProbeJob):
+        return []
+    behind = [one for one in jobs_of(work.plan) if isinstance(one, GrowJob | TrainJob) and one.stage == job.stage]
+    return [shlex.join(words) for one in behind for words in one.words(work)]
 
 
 def tree_of(plan: StagedPlan, data: Path | str) -> dict[str, Any]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ckptgrow.errors import CheckpointError
 from ckptgrow.storage.files.json_files import read_json, write_json
 
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"  # a second name of the newest checkpoint
 METRICS = "metrics.csv"
-DESCRIPTION = "last.json"  # beside the last checkpoint
+DESCRIPTION = "last.json"  # of the last checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +31,21 @@ class LastSaved:
     history: Sequence[Mapping[str, Any]]
 
 
-def describe(last: Path, saved: LastSaved) -> None:
-    """Writes a description beside a checkpoint that has just been written."""
-    write_json(last.with_name(DESCRIPTION), {**asdict(saved), "of": _signs(last)})
+def describe(directory: Path, saved: LastSaved) -> None:
+    """Describes a run's last checkpoint, which has just been written; a disk that is full may lack it."""
+    with suppress(OSError):
+        write_json(directory / DESCRIPTION, {**asdict(saved), "of": _signs(directory / CHECKPOINTS / LAST)})
 
 
 def described(directory: Path) -> LastSaved | None:
     """The description of a run's last checkpoint; None where there is none, or it is another file's."""
-    last = directory / CHECKPOINTS / LAST
-    path = last.with_name(DESCRIPTION)
+    last, path = directory / CHECKPOINTS / LAST, directory / DESCRIPTION
     if not path.is_file() or not last.is_file():
         return None
-    tree: dict[str, Any] = {**read_json(path)}
+    try:
+        tree: dict[str, Any] = {**read_json(path)}
+    except CheckpointError:  # cut short
+        return None
     return LastSaved(**tree) if tree.pop("of", None) == _signs(last) else None
 
 

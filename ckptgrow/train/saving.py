@@ -143,7 +143,7 @@ class Checkpoints(lightning.Callback):
         if trainer.is_global_zero:
             self._link(path)
             if self._described is not None:
-                describe(self.last, self._described(trainer.global_step))
+                describe(self.directory.parent, self._described(trainer.global_step))
             self._forget(path)
         self._watch.resume()
 

@@ -257,13 +257,13 @@ def test_the_newest_checkpoints_are_kept_over_all_interruptions_and_nothing_else
         return {one.name for one in saved.iterdir()}
 
     train_here([*common, f"--config={config}", "--train-steps=8"])
-    assert names() == {"step-6.ckpt", "step-8.ckpt", "last.ckpt", "last.json"}
+    assert names() == {"step-6.ckpt", "step-8.ckpt", "last.ckpt"}
     others = {"step-6-best.ckpt", "step-04.ckpt", "step-x.ckpt", "step-2.ckpt.bak", "best.ckpt"}
     for name in others:
         (saved / name).write_bytes(b"mine")
     (saved / "step-1.ckpt").symlink_to(saved / "best.ckpt")
     (saved / "step-3.ckpt").mkdir()
-    kept = {*others, "step-1.ckpt", "step-3.ckpt", "last.ckpt", "last.json"}
+    kept = {*others, "step-1.ckpt", "step-3.ckpt", "last.ckpt"}
     for steps in (12, 16):
         train_here([*common, f"--resume={saved / 'last.ckpt'}", f"--train-steps={steps}"])
         assert names() == {*kept, f"step-{steps - 2}.ckpt", f"step-{steps}.ckpt"}
