@@ -33,6 +33,8 @@ WIDTH = (
     Recipe("split", ("width --separate split",)),
     Recipe("split, mup", ("width --separate split --lr-rule mup",)),
     Recipe("split, re-warmed", ("width --separate split",), rewarm=0.03),
+    Recipe("split 1, re-warmed", ("width --separate split --spread 1",), rewarm=0.03),
+    Recipe("split 1.5, re-warmed", ("width --separate split --spread 1.5",), rewarm=0.03),
     Recipe("split, tile", ("width --how tile --separate split",)),
     Recipe("split, new moments", ("width --separate split --reset optimizer",)),
     Recipe("split, new from zero", ("width --separate split --reset new",)),
@@ -41,6 +43,7 @@ WIDTH = (
     Recipe("noise 0.25", ("width --separate noise",)),
     Recipe("noise 1", ("width --noise 1",)),
     Recipe("pad", (PAD,)),
+    Recipe("pad, re-warmed", (PAD,), rewarm=0.03),
     Recipe("zero-copy", (COPY,)),
     Recipe("zero-copy, re-warmed", (COPY,), rewarm=0.03),
     Recipe("zero-copy, new faster", (COPY,), rewarm=0.03, new_peak=1.3),
@@ -198,11 +201,19 @@ CPU_DEPTH = replace(
     recipes=_named(DEPTH, "zero-output, re-warmed", "copy"),
     points=(0.25,),
 )
+QUICK_SPREAD = replace(  # is there a spread of the split, exact in every dtype, as good as new coordinates?
+    QUICK,
+    name="quick-spread",
+    recipes=_named(
+        WIDTH,
+        *("split, re-warmed", "split 1, re-warmed", "split 1.5, re-warmed", "pad, re-warmed", "zero-copy, re-warmed"),
+    ),
+)
 QUICK_BPE = replace(
     QUICK,
     name="quick-bpe",
     text="bpe",
-    recipes=_named(WIDTH, "split, re-warmed", "zero-copy, re-warmed"),
+    recipes=_named(WIDTH, "split, re-warmed", "pad, re-warmed", "zero-copy, re-warmed"),
     points=(0.15,),
 )
 GPU = ("--accelerator=cuda", "--precision=bf16-mixed", "--compile", "--num-workers=2")
@@ -240,6 +251,7 @@ TIERS: Mapping[str, tuple[Piece, ...]] = {
     "quick-depth": (QUICK_DEPTH,),
     "quick-rates": (QUICK_RATES,),
     "late": (LATE,),
+    "quick-spread": (QUICK_SPREAD,),
     "quick-bpe": (QUICK_BPE,),
     "cpu": (CPU_WIDTH, CPU_LATE, CPU_RATES, CPU_DEPTH),
     "gpu": (GPU_SMALL, GPU_LARGE),

@@ -20,6 +20,7 @@ from ckptgrow.growth.carried_state import check_carried, without_best
 from ckptgrow.growth.growing import Growing, OperatorFor, Source, opened
 from ckptgrow.growth.grown_weights import grown_weights
 from ckptgrow.growth.request import GrowthResult, StateRequest
+from ckptgrow.growth.rounded_weights import rounding_notes
 from ckptgrow.growth.training.first_updates import first_update_notes
 from ckptgrow.growth.training.grown_training import grown_training
 from ckptgrow.progress import Progress
@@ -94,6 +95,7 @@ def _grown(growing: Growing) -> _Grown:
         record=record,
         notes=[
             *growing.operator.notes,
+            *rounding_notes(growing),
             *training.notes,
             *best_notes,
             *kept_notes,

@@ -130,6 +130,16 @@ class Gather:
         return Gather(self.axes[::-1], self.scales[::-1], self.block_weights)
 
     @cached_property
+    def factors(self) -> frozenset[float]:
+        """All that blocks of the old tensor are multiplied by, 0 aside."""
+        kinds: list[dict[object, Run]] = [
+            {(scale[run.start], run.copy, axis.growth.num_copies[run.start]): run for run in axis.growth.runs}
+            for axis, scale in zip(self.axes, self.scales, strict=True)
+        ]
+        found = {self._factor(runs) for runs in itertools.product(*(kind.values() for kind in kinds))}
+        return frozenset(found - {0.0})
+
+    @cached_property
     def begun_anew(self) -> Gather:
         """The gather with zeros wherever the row or the column is new."""
         pairs = zip(self.axes, self.scales, strict=True)
@@ -149,7 +159,7 @@ class Gather:
             if result is None:
                 result = torch.zeros((stop - start, *tail), dtype=old.dtype)
             self._fill(result[run.start - start : run.stop - start], old, run)
-        return torch.zeros((stop - start, *tail), dtype=read(0, 0).dtype) if result is None else result
+        return torch.zeros((stop - start, *tail), dtype=read(0, 1).dtype) if result is None else result
 
     def _fill(self, target: torch.Tensor, old: torch.Tensor, row_run: Run) -> None:
         for runs in itertools.product(*(axis.growth.runs for axis in self.axes[1:])):
@@ -177,11 +187,20 @@ class Gather:
         return math.prod(shares)
 
 
+def is_power_of_two(factor: float) -> bool:
+    """Whether multiplying by it changes the exponent, and perhaps the sign, alone.
+
+    >>> is_power_of_two(-0.25), is_power_of_two(1 / 3)
+    (True, False)
+    """
+    return abs(math.frexp(factor)[0]) == 0.5
+
+
 def scale_into(target: torch.Tensor, block: torch.Tensor, factor: float) -> None:
     """target = factor · block: exact for powers of two, else computed in float64 and rounded once."""
     if factor == 1:
         target.copy_(block)
-    elif abs(math.frexp(factor)[0]) == 0.5:
+    elif is_power_of_two(factor):
         torch.mul(block, factor, out=target)
     else:
         target.copy_(block.double() * factor)

@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,8 @@ from ckptgrow.spaces.gather import GrownAxis, TensorGrowth
 from ckptgrow.spaces.growth import Growth, IntVector
 
 Array = npt.NDArray[np.float64]
-DRAWS_PER_COUNT = 4  # Philox 4×64 gives four numbers a count
+Drawn = TypeVar("Drawn", np.float64, np.float32)
+BYTES_PER_COUNT = 32  # of Philox 4×64: four numbers of 64 bits, or eight of 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +97,24 @@ def key_of(seed: int, name: str) -> int:
 
 def uniform_draws(key: int, shape: tuple[int, ...], start: int, stop: int) -> Array:
     """Uniform draws with mean 0 and variance 1 for the stored rows [start, stop) of a tensor."""
+    return _draws(key, shape, start, stop, np.float64)
+
+
+def quick_draws(key: int, shape: tuple[int, ...], start: int, stop: int) -> npt.NDArray[np.float32]:
+    """The same with the 24 bits of float32, at half the cost: for numbers of which nothing has to cancel."""
+    return _draws(key, shape, start, stop, np.float32)
+
+
+def _draws(key: int, shape: tuple[int, ...], start: int, stop: int, dtype: type[Drawn]) -> npt.NDArray[Drawn]:
     row_length = math.prod(shape[1:])
-    counts_per_row = -(-row_length // DRAWS_PER_COUNT)
+    draws_per_count = BYTES_PER_COUNT // np.dtype(dtype).itemsize
+    counts_per_row = -(-row_length // draws_per_count)
     bits = np.random.Philox(key=key, counter=start * counts_per_row)
-    numbers = np.random.Generator(bits).random((stop - start, counts_per_row * DRAWS_PER_COUNT))
-    return (numbers[:, :row_length].reshape(stop - start, *shape[1:]) - 0.5) * math.sqrt(12.0)
+    drawn = np.random.Generator(bits).random((stop - start, counts_per_row * draws_per_count), dtype=dtype)
+    numbers = cast(npt.NDArray[Drawn], drawn)
+    numbers -= dtype(0.5)
+    numbers *= dtype(math.sqrt(12.0))
+    return numbers[:, :row_length].reshape(stop - start, *shape[1:])
 
 
 def copied_input(axes: Sequence[GrownAxis]) -> int | None:

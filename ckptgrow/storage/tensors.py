@@ -72,12 +72,12 @@ def num_bytes(tensor: LazyTensor) -> int:
     return num_elements(tensor) * tensor.dtype.itemsize
 
 
-def chunks(tensor: LazyTensor, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[int, int]]:
-    """Row ranges that cover a tensor, of at most `chunk_bytes` each where a row is not longer itself."""
+def chunks(tensor: LazyTensor, chunk_bytes: int | None = None) -> Iterator[tuple[int, int]]:
+    """Row ranges that cover a tensor, of at most `chunk_bytes` (CHUNK_BYTES) each where a row is not longer itself."""
     num_rows = tensor.shape[0] if tensor.shape else 1
     if num_bytes(tensor) == 0:
         return
-    step = max(1, chunk_bytes * num_rows // num_bytes(tensor))
+    step = max(1, (chunk_bytes or CHUNK_BYTES) * num_rows // num_bytes(tensor))
     for start in range(0, num_rows, step):
         yield start, min(start + step, num_rows)
 

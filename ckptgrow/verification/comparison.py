@@ -34,7 +34,7 @@ from ckptgrow.verification.moments import has_state, moment_errors, stored_dtype
 from ckptgrow.verification.pair import UNCHANGED, CopiedAxis, Link, Pair
 from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
 from ckptgrow.verification.report import Asymmetry, Moments, Structure, Trajectory, VerifyReport
-from ckptgrow.verification.samples import long_sample, sample_batches
+from ckptgrow.verification.samples import long_sample, parted, sample_batches
 from ckptgrow.verification.scales import Scales
 from ckptgrow.verification.trajectory import losses, step_rounding, takes_plain_steps, updates_whole_tensors
 from ckptgrow.verification.two_paths import check_apart
@@ -48,7 +48,6 @@ DTYPES: Mapping[VerifyDtype, torch.dtype] = {
     "bfloat16": torch.bfloat16,
 }
 Stage = Callable[[str], None]
-GRADIENT_BATCHES = 2  # one factor a tensor is measured: more tokens would not make it sharper
 
 
 def silent(stage: str) -> None:
@@ -143,12 +142,13 @@ def _computed(
     """Builds both models as the level wants them, and compares what they compute; their memory is free afterwards."""
     kept, dtype = KeptTokens.of(pair), DTYPES[settings.dtype]
     long = long_sample((pair.small, pair.grown), settings.tokens, kept and kept.small)
+    few, others = parted(batches)
     subject = Computation(
         pair=pair,
         weights=weights,
         growths=growths,
-        samples=batches if long is None else [*batches, long],
-        num_few=min(GRADIENT_BATCHES, settings.batches),
+        few=few,
+        others=others if long is None else [*others, long],
         dtype=dtype,
         device=settings.device,
     )

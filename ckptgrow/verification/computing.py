@@ -72,22 +72,23 @@ class Computed:
 
 @dataclass(frozen=True, kw_only=True)
 class Computation:
-    """What is computed: the pair, the scales of its weights and the growths that they show, on `samples`, of which the
-    first `num_few` give gradients, in `dtype` on `device`.
+    """What is computed: the pair, the scales of its weights and the growths that they show, in `dtype` on `device`.
+
+    `few`: the samples on which gradients are taken; `others`: those on which logits alone are compared.
     """
 
     pair: Pair
     weights: Mapping[str, WeightScale]
     growths: Mapping[str, Growth]
-    samples: Sequence[torch.Tensor]
-    num_few: int
+    few: Sequence[torch.Tensor]
+    others: Sequence[torch.Tensor]
     dtype: torch.dtype
     device: str
 
     @property
-    def few(self) -> Sequence[torch.Tensor]:
-        """The samples that give gradients."""
-        return self.samples[: self.num_few]
+    def samples(self) -> Sequence[torch.Tensor]:
+        """All of them, those of the gradients first."""
+        return [*self.few, *self.others]
 
 
 def logits_alone(subject: Computation, *, is_function: bool) -> Computed:

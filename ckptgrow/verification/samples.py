@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 SEQUENCES = 2  # a batch
 LONGEST = 256  # tokens a sequence
+GRADIENT_TOKENS = 256  # one factor a tensor is measured: more tokens would not make it sharper
+GRADIENT_BATCHES = 2
 LONGEST_WINDOW = 2048  # tokens; attention over longer sequences takes minutes and gigabytes in float64
 BEYOND = 32  # tokens by which a sequence passes a window
 SEED = 0
@@ -59,6 +62,25 @@ def sample_batches(
     ids = ids if kept is None else np.searchsorted(kept, ids)
     used = ids[: num_batches * SEQUENCES * length].astype(np.int64)
     return list(torch.from_numpy(used).reshape(num_batches, SEQUENCES, length))
+
+
+def parted(batches: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The batches in two parts: what gradients are taken on, and the rest.
+
+    Of sequences as many as have `GRADIENT_TOKENS` tokens, from the first `GRADIENT_BATCHES` batches at most; of images
+    these batches.
+    """
+    first, others = [*batches[:GRADIENT_BATCHES]], [*batches[GRADIENT_BATCHES:]]
+    if batches[0].is_floating_point():
+        return first, others
+    sequences = torch.cat(first)
+    few, more = sequences.split_with_sizes(_few_and_more(*sequences.shape))
+    return [*few.split(SEQUENCES)], [*(more.split(SEQUENCES) if len(more) else ()), *others]
+
+
+def _few_and_more(num_sequences: int, length: int) -> list[int]:
+    few = min(num_sequences, math.ceil(GRADIENT_TOKENS / length))
+    return [few, num_sequences - few]
 
 
 def long_sample(

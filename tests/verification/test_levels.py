@@ -22,7 +22,7 @@ from ckptgrow.verification import levels
 from ckptgrow.verification.asymmetry import hidden_asymmetry, hidden_of_first
 from ckptgrow.verification.comparison import open_pair
 from ckptgrow.verification.precision import computing_in
-from ckptgrow.verification.samples import logits_of, loss_of, sample_batches
+from ckptgrow.verification.samples import logits_of, loss_of, parted, sample_batches
 from tests.helpers.families import ALIBI, FIRST, still_run
 
 Tree = dict[str, Any]
@@ -250,3 +250,20 @@ def test_memory_chooses_the_level_and_the_report_says_why(
 def test_what_a_level_cannot_do_is_refused(pair: tuple[Path, Path], level: Any, option: str, value: Any) -> None:
     with pytest.raises(RequestError, match=f"level=.{level}.*{option}"):
         ckptgrow.verify(*pair, settings=VerifySettings(level=level, **{option: value}))
+
+
+@pytest.mark.parametrize(("length", "num_batches", "taken"), [(256, 4, 1), (100, 4, 3), (16, 4, 4), (256, 1, 1)])
+def test_gradients_are_taken_on_the_first_sequences_and_logits_compared_on_all(
+    length: int, num_batches: int, taken: int
+) -> None:
+    batches = [*torch.arange(num_batches * 2 * length).reshape(num_batches, 2, length)]
+    few, others = parted(batches)
+    assert sum(len(one) for one in few) == taken
+    assert torch.equal(torch.cat([*few, *others]), torch.cat(batches))
+    assert max(map(len, few)) <= 2
+
+
+def test_of_images_gradients_are_taken_on_two_batches() -> None:
+    batches = [*torch.zeros(4, 2, 3, 8, 8)]
+    few, others = parted(batches)
+    assert (len(few), len(others)) == (2, 2)

@@ -25,7 +25,7 @@ from ckptgrow.errors import RequestError
 from ckptgrow.growth.tensors.grown_tensors import root_mean_square
 from ckptgrow.spaces.gather import Gather, GrownAxis, TensorGrowth
 from ckptgrow.spaces.growth import BoolVector, Filling
-from ckptgrow.spaces.noise import key_of, uniform_draws
+from ckptgrow.spaces.noise import key_of, quick_draws
 from ckptgrow.storage.tensors import LazyTensor, Made, chunks
 
 NEVER_LEARNS = (
@@ -67,11 +67,12 @@ def averaged(old: LazyTensor, gather: Gather) -> LazyTensor:
 
 
 def padded(old: LazyTensor, growth: TensorGrowth, seed: int, name: str) -> LazyTensor:
-    """A weight's growth by entries that copy nothing, in float64 and rounded once; `name` decides what is drawn.
+    """A weight's growth by entries that copy nothing, rounded once at most; `name` decides what is drawn.
 
     Making rows raises RequestError where silenced units would be read by zeros: neither would ever get a gradient.
     """
     gather, offset, has_mean = growth.begun, growth.layout.offset, _mean_axis(growth)
+    is_summed = offset != 0 or has_mean is not None  # in float64
     reads_silenced = any(axis.role == "in" and axis.growth.filling in SILENCED for axis in growth.axes)
 
     @cache
@@ -85,12 +86,13 @@ def padded(old: LazyTensor, growth: TensorGrowth, seed: int, name: str) -> LazyT
         """All but the means."""
         if reads_silenced:
             amplitude()
-        exact = gather.rows(lambda *old_rows: old.rows(*old_rows).double() + offset, start, stop)
-        place = _drawn_entries(growth, start, stop).expand(exact.shape)
-        if growth.layout.kind == "matrix" and bool(place.any()):
-            drawn = torch.from_numpy(uniform_draws(key_of(seed, name), gather.shape, start, stop))
-            exact[place] = amplitude() * drawn[place]
-        return exact
+        read = (lambda *some: old.rows(*some).double() + offset) if is_summed else old.rows
+        found = gather.rows(read, start, stop)
+        place = _drawn_entries(growth, start, stop)
+        if growth.layout.kind != "matrix" or not bool(place.any()):
+            return found
+        drawn = torch.from_numpy(quick_draws(key_of(seed, name), gather.shape, start, stop)).mul_(amplitude())
+        return torch.where(place, drawn.to(found.dtype), found)
 
     @cache
     def mean_of_rows() -> torch.Tensor:
@@ -98,6 +100,8 @@ def padded(old: LazyTensor, growth: TensorGrowth, seed: int, name: str) -> LazyT
 
     def rows(start: int, stop: int) -> torch.Tensor:
         exact = filled(start, stop)
+        if not is_summed:
+            return exact
         if has_mean is not None:
             grown = growth.axes[has_mean].growth
             mean = mean_of_rows() if has_mean == 0 else exact.sum(has_mean, keepdim=True) / grown.num_old

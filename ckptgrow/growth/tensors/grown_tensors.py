@@ -11,7 +11,7 @@ import torch
 
 from ckptgrow.errors import CheckpointError, RequestError
 from ckptgrow.spaces.gather import Gather
-from ckptgrow.spaces.noise import Noise, key_of, uniform_draws
+from ckptgrow.spaces.noise import Noise, key_of, quick_draws
 from ckptgrow.spaces.split import WHOLE, Split
 from ckptgrow.spaces.turned_split import TurnedSplit
 from ckptgrow.storage.tensors import LazyTensor, Made, Repeated, chunks, num_elements
@@ -63,8 +63,8 @@ def drawn(like: LazyTensor, measure: LazyTensor, seed: int, name: str) -> LazyTe
         return root_mean_square(measure)
 
     def rows(start: int, stop: int) -> torch.Tensor:
-        found = uniform_draws(key_of(seed, name), like.shape, start, stop)
-        return torch.from_numpy(amplitude() * found).to(like.dtype)
+        found = torch.from_numpy(quick_draws(key_of(seed, name), like.shape, start, stop))
+        return found.mul_(amplitude()).to(like.dtype)
 
     return Made(like.shape, like.dtype, rows)
 
