@@ -31,7 +31,9 @@ SHARED = {
         "unflattened",
         "whole",
     },
+    "ckptgrow.storage.code_blocks": {"InBlocks"},  # which numbers a file keeps in 8 bits, and by which map
     "ckptgrow.storage.tree": {"path_text", "with_node"},
+    "ckptgrow.formats.bitsandbytes_records": {"CODE_MAPS"},
     "ckptgrow.formats.checkpoint": {"Checkpoint"},
     "ckptgrow.formats.dcp": {"Keys"},
     "ckptgrow.formats.huggingface": {"SAFETENSORS"},
