@@ -75,12 +75,7 @@ def padded(old: LazyTensor, growth: TensorGrowth, seed: int, name: str) -> LazyT
     is_summed = offset != 0 or has_mean is not None  # in float64
     reads_silenced = any(axis.role == "in" and axis.growth.filling in SILENCED for axis in growth.axes)
 
-    @cache
-    def amplitude() -> float:
-        found = root_mean_square(old)
-        if found == 0 and reads_silenced:
-            raise RequestError(f"{name}: {NEVER_LEARNS}")
-        return found
+    amplitude = cache(lambda: _amplitude(old, name, reads_silenced))
 
     def filled(start: int, stop: int) -> torch.Tensor:
         """All but the means."""
@@ -110,6 +105,14 @@ def padded(old: LazyTensor, growth: TensorGrowth, seed: int, name: str) -> LazyT
 
     made = Made(gather.shape, old.dtype, rows)
     return made
+
+
+def _amplitude(old: LazyTensor, name: str, reads_silenced: bool) -> float:
+    """The size of what is drawn; raises RequestError where zeros would read silenced units."""
+    found = root_mean_square(old)
+    if found == 0 and reads_silenced:
+        raise RequestError(f"{name}: {NEVER_LEARNS}")
+    return found
 
 
 def _mean_axis(growth: TensorGrowth) -> int | None:
