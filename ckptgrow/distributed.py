@@ -11,8 +11,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-import torch.distributed as dist
-
 from ckptgrow.errors import RequestError
 
 LONGEST_WAIT = timedelta(days=1)  # while the first process hashes what others have read
@@ -31,6 +29,8 @@ class Processes:
         """The path of the first process, in all processes."""
         if self.count == 1:
             return path
+        import torch.distributed as dist
+
         box = [str(path)]
         with _told_of_failures():
             dist.broadcast_object_list(box, src=0)
@@ -40,6 +40,8 @@ class Processes:
         """The values of all processes, who must all call this, in the order of their ranks."""
         if self.count == 1:
             return [value]
+        import torch.distributed as dist
+
         found = [value] * self.count
         with _told_of_failures():
             dist.all_gather_object(found, value)
@@ -48,6 +50,8 @@ class Processes:
     def wait(self) -> None:
         """Waits until all processes have called it."""
         if self.count > 1:
+            import torch.distributed as dist
+
             with _told_of_failures():
                 dist.barrier()
 
@@ -69,6 +73,8 @@ def processes() -> Processes:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 or _is_alone.get() or not {"MASTER_ADDR", "RANK"} <= os.environ.keys():
         return Processes()
+    import torch.distributed as dist
+
     if not dist.is_initialized():
         dist.init_process_group("gloo", timeout=LONGEST_WAIT)
     return Processes(dist.get_rank(), dist.get_world_size())

@@ -16,7 +16,7 @@ from ckptgrow.formats.dcp import DistributedFormat
 from ckptgrow.formats.deepspeed.deepspeed_format import DEEPSPEED, DeepSpeedFormat, num_bytes_of_copies
 from ckptgrow.formats.foreign import check_is_no_foreign_directory, check_is_no_foreign_file
 from ckptgrow.formats.fsdp import ShardedFormat
-from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat, bytes_of_second_copy
+from ckptgrow.formats.huggingface import HuggingFaceFormat, bytes_of_second_copy
 from ckptgrow.formats.megatron_format import MEGATRON, MegatronFormat, num_bytes_of_halves
 from ckptgrow.formats.recipe_states import TORCHTUNE, RecipeStateFormat
 from ckptgrow.formats.torch_directories import TorchDirectoryFormat
@@ -24,7 +24,7 @@ from ckptgrow.formats.torch_files import TorchFileFormat
 from ckptgrow.progress import Progress
 from ckptgrow.storage.archives.archive import DAMAGES
 from ckptgrow.storage.files.atomic import appearing, check_space, clear_leftovers
-from ckptgrow.storage.files.targets import check_suffix, check_target
+from ckptgrow.storage.files.targets import DEFAULT_SHARD_BYTES, check_suffix, check_target
 from ckptgrow.storage.tensors import num_bytes
 from ckptgrow.storage.tree import tensors_in
 

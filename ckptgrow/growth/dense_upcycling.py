@@ -29,6 +29,7 @@ from ckptgrow.errors import RequestError
 from ckptgrow.formats.growth_log import OperatorRecord
 from ckptgrow.growth.operator import Operator, Routers
 from ckptgrow.growth.request import StateRequest
+from ckptgrow.growth.rho import RHO
 from ckptgrow.spaces.growth import chosen_copies, identities
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.state.architecture import Architecture
@@ -38,7 +39,6 @@ from ckptgrow.state.mixture_of_dense import as_mixture
 
 EXPERTS, ROUTED = "experts", "routed"  # spaces: of the router's choices, and of what is summed by their weights
 USUAL_CHOICE = 2  # copies that a token has, where nobody says
-RHO = 1.0  # nothing is known of steps saved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class MixturePlan:
             layers=[Layer(index, "old") for index in range(old.num_layers)],
             config={**with_sizes(mixture, sizes), mixture.family.choice.chosen: chosen},
             trapped=deviation == 0 and self.experts > self.num_parts,
-            rho=RHO,
+            rho=RHO["experts"],
             seed=self.seed,
             restates=lambda state: as_mixture(state, mixture),
             routers=Routers(deviation, self.num_parts),

@@ -23,21 +23,21 @@ import numpy as np
 from ckptgrow.choices import NewPositions
 from ckptgrow.errors import ConfigError, RequestError
 from ckptgrow.formats.growth_log import OperatorRecord
+from ckptgrow.growth.contradictions import check_positions
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
-from ckptgrow.growth.vocabulary import check_plain, kept_runs
+from ckptgrow.growth.rho import RHO
+from ckptgrow.growth.vocabulary import kept_runs
 from ckptgrow.progress import Progress, silent
-from ckptgrow.ranges import check
 from ckptgrow.spaces.growth import FRESH, Blends, Growth, identities
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.state.architecture import Architecture, config_errors
 from ckptgrow.state.grown_config import with_aliases, with_sizes
 
 TABLE = "position"  # the space
-RHO = 1.0  # nothing is known of steps saved
 INDEPENDENT = ("default", "linear")  # kinds of rotary positions that do not ask for the longest sequence
 WITH_ORIGINAL = ("llama3",)  # and one that asks for that of the first training, where it says it
 COMPUTED = "positions are computed, their scaling stays, and what lies beyond the old length is as untrained as before"
@@ -62,8 +62,7 @@ def positions(
     positions are computed; CkptgrowError for what is wrong with the source.
     """
     request = request or StateRequest()
-    check_plain(request)
-    check("size", size)
+    check_positions({"size": size}, request)
     return grow(source, target, _Plan(size, new).operator, request, progress)
 
 
@@ -97,7 +96,7 @@ class _Plan:
             layers=[Layer(index, "old") for index in range(old.num_layers)],
             config=config,
             trapped=False,
-            rho=RHO,
+            rho=RHO["positions"],
             fresh_moments="zero" if self.new == "copy" else "blend",
             is_of_config=TABLE not in growths,
             notes=notes,

@@ -32,14 +32,16 @@ from typing import cast
 from ckptgrow.choices import ExpertSeparation
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.growth_log import OperatorRecord
-from ckptgrow.growth.dense_upcycling import EXPERTS, RHO, ROUTED, MixturePlan
+from ckptgrow.growth.contradictions import check_experts
+from ckptgrow.growth.dense_upcycling import EXPERTS, ROUTED, MixturePlan
 from ckptgrow.growth.growing import Source
+from ckptgrow.growth.growth_options import ExpertsOptions
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
+from ckptgrow.growth.rho import RHO
 from ckptgrow.progress import Progress, silent
-from ckptgrow.ranges import check
 from ckptgrow.spaces.growth import Growth, copies, identities, shrunken_copies
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.spaces.split import MOST_COPIES, WHOLE
@@ -85,10 +87,8 @@ def experts(
     change; CkptgrowError for what is wrong with the source.
     """
     request = request or StateRequest()
-    numbers = {"experts": experts, "experts_per_token": experts_per_token, "shards": shards, "spread": spread}
-    for name, value in {**numbers, "router_noise": router_noise}.items():
-        check(name, value)
-    _check(separate, spread, request)
+    numbers = ExpertsOptions(experts=experts, experts_per_token=experts_per_token, shards=shards, spread=spread)
+    check_experts({**numbers, "router_noise": router_noise, "separate": separate}, request)
     of_mixture = _Plan(
         experts=experts,
         experts_per_token=experts_per_token,
@@ -154,7 +154,7 @@ class _Plan:
             layers=[Layer(index, "old") for index in range(old.num_layers)],
             config=config,
             trapped=self.separate == "none",
-            rho=RHO,
+            rho=RHO["experts"],
             separate=self.separate,
             spread=self.spread,
             seed=self.seed,
@@ -217,13 +217,3 @@ def _groups(old: Architecture, num_copies: int) -> dict[str, int]:
     if not fields or numbers[fields[0]] in (None, 1):
         return {}
     return {field: num_copies * number for field, number in numbers.items() if isinstance(number, int)}
-
-
-def _check(separate: ExpertSeparation | None, spread: float | None, request: StateRequest) -> None:
-    """Raises RequestError for what contradicts itself."""
-    if spread is not None and separate == "none":
-        raise RequestError(f"⟦spread {spread:g}⟧: is of ⟦separate split⟧, expected that; leave it out")
-    if request.fresh_moments != "zero":
-        raise RequestError(
-            f"⟦fresh_moments {request.fresh_moments}⟧: says of ⟦how pad⟧ in width, expected none of it; leave it out"
-        )

@@ -12,6 +12,7 @@ SHARED = {
     "ckptgrow.addresses.address": {"local_path"},
     "ckptgrow.choices": {"VerifyDevice", "VerifyDtype", "VerifyLevel"},
     # storage and formats: what lies where, and how it is read
+    "ckptgrow.storage.files.archive_signs": {"is_archive", "mentions"},
     "ckptgrow.storage.files.json_files": {"LARGEST_LOG", "read_json"},
     "ckptgrow.storage.fingerprint": {"Fingerprint", "flat_value"},
     "ckptgrow.storage.cores": {"usable_cores"},
