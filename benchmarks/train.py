@@ -32,7 +32,6 @@ from torch.utils.data import DataLoader
 
 from ckptgrow.commands._run_view import RunView
 from ckptgrow.commands._screen import Screen
-from ckptgrow.run.forecast import forecast
 from ckptgrow.run.journal import Journal
 from ckptgrow.run.plan_reading import read_plan
 from ckptgrow.run.staged_run import run_plan
@@ -40,8 +39,8 @@ from ckptgrow.run.standing import standing
 from ckptgrow.run.work import Work
 from ckptgrow.state.model import build_model
 from ckptgrow.train.mixtures import Mixture
-from ckptgrow.train.monitor import Progress
 from ckptgrow.train.order import BatchOrder, BatchShare, collate
+from ckptgrow.train.step_progress import Progress
 from ckptgrow.train.training_run import train
 
 BARE = "bare"
@@ -185,7 +184,6 @@ def inside_run(case: Case, data: Path, out: Path) -> Seconds:
     plan = out.with_suffix(".json")
     plan.write_text(json.dumps({"config": case.config, "train": options(case), "stages": [stage]}))
     work = Work(plan=read_plan(plan), data=data, out=out, journal=Journal.read(out))
-    expected = forecast(work)
 
     class View(RunView):
         """With a stopwatch."""
@@ -196,7 +194,7 @@ def inside_run(case: Case, data: Path, out: Path) -> Seconds:
             if progress.step in (case.skipped, case.steps):
                 times[progress.step] = Seconds.now(case)
 
-    run_plan(work.plan, data, out, View(Screen(as_json=True), lambda: standing(work, expected)))
+    run_plan(work.plan, data, out, View(Screen(as_json=True), lambda: standing(work)))
     return times[case.steps] - times[case.skipped]
 
 

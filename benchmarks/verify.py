@@ -109,7 +109,7 @@ def compared(directory: Path, chosen: argparse.Namespace) -> None:
             if other in costs and other != run
         ]
         peak = max(one.largest for one in some) / 2**30
-        print(f"{run:9} {wall:7.1f} s, CPU {cpu:6.1f} s; {', '.join(beside)}; peak {peak:.2f} GiB")
+        print("; ".join([f"{run:9} {wall:7.1f} s, CPU {cpu:6.1f} s", *beside, f"peak {peak:.2f} GiB"]))
 
 
 if __name__ == "__main__":

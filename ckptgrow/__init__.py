@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from ckptgrow.live.rewarming import Rewarming
     from ckptgrow.train.lightning_growth import LightningGrowthCallback
     from ckptgrow.train.transformers_growth import TrainerGrowthCallback
-    from ckptgrow.verification.comparison import VerifySettings, verify
+    from ckptgrow.verification.comparison import verify
     from ckptgrow.verification.report import VerifyReport
+    from ckptgrow.verification.verify_settings import VerifySettings
 
 __all__ = [
     "CheckpointError",
@@ -103,7 +104,7 @@ _HOMES = {
     "LightningGrowthCallback": "ckptgrow.train.lightning_growth",
     "TrainerGrowthCallback": "ckptgrow.train.transformers_growth",
     "VerifyReport": "ckptgrow.verification.report",
-    "VerifySettings": "ckptgrow.verification.comparison",
+    "VerifySettings": "ckptgrow.verification.verify_settings",
     "verify": "ckptgrow.verification.comparison",
 }
 _OLD_NAMES = {

@@ -17,7 +17,6 @@ from ckptgrow.formats.carried_files import Carried
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.composer_start import PREFIX as COMPOSERS_PREFIX
 from ckptgrow.formats.composer_start import as_composers
-from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES
 from ckptgrow.formats.known_formats import check_output, write_checkpoint
 from ckptgrow.formats.lightning import SCALER_KEYS, UNDERSTOOD, plain_arguments
 from ckptgrow.formats.loops import fresh_loops
@@ -31,6 +30,7 @@ from ckptgrow.state.opening import TrainingState, open_state
 from ckptgrow.state.optimizer_kinds import name_of
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup, numbered
 from ckptgrow.state.translated_optimizers import with_zeros
+from ckptgrow.storage.files.targets import DEFAULT_SHARD_BYTES
 from ckptgrow.storage.tensors import LazyTensor, num_elements
 
 DIRECTORIES = ("huggingface", "trainer", "accelerate", "fsdp")  # their parts lie in files of one kind

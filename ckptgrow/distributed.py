@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
-
-import torch.distributed as dist
 
 from ckptgrow.errors import RequestError
 
@@ -31,6 +29,8 @@ class Processes:
         """The path of the first process, in all processes."""
         if self.count == 1:
             return path
+        import torch.distributed as dist
+
         box = [str(path)]
         with _told_of_failures():
             dist.broadcast_object_list(box, src=0)
@@ -40,6 +40,8 @@ class Processes:
         """The values of all processes, who must all call this, in the order of their ranks."""
         if self.count == 1:
             return [value]
+        import torch.distributed as dist
+
         found = [value] * self.count
         with _told_of_failures():
             dist.all_gather_object(found, value)
@@ -48,8 +50,14 @@ class Processes:
     def wait(self) -> None:
         """Waits until all processes have called it."""
         if self.count > 1:
+            import torch.distributed as dist
+
             with _told_of_failures():
                 dist.barrier()
+
+    def in_step(self) -> AbstractContextManager[None]:
+        """Where a library talks to the other processes: raises RequestError there when one of them has gone."""
+        return nullcontext() if self.count == 1 else _told_of_failures()
 
 
 @contextmanager
@@ -65,6 +73,8 @@ def processes() -> Processes:
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 or _is_alone.get() or not {"MASTER_ADDR", "RANK"} <= os.environ.keys():
         return Processes()
+    import torch.distributed as dist
+
     if not dist.is_initialized():
         dist.init_process_group("gloo", timeout=LONGEST_WAIT)
     return Processes(dist.get_rank(), dist.get_world_size())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 from ckptgrow.errors import RequestError
 
@@ -98,8 +99,8 @@ RANGES: Mapping[str, Range] = {
     "lr": _number(0),
     **dict.fromkeys(("min_lr_ratio", "warmup_share"), _SHARE),
     **dict.fromkeys(("warmup_steps", "warmup_bsz", "warmup_seq", "num_workers", "keep"), _AMOUNT),
-    **dict.fromkeys(("weight_decay", "adam_epsilon", "grad_clip", "save_minutes"), _number(0)),
-    **dict.fromkeys(("adam_beta1", "adam_beta2", "ema", "dropout"), _DECAY),
+    **dict.fromkeys(("weight_decay", "adam_epsilon", "grad_clip", "save_minutes", "eps"), _number(0)),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "betas", "ema", "dropout"), _DECAY),
     **dict.fromkeys(("save_every", "val_every", "val_batches", "val_sequences", "log_every"), _COUNT),
     **dict.fromkeys(("sample_every", "eval_every"), _COUNT),
     "until_slope": _number(),
@@ -134,6 +135,19 @@ def check(name: str, value: float | str | None) -> None:
     """Raises RequestError for a number that the option of that name does not take; words and None are not judged."""
     if value is not None and not isinstance(value, str) and not RANGES[name].holds(value):
         raise _refusal(name, value)
+
+
+def misfit(name: str, value: object) -> str:
+    """What the option of that name takes instead of a number, or of several; "" where it takes them, or there are none.
+
+    >>> misfit("factor", 1), misfit("factor", 2)
+    ('a whole number, at least 2', '')
+    """
+    if name not in RANGES:
+        return ""
+    values = cast("tuple[object, ...]", value) if isinstance(value, tuple) else (value,)
+    numbers = [one for one in values if isinstance(one, int | float) and not isinstance(one, bool)]
+    return "" if all(map(RANGES[name].holds, numbers)) else RANGES[name].expected()
 
 
 def check_rise(peak: float, steps: int) -> None:

@@ -97,6 +97,7 @@ def perform(recipe: GrowthRecipe, source: Path, target: Path, writing: WritingOp
     """Grows a checkpoint by a recipe and tells what that did, or with `dry_run` what it would do; returns the exit
     code.
     """
+    recipe.check()
     max_shard_bytes = byte_size("--max-shard-size", writing.max_shard_size)
     if writing.dry_run:
         from ckptgrow.formats.known_formats import check_output

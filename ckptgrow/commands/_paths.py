@@ -11,6 +11,7 @@ from ckptgrow.addresses.address import is_address, local_path, of_bare_name, typ
 from ckptgrow.addresses.stand_ins import fetched_whole
 from ckptgrow.data.directories import META, directories_in, not_prepared
 from ckptgrow.errors import DataError, RequestError, listing
+from ckptgrow.formats.foreign import check_is_no_foreign_file
 from ckptgrow.storage.files.archive_signs import check_is_archive
 from ckptgrow.storage.files.targets import check_suffix, check_target
 
@@ -40,6 +41,7 @@ def checkpoint_at(path: Path | None) -> Path | None:
     else:
         meant = _around(asked) if asked.suffix == ".safetensors" else asked
     if meant.is_file():
+        check_is_no_foreign_file(meant)
         check_is_archive(meant)
     if meant != path.expanduser() and typed(meant) != typed(path):
         print(f"note: {typed(path)}: taken for {meant}", file=sys.stderr)

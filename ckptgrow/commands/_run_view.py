@@ -19,7 +19,7 @@ from ckptgrow.commands._spelling import spelled
 
 if TYPE_CHECKING:
     from ckptgrow.run.standing import Standing
-    from ckptgrow.train.monitor import Progress
+    from ckptgrow.train.step_progress import Progress
 
 EVERY_ON_TERMINAL, EVERY_ELSEWHERE = 1.0, 10.0  # seconds
 LOOKING_SHARE = 0.01  # of the time, at most

@@ -106,17 +106,19 @@ def probe(
     read_budget(budget)
     with needs("probe", "train,plan"):
         from ckptgrow.probe.candidates import in_file, named, typed
-        from ckptgrow.probe.entrants import ProbeRequest
-        from ckptgrow.probe.probing import probe as run_probe
         from ckptgrow.recipes.command_words import options_in_words
         from ckptgrow.recipes.recipe_options import PLACES_OF_TRAINING, train_fields, typed_train_options
-        from ckptgrow.train.guards import Interrupted
     asked: list[Candidate] = [typed(one) for one in candidate or ()]
     if candidates or not asked:
         path = Path(candidates).expanduser()
         is_file = path.suffix in (".yaml", ".yml", ".json")
         asked += in_file(path) if is_file else named(_names(candidates), among)
     where = f"--train {train}"
+    options = typed_train_options(PLACES_OF_TRAINING).checked(options_in_words(shlex.split(train), where), where)
+    with needs("probe", "train,plan"):
+        from ckptgrow.probe.entrants import ProbeRequest
+        from ckptgrow.probe.probing import probe as run_probe
+        from ckptgrow.train.guards import Interrupted
     request = ProbeRequest(
         candidates=tuple(asked),
         factor=factor,
@@ -125,9 +127,7 @@ def probe(
         seeds=seeds,
         seed=seed,
         sequences=sequences,
-        train=train_fields(
-            typed_train_options(PLACES_OF_TRAINING).checked(options_in_words(shlex.split(train), where), where)
-        ),
+        train=train_fields(options),
         processes=processes,
     )
     try:

@@ -23,7 +23,7 @@ from ckptgrow.errors import RequestError, needs
 
 if TYPE_CHECKING:
     from ckptgrow.run.devices import Devices
-    from ckptgrow.run.forecast import Forecast
+    from ckptgrow.run.forecast import Forecast, StageForecast
     from ckptgrow.run.staged_run import RunOutcome
     from ckptgrow.run.standing import Standing
     from ckptgrow.run.work import Work
@@ -129,25 +129,24 @@ def _work(plan: Path, data: str | None, out: Path, devices: Devices) -> Work:
     from ckptgrow.run.plan_reading import read_plan
     from ckptgrow.run.staged_run import tree_of
     from ckptgrow.run.work import Work
-    from ckptgrow.train.mixtures import Mixture
 
     found = read_plan(plan)
     chosen = found.data if data is None else data
     if not isinstance(chosen, str):
         raise RequestError("run: lacks --data, and the plan has none, expected ckptgrow run PLAN --data DIR --out DIR")
-    Mixture.open(chosen)  # names what is wrong with it
     journal = Journal.read(out)
     journal.check_plan(tree_of(found, chosen))  # before forecasts, and for a dry run too
+    from ckptgrow.train.mixtures import Mixture
+
+    Mixture.open(chosen)  # names what is wrong with it
     return Work(plan=found, data=chosen, out=out, journal=journal, devices=devices)
 
 
 def _run(work: Work, only: str | None, screen: Screen) -> int:
-    from ckptgrow.run.forecast import forecast
     from ckptgrow.run.staged_run import run_plan as run
     from ckptgrow.run.standing import standing
 
-    expected = forecast(work)
-    with run_view(screen, lambda: standing(work, expected)) as view:
+    with run_view(screen, lambda: standing(work)) as view:
         done = run(work.plan, work.data, work.out, view, work.devices, only)
     _show_outcome(done, screen)
     if done.interrupted_by is not None:
@@ -205,12 +204,7 @@ def _show_forecast(work: Work, measure: int, screen: Screen) -> None:
     with screen.stages() as stage:
         found = forecast(work, measure, stage)
     columns = ("stage", "parameters", "without embeddings", "from step", "steps", "tokens", "FLOPs", "time")
-    rows = [
-        (one.stage.name, one.size.total, one.size.without_embeddings, one.start, one.steps, one.tokens,
-         f"{one.flops:.3g}", None if one.seconds_per_step is None else duration(one.seconds_per_step * one.steps))
-        for one in found.stages
-    ]  # fmt: skip
-    screen.table("stages", columns, rows)
+    screen.table("stages", columns, [row for one in found.stages for row in _rows(one)])
     at_most = " at most" if any(one.stage.grow or one.stage.until_loss is not None for one in found.stages) else ""
     time = "" if found.seconds is None else f", {duration(found.seconds)} of training by {measure} measured steps each"
     screen.say(f"{found.flops:.3g} FLOPs{time}{at_most}; {found.disk_bytes / 2**30:.3f} GiB of disk at the fullest.")
@@ -220,8 +214,8 @@ def _show_forecast(work: Work, measure: int, screen: Screen) -> None:
     for one in found.stages:
         if one.probe_flops:
             screen.say(
-                f"{one.stage.name}: {one.probe_flops:.3g} of these FLOPs at most are the probe's; its winner's options "
-                "come into the commands below."
+                f"{one.stage.name}: the commands below are without what its probe will choose; the run then says them "
+                "with it, and so does this command."
             )
     if work.first_config is not None:
         screen.say(f"The run writes {work.out / FIRST_MODEL} first; by hand, give {work.out} that file. Its commands:")
@@ -229,6 +223,20 @@ def _show_forecast(work: Work, measure: int, screen: Screen) -> None:
     for command in commands:
         screen.say(command)
     screen.result({**_as_tree(found), "commands": commands})
+
+
+def _rows(one: StageForecast) -> list[tuple[object, ...]]:
+    """A stage's rows, its probe's first."""
+    from ckptgrow.run.standing import duration
+
+    size = one.size.total, one.size.without_embeddings
+    training = (one.stage.name, *size, one.start, one.steps, one.tokens, f"{one.flops:.3g}")
+    rows: list[tuple[object, ...]] = [(*training, None if one.seconds is None else duration(one.seconds))]
+    if one.probe_flops:
+        tokens = round(one.probe_flops / one.size.flops(1))
+        probing = (f"{one.stage.name}/probe", *size, None, None, tokens, f"{one.probe_flops:.3g}")
+        rows.insert(0, (*probing, None if one.probe_seconds is None else duration(one.probe_seconds)))
+    return rows
 
 
 def _as_tree(found: Forecast) -> dict[str, object]:
@@ -243,6 +251,7 @@ def _as_tree(found: Forecast) -> dict[str, object]:
                 "tokens": one.tokens,
                 "flops": one.flops,
                 "seconds_per_step": one.seconds_per_step,
+                "probe": {"flops": one.probe_flops, "seconds": one.probe_seconds} if one.probe_flops else None,
             }
             for one in found.stages
         ],

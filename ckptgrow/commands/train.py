@@ -29,7 +29,7 @@ from ckptgrow.errors import CkptgrowError, ConfigError, RequestError, at, needs,
 from ckptgrow.ranges import check_rise, read
 
 if TYPE_CHECKING:
-    from ckptgrow.train.monitor import Progress
+    from ckptgrow.train.step_progress import Progress
     from ckptgrow.train.training_run import Trained
 
 EXIT_WRONG = 2
@@ -349,14 +349,15 @@ def train(
         )
     if warmup_steps is not None and warmup_share is not None:
         raise RequestError("--warmup-steps and --warmup-share exclude each other; choose one")
-    with needs("train", "train"):
-        from ckptgrow.train.order import GrowingBatches
-        from ckptgrow.train.training_run import is_main_process
-        from ckptgrow.train.training_run import train as run_training
-    if warmup_bsz or warmup_seq:
-        given["growing"] = GrowingBatches(warmup_bsz, warmup_seq)
     if config is not None or size is not None:
         given["config"] = _config(config) if config is not None else _preset(str(size), seqlen or 512)
+    if warmup_bsz or warmup_seq:
+        from ckptgrow.train.growing_batches import GrowingBatches
+
+        given["growing"] = GrowingBatches(warmup_bsz, warmup_seq)
+    with needs("train", "train"):
+        from ckptgrow.train.training_run import is_main_process
+        from ckptgrow.train.training_run import train as run_training
     screen = Screen(as_json)
     try:
         with screen.steps("step") as show:
@@ -377,7 +378,7 @@ def train(
 
 
 def _in_words(step: Progress) -> str:
-    from ckptgrow.train.monitor import validated_in_words
+    from ckptgrow.train.step_progress import validated_in_words
 
     parts = [
         f"loss {step.loss:.4f}" if step.loss is not None else "",
@@ -389,7 +390,7 @@ def _in_words(step: Progress) -> str:
 
 
 def _say(screen: Screen, done: Trained) -> None:
-    from ckptgrow.train.monitor import validated_in_words
+    from ckptgrow.train.step_progress import validated_in_words
 
     loss = f"loss {done.loss:.4f}" if done.loss is not None else ""
     val_loss = validated_in_words("val_loss", done.val_loss, done.val_step, done.global_step)
@@ -443,7 +444,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _preset(size: str, seqlen: int) -> dict[str, Any]:
-    from ckptgrow.state.config_sources import original_config
+    from ckptgrow.state.original_config import original_config
 
     with at("--size"):
         return original_config({"size": size, "seqlen": seqlen})

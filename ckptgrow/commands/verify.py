@@ -12,7 +12,7 @@ from ckptgrow.commands import _options as options
 from ckptgrow.commands._memory import reuse_memory
 from ckptgrow.commands._paths import checkpoint_at
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.verification.same_file import check_apart
+from ckptgrow.verification.two_paths import check_apart
 
 if TYPE_CHECKING:
     from ckptgrow.verification.report import VerifyReport
@@ -64,8 +64,8 @@ def verify(
     """
     check_apart(small, grown)
     reuse_memory()
-    from ckptgrow.verification.comparison import VerifySettings
     from ckptgrow.verification.comparison import verify as verify_pair
+    from ckptgrow.verification.verify_settings import VerifySettings
 
     screen = Screen(as_json)
     settings = VerifySettings(level=level, tokens=tokens, batches=batches, steps=steps, dtype=dtype, device=device)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from ckptgrow.drafting.drafted_rows import rows_of
-from ckptgrow.drafting.layers_of_rows import sparse_rule
+from ckptgrow.drafting.layers_of_rows import number_lists, sparse_rule
 from ckptgrow.drafting.measured_rows import MeasuredRows
 from ckptgrow.drafting.observed_model import EXACT
 from ckptgrow.drafting.tiny_config import SPACES, Tiny
@@ -53,7 +53,7 @@ def family_of_rows(measured: MeasuredRows) -> Family:
         residual=residual,
         units=tuple(one for one in measured.units if _is_many(measured, one)),
         stacks=measured.stacks if has_several else {},
-        layer_lists=tuple(measured.lists),
+        layer_lists=(*measured.lists, *number_lists(subject, measured.num_layers)),
         equal=_equal(measured),
         sparse=sparse_rule(subject),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from ckptgrow.drafting.drafted_rows import DraftedRow, layer_of
 from ckptgrow.drafting.tiny_config import Tiny, layer_lists_in
@@ -45,6 +46,25 @@ def stacks_of(subject: Tiny) -> dict[str, str]:
 def layer_lists(subject: Tiny, num_layers: str) -> dict[str, list[str]]:
     """The config lists with one word a layer."""
     return layer_lists_in(subject.own_fields, subject.own_fields.get(num_layers))
+
+
+def number_lists(subject: Tiny, num_layers: str) -> tuple[str, ...]:
+    """The config lists of numbers that transformers makes as long as there are layers, where nobody says them."""
+    num = subject.own_fields.get(num_layers)
+    if not isinstance(num, int):
+        return ()
+    words = {name: [*one, one[-1]] for name, one in layer_lists(subject, num_layers).items()}
+    try:
+        more = subject.config(**{num_layers: num + 1, **words}).to_dict()
+    except ConfigError:
+        return ()
+    both = {name: (value, more.get(name)) for name, value in subject.own_fields.items() if name not in words}
+    return tuple(name for name, (one, other) in both.items() if _are_numbers(one, num) and _are_numbers(other, num + 1))
+
+
+def _are_numbers(value: object, length: int) -> bool:
+    numbers = cast(Sequence[object], value) if isinstance(value, list) else []
+    return len(numbers) == length and all(isinstance(one, int | float) for one in numbers)
 
 
 def sparse_rule(subject: Tiny) -> Sparse | None:

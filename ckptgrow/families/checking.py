@@ -125,6 +125,8 @@ def _faults_of_names(family: Family) -> Iterator[tuple[str, str]]:
         "pieces": tuple(one.name for one in family.pieces),
         "untrained": family.untrained,
     }
+    if family.choice.bias not in (None, *family.buffers, *names):
+        yield f"choice names {family.choice.bias}", "a name of `parameters` or of `buffers`"
     for field, mentioned in said.items():
         unknown = set(mentioned) - names
         if unknown:

@@ -134,6 +134,23 @@ class Rounding:
         return size if multiplier is None else -(-int(multiplier * size) // multiple) * multiple
 
 
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How a router chooses a token's experts, and weighs those that it chose.
+
+    `chosen`: the config field of how many. `scores`: by "softmax", so that those of all experts sum to 1, or by
+    "sigmoid", each of its own. `normalised`: where the weights of those chosen sum to 1, whatever their scores; None:
+    always. `bias`: the tensor that is added to scores for the choice alone, in the space "choice". `groups`: the config
+    fields of how many groups the experts lie in, and of how many of these a token's may be.
+    """
+
+    chosen: str = "num_experts_per_tok"
+    scores: Literal["softmax", "sigmoid"] = "softmax"
+    normalised: str | None = None
+    bias: str | None = None
+    groups: tuple[str, str] | None = None
+
+
 @dataclass(frozen=True)
 class Refusal:
     """An operator that is not exact for this family, always or where a config field is set, and why."""
@@ -206,6 +223,7 @@ class Family:
     units: tuple[str, ...] = UNITS  # further spaces that grow where everything does
     stacks: Mapping[str, str] = field(default_factory=dict[str, str])  # beginning of names, config field of its layers
     unused_positions: int = 0  # RoBERTa's positions begin beyond its padding token's number
+    longest: str = "max_position_embeddings"  # the config field of the longest sequence, where positions are computed
     layer_lists: tuple[str, ...] = ()  # config lists with one entry a layer; transformers derives those left out
     layer_numbers: tuple[str, ...] = ()  # config lists with the numbers of layers
     # kinds of layers that come round, and for each the config fields of the period and of the offset in it
@@ -216,6 +234,7 @@ class Family:
     rounding: Rounding | None = None
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])  # other names of fields of sizes and layers
     equal: Mapping[str, str] = field(default_factory=dict[str, str])  # fields that the model wants equal to another one
+    choice: Choice = Choice()  # of a mixture: how a token's experts are chosen
     of_dense: OfDense | None = None  # of a mixture: what can become one
     refusals: tuple[Refusal, ...] = ()
     tasks: tuple[TaskHead, ...] = ()  # the heads of the family's other classes

@@ -18,6 +18,7 @@ from ckptgrow.families.tables.camembert import FAMILY as CAMEMBERT
 from ckptgrow.families.tables.codegen import FAMILY as CODEGEN
 from ckptgrow.families.tables.cohere import FAMILY as COHERE
 from ckptgrow.families.tables.cohere2 import FAMILY as COHERE2
+from ckptgrow.families.tables.cohere2_moe import FAMILY as COHERE2_MOE
 from ckptgrow.families.tables.cwm import FAMILY as CWM
 from ckptgrow.families.tables.deepseek_v2 import FAMILY as DEEPSEEK_V2
 from ckptgrow.families.tables.deepseek_v3 import FAMILY as DEEPSEEK_V3
@@ -46,7 +47,9 @@ from ckptgrow.families.tables.gpt_neox import FAMILY as GPT_NEOX
 from ckptgrow.families.tables.gpt_oss import FAMILY as GPT_OSS
 from ckptgrow.families.tables.gptj import FAMILY as GPTJ
 from ckptgrow.families.tables.granite import FAMILY as GRANITE
+from ckptgrow.families.tables.granite_swa import FAMILY as GRANITE_SWA
 from ckptgrow.families.tables.granitemoe import FAMILY as GRANITEMOE
+from ckptgrow.families.tables.granitemoe_swa import FAMILY as GRANITEMOE_SWA
 from ckptgrow.families.tables.granitemoehybrid import FAMILY as GRANITEMOEHYBRID
 from ckptgrow.families.tables.granitemoeshared import FAMILY as GRANITEMOESHARED
 from ckptgrow.families.tables.helium import FAMILY as HELIUM
@@ -203,6 +206,9 @@ TABLES = (
     BART,
     MBART,
     PEGASUS,
+    COHERE2_MOE,
+    GRANITE_SWA,
+    GRANITEMOE_SWA,
 )
 FAMILIES = Registry(TABLES)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ckptgrow.families.family import InPieces, Padding, Parameter, Refusal, Size, Tie
+from ckptgrow.families.family import Choice, InPieces, Padding, Parameter, Refusal, Size, Tie
 
 LAYER = "model.layers.{layer}."
 
@@ -107,11 +107,14 @@ def mixture_sizes(experts: str, shared: str | None = None) -> dict[str, Size]:
     return sizes if shared is None else {**sizes, "shared": Size(config=shared, is_optional=True)}
 
 
-CHOSEN_BY_BIAS = Refusal(
-    "experts",
-    "a bias beside the router chooses its experts, which is no parameter and stays as it is; width grows them, and "
-    "copies of experts are for mixtral, qwen2_moe, qwen3_moe, olmoe, granitemoe and gpt_oss",
+# scores by sigmoids, a bias for the choice alone that no gradient moves, and groups of experts, as in DeepSeek-V3
+CHOSEN_BY_BIAS = Choice(
+    scores="sigmoid",
+    normalised="norm_topk_prob",
+    bias=LAYER + "mlp.gate.e_score_correction_bias",
+    groups=("n_group", "topk_group"),
 )
+OF_CHOICE = {"choice": Size(same="experts")}  # the space of such a bias
 SHARED = LAYER + "mlp.shared_experts."
 
 

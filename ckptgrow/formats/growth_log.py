@@ -75,7 +75,8 @@ class OperatorRecord(TypedDict):
 class GrowthRecord(OperatorRecord):
     """One growth: the operator, how the training state was carried over, and by what; `step` is the schedule's before
     and after, `sizes` are the grown model's, `new_coordinates` are runs of those that did not exist before, by space,
-    `source_sha256` is the fingerprint of the old tensors.
+    `source_sha256` is the fingerprint of the old tensors, `moment_rounding` by what share of their block's largest
+    moments in 8 bits were rounded at most.
     """
 
     lr_rule: LrRule
@@ -86,6 +87,7 @@ class GrowthRecord(OperatorRecord):
     schedule: NotRequired[str]
     fresh_moments: NotRequired[FreshMomentRule]
     moments: NotRequired[MomentRule]
+    moment_rounding: NotRequired[float]
     wd_rule: NotRequired[DecayRule]
     new_coordinates: NotRequired[dict[str, list[list[int]]]]
     version: str

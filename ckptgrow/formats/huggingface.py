@@ -31,12 +31,12 @@ from ckptgrow.formats.sidecar_files import (
 from ckptgrow.progress import Advance
 from ckptgrow.storage.archives import archive_writing
 from ckptgrow.storage.files.safetensor_files import INDEX_SUFFIX, outlines, read_file, read_index, read_shards
+from ckptgrow.storage.files.targets import DEFAULT_SHARD_BYTES
 from ckptgrow.storage.files.tensor_writing import fill
 from ckptgrow.storage.tensors import LazyTensor, Stored, num_bytes
 from ckptgrow.storage.tree import Tree
 
 SAFETENSORS, TORCH, FULL_STATE = "model.safetensors", "pytorch_model.bin", "pytorch_model_fsdp.bin"
-DEFAULT_SHARD_BYTES = 5 * 10**9
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from ckptgrow.formats.adapters import check_is_no_adapter
 from ckptgrow.formats.checkpoint import Checkpoint, Format
 from ckptgrow.formats.dcp import DistributedFormat
 from ckptgrow.formats.deepspeed.deepspeed_format import DEEPSPEED, DeepSpeedFormat, num_bytes_of_copies
+from ckptgrow.formats.foreign import check_is_no_foreign_directory, check_is_no_foreign_file
 from ckptgrow.formats.fsdp import ShardedFormat
-from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat, bytes_of_second_copy
+from ckptgrow.formats.huggingface import HuggingFaceFormat, bytes_of_second_copy
 from ckptgrow.formats.megatron_format import MEGATRON, MegatronFormat, num_bytes_of_halves
 from ckptgrow.formats.recipe_states import TORCHTUNE, RecipeStateFormat
 from ckptgrow.formats.torch_directories import TorchDirectoryFormat
@@ -23,7 +24,7 @@ from ckptgrow.formats.torch_files import TorchFileFormat
 from ckptgrow.progress import Progress
 from ckptgrow.storage.archives.archive import DAMAGES
 from ckptgrow.storage.files.atomic import appearing, check_space, clear_leftovers
-from ckptgrow.storage.files.targets import check_suffix, check_target
+from ckptgrow.storage.files.targets import DEFAULT_SHARD_BYTES, check_suffix, check_target
 from ckptgrow.storage.tensors import num_bytes
 from ckptgrow.storage.tree import tensors_in
 
@@ -46,9 +47,11 @@ def format_of(path: Path) -> Format:
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or directory, expected a checkpoint")
     check_is_no_adapter(path)
+    check_is_no_foreign_file(path)
     for one in FORMATS:
         if one.recognises(path):
             return one
+    check_is_no_foreign_directory(path)
     raise CheckpointError(
         f"{path}: is not a checkpoint of a known kind but {_contents(path)}, expected "
         f"{' or '.join(one.kind for one in FORMATS)}; name its file or the directory right above its files"

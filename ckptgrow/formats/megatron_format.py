@@ -73,7 +73,8 @@ class MegatronFormat:
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` is a directory of one iteration, or one of several iterations."""
-        return (path / TRACKER).is_file() or ((path / COMMON).is_file() and (path / METADATA).is_file())
+        is_run = (path / TRACKER).is_file() and not any(path.glob("iter_*/mp_rank_*"))  # those are of the legacy kind
+        return is_run or ((path / COMMON).is_file() and (path / METADATA).is_file())
 
     def read(self, path: Path) -> Checkpoint:
         """Reads a directory; raises CheckpointError where it is damaged or its optimizer's groups are not told."""

@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeGuard
 
 from ckptgrow.errors import CheckpointError, at, listing
+from ckptgrow.formats.bitsandbytes_records import as_bitsandbytes, as_torchs, block_of, wrapping_of
 from ckptgrow.formats.checked_parts import listed
 from ckptgrow.storage.tensors import is_lazy
 from ckptgrow.storage.tree import Tree
 
-BITSANDBYTES = "__bnb_optimizer_quant_state__"  # around the tensors of a record, so that FSDP takes them as they are
-AVERAGES = {"state1": "exp_avg", "state2": "exp_avg_sq"}  # by bitsandbytes' words, of Adam and its kin
 Key = int | str
 KeyedBy = Literal["number", "name"]
-KeptAs = Literal["torch", "bitsandbytes", "flat"]
+KeptAs = Literal["torch", "bitsandbytes", "bitsandbytes, bare", "flat"]
 Record: TypeAlias = Mapping[str, Any]  # the entries of a parameter: tensors, numbers
 Options: TypeAlias = Mapping[str, Any]  # of a group: numbers, switches, betas
 
@@ -39,8 +38,8 @@ class RawGroup:
 @dataclass(frozen=True)
 class RawOptimizer:
     """See the module's head; `records` are by the keys of the groups, `other` is what stands beside groups and
-    records. `kept_as`: in torch's form; in bitsandbytes', of Adam's averages in 32 bits; or as flat parameters,
-    or others with one step for all.
+    records. `kept_as`: in torch's form; in bitsandbytes', wrapped or not; or as flat parameters, or others with one
+    step for all.
     """
 
     groups: tuple[RawGroup, ...]
@@ -80,9 +79,13 @@ class RawOptimizer:
             }
             for group in self.groups
         ]
-        written = _as_bitsandbytes if self.kept_as == "bitsandbytes" else dict
-        records = {key: written(record) for key, record in self.records.items()}
+        records = {key: self._written(record) for key, record in self.records.items()}
         return {**self.other, "state": records, "param_groups": groups}
+
+    def _written(self, record: Record) -> dict[str, Tree]:
+        if self.kept_as in ("bitsandbytes", "bitsandbytes, bare"):
+            return as_bitsandbytes(record, self.kept_as)
+        return dict(record)
 
 
 def raw_optimizers(values: Tree) -> tuple[RawOptimizer, ...]:
@@ -109,10 +112,11 @@ def raw_optimizer(value: Tree) -> RawOptimizer:
     found = tuple(map(_group, groups))
     other = {key: one for key, one in state.items() if key not in ("state", "param_groups")}
     own = _records(found, records)
-    is_bitsandbytes = bool(own) and all(map(_holds_averages, own.values()))
-    if is_bitsandbytes:
-        own = {key: _as_adams(record) for key, record in own.items()}
-    optimizer = RawOptimizer(found, own, other, "bitsandbytes" if is_bitsandbytes else "torch")
+    wrapping = wrapping_of(own)
+    if wrapping is not None:
+        block, options = block_of(own), {key: group.options for group in found for key in group.keys}
+        own = {key: as_torchs(record, options.get(key, {}), block) for key, record in own.items()}
+    optimizer = RawOptimizer(found, own, other, wrapping or "torch")
     if optimizer.keyed_by == "name":
         optimizer.check_owners()
     return optimizer
@@ -145,29 +149,6 @@ def _records(groups: tuple[RawGroup, ...], records: Mapping[Key, Tree]) -> dict[
     }
     spelt: dict[Key, Key] = {**named, **{str(key): key for key in keys}, **{key: key for key in keys}}
     return {spelt.get(key, key): record for key, record in records.items() if _is_record(record)}
-
-
-def _holds_averages(record: Record) -> bool:
-    """Whether a record is bitsandbytes' of an optimizer with two averages, both in floating-point numbers."""
-    inner: Tree = record.get(BITSANDBYTES)
-    return isinstance(inner, dict) and set(inner) == {*AVERAGES} and all(map(_is_float, inner.values()))
-
-
-def _is_float(value: Tree) -> bool:
-    return is_lazy(value) and value.dtype.is_floating_point and value.dtype.itemsize > 1
-
-
-def _as_adams(record: Record) -> Record:
-    """A record of bitsandbytes with Adam's words for its averages."""
-    outer = {key: value for key, value in record.items() if key != BITSANDBYTES}
-    return {**outer, **{AVERAGES[key]: value for key, value in record[BITSANDBYTES].items()}}
-
-
-def _as_bitsandbytes(record: Record) -> dict[str, Tree]:
-    """The reverse."""
-    words = {adams: own for own, adams in AVERAGES.items()}
-    outer = {key: value for key, value in record.items() if key not in words}
-    return {**outer, BITSANDBYTES: {words[key]: value for key, value in record.items() if key in words}}
 
 
 def _check_options(group: Options) -> None:

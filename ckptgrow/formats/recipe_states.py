@@ -12,10 +12,11 @@ from pathlib import Path
 from ckptgrow.errors import at
 from ckptgrow.formats.checked_parts import checked_step
 from ckptgrow.formats.checkpoint import Checkpoint, RunPosition
-from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES, HuggingFaceFormat
+from ckptgrow.formats.huggingface import HuggingFaceFormat
 from ckptgrow.formats.raw_optimizers import raw_optimizer
 from ckptgrow.formats.sidecar_files import read_state
 from ckptgrow.progress import Advance
+from ckptgrow.storage.files.targets import DEFAULT_SHARD_BYTES
 
 RECIPE, OPTIMIZER, STEP, EPOCH = "recipe_state.pt", "optimizer", "steps_run", "epochs_run"
 TORCHTUNE = "torchtune"

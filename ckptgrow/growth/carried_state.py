@@ -19,6 +19,10 @@ from ckptgrow.storage.tensors import LazyTensor
 from ckptgrow.storage.tree import arrays_in, dicts_in, path_text, tensors_in
 
 Shape = tuple[int, ...]
+CLOCKS = (
+    {"last_epoch", "base_lrs"},
+    {"num_steps", "lr_decay_steps"},
+)  # torch's schedules, and Megatron-LM's, in samples
 BEST = ("best_metric", "best_model_checkpoint", "best_global_step")  # as transformers' TrainerState calls them
 
 
@@ -114,7 +118,7 @@ def check_schedules(old: TrainingState) -> None:
     found = [
         path_text(keys)
         for keys, one in dicts_in({**old.checkpoint.rest, **old.checkpoint.carried.contents})
-        if {"last_epoch", "base_lrs"} <= one.keys()
+        if any(signs <= one.keys() for signs in CLOCKS)
     ]
     if found:
         raise RequestError(

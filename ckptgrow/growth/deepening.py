@@ -12,19 +12,19 @@ from pathlib import Path
 from ckptgrow.choices import NewLayer, Place
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.growth_log import OperatorRecord
+from ckptgrow.growth.contradictions import check_depth
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
+from ckptgrow.growth.rho import RHO
 from ckptgrow.progress import Progress, silent
-from ckptgrow.ranges import MOST_LAYERS, check
+from ckptgrow.ranges import MOST_LAYERS
 from ckptgrow.spaces.growth import identities
 from ckptgrow.spaces.layers import Layer, interspersed, keeps_order, listed, stretched
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_layers
-
-RHO = 1.412  # steps before over steps after growth in depth (Shen et al., table 3)
 
 
 def depth(
@@ -52,7 +52,7 @@ def depth(
     Raises RequestError for layers that cannot be, CkptgrowError for what is wrong with the source.
     """
     asked = _Asked(factor=factor, layers=layers, every=every, place=place, new=new, seed=seed)
-    asked.check()
+    check_depth({"factor": factor, "layers": layers, "every": every}, request or StateRequest())
     return grow(source, target, asked.operator, request or StateRequest(), progress)
 
 
@@ -73,19 +73,6 @@ class _Asked:
     new: NewLayer
     seed: int
 
-    def check(self) -> None:
-        """Raises RequestError for options that contradict each other."""
-        said = {
-            f"factor {self.factor}": self.factor is not None,
-            "layers": self.layers is not None,
-            f"every {self.every}": self.every is not None,
-        }
-        given = [name for name, is_given in said.items() if is_given]
-        if len(given) > 1:
-            raise RequestError(f"⟦{given[0]}⟧ and ⟦{given[1]}⟧ exclude each other; choose one")
-        check("factor", self.factor)
-        check("every", self.every)
-
     def operator(self, old: Architecture) -> Operator:
         """The operator on a model; raises RequestError for layers that this model cannot have."""
         self._check_exact(old)
@@ -95,7 +82,7 @@ class _Asked:
             layers=mapped,
             config=with_layers(old, [one.source for one in mapped]),
             trapped=False,
-            rho=RHO,
+            rho=RHO["depth"],
             seed=self.seed,
             record=self._record(mapped),
             notes=[APPROXIMATE[self.new]] if self.new in APPROXIMATE else [],

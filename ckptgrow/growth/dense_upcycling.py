@@ -29,16 +29,16 @@ from ckptgrow.errors import RequestError
 from ckptgrow.formats.growth_log import OperatorRecord
 from ckptgrow.growth.operator import Operator, Routers
 from ckptgrow.growth.request import StateRequest
+from ckptgrow.growth.rho import RHO
 from ckptgrow.spaces.growth import chosen_copies, identities
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
-from ckptgrow.state.mixture_config import CHOSEN, SHARED_FFN, mixture_architecture
+from ckptgrow.state.mixture_config import SHARED_FFN, mixture_architecture
 from ckptgrow.state.mixture_of_dense import as_mixture
 
 EXPERTS, ROUTED = "experts", "routed"  # spaces: of the router's choices, and of what is summed by their weights
 USUAL_CHOICE = 2  # copies that a token has, where nobody says
-RHO = 1.0  # nothing is known of steps saved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +104,9 @@ class MixturePlan:
         return Operator(
             growths=growths,
             layers=[Layer(index, "old") for index in range(old.num_layers)],
-            config={**with_sizes(mixture, sizes), CHOSEN: chosen},
+            config={**with_sizes(mixture, sizes), mixture.family.choice.chosen: chosen},
             trapped=deviation == 0 and self.experts > self.num_parts,
-            rho=RHO,
+            rho=RHO["experts"],
             seed=self.seed,
             restates=lambda state: as_mixture(state, mixture),
             routers=Routers(deviation, self.num_parts),

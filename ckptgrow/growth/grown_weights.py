@@ -73,7 +73,8 @@ def _in_module(growing: Growing) -> dict[str, LazyTensor]:
         if one.old.name in claim.tied:
             continue
         old, name = tensors[one.old.name], one.old.canonical
-        made = own(old) if one.old.is_buffer else _weight(one, growing.operator, _Source(old, measures[name], name))
+        is_own = one.old.is_buffer and one.growth.is_identity
+        made = own(old) if is_own else _weight(one, growing.operator, _Source(old, measures[name], name))
         grown[one.name] = made
     return {one.name: grown[claim.tied.get(one.old.name, one.name)] for one in growing.lineage}
 

@@ -23,21 +23,21 @@ import numpy as np
 from ckptgrow.choices import NewPositions
 from ckptgrow.errors import ConfigError, RequestError
 from ckptgrow.formats.growth_log import OperatorRecord
+from ckptgrow.growth.contradictions import check_positions
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
-from ckptgrow.growth.vocabulary import check_plain, kept_runs
+from ckptgrow.growth.rho import RHO
+from ckptgrow.growth.vocabulary import kept_runs
 from ckptgrow.progress import Progress, silent
-from ckptgrow.ranges import check
 from ckptgrow.spaces.growth import FRESH, Blends, Growth, identities
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.state.architecture import Architecture, config_errors
-from ckptgrow.state.grown_config import with_sizes
+from ckptgrow.state.grown_config import with_aliases, with_sizes
 
-TABLE, LONGEST = "position", "max_position_embeddings"  # the space, and the config field where positions are computed
-RHO = 1.0  # nothing is known of steps saved
+TABLE = "position"  # the space
 INDEPENDENT = ("default", "linear")  # kinds of rotary positions that do not ask for the longest sequence
 WITH_ORIGINAL = ("llama3",)  # and one that asks for that of the first training, where it says it
 COMPUTED = "positions are computed, their scaling stays, and what lies beyond the old length is as untrained as before"
@@ -62,8 +62,7 @@ def positions(
     positions are computed; CkptgrowError for what is wrong with the source.
     """
     request = request or StateRequest()
-    check_plain(request)
-    check("size", size)
+    check_positions({"size": size}, request)
     return grow(source, target, _Plan(size, new).operator, request, progress)
 
 
@@ -77,7 +76,8 @@ class _Plan:
         check_exact(old, "positions")
         growths = identities(old.sizes)
         if TABLE not in old.sizes:
-            return self._operator(old, growths, self._longer(old), [f"{LONGEST} of the config alone: {COMPUTED}"])
+            note = f"{old.family.longest} of the config alone: {COMPUTED}"
+            return self._operator(old, growths, self._longer(old), [note])
         if self.size <= old.sizes[TABLE]:
             raise RequestError(f"⟦size {self.size}⟧: expected more than the old size, {old.sizes[TABLE]}")
         first = old.family.unused_positions
@@ -96,7 +96,7 @@ class _Plan:
             layers=[Layer(index, "old") for index in range(old.num_layers)],
             config=config,
             trapped=False,
-            rho=RHO,
+            rho=RHO["positions"],
             fresh_moments="zero" if self.new == "copy" else "blend",
             is_of_config=TABLE not in growths,
             notes=notes,
@@ -105,22 +105,22 @@ class _Plan:
 
     def _longer(self, old: Architecture) -> dict[str, Any]:
         """The config with a longer longest sequence; raises RequestError where that is none, or changes old lengths."""
-        full = _completed(old)
-        if old.family.head == "image" or not isinstance(full.get(LONGEST), int):
+        full, longest = _completed(old), old.family.longest
+        if old.family.head == "image" or longest not in _defaults(old) or not isinstance(full.get(longest), int):
             raise RequestError(f"{old.where}: {old.family.model_type} has no number of positions that could grow")
         if self.new != "copy":
             raise RequestError(f"⟦new {self.new}⟧: is of a learned table, expected copy, for positions are computed")
-        if self.size <= full[LONGEST]:
-            raise RequestError(f"⟦size {self.size}⟧: expected more than the old size, {full[LONGEST]}")
+        if self.size <= full[longest]:
+            raise RequestError(f"⟦size {self.size}⟧: expected more than the old size, {full[longest]}")
         for rotary in _rotary(full.get("rope_parameters")):
             kind = rotary["rope_type"]
             has_own = kind in WITH_ORIGINAL and "original_max_position_embeddings" in _said(old, rotary)
             if kind not in INDEPENDENT and not has_own:
                 raise RequestError(
-                    f"{old.where}: its rotary positions are of the kind {kind}, which depends on {LONGEST}, so old "
+                    f"{old.where}: its rotary positions are of the kind {kind}, which depends on {longest}, so old "
                     "lengths would change, expected default or linear ones"
                 )
-        return {**old.config, LONGEST: self.size}
+        return with_aliases(old.family, {**old.config, longest: self.size})
 
 
 def _extended(size: int, new_size: int, first: int) -> Growth:
@@ -167,6 +167,13 @@ def _said(old: Architecture, rotary: Mapping[str, Any]) -> set[str]:
     """The parameters that the config itself says, under this or its older name."""
     given = [*_rotary(old.config.get("rope_parameters")), *_rotary(old.config.get("rope_scaling"))]
     return {name for one in given if one["rope_type"] == rotary["rope_type"] for name in one}
+
+
+def _defaults(old: Architecture) -> dict[str, Any]:
+    """The fields that transformers' class of the config knows: others say nothing of the model."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(old.family.model_type).to_dict()
 
 
 def _completed(old: Architecture) -> dict[str, Any]:

@@ -197,13 +197,15 @@ def _key_heads_in_proportion(old: Architecture, units: Mapping[str, int]) -> dic
 
 
 def _derived_ffn(old: Architecture, units: Mapping[str, int]) -> dict[str, int]:
-    """Feed-forward units that the architecture derives from other sizes."""
+    """Feed-forward units that the architecture derives from other sizes; those that are as many as others where the
+    config says nothing stay, and are said then.
+    """
     fields = {old.family.sizes[space].config: size for space, size in units.items()}
     derived = old.with_config({**old.config, **{field: size for field, size in fields.items() if field}}).sizes
     found: dict[str, int] = {}
     for space in ("ffn", "dense_ffn"):
-        field = old.family.sizes[space].config if space in old.sizes else None
-        if space in old.sizes and (field is None or old.config.get(field) is None):
+        size = old.family.sizes.get(space)
+        if size is not None and size.same is None and (size.config is None or old.config.get(size.config) is None):
             found[space] = derived[space]
     return found
 

@@ -155,6 +155,9 @@ def _record(growing: Growing) -> GrowthRecord:
         record["schedule"] = request.schedule
     if any(one.growth.has_fresh for one in growing.lineage):
         record["fresh_moments"] = growing.fresh_moments
+    roundings = [float(one.halves.max()) for state in growing.old.optimizers for one in state.code_maps]
+    if roundings and "optimizer" not in request.reset:
+        record["moment_rounding"] = max(roundings)
     if request.moments != "algebra":
         record["moments"] = request.moments
     if request.wd_rule != "trajectory":

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptgrow.choices import DecayRule, FreshMoments, LrRule, LrRuleName, MomentRule, Part, StepWord
 from ckptgrow.errors import RequestError
-from ckptgrow.formats.checkpoint import Checkpoint
-from ckptgrow.formats.growth_log import GrowthRecord
-from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES
 from ckptgrow.ranges import check
+from ckptgrow.storage.files.targets import DEFAULT_SHARD_BYTES
+
+if TYPE_CHECKING:
+    from ckptgrow.formats.checkpoint import Checkpoint
+    from ckptgrow.formats.growth_log import GrowthRecord
 
 StepChoice = int | StepWord
 

@@ -5,9 +5,15 @@ the weight, whether the router's probabilities are those of all experts or of th
 
     Σ over the chosen    p_e / m · expert_e(x)  taken m times  =  Σ p_e · expert_e(x)
 
-So the function stays as it is, for every token whose chosen experts are not tied with others. The gradients of each
-copy, and of its row of the router, are 1/m of the old ones. Copies stay equal for ever unless they are told apart:
-"split" deals every weight of `down_proj` out to the copies, which are summed behind it (`spaces.split`).
+So the function stays as it is, for every token whose chosen experts are not tied with others. Where scores are each
+expert's own and are not divided by the sum of those chosen, p_e stays p_e, and the copies' last matrices have 1/m of
+the old one instead. A bias that is added to scores for the choice alone stays beside scores of its own, and shrinks
+to 1/m beside shares of all experts' sum. Experts that are chosen within groups are copied with their groups, m times as
+many of which are chosen.
+
+The gradients of each copy, and of its row of the router, are 1/m of the old ones. Copies stay equal for ever unless
+they are told apart: "split" deals every weight of `down_proj` out to the copies, which are summed behind it
+(`spaces.split`).
 
 With K as it was the function would change: K of the m·K equal ones are chosen, and the others' probabilities are lost.
 
@@ -26,20 +32,26 @@ from typing import cast
 from ckptgrow.choices import ExpertSeparation
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.growth_log import OperatorRecord
-from ckptgrow.growth.dense_upcycling import EXPERTS, RHO, ROUTED, MixturePlan
+from ckptgrow.growth.contradictions import check_experts
+from ckptgrow.growth.dense_upcycling import EXPERTS, ROUTED, MixturePlan
 from ckptgrow.growth.growing import Source
+from ckptgrow.growth.growth_options import ExpertsOptions
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
+from ckptgrow.growth.rho import RHO
 from ckptgrow.progress import Progress, silent
-from ckptgrow.ranges import check
-from ckptgrow.spaces.growth import copies, identities, shrunken_copies
+from ckptgrow.spaces.growth import Growth, copies, identities, shrunken_copies
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.spaces.split import MOST_COPIES, WHOLE
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
-from ckptgrow.state.mixture_config import CHOSEN, has_experts
+from ckptgrow.state.layer_kinds import layers_with
+from ckptgrow.state.mixture_config import has_experts
+
+CHOICE = "choice"  # the space of a bias that is added to scores for the choice alone
+OF_EXPERTS = (EXPERTS, ROUTED, CHOICE)
 
 
 def experts(
@@ -75,10 +87,8 @@ def experts(
     change; CkptgrowError for what is wrong with the source.
     """
     request = request or StateRequest()
-    numbers = {"experts": experts, "experts_per_token": experts_per_token, "shards": shards, "spread": spread}
-    for name, value in {**numbers, "router_noise": router_noise}.items():
-        check(name, value)
-    _check(separate, spread, request)
+    numbers = ExpertsOptions(experts=experts, experts_per_token=experts_per_token, shards=shards, spread=spread)
+    check_experts({**numbers, "router_noise": router_noise, "separate": separate}, request)
     of_mixture = _Plan(
         experts=experts,
         experts_per_token=experts_per_token,
@@ -126,15 +136,15 @@ class _Plan:
 
     def operator(self, old: Architecture) -> Operator:
         """The operator on a model; raises RequestError for numbers that this model cannot have."""
-        size, num_copies = self._copies(old)
         check_exact(old, EXPERTS)
-        config = {**with_sizes(old, self._sizes(old)), CHOSEN: num_copies * int(old.config[CHOSEN])}
-        growths = identities(old.sizes)
-        growths[EXPERTS], growths[ROUTED] = copies(size, self.experts), shrunken_copies(size, self.experts)
+        _, num_copies = self._copies(old)
+        chosen = num_copies * int(old.config[old.family.choice.chosen])
+        config = {**with_sizes(old, self._sizes(old)), old.family.choice.chosen: chosen, **_groups(old, num_copies)}
+        growths = identities(old.sizes) | _copied(old, self.experts)
         record = {
             "operator": "experts",
             EXPERTS: self.experts,
-            "experts_per_token": config[CHOSEN],
+            "experts_per_token": chosen,
             "separate": self.separate,
             "spread": self.spread,
             "seed": self.seed,
@@ -144,23 +154,26 @@ class _Plan:
             layers=[Layer(index, "old") for index in range(old.num_layers)],
             config=config,
             trapped=self.separate == "none",
-            rho=RHO,
+            rho=RHO["experts"],
             separate=self.separate,
             spread=self.spread,
             seed=self.seed,
             notes=[
-                f"{num_copies} copies of each expert, {config[CHOSEN]} of {self.experts} chosen for each token: "
+                f"{num_copies} copies of each expert, {chosen} of {self.experts} chosen for each token: "
                 f"{num_copies} times the work of the experts"
             ],
             record=cast(OperatorRecord, cast(object, record)),
         )
 
     def _sizes(self, old: Architecture) -> Mapping[str, int]:
-        return {**old.sizes, EXPERTS: self.experts, ROUTED: self.experts}
+        return {**old.sizes, **{space: self.experts for space in OF_EXPERTS if space in old.sizes}}
 
     def _copies(self, old: Architecture) -> tuple[int, int]:
         """How many experts there are, and of how many copies each becomes."""
-        size, chosen = old.sizes[EXPERTS], old.config.get(CHOSEN)
+        if not _has_experts(old):
+            raise RequestError(f"{old.where}: this {old.family.model_type} has no experts, expected some in a layer")
+        size, field = old.sizes[EXPERTS], old.family.choice.chosen
+        chosen = old.config.get(field)
         num_copies = self.experts // size
         if self.experts % size or num_copies < 2:
             raise RequestError(
@@ -170,7 +183,7 @@ class _Plan:
         if num_copies > MOST_COPIES:
             raise RequestError(f"⟦experts {self.experts}⟧: expected at most {MOST_COPIES} copies of each of {size}")
         if not isinstance(chosen, int) or isinstance(chosen, bool):
-            raise RequestError(f"{old.where}: its config says {CHOSEN} {chosen!r}, expected a whole number")
+            raise RequestError(f"{old.where}: its config says {field} {chosen!r}, expected a whole number")
         if self.experts_per_token not in (None, num_copies * chosen):
             raise RequestError(
                 f"⟦experts_per_token {self.experts_per_token}⟧: the function stays only where all {num_copies} copies "
@@ -180,11 +193,27 @@ class _Plan:
         return size, num_copies
 
 
-def _check(separate: ExpertSeparation | None, spread: float | None, request: StateRequest) -> None:
-    """Raises RequestError for what contradicts itself."""
-    if spread is not None and separate == "none":
-        raise RequestError(f"⟦spread {spread:g}⟧: is of ⟦separate split⟧, expected that; leave it out")
-    if request.fresh_moments != "zero":
-        raise RequestError(
-            f"⟦fresh_moments {request.fresh_moments}⟧: says of ⟦how pad⟧ in width, expected none of it; leave it out"
-        )
+def _has_experts(old: Architecture) -> bool:
+    """Whether any layer has experts by the config, in a family whose models may have none."""
+    rows = [one for one in old.family.parameters if EXPERTS in one.layout and old.holds(one.when)]
+    return any(layers_with(old.family, old.config, one.layers, old.stack_layers(one.name)) for one in rows)
+
+
+def _copied(old: Architecture, num_experts: int) -> dict[str, Growth]:
+    """How what is chosen grows, what is summed by its weights, and a bias of the choice."""
+    size, choice = old.sizes[EXPERTS], old.family.choice
+    plain, shrunken = copies(size, num_experts), shrunken_copies(size, num_experts)
+    are_weights_shared = choice.scores == "softmax" or old.holds(choice.normalised)
+    grown = {EXPERTS: plain, ROUTED: shrunken if are_weights_shared else plain}
+    return grown | ({CHOICE: shrunken if choice.scores == "softmax" else plain} if CHOICE in old.sizes else {})
+
+
+def _groups(old: Architecture, num_copies: int) -> dict[str, int]:
+    """The fields of groups of experts: as many copies of each group, and as many times as many chosen; none where all
+    experts lie in one.
+    """
+    fields = old.family.choice.groups or ()
+    numbers = {field: old.config.get(field) for field in fields}
+    if not fields or numbers[fields[0]] in (None, 1):
+        return {}
+    return {field: num_copies * number for field, number in numbers.items() if isinstance(number, int)}

@@ -26,15 +26,16 @@ from ckptgrow.errors import RequestError
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.growth_log import OperatorRecord
 from ckptgrow.formats.known_formats import read_checkpoint
+from ckptgrow.growth.contradictions import check_vocab
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.operator import Operator, nothing_follows
 from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
+from ckptgrow.growth.rho import RHO
 from ckptgrow.growth.token_ids import SUFFIX, TokenMoves
 from ckptgrow.growth.token_rows import TokenRows, check_shrinks, matched_rows, new_ids, resized_rows
 from ckptgrow.progress import Progress, silent
-from ckptgrow.ranges import check
 from ckptgrow.spaces.growth import Growth, identities
 from ckptgrow.spaces.layers import Layer
 from ckptgrow.state.architecture import Architecture
@@ -43,7 +44,6 @@ from ckptgrow.state.run_data import run_data_of
 
 SPACE = "vocab"
 CAPS = ("final_logit_softcapping",)  # config fields; a capped mean may be more than the mean of capped logits
-RHO = 1.0  # nothing is known of steps saved
 
 
 def vocab(
@@ -71,7 +71,7 @@ def vocab(
     what is wrong with the source.
     """
     request = request or StateRequest()
-    _check(size, tokenizer, pad_to, init, request)
+    check_vocab({"size": size, "tokenizer": tokenizer, "pad_to": pad_to, "init": init}, request)
     read = read_checkpoint(local_path(source)) if isinstance(source, str | Path) else source
     with _files_of(tokenizer) as files:
         plan = _Plan(
@@ -111,7 +111,7 @@ class _Plan:
             layers=[Layer(index, "old") for index in range(old.num_layers)],
             config=config,
             trapped=False,
-            rho=RHO,
+            rho=RHO["vocab"],
             fresh_moments="rare",
             follows=nothing_follows,
             notes=_notes(old, rows, self.init),
@@ -223,27 +223,6 @@ def _check_positions(old: Architecture, fields: Mapping[str, Any]) -> None:
             f"{old.where}: {old.family.model_type} counts positions from its padding token's number, so "
             f"{old.config['pad_token_id']} cannot become {fields['pad_token_id']}; give the tokenizer's padding token "
             "the old number"
-        )
-
-
-def _check(size: int | None, tokenizer: str | None, pad_to: int, init: RowInit | None, request: StateRequest) -> None:
-    """Raises RequestError for what contradicts itself."""
-    if (size is None) == (tokenizer is None):
-        raise RequestError("⟦size N⟧ or ⟦tokenizer NAME⟧ says how many rows the vocabulary has, expected one of them")
-    check("size", size)
-    check("pad_to", pad_to)
-    if init == "pieces" and tokenizer is None:
-        raise RequestError("⟦init pieces⟧: is of tokens' texts, expected ⟦tokenizer NAME⟧ beside it; use ⟦init mean⟧")
-    check_plain(request)
-
-
-def check_plain(request: StateRequest) -> None:
-    """Raises RequestError for what means nothing where no coordinate is copied or scaled."""
-    if request.rates == "mup":
-        raise RequestError("⟦lr_rule mup⟧: no old lr changes where rows are added; use ⟦lr_rule keep⟧")
-    if request.fresh_moments != "zero":
-        raise RequestError(
-            f"⟦fresh_moments {request.fresh_moments}⟧: says of ⟦how pad⟧ in width, expected none of it; leave it out"
         )
 
 

@@ -14,15 +14,18 @@ from typing import Any, Literal, cast
 from ckptgrow.choices import Fresh, How, Separation
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.growth_log import OperatorRecord
+from ckptgrow.growth.contradictions import check_width
 from ckptgrow.growth.copied_spaces import multiplied, resized
 from ckptgrow.growth.growing import Source
+from ckptgrow.growth.growth_options import WidthOptions
 from ckptgrow.growth.operator import Operator
 from ckptgrow.growth.padding import UNITS, padded_growths
 from ckptgrow.growth.pipeline import grow
 from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
+from ckptgrow.growth.rho import RHO
 from ckptgrow.progress import Progress, silent
-from ckptgrow.ranges import LARGEST_SIZE, check
+from ckptgrow.ranges import LARGEST_SIZE
 from ckptgrow.spaces.gather import BlockWeights, diagonal, tile
 from ckptgrow.spaces.growth import Growth
 from ckptgrow.spaces.layers import Layer
@@ -31,7 +34,6 @@ from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
 
 BLOCK_WEIGHTS: Mapping[How, BlockWeights] = {"diagonal": diagonal, "tile": tile, "pad": tile}
-RHO = 1.776  # steps before over steps after growth in width (Shen et al., table 3)
 NOISE = 0.25  # where noise is asked for without its strength; more makes the loss jump after growth
 
 
@@ -69,19 +71,15 @@ def width(
     """
     asked = (("residual", hidden), ("heads", heads), ("kv_heads", kv_heads), ("ffn", ffn))
     sizes = {space: size for space, size in asked if size is not None}
-    for name, value in (("factor", factor), ("hidden", hidden), *asked[1:]):
-        check(name, value)
-    check("spread", spread)
-    _check(factor, sizes, how, request or StateRequest())
-    if fresh is not None and how != "pad":
-        raise RequestError(f"⟦fresh {fresh}⟧: says how what copies nothing begins; leave it out, or give ⟦how pad⟧")
-    has_readers = factor is not None or set(sizes) != {"kv_heads"}
-    separation = _separation(how, separate, noise) if has_readers else _unseparated(separate, noise)
+    said = WidthOptions(factor=factor, hidden=hidden, ffn=ffn, heads=heads, kv_heads=kv_heads)
+    told_apart = WidthOptions(how=how, separate=separate, noise=noise, spread=spread, fresh=fresh)
+    check_width({**said, **told_apart}, request or StateRequest())
+    has_copies = how != "pad" and (factor is not None or set(sizes) != {"kv_heads"})
     plan = _Plan(
         factor=factor or (None if sizes else 2),
         sizes=sizes,
         how=how,
-        separation=_spread_out(separation, spread),
+        separation=_separation(separate, noise, spread) if has_copies else _Separating("none"),
         fresh=fresh,
         seed=seed,
     )
@@ -122,7 +120,7 @@ class _Plan:
             layers=[Layer(index, "old") for index in range(old.num_layers)],
             config=config,
             trapped=self.separation.kind == "none" and not has_dropout and self.has_equal_copies,
-            rho=RHO,
+            rho=RHO["width"],
             block_weights=BLOCK_WEIGHTS[self.how],
             separate=self.separation.kind,
             noise=self.separation.noise,
@@ -172,48 +170,9 @@ def _check_size(*new: int) -> None:
         raise RequestError(f"a size of {max(new)} is beyond any model, expected at most {LARGEST_SIZE}")
 
 
-def _separation(how: How, separate: Separation | None, noise: float | Literal["auto"]) -> _Separating:
-    """What tells the copies apart, a split's spread aside; raises RequestError for what contradicts itself."""
-    check("noise", noise)
-    if how == "pad":
-        if noise not in ("auto", 0) or separate not in (None, "none"):
-            asked = f"⟦noise {noise}⟧" if separate is None else f"⟦separate {separate}⟧"
-            raise RequestError(f"{asked}: ⟦how pad⟧ makes no copies that it could tell apart; leave it out")
-        return _Separating("none")
-    asked_for: Separation = separate or ("split" if noise == "auto" else "noise" if noise else "none")
-    if noise != "auto" and (noise > 0) != (asked_for == "noise"):
-        raise RequestError(f"⟦separate {asked_for}⟧ and ⟦noise {noise:g}⟧ contradict each other; choose one")
-    return _Separating(asked_for, (NOISE if noise == "auto" else float(noise)) if asked_for == "noise" else 0.0)
-
-
-def _unseparated(separate: Separation | None, noise: float | Literal["auto"]) -> _Separating:
-    """Key heads alone have nothing that reads copies; raises RequestError where something is asked for."""
-    if noise not in ("auto", 0) or separate not in (None, "none"):
-        asked = f"⟦noise {noise}⟧" if separate is None else f"⟦separate {separate}⟧"
-        raise RequestError(f"{asked}: key heads' copies serve different queries, which tells them apart; leave it out")
-    return _Separating("none")
-
-
-def _spread_out(separation: _Separating, spread: float | None) -> _Separating:
-    """The same with a split's spread; raises RequestError for one that nothing can have."""
-    if separation.kind == "split":
-        return replace(separation, spread=WHOLE if spread is None else float(spread))
-    if spread is not None:
-        raise RequestError(f"⟦spread {spread:g}⟧: says how ⟦separate split⟧ deals weights out; leave it out")
-    return separation
-
-
-def _check(factor: int | None, sizes: Mapping[str, int], how: How, request: StateRequest) -> None:
-    """Raises RequestError for what contradicts itself."""
-    if factor is not None and "residual" in sizes:
-        raise RequestError(f"⟦factor {factor}⟧ and ⟦hidden {sizes['residual']}⟧ exclude each other; choose one")
-    if "residual" in sizes and how != "pad":
-        raise RequestError(
-            f"⟦hidden {sizes['residual']}⟧: copies come whole, expected ⟦factor K⟧, or ⟦how pad⟧ with it"
-        )
-    if how != "pad":
-        if request.fresh_moments != "zero":
-            raise RequestError(f"⟦fresh_moments {request.fresh_moments}⟧: copies have exact moments; give ⟦how pad⟧")
-        return
-    if request.rates == "mup":
-        raise RequestError("⟦lr_rule mup⟧: new coordinates copy nothing, so no old lr changes; use ⟦lr_rule keep⟧")
+def _separation(separate: Separation | None, noise: float | Literal["auto"], spread: float | None) -> _Separating:
+    """What tells copies apart, by options that do not contradict each other."""
+    kind: Separation = separate or ("split" if noise == "auto" else "noise" if noise else "none")
+    if kind == "split":
+        return _Separating(kind, spread=WHOLE if spread is None else float(spread))
+    return _Separating(kind, noise=(NOISE if noise == "auto" else float(noise)) if kind == "noise" else 0.0)

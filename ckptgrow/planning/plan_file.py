@@ -12,6 +12,7 @@ from ckptgrow.planning.executed import Executed, executed
 from ckptgrow.planning.law_plan import LawPlan, Stage
 from ckptgrow.planning.operators import GrowthStep
 from ckptgrow.planning.shapes import Shape, shapes
+from ckptgrow.state.original_config import GPT2_VOCABULARY
 
 VERSION = 1
 
@@ -72,8 +73,6 @@ def _vocabulary(data: Path) -> int:
     try:
         return int(json.loads((data / "meta.json").read_text(encoding="utf-8"))["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError):
-        from ckptgrow.state.config_sources import GPT2_VOCABULARY  # with it comes torch
-
         return GPT2_VOCABULARY
 
 

@@ -24,10 +24,8 @@ from ckptgrow.probe.held_out import HeldOut
 from ckptgrow.recipes.recipe_options import OF_BEGINNINGS
 from ckptgrow.storage.files.atomic import appearing
 from ckptgrow.train.guards import Interrupted
-from ckptgrow.train.metrics import METRICS
 from ckptgrow.train.monitor import Look
-from ckptgrow.train.saving import LAST
-from ckptgrow.train.trainer import CHECKPOINTS
+from ckptgrow.train.run_directory import CHECKPOINTS, LAST, METRICS
 from ckptgrow.train.training_run import train
 
 Vector = npt.NDArray[np.float64]

@@ -7,12 +7,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptgrow.planning.paired_differences import Interval95
-from ckptgrow.probe.arms import Trace
 from ckptgrow.probe.candidates import Candidate
 from ckptgrow.probe.standings import Place
+
+if TYPE_CHECKING:
+    from ckptgrow.probe.arms import Trace
 
 TARGET = Path("grown")
 WINDOW = 5  # steps over which an excess of the training loss is averaged

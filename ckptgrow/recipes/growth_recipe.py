@@ -15,19 +15,22 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from ckptgrow.choices import GrowthOperator, words_of
 from ckptgrow.errors import RequestError, at
-from ckptgrow.formats.growth_log import GrowthRecord
-from ckptgrow.growth.growing import Source
-from ckptgrow.growth.growths import GROWTHS
+from ckptgrow.growth.contradictions import check_options
+from ckptgrow.growth.growth_options import GROWTH_OPTIONS
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.progress import Progress, silent
 from ckptgrow.recipes.recipe_options import PLACES_OF_GROWTH, STATE_OPTIONS, growth_options
 from ckptgrow.recipes.typed_values import Options, checked
+
+if TYPE_CHECKING:
+    from ckptgrow.formats.growth_log import GrowthRecord
+    from ckptgrow.growth.growing import Source
 
 OF_ITS_CALL = tuple(name for name in PLACES_OF_GROWTH if name != "config")
 PATHS = ("config", "param_order")
@@ -43,6 +46,17 @@ class GrowthRecipe:
     operator: GrowthOperator
     options: Mapping[str, Any]
 
+    def check(self) -> None:
+        """Raises RequestError for options that cannot be, whatever the checkpoint."""
+        of_model, of_state = self._parts
+        check_options(self.operator, of_model, StateRequest(**of_state))
+
+    @property
+    def _parts(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Options of the model, and of the training state."""
+        of_model = {name: value for name, value in self.options.items() if name not in STATE_OPTIONS}
+        return of_model, {name: value for name, value in self.options.items() if name in STATE_OPTIONS}
+
     def grow(
         self,
         source: Source,
@@ -53,11 +67,12 @@ class GrowthRecipe:
         progress: Progress = silent,
     ) -> GrowthResult:
         """Grows a checkpoint by it; without a target nothing is written, as in `ckptgrow.width`."""
-        of_state = {name: value for name, value in self.options.items() if name in STATE_OPTIONS}
+        of_model, of_state = self._parts
         if max_shard_bytes is not None:
             of_state["max_shard_bytes"] = max_shard_bytes
         request = StateRequest(**of_state, force=force)
-        of_model = {name: value for name, value in self.options.items() if name not in STATE_OPTIONS}
+        from ckptgrow.growth.growths import GROWTHS
+
         return GROWTHS[self.operator](source, target, **of_model, request=request, progress=progress)
 
 
@@ -78,7 +93,7 @@ def recipe_schema(helps: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """Recipes as JSON schema; `helps` say what the options of each operator do."""
     places = {name: {"type": "string", "description": text} for name, text in PLACES.items()}
     kinds: list[dict[str, Any]] = []
-    for operator in GROWTHS:
+    for operator in GROWTH_OPTIONS:
         known = Options(growth_options(operator, OF_ITS_CALL).types, helps.get(operator, {})).schema()
         properties = {"operator": {"const": operator}, **places, **known["properties"]}
         kinds.append({**known, "required": ["operator"], "properties": properties})

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ckptgrow.choices import Operator
 from ckptgrow.errors import CheckpointError
-from ckptgrow.formats.checkpoint import Checkpoint
-from ckptgrow.growth.growths import GROWTHS
-from ckptgrow.state.counting import num_without_embeddings
-from ckptgrow.state.model import build_model
-from ckptgrow.storage.tensors import Made
+
+if TYPE_CHECKING:
+    import torch
 
 STATE_BYTES = 12  # of a parameter: float32, and two moments
 
@@ -39,6 +35,11 @@ class ModelSize:
 
 def size_of(config: Mapping[str, Any]) -> ModelSize:
     """The size of the model that a config describes; takes no memory."""
+    import torch
+
+    from ckptgrow.state.counting import num_without_embeddings
+    from ckptgrow.state.model import build_model
+
     with torch.device("meta"):
         model = build_model(config, torch.float32)
     return ModelSize(sum(one.numel() for one in model.parameters()), num_without_embeddings(model))
@@ -46,6 +47,13 @@ def size_of(config: Mapping[str, Any]) -> ModelSize:
 
 def grown_config(config: Mapping[str, Any], operator: Operator, options: Mapping[str, Any]) -> Mapping[str, Any]:
     """The config that a growth makes of another, by the growth itself; raises what it raises."""
+    import torch
+
+    from ckptgrow.formats.checkpoint import Checkpoint
+    from ckptgrow.growth.growths import GROWTHS
+    from ckptgrow.state.model import build_model
+    from ckptgrow.storage.tensors import Made
+
     with torch.device("meta"):
         model = build_model(config, torch.float32)
     tied = dict(model.named_parameters(remove_duplicate=False)).keys() - dict(model.named_parameters()).keys()

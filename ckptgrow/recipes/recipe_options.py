@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, get_type_hints
 
 from ckptgrow.choices import GrowthOperator, Operator, OperatorName
-from ckptgrow.growth.growths import GROWTHS
+from ckptgrow.growth.growth_options import GROWTH_OPTIONS
 from ckptgrow.growth.request import StateRequest
 from ckptgrow.recipes.typed_values import Options
-from ckptgrow.train.order import GrowingBatches
+from ckptgrow.train.growing_batches import GrowingBatches
 from ckptgrow.train.settings import OPTIMIZER_OPTIONS, TrainSettings
 from ckptgrow.train.train_recipes import RECIPES
 
@@ -55,10 +54,8 @@ OF_COMMAND: Mapping[str, Any] = {
 
 def growth_options(operator: GrowthOperator, without: Sequence[str] = SET_BY_RUN) -> Options:
     """Every option of a growth that a stage's recipe can have, or all but some."""
-    hints = get_type_hints(GROWTHS[operator])
-    names = [name for name in inspect.signature(GROWTHS[operator]).parameters if name not in without]
-    state = {name: hint for name, hint in get_type_hints(StateRequest).items() if name not in without}
-    return Options({**{name: hints[name] for name in names}, **state})
+    hints = {**get_type_hints(GROWTH_OPTIONS[operator]), **get_type_hints(StateRequest)}
+    return Options({name: hint for name, hint in hints.items() if name not in without})
 
 
 def train_options(without: Sequence[str] = OF_STAGES) -> Options:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from ckptgrow.errors import RequestError
+from ckptgrow.ranges import misfit
 
 HELP = "help"  # in a field's metadata
 JSON_TYPES: Mapping[Any, str] = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string"}
@@ -41,10 +42,17 @@ class Options:
     helps: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def checked(self, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """The values under their Python names: a hyphen counts as an underscore. Raises RequestError, with a place."""
+        """The values under their Python names: a hyphen counts as an underscore. Raises RequestError, with a place,
+        for others than it takes, and for numbers out of their range.
+        """
         found = {str(name).replace("-", "_"): value for name, value in given.items()}
         check_known(found, self.types, where)
-        return {name: checked(value, self.types[name], f"{where}.{name}") for name, value in found.items()}
+        return {name: self._checked(name, value, f"{where}.{name}") for name, value in found.items()}
+
+    def _checked(self, name: str, value: Any, where: str) -> Any:
+        taken = checked(value, self.types[name], where)
+        check_number(name, taken, where)
+        return taken
 
     def schema(self) -> dict[str, Any]:
         """As an object of JSON schema."""
@@ -53,6 +61,13 @@ class Options:
             for name, hint in self.types.items()
         }
         return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def check_number(name: str, value: Any, where: str) -> None:
+    """Raises RequestError for a number that the option of that name does not take."""
+    expected = misfit(name, value)
+    if expected:
+        raise RequestError(f"{where}: is {value!r}, expected {expected}")
 
 
 def check_known(given: Iterable[str], known: Iterable[str], where: str) -> None:

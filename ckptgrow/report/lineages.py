@@ -17,11 +17,10 @@ import numpy as np
 from ckptgrow.errors import DataError, RequestError, listing
 from ckptgrow.planning.learning_curves import curve_of
 from ckptgrow.planning.logs import newest_log
+from ckptgrow.report.last_saved import last_saved
 from ckptgrow.report.run_record import TrainedCurve, recorded, trained_curve
 from ckptgrow.run.journal import NAME as JOURNAL
-from ckptgrow.run.train_job import metrics_rows, opened
-from ckptgrow.train.saving import LAST
-from ckptgrow.train.trainer import CHECKPOINTS
+from ckptgrow.train.run_directory import CHECKPOINTS, LAST, metrics_rows
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,8 @@ def shown_runs(paths: Sequence[Path], params: Sequence[float], tokens_per_step: 
 
 
 def _trained(path: Path) -> _Trained:
-    checkpoint = opened(path / CHECKPOINTS / LAST)
-    log = checkpoint.get("ckptgrow") or {}
-    curve = trained_curve(path, str(path), checkpoint)
-    return _Trained(path=path, curve=curve, history=log.get("history", ()), last_step=int(checkpoint["global_step"]))
+    saved = last_saved(path)
+    return _Trained(path=path, curve=trained_curve(path, str(path), saved), history=saved.history, last_step=saved.step)
 
 
 def _of_log(path: Path, sizes: list[float], tokens_per_step: float | None) -> TrainedCurve:

@@ -12,17 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ckptgrow.errors import DataError, listing
-from ckptgrow.recipes.model_sizes import size_of
 from ckptgrow.recipes.recipe_options import OPERATORS
-from ckptgrow.run.forecast import Forecast, forecast
+from ckptgrow.report.last_saved import last_saved
+from ckptgrow.run.foreseen import ForeseenStage, foreseen
 from ckptgrow.run.staged_plan import PROBE
 from ckptgrow.run.staged_run import jobs_of
 from ckptgrow.run.standing import JobStanding, Standing, opened_run, standing
-from ckptgrow.run.train_job import metrics_rows, opened
 from ckptgrow.run.work import Work
-from ckptgrow.state.run_data import DATA, SHA256
-from ckptgrow.train.saving import LAST
-from ckptgrow.train.trainer import CHECKPOINTS
+from ckptgrow.train.run_directory import CHECKPOINTS, LAST, LastSaved, metrics_rows
 
 Vector = npt.NDArray[np.float64]
 
@@ -92,10 +89,10 @@ def recorded(out: Path, scratch: Path | None = None) -> RunRecord:
     Raises RequestError where `out` holds no run, DataError where `scratch` holds no training.
     """
     work = opened_run(out)
-    expected = forecast(work)
+    expected = foreseen(work)
     return RunRecord(
         out=out,
-        standing=standing(work, expected),
+        standing=standing(work),
         curves=tuple(_curves(work, expected)),
         growths=tuple(_growths(work)),
         probes=_results(work, PROBE),
@@ -109,33 +106,31 @@ def recorded(out: Path, scratch: Path | None = None) -> RunRecord:
 
 
 def _from_scratch(directory: Path) -> TrainedCurve:
-    last = directory / CHECKPOINTS / LAST
-    if not last.exists() or not metrics_rows(directory):
+    if not (directory / CHECKPOINTS / LAST).exists() or not metrics_rows(directory):
         raise DataError(f"{directory}: holds no training, expected the ⟦out⟧ of `ckptgrow train` with a checkpoint")
-    checkpoint = opened(last)
-    if (checkpoint.get("ckptgrow") or {}).get("history"):
+    saved = last_saved(directory)
+    if saved.history:
         raise DataError(f"{directory}: is of a grown model, expected a training from scratch")
-    return trained_curve(directory, "from scratch", checkpoint)
+    return trained_curve(directory, "from scratch", saved)
 
 
-def trained_curve(directory: Path, name: str, checkpoint: Mapping[str, Any]) -> TrainedCurve:
-    """The curve of a directory of `ckptgrow train`, with its last checkpoint as it was opened."""
-    size = size_of(checkpoint["hyper_parameters"]["config"])
-    return replace(_curve(directory, name, size.without_embeddings, 0.0, 0), data=_data_in(checkpoint))
+def trained_curve(directory: Path, name: str, saved: LastSaved) -> TrainedCurve:
+    """The curve of a directory of `ckptgrow train`, with what its last checkpoint says of itself."""
+    return replace(_curve(directory, name, saved.without_embeddings, 0.0, 0), data=saved.data)
 
 
-def _curves(work: Work, expected: Forecast) -> list[TrainedCurve]:
+def _curves(work: Work, expected: Sequence[ForeseenStage]) -> list[TrainedCurve]:
     found: list[TrainedCurve] = []
     spent = 0.0
     for number, stage in enumerate(work.plan.stages):
         if not metrics_rows(work.directory(stage)):
             break
-        params = expected.stages[number].size.without_embeddings
+        params = expected[number].size.without_embeddings
         probed = work.journal.result(f"{stage.name}/{PROBE}")
         spent += 0.0 if probed is None else float(probed["flops"])
         curve = _curve(work.directory(stage), stage.name, params, spent, work.tokens_before(number))
-        last = work.last(stage)
-        found.append(replace(curve, data=_data_in(opened(last))) if last.exists() else curve)
+        has_saved = work.last(stage).exists()
+        found.append(replace(curve, data=last_saved(work.directory(stage)).data) if has_saved else curve)
         spent = max(spent, found[-1].spent)
     return found
 
@@ -156,10 +151,6 @@ def _curve(directory: Path, name: str, params: int, spent: float, tokens_before:
         losses=_column(logged, "loss"),
         rates=_column(logged, "lr"),
     )
-
-
-def _data_in(checkpoint: Mapping[str, Any]) -> str:
-    return str(checkpoint["hyper_parameters"].get(DATA, {}).get(SHA256, ""))
 
 
 def of_other_data(curves: Sequence[TrainedCurve]) -> str:

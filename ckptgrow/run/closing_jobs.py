@@ -13,8 +13,7 @@ from ckptgrow.recipes.command_words import words_of_command
 from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.staged_plan import Evaluations, PlannedStage
 from ckptgrow.run.work import Listener, Work
-from ckptgrow.train.saving import LAST
-from ckptgrow.train.trainer import CHECKPOINTS
+from ckptgrow.train.run_directory import CHECKPOINTS, LAST
 
 VALIDATION = "val"
 

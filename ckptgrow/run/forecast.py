@@ -22,11 +22,12 @@ from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.growth_jobs import recipe_of
 from ckptgrow.run.probe_job import ProbeJob
 from ckptgrow.run.staged_plan import PROBE, PlannedStage, StagedPlan
-from ckptgrow.run.train_job import TrainJob, metrics_rows
+from ckptgrow.run.train_job import TrainJob
 from ckptgrow.run.work import SEQLEN, Work, length
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.config_sources import architecture_of
 from ckptgrow.state.opening import architecture_in
+from ckptgrow.train.run_directory import metrics_rows
 from ckptgrow.train.settings import TrainSettings, settings_for, with_fitting_length
 from ckptgrow.train.training_run import train
 
@@ -60,6 +61,16 @@ class StageForecast:
     probe_flops: float = 0.0
     probe_bytes: int = 0
 
+    @property
+    def seconds(self) -> float | None:
+        """Of its training, at most; None where no steps were measured."""
+        return None if self.seconds_per_step is None else self.seconds_per_step * self.steps
+
+    @property
+    def probe_seconds(self) -> float | None:
+        """Of its probe, at most, as long a FLOP as its training's."""
+        return None if self.seconds is None else self.seconds * self.probe_flops / self.flops
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -75,9 +86,9 @@ class Forecast:
 
     @property
     def seconds(self) -> float | None:
-        """Of training, in all; None where nothing was measured."""
-        known = [one.seconds_per_step * one.steps for one in self.stages if one.seconds_per_step is not None]
-        return sum(known) if len(known) == len(self.stages) else None
+        """Of training and of probes, in all; None where something was not measured."""
+        known = [seconds for one in self.stages for seconds in (one.seconds, one.probe_seconds) if seconds is not None]
+        return sum(known) if len(known) == 2 * len(self.stages) else None
 
 
 def forecast(work: Work, measure: int = 0, tell: Callable[[str], None] = lambda sentence: None) -> Forecast:

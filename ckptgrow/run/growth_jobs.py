@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ckptgrow.choices import Operator
-from ckptgrow.growth.growths import GROWTHS
 from ckptgrow.growth.request import StateRequest
 from ckptgrow.recipes.command_words import words_of_command
 from ckptgrow.recipes.recipe_options import OPERATORS, STATE_OPTIONS, growth_options
 from ckptgrow.run.staged_plan import PlannedStage
 from ckptgrow.run.work import Listener, Work
 from ckptgrow.storage.files.atomic import appearing
-from ckptgrow.verification.comparison import VerifySettings, verify
+from ckptgrow.verification.verify_settings import VerifySettings
 
 
 class VerificationFailed(Exception):  # noqa: N818  no fault of the request: the verdict that stops a run
@@ -66,6 +65,8 @@ class GrowJob:
 
     def run(self, work: Work, listener: Listener) -> dict[str, Any]:
         """Grows; what a killed process may have left there is replaced by the same."""
+        from ckptgrow.growth.growths import GROWTHS
+
         shutil.rmtree(work.probed(self.stage), ignore_errors=True)  # its choice is in the journal
         of_model, of_state = self.options(work)
         grow, request = GROWTHS[self.operator], StateRequest(**of_state, force=True)
@@ -106,6 +107,8 @@ class VerifyJob:
 
     def run(self, work: Work, listener: Listener) -> dict[str, Any]:
         """Judges; raises VerificationFailed for a growth that lost something."""
+        from ckptgrow.verification.comparison import verify
+
         small, grown = self.pair(work)
         report = verify(small, grown, settings=VerifySettings(**work.plan.verify), stage=listener.stage)
         tree = report.to_json()

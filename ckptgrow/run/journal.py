@@ -1,4 +1,4 @@
-"""The journal of a run: one JSON line for the plan, and one for every job that has begun or is done.
+"""The journal of a run: one JSON line for the plan, for what it will take, and for every job that has begun or is done.
 
 A line counts once it is whole and flushed. What a killed process left of a line is cut off when the run goes on.
 """
@@ -16,7 +16,7 @@ from typing import Any, cast
 from ckptgrow.errors import CheckpointError, RequestError
 
 NAME = "journal.jsonl"
-PLAN, BEGUN, DONE, FAILED = "plan", "begun", "done", "failed"
+PLAN, FORESEEN, BEGUN, DONE, FAILED = "plan", "foreseen", "begun", "done", "failed"
 
 
 @dataclass
@@ -41,6 +41,16 @@ class Journal:
     def plan(self) -> Mapping[str, Any] | None:
         """The plan that the run began with, as a tree."""
         return next((one["plan"] for one in self.entries if one["event"] == PLAN), None)
+
+    @property
+    def foreseen(self) -> list[dict[str, Any]] | None:
+        """What every stage will take, as trees; None in a run of a version that did not keep it."""
+        return next((one["stages"] for one in reversed(self.entries) if one["event"] == FORESEEN), None)
+
+    def foresees(self, stages: list[dict[str, Any]]) -> None:
+        """Keeps what every stage will take, where the journal does not say the same already."""
+        if self.foreseen != stages:
+            self._write({"event": FORESEEN, "stages": stages})
 
     def result(self, job: str) -> Mapping[str, Any] | None:
         """What a job that is done found; None where it is not done."""

@@ -18,15 +18,34 @@ from ckptgrow.recipes.recipe_options import (
     train_fields,
     typed_train_options,
 )
-from ckptgrow.recipes.typed_values import Options, made, schema_of_class
+from ckptgrow.recipes.typed_values import Options, check_number, made, schema_of_class
 from ckptgrow.run.probe_job import ProbeJob
-from ckptgrow.run.staged_plan import PROBE, PlannedStage, StagedPlan, path_beside, verify_options
+from ckptgrow.run.staged_plan import (
+    PROBE,
+    Evaluations,
+    GrowWhen,
+    PlannedProbe,
+    PlannedStage,
+    StagedPlan,
+    path_beside,
+    verify_options,
+)
 from ckptgrow.run.train_job import makes_model, makes_optimizer
 
 VERSION = 1
 # what the command's function calls otherwise
 IN_HELPS = {"eps": "adam_epsilon", "betas": "adam_beta1", "compile": "compile_model"}
 FOR_ALL_STAGES = (*OF_STAGES, "reset")  # what no plan's own options of training can be
+# the options that stages have under names of their own: their numbers have the same ranges
+OPTION_OF = {
+    "steps": "train_steps",
+    "at_most": "train_steps",
+    "micro_batch": "batch_size",
+    "restart_step": "step",
+    "learning_rate": "lr",
+    "warmup": "warmup_steps",
+    "tau": "until_slope",
+}
 FIRST_MODELS = ("config", "size", "checkpoint", "init_from")
 Helps = Mapping[str, Mapping[str, str]]  # what options do, by command
 
@@ -154,6 +173,8 @@ def _check(plan: StagedPlan) -> None:
             raise RequestError(f"stages[{number}].name: is {name} again, expected a name of its own")
         if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith("."):
             raise RequestError(f"stages[{number}].name: is {name!r}, expected letters, digits, - and _")
+    if plan.evaluate is not None:
+        _check_numbers(plan.evaluate, "evaluate")
     for number, stage in enumerate(plan.stages):
         _check_stage(plan, number, stage)
 
@@ -171,17 +192,19 @@ def _check_stage(plan: StagedPlan, number: int, stage: PlannedStage) -> None:
         raise RequestError(f"{where}: has {found}, expected one of them")
     if stage.grow is not None and is_last:
         raise RequestError(f"{where}.grow: nothing comes behind the last stage, expected steps")
-    for name, value in (("steps", stage.steps), ("grow.at_most", stage.grow and stage.grow.at_most)):
-        if value is not None and value < 1:
-            raise RequestError(f"{where}.{name}: is {value}, expected at least 1")
     if stage.warmup is not None and stage.warmup_share is not None:
         raise RequestError(f"{where}: has both warmup and warmup_share, expected one of them")
-    if stage.warmup_share is not None and not 0 <= stage.warmup_share <= 1:
-        raise RequestError(f"{where}.warmup_share: is {stage.warmup_share:g}, expected a share from 0 to 1")
-    for name in ("batch_size", "micro_batch", "factor"):
-        value = getattr(stage, name)
-        if value is not None and value < 1:
-            raise RequestError(f"{where}.{name}: is {value}, expected at least 1")
+    _check_numbers(stage, where)
+    _check_numbers(stage.probe, f"{where}.probe")
+    for place, part in ((f"{where}.grow", stage.grow), (f"{where}.evaluate", stage.evaluate)):
+        if part is not None:
+            _check_numbers(part, place)
+
+
+def _check_numbers(part: PlannedStage | PlannedProbe | GrowWhen | Evaluations, where: str) -> None:
+    """Raises RequestError for a number that no run can have."""
+    for name, value in vars(part).items():
+        check_number(OPTION_OF.get(name, name), value, f"{where}.{name}")
 
 
 def _checked(plan: StagedPlan, number: int) -> PlannedStage:

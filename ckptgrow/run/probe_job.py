@@ -8,9 +8,7 @@ from typing import Any
 
 from ckptgrow.choices import Operator
 from ckptgrow.probe.candidates import TABLES, Candidate, check_names, named, typed
-from ckptgrow.probe.entrants import ProbeRequest
 from ckptgrow.probe.limits import check_steps
-from ckptgrow.probe.probing import probe
 from ckptgrow.probe.rungs import Cost, budget_of
 from ckptgrow.recipes.command_words import words_of_command
 from ckptgrow.recipes.model_sizes import ModelSize
@@ -19,7 +17,6 @@ from ckptgrow.run.devices import Devices
 from ckptgrow.run.staged_plan import PROBE, PlannedStage
 from ckptgrow.run.train_job import StoppedBySignal, TrainJob
 from ckptgrow.run.work import Listener, Work
-from ckptgrow.train.guards import Interrupted
 
 # what a probe decides itself
 OF_ARMS = ("data", "out", "until_slope", "until_loss", "stop_at", "keep", "export", "sample", "eval_tasks")
@@ -65,6 +62,10 @@ class ProbeJob:
 
     def run(self, work: Work, listener: Listener) -> Mapping[str, Any]:
         """Probes, or goes on with it; raises StoppedBySignal where a signal came first, and what `probe` raises."""
+        from ckptgrow.probe.entrants import ProbeRequest
+        from ckptgrow.probe.probing import probe
+        from ckptgrow.train.guards import Interrupted
+
         asked = self.stage.probe
         request = ProbeRequest(
             candidates=self.candidates(),

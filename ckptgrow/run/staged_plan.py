@@ -13,7 +13,7 @@ from typing import Any, Literal, get_type_hints
 
 from ckptgrow.choices import OperatorName, ScheduleKind, StepWord
 from ckptgrow.recipes.typed_values import Options, said
-from ckptgrow.verification.comparison import VerifySettings
+from ckptgrow.verification.verify_settings import VerifySettings
 
 PROBE = "probe"
 Keep = Literal["all", "ends", "newest"]

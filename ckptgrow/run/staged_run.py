@@ -6,18 +6,18 @@ newest checkpoint, a growth is made again from the same bytes to the same bytes,
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ckptgrow.errors import RequestError
 from ckptgrow.recipes.recipe_options import OPERATORS
-from ckptgrow.run.checked_ahead import check_ahead
 from ckptgrow.run.closing_jobs import EvaluateJob, TidyJob
 from ckptgrow.run.devices import Devices
-from ckptgrow.run.forecast import Forecast, forecast
+from ckptgrow.run.foreseen import as_trees
 from ckptgrow.run.growth_jobs import GrowJob, VerificationFailed, VerifyJob
 from ckptgrow.run.journal import Journal
 from ckptgrow.run.probe_job import ProbeJob
@@ -25,6 +25,9 @@ from ckptgrow.run.staged_plan import PROBE, StagedPlan
 from ckptgrow.run.train_job import StoppedBySignal, TrainJob
 from ckptgrow.run.work import Listener, Work
 from ckptgrow.train.occupied import occupied
+
+if TYPE_CHECKING:
+    from ckptgrow.run.forecast import Forecast
 
 
 class Job(Protocol):
@@ -84,15 +87,19 @@ def run_plan(
     Raises RequestError for another plan or other data than the directory's run began with, a directory that another
     process holds, and a disk without room; what jobs raise otherwise.
     """
+    from ckptgrow.run.checked_ahead import check_ahead
+    from ckptgrow.run.forecast import forecast
+
     with occupied(out):
         work = Work(plan=plan, data=data, out=out, journal=Journal.read(out), devices=devices or Devices())
         expected = forecast(work)
         check_ahead(work, expected)
         _check_room(work, expected)
         work.journal.begin(tree_of(plan, data))
+        work.journal.foresees(as_trees(expected))
         work.write_first_config()
         for job in _asked(work, only):
-            began = work.journal.started(job.name)
+            began, planned = work.journal.started(job.name), _after_probe(job, work)
             listener.job(job.name, "")
             try:
                 result = job.run(work, listener)
@@ -103,7 +110,18 @@ def run_plan(
                 return RunOutcome(out, failed=job.name, problems=tuple(failure.sentences))
             work.journal.finished(job.name, result, began)
             listener.job(job.name, _in_words(result))
+            for before, now in zip(planned, _after_probe(job, work), strict=True):
+                if before != now:
+                    listener.tell(f"planned as {before}; by the probe {now}")
     return RunOutcome(out)
+
+
+def _after_probe(job: Job, work: Work) -> list[str]:
+    """The commands of the stage behind its probe, as far as is known what it chooses; none behind other jobs."""
+    if not isinstance(job, ProbeJob):
+        return []
+    behind = [one for one in jobs_of(work.plan) if isinstance(one, GrowJob | TrainJob) and one.stage == job.stage]
+    return [shlex.join(words) for one in behind for words in one.words(work)]
 
 
 def tree_of(plan: StagedPlan, data: Path | str) -> dict[str, Any]:

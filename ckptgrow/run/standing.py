@@ -8,13 +8,14 @@ from pathlib import Path
 
 from ckptgrow.errors import RequestError
 from ckptgrow.planning.watching import Watch, seen
-from ckptgrow.run.forecast import Forecast, forecast
+from ckptgrow.run.foreseen import foreseen
 from ckptgrow.run.journal import BEGUN, FAILED, Journal
 from ckptgrow.run.plan_reading import plan_in
 from ckptgrow.run.staged_run import jobs_of
-from ckptgrow.run.train_job import metrics_rows, newest_progress, tau_of
+from ckptgrow.run.train_job import tau_of
 from ckptgrow.run.work import Work
-from ckptgrow.train.monitor import Progress, validated_in_words
+from ckptgrow.train.run_directory import metrics_rows
+from ckptgrow.train.step_progress import Progress, newest_progress, validated_in_words
 
 WAITING, UNDER_WAY, DONE, STOPPED = "waiting", "under way", "done", "failed"
 NEVER = float("inf")  # a slope that nothing rises past: only the slope itself is asked for
@@ -81,11 +82,11 @@ def opened_run(out: Path) -> Work:
     return Work(plan=plan, data=data, out=out, journal=journal)
 
 
-def standing(work: Work, expected: Forecast | None = None) -> Standing:
-    """Where a run stands; `expected` spares its forecast."""
+def standing(work: Work) -> Standing:
+    """Where a run stands."""
     journal = Journal.read(work.out)
     work = replace(work, journal=journal)
-    expected = expected or forecast(work)
+    expected = foreseen(work)
     names = [one.name for one in jobs_of(work.plan)]
     jobs = tuple(_job(name, journal) for name in names)
     number = next((n for n, one in enumerate(work.plan.stages) if journal.result(f"{one.name}/train") is None), None)
@@ -95,12 +96,12 @@ def standing(work: Work, expected: Forecast | None = None) -> Standing:
             out=work.out, jobs=jobs, progress=None, slope=None, tau=None, flops_left=0.0, seconds_left=0.0,
             free_bytes=free,
         )  # fmt: skip
-    stage, one = work.plan.stages[number], expected.stages[number]
+    stage, one = work.plan.stages[number], expected[number]
     begins = work.start(number)
     rows = metrics_rows(work.directory(stage))
     progress = newest_progress(rows, begins + one.steps)
     done = 0 if progress is None else max(0, progress.step - begins)
-    left = sum(later.flops for later in expected.stages[number:]) - one.flops * done / one.steps
+    left = sum(later.flops for later in expected[number:]) - one.flops * done / one.steps
     speed = None if progress is None else progress.tokens_per_second
     tau = tau_of(work.plan, number)
     return Standing(

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ckptgrow.errors import CheckpointError, RequestError
 from ckptgrow.planning.executed import LARGEST_MICRO
 from ckptgrow.planning.operators import THRESHOLDS
 from ckptgrow.recipes.command_words import words_of_command
-from ckptgrow.recipes.model_sizes import size_of
 from ckptgrow.recipes.recipe_options import OF_BEGINNINGS, OF_NEW_OPTIMIZERS, train_fields
 from ckptgrow.run.devices import run_together
 from ckptgrow.run.staged_plan import PlannedStage, StagedPlan
 from ckptgrow.run.work import FIRST_MODEL, Listener, Work, length
-from ckptgrow.state.config_sources import architecture_of
-from ckptgrow.train.metrics import METRICS
-from ckptgrow.train.monitor import Progress
-from ckptgrow.train.resuming import TOKENS
-from ckptgrow.train.slope_stop import reached_in
-from ckptgrow.train.training_run import train
+from ckptgrow.train.run_directory import metrics_rows
+from ckptgrow.train.step_progress import newest, newest_progress
 
 KEPT_CHECKPOINTS = 2  # in a stage's directory, where the plan does not say: the newest, and the one before it
 EXIT_SIGNALLED = 128
@@ -107,6 +99,8 @@ class TrainJob:
         if work.devices.count > 1:
             number = self._elsewhere(work, given, resume, listener)
         else:
+            from ckptgrow.train.training_run import train
+
             model = _model(work, resume)
             if "config" in model:
                 model = {"config": dict(work.first_config or {})}
@@ -135,6 +129,10 @@ class TrainJob:
 
     def _result(self, work: Work) -> dict[str, Any]:
         """What the stage came to, from its files."""
+        from ckptgrow.recipes.model_sizes import size_of
+        from ckptgrow.train.resuming import TOKENS
+        from ckptgrow.train.slope_stop import reached_in
+
         last = work.last(self.stage)
         tree = opened(last)
         config = tree["hyper_parameters"]["config"]
@@ -148,8 +146,8 @@ class TrainJob:
             "flops": size.flops(tokens - work.tokens_before(self.number)),
             "params": size.without_embeddings,
             "parameters": size.total,
-            "loss": _last(rows, "loss"),
-            "val_loss": _last(rows, "val_loss"),
+            "loss": newest(rows, "loss"),
+            "val_loss": newest(rows, "val_loss"),
             "slope_reached": reached_in(tree),
             "loss_reached": reached_in(tree, "loss_reached"),
         }
@@ -205,49 +203,22 @@ def is_finished(checkpoint: Path, total: int) -> bool:
     """Whether a stage's newest checkpoint is its last: at the last step, or where its slope or its loss ended it."""
     if not checkpoint.exists():
         return False
+    from ckptgrow.train.slope_stop import reached_in
+
     tree = opened(checkpoint)
     return int(tree["global_step"]) >= total or any(reached_in(tree, end) is not None for end in ENDS)
 
 
 def opened(checkpoint: Path) -> dict[str, Any]:
     """A checkpoint's tree, its tensors not read."""
+    import torch
+
     return torch.load(checkpoint, weights_only=True, mmap=True, map_location="cpu")
-
-
-def metrics_rows(directory: Path) -> list[dict[str, str]]:
-    """The rows of a stage's log; none where it has not begun."""
-    path = directory / METRICS
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if (row["step"] or "").isdigit() and row["val_bits"] is not None]
-
-
-def newest_progress(rows: list[dict[str, str]], total: int) -> Progress | None:
-    """What a log's rows say of a run in other processes."""
-    trained = [row for row in rows if row["loss"]]
-    if not trained:
-        return None
-    row = trained[-1]
-    return Progress(
-        step=int(row["step"]),
-        total=total,
-        tokens=int(row["tokens"]),
-        lr=float(row["lr"]),
-        loss=float(row["loss"]),
-        val_loss=_last(rows, "val_loss"),
-        val_step=next((int(row["step"]) for row in reversed(rows) if row["val_loss"]), None),
-        tokens_per_second=float(row["tokens_per_second"]),
-        is_logged=True,
-    )
-
-
-def _last(rows: list[dict[str, str]], column: str) -> float | None:
-    return next((float(row[column]) for row in reversed(rows) if row[column]), None)
 
 
 def _completed(config: Mapping[str, Any], where: Path) -> Mapping[str, Any]:
     from ckptgrow.formats.checkpoint import Checkpoint
+    from ckptgrow.state.config_sources import architecture_of
 
     return architecture_of(Checkpoint(path=where, kind="lightning", tensors={}, config=config)).config
 

@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ckptgrow.choices import Operator
-from ckptgrow.growth import deepening, widening
+from ckptgrow.growth.rho import RHO
 from ckptgrow.probe.candidates import Candidate
 from ckptgrow.progress import Advance
 from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.devices import Devices
 from ckptgrow.run.journal import Journal
 from ckptgrow.run.staged_plan import PROBE, PlannedStage, StagedPlan
-from ckptgrow.state.config_sources import original_config
-from ckptgrow.train.monitor import Progress
-from ckptgrow.train.saving import LAST
-from ckptgrow.train.trainer import CHECKPOINTS
+from ckptgrow.state.original_config import original_config
+from ckptgrow.train.run_directory import CHECKPOINTS, LAST
+from ckptgrow.train.step_progress import Progress
 
 FIRST_MODEL = "first-model.json"
-RHO: Mapping[Operator, float] = {"width": widening.RHO, "depth": deepening.RHO}
 SEQLEN = 512  # tokens, where neither plan nor checkpoint says: the command's own
 
 
@@ -110,7 +108,7 @@ class Work:
         stage = self.plan.stages[number]
         if stage.operator is None:
             begins_anew = self.plan.checkpoint is None or "schedule" in stage.train.get("reset", ())
-            return 0 if begins_anew else _stored_step(Path(str(self.plan.checkpoint)))
+            return 0 if begins_anew else self._first_step
         operators = OPERATORS[stage.operator]
         found = self.journal.result(f"{stage.name}/{operators[-1]}")
         if found is not None:
@@ -119,6 +117,13 @@ class Work:
         if isinstance(stage.restart_step, int):
             return stage.restart_step
         return round(before / RHO[operators[-1]]) if stage.restart_step == "auto" else before
+
+    @property
+    def _first_step(self) -> int:
+        """Of the checkpoint that the run began with."""
+        if self.journal.foreseen is not None:
+            return int(self.journal.foreseen[0]["start"])
+        return _stored_step(Path(str(self.plan.checkpoint)))
 
     def tokens_before(self, number: int) -> int:
         """That the run had seen when a stage began."""

@@ -184,7 +184,10 @@ def _entries(architecture: Architecture) -> list[_Entry]:
     family = architecture.family
     existing = [one for one in family.parameters if architecture.holds(one.when)]
     parameters: list[tuple[str, str, str]] = [(one.name, one.layout, one.layers) for one in existing]
-    buffers: list[tuple[str, str, str]] = [(name, "fixed", "all") for name in (*family.buffers, *COUNTERS)]
+    said = {family.choice.bias: "choice"}
+    buffers: list[tuple[str, str, str]] = [
+        (name, said.get(name, "fixed"), "all") for name in (*family.buffers, *COUNTERS)
+    ]
     layouts = {one.name: one.layout for one in existing}
     others: list[tuple[str, str, str]] = [
         (other, layouts[name], "all")
@@ -196,13 +199,16 @@ def _entries(architecture: Architecture) -> list[_Entry]:
         _Entry(
             pattern=name,
             layout=layout,
-            is_buffer=layout == "fixed",
+            is_buffer=is_buffer,
             regex=name_regex(spelling, family.base_prefix, others=prefixes),
             layers=_layers_with(architecture, name, layers),
             base_prefix=family.base_prefix,
             is_trained=name not in family.untrained,
         )
-        for name, layout, layers in parameters + others + buffers
+        for name, layout, layers, is_buffer in [
+            *((*one, False) for one in parameters + others),
+            *((*one, True) for one in buffers),
+        ]
         for spelling in _spellings(name, family)
     ]
 

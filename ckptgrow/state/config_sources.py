@@ -13,15 +13,13 @@ from typing import Any
 
 from ckptgrow.errors import CheckpointError, ConfigError, at
 from ckptgrow.families.family import Family
-from ckptgrow.families.tables.gpt2 import FAMILY as GPT2
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.lightning import original_arguments
 from ckptgrow.state.architecture import Architecture, config_errors
+from ckptgrow.state.original_config import original_config
 from ckptgrow.state.sizes import fields_in
 from ckptgrow.state.task_heads import family_of_model
 from ckptgrow.storage.files.json_files import read_config
-
-GPT2_VOCABULARY = 50257  # the staged-training script starts from the released GPT-2's config
 
 
 def architecture_of(checkpoint: Checkpoint, config_file: Path | None = None) -> Architecture:
@@ -56,20 +54,6 @@ def config_in_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{error.message.marked} (a transformers config.json)") from error
 
 
-def original_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The config behind the staged-training script's `size` and `seqlen`; raises ConfigError for an unknown size."""
-    size = arguments.get("size")
-    if size not in GPT2.original_sizes:
-        raise ConfigError(
-            f"{size!r}: no size of the staged-training script, expected one of "
-            f"{', '.join(sorted(GPT2.original_sizes))}; pass a transformers config with ⟦config FILE⟧"
-        )
-    sizes = dict(GPT2.original_sizes[str(size)])
-    if arguments.get("layers") is not None:
-        sizes["n_layer"] = arguments["layers"]
-    return {"model_type": "gpt2", "vocab_size": GPT2_VOCABULARY, "n_positions": arguments["seqlen"], **sizes}
-
-
 def completed_config(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with transformers' defaults for fields of the table that it does not have, the kinds of single layers
     that transformers derives by a rule, and fields under their own names where it has them under an alias.
@@ -78,6 +62,8 @@ def completed_config(family: Family, config: Mapping[str, Any]) -> dict[str, Any
     fields |= {name for one in (*family.parameters, *family.refusals) for name in fields_in(one.when)}
     fields |= {family.tie.config} if family.tie else set()
     fields |= {family.padding.eps} if family.padding else set()
+    if "experts" in family.sizes:
+        fields |= {family.choice.chosen, *(family.choice.groups or ()), *fields_in(family.choice.normalised)}
     fields |= set(family.rounding.fields) if family.rounding else set()
     fields |= {family.activation}  # of None there is nothing to complete
     fields |= {*family.sparse.rules, family.sparse.experts} if family.sparse else set()

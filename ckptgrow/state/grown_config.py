@@ -33,18 +33,30 @@ def with_sizes(old: Architecture, new: Mapping[str, int]) -> dict[str, Any]:
         if field is not None and isinstance(old.config.get(field), int):
             changed[field] = new[space]
     for space, size in family.sizes.items():
-        if size.config is not None and old.with_config(changed).sizes[space] != new[space]:
+        if size.config is not None and _sizes(old, changed)[space] != new[space]:
             changed[size.config] = new[space]
     moved = {field: name for field, name in family.equal.items() if changed.get(name) != old.config.get(name)}
     changed |= {field: changed[name] for field, name in moved.items() if field in changed}
-    found = old.with_config(changed).sizes
+    found = _sizes(old, changed)
     for space in family.sizes:
         if found[space] != new[space]:
             raise ConfigError(
                 f"{old.where}: {family.model_type} configs derive the size of {space!r} as {found[space]}, "
                 f"expected {new[space]}; no field can say it, so this growth cannot be written down"
             )
-    return _with_aliases(family, changed)
+    return with_aliases(family, changed)
+
+
+def _sizes(old: Architecture, changed: Mapping[str, Any]) -> Mapping[str, int]:
+    """The sizes by a changed config; raises ConfigError where they do not go together."""
+    try:
+        return old.with_config(changed).sizes
+    except ConfigError as error:
+        what = error.message.marked.removeprefix(f"{old.where}: ")
+        raise ConfigError(
+            f"{old.where}: {old.family.model_type} configs derive the size of a head, and {what}; no field can say "
+            "it, so this growth cannot be written down"
+        ) from error
 
 
 def with_layers(old: Architecture, sources: Sequence[int]) -> dict[str, Any]:
@@ -70,7 +82,7 @@ def with_layers(old: Architecture, sources: Sequence[int]) -> dict[str, Any]:
     with at(old.where):
         changed |= moved_rules(family, config, sources) | moved_numbers(family, config, sources)
         check_kinds(family, config, changed, sources)
-    return _with_aliases(family, changed)
+    return with_aliases(family, changed)
 
 
 def _moved_lists(old: Architecture, sources: Sequence[int]) -> dict[str, list[Any]]:
@@ -86,6 +98,6 @@ def _moved_lists(old: Architecture, sources: Sequence[int]) -> dict[str, list[An
     return moved
 
 
-def _with_aliases(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
+def with_aliases(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with fields that it has under two names equal under both: transformers lets the alias decide."""
     return {**config, **{alias: config.get(name) for alias, name in family.aliases.items() if alias in config}}

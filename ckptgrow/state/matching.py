@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ckptgrow.errors import OptimizerError, listing
+from ckptgrow.formats.bitsandbytes_records import CODE_MAPS
 from ckptgrow.formats.raw_optimizers import Record
 from ckptgrow.state.wrappers import bare_names
 from ckptgrow.storage.tensors import is_lazy
@@ -52,7 +53,9 @@ class Slot:
 def misfits(record: Record, shape: Shape) -> dict[str, Shape]:
     """The entries that cannot belong to a parameter of this shape, with the shapes that they would have."""
     expected = {
-        key: _expected(key, value.shape, shape) for key, value in record.items() if is_lazy(value) and value.shape
+        key: _expected(key, value.shape, shape)
+        for key, value in record.items()
+        if is_lazy(value) and value.shape and key not in CODE_MAPS
     }
     return {key: wanted for key, wanted in expected.items() if record[key].shape != wanted}
 

@@ -15,7 +15,6 @@ from ckptgrow.families.registry import FAMILIES
 from ckptgrow.state.architecture import Architecture, config_errors
 from ckptgrow.state.config_sources import completed_config
 
-CHOSEN = "num_experts_per_tok"  # the config field of how many experts a token has
 SHARED_FFN = "shared_ffn"  # the space of an expert that every token has
 META = ("architectures", "transformers_version", "dtype", "torch_dtype", "_name_or_path", "model_type")
 
@@ -125,7 +124,7 @@ def _says(found: object, expected: object) -> bool:
 def _sizes(family: Family, old: Architecture, shards: int) -> dict[str, int]:
     ffn = old.sizes["ffn"]
     sizes = {"experts": shards, "dense_ffn": ffn, SHARED_FFN: ffn, "ffn": ffn // shards}
-    return {**dict(_fields(family, sizes)), CHOSEN: shards}
+    return {**dict(_fields(family, sizes)), family.choice.chosen: shards}
 
 
 def _fields(family: Family, sizes: Mapping[str, int]) -> Iterator[tuple[str, int]]:

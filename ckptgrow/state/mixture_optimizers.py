@@ -67,7 +67,7 @@ def _record(term: MixtureTensor, state: OptimizerState) -> Record:
 
 def _check(kind: OptimizerKind | None, records: Sequence[Record], names: Sequence[str], state: OptimizerState) -> None:
     known = {*POWERS, *NUMBERS}
-    strange = [key for key in records[0] if kind is None or kind.entries[key] not in known]
+    strange = [key for key in records[0] if kind is None or kind.entries.get(key) not in known]
     if kind is None or strange:
         raise OptimizerError(
             f"{', '.join(strange) or 'the record'} of {names[0]} cannot be parted among experts, expected averages of "

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ckptgrow.formats.bitsandbytes_records import CODE_MAPS
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
 
 # What an entry of a parameter's record is in terms of the parameter's gradient g.
@@ -73,12 +74,13 @@ class OptimizerKind:
 
 
 def recognised(options: Mapping[str, Any], keys: Collection[str] = ()) -> OptimizerKind | None:
-    """The optimizer of a group with these options, whose parameters' records have these keys.
+    """The optimizer of a group with these options, whose parameters' records have these keys, and maybe maps of 8 bits.
 
     >>> recognised({"lr": 0.1, "momentum": 0.9, "dampening": 0, "nesterov": False}, {"momentum_buffer"}).name
     'SGD'
     """
-    return next((kind for kind in shown_by(options, keys) if set(keys) <= kind.entries.keys()), None)
+    own = set(keys) - set(CODE_MAPS)
+    return next((kind for kind in shown_by(options, keys) if own <= kind.entries.keys()), None)
 
 
 def shown_by(options: Mapping[str, Any], keys: Collection[str] = ()) -> list[OptimizerKind]:
@@ -185,6 +187,31 @@ KINDS: tuple[OptimizerKind, ...] = (
         name="SophiaG",
         entries={"exp_avg": "gradient", "hessian": "square", "step": "step"},
         signs=(_sign("betas rho"),),
+    ),
+    # Dettmers et al., "8-bit Optimizers via Block-wise Quantization", arXiv 2110.02861: bitsandbytes' Adam and AdamW,
+    # steps are AdamW's; those with one average, by the options that their classes fix
+    OptimizerKind(
+        name="AdamW of bitsandbytes", entries=_ADAM, signs=(_sign("betas eps t_alpha t_beta3", without="amsgrad"),)
+    ),
+    OptimizerKind(
+        name="SGD of bitsandbytes",
+        entries={"momentum_buffer": "gradient", "step": "step"},
+        signs=(_sign("betas eps", keys="momentum_buffer", eps=0.0),),
+    ),
+    OptimizerKind(
+        name="Lion of bitsandbytes",
+        entries={"exp_avg": "gradient", "step": "step"},
+        signs=(_sign("betas eps", keys="exp_avg", eps=0.0),),
+    ),
+    OptimizerKind(
+        name="RMSprop of bitsandbytes",
+        entries={"square_avg": "square", "step": "step"},
+        signs=(_sign("betas eps", keys="square_avg"),),
+    ),
+    OptimizerKind(
+        name="Adagrad of bitsandbytes",
+        entries={"sum": "square", "step": "step"},
+        signs=(_sign("betas eps", keys="sum"),),
     ),
     # Dozat, "Incorporating Nesterov Momentum into Adam", ICLR workshop 2016
     OptimizerKind(

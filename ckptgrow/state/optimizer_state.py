@@ -17,6 +17,7 @@ from ckptgrow.errors import OptimizerError, at, listing
 from ckptgrow.formats.raw_optimizers import KeptAs, Key, KeyedBy, RawGroup, RawOptimizer, Record
 from ckptgrow.state.matching import Shape, Slot, by_names, by_order, misfits
 from ckptgrow.state.wrappers import bare_names
+from ckptgrow.storage.code_blocks import CodeMap
 
 # bitsandbytes' states: values and their maps (also wrapped, as its newer versions write them)
 QUANTISED = re.compile(r"state[12]|qmap[12]|absmax[12]|max[12]|new_max[12]|__bnb_optimizer_quant_state__")
@@ -62,6 +63,12 @@ class OptimizerState:
     def state_keys(self) -> tuple[str, ...]:
         """The keys that occur in the records, sorted."""
         return tuple(sorted({key for record in self.state.values() for key in record}))
+
+    @property
+    def code_maps(self) -> tuple[CodeMap, ...]:
+        """The maps of all records whose averages are in 8 bits, each once."""
+        found = [one for record in self.state.values() for one in record.values() if isinstance(one, CodeMap)]
+        return tuple({id(one.stored): one for one in found}.values())
 
     @property
     def group_of(self) -> Mapping[str, ParameterGroup]:
@@ -136,11 +143,11 @@ def _slots(index: int, raw: RawOptimizer) -> list[Slot]:
     if stray or len(set(raw.keys)) != len(raw.keys):
         raise OptimizerError(f"state of parameters {listing(stray or raw.keys)}, expected each in one group")
     quantised = {key for record in raw.records.values() for key in record if QUANTISED.match(key)}
+    quantised = quantised if raw.kept_as == "torch" else set[str]()
     if quantised:
         raise OptimizerError(
-            f"holds 8-bit states ({listing(quantised)}), expected floating-point ones; turn them into those "
-            "of a 32-bit optimizer first (bitsandbytes.functional.dequantize_blockwise; state1 is exp_avg, state2 "
-            "exp_avg_sq), or leave the optimizer out with ⟦reset optimizer⟧"
+            f"holds {listing(quantised)}, expected bitsandbytes' averages in 32 bits, or in 8 bits by blocks of 256 or "
+            "2,048 (absmax1, absmax2), in all records alike; leave the optimizer out with ⟦reset optimizer⟧"
         )
     return [
         Slot(index, position, raw.records.get(key, {}))

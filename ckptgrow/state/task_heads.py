@@ -108,6 +108,7 @@ def _with_task(family: Family, task: TaskHead) -> Family:
         twins_if_tied=family.twins_if_tied if task.keeps_head else (),
         pieces=tuple(_renamed_pieces(one, family, task) for one in family.pieces),
         buffers=tuple(_renamed(one, family, task) for one in family.buffers),
+        choice=replace(family.choice, bias=family.choice.bias and _renamed(family.choice.bias, family, task)),
         stacks={_renamed(name, family, task): field for name, field in family.stacks.items() if name.startswith(part)},
         shrunken={name: power for name, power in family.shrunken.items() if name in kept},
         made={name: source for name, source in family.made.items() if name in kept},

@@ -15,6 +15,7 @@ import torch
 
 from ckptgrow.dialects.forms import Form
 from ckptgrow.errors import OptimizerError, RequestError, listing
+from ckptgrow.formats.bitsandbytes_records import CODE_MAPS
 from ckptgrow.formats.raw_optimizers import RawGroup, RawOptimizer, Record
 from ckptgrow.state.matching import Shape
 from ckptgrow.state.optimizer_kinds import recognised
@@ -84,6 +85,11 @@ def _values(
 ) -> Sequence[Any]:
     """What one side's parameters have for an entry of the other side's records; `options`: their group's."""
     form, values = entries.form, [record[key] for record in records]
+    if key in CODE_MAPS and not form.row.is_renaming:
+        raise OptimizerError(
+            f"{form.row.theirs} has moments in 8 bits, expected 32 where a trainer's own layout differs from "
+            "transformers'; leave the optimizer out with ⟦reset optimizer⟧"
+        )
     if is_lazy(values[0]) and values[0].shape:
         if form.row.is_renaming:
             return values

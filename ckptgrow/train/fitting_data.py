@@ -14,7 +14,7 @@ OF_COMMAND: Mapping[str, str] = {"eps": "adam_epsilon", "num_nodes": "nodes"}  #
 
 def check_numbers(settings: TrainSettings) -> None:
     """Raises RequestError for a number that no training can have."""
-    values = {OF_COMMAND.get(name, name): value for name, value in vars(settings).items()}
+    values = {OF_COMMAND.get(name, name): value for name, value in vars(settings).items() if name != "betas"}
     for name, value in (*values.items(), *zip(("adam_beta1", "adam_beta2"), settings.betas, strict=True)):
         if name in RANGES:
             check(name, value)

@@ -10,8 +10,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from ckptgrow.errors import DataError, listing
+from ckptgrow.train.run_directory import METRICS
 
-METRICS = "metrics.csv"
 COLUMNS: tuple[str, ...] = (
     "step",
     "tokens",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -14,35 +13,13 @@ from ckptgrow.train.gradient_norms import GradientNorms
 from ckptgrow.train.guards import FiniteLosses
 from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.module import LanguageModel, language_model
+from ckptgrow.train.step_progress import Progress, Report
 from ckptgrow.train.stopwatch import Stopwatch
 from ckptgrow.train.utilisation import flops_per_token, peak_of
 
 LARGEST_EXPONENT = 80.0  # of a perplexity: beyond, a float in a CSV serves nobody
 
 
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """A run after a step; losses are in nats, and None until the first is known."""
-
-    step: int
-    total: int
-    tokens: int
-    lr: float
-    loss: float | None
-    val_loss: float | None
-    val_step: int | None = None  # the step after which val_loss was measured, where that is known
-    tokens_per_second: float | None
-    is_logged: bool  # whether this step's values are in the log, as every so many steps' are, and the last one's
-
-
-def validated_in_words(name: str, loss: float | None, measured: int | None, step: int) -> str:
-    """A validation's loss, with its step where that is an earlier one."""
-    if loss is None:
-        return ""
-    return f"{name} {loss:.4f}" + (f" (of step {measured:,})" if measured not in (None, step) else "")
-
-
-Report = Callable[[Progress], None]
 Look = Callable[[int, torch.nn.Module], None]  # the step, and the model after it
 
 

@@ -17,9 +17,9 @@ from lightning.pytorch.plugins import CheckpointIO
 
 from ckptgrow.errors import CheckpointError, CkptgrowError
 from ckptgrow.storage.files.atomic import appearing
+from ckptgrow.train.run_directory import LAST, LastSaved, describe
 from ckptgrow.train.stopwatch import Stopwatch
 
-LAST = "last.ckpt"
 OWN_NAME = re.compile(r"step-(0|[1-9]\d*)\.ckpt")
 
 
@@ -77,7 +77,7 @@ class Checkpoints(lightning.Callback):
     """`step-N.ckpt` whenever `saving` says, and at the end; `last.ckpt` is a second name of the newest.
 
     Those written last are kept, whether by this process or by one that it goes on from; files of any other name are
-    never touched. `check` raises where the state is not worth keeping.
+    never touched. `check` raises where the state is not worth keeping, `saved` describes what was saved at a step.
     """
 
     def __init__(
@@ -87,9 +87,10 @@ class Checkpoints(lightning.Callback):
         writer: AtomicCheckpoints,
         check: Callable[[lightning.Trainer], None],
         watch: Stopwatch,
+        saved: Callable[[int], LastSaved] | None = None,
     ) -> None:
         self.directory, self.saving, self.writer, self.check = directory, saving, writer, check
-        self._watch = watch
+        self._watch, self._described = watch, saved
         self._saved_step: int | None = None
         self._saved_at = 0.0  # seconds, by time.monotonic
         self._waits = False
@@ -141,6 +142,8 @@ class Checkpoints(lightning.Callback):
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         if trainer.is_global_zero:
             self._link(path)
+            if self._described is not None:
+                describe(self.directory.parent, self._described(trainer.global_step))
             self._forget(path)
         self._watch.resume()
 

@@ -21,7 +21,7 @@ from ckptgrow.choices import (
 )
 from ckptgrow.errors import RequestError
 from ckptgrow.state.train_schedule import Schedule
-from ckptgrow.train.order import GrowingBatches
+from ckptgrow.train.growing_batches import GrowingBatches
 from ckptgrow.train.train_recipes import MODERN, OF_SETTINGS, RECIPES
 
 RUN = "run"  # the place of what is carried among a checkpoint's hyper-parameters

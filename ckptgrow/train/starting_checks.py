@@ -9,13 +9,11 @@ import torch
 from ckptgrow.errors import DataError, RequestError
 from ckptgrow.state.run_data import DATA, SHA256, VOCAB_SIZE
 from ckptgrow.train.fitting_data import check_data_fits, check_numbers
-from ckptgrow.train.metrics import METRICS
 from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.module import SCALED_PRECISION
 from ckptgrow.train.resuming import Resumed
-from ckptgrow.train.saving import LAST
+from ckptgrow.train.run_directory import CHECKPOINTS, LAST, METRICS
 from ckptgrow.train.settings import RUN, TrainSettings
-from ckptgrow.train.trainer import CHECKPOINTS
 
 SHARDED_PRECISIONS = ("32", "bf16-mixed", "bf16-true")  # that Lightning's strategy has
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning
@@ -14,21 +14,22 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch.utils.data import DataLoader
 
 from ckptgrow.errors import MissingDependencyError
+from ckptgrow.state.counting import num_without_embeddings
 from ckptgrow.train.gradient_norms import GradientNorms
 from ckptgrow.train.guards import FiniteLosses, Interrupted, Interruption
 from ckptgrow.train.metrics import MetricsFile
 from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.module import LanguageModel
-from ckptgrow.train.monitor import Monitor, Report, loss_columns
+from ckptgrow.train.monitor import Monitor, loss_columns
 from ckptgrow.train.order import BatchOrder, BatchShare, collate
+from ckptgrow.train.run_directory import CHECKPOINTS, LastSaved
 from ckptgrow.train.saving import AtomicCheckpoints, Checkpoints, Saving, will_validate
 from ckptgrow.train.settings import TrainSettings
 from ckptgrow.train.sharding import Sharded
 from ckptgrow.train.slope_stop import Ends, SlopeStop
+from ckptgrow.train.step_progress import Report
 from ckptgrow.train.stopwatch import Stopwatch
 from ckptgrow.train.validation import LastValidation, SharedSequences
-
-CHECKPOINTS = "checkpoints"
 
 
 class TokenData(lightning.LightningDataModule):
@@ -88,9 +89,9 @@ class Training:
         losses, writer = FiniteLosses(), AtomicCheckpoints(module.in_place_of_the_file)
         norms = GradientNorms(settings.log_every, settings.grad_accum)
         self.monitor = Monitor(settings.log_every, norms, losses, clock, report)
-        self.checkpoints = Checkpoints(settings.out / CHECKPOINTS, _saving(settings), writer, losses.check, clock)
-        ends = Ends(settings.until_slope, settings.until_loss)
-        self.slope_stop = SlopeStop(ends, module.num_growths, settings.val_every, lambda: self.monitor.val_loss)
+        where, saved = settings.out / CHECKPOINTS, _description(data, module)
+        self.checkpoints = Checkpoints(where, _saving(settings), writer, losses.check, clock, saved)
+        self.slope_stop = _slope_stop(settings, module.num_growths, self.monitor)
         ending = [*beside, self.checkpoints, Interruption(self.checkpoints.save, will_validate)]
         _quieten()
         self.trainer = lightning.Trainer(
@@ -133,6 +134,20 @@ class Training:
             except SystemExit as stop:  # what Lightning makes of Ctrl-C
                 raise KeyboardInterrupt from stop
         return None
+
+
+def _description(data: Mixture, module: LanguageModel) -> Callable[[int], LastSaved]:
+    """Describes what is saved at a step; the model is counted here, before it is cut among devices."""
+    parameters = sum(one.numel() for one in module.model.parameters())
+    without_embeddings, history = num_without_embeddings(module.model), module.growth.get("history", ())
+    return lambda step: LastSaved(
+        parameters=parameters, without_embeddings=without_embeddings, step=step, data=data.sha256, history=history
+    )
+
+
+def _slope_stop(settings: TrainSettings, num_growths: int, monitor: Monitor) -> SlopeStop:
+    ends = Ends(settings.until_slope, settings.until_loss)
+    return SlopeStop(ends, num_growths, settings.val_every, lambda: monitor.val_loss)
 
 
 def _saving(settings: TrainSettings) -> Saving:

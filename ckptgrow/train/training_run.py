@@ -31,7 +31,7 @@ from ckptgrow.train.isolation import check_isolates
 from ckptgrow.train.launching import processes_of
 from ckptgrow.train.mixtures import Mixture
 from ckptgrow.train.module import LanguageModel
-from ckptgrow.train.monitor import Look, Report, Shown
+from ckptgrow.train.monitor import Look, Shown
 from ckptgrow.train.occupied import occupied
 from ckptgrow.train.remarks import check_lengths, remarks
 from ckptgrow.train.resuming import Resumed, resumed_from
@@ -39,6 +39,7 @@ from ckptgrow.train.rise_after_growth import rise_after_growth, rise_in_words
 from ckptgrow.train.settings import OPTIMIZER_OPTIONS, RUN, TrainSettings, settings_for, with_fitting_length
 from ckptgrow.train.sharding import check_cut
 from ckptgrow.train.starting_checks import check_start
+from ckptgrow.train.step_progress import Report
 from ckptgrow.train.stopwatch import Stopwatch
 from ckptgrow.train.train_recipes import RECIPES
 from ckptgrow.train.trainer import Training

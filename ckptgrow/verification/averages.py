@@ -19,7 +19,7 @@ from ckptgrow.errors import listing
 from ckptgrow.state.claim import Claimed
 from ckptgrow.state.opening import TrainingState
 from ckptgrow.state.streamed_model import streamed_model
-from ckptgrow.storage.tensors import is_lazy, num_elements, whole
+from ckptgrow.storage.tensors import InMemory, LazyTensor, is_lazy, num_elements, whole
 from ckptgrow.verification.carried import DIRECTORIES
 from ckptgrow.verification.dense_mixtures import begun_routers
 from ckptgrow.verification.kept_tokens import KeptTokens
@@ -240,7 +240,9 @@ def _pattern(state: TrainingState, name: str) -> str:
 
 
 def _buffer_problems(pair: Pair) -> Iterator[str]:
-    """Buffers, and the counters of averages, must be equal; a new layer has those of the layer it was made from."""
+    """Buffers, and the counters of averages, must be equal; a new layer has those of the layer it was made from, and
+    copies of an expert have its entry of a bias of the choice.
+    """
     small = {(one.prefix, one.canonical): one for one in pair.small.claim.tensors if one.is_buffer}
     seen: set[tuple[str, str]] = set()
     for one in (one for one in pair.grown.claim.tensors if one.is_buffer):
@@ -251,10 +253,19 @@ def _buffer_problems(pair: Pair) -> Iterator[str]:
         seen.add((one.prefix, source))
         if old is None:
             yield f"the buffer {one.name} is additional, expected none as in the small checkpoint"
-        elif not same_tensor(pair.grown.checkpoint.tensors[one.name], pair.small.checkpoint.tensors[old.name]):
+        elif not same_tensor(pair.grown.checkpoint.tensors[one.name], _copied(pair, old)):
             yield f"the buffer {one.name} is another than the small checkpoint's"
     for prefix, canonical in sorted(small.keys() - seen):
         yield f"the buffer {small[prefix, canonical].name} is missing, expected it as in the small checkpoint"
+
+
+def _copied(pair: Pair, old: Claimed) -> LazyTensor:
+    """A small buffer as the grown model has it: an entry for each copy where it has one for each expert."""
+    tensor = pair.small.checkpoint.tensors[old.name]
+    axes = [axis.growth(pair.growths) for axis in old.layout.axes]
+    if all(axis.is_identity for axis in axes):
+        return tensor
+    return InMemory(whole(tensor)[torch.from_numpy(axes[0].source)])
 
 
 def _fresh_problems(pair: Pair, weights: Scales) -> Iterator[str]:

@@ -176,9 +176,10 @@ def _problems(one: _Begun) -> Iterator[str]:
         num_filled += int(((window.found != 0) & zeros).sum())
         off = (window.found - window.old).abs() > left * window.old.abs() + one.least
         num_others += int((off & copies).sum())
-        num_drawn, num_old = num_drawn + int(draws.sum()), num_old + window.old.numel()
+        own = window.kinds == len(ORDER)  # each old entry once, where others may begin as one of them many times
+        num_drawn, num_old = num_drawn + int(draws.sum()), num_old + int(own.sum())
         drawn += row_sums(window.found.masked_fill(~draws, 0.0).square())
-        old += row_sums(window.old.square())
+        old += row_sums(window.old.masked_fill(~own, 0.0).square())
     if num_filled:
         yield f"{one.name}: {num_filled} new entries are not zero"
     if one.mean_axis is not None and (wrong := _num_wrong_means(one, one.mean_axis)):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import torch
 
 from ckptgrow.addresses.address import local_path
-from ckptgrow.choices import VerifyDevice, VerifyDtype, VerifyLevel
+from ckptgrow.choices import VerifyDtype, VerifyLevel
 from ckptgrow.errors import RequestError, listing
 from ckptgrow.formats.known_formats import read_checkpoint
 from ckptgrow.spaces.growth import Growth
@@ -34,10 +34,11 @@ from ckptgrow.verification.moments import has_state, moment_errors, stored_dtype
 from ckptgrow.verification.pair import UNCHANGED, CopiedAxis, Link, Pair
 from ckptgrow.verification.precision import STORED_TOLERANCES, TOLERANCES, coarsest
 from ckptgrow.verification.report import Asymmetry, Moments, Structure, Trajectory, VerifyReport
-from ckptgrow.verification.same_file import check_apart
 from ckptgrow.verification.samples import long_sample, parted, sample_batches
 from ckptgrow.verification.scales import Scales
 from ckptgrow.verification.trajectory import losses, step_rounding, takes_plain_steps, updates_whole_tensors
+from ckptgrow.verification.two_paths import check_apart
+from ckptgrow.verification.verify_settings import VerifySettings
 from ckptgrow.verification.weights import WeightScale, completed, weight_scales
 from ckptgrow.verification.words import sentences
 
@@ -47,22 +48,6 @@ DTYPES: Mapping[VerifyDtype, torch.dtype] = {
     "bfloat16": torch.bfloat16,
 }
 Stage = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifySettings:
-    """How to compare: at a `level`, `batches` of 2 sequences each, `steps` optimizer steps, in `dtype` on `device`.
-
-    `level`: see `levels`; None: "full" where memory allows, else "function". `tokens`: a file of token ids to compare
-    on; without it they are drawn at random.
-    """
-
-    level: VerifyLevel | None = None
-    tokens: Path | None = None
-    batches: int = 4
-    steps: int = 0
-    dtype: VerifyDtype = "float64"
-    device: VerifyDevice = "cpu"
 
 
 def silent(stage: str) -> None:

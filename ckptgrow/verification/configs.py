@@ -21,16 +21,14 @@ from typing import Any
 from ckptgrow.families.family import Family, Sparse
 from ckptgrow.state.architecture import config_errors
 from ckptgrow.state.opening import TrainingState
-from ckptgrow.verification.coordinates import ROWS, growths_since, mixture_record
+from ckptgrow.verification.coordinates import EXPERT_SPACES, ROWS, growths_since, mixture_record
 from ckptgrow.verification.history import EXPERTS
 from ckptgrow.verification.pair import Pair
-from ckptgrow.verification.trees import differences, text
+from ckptgrow.verification.trees import differences, is_count, text
 from ckptgrow.verification.vocabularies import Vocabularies, is_of_tokens
 
 Config = Mapping[str, Any]
 NEUTRAL = ("dtype", "torch_dtype", "_name_or_path", "transformers_version")
-POSITIONS = "max_position_embeddings"  # the longest sequence, where positions are computed
-CHOSEN, ROUTED = "num_experts_per_tok", "routed"  # how many experts a token has; the space that sums them
 ROUNDING = 1e-12  # relative, of an ε that was multiplied in float64
 
 
@@ -70,13 +68,13 @@ def _changed_fields(pair: Pair) -> set[str]:
     family = pair.grown.family
     fields = {*_size_fields(pair)}
     if pair.row_record is not None:
-        fields |= {POSITIONS} if pair.row_record.get("operator") == "positions" else set()
+        fields |= {family.longest} if pair.row_record.get("operator") == "positions" else set()
         if Vocabularies.of(pair) is not None:
             fields |= {key for key in pair.small.config.keys() | pair.grown.config.keys() if is_of_tokens(key)}
     if family.rounding is not None and _is_rounded(pair.small, family.rounding.field):
         fields.add(family.rounding.when)
     if _expert_spaces(pair):
-        fields.add(CHOSEN)
+        fields |= {family.choice.chosen, *(family.choice.groups or ())}
     if len(pair.layers) != _num_layers(pair):
         fields |= {*family.layer_numbers} | _layer_fields(family) | set(_lists_of(pair, pair.small.config))
         fields |= {*family.sparse.rules} if family.sparse else set()
@@ -146,19 +144,27 @@ def _row_spaces(pair: Pair) -> set[str]:
 def _expert_spaces(pair: Pair) -> set[str]:
     """The spaces of experts, where a growth copied these."""
     records = growths_since(pair.small, pair.grown)
-    return {EXPERTS, ROUTED} if any(one.get("operator") == EXPERTS for one in records) else set()
+    return {*EXPERT_SPACES} if any(one.get("operator") == EXPERTS for one in records) else set()
 
 
 def _expert_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
-    """As many experts must be chosen for a token as the chosen ones have copies."""
-    if _expert_spaces(pair) and (growth := pair.growths.get(EXPERTS)) is not None:
-        record, last = mixture_record(pair.small, pair.grown), growths_since(pair.small, pair.grown)[-1]
-        expected = int(small[CHOSEN]) * growth.num_new // growth.num_old
-        if record is not None:
-            expected = _chosen_of_dense(pair, record)
-        said = [grown.get(CHOSEN), last.get("experts_per_token", expected)]
-        if said != [expected, expected] or any(isinstance(one, bool) for one in said):
-            yield f"config[{CHOSEN!r}] is {text(grown.get(CHOSEN))}, expected {expected}, as the history must say"
+    """As many experts must be chosen for a token as the chosen ones have copies, and so must groups of them."""
+    growth, choice = pair.growths.get(EXPERTS), pair.grown.family.choice
+    if not _expert_spaces(pair) or growth is None:
+        return
+    record, last = mixture_record(pair.small, pair.grown), growths_since(pair.small, pair.grown)[-1]
+    times = growth.num_new // growth.num_old
+    expected = int(small[choice.chosen]) * times if record is None else _chosen_of_dense(pair, record)
+    said = [grown.get(choice.chosen), last.get("experts_per_token", expected)]
+    if said != [expected, expected] or any(isinstance(one, bool) for one in said):
+        yield f"config[{choice.chosen!r}] is {text(said[0])}, expected {expected}, as the history must say"
+    fields = choice.groups or ()
+    is_grouped = bool(fields) and is_count(small.get(fields[0])) and small[fields[0]] > 1
+    for field in fields:
+        number = small.get(field)
+        wanted = number * times if is_grouped and is_count(number) else number
+        if grown.get(field) != wanted:
+            yield f"config[{field!r}] is {text(grown.get(field))}, expected {text(wanted)}"
 
 
 def _chosen_of_dense(pair: Pair, record: Mapping[str, Any]) -> int:
@@ -179,8 +185,9 @@ def _token_problems(pair: Pair, small: Config, grown: Config) -> Iterator[str]:
         yield from vocabularies.fields(small, grown, "config")
         yield from vocabularies.problems()
     is_of_config = record is not None and record.get("operator") == "positions" and "position" not in pair.growths
-    if record is not None and is_of_config and grown.get(POSITIONS) != record.get("position"):
-        yield f"config[{POSITIONS!r}] is {text(grown.get(POSITIONS))}, expected {text(record.get('position'))}"
+    longest = pair.grown.family.longest
+    if record is not None and is_of_config and grown.get(longest) != record.get("position"):
+        yield f"config[{longest!r}] is {text(grown.get(longest))}, expected {text(record.get('position'))}"
 
 
 def _growing_spaces(family: Family) -> set[str]:

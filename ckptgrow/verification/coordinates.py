@@ -12,7 +12,8 @@ from ckptgrow.spaces.growth import FRESH, BoolVector, Growth, copies, identities
 from ckptgrow.state.opening import TrainingState
 from ckptgrow.verification.trees import is_count
 
-EXPERT_SPACES = ("experts", "routed")  # of a router's choices, and of what is summed by their weights
+# of a router's choices, of what is summed by their weights, and of a bias that only chooses
+EXPERT_SPACES = ("experts", "routed", "choice")
 ROWS = {"vocab": "vocab", "positions": "position"}  # operators that give the tables of a space other rows
 
 
@@ -181,7 +182,7 @@ def _of_tokens(old: Mapping[str, int], new: Mapping[str, int], record: Mapping[s
     parts, chosen = record.get("shards"), record.get("experts_per_token")
     num_chosen = max(1, int(chosen) // int(parts)) if is_count(parts) and is_count(chosen) and parts else 1
     found: dict[str, Growth] = {}
-    for space in EXPERT_SPACES:
+    for space in (one for one in EXPERT_SPACES if one in old):
         plain = copies(old[space], new[space])
         found[space] = Growth(
             source=plain.source,

@@ -123,6 +123,7 @@ OPTIONAL: Mapping[str, Check] = {
     "fresh": lambda value: value is None or value in RECIPES,
     "schedule": _is_text,
     "moments": _choice("algebra", "unscaled"),
+    "moment_rounding": _is_strength,
     "new_coordinates": _are_runs,
     "wd_rule": _choice("trajectory", "sqrt", "keep"),
     **dict.fromkeys(("dense", "to"), _is_text),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ckptgrow.storage.tensors import LazyTensor
+from ckptgrow.verification.eight_bits import allowances, are_coarse
 from ckptgrow.verification.gradients import GradientScale
 from ckptgrow.verification.magnitude import largest
 from ckptgrow.verification.new_rows import moments_of_new_rows
@@ -133,8 +134,15 @@ class Moment:
                 return math.inf
         elif case.link.is_padded and self.power and not is_young(case, self.new, self.power, dtype):
             return math.inf
-        compare = self._of_copies if self._factor is not None else self._of_classes
+        if are_coarse(self.new):
+            return math.inf
+        is_plain = self._factor is not None and self._allowances is None
+        compare = self._of_copies if is_plain else self._of_classes
         return max((compare(block) for block in self.tensors.blocks()), default=0.0)
+
+    @cached_property
+    def _allowances(self) -> LazyTensor | None:
+        return allowances(self.new)
 
     @cached_property
     def _factor(self) -> float | None:
@@ -149,7 +157,8 @@ class Moment:
 
     def _of_classes(self, block: Block) -> float:
         expected = self.times * self.case.expected(block.link, block.small(self.tensors.old).double(), self.power)
-        return self._largest(block.grown(self.new).double(), expected)
+        given = None if self._allowances is None else block.grown(self._allowances).double()
+        return self._largest(block.grown(self.new).double(), expected, given)
 
     def _of_copies(self, block: Block) -> float:
         """The same where all copies are alike: most are what the expected number is rounded to, bit for bit, and then
@@ -165,12 +174,13 @@ class Moment:
                 worst = max(worst, self._largest(one.double(), exact))
         return worst
 
-    def _largest(self, found: torch.Tensor, expected: torch.Tensor) -> float:
+    def _largest(self, found: torch.Tensor, expected: torch.Tensor, given: torch.Tensor | None = None) -> float:
         difference = found - expected
         if not difference.any():
             return 0.0
         dtype = self.new.dtype
         allowed = expected.abs().mul_(left_by(dtype)).add_(FEW / 2 * smallest(dtype)).mul_(self.case.num_growths)
+        allowed = allowed if given is None else allowed.add_(given, alpha=self.case.num_growths)
         return largest(difference.div_(allowed))
 
 
@@ -240,6 +250,7 @@ def are_as(case: Case, found: LazyTensor, expected: LazyTensor | None, dtype: to
     """Whether new rows hold what is expected of them, zeros for None."""
     fresh = np.flatnonzero(case.link.grown.layout.axes[0].growth(case.pair.growths).is_fresh)
     size = 0.0 if expected is None else largest_of(expected)
+    given = allowances(found)
     for (some,) in windows_of((len(fresh), math.prod(found.shape[1:]))):
         rows = rows_at(found, fresh[some]).double()
         if expected is None:
@@ -248,6 +259,7 @@ def are_as(case: Case, found: LazyTensor, expected: LazyTensor | None, dtype: to
             continue
         wanted = expected.rows(some.start, some.stop)
         left = FEW / 2 * smallest(dtype) + (left_by(dtype) + ROUNDING) * wanted.abs() + ROUNDING * size
+        left = left if given is None else left + rows_at(given, fresh[some])
         if not ((rows - wanted).abs() <= left).all():
             return False
     return True
@@ -271,5 +283,7 @@ def is_young(case: Case, found: LazyTensor, power: int, dtype: torch.dtype) -> b
         expected = (num_entries - num_copied) * exact_sum(sums) / num_copied
         least = smallest(dtype)
         left = 2 * left_by(dtype) * expected + least * num_entries  # what was averaged, and alike all that it is
+        given = allowances(found)
+        left += 0.0 if given is None else 2 * sum(float(piece.double().sum()) for piece in pieces(given))
         return lowest >= lowest_copied - least and abs(rest - expected) <= left
     return rest <= ROUNDING * entries

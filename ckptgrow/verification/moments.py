@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ckptgrow.formats.bitsandbytes_records import CODE_MAPS
 from ckptgrow.state.optimizer_state import OptimizerState
 from ckptgrow.storage.tensors import is_lazy, num_elements, whole
 from ckptgrow.verification.bases import in_bases, rows_of
@@ -114,17 +115,17 @@ def _known(rule: StepRule | None) -> set[str]:
     """The entries of which something is known, here or where weights are judged."""
     factors = {key for factors in FACTORS for key in factors}
     own = (*rule.weights, *rule.readings, *rule.bases, *rule.rows) if rule else ()
-    return {*NUMBERS, *POWERS, *factors, *own}
+    return {*NUMBERS, *POWERS, *factors, *own, *CODE_MAPS}
 
 
 def _reading_problems(
     case: Case, rule: StepRule | None, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> Iterator[str]:
     """What is wrong with what the last step measured, and the next one measures anew."""
-    for key in rule.readings if rule else ():
+    for key in (*(rule.readings if rule else ()), *CODE_MAPS):
         before, after = _plain(old.get(key)), _plain(new.get(key))
         if before != after:
-            yield f"{key} of {case.name} is {after}, expected {before} as before"
+            yield f"{key} of {case.name} is {str(after)[:40]}, expected {str(before)[:40]} as before"
 
 
 def _times(case: Case, rule: StepRule | None, key: str) -> float:
@@ -180,7 +181,7 @@ def _momentum_product(options: Mapping[str, Any], steps: int) -> float:
 
 
 def _plain(value: Any) -> Any:
-    return float(whole(value)) if is_lazy(value) and not value.shape else value
+    return whole(value).tolist() if is_lazy(value) else value
 
 
 def _float(value: Any) -> float:

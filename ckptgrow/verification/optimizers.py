@@ -238,6 +238,7 @@ def _adafactor_of_transformers(groups: Any) -> torch.optim.Optimizer:
 
 _NORMUON = _packaged("pytorch_optimizer", "NorMuon")
 ROUNDED = 1e-6  # where the size of stored weights enters
+EIGHT_BITS = 2e-2  # of a loss's change: moments that were rounded to 8 bits anew
 
 RULES: tuple[StepRule, ...] = (
     StepRule(
@@ -292,6 +293,11 @@ RULES: tuple[StepRule, ...] = (
         step_rounding=2e-3,  # its bases turn in float32, and where copies agree it divides by what this leaves
     ),
     StepRule(name="SophiaG", build=None, ratios=_of_curvature),
+    StepRule(name="AdamW of bitsandbytes", build=torch.optim.AdamW, ratios=_without_size, step_rounding=EIGHT_BITS),
+    StepRule(name="SGD of bitsandbytes", build=None, ratios=_of_gradients),
+    StepRule(name="Lion of bitsandbytes", build=Lion, ratios=_without_size, step_rounding=EIGHT_BITS),
+    StepRule(name="RMSprop of bitsandbytes", build=None, ratios=_coupled),
+    StepRule(name="Adagrad of bitsandbytes", build=None, ratios=_coupled),
     StepRule(name="NAdam", build=torch.optim.NAdam, ratios=_coupled),
     StepRule(name="Adam", build=_adam, ratios=_without_size),
     StepRule(name="AdamW", build=_adam, ratios=_without_size),

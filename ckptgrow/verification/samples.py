@@ -45,7 +45,7 @@ def sample_batches(
         generator = torch.Generator().manual_seed(SEED)
         shape = (num_batches, SEQUENCES, sizes["channels"], sizes["image"], sizes["image"])
         return list(torch.randn(shape, generator=generator, dtype=torch.float64))
-    length = min(LONGEST, _num_positions(state.config, sizes) - state.family.unused_positions)
+    length = min(LONGEST, _num_positions(state) - state.family.unused_positions)
     if tokens is None:
         generator = torch.Generator().manual_seed(SEED)
         shape = (num_batches, SEQUENCES, length)
@@ -96,7 +96,7 @@ def long_sample(
     if small.family.head == "image" or not windows or max(windows) + BEYOND <= LONGEST:
         return None
     sizes = small.architecture.sizes
-    length = min(max(windows) + BEYOND, _num_positions(small.config, sizes) - small.family.unused_positions)
+    length = min(max(windows) + BEYOND, _num_positions(small) - small.family.unused_positions)
     if length <= LONGEST:
         return None
     if kept is None and tokens is not None and len(ids := _read_tokens(tokens)) >= length:
@@ -143,9 +143,8 @@ def loss_from(model: PreTrainedModel, logits: torch.Tensor, sample: torch.Tensor
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), target.flatten())
 
 
-def _num_positions(config: Mapping[str, Any], sizes: Mapping[str, int]) -> int:
-    told = config.get("max_position_embeddings") or config.get("max_seq_len")  # the second is MPT's
-    return int(sizes.get("position") or told or LONGEST)
+def _num_positions(state: TrainingState) -> int:
+    return int(state.architecture.sizes.get("position") or state.config.get(state.family.longest) or LONGEST)
 
 
 def _read_tokens(path: Path) -> np.ndarray[Any, Any]:

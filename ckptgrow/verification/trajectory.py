@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from ckptgrow.errors import OptimizerError, listing
+from ckptgrow.formats.bitsandbytes_records import CODE_MAPS
 from ckptgrow.state.opening import TrainingState
 from ckptgrow.state.optimizer_kinds import keys_in
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup
@@ -96,7 +97,9 @@ def _optimizer(model: PreTrainedModel, state: TrainingState, stored: OptimizerSt
     optimizer = build(groups)
     for name, record in stored.state.items():
         parameter = parameters[canonical[name]]
-        optimizer.state[parameter] = {key: _value(value, parameter) for key, value in record.items()}
+        optimizer.state[parameter] = {
+            key: _value(value, parameter) for key, value in record.items() if key not in CODE_MAPS
+        }
     if hasattr(optimizer, "train"):  # schedule-free: steps are taken from another point than the one that is stored
         cast(Any, optimizer).train()
     return optimizer

@@ -75,7 +75,7 @@ def test_a_recipe_with_its_own_paths_grows_beside_itself(small: Path, tmp_path: 
         ({"operator": "sideways"}, ("operator: is 'sideways', expected width or depth",)),
         ({"factor": 2}, ("lacks operator",)),
         ({"operator": "width", "factor": "two"}, ("factor: is 'two', expected a whole number",)),
-        ({"operator": "width", "factor": 1}, ("--factor 1",)),
+        ({"operator": "width", "factor": 1}, ("factor: is 1, expected a whole number, at least 2",)),
     ],
     ids=lambda value: str(value)[:40],
 )

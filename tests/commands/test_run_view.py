@@ -10,7 +10,7 @@ import pytest
 
 from ckptgrow.commands._run_view import LOOKING_SHARE, RunView
 from ckptgrow.run.standing import JobStanding, Standing
-from ckptgrow.train.monitor import Progress
+from ckptgrow.train.step_progress import Progress
 
 COST = 0.004  # seconds that a look takes here
 

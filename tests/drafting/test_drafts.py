@@ -18,7 +18,19 @@ from ckptgrow.families.registry import FAMILIES
 from ckptgrow.spaces.layout import parse
 
 # of these, a draft is the table: every row, when and in which layers it is there
-SAME = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "phi", "starcoder2", "granite", "arcee")
+SAME = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gpt2",
+    "gpt_neox",
+    "phi",
+    "starcoder2",
+    "granite",
+    "arcee",
+    "granite_swa",
+)
 # of these, but for what the embedding is multiplied by, or another word for one thing
 NEARLY = ("gemma", "gemma2", "olmo2", "mixtral", "phi3", "smollm3", "exaone4", "glm4", "minimax_m2")
 OTHERS = ("vaultgemma", "nemotron", "jais2", "internlm3", "cohere", "gpt_neo", "persimmon", "flex_olmo", "afmoe")
@@ -37,6 +49,7 @@ def test_a_draft_is_the_table_that_a_person_wrote(model_type: str) -> None:
     ties = [(one.tie.head, one.tie.embedding) for one in (drafted.family, table) if one.tie is not None]
     assert ties[0] == ties[1] and drafted.family.base_prefix == table.base_prefix
     assert drafted.family.num_layers == table.num_layers
+    assert {*table.layer_lists} <= {*drafted.family.layer_lists}
     assert not drafted.unsure
 
 

@@ -2,6 +2,7 @@
 
 python -m tests.families.contract           runs them all (minutes) and writes contract.json and the table
 python -m tests.families.contract NAME …    runs the cases of these families, and leaves what the others showed
+python -m tests.families.contract COLUMN …  runs the tests of these columns (vocab, experts, …), of all or some families
 """
 
 from __future__ import annotations
@@ -33,20 +34,36 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "depth": ("test_new_layers_in_between", "test_depth_of_post_norm|test_dense_layers_behind|test_layers_out_of_one"),
     "depth, `zero-norm`": ("test_new_layers_with_zero_norms", "test_zero_norms_that_leave|test_depth_of_post_norm"),
     "saved, 20 tokens": ("test_a_grown_model_survives", "(?!)"),
+    "`vocab`": ("test_in_every_family_old_logits_stay", "test_a_bias_of_every_token"),
+    "`positions`": (
+        "test_longer_tables_change|test_where_positions_are_computed",
+        "test_models_without_a_number_of_positions|test_positions_whose_scaling",
+    ),
+    "`experts`": (
+        "test_copies_of_experts_keep|test_a_dense_model_and_the_mixture|test_behind_a_gate_of_its_own",
+        "test_experts_whose_copies|test_dense_models_of_which",
+    ),
 }
+SHOWN = "|".join(f"{shown}|{refused}" for shown, refused in COLUMNS.values())  # the tests that the table tells of
+OF_GROWTH = ("vocabulary", "positions", "upcycling", "dense_upcycling")
+FILES = ("families/test_contract.py", "families/test_padding.py", *(f"growth/test_{name}.py" for name in OF_GROWTH))
 
 
-def outcomes(families: Sequence[str]) -> tuple[int, dict[str, bool]]:
-    """Runs the contract, of some families or of all; pytest's exit code, and whether each test passed."""
+def outcomes(families: Sequence[str], columns: Sequence[str]) -> tuple[int, dict[str, bool]]:
+    """Runs the contract, of some families and columns or of all; pytest's exit code, and whether each test passed."""
     words = sorted({case.split()[0] for case, (family, _) in CASES.items() if family in families})
+    tests = [part.partition(".*")[0] for column in columns for part in "|".join(COLUMNS[column]).split("|")]
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.xml"
-        files = [str(RESULTS.with_name(name)) for name in ("test_contract.py", "test_padding.py")]
+        files = [str(RESULTS.parents[1] / name) for name in FILES]
         command = [sys.executable, "-m", "pytest", *files, "-q", "-m", "slow or not slow", "-n", "2"]
-        command += ["-k", " or ".join(words)] if words else []
+        named = words, [one for one in tests if "(" not in one]
+        chosen = " and ".join(f"({' or '.join(some)})" for some in named if some)
+        command += ["-k", chosen] if chosen else []
         code = subprocess.run([*command, f"--junitxml={report}"], check=False).returncode
         cases = ElementTree.parse(report).iter("testcase")
-        return code, {str(one.get("name")): not len(one) for one in cases}
+        passed = {str(one.get("name")): not len(one) for one in cases}
+        return code, {name: result for name, result in passed.items() if re.match(SHOWN, name)}
 
 
 def table(passed: Mapping[str, bool]) -> str:
@@ -89,6 +106,11 @@ def _family_of(name: str) -> str | None:
     return CASES[case][0] if case else None
 
 
+def _is_of(name: str, column: str) -> bool:
+    """Whether a test is one that a column tells of."""
+    return re.match("|".join(COLUMNS[column]), name) is not None
+
+
 def page_with(text: str, made: str) -> str:
     """The page with the table in its place."""
     before, _, rest = text.partition(BEGIN)
@@ -97,12 +119,18 @@ def page_with(text: str, made: str) -> str:
 
 def main() -> None:
     """Runs the contract and writes what it showed."""
-    families = sys.argv[1:]
-    code, passed = outcomes(families)
-    if families:
+    named = {column.strip("`"): column for column in COLUMNS}
+    columns = [named[one] for one in sys.argv[1:] if one in named]
+    families = [one for one in sys.argv[1:] if one not in named]
+    code, passed = outcomes(families, columns)
+    if families or columns:
         before: dict[str, bool] = json.loads(RESULTS.read_text(encoding="utf-8"))
-        others = {name: one for name, one in before.items() if _family_of(name) not in families}
-        passed = {**others, **{name: one for name, one in passed.items() if _family_of(name) in families}}
+        own = {name for name in before | passed if not families or _family_of(name) in families}
+        run_again = {name for name in own if not columns or any(_is_of(name, column) for column in columns)}
+        passed = {
+            **{name: one for name, one in before.items() if name not in run_again and re.match(SHOWN, name)},
+            **{name: one for name, one in passed.items() if name in run_again},
+        }
     RESULTS.write_text(json.dumps(dict(sorted(passed.items())), indent=1) + "\n", encoding="utf-8")
     made = table(passed)
     FAMILIES_PAGE.write_text(page_with(FAMILIES_PAGE.read_text(encoding="utf-8"), made), encoding="utf-8")

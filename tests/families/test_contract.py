@@ -146,6 +146,9 @@ HEADED = (
     "hunyuan_v1_moe",
     "minicpm3",
     "nemotron_h",
+    "cohere2_moe",
+    "granite_swa",
+    "granitemoe_swa",
 )
 UNEVENLY_HEADED = (
     "mistral",

@@ -59,6 +59,7 @@ REASONS = {
     "pegasus": "no field for the norms' ε",
 }
 REASON_OF_CASE = {
+    "cohere2_moe of sigmoids": "its norms are RMSNorms here",
     "falcon_h1 normed": "norm over its states' heads shares the ε",
     "falcon of one norm": "in one tensor with the queries of its group",
 }
@@ -281,4 +282,15 @@ def test_new_units_leave_every_other_size(tmp_path: Path) -> None:
     ckptgrow.width(source, tmp_path / "grown.ckpt", ffn=26, how="pad")
     grown, _ = loaded(tmp_path / "grown.ckpt")
     assert (grown.config.ffn_dim, grown.config.word_embed_proj_dim) == (26, 8)
+    assert ckptgrow.verify(source, tmp_path / "grown.ckpt").passed
+
+
+@pytest.mark.parametrize("case", ["exaone4", "llama"])
+def test_drawn_entries_are_as_large_as_the_old_ones_beside_them(tmp_path: Path, case: str) -> None:
+    """Behind a stream that is written √(d'/d) as large, old columns are smaller, and so are the new ones."""
+    source = still_run(tmp_path / "small.ckpt", case)
+    ckptgrow.width(source, tmp_path / "grown.ckpt", hidden=64, how="pad")  # from 16: twice as large
+    query = loaded(tmp_path / "grown.ckpt")[0].get_parameter("model.layers.0.self_attn.q_proj.weight").detach()
+    old, drawn = (one.square().mean().sqrt() for one in (query[:16, :16], query[:16, 16:]))
+    assert float(drawn) == pytest.approx(float(old), rel=0.15)  # of 768 draws
     assert ckptgrow.verify(source, tmp_path / "grown.ckpt").passed

@@ -314,3 +314,13 @@ def test_a_model_that_megatrons_arguments_cannot_say_is_refused(tmp_path: Path) 
     with pytest.raises(RequestError, match="cannot say rope_parameters"):
         ckptgrow.convert(source, tmp_path / "a", "megatron")
     assert not (tmp_path / "a").exists()
+
+
+def test_a_step_that_megatrons_own_clock_would_not_follow_is_refused(tmp_path: Path) -> None:
+    """It counts samples, and sets the rates when Megatron-LM starts."""
+    source = with_arguments(tmp_path / "a", "0.16.1")
+    with pytest.raises(RequestError, match=r"opt_param_scheduler is a schedule where no rule knows of one.*step=.keep"):
+        ckptgrow.depth(source, tmp_path / "b", factor=2, request=ckptgrow.StateRequest(step=3))
+    assert not (tmp_path / "b").exists()
+    ckptgrow.depth(SAMPLES / "llama", tmp_path / "c", factor=2, request=ckptgrow.StateRequest(step=3))
+    assert common_of(tmp_path / "c")["iteration"] == 3

@@ -40,18 +40,10 @@ LEARNED = (
     "biogpt unscaled",
     "biogpt untied",
 )
-WITHOUT = (
-    "vit",
-    "t5",
-    "mt5",
-    "bloom",
-    "mpt",
-    "gptj",
-    "codegen",
-    "pegasus",
-)  # patches, biases by distance, fields of own names
-OTHERS = [case for case in CASES if case not in TABLES and case.split()[0] not in WITHOUT]
-ROTARY = [case for case in OTHERS if case not in (*LEARNED, "ministral3")]
+WITHOUT = ("vit", "t5", "mt5", "bloom", "pegasus", "mamba", "mamba2", "falcon_mamba")  # patches, distances, sines
+FIELDS = {"gptj": "n_positions", "codegen": "n_positions", "mpt": "max_seq_len"}  # of the longest sequence
+OTHERS = [case for case in CASES if case not in TABLES and CASES[case][0] not in WITHOUT]
+ROTARY = [case for case in OTHERS if case not in LEARNED and CASES[case][0] != "ministral3"]
 
 
 @pytest.mark.parametrize("case", TABLES)
@@ -131,16 +123,34 @@ def test_where_positions_are_computed_the_config_alone_changes(tmp_path: Path, c
     assert all(torch.equal(one, before["state_dict"][name]) for name, one in after["state_dict"].items())
     configs = [one["hyper_parameters"]["config"] for one in (before, after)]
     fields = {key for key in configs[1] if configs[1][key] != configs[0].get(key)}
-    assert fields >= {"max_position_embeddings"} and configs[1]["max_position_embeddings"] == 64
+    field = FIELDS.get(CASES[case][0], "max_position_embeddings")
+    assert fields >= {field} and configs[1][field] == 64
     longer = AutoConfig.for_model(**configs[1])
     model = HEADS.get(longer.model_type, AutoModelForCausalLM).from_config(longer).double().eval()
-    assert model.config.max_position_embeddings == 64
+    assert getattr(model.config, field) == 64
     old, new = loaded(small)[0], loaded(tmp_path / "grown.ckpt")[0]
     (tokens,) = batches(1)
     with torch.no_grad(), InFloat64():
         assert torch.equal(outputs(old, tokens), outputs(new, tokens))
     report = ckptgrow.verify(small, tmp_path / "grown.ckpt", settings=VerifySettings(batches=1))
     assert report.passed, report.sentences
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if CASES[case][0] in WITHOUT])
+def test_models_without_a_number_of_positions_are_refused(tmp_path: Path, case: str) -> None:
+    save_lightning(tmp_path / "small.ckpt", perturbed(case))
+    words = r"has no number of positions|cannot grow in positions exactly: its positions are sines"
+    with pytest.raises(RequestError, match=words):
+        ckptgrow.positions(tmp_path / "small.ckpt", tmp_path / "out.ckpt", size=64)
+    assert not (tmp_path / "out.ckpt").exists()
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if CASES[case][0] == "ministral3"])
+def test_positions_whose_scaling_depends_on_their_number_are_refused(tmp_path: Path, case: str) -> None:
+    save_lightning(tmp_path / "small.ckpt", perturbed(case))
+    with pytest.raises(RequestError, match="of the kind yarn, which depends on max_position_embeddings"):
+        ckptgrow.positions(tmp_path / "small.ckpt", tmp_path / "out.ckpt", size=64)
+    assert not (tmp_path / "out.ckpt").exists()
 
 
 @pytest.mark.parametrize(
@@ -150,11 +160,6 @@ def test_where_positions_are_computed_the_config_alone_changes(tmp_path: Path, c
         ("gpt2", {"size": 0}, "expected a whole number, 1 to"),
         ("llama", {"size": 32}, "expected more than the old size, 32"),
         ("llama", {"size": 64, "new": "interpolate"}, "expected copy, for positions are computed"),
-        ("ministral3", {"size": 64}, "of the kind yarn, which depends on max_position_embeddings"),
-        ("t5", {"size": 64}, "t5 has no number of positions"),
-        ("mpt", {"size": 64}, "mpt has no number of positions"),
-        ("vit", {"size": 64}, "vit has no number of positions"),
-        ("pegasus", {"size": 64}, "cannot grow in positions exactly: its positions are sines"),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(tmp_path: Path, case: str, options: dict[str, object], words: str) -> None:

@@ -208,6 +208,9 @@ GRANITEMOE = {
     "attention_bias": True,
 }
 
+SWASH = {"sliding_window": 5, "layer_types": KINDS, "layer_rope_theta": [0, 100.0]}
+COHERE2_MOE = {"num_experts": 3, "num_experts_per_tok": 2, "sliding_window": 5, "layer_types": KINDS}
+
 CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "gpt2": ("gpt2", GPT2),
     "llama": ("llama", {**GROUPED}),
@@ -266,7 +269,7 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "t5": ("t5", T5),
     "t5 gated": ("t5", {**T5, "feed_forward_proj": "gated-gelu"}),
     "bloom": ("bloom", {"n_layer": 2, "n_head": 4}),
-    "mpt": ("mpt", {"d_model": 16, "n_layers": 2, "n_heads": 4, "hidden_size": 16}),
+    "mpt": ("mpt", {"d_model": 16, "n_layers": 2, "n_heads": 4, "hidden_size": 16, "max_seq_len": 32}),
     "smollm3": ("smollm3", {**GROUPED, "no_rope_layers": [1, 0]}),
     "ministral": ("ministral", {**GROUPED, "head_dim": 4, "sliding_window": 5, "layer_types": KINDS}),
     "ministral3": ("ministral3", {**GROUPED, "head_dim": 4, "rope_parameters": LOGARITHMIC}),
@@ -655,6 +658,40 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "pegasus unscaled": ("pegasus", {**BART, "decoder_attention_heads": 2}),
     "xlm-roberta": ("xlm-roberta", ROBERTA),
     "camembert": ("camembert", ROBERTA),
+    "cohere2_moe": (
+        "cohere2_moe",
+        {
+            **GROUPED,
+            **COHERE2_MOE,
+            "head_dim": 4,
+            "attention_bias": True,
+            "mlp_layer_types": ["dense", "sparse"],
+            "prefix_dense_intermediate_size": 14,
+            "num_shared_experts": 2,
+        },
+    ),
+    "cohere2_moe of sigmoids": (
+        "cohere2_moe",
+        {
+            **COHERE2_MOE,
+            "num_key_value_heads": 1,
+            "head_dim": 6,
+            "mlp_layer_types": ["sparse", "dense"],
+            "rms_norm_eps": 1e-5,
+            "expert_selection_fn": "sigmoid",
+            "tie_word_embeddings": False,
+        },
+    ),
+    "granite_swa": ("granite_swa", {**GRANITEMOE, **SWASH, "mlp_bias": True}),
+    "granite_swa untied": (
+        "granite_swa",
+        {**SWASH, "num_key_value_heads": 1, "head_dim": 6, "tie_word_embeddings": False},
+    ),
+    "granitemoe_swa": ("granitemoe_swa", {**GRANITEMOE, **SWASH}),
+    "granitemoe_swa tied": (
+        "granitemoe_swa",
+        {**GRANITEMOE, **SWASH, "num_key_value_heads": 1, "attention_bias": False, "tie_word_embeddings": True},
+    ),
 }
 OPT = {"ffn_dim": 20, "dropout": 0.0, "word_embed_proj_dim": 16}
 GAINLESS, POST = {"layer_norm_elementwise_affine": False}, {"do_layer_norm_before": False}

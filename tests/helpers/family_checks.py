@@ -33,6 +33,7 @@ LAYER_NORM = (
     "gpt_bigcode",
     "cohere",
     "cohere2",
+    "cohere2_moe",
     "nemotron",
     "jais2",
     "persimmon",

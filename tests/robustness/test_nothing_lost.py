@@ -105,6 +105,24 @@ def test_what_a_killed_run_left_is_cleared_and_what_a_living_one_writes_is_not(s
     assert sorted(tmp_path.iterdir()) == sorted([living, other, tmp_path / "out.ckpt"])
 
 
+def test_of_another_machine_only_what_has_not_changed_for_a_day_is_cleared(source: Path, tmp_path: Path) -> None:
+    """Its processes' numbers say nothing here, where the dead one's may be a living one's."""
+    dead = started(lambda: None)
+    ended(dead)
+    written_to, begun = (tmp_path / f".out.ckpt.{digit * 8}.{dead}.partial" for digit in "01")
+    left = tmp_path / f".out.ckpt.{'2' * 8}.{os.getppid()}.partial"
+    old, written = tmp_path / f".out.ckpt.{dead}.partial", written_to / "__0_0.distcp"
+    for directory in (written_to, begun, left):
+        directory.mkdir()
+    written.write_bytes(b"half")
+    old.write_bytes(b"half")
+    long_ago = time.time() - 2 * 24 * 3600
+    os.utime(written_to, (long_ago, long_ago))
+    os.utime(left, (long_ago, long_ago))
+    ckptgrow.width(source, tmp_path / "out.ckpt")
+    assert sorted(tmp_path.iterdir()) == sorted([written_to, begun, tmp_path / "out.ckpt"])
+
+
 @pytest.fixture
 def slow_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every piece takes a while, so that signals meet the writing."""

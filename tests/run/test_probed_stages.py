@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import shlex
 import shutil
@@ -32,9 +34,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing interrupted; its plan lies beside it."""
+    """A run that nothing interrupted; its plan lies beside it, and what it said."""
     directory = tmp_path_factory.mktemp("whole")
-    run_here(plan_file(directory, stages=[FIRST, PROBED]), data, directory / "out")
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        run_here(plan_file(directory, stages=[FIRST, PROBED]), data, directory / "out")
+    (directory / "said.txt").write_text(said.getvalue())
     return directory / "out"
 
 
@@ -76,6 +80,22 @@ def test_its_commands_by_hand_are_those_of_the_choice(whole: Path, tmp_path: Pat
     for stage in ("stage-1", "stage-2"):
         states = [state_of(one / stage / "checkpoints" / "last.ckpt") for one in (here, whole)]
         assert_equal(*states, where=stage)
+
+
+def test_what_the_probe_changes_in_the_commands_is_said_beside_what_was_planned(
+    whole: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_file(tmp_path, stages=[FIRST, PROBED])
+    dry = as_json([*words(plan, data, whole.with_name("elsewhere")), "--dry-run", "--measure=0"], capsys)["commands"]
+    work = opened_run(whole)
+    done = [shlex.join(line) for job in jobs_of(work.plan) for line in job.words(work)]
+    assert isinstance(dry, list)
+    planned = [str(one).replace(str(whole.with_name("elsewhere")), str(whole)) for one in dry]
+    changed = [pair for pair in zip(planned, done, strict=True) if pair[0] != pair[1]]
+    assert changed and "--separate none" in changed[0][1]
+    said = (whole.parent / "said.txt").read_text().replace("\n", " ")
+    for before, now in changed:
+        assert f"planned as {before}; by the probe {now}" in said
 
 
 @pytest.mark.sampled(1)
@@ -129,6 +149,12 @@ def test_a_dry_run_counts_the_probe(data: Path, tmp_path: Path, capsys: pytest.C
     wide = 12 * 2 * 24**2 + 13 * 2 * 24 + 2 * 24
     assert float(str(found[0]["flops"])) - float(str(found[1]["flops"])) == 6 * wide * 8 * 16 * (4 * 2 + 3 * 2)
     assert any(str(one).startswith("ckptgrow probe ") for one in list(found[0]["commands"]))  # pyright: ignore
+    line = [*words(plan_file(tmp_path, stages=stages), data, tmp_path / "out"), "--dry-run", "--measure=2"]
+    capsys.readouterr()
+    assert run_command(line) == 0
+    rows = [one.split("\t") for one in capsys.readouterr().out.splitlines() if one.startswith("stage-2")]
+    assert [row[0] for row in rows[:2]] == ["stage-2/probe", "stage-2"]
+    assert float(rows[0][6]) == pytest.approx(6 * wide * 8 * 16 * (4 * 2 + 3 * 2), rel=1e-2) and rows[0][7] != "–"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,15 +15,18 @@ import numpy as np
 import pytest
 
 from ckptgrow.cli import run as run_command
+from ckptgrow.report.last_saved import last_saved
 from ckptgrow.report.page import page_of
 from ckptgrow.report.pictures import pictures_of
 from ckptgrow.report.run_record import TrainedCurve, recorded
 from ckptgrow.report.saved_compute import incomparable, saving_of
+from ckptgrow.train.run_directory import described
 from tests.helpers.commands import as_json, refused
 from tests.helpers.staged_runs import STAGES, journal, plan_file, run_here
 from tests.helpers.training_runs import losses, rows, tiny_data, train_here
 
 PNG = b"\x89PNG\r\n\x1a\n"
+LOOKING_SECONDS = 2.0  # of the CPU; half of that where nothing else runs
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +94,49 @@ def test_a_run_that_is_under_way_is_reported(out: Path, tmp_path: Path, capsys: 
     here = tmp_path / "out"
     shutil.copytree(out, here)
     lines = (here / "journal.jsonl").read_text().splitlines(keepends=True)
-    (here / "journal.jsonl").write_text("".join(lines[:4]))
+    (here / "journal.jsonl").write_text("".join(lines[:5]))
     shutil.rmtree(here / "stage-2")
     assert as_json(["report", str(here)], capsys)["current"] == "stage-1/evaluate"
     assert "Under way" in (here / "report.html").read_text()
     shutil.rmtree(here / "stage-1")
-    (here / "journal.jsonl").write_text("".join(lines[:2]))
+    (here / "journal.jsonl").write_text("".join(lines[:3]))
     assert as_json(["report", str(here)], capsys)["pictures"] == []
     refused(["report", str(tmp_path)], capsys, "holds no run")
+
+
+LOOKS = (["run", "--status", "OUT"], ["report", "OUT"], ["report", "OUT", "--scratch", "OUT/stage-1"])
+LOOKS = (*LOOKS, ["plan", "show", "OUT"], ["plan", "show", "OUT/stage-2", "OUT/stage-1"])
+
+
+@pytest.mark.parametrize("words", LOOKS, ids=" ".join)
+def test_who_looks_at_a_run_waits_for_no_model(out: Path, words: list[str]) -> None:
+    """In a process of its own, which loads no torch and is done in little time."""
+    line = [one.replace("OUT", str(out)) for one in words]
+    program = (
+        f"import sys, time; from ckptgrow.cli import run; code = run({line!r}); print(time.process_time()); "
+        "sys.exit(100 if {'torch', 'lightning', 'transformers'} & set(sys.modules) else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.splitlines()[-1]) < LOOKING_SECONDS
+
+
+def test_a_run_that_kept_no_sizes_is_told_in_the_same_words(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of earlier versions, and as a copy with other times."""
+    here = tmp_path / "out"
+    shutil.copytree(out, here)
+    lines = (here / "journal.jsonl").read_text().splitlines(keepends=True)
+    (here / "journal.jsonl").write_text("".join(line for line in lines if '"event": "foreseen"' not in line))
+    (here / "stage-1" / "last.json").unlink()
+    (here / "stage-2" / "checkpoints" / "last.ckpt").touch()
+    found, expected = recorded(here), recorded(out)
+    assert len(lines) == len((here / "journal.jsonl").read_text().splitlines()) + 1
+    for one, other in zip(found.curves, expected.curves, strict=True):
+        assert (one.params, one.spent, one.data) == (other.params, other.spent, other.data) and one.data
+    assert last_saved(here / "stage-2") == last_saved(out / "stage-2")
+    assert described(here / "stage-2") is None and described(out / "stage-2") is not None
 
 
 def test_a_run_from_scratch_stands_beside_it(

@@ -34,8 +34,8 @@ WRITTEN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "timm/optim/lamb.py": ("LAMB", {**APEX_LAMB, **TIMM_LAMB}),
     "torch/optim/adamw.py of torch 2.0": ("AdamW", {**ADAM, "amsgrad": False, **TORCH_2_0}),
     "transformers/optimization.py of 4.20": ("AdamW of transformers", {**ADAM, "correct_bias": True}),
-    "bitsandbytes/optim/adamw.py, in 32 bits": (
-        "an optimizer with Adam's averages",
+    "bitsandbytes/optim/adamw.py": (
+        "AdamW of bitsandbytes",
         {**ADAM, "alpha": 0.0, "t_alpha": None, "t_beta3": None},
     ),
 }

@@ -13,7 +13,7 @@ import ckptgrow
 from ckptgrow import StateRequest
 from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.train.order import BatchOrder, BatchShare, Passes
-from ckptgrow.verification.comparison import VerifySettings
+from ckptgrow.verification.verify_settings import VerifySettings
 from tests.helpers.lightning_files import load_model
 from tests.helpers.training_runs import config_file, losses, tiny_data, train_here, weights
 

@@ -17,8 +17,9 @@ from ckptgrow.errors import OptimizerError
 from ckptgrow.planning.rates_by_size import lr_for_size
 from ckptgrow.state.train_schedule import Schedule
 from ckptgrow.train import order, parameter_groups
+from ckptgrow.train.growing_batches import GrowingBatches
 from ckptgrow.train.noise_scale import NoiseScale
-from ckptgrow.train.order import BatchOrder, BatchShare, DataPosition, GrowingBatches, Passes, permuted
+from ckptgrow.train.order import BatchOrder, BatchShare, DataPosition, Passes, permuted
 from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
 from tests.helpers.lightning_files import load_model, trained_checkpoint
 from tests.helpers.paths import DOCS

@@ -18,7 +18,7 @@ from ckptgrow.cli import run as run_command
 from ckptgrow.data.preparation import prepare
 from ckptgrow.errors import RequestError
 from ckptgrow.planning.rates_by_size import lr_for_size, lr_of_gpt3
-from ckptgrow.train.order import GrowingBatches
+from ckptgrow.train.growing_batches import GrowingBatches
 from ckptgrow.train.remarks import remarks
 from ckptgrow.train.saving import checkpoints_in
 from ckptgrow.train.settings import TrainSettings, settings_for

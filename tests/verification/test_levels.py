@@ -27,6 +27,8 @@ from tests.helpers.families import ALIBI, FIRST, still_run
 
 Tree = dict[str, Any]
 LOW = ("stored", "function")
+ROUNDINGS = 4  # of the dtype, of the largest logit: where weights lie in memory decides the order of some sums
+ROUNDINGS_OF = {"jamba": 8}  # of families whose states add such sums up
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,8 @@ def test_a_streamed_model_has_the_logits_of_a_loaded_one(
     streamed = streamed_model(*arguments).module
     with torch.no_grad():
         expected, found = (logits_of(model, sample) for model in (load_model(*arguments), streamed))
-    assert (expected - found).abs().max() <= 8 * torch.finfo(dtype).eps * expected.abs().max()  # where weights lie
+    allowed = ROUNDINGS_OF.get(case, ROUNDINGS) * torch.finfo(dtype).eps
+    assert (expected - found).abs().max() <= allowed * expected.abs().max()
     assert all(parameter.is_meta for parameter in streamed.parameters())  # and nothing of it stays in memory
 
 

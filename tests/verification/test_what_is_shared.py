@@ -12,6 +12,7 @@ SHARED = {
     "ckptgrow.addresses.address": {"local_path"},
     "ckptgrow.choices": {"VerifyDevice", "VerifyDtype", "VerifyLevel"},
     # storage and formats: what lies where, and how it is read
+    "ckptgrow.storage.files.archive_signs": {"is_archive", "mentions"},
     "ckptgrow.storage.files.json_files": {"LARGEST_LOG", "read_json"},
     "ckptgrow.storage.fingerprint": {"Fingerprint", "flat_value"},
     "ckptgrow.storage.cores": {"usable_cores"},
@@ -30,7 +31,9 @@ SHARED = {
         "unflattened",
         "whole",
     },
+    "ckptgrow.storage.code_blocks": {"InBlocks"},  # which numbers a file keeps in 8 bits, and by which map
     "ckptgrow.storage.tree": {"path_text", "with_node"},
+    "ckptgrow.formats.bitsandbytes_records": {"CODE_MAPS"},
     "ckptgrow.formats.checkpoint": {"Checkpoint"},
     "ckptgrow.formats.dcp": {"Keys"},
     "ckptgrow.formats.huggingface": {"SAFETENSORS"},

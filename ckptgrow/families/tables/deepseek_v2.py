@@ -6,8 +6,8 @@ Source: DeepSeek-AI, "DeepSeek-V2", arXiv 2405.04434; transformers `DeepseekV2Fo
 from dataclasses import replace
 
 from ckptgrow.families.derived_rows import with_biases
-from ckptgrow.families.family import Refusal
-from ckptgrow.families.rows import DENSE_LAYERS, FINAL, NORMS, SPARSE_EXPERTS, shared_experts
+from ckptgrow.families.family import Choice
+from ckptgrow.families.rows import CHOSEN_BY_BIAS, DENSE_LAYERS, FINAL, NORMS, SPARSE_EXPERTS, shared_experts
 from ckptgrow.families.tables.deepseek_v3 import FAMILY as DEEPSEEK_V3
 from ckptgrow.families.task_rows import SEQUENCE, VALUES
 
@@ -24,8 +24,9 @@ FAMILY = replace(
         *NORMS,
         *FINAL,
     ),
+    sizes={space: size for space, size in DEEPSEEK_V3.sizes.items() if space != "choice"},
     buffers=(),
     aliases={"num_experts": "n_routed_experts"},
-    refusals=(Refusal("experts", "experts are chosen in groups, whose number copies would change", when="n_group"),),
+    choice=Choice(groups=CHOSEN_BY_BIAS.groups),
     tasks=(SEQUENCE, VALUES),
 )

@@ -14,6 +14,7 @@ from ckptgrow.families.rows import (
     FINAL,
     LAYER,
     NORMS,
+    OF_CHOICE,
     PIECES_OF_EXPERTS,
     SPARSE_EXPERTS,
     TIE,
@@ -31,6 +32,7 @@ FAMILY = Family(
     num_layers="num_hidden_layers",
     sizes={
         **{space: size for space, size in MIXTURE.items() if space != "kv_heads"},
+        **OF_CHOICE,
         "head": Size(config="v_head_dim"),
         "nope": Size(config="qk_nope_head_dim"),
         "rope": Size(config="qk_rope_head_dim"),
@@ -66,6 +68,6 @@ FAMILY = Family(
     sparse=Sparse(first="first_k_dense_replace"),
     aliases={"num_local_experts": "n_routed_experts"},
     equal={"num_key_value_heads": "num_attention_heads"},
-    refusals=(CHOSEN_BY_BIAS,),
+    choice=CHOSEN_BY_BIAS,
     tasks=(SEQUENCE, TOKENS, VALUES),
 )

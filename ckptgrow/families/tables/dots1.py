@@ -8,7 +8,6 @@ from dataclasses import replace
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
-    CHOSEN_BY_BIAS,
     DENSE_LAYERS,
     EMBEDDING,
     FINAL,
@@ -36,5 +35,4 @@ FAMILY = replace(
     ),
     padding=OF_SHARED_EPS,
     layer_lists=("layer_types",),
-    refusals=(CHOSEN_BY_BIAS,),
 )

@@ -5,16 +5,16 @@ Source: Baidu, "ERNIE 4.5 Technical Report", 2025; transformers `Ernie4_5_MoeFor
 
 from dataclasses import replace
 
-from ckptgrow.families.family import Family, Padding, Parameter, Sparse
+from ckptgrow.families.family import Choice, Family, Padding, Parameter, Sparse
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
-    CHOSEN_BY_BIAS,
     DENSE_LAYERS,
     EMBEDDING,
     FINAL,
     LAYER,
     NORMS,
+    OF_CHOICE,
     PIECES_OF_EXPERTS,
     SPARSE_EXPERTS,
     TIE,
@@ -29,7 +29,7 @@ FAMILY = Family(
     model_type="ernie4_5_moe",
     base_prefix="model.",
     num_layers="num_hidden_layers",
-    sizes=mixture_sizes("moe_num_experts", "moe_num_shared_experts"),
+    sizes={**mixture_sizes("moe_num_experts", "moe_num_shared_experts"), **OF_CHOICE},
     parameters=(
         EMBEDDING,
         *ATTENTION,
@@ -39,7 +39,7 @@ FAMILY = Family(
         Parameter(LAYER + "mlp.up_proj.bias", "dense_ffn!", when="use_bias", layers="dense"),
         Parameter(LAYER + "mlp.down_proj.bias", "residual", when="use_bias", layers="dense"),
         SPARSE_EXPERTS[-1],
-        Parameter(BIAS, "1: experts", layers="sparse"),
+        Parameter(BIAS, "1: choice", layers="sparse"),
         *SPARSE_EXPERTS[:-1],
         *shared_experts("moe_num_shared_experts", bias="use_bias"),
         *NORMS,
@@ -52,7 +52,7 @@ FAMILY = Family(
     tie=replace(TIE, default=True),
     padding=Padding("rms", "rms_norm_eps"),
     sparse=Sparse(step="moe_layer_interval", first="moe_layer_start_index", last="moe_layer_end_index"),
-    aliases={"num_experts": "moe_num_experts"},
-    refusals=(CHOSEN_BY_BIAS,),
+    aliases={"num_experts": "moe_num_experts", "num_experts_per_tok": "moe_k"},
+    choice=Choice(chosen="moe_k", bias=BIAS),
     tasks=(VALUES,),
 )

@@ -8,12 +8,12 @@ from dataclasses import replace
 from ckptgrow.families.derived_rows import by_list
 from ckptgrow.families.rows import (
     ATTENTION,
-    CHOSEN_BY_BIAS,
     DENSE_LAYERS,
     EMBEDDING,
     FINAL,
     HEAD_NORMS,
     NORMS,
+    OF_CHOICE,
     OF_SHARED_EPS,
     SPARSE_EXPERTS,
     mixture_sizes,
@@ -24,7 +24,7 @@ from ckptgrow.families.tables.glm4_moe import FAMILY as GLM4_MOE
 FAMILY = replace(
     GLM4_MOE,
     model_type="exaone_moe",
-    sizes=mixture_sizes("num_experts", "num_shared_experts"),
+    sizes={**mixture_sizes("num_experts", "num_shared_experts"), **OF_CHOICE},
     parameters=by_list(
         (
             EMBEDDING,
@@ -43,5 +43,4 @@ FAMILY = replace(
     layer_lists=("layer_types", "mlp_layer_types"),
     sparse=None,
     aliases={},
-    refusals=(CHOSEN_BY_BIAS,),
 )

@@ -17,6 +17,7 @@ from ckptgrow.families.rows import (
     HEAD_NORMS,
     LAYER,
     NORMS,
+    OF_CHOICE,
     OF_SHARED_EPS,
     PIECES_OF_EXPERTS,
     SPARSE_EXPERTS,
@@ -30,7 +31,7 @@ FAMILY = Family(
     model_type="glm4_moe",
     base_prefix="model.",
     num_layers="num_hidden_layers",
-    sizes=mixture_sizes("n_routed_experts", "n_shared_experts"),
+    sizes={**mixture_sizes("n_routed_experts", "n_shared_experts"), **OF_CHOICE},
     parameters=(
         EMBEDDING,
         *ATTENTION,
@@ -49,6 +50,6 @@ FAMILY = Family(
     dropout=("attention_dropout",),
     sparse=Sparse(first="first_k_dense_replace"),
     aliases={"num_local_experts": "n_routed_experts"},
-    refusals=(CHOSEN_BY_BIAS,),
+    choice=CHOSEN_BY_BIAS,
     tasks=(VALUES,),
 )

@@ -29,7 +29,7 @@ FAMILY = Family(
     model_type="gptj",
     base_prefix="transformer.",
     num_layers="n_layer",
-    sizes=GPT2.sizes,
+    sizes={space: size for space, size in GPT2.sizes.items() if space != "position"},
     parameters=(
         Parameter("transformer.wte.weight", "vocab -> residual"),
         *NORM,
@@ -40,6 +40,7 @@ FAMILY = Family(
     ),
     tie=Tie(head="lm_head.weight", embedding="transformer.wte.weight", default=False),
     buffers=(LAYER + "attn.bias", LAYER + "attn.masked_bias"),
+    longest="n_positions",
     padding=GPT2.padding,
     activation=GPT2.activation,
     dropout=GPT2.dropout,

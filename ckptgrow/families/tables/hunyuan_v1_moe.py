@@ -5,7 +5,7 @@ Source: Tencent Hunyuan, "Hunyuan-A13B Technical Report", 2025; transformers `Hu
 
 from dataclasses import replace
 
-from ckptgrow.families.family import Parameter, Size
+from ckptgrow.families.family import Choice, Parameter, Size
 from ckptgrow.families.rows import EXPERTS, FINAL, GATED_FFN, LAYER, NORMS, PIECES_OF_EXPERTS, SIZES
 from ckptgrow.families.tables.hunyuan_v1_dense import FAMILY as HUNYUAN_V1_DENSE
 
@@ -24,5 +24,6 @@ FAMILY = replace(
         *FINAL,
     ),
     pieces=PIECES_OF_EXPERTS,
-    aliases={"num_local_experts": "num_experts"},
+    aliases={"num_local_experts": "num_experts", "num_experts_per_tok": "moe_topk"},
+    choice=Choice(chosen="moe_topk"),
 )

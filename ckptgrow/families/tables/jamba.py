@@ -89,10 +89,6 @@ FAMILY = Family(
     aliases={"num_local_experts": "num_experts"},
     refusals=(
         Refusal("hidden", "the number of its states' channels follows the hidden size; ⟦factor K⟧ multiplies both"),
-        Refusal(
-            "experts",
-            "the weights of a token's experts do not sum to 1, so that copies would weigh otherwise; width grows them",
-        ),
     ),
     tasks=(SEQUENCE, VALUES),
 )

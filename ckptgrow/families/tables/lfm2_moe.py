@@ -5,8 +5,8 @@ Source: Liquid AI, "LFM2 Technical Report", arXiv 2511.23404; transformers `Lfm2
 
 from dataclasses import replace
 
-from ckptgrow.families.family import InPieces, Parameter, Sparse
-from ckptgrow.families.rows import CHOSEN_BY_BIAS, LAYER, TIE, mixture_sizes
+from ckptgrow.families.family import Choice, InPieces, Parameter, Refusal, Sparse
+from ckptgrow.families.rows import LAYER, OF_CHOICE, TIE, mixture_sizes
 from ckptgrow.families.tables.lfm2 import FAMILY as LFM2
 
 BLOCK, EXPERT = LAYER + "feed_forward.", LAYER + "feed_forward.experts.{expert}."
@@ -23,7 +23,7 @@ FIRST = next(index for index, one in enumerate(LFM2.parameters) if "feed_forward
 FAMILY = replace(
     LFM2,
     model_type="lfm2_moe",
-    sizes={**mixture_sizes("num_experts"), "channels": LFM2.sizes["channels"], "taps": LFM2.sizes["taps"]},
+    sizes={**mixture_sizes("num_experts"), "channels": LFM2.sizes["channels"], "taps": LFM2.sizes["taps"], **OF_CHOICE},
     parameters=(*LFM2.parameters[:FIRST], *BLOCKS, *LFM2.parameters[FIRST + 3 :]),
     pieces=(
         InPieces(
@@ -37,5 +37,14 @@ FAMILY = replace(
     sparse=Sparse(first="num_dense_layers"),
     rounding=None,
     aliases={"tie_embedding": "tie_word_embeddings"},
-    refusals=(*LFM2.refusals, replace(CHOSEN_BY_BIAS, when="use_expert_bias")),
+    choice=Choice(scores="sigmoid", normalised="norm_topk_prob", bias=BLOCK + "expert_bias"),
+    refusals=(
+        *LFM2.refusals,
+        Refusal(
+            "experts",
+            "the weights of a token's experts are divided by their sum and 1e-6, which is less beside the sum over "
+            "copies; width grows them",
+            when="norm_topk_prob",
+        ),
+    ),
 )

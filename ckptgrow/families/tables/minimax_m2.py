@@ -3,15 +3,15 @@
 Source: MiniMax, "MiniMax-M2", 2025; transformers `MiniMaxM2ForCausalLM`.
 """
 
-from ckptgrow.families.family import Family, Parameter, Refusal
+from ckptgrow.families.family import Choice, Family, Parameter, Refusal
 from ckptgrow.families.rows import (
     ATTENTION,
-    CHOSEN_BY_BIAS,
     EMBEDDING,
     EXPERTS,
     FINAL,
     LAYER,
     NORMS,
+    OF_CHOICE,
     OF_SHARED_EPS,
     TIE,
 )
@@ -22,7 +22,7 @@ FAMILY = Family(
     model_type="minimax_m2",
     base_prefix="model.",
     num_layers="num_hidden_layers",
-    sizes=MIXTRAL.sizes,
+    sizes={**MIXTRAL.sizes, **OF_CHOICE},
     parameters=(
         EMBEDDING,
         *ATTENTION,
@@ -42,8 +42,8 @@ FAMILY = Family(
     buffers=(LAYER + "mlp.e_score_correction_bias",),
     dropout=("attention_dropout",),
     aliases=MIXTRAL.aliases,
+    choice=Choice(scores="sigmoid", bias=LAYER + "mlp.e_score_correction_bias"),
     refusals=(
-        CHOSEN_BY_BIAS,
         Refusal("heads", "a norm runs over all heads, so uneven copies weigh differently in it"),
         Refusal("kv_heads", "a norm runs over all heads, so uneven copies weigh differently in it"),
     ),

@@ -37,6 +37,7 @@ FAMILY = Family(
     tie=Tie(head="lm_head.weight", embedding="transformer.wte.weight"),
     dropout=("resid_pdrop", "emb_pdrop"),
     aliases={"num_attention_heads": "n_heads", "hidden_size": "d_model", "num_hidden_layers": "n_layers"},
+    longest="max_seq_len",
     refusals=(
         Refusal("hidden", "a larger hidden size means more or larger heads; ALiBi and their scale forbid both"),
         *ALIBI,

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ckptgrow.families.family import Family, InPieces, Parameter, Size
 from ckptgrow.families.mamba_rows import UNITS, mixer, state_sizes
-from ckptgrow.families.rows import ATTENTION, CHOSEN_BY_BIAS, OF_SHARED_EPS, SIZES
+from ckptgrow.families.rows import ATTENTION, CHOSEN_BY_BIAS, OF_CHOICE, OF_SHARED_EPS, SIZES
 from ckptgrow.families.task_rows import VALUES
 
 LAYER = "model.layers.{layer}."
@@ -58,6 +58,7 @@ FAMILY = Family(
         "shared_ffn": Size(config="moe_shared_expert_intermediate_size"),
         "experts": Size(config="n_routed_experts"),
         "routed": Size(same="experts"),
+        **OF_CHOICE,
         "latent": Size(config=LATENT, is_optional=True),
         "summed": Size(same="latent"),
         **state_sizes(
@@ -99,6 +100,6 @@ FAMILY = Family(
         "mamba_n_groups": "n_groups",
         "mamba_d_conv": "conv_kernel",
     },
-    refusals=(CHOSEN_BY_BIAS,),
+    choice=replace(CHOSEN_BY_BIAS, bias=MIXER + "gate.e_score_correction_bias"),
     tasks=(VALUES,),
 )

@@ -34,8 +34,8 @@ FAMILY = replace(
     refusals=(
         Refusal(
             "experts",
-            "its router masks every score that is not near the largest, so copies would be chosen otherwise; copies "
-            "of experts are for mixtral, qwen2_moe, qwen3_moe, olmoe, granitemoe and gpt_oss",
+            "its router masks every score that is not near the largest, so copies would be chosen otherwise; width "
+            "grows them",
         ),
     ),
     tasks=(SEQUENCE, VALUES),

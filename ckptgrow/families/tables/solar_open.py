@@ -9,7 +9,6 @@ from ckptgrow.families.derived_rows import in_every_layer
 from ckptgrow.families.rows import (
     ATTENTION,
     ATTENTION_BIASES,
-    CHOSEN_BY_BIAS,
     EMBEDDING,
     EXPERTS,
     FINAL,
@@ -33,5 +32,4 @@ FAMILY = replace(
         *FINAL,
     ),
     sparse=None,
-    refusals=(CHOSEN_BY_BIAS,),
 )

@@ -5,12 +5,12 @@ Source: Tencent Youtu Lab, "Youtu-LLM", 2025; transformers `YoutuForCausalLM`.
 
 from dataclasses import replace
 
-from ckptgrow.families.family import Size
+from ckptgrow.families.family import Choice, Size
 from ckptgrow.families.rows import DENSE_LAYERS, FINAL, GATED_FFN, NORMS, TIE
 from ckptgrow.families.tables.deepseek_v3 import FAMILY as DEEPSEEK_V3
 from ckptgrow.families.task_rows import VALUES
 
-OF_MIXTURES = ("dense_ffn", "experts", "routed", "shared")
+OF_MIXTURES = ("dense_ffn", "experts", "routed", "choice", "shared")
 NUM_BEFORE_BLOCKS = DEEPSEEK_V3.parameters.index(DENSE_LAYERS[0])
 
 FAMILY = replace(
@@ -24,8 +24,8 @@ FAMILY = replace(
     pieces=(),
     tie=replace(TIE, default=True),
     buffers=(),
+    choice=Choice(),
     sparse=None,
     aliases={},
-    refusals=(),
     tasks=(VALUES,),
 )

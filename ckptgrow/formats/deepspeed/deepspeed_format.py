@@ -44,11 +44,12 @@ from ckptgrow.formats.deepspeed.zero_files import (
     sizes_of,
     without_partitions,
 )
-from ckptgrow.formats.huggingface import DEFAULT_SHARD_BYTES, once
+from ckptgrow.formats.huggingface import once
 from ckptgrow.formats.raw_optimizers import RawGroup, RawOptimizer, raw_optimizer
 from ckptgrow.formats.sidecar_files import Files, part_files, read_beside, read_state, write_beside, write_growth
 from ckptgrow.progress import Advance
 from ckptgrow.storage.archives import archive_writing
+from ckptgrow.storage.files.targets import DEFAULT_SHARD_BYTES
 from ckptgrow.storage.files.tensor_writing import FileLayout, fill
 from ckptgrow.storage.tensors import num_bytes
 from ckptgrow.storage.tree import Tree

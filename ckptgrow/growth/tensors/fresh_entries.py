@@ -2,7 +2,8 @@
 
     written as zero     rows of zeros; norm biases too
     written as mean     each row the mean of the old rows, so that a LayerNorm's mean stays and the row vanishes in it
-    drawn               rows or columns at the old weight's root mean square; biases are zero
+    drawn               rows or columns at the root mean square of the old weight as it stands in the grown one: where
+                        what it reads is written larger, both are smaller; biases are zero
     copied              rows or columns of old coordinates, each one's once, then drawn ones (`spaces.growth.padded`)
     gains               the mean of the old gains; what they multiply is zero at first
 
@@ -16,6 +17,7 @@ Source: Wang et al., "LEMON: Lossless Model Expansion", arXiv 2310.07999, sectio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -75,12 +77,7 @@ def padded(old: LazyTensor, growth: TensorGrowth, seed: int, name: str) -> LazyT
     is_summed = offset != 0 or has_mean is not None  # in float64
     reads_silenced = any(axis.role == "in" and axis.growth.filling in SILENCED for axis in growth.axes)
 
-    @cache
-    def amplitude() -> float:
-        found = root_mean_square(old)
-        if found == 0 and reads_silenced:
-            raise RequestError(f"{name}: {NEVER_LEARNS}")
-        return found
+    amplitude = cache(lambda: _size_of_draws(old, gather, name, reads_silenced=reads_silenced))
 
     def filled(start: int, stop: int) -> torch.Tensor:
         """All but the means."""
@@ -110,6 +107,16 @@ def padded(old: LazyTensor, growth: TensorGrowth, seed: int, name: str) -> LazyT
 
     made = Made(gather.shape, old.dtype, rows)
     return made
+
+
+def _size_of_draws(old: LazyTensor, gather: Gather, name: str, *, reads_silenced: bool) -> float:
+    """The root mean square of the old entries as they stand in the grown weight, all multiplied by one factor."""
+    found = root_mean_square(old)
+    if found == 0 and reads_silenced:
+        raise RequestError(f"{name}: {NEVER_LEARNS}")
+    pairs = zip(gather.axes, gather.scales, strict=True)
+    kept = (scale[~axis.growth.is_fresh][:1] for axis, scale in pairs)
+    return found * math.prod(float(one[0]) for one in kept if len(one))
 
 
 def _mean_axis(growth: TensorGrowth) -> int | None:

@@ -14,6 +14,7 @@ from ckptgrow.spaces.gather import Gather
 from ckptgrow.spaces.noise import Noise, key_of, quick_draws
 from ckptgrow.spaces.split import WHOLE, Split
 from ckptgrow.spaces.turned_split import TurnedSplit
+from ckptgrow.storage.code_blocks import CodeMap, InBlocks
 from ckptgrow.storage.tensors import LazyTensor, Made, Repeated, chunks, num_elements
 from ckptgrow.storage.transposed import transposed
 
@@ -22,6 +23,8 @@ MATRIX = 2  # axes
 
 def own(old: LazyTensor) -> LazyTensor:
     """An old tensor's rows as a new object: one object is written as one tensor, as tied weights are."""
+    if isinstance(old, InBlocks):
+        return replace(old, codes=own(old.codes), scales=own(old.scales))
     return Made(old.shape, old.dtype, old.rows, lambda: own(transposed(old)))
 
 
@@ -37,7 +40,9 @@ def gathered(old: LazyTensor, gather: Gather) -> LazyTensor:
 
 
 def scaled(old: LazyTensor, factor: float) -> LazyTensor:
-    """A tensor times a number, computed in float64 and rounded once."""
+    """A tensor times a number, computed in float64 and rounded once; of one in codes, the scales of its blocks."""
+    if isinstance(old, InBlocks) and factor > 0:
+        return replace(old, codes=own(old.codes), scales=scaled(old.scales, factor))
     return Made(
         old.shape,
         old.dtype,
@@ -138,6 +143,10 @@ def _check_range(given: torch.Tensor, made: torch.Tensor, what: str) -> None:
 
 def checked_finite(old: LazyTensor, place: str) -> LazyTensor:
     """The same tensor; reading rows raises CheckpointError where they hold NaN or infinity."""
+    if isinstance(old, CodeMap):
+        return old
+    if isinstance(old, InBlocks):
+        return replace(old, scales=checked_finite(old.scales, place))
 
     def rows(start: int, stop: int) -> torch.Tensor:
         found = old.rows(start, stop)

@@ -22,6 +22,7 @@ import torch
 
 from ckptgrow.choices import FreshMomentRule
 from ckptgrow.errors import OptimizerError, at
+from ckptgrow.formats.bitsandbytes_records import CODE_MAPS
 from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.grown_weights import grown_beside
 from ckptgrow.growth.lineage import Descent
@@ -169,6 +170,8 @@ def _at_step(group: ParameterGroup, clock: str | None, growing: Growing) -> Para
 
 
 def _grown_entry(entries: Mapping[str, Entry], key: str, context: _Context) -> Any:
+    if key in CODE_MAPS:
+        return context.record[key]
     entry, value, growth = entries[key], context.record[key], context.descent.growth
     if entry == "step":
         if not 0 <= _float(value) < LARGEST_STEP:

@@ -146,7 +146,7 @@ def _scaled_options(options: Mapping[str, Any], ratio: Ratio, row: OptimizerRow)
             ratio.rounding if one is None and factor != 1 else one for one, factor in zip(eps, ratio.eps, strict=True)
         ]
         scaled["eps"] = type(eps)(times(one, factor) for one, factor in zip(given, ratio.eps, strict=True))
-    elif eps is not None:
+    elif eps is not None and ratio.eps:  # SGD of bitsandbytes has one that it does not use
         scaled["eps"] = times(eps, ratio.eps[0])
     if scaled.get("weight_decay"):
         scaled["weight_decay"] = times(scaled["weight_decay"], ratio.weight_decay)

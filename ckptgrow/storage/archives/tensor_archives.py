@@ -41,17 +41,30 @@ class TensorArchive:
         """The whole archive's bytes."""
         return len(self.head) + self.num_bytes + len(self.tail)
 
+    def is_around(self, head: bytes, tail: bytes) -> bool:
+        """Whether these bytes before and behind some data are this archive's, for the CRC-32 and the number that they
+        say it has.
+        """
+        if head != self.head or len(tail) != len(self.tail) or not self.data_sums:
+            return False
+        place = self.data_sums[0]
+        (checksum,) = struct.unpack("<I", tail[place : place + 4])
+        start, length = self.identity or (0, 0)
+        return tail == self._tail(checksum, tail[start : start + length])
+
     def tail_with(self, checksum: int) -> bytes:
         """What stands behind data with this CRC-32."""
+        return self._tail(checksum, identity_of([checksum], self.identity[1]) if self.identity else b"")
+
+    def _tail(self, checksum: int, number: bytes) -> bytes:
         tail = bytearray(self.tail)
         for place in self.data_sums:
             tail[place : place + 4] = struct.pack("<I", checksum)
         if self.identity is not None:
             start, length = self.identity
-            digits = identity_of([checksum], length)
-            tail[start : start + length] = digits
+            tail[start : start + length] = number
             for place in self.identity_sums:
-                tail[place : place + 4] = struct.pack("<I", zlib_ng.crc32(digits))
+                tail[place : place + 4] = struct.pack("<I", zlib_ng.crc32(number))
         return bytes(tail)
 
 

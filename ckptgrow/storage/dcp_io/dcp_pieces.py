@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import types
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing_extensions import Buffer
 
 from ckptgrow.errors import CheckpointError
 from ckptgrow.storage.archives.archive import DAMAGES, check_sums, entry_sizes
+from ckptgrow.storage.archives.tensor_archives import tensor_archive
 from ckptgrow.storage.pickles.opaque_pickles import unpickler_of
 from ckptgrow.storage.tensors import InMemory, Stored
 from ckptgrow.storage.tree import Tree
@@ -77,24 +79,49 @@ class Piece:
     def stored(self) -> Stored:
         """The block's data in the file; raises CheckpointError where the archive holds another tensor."""
         try:
-            with self._archive() as file:
-                entry_sizes(file, f"{self.path}, byte {self.offset}")
-                file.seek(0)
-                meta = torch.load(file, map_location="meta", weights_only=True)
-            start: int = meta.untyped_storage()._checkpoint_offset
-            offset = self.offset + start + int(meta.storage_offset()) * meta.dtype.itemsize
-            stored = Stored(
-                path=self.path, offset=offset, shape=tuple(meta.shape), dtype=meta.dtype, stride=tuple(meta.stride())
-            )
+            stored = self._as_torch_saves() or self._unpickled()
         except DAMAGES as error:
             raise CheckpointError(f"{self.path}: damaged at byte {self.offset} ({type(error).__name__})") from error
-        inside = self.offset <= offset and offset + stored.span * meta.dtype.itemsize <= self.offset + self.length
+        end = stored.offset + stored.span * stored.dtype.itemsize
+        inside = self.offset <= stored.offset and end <= self.offset + self.length
         if stored.shape != self.shape or stored.dtype != self.dtype or not inside:
             raise CheckpointError(
                 f"{self.path}: holds a block of shape {list(stored.shape)} at byte {self.offset}, expected "
                 f"{list(self.shape)} by the metadata"
             )
         return stored
+
+    def _as_torch_saves(self) -> Stored | None:
+        """Where all but the data is, byte for byte, what torch saves of a contiguous tensor on the CPU, as it nearly
+        always is; None where it is not. This takes a tenth of the time of unpickling.
+        """
+        if math.prod(self.shape) * self.dtype.itemsize > self.length:
+            return None
+        archive = tensor_archive(self.shape, self.dtype)
+        if archive.length != self.length:
+            return None
+        with Slice(self.path, self.offset, self.length) as file:
+            head = file.read(len(archive.head))
+            file.seek(len(archive.head) + archive.num_bytes)
+            if head is None or not archive.is_around(head, file.read() or b""):
+                return None
+        offset = self.offset + len(archive.head)
+        stride = tuple(math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+        return Stored(path=self.path, offset=offset, shape=self.shape, dtype=self.dtype, stride=stride)
+
+    def _unpickled(self) -> Stored:
+        with self._archive() as file:
+            entry_sizes(file, f"{self.path}, byte {self.offset}")
+            file.seek(0)
+            meta = torch.load(file, map_location="meta", weights_only=True)
+        start: int = meta.untyped_storage()._checkpoint_offset
+        return Stored(
+            path=self.path,
+            offset=self.offset + start + int(meta.storage_offset()) * meta.dtype.itemsize,
+            shape=tuple(meta.shape),
+            dtype=meta.dtype,
+            stride=tuple(meta.stride()),
+        )
 
     def check_sum(self) -> None:
         """Reads the block; raises CheckpointError where its checksum is not the recorded one."""

@@ -29,7 +29,7 @@ def write(tree: Mapping[str, Tree], path: Path, processes: Processes, advance: A
     """Writes a nested tree whose tensors are lazy; every process writes its blocks, and all must call this."""
     planner = RowPlanner(processes)
     writer = PieceWriter(path, planner.rows_of, advance)
-    with warnings.catch_warnings():
+    with processes.in_step(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns where one process writes alone
         try:
             save(dict(tree), storage_writer=writer, planner=planner, no_dist=processes.count == 1)

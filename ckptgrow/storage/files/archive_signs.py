@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 from ckptgrow.addresses.stand_ins import described
@@ -12,6 +13,22 @@ from ckptgrow.errors import CheckpointError
 def is_archive(path: Path) -> bool:
     """Whether a file is an archive, by the directory at its end."""
     return zipfile.is_zipfile(described(path))
+
+
+def mentions(path: Path, word: str) -> bool:
+    """Whether the pickle of an archive, its tensors aside, has a word among its texts."""
+    try:
+        with zipfile.ZipFile(described(path)) as archive:
+            names = [one for one in archive.namelist() if one.endswith("data.pkl")]
+            return any(word.encode() in archive.read(one) for one in names)
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        zlib.error,
+        RuntimeError,
+        NotImplementedError,
+    ):  # for its readers
+        return False
 
 
 def check_is_archive(path: Path) -> None:

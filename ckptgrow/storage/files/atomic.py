@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
+import socket
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from ckptgrow.distributed import Processes
 from ckptgrow.errors import RequestError
 
-PARTIAL = ".partial"
+PARTIAL, REPLACED = ".partial", ".replaced.partial"
+ABANDONED = 24 * 3600.0  # seconds without a change, after which what another machine left counts as left by the dead
 
 
 def check_space(target: Path, num_bytes: int) -> None:
@@ -34,7 +39,7 @@ def appearing(target: Path, together: Processes | None = None, *, force: bool = 
     to be at `target` meanwhile: of several that write there, the first to end keeps it.
     """
     together = together or Processes()
-    partial = together.agree_on(target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}"))
+    partial = together.agree_on(_beside(target, PARTIAL))
     if together.rank == 0:
         clear_leftovers(target)
     together.wait()
@@ -55,7 +60,7 @@ def _put_in_place(partial: Path, target: Path) -> None:
     An old directory is moved aside first, as no other can be renamed onto it.
     """
     if target.is_dir() and not target.is_symlink():
-        aside = target.with_name(f".{target.name}.{os.getpid()}.replaced{PARTIAL}")
+        aside = _beside(target, REPLACED)
         try:
             target.rename(aside)
             partial.rename(target)
@@ -100,19 +105,46 @@ def _link(partial: Path, target: Path) -> None:
 def clear_leftovers(target: Path) -> bool:
     """Removes what runs that no longer exist wrote for the same target; an old target that one of them had moved aside
     takes its place again. Returns whether one did.
+
+    Of runs on other machines that share the disk only the files tell: they are gone when nothing has changed in
+    `ABANDONED` seconds.
     """
     is_back = False
-    pattern = re.compile(rf"\.{re.escape(target.name)}\.(\d+)(\.replaced)?{re.escape(PARTIAL)}")
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.(?:([0-9a-f]{{8}})\.)?(\d+)(\.replaced)?{re.escape(PARTIAL)}")
     for one in target.parent.iterdir():
         match = pattern.fullmatch(one.name)
-        if match is None or _is_running(int(match[1])):
+        if match is None:
             continue
-        if match[2] and not target.exists():
+        if _was_changed(one) if match[1] not in (None, _machine()) else _is_running(int(match[2])):
+            continue
+        if match[3] and not target.exists():
             one.rename(target)
             is_back = True
         else:
             _remove(one)
     return is_back
+
+
+def _beside(target: Path, end: str) -> Path:
+    """A hidden path beside a target, by this machine and process."""
+    return target.with_name(f".{target.name}.{_machine()}.{os.getpid()}{end}")
+
+
+@cache
+def _machine() -> str:
+    """Eight digits for where the numbers of processes are this one's: a machine, or a container of its own."""
+    processes = Path("/proc/self/ns/pid")
+    number = processes.stat().st_ino if processes.exists() else 0
+    return hashlib.sha256(f"{socket.gethostname()} {number}".encode()).hexdigest()[:8]
+
+
+def _was_changed(path: Path) -> bool:
+    """Whether a file, or one in a directory, has changed lately, or goes away just now."""
+    try:
+        times = [one.stat().st_mtime for one in (path, *path.rglob("*"))]
+    except FileNotFoundError:
+        return True
+    return time.time() - max(times) < ABANDONED
 
 
 def _is_running(process: int) -> bool:

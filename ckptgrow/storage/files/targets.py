@@ -9,6 +9,7 @@ from ckptgrow.errors import RequestError, listing
 
 ARCHIVES = (".bin", ".ckpt", ".pt", ".pth")  # files of torch.save
 OTHERS = (".gguf", ".h5", ".json", ".jsonl", ".npz", ".onnx", ".safetensors", ".yaml", ".yml")  # never a whole state
+DEFAULT_SHARD_BYTES = 5 * 10**9  # of a file of weights at most
 
 
 def check_target(source: Path, target: Path, *, force: bool) -> None:
