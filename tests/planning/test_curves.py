@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,9 @@ from ckptgrow.cli import run
 from ckptgrow.planning.growth_point import growth_point
 from ckptgrow.planning.learning_curves import curve
 from tests.helpers.curves import made, step_at, write, write_made
+from tests.helpers.paths import ROOT
 
-CURVES = Path(
-    os.environ.get("CKPTGROW_CURVES", Path(__file__).parents[3] / "shared" / "data" / "staged-training-curves")
-)
+CURVES = ROOT / "fixtures" / "curves"
 TOKENS = 512 * 1024
 SIZES = {"base": (12, 768), "large": (24, 1536)}
 
@@ -25,7 +23,6 @@ def size(layers: int, width: int) -> int:
 
 
 @pytest.mark.parametrize("spikes", ["robust", "paper"])
-@pytest.mark.skipif(not CURVES.is_dir(), reason="the paper's learning curves are not beside this checkout")
 @pytest.mark.parametrize(
     ("operator", "model", "saved", "steps", "rho"),
     [

@@ -166,16 +166,14 @@ def test_factored_records_have_the_shapes_of_their_factors() -> None:
         named(state)
 
 
-def test_eight_bit_states_are_refused_with_the_way_out() -> None:
+def test_eight_bit_states_without_their_scales_are_refused_with_the_way_out() -> None:
     state = raw([MODEL_ORDER])
     state["state"][0] = {
         "state1": InMemory(torch.zeros(4, dtype=torch.uint8)),
         "qmap1": InMemory(torch.zeros(256)),
         "step": 3,
     }
-    with pytest.raises(
-        OptimizerError, match=r'8-bit states \(qmap1, state1\).*dequantize_blockwise.*reset=\("optimizer"'
-    ):
+    with pytest.raises(OptimizerError, match=r'holds qmap1, state1, expected .*absmax1.*reset=\("optimizer"'):
         named(state)
 
 
