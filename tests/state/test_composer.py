@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ckptgrow
-from ckptgrow.errors import CheckpointError, RequestError
+from ckptgrow.errors import CheckpointError, OptimizerError, RequestError
 from ckptgrow.formats.known_formats import read_checkpoint, write_checkpoint
 from ckptgrow.progress import silent
 from ckptgrow.state.opening import open_state
@@ -41,6 +41,19 @@ def test_what_is_read_is_written_back_to_the_bit(tmp_path: Path) -> None:
     assert how is not None and how.dialect.name == "llm-foundry-mpt"
     write_checkpoint(how.undone(there), tmp_path / "mpt.pt", silent, force=False)
     assert_same(*(torch.load(one, weights_only=False) for one in (COMPOSER / "mpt.pt", tmp_path / "mpt.pt")))
+
+
+def test_a_decay_that_does_not_follow_the_rate_has_no_lr_rule(tmp_path: Path) -> None:
+    """Composer multiplies weights by 1 − weight_decay · lr / initial_lr."""
+    request = ckptgrow.StateRequest(lr_rule="mup")
+    with pytest.raises(OptimizerError, match=r"'DecoupledAdamW'\] decays weights by .*use lr_rule=\"keep\""):
+        ckptgrow.width(COMPOSER / "llama.pt", tmp_path / "a.pt", request=request)
+    assert not (tmp_path / "a.pt").exists()
+    tree: Any = torch.load(COMPOSER / "llama.pt", weights_only=False)
+    for group in tree["state"]["optimizers"]["DecoupledAdamW"]["param_groups"]:
+        group["weight_decay"] = 0.0
+    torch.save(tree, tmp_path / "no.pt")
+    ckptgrow.width(tmp_path / "no.pt", tmp_path / "b.pt", request=request)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ckptgrow.errors import OptimizerError, RequestError, at
+from ckptgrow.formats.places import Places
 from ckptgrow.growth.carried_state import check_schedules
 from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.grown_weights import Weights
@@ -24,6 +25,9 @@ from ckptgrow.growth.training.optimizer_table import row_of
 from ckptgrow.growth.training.step_functions import Course, course
 from ckptgrow.growth.training.weight_sizes import WeightSizes
 from ckptgrow.state.optimizer_state import OptimizerState
+from ckptgrow.storage.tree import path_text
+
+DECOUPLED_FROM_RATES = "Decoupled"  # DecoupledAdamW, DecoupledSGDW, llm-foundry's DecoupledLionW
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ def grown_training(growing: Growing, weights: Weights) -> GrownTraining:
     old = growing.old
     if old.optimizers and growing.changes_rates:
         check_schedules(old)
+    if growing.request.rates == "mup":
+        _check_decay(growing)
     named = _course(growing)
     sizes = WeightSizes(old.checkpoint.tensors, weights.in_module)
     optimizers = [_grown_optimizer(growing, sizes, index) for index in range(len(old.optimizers))]
@@ -113,6 +119,23 @@ def _pace(growing: Growing) -> int:
     read = (axis.growth for one in growing.lineage for axis in one.growth.axes if axis.role == "in")
     pace = max((float((one.num_copies * one.write).max()) for one in read), default=1.0)
     return max(1, round(pace)) if is_normalised else 1
+
+
+def _check_decay(growing: Growing) -> None:
+    """Raises OptimizerError for optimizers of Composer's whose decay does not follow the learning rate.
+
+    They multiply weights by 1 − weight_decay · lr / initial_lr, so what keeps lr · weight_decay would multiply that.
+    Their groups look like those of torch's AdamW; the file has them under the names of their classes.
+    """
+    places = growing.old.as_read.checkpoint.layout
+    named = places.optimizers if isinstance(places, Places) else ()
+    for keys, state in zip(named, growing.old.optimizers, strict=False):
+        decays = any(group.options.get("weight_decay") for group in state.groups)
+        if decays and keys and str(keys[-1]).startswith(DECOUPLED_FROM_RATES):
+            raise OptimizerError(
+                f"{growing.where}: {path_text(keys)} decays weights by weight_decay · lr / initial_lr, which no lr "
+                "rule keeps, expected an optimizer whose decay follows its lr; use ⟦lr_rule keep⟧"
+            )
 
 
 def _notes(growing: Growing, schedulers: Sequence[Scheduled]) -> list[str]:
