@@ -10,15 +10,16 @@ from pathlib import Path
 from ckptgrow.errors import CheckpointError
 
 THROUGH_TRANSFORMERS = "load it with transformers (from_flax or from_tf up to version 4) and save_pretrained"
+ORBAX = ("an Orbax checkpoint of JAX", "write its arrays by PyTorch's names into safetensors")
+GGUF = ("a GGUF model for inference, without training state", "grow the model that it was made from")
 # by the names of entries of a directory
 DIRECTORIES: Mapping[str, tuple[str, str]] = {
-    "_CHECKPOINT_METADATA": ("an Orbax checkpoint of JAX", "write its arrays by PyTorch's names into safetensors"),
-    "manifest.ocdbt": ("an Orbax checkpoint of JAX", "write its arrays by PyTorch's names into safetensors"),
+    **dict.fromkeys(("_CHECKPOINT_METADATA", "manifest.ocdbt"), ORBAX),
     "flax_model.msgpack": ("a Flax model", THROUGH_TRANSFORMERS),
     "tf_model.h5": ("a TensorFlow model", THROUGH_TRANSFORMERS),
     "model.ckpt-*.index": ("a TensorFlow checkpoint", THROUGH_TRANSFORMERS),
     "saved_model.pb": ("a TensorFlow model", THROUGH_TRANSFORMERS),
-    "*.gguf": ("a GGUF model for inference, without training state", "grow the model that it was made from"),
+    "*.gguf": GGUF,
     "mp_rank_*/model_optim_rng.pt": (
         "one of Megatron's legacy checkpoints, a file for each tensor- and pipeline-parallel rank",
         "load it with Megatron-LM and save it as torch_dist (its ckpt_convert_format does so)",
@@ -31,7 +32,7 @@ DIRECTORIES: Mapping[str, tuple[str, str]] = {
 SUFFIXES: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys((".h5", ".hdf5", ".keras"), ("a Keras or TensorFlow model", THROUGH_TRANSFORMERS)),
     ".msgpack": ("a Flax model", THROUGH_TRANSFORMERS),
-    ".gguf": ("a GGUF model for inference, without training state", "grow the model that it was made from"),
+    ".gguf": GGUF,
     **dict.fromkeys((".npz", ".npy"), ("NumPy's arrays", "save them by PyTorch's names with torch.save")),
     ".onnx": ("an ONNX graph", "grow the model that it was made from"),
     ".distcp": ("one part of a distributed checkpoint", "name the directory with its .metadata"),

@@ -65,6 +65,12 @@ class Growing:
         return "zero" if self.request.begins_anew else asked
 
     @cached_property
+    def moment_rounding(self) -> float | None:
+        """By what share of their block's largest number moments in 8 bits may be rounded; None where there are none."""
+        maps = (one for state in self.old.optimizers for one in state.code_maps)
+        return max((float(one.halves.max()) for one in maps), default=None)
+
+    @cached_property
     def tensors(self) -> Mapping[str, LazyTensor]:
         """The old file's tensors by name; reading them hashes them, and refuses weights that are not finite."""
         hashed = self.fingerprint.tensors

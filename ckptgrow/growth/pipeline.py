@@ -95,7 +95,7 @@ def _grown(growing: Growing) -> _Grown:
         record=record,
         notes=[
             *growing.operator.notes,
-            *rounding_notes(growing),
+            *rounding_notes(growing, weights),
             *training.notes,
             *best_notes,
             *kept_notes,
@@ -155,9 +155,8 @@ def _record(growing: Growing) -> GrowthRecord:
         record["schedule"] = request.schedule
     if any(one.growth.has_fresh for one in growing.lineage):
         record["fresh_moments"] = growing.fresh_moments
-    roundings = [float(one.halves.max()) for state in growing.old.optimizers for one in state.code_maps]
-    if roundings and "optimizer" not in request.reset:
-        record["moment_rounding"] = max(roundings)
+    if growing.moment_rounding is not None:
+        record["moment_rounding"] = growing.moment_rounding
     if request.moments != "algebra":
         record["moments"] = request.moments
     if request.wd_rule != "trajectory":

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from ckptgrow.growth.growing import Growing
+from ckptgrow.growth.grown_weights import Weights
 from ckptgrow.growth.lineage import Descent
 from ckptgrow.growth.operator import Operator
 from ckptgrow.spaces.gather import is_power_of_two
@@ -22,11 +23,11 @@ FEW_BITS = torch.finfo(torch.float32).eps  # dtypes with a larger step between n
 MOST_TOLD = 3  # factors
 
 
-def rounding_notes(growing: Growing) -> list[str]:
+def rounding_notes(growing: Growing, weights: Weights) -> list[str]:
     """A sentence for the user where the function is kept only up to one rounding of some weights; none where it is
     exact, or as exact as float32.
     """
-    rounded = list(_rounded(growing))
+    rounded = list(_rounded(growing, weights))
     if not rounded:
         return []
     numbered = "1 tensor" if len(rounded) == 1 else f"{len(rounded)} tensors"
@@ -47,11 +48,10 @@ class _Rounded:
     factors: frozenset[float]
 
 
-def _rounded(growing: Growing) -> Iterator[_Rounded]:
-    tensors, tied = growing.old.in_module(growing.tensors), growing.old.claim.tied
+def _rounded(growing: Growing, weights: Weights) -> Iterator[_Rounded]:
     for one in growing.lineage:
-        dtype = tensors[one.old.name].dtype
-        is_copied = not (one.old.is_buffer or one.is_zero or one.is_drawn or one.old.name in tied)
+        dtype = weights.in_module[one.name].dtype
+        is_copied = not (one.old.is_buffer or one.is_zero or one.is_drawn or one.old.name in growing.old.claim.tied)
         if not is_copied or not dtype.is_floating_point or torch.finfo(dtype).eps <= FEW_BITS:
             continue
         factors = _factors(one, growing.operator) - {1.0}

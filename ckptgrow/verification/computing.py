@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,8 +159,13 @@ def layer_by_layer(subject: Computation, stage: Stage) -> Computed:
     asymmetry = _asymmetry(subject, models.grown, true, hidden)
     stage("running both models, layer by layer")
     function = compared(pair, models, subject.samples, weights, (logits[0], logits[1]))
-    found = Computed(function=function, scales=scales.found, asymmetry=asymmetry, true_difference=true.largest_error)
-    return replace(found, was_layered=True)
+    return Computed(
+        function=function,
+        scales=scales.found,
+        asymmetry=asymmetry,
+        true_difference=true.largest_error,
+        was_layered=True,
+    )
 
 
 def _asymmetry(subject: Computation, grown: PreTrainedModel, true: _Scales, hidden: _Hidden | None) -> Asymmetry | None:

@@ -88,9 +88,8 @@ class StepRule:
     powers of the gradient in a record's entries, where they differ from `POWERS`; `updates`: entries that are averages
     of updates instead of gradients; `times`: options by whose ratio entries change besides; `weights`: entries that are
     other points in the space of weights; `readings`: entries that stay; `bases`: the products of gradients, their
-    eigenvectors, and the squares in these; `rows`: means of squares along
-    the rows of an update like Muon's; `clock`: the option that counts a group's
-    steps; `begins_without`: new parameters have no record.
+    eigenvectors, and the squares in these; `rows`: means of squares along the rows of an update like Muon's; `clock`:
+    the option that counts a group's steps; `begins_without`: new parameters have no record.
     """
 
     name: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from torch import optim
 from transformers import PreTrainedModel
 from transformers.optimization import Adafactor as HfAdafactor
 
+import ckptgrow
 from ckptgrow.growth.request import StateRequest
 from tests.helpers.gpt2 import perturbed_gpt2
 from tests.helpers.lion import Lion
@@ -159,3 +160,16 @@ def anew(model: torch.nn.Module, state: Mapping[str, Any], build: Build, lr: flo
         for parameter in group["params"] if "initial_accumulator_value" in group else ():
             optimizer.state[parameter]["sum"].fill_(group["initial_accumulator_value"])
     return optimizer
+
+
+WhatIsNew = Literal["padded", "deeper"]
+
+
+def check_what_is_new(source: Path, target: Path, growth: WhatIsNew) -> None:
+    """A run grows by coordinates that copy nothing, or by new layers, and is verified."""
+    if growth == "padded":
+        ckptgrow.width(source, target, how="pad", ffn=13)
+    else:
+        ckptgrow.depth(source, target, place="append")
+    report = ckptgrow.verify(source, target)
+    assert report.passed, report.sentences

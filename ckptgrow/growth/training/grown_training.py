@@ -162,11 +162,10 @@ def _notes(growing: Growing, schedulers: Sequence[Scheduled]) -> list[str]:
             f"{translation.dialect.trainer} makes its optimizer's groups itself, and sets one rate for all of them: it "
             "does not load the groups of ⟦lr_rule mup⟧; use ⟦lr_rule keep⟧, or make these groups in a copy of it"
         )
-    roundings = [float(one.halves.max()) for state in growing.old.optimizers for one in state.code_maps]
-    if roundings:
+    if growing.moment_rounding is not None:
         notes.append(
             "moments in 8 bits are exact in blocks that are copies of one block, and rounded again elsewhere, by "
-            f"{max(roundings):.1%} of their block's largest at most"
+            f"{growing.moment_rounding:.1%} of their block's largest at most"
         )
     if growing.request.rewarm and growing.old.checkpoint.kind != "live":
         notes.append(

@@ -14,7 +14,7 @@ import ckptgrow
 from ckptgrow.errors import OptimizerError
 from tests.helpers.gpt2 import perturbed_gpt2, token_batches, train
 from tests.helpers.lightning_files import load_model, save_lightning
-from tests.helpers.optimizers import regrouped, stored
+from tests.helpers.optimizers import WhatIsNew, check_what_is_new, regrouped, stored
 from tests.helpers.state_requests import MUP
 from tests.helpers.two_optimizers import is_hidden
 
@@ -105,14 +105,9 @@ def test_a_grown_run_verifies_with_its_steps_and_a_tampered_row_is_named(tmp_pat
 
 
 @pytest.mark.parametrize("growth", ["padded", "deeper"])
-def test_fresh_coordinates_and_new_layers_verify(tmp_path: Path, growth: str) -> None:
+def test_fresh_coordinates_and_new_layers_verify(tmp_path: Path, growth: WhatIsNew) -> None:
     _, _, source = checkpoint(tmp_path)
-    if growth == "padded":
-        ckptgrow.width(source, tmp_path / "grown.ckpt", how="pad", ffn=13)
-    else:
-        ckptgrow.depth(source, tmp_path / "grown.ckpt", place="append")
-    report = ckptgrow.verify(source, tmp_path / "grown.ckpt")
-    assert report.passed, report.sentences
+    check_what_is_new(source, tmp_path / "grown.ckpt", growth)
 
 
 def test_what_its_rows_cannot_follow_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ckptgrow.errors import OptimizerError
 from ckptgrow.growth.request import StateRequest
 from tests.helpers.gpt2 import largest_logit_difference, token_batches, train
 from tests.helpers.lightning_files import load_model, save_lightning
-from tests.helpers.optimizers import CASES, resumed, stored, tiny_gpt2
+from tests.helpers.optimizers import CASES, WhatIsNew, check_what_is_new, resumed, stored, tiny_gpt2
 from tests.helpers.state_requests import MUP
 
 OF_POINTS = ("AdamWScheduleFree", "SGDScheduleFree", "Prodigy")
@@ -50,15 +50,10 @@ def test_the_point_where_schedule_free_training_goes_on_is_that_of_the_small_mod
 
 @pytest.mark.parametrize("name", OF_POINTS)
 @pytest.mark.parametrize("growth", ["padded", "deeper"])
-def test_points_beside_the_weights_follow_every_growth(tmp_path: Path, name: str, growth: str) -> None:
+def test_points_beside_the_weights_follow_every_growth(tmp_path: Path, name: str, growth: WhatIsNew) -> None:
     case = CASES[name]
     _, _, source = trained(tmp_path, lambda parameters: case.build(parameters, case.lr))
-    if growth == "padded":
-        ckptgrow.width(source, tmp_path / "grown.ckpt", how="pad", ffn=13)
-    else:
-        ckptgrow.depth(source, tmp_path / "grown.ckpt", place="append")
-    report = ckptgrow.verify(source, tmp_path / "grown.ckpt")
-    assert report.passed, report.sentences
+    check_what_is_new(source, tmp_path / "grown.ckpt", growth)
 
 
 @pytest.mark.parametrize("name", ["AdamWScheduleFree", "Adan", "DAdaptAdam", "LAMB"])
