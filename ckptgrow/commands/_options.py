@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ckptgrow.choices import DecayRule, LrRuleName, MomentRule
-from ckptgrow.commands._paths import checkpoint_at, grown_at
+from ckptgrow.commands._paths import checkpoint_at, config_at, grown_at
 from ckptgrow.commands._values import checked_size
 
 InArgument = Annotated[
@@ -66,7 +66,10 @@ AveragedOption = Annotated[
     bool, typer.Option("--averaged", help="Take the average of the weights that `train --ema` keeps, not the weights.")
 ]
 ConfigOption = Annotated[
-    Path | None, typer.Option(help="A transformers config.json, where the checkpoint has none.", show_default=False)
+    Path | None,
+    typer.Option(
+        help="A transformers config.json, where the checkpoint has none.", show_default=False, callback=config_at
+    ),
 ]
 DialectOption = Annotated[
     str | None,

@@ -16,6 +16,7 @@ from ckptgrow.storage.files.archive_signs import check_is_archive
 from ckptgrow.storage.files.targets import check_suffix, check_target
 
 OF_TRAINER = re.compile(r"checkpoint-(\d+)")
+CONFIG = "config.json"
 JOURNAL = "journal.jsonl"  # of `ckptgrow run`
 WEIGHTS = ("*.safetensors", "pytorch_model*", "model.safetensors.index.json", ".metadata", "*.distcp", "*_model_0")
 
@@ -37,6 +38,8 @@ def checkpoint_at(path: Path | None) -> Path | None:
     if _holds(asked, "prepared data"):
         raise RequestError(f"{path}: is what `ckptgrow data` wrote, expected a checkpoint")
     if asked.is_dir():
+        if not any(asked.iterdir()):
+            raise RequestError(f"{path}: is an empty directory, expected a checkpoint")
         meant = _last_of_run(asked) or (asked if _is_checkpoint(asked) else _last_within(asked))
     else:
         meant = _around(asked) if asked.suffix == ".safetensors" else asked
@@ -98,6 +101,14 @@ def check_place(directory: Path, kind: str) -> None:
             raise RequestError(f"{directory}: holds {other}, expected a directory for {kind}; choose another")
 
 
+def check_no_training(directory: Path) -> None:
+    """Raises RequestError where a new training would go into the directory of another."""
+    if _holds(directory, "a training"):
+        raise RequestError(
+            f"{directory}: holds a run already, expected none; choose another, or --resume {directory} to go on there"
+        )
+
+
 def _holds(directory: Path, kind: str) -> bool:
     return all((directory / name).exists() for name in HELD[kind])
 
@@ -112,6 +123,13 @@ def file_of(expected: str) -> Callable[[Path | None], Path | None]:
         return path and path.expanduser()
 
     return found
+
+
+def config_at(path: Path | None) -> Path | None:
+    """Takes the path of a config, or of a directory that has one; raises DataError where there is none."""
+    if path is not None and (path.expanduser() / CONFIG).is_file():
+        return path.expanduser() / CONFIG
+    return file_of(f"a transformers {CONFIG}, or a directory with one")(path)
 
 
 def directory_of(expected: str) -> Callable[[Path | None], Path | None]:
@@ -173,7 +191,7 @@ def _last_within(directory: Path) -> Path:
     numbered = [(int(match[1]), one) for one in directory.iterdir() if (match := OF_TRAINER.fullmatch(one.name))]
     if numbered:
         return max(numbered)[1]
-    kept = directory / "checkpoints"
+    kept = directory if directory.name == "checkpoints" else directory / "checkpoints"
     if (kept / "last.ckpt").exists():
         return kept / "last.ckpt"
     several = list(kept.glob("*.ckpt"))
@@ -185,7 +203,7 @@ def _last_within(directory: Path) -> Path:
 
 
 def _around(file: Path) -> Path:
-    if (file.parent / "config.json").is_file():
+    if (file.parent / CONFIG).is_file():
         return file.parent
     raise RequestError(
         f"{file}: holds weights alone, expected the config.json that tells its architecture beside it; put it there"

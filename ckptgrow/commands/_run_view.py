@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 EVERY_ON_TERMINAL, EVERY_ELSEWHERE = 1.0, 10.0  # seconds
 LOOKING_SHARE = 0.01  # of the time, at most
-MARKS = {"done": "✓", "under way": "▶", "waiting": "·", "failed": "✗"}
+MARKS = {"done": "✓", "under way": "▶", "waiting": "·", "failed": "✗", "interrupted": "‖"}
 
 
 class RunView:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,11 +21,19 @@ from ckptgrow.choices import (
     words_of,
 )
 from ckptgrow.commands import _options as options
-from ckptgrow.commands._paths import check_place, data_at, directory_of, file_of, whole_checkpoint_at
+from ckptgrow.commands._paths import (
+    check_no_training,
+    check_place,
+    config_at,
+    data_at,
+    directory_of,
+    whole_checkpoint_at,
+)
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import chosen_by_commas, words_by_commas
-from ckptgrow.errors import CkptgrowError, ConfigError, RequestError, at, needs, reason_of
+from ckptgrow.errors import CkptgrowError, ConfigError, RequestError, at, needs
 from ckptgrow.ranges import check_rise, read
+from ckptgrow.storage.files.json_files import config_in_file
 
 if TYPE_CHECKING:
     from ckptgrow.train.step_progress import Progress
@@ -46,9 +53,7 @@ def train(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The directory for checkpoints and logs.", show_default=False)],
-    config: Annotated[
-        Path | None, typer.Option(help="A transformers config.json.", callback=file_of("a transformers config.json"))
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A transformers config.json.", callback=config_at)] = None,
     size: Annotated[
         str | None,
         typer.Option(help="One of the staged-training script's sizes, as GPT2_base or GPT2_large_div2_width."),
@@ -275,8 +280,13 @@ def train(
         torchrun --nproc-per-node 4 -m ckptgrow train --data prepared --out run --size GPT2_base --precision bf16-mixed
     """
     check_place(out, "a training")
+    if resume is None:
+        check_no_training(out)
     if all(one is None for one in (config, size, resume, init_from)):
         raise RequestError("train: expected one of --config FILE, --size NAME, --resume CKPT and --init-from CKPT")
+    if size is not None and (config is not None or resume is not None or init_from is not None):
+        other = "--config" if config is not None else "--resume" if resume is not None else "--init-from"
+        raise RequestError(f"--size {size} and {other} exclude each other: both say the model; choose one")
     rate = None if lr is None else read("lr", lr, "auto")
     given: dict[str, Any] = {
         "data": data,
@@ -432,15 +442,10 @@ def _rise(value: str) -> tuple[float, int]:
 
 
 def _config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({reason_of(error)}), expected a transformers config.json"
-        ) from error
-    if not isinstance(config, dict) or "model_type" not in config:
+    config = config_in_file(path)
+    if "model_type" not in config:
         raise ConfigError(f"{path}: has no model_type, expected a transformers config.json")
-    return config
+    return dict(config)
 
 
 def _preset(size: str, seqlen: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ckptgrow.drafting.trial import Tried, tried
 from ckptgrow.errors import ConfigError, RequestError
 from ckptgrow.families.registry import FAMILIES
 from ckptgrow.storage.files.atomic import appearing
-from ckptgrow.storage.files.json_files import read_json, write_text
+from ckptgrow.storage.files.json_files import config_in_file, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +84,7 @@ def _config(path: Path | None, model_type: str) -> dict[str, Any]:
     """The fields of a config that differ from nothing: all that a file says."""
     if path is None:
         return {}
-    file = path / "config.json" if path.is_dir() else path
-    found = read_json(file)
+    found = config_in_file(path)
     if found.get("model_type") != model_type:
-        raise ConfigError(f"{file}: is no config of {model_type}, expected one whose model_type says so")
+        raise ConfigError(f"{path}: is no config of {model_type}, expected one whose model_type says so")
     return {key: value for key, value in found.items() if key not in ("model_type", "architectures", "dtype")}

@@ -10,6 +10,7 @@ from ckptgrow.errors import RequestError
 from ckptgrow.growth.growth_options import DepthOptions, ExpertsOptions, PositionsOptions, VocabOptions, WidthOptions
 from ckptgrow.growth.request import StateRequest
 from ckptgrow.ranges import check
+from ckptgrow.spaces.growth import MOST_COPIES
 
 SIZES = ("ffn", "heads", "kv_heads")  # of width, beside hidden
 
@@ -48,11 +49,23 @@ def _check_separation(asked: WidthOptions) -> None:
         if asked.get("how") == "pad":
             raise RequestError(f"{found}: ⟦how pad⟧ makes no copies that it could tell apart; leave it out")
         raise RequestError(f"{found}: key heads' copies serve different queries, which tells them apart; leave it out")
+    factor, pads = asked.get("factor"), asked.get("how") == "pad"
     kind = separate or ("split" if noise == "auto" else "noise" if noise else "none")
     if noise != "auto" and (noise > 0) != (kind == "noise"):
         raise RequestError(f"⟦separate {kind}⟧ and ⟦noise {noise:g}⟧ contradict each other; choose one")
+    if kind == "split" and not pads and factor is not None:
+        check_copies(f"factor {factor}", factor)
     if spread is not None and (kind != "split" or alone or asked.get("how") == "pad"):
         raise RequestError(f"⟦spread {spread:g}⟧: says how ⟦separate split⟧ deals weights out; leave it out")
+
+
+def check_copies(option: str, num_copies: int) -> None:
+    """Raises RequestError for more copies of a coordinate than weights can be dealt out to."""
+    if num_copies > MOST_COPIES:
+        raise RequestError(
+            f"⟦{option}⟧: {num_copies} copies of a coordinate, expected at most {MOST_COPIES}, to which ⟦separate "
+            "split⟧ deals weights out; grow twice, or use ⟦how pad⟧"
+        )
 
 
 def check_depth(asked: DepthOptions, request: StateRequest) -> None:

@@ -119,10 +119,18 @@ class _Asked:
         return stretched(num_old, factor, self.place, self.new)
 
 
+def _example(num_old: int) -> str:
+    """A list of layers that doubles the last one."""
+    return _in_ranges([*range(num_old), num_old - 1])
+
+
 def _explicit(layers: Sequence[int], num_old: int, new: NewLayer) -> tuple[Layer, ...]:
     outside = [layer for layer in layers if not 0 <= layer < num_old]
     if outside:
-        raise RequestError(f"⟦layers {_in_ranges(outside)}⟧: no such layer, expected 0 to {num_old - 1}")
+        raise RequestError(
+            f"⟦layers {_in_ranges(outside)}⟧: no such layer, expected for each new layer the old one that it comes "
+            f"from, 0 to {num_old - 1}, as {_example(num_old)}"
+        )
     mapped = listed(layers, new)
     if not keeps_order(mapped, num_old):
         raise RequestError(

@@ -174,9 +174,11 @@ def _heads_for_hidden(old: Architecture, asked: Mapping[str, int]) -> dict[str, 
         return {}
     head = old.sizes["head"]
     if hidden % head:
+        least = old.sizes["residual"]
+        near = sorted({max(least, hidden // head * head), max(least, -(-hidden // head) * head)})
         raise RequestError(
             f"⟦hidden {hidden}⟧: {old.family.model_type} has heads of {head} each and no field for that, expected a "
-            f"multiple of {head}"
+            f"multiple of {head}, at least {least}; the nearest is {' or '.join(map(str, near))}"
         )
     return {"heads": hidden // head}
 

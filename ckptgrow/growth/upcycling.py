@@ -42,9 +42,9 @@ from ckptgrow.growth.refusals import check_exact
 from ckptgrow.growth.request import GrowthResult, StateRequest
 from ckptgrow.growth.rho import RHO
 from ckptgrow.progress import Progress, silent
-from ckptgrow.spaces.growth import Growth, copies, identities, shrunken_copies
+from ckptgrow.spaces.growth import MOST_COPIES, Growth, copies, identities, shrunken_copies
 from ckptgrow.spaces.layers import Layer
-from ckptgrow.spaces.split import MOST_COPIES, WHOLE
+from ckptgrow.spaces.split import WHOLE
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.grown_config import with_sizes
 from ckptgrow.state.layer_kinds import layers_with

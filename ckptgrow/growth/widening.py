@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 from ckptgrow.choices import Fresh, How, Separation
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.growth_log import OperatorRecord
-from ckptgrow.growth.contradictions import check_width
+from ckptgrow.growth.contradictions import check_copies, check_width
 from ckptgrow.growth.copied_spaces import multiplied, resized
 from ckptgrow.growth.growing import Source
 from ckptgrow.growth.growth_options import WidthOptions
@@ -112,6 +112,9 @@ class _Plan:
         if self.how == "pad" and self.factor is not None:
             return replace(self, factor=None, sizes={**_times(old, self.factor), **self.sizes}).operator(old)
         growths, config = self._padded(old) if self.how == "pad" else self._copied(old)
+        if self.separation.kind == "split":
+            for space, size in self.sizes.items():
+                check_copies(f"{space} {size}", int(growths[space].num_copies.max()))
         if self.sizes:
             old.with_config(config).check_accepted()  # some families want hidden to be a multiple of heads all the same
         has_dropout = any(old.config.get(field) for field in old.family.dropout)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ckptgrow.data.directories import directories_in, spelled
 from ckptgrow.errors import ConfigError, RequestError, at, reason_of, within
@@ -31,6 +31,7 @@ from ckptgrow.run.staged_plan import (
     verify_options,
 )
 from ckptgrow.run.train_job import makes_model, makes_optimizer
+from ckptgrow.storage.files.json_files import config_in_file
 
 VERSION = 1
 # what the command's function calls otherwise
@@ -58,7 +59,7 @@ def read_plan(path: Path) -> StagedPlan:
     with at(path):
         plan = made(StagedPlan, _tree(path), "plan")
         if isinstance(plan.config, str):
-            plan = replace(plan, config=_config(path_beside(path, plan.config)))
+            plan = replace(plan, config=_config_beside(path, plan.config))
         for name in ("checkpoint", "init_from"):
             if (file := getattr(plan, name)) is not None:
                 plan = replace(plan, **{name: str(path_beside(path, file))})
@@ -145,16 +146,9 @@ def _data(plan: Path, data: str | Mapping[str, float]) -> str:
         return spelled([(path_beside(plan, str(one)), weight) for one, weight in directories_in(words)])
 
 
-def _config(path: Path) -> Mapping[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"config: {path} cannot be read ({reason_of(error)}), expected a transformers config.json"
-        ) from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"config: {path} is not a transformers config.json")
-    return cast(Mapping[str, Any], config)
+def _config_beside(plan: Path, config: str) -> Mapping[str, Any]:
+    with at("config"):
+        return config_in_file(path_beside(plan, config))
 
 
 def _check(plan: StagedPlan) -> None:

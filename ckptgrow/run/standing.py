@@ -14,10 +14,11 @@ from ckptgrow.run.plan_reading import plan_in
 from ckptgrow.run.staged_run import jobs_of
 from ckptgrow.run.train_job import tau_of
 from ckptgrow.run.work import Work
+from ckptgrow.train.occupied import is_occupied
 from ckptgrow.train.run_directory import metrics_rows
 from ckptgrow.train.step_progress import Progress, newest_progress, validated_in_words
 
-WAITING, UNDER_WAY, DONE, STOPPED = "waiting", "under way", "done", "failed"
+WAITING, UNDER_WAY, DONE, STOPPED, LEFT = "waiting", "under way", "done", "failed", "interrupted"
 NEVER = float("inf")  # a slope that nothing rises past: only the slope itself is asked for
 
 
@@ -55,7 +56,8 @@ class Standing:
         """In a line."""
         if self.current is None:
             return "done"
-        parts = [self.current]
+        is_left = any(one.state == LEFT for one in self.jobs)
+        parts = [f"{self.current}, interrupted: the same command goes on there" if is_left else self.current]
         progress = self.progress if self.current.endswith("/train") else None
         if progress is not None:
             parts.append(f"step {progress.step:,} of {progress.total:,}")
@@ -88,7 +90,8 @@ def standing(work: Work) -> Standing:
     work = replace(work, journal=journal)
     expected = foreseen(work)
     names = [one.name for one in jobs_of(work.plan)]
-    jobs = tuple(_job(name, journal) for name in names)
+    is_at_work = is_occupied(work.out)
+    jobs = tuple(_job(name, journal, is_at_work=is_at_work) for name in names)
     number = next((n for n, one in enumerate(work.plan.stages) if journal.result(f"{one.name}/train") is None), None)
     free = shutil.disk_usage(work.out).free
     if number is None:
@@ -116,11 +119,11 @@ def standing(work: Work) -> Standing:
     )
 
 
-def _job(name: str, journal: Journal) -> JobStanding:
+def _job(name: str, journal: Journal, *, is_at_work: bool) -> JobStanding:
     if journal.result(name) is not None:
         return JobStanding(name, DONE, journal.seconds(name))
     events = [one["event"] for one in journal.entries if one.get("job") == name]
-    states = {BEGUN: UNDER_WAY, FAILED: STOPPED}
+    states = {BEGUN: UNDER_WAY if is_at_work else LEFT, FAILED: STOPPED}
     return JobStanding(name, states.get(events[-1], WAITING) if events else WAITING, None)
 
 

@@ -38,6 +38,7 @@ FloatVector = npt.NDArray[np.float64]
 Written = Literal["zero", "mean", "drawn", "copied"]  # how a tensor that writes a space fills a fresh coordinate
 Read = Literal["zero", "drawn", "copied"]  # and one that reads it
 FRESH = -1
+MOST_COPIES = 256  # of a coordinate, to which a split deals weights out
 
 
 @dataclass(frozen=True)

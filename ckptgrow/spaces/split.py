@@ -42,13 +42,12 @@ import numpy.typing as npt
 import torch
 
 from ckptgrow.spaces.gather import Gather, GrownAxis, TensorGrowth
-from ckptgrow.spaces.growth import Growth, Run
+from ckptgrow.spaces.growth import MOST_COPIES, Growth, Run
 from ckptgrow.spaces.noise import copied_input, key_of
 
 WHOLE = 0.5  # the spread that gives the drawn copy all and the others nothing
 Choices = npt.NDArray[np.uint8]
 BITS_PER_COUNT = 256  # Philox 4×64
-MOST_COPIES = 256
 BIT_VIEWS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

@@ -11,7 +11,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.errors import CheckpointError, ConfigError, at
+from ckptgrow.errors import ConfigError, at
 from ckptgrow.families.family import Family
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.lightning import original_arguments
@@ -19,7 +19,7 @@ from ckptgrow.state.architecture import Architecture, config_errors
 from ckptgrow.state.original_config import original_config
 from ckptgrow.state.sizes import fields_in
 from ckptgrow.state.task_heads import family_of_model
-from ckptgrow.storage.files.json_files import read_config
+from ckptgrow.storage.files.json_files import config_in_file
 
 
 def architecture_of(checkpoint: Checkpoint, config_file: Path | None = None) -> Architecture:
@@ -42,16 +42,6 @@ def architecture_of(checkpoint: Checkpoint, config_file: Path | None = None) -> 
             )
         family = family_of_model(config, checkpoint.tensors)
         return Architecture(family, completed_config(family, config), str(checkpoint.path))
-
-
-def config_in_file(path: Path) -> dict[str, Any]:
-    file = path / "config.json" if path.is_dir() else path
-    if not file.exists():
-        raise ConfigError(f"{file}: no such file, expected a transformers config.json")
-    try:
-        return read_config(file)
-    except CheckpointError as error:
-        raise ConfigError(f"{error.message.marked} (a transformers config.json)") from error
 
 
 def completed_config(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:

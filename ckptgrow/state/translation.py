@@ -23,7 +23,7 @@ from ckptgrow.families.registry import FAMILIES, family_of
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.claim import Shape, expected_shapes, name_regex
-from ckptgrow.state.config_sources import completed_config, config_in_file
+from ckptgrow.state.config_sources import completed_config
 from ckptgrow.state.cover import Cover, Instance, cover_of, names_in_module_order, numbered
 from ckptgrow.state.trainer_config import (
     Sources,
@@ -36,6 +36,7 @@ from ckptgrow.state.trainer_config import (
 )
 from ckptgrow.state.translated_optimizers import Entries, OptimizerTerms, to_theirs, to_transformers
 from ckptgrow.state.wrappers import bare_names
+from ckptgrow.storage.files.json_files import config_in_file
 from ckptgrow.storage.tensors import LazyTensor, Zeros, whole
 
 Config = Mapping[str, Any]

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ckptgrow.formats.checkpoint import Checkpoint
-from ckptgrow.state.config_sources import config_in_file
 from ckptgrow.state.translation import fitting_dialects
+from ckptgrow.storage.files.json_files import config_in_file
 
 MOST_NAMED = 3  # dialects of one trainer, where all say the same
 

@@ -36,6 +36,19 @@ def occupied(directory: Path) -> Generator[None]:
                 one.rmdir()
 
 
+def is_occupied(directory: Path) -> bool:
+    """Whether a process works there; one on another machine is taken to do so as long as its lock file stands."""
+    try:
+        _, number, _, machine = (directory / LOCK).read_text(encoding="utf-8").split()
+        if machine == os.uname().nodename:
+            os.kill(int(number), 0)
+    except PermissionError:  # it is another user's
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def _made(directory: Path) -> list[Path]:
     """The directories that had to be made, inner ones first."""
     missing = [one for one in (directory, *directory.parents) if not one.exists()]

@@ -23,6 +23,7 @@ from ckptgrow.state.model import build_model
 from ckptgrow.state.train_schedule import NEW_RISE
 from ckptgrow.train.additions import NewEntries, new_in
 from ckptgrow.train.adoption import Adopted, adopted
+from ckptgrow.train.config_fields import check_fields
 from ckptgrow.train.exporting import EXPORTED, export
 from ckptgrow.train.freezing import freeze_old_layers
 from ckptgrow.train.header import header
@@ -200,7 +201,9 @@ def _model(settings: TrainSettings, resumed: Resumed | None) -> torch.nn.Module:
         return resumed.adopted.model()
     if settings.init_from is not None:
         return _begun_from(settings.init_from, settings).model()
-    with at(settings.resume or "--config"):
+    with at(settings.resume or "⟦config⟧"):
+        if resumed is None:
+            check_fields(settings.config)
         return build_model(settings.config, torch.float32)
 
 

@@ -17,7 +17,9 @@ def check_apart(small: Path, grown: Path) -> None:
     if small.samefile(grown):
         raise RequestError(f"{grown}: is the small checkpoint itself, expected what was grown from it")
     if _num_bytes(small) > _num_bytes(grown) and _is_grown(small) and not _is_grown(grown):
-        raise RequestError(f"{grown}: is smaller than {small} and was not grown, expected the small checkpoint first")
+        raise RequestError(
+            f"{grown}: was not grown, and {small} was; expected the small checkpoint first, then what was grown from it"
+        )
 
 
 def _num_bytes(path: Path) -> int:

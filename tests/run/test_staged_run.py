@@ -347,7 +347,13 @@ def test_status_tells_where_a_run_stands(whole: Path, tmp_path: Path, capsys: py
     assert found["current"] == "stage-2/train" and isinstance(found["progress"], dict)
     assert found["progress"]["step"] == max(losses(whole / "stage-2"))
     states = [one["state"] for one in found["jobs"]] if isinstance(found["jobs"], list) else []
-    assert states == ["done", "done", "done", "under way", "waiting", "waiting", "waiting"]
+    assert states == ["done", "done", "done", "interrupted", "waiting", "waiting", "waiting"]
+    assert run_command(["run", "--status", str(under_way)]) == 0
+    assert "stage-2/train, interrupted: the same command goes on there" in capsys.readouterr().out
+    with occupied(under_way):
+        assert run_command(["run", "--status", str(under_way)]) == 0
+    shown = capsys.readouterr().out
+    assert "under way" in shown and "interrupted" not in shown
     refused(["run", "--status", str(tmp_path)], capsys, "holds no run")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, cast
 
-from ckptgrow.errors import CheckpointError
+from ckptgrow.errors import CheckpointError, ConfigError
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 TAG = "__float__"
@@ -44,6 +44,17 @@ def write_json(path: Path, value: object, *, sort_keys: bool = False) -> None:
 def read_config(path: Path) -> dict[str, Json]:
     """A config of transformers, its tagged floats as floats; raises CheckpointError as `read_json` does."""
     return cast("dict[str, Json]", _untagged(read_json(path)))
+
+
+def config_in_file(path: Path) -> dict[str, Json]:
+    """The config in a file of a user's, or in a directory's config.json; raises ConfigError where there is none."""
+    file = path / "config.json" if path.is_dir() else path
+    if not file.exists():
+        raise ConfigError(f"{file}: no such file, expected a transformers config.json")
+    try:
+        return read_config(file)
+    except CheckpointError as error:
+        raise ConfigError(f"{error.message.marked} (a transformers config.json)") from error
 
 
 def write_config(path: Path, config: Mapping[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ckptgrow.addresses.address import check_address, is_address
@@ -25,6 +26,11 @@ def check_target(source: Path, target: Path, *, force: bool) -> None:
         raise RequestError(f"{target}: exists already; choose another path, or pass ⟦force⟧ to replace it")
     if not target.parent.is_dir():
         raise RequestError(f"{target.parent}: no such directory, expected one to write {target.name} into")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise RequestError(
+            f"{target.parent}: may not be written (permission denied), expected a directory to write {target.name} "
+            "into; choose another one"
+        )
 
 
 def check_suffix(target: Path, *, is_directory: bool, besides: str = "") -> None:
