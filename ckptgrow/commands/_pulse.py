@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-SECONDS_OF_SILENCE = 9.0  # in a log, between lines
+SECONDS_OF_SILENCE = 8.0  # in a log, between lines
 SECONDS_TO_SPINNER, SECONDS_OF_FRAME = 0.5, 0.1  # on a terminal
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 BEGINNING, CLEARED = "loading", "\r\x1b[K"
@@ -46,8 +46,9 @@ class Pulse:
     @contextmanager
     def held(self) -> Generator[None]:
         """While this lasts, someone else has the terminal."""
-        self.beat()
-        self._holders += 1
+        with self._lock:
+            self.beat()
+            self._holders += 1
         try:
             yield
         finally:

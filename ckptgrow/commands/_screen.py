@@ -10,16 +10,16 @@ import json
 import math
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ckptgrow.commands._moving_parts import LivePart, amounts_bar, steps_bar
 from ckptgrow.commands._pulse import PULSE
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.live import Live
 
 Advance = Callable[[int], None]
 
@@ -103,18 +103,16 @@ class Screen:
         yield PULSE.does
 
     @contextmanager
-    def live(self) -> Generator[Live]:
+    def live(self) -> Generator[LivePart]:
         """A part of a terminal's stderr that is drawn anew by `update`; what is said meanwhile stands above it."""
-        from rich.live import Live
-
         words = self._words
-        with PULSE.held(), Live("", console=self._notes, transient=True, refresh_per_second=4) as live:
-            if words.is_terminal:
-                self._words = self._notes  # so that sentences and the live part know of each other
-            try:
-                yield live
-            finally:
-                self._words = words
+        if words.is_terminal:
+            self._words = self._notes  # so that sentences and the live part know of each other
+        try:
+            with ExitStack() as drawn:
+                yield LivePart(self._notes, drawn)
+        finally:
+            self._words = words
 
     @contextmanager
     def progress(self, description: str, total: int | None, *, unit: str = "bytes") -> Generator[Advance]:
@@ -134,18 +132,8 @@ class Screen:
         if not sys.stderr.isatty():
             yield lambda total: _counting(description, total, unit)
             return
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-        amount_column = DownloadColumn() if unit == "bytes" else TextColumn("{task.completed}/{task.total} " + unit)
-        columns = (TextColumn("{task.description}"), BarColumn(), amount_column, TimeRemainingColumn())
-        with PULSE.held(), Progress(*columns, console=self._notes, transient=True) as bar:
-            task = bar.add_task(before or description, total=None)
-
-            def start(total: int | None) -> Advance:
-                bar.update(task, total=total, description=description)
-                return lambda amount: bar.update(task, advance=amount)
-
-            yield start
+        with amounts_bar(self._notes, before or description, unit) as bar:
+            yield lambda total: bar(total, description)
 
     @contextmanager
     def steps(self, description: str) -> Generator[Callable[[int, int, str, bool], None]]:
@@ -161,19 +149,10 @@ class Screen:
         if not sys.stderr.isatty():
             yield tell
             return
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=10),
-            TextColumn("{task.completed}/{task.total}"),
-        )
-        words, left = TextColumn("{task.fields[words]}"), TimeRemainingColumn(compact=True)
-        with PULSE.held(), Progress(*columns, words, left, console=self._notes, transient=True) as bar:
-            task = bar.add_task(description, total=None, words="", visible=False)
+        with steps_bar(self._notes, description) as bar:
 
             def show(done: int, total: int, words: str, is_told: bool) -> None:
-                bar.update(task, completed=done, total=total, words=words, visible=True)
+                bar(done, total, words)
                 tell(done, total, words, is_told)
 
             yield show

@@ -22,6 +22,7 @@ from ckptgrow import cli
 from ckptgrow.cli import run
 from ckptgrow.commands import _pulse
 from ckptgrow.commands._interruption import interrupted
+from ckptgrow.commands._moving_parts import LivePart
 from ckptgrow.commands._pulse import PULSE, Pulse
 from ckptgrow.commands._screen import Screen
 from tests.helpers.gpt2 import perturbed_gpt2
@@ -85,6 +86,28 @@ def test_steps_are_told_to_a_file_while_a_terminal_shows_a_bar(
     with screen.live():
         screen.say("stage-1/train: step 60")
     assert capsys.readouterr().out == "stage-1/train: step 60\n"
+
+
+@pytest.mark.parametrize("kind", ["steps", "live"])
+def test_what_has_nothing_to_show_yet_leaves_the_terminal_to_the_signs_of_life(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And once it has, a spinner turns beside it, however long nothing changes."""
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with PULSE.beating():
+        PULSE.does("preparing")
+        screen = Screen(False)
+        with screen.steps("step") if kind == "steps" else screen.live() as part:
+            time.sleep(0.8)
+            assert "preparing" in SPINNER.findall(terminal.getvalue())
+            if isinstance(part, LivePart):
+                part.update("stage-1/train")
+            else:
+                part(1, 20, "stage-1/train", False)
+            time.sleep(0.9)
+            drawn = SPINNER.sub("", terminal.getvalue())
+        assert "stage-1/train" in drawn and len(set(drawn) & set(_pulse.FRAMES)) > 1
+        assert SPINNER.findall(terminal.getvalue())[-1] == "preparing"
 
 
 def on_a_terminal(words: list[str], meanwhile: Callable[[int, str], None]) -> tuple[int, str]:
