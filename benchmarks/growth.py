@@ -2,10 +2,12 @@
 
     python benchmarks/growth.py [--size 124M] [--rounds 3] [--kind ckpt|safetensors|dcp] [--directory DIR]
         [--processes N …] [--without-naive] [--without-cp]
-    python benchmarks/growth.py --behind nanogpt [--size 41M] [--rounds 5] [--directory DIR]
+    python benchmarks/growth.py --behind TRAINER [--size 41M] [--rounds 5] [--directory DIR]
 
-With `--behind` the same state is grown in turns from a trainer's own file, as `convert` makes it, and from Lightning's,
-which has transformers' names; what is told is CPU seconds (user and system), seconds and peak memory of `width`.
+With `--behind` the same state is grown in turns from a trainer's own file, as `convert` makes it (as DeepSpeed does,
+which must be installed; it has the weights twice, as the module's copies and as its masters), and from Lightning's,
+which has transformers' names, and from a distributed checkpoint with these, where the trainer's is one; what is told is
+CPU seconds (user and system), seconds and peak memory of `width`.
 
 Else each round runs, one after the other: `ckptgrow width`; the naive script (torch.load, grow in memory, torch.save);
 `cp` of the output followed by fsync, as it is found (ckptgrow leaves it on the disk, not in the page cache), and once
@@ -36,6 +38,9 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 SIZES = {"1M": (2, 128, 2), "41M": (12, 384, 6), "124M": (12, 768, 12), "355M": (24, 1024, 16), "774M": (36, 1280, 20)}
+DISTRIBUTED = ("torchtitan", "olmo-core", "megatron")  # trainers whose files are distributed checkpoints
+TRAINERS = ("nanogpt", "litgpt", "torchtune", "composer", "deepspeed", *DISTRIBUTED)
+WITHOUT_CONFIG = ("torchtitan", "deepspeed")  # it is in the user's Python
 NAIVE = """
 import sys, torch
 tree = torch.load(sys.argv[1], weights_only=True)
@@ -57,6 +62,22 @@ with open(sys.argv[2], "wb") as file:
     torch.save(tree, file)
     file.flush()
     import os; os.fsync(file.fileno())
+"""
+
+DEEPSPEED = """
+import sys, deepspeed, torch
+from transformers import AutoConfig, AutoModelForCausalLM
+config, target = sys.argv[1:]
+model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(config))
+settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 2}}
+settings["zero_allow_untested_optimizer"] = True
+engine, *_ = deepspeed.initialize(
+    model=model, optimizer=torch.optim.AdamW(model.parameters(), lr=1e-4), config=settings, dist_init_required=True
+)
+tokens = torch.arange(8)[None]
+engine.backward(engine(input_ids=tokens, labels=tokens).loss)
+engine.step()
+engine.save_checkpoint(target)
 """
 
 
@@ -159,31 +180,53 @@ def growths(chosen: argparse.Namespace, directory: Path) -> dict[str, tuple[Path
 
 
 def behind(trainer: str, size: str, rounds: int, directory: Path) -> None:
-    """Grows one state in turns from a trainer's file and from Lightning's, and prints medians."""
+    """Grows one state in turns from a trainer's file and from those with transformers' names, and prints medians.
+
+    Where the trainer's is a distributed checkpoint, it is compared with such a one too.
+    """
     plain, theirs, grown = directory / "plain.ckpt", directory / "theirs", directory / "grown"
     build(plain, size, "gpt2" if trainer == "nanogpt" else "llama")
-    line = [sys.executable, "-m", "ckptgrow"]
-    subprocess.run([*line, "convert", str(plain), str(theirs), "--to", trainer], check=True, stdout=subprocess.DEVNULL)
-    extra = ["--config", str(directory / "config.json")] if trainer == "torchtitan" else []
-    if extra:
-        (directory / "config.json").write_text(json.dumps(torch.load(plain)["hyper_parameters"]["config"]))
-    files = {"transformers' names": (plain, []), trainer: (theirs, extra)}
+    files: dict[str, tuple[Path, list[str]]] = {".ckpt": (plain, [])}
+    if trainer in DISTRIBUTED:
+        files["dcp"] = (directory / "as_dcp", [])
+        _convert(plain, directory / "as_dcp", "dcp")
+    config = directory / "config.json"
+    config.write_text(json.dumps(torch.load(plain)["hyper_parameters"]["config"]))
+    if trainer == "deepspeed":
+        _train_with_deepspeed(config, theirs)
+    else:
+        _convert(plain, theirs, trainer)
+    files[trainer] = (theirs, ["--config", str(config)] if trainer in WITHOUT_CONFIG else [])
     figures: dict[str, list[tuple[float, float, float]]] = {name: [] for name in files}
     for number in range(rounds):
         for name, (source, options) in files.items():
             shutil.rmtree(grown) if grown.is_dir() else grown.unlink(missing_ok=True)
             read_once(source)
-            cost = measured([*line, "width", str(source), str(grown), *options], every=0.1)
+            line = [sys.executable, "-m", "ckptgrow", "width", str(source), str(grown), *options]
+            cost = measured(line, every=0.1)
             figures[name].append((cost.cpu, cost.wall, cost.peak / 2**30))
             cpu, seconds, peak = figures[name][-1]
-            print(f"round {number + 1}: {name:19} CPU {cpu:6.2f} s, {seconds:6.2f} s, {peak:5.2f} GiB", flush=True)
+            print(f"round {number + 1}: {name:10} CPU {cpu:6.2f} s, {seconds:6.2f} s, {peak:5.2f} GiB", flush=True)
     medians = {
         name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in figures.items()
     }
-    plain_cpu, *_ = medians["transformers' names"]
     print(f"{size} behind {trainer}, load average {os.getloadavg()[0]:.1f}, medians of {rounds}:")
     for name, (cpu, seconds, peak) in medians.items():
-        print(f"{name:19} CPU {cpu:6.2f} s = {cpu / plain_cpu:4.2f} ×, {seconds:6.2f} s; peak {peak:.2f} GiB")
+        ratios = ", ".join(f"{cpu / medians[other][0]:4.2f} × {other}" for other in files if other != trainer)
+        print(f"{name:10} CPU {cpu:6.2f} s = {ratios}; {seconds:6.2f} s; peak {peak:.2f} GiB")
+
+
+def _convert(source: Path, target: Path, to: str) -> None:
+    command = [sys.executable, "-m", "ckptgrow", "convert", str(source), str(target), "--to", to]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def _train_with_deepspeed(config: Path, target: Path) -> None:
+    """One step under ZeRO 2 by one process, which `convert` cannot write."""
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29571"}
+    command = [sys.executable, "-c", DEEPSPEED, str(config), str(target)]
+    environment = {**os.environ, **alone, "DS_ACCELERATOR": "cpu"}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
 
 
 def main() -> None:
@@ -198,8 +241,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path)
     parser.add_argument("--without-naive", action="store_true", help="it holds both states in memory at once")
     parser.add_argument("--without-cp", action="store_true", help="it needs the output's room once more")
-    trainers = ["nanogpt", "litgpt", "torchtitan", "olmo-core"]
-    parser.add_argument("--behind", choices=trainers, help="from a trainer's own file, beside Lightning's")
+    parser.add_argument("--behind", choices=TRAINERS, help="from a trainer's own file, beside transformers' names")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=chosen.directory) as name:
         if chosen.behind:

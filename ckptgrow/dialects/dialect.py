@@ -100,9 +100,12 @@ class ConfigMap:
     equal where they are there (a trainer's versions call one thing by different names), and where transformers' is
     inside another, the trainer's must be all that is inside its own. `words` are what a field of transformers' says,
     or each entry of its list, by what the trainer's says. `constants` are what transformers' must say besides, or
-    where the trainer's leaves it out; with dots, where something else is there inside. `expects` are the values of the
-    trainer's fields for which the map is right, `contains` words that a field must have in it, `needs` fields that
-    must say something: others are refused by name. `also` are further places that repeat the trainer's fields.
+    where the trainer's leaves it out; with dots, where something else is there inside; `every_layer` the same of lists
+    with an entry a layer, `quotients` of sizes that the trainer derives of two others. What a family's table asks for
+    and no trainer's config says stands among these, so that transformers, whose import takes a second, need not be
+    asked. `expects` are the values of the trainer's fields for which the map is right, `contains` words that a field
+    must have in it, `needs` fields that must say something: others are refused by name. `also` are further places that
+    repeat the trainer's fields.
     """
 
     at: tuple[str, ...]
@@ -112,6 +115,8 @@ class ConfigMap:
     contains: Mapping[str, str] = field(default_factory=dict[str, str])
     needs: tuple[str, ...] = ()
     alike: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    every_layer: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    quotients: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
     words: Mapping[str, Mapping[Any, str]] = field(default_factory=dict[str, Mapping[Any, str]])
     also: tuple[tuple[str, ...], ...] = ()
 

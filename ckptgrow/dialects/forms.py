@@ -7,7 +7,7 @@ is read off, so nothing is written twice. Matrices that are transposed go by ban
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 
 from ckptgrow.dialects.dialect import JOINING, Row
-from ckptgrow.storage.tensors import LazyTensor, Made, Stored, whole
+from ckptgrow.storage.stacks import Stack, is_divisible, row_of
+from ckptgrow.storage.tensors import LazyTensor, Made
 from ckptgrow.storage.transposed import transposed
 
 Shape = tuple[int, ...]
@@ -35,14 +36,18 @@ class RowOrder:
         shape = (len(self.row), *tensors[0].shape[1:])
 
         def rows(start: int, stop: int) -> torch.Tensor:
-            made = torch.empty((stop - start, *shape[1:]), dtype=tensors[0].dtype)
+            made = torch.empty((stop - start, *shape[1:]), dtype=tensors[0].dtype)  # memory that is touched as it fills
             source, row = self.source[start:stop], self.row[start:stop]
             is_cut = (np.diff(source) != 0) | (np.abs(np.diff(row)) > self.reach)
             for places in np.split(np.arange(stop - start), np.flatnonzero(is_cut) + 1):
                 wanted = row[places]
                 first = int(wanted.min())
                 found = tensors[int(source[places[0]])].rows(first, int(wanted.max()) + 1)
-                made[int(places[0]) : int(places[-1]) + 1] = found[torch.from_numpy(wanted - first)]
+                if bool((np.diff(wanted) != 1).any()):
+                    found = found[torch.from_numpy(wanted - first)]
+                if len(found) == stop - start:
+                    return found
+                made[int(places[0]) : int(places[-1]) + 1] = found
             return made
 
         return Made(shape, tensors[0].dtype, rows)
@@ -100,7 +105,11 @@ class LastRead:
         """See LazyTensor."""
         return self.old.rows(start, stop)
 
-    def read(self, index: int, start: int, stop: int) -> torch.Tensor:
+    def row(self, index: int) -> LazyTensor:
+        """See `row_of`."""
+        return Made(self.shape[1:], self.dtype, lambda start, stop: self._read(index, start, stop))
+
+    def _read(self, index: int, start: int, stop: int) -> torch.Tensor:
         """Rows [start, stop) of a row. Threads may read at once: what is held is exchanged together."""
         held = self._held
         if held is None or held[0] != index:
@@ -159,7 +168,7 @@ class Form:
         1 for a weight, −1 for a gradient, −2 for its square.
         """
         if self.row.is_apart:
-            return self._apart(ours[0] if isinstance(ours[0], Stored) else LastRead(ours[0]), power)
+            return self._apart(ours[0] if is_divisible(ours[0]) else LastRead(ours[0]), power)
         return (self._one(ours, power),)
 
     def ours(self, theirs: Sequence[LazyTensor], power: int = 1) -> tuple[LazyTensor, ...]:
@@ -209,13 +218,13 @@ class Form:
         if not self._is_stacked:
             return self._layer_of(parts, power)
         starts = range(0, self._num_stacked * self._num, self._num)
-        return _stacked([self._layer_of(parts[at : at + self._num], power) for at in starts])
+        return Stack([self._layer_of(parts[at : at + self._num], power) for at in starts])
 
     def _apart(self, one: LazyTensor, power: int) -> tuple[LazyTensor, ...]:
         """The parts of one tensor."""
         if not self._is_stacked:
             return self._parts_of(one, power)
-        layers = [_layer(one, index) for index in range(one.shape[0])]
+        layers = [row_of(one, index) for index in range(one.shape[0])]
         return tuple(part for layer in layers for part in self._parts_of(layer, power))
 
     def _layer_of(self, parts: Sequence[LazyTensor], power: int) -> LazyTensor:
@@ -255,19 +264,3 @@ def _scaled(old: LazyTensor, factor: float) -> LazyTensor:
 def _shifted(old: LazyTensor, constant: float) -> LazyTensor:
     """A tensor plus a number, computed in float64 and rounded once."""
     return Made(old.shape, old.dtype, lambda *rows: (old.rows(*rows).double() + constant).to(old.dtype))
-
-
-def _stacked(layers: Sequence[LazyTensor]) -> LazyTensor:
-    """Layers as one tensor, a layer a row."""
-    shape = (len(layers), *layers[0].shape)
-    return Made(shape, layers[0].dtype, lambda start, stop: torch.stack([whole(layer) for layer in layers[start:stop]]))
-
-
-def _layer(stack: LazyTensor, index: int) -> LazyTensor:
-    """One layer of a stack."""
-    if isinstance(stack, Stored):
-        offset = stack.offset + index * stack.stride[0] * stack.dtype.itemsize
-        return replace(stack, offset=offset, shape=stack.shape[1:], stride=stack.stride[1:])
-    if isinstance(stack, LastRead):
-        return Made(stack.shape[1:], stack.dtype, lambda start, stop: stack.read(index, start, stop))
-    return Made(stack.shape[1:], stack.dtype, lambda start, stop: stack.rows(index, index + 1)[0][start:stop])

@@ -105,7 +105,19 @@ def as_transformers(config: ConfigMap, fields: Mapping[str, Any]) -> dict[str, A
     for name, value in config.constants.items():
         if "." in name and node_at(made, _keys(name)[:-1]) is not None:
             made = with_node(made, _keys(name), value)
-    return made
+    return {**made, **_derived(config, made)}
+
+
+def _derived(config: ConfigMap, made: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers' config says besides, where the sizes that tell it are whole numbers."""
+    sizes = {name: value for name, value in made.items() if isinstance(value, int)}
+    found: dict[str, Any] = {}
+    if "num_hidden_layers" in sizes:
+        found |= {name: [one] * sizes["num_hidden_layers"] for name, one in config.every_layer.items()}
+    for name, (whole, part) in config.quotients.items():
+        if name not in made and sizes.get(part, 0) > 0 and whole in sizes:
+            found[name] = sizes[whole] // sizes[part]
+    return found
 
 
 def as_trainers(config: ConfigMap, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

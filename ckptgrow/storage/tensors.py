@@ -180,6 +180,11 @@ class Stored:
         part = replace(self, shape=shape, offset=self.offset + start * self.stride[0] * self.dtype.itemsize)
         return part._read(part.offset, part.span).as_strided(shape, self.stride).contiguous()
 
+    def row(self, index: int) -> Stored:
+        """One row as a tensor."""
+        offset = self.offset + index * self.stride[0] * self.dtype.itemsize
+        return replace(self, offset=offset, shape=self.shape[1:], stride=self.stride[1:])
+
     def merged(self) -> LazyTensor:
         """See `merged`; the strides of a file's tensor allow it but where it was cut out of another one."""
         if self.stride[0] != self.shape[1] * self.stride[1]:

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from transformers import AutoConfig
 
 import ckptgrow
 from ckptgrow.cli import run
@@ -91,6 +92,28 @@ def read_yaml(path: Path) -> Any:
     import yaml
 
     return yaml.safe_load(path.read_text())
+
+
+HAS_OWN_CONFIG = [
+    name
+    for name in SAMPLES
+    if config_beside(SAMPLES[name]) is None and name not in TORCHTUNE and name != "litgpt-falcon"  # derived key heads
+]
+
+
+@pytest.mark.parametrize("name", HAS_OWN_CONFIG)
+def test_a_trainers_config_says_all_without_transformers_which_takes_a_second_to_import(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, _ = in_transformers_terms(read_checkpoint(SAMPLES[name]))
+    assert there.config is not None
+
+    def asked(*_: Any, **__: Any) -> None:
+        raise AssertionError("transformers was asked")
+
+    monkeypatch.setattr(AutoConfig, "for_model", asked)
+    again, _ = in_transformers_terms(read_checkpoint(SAMPLES[name]))
+    assert again.config == there.config
 
 
 @pytest.mark.sampled(5)

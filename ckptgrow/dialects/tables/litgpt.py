@@ -133,10 +133,9 @@ SCALED_ROTARY = (  # Llama 3.1's
 )
 WINDOW = ("sliding_window_size", "sliding_window")
 IN_ALL_LAYERS: Mapping[str, Any] = {"sliding_window_indices": 1}
-UNBIASED: Mapping[str, Any] = {
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-}  # said, so that transformers need not be asked
+WITHOUT_WINDOW: Mapping[str, Any] = {"layer_types": "full_attention"}
+UNBIASED: Mapping[str, Any] = {"attention_bias": False, "attention_dropout": 0.0}
+WITHOUT_DROPOUT: Mapping[str, Any] = {"attention_dropout": 0.0, "hidden_dropout": 0.0}
 
 DIALECTS = (
     litgpt_dialect(
@@ -175,8 +174,8 @@ DIALECTS = (
                 FINAL,
             ),
             (
-                *SIZES,
-                *(("n_query_groups", "num_key_value_heads"), ("norm_eps", "rms_norm_eps"), WINDOW),
+                *RMS,
+                WINDOW,
                 ("rotary_percentage", "partial_rotary_factor"),
             ),
             {
@@ -186,22 +185,36 @@ DIALECTS = (
             name="Phi-",  # else a Llama or a Mistral with the same tensors
             architectures=["Phi3ForCausalLM"],
             pad_token_id=None,
-            attention_dropout=0.0,
+            **dict.fromkeys(("attention_dropout", "embd_pdrop", "resid_pdrop"), 0.0),
         ),
         alike=IN_ALL_LAYERS,
     ),
-    litgpt_dialect("qwen2", llama_rows(QKV_BIAS), RMS, {"attn_bias": (True,)}, architectures=["Qwen2ForCausalLM"]),
-    litgpt_dialect(
-        "qwen3",
-        llama_rows(*HEAD_NORMS),
-        RMS,
-        {"norm_qk": (True,), "norm_qk_type": ("default",)},
-        architectures=["Qwen3ForCausalLM"],
+    with_map(
+        litgpt_dialect(
+            "qwen2",
+            llama_rows(QKV_BIAS),
+            RMS,
+            {"attn_bias": (True,)},
+            architectures=["Qwen2ForCausalLM"],
+            attention_dropout=0.0,
+        ),
+        every_layer=WITHOUT_WINDOW,
+    ),
+    with_map(
+        litgpt_dialect(
+            "qwen3",
+            llama_rows(*HEAD_NORMS),
+            RMS,
+            {"norm_qk": (True,), "norm_qk_type": ("default",)},
+            architectures=["Qwen3ForCausalLM"],
+            **UNBIASED,
+        ),
+        every_layer=WITHOUT_WINDOW,
     ),
     litgpt_dialect(
         "olmo",
         (HEAD, EMBEDDING, QKV, OUTPUT, *GATED_FFN),
-        (*SIZES, ("n_query_groups", "num_key_value_heads")),
+        GROUPED,
         {"norm_class_name": ("LayerNorm",), "norm_eps": (1e-5,)},
         name="OLMo",  # whose norms have no gains
         architectures=["OlmoForCausalLM"],
@@ -217,7 +230,7 @@ DIALECTS = (
             Row(THEIR + "post_mlp_norm.weight", OUR + "post_feedforward_layernorm.weight"),
             FINAL,
         ),
-        (*SIZES, ("n_query_groups", "num_key_value_heads"), ("norm_eps", "rms_norm_eps")),
+        RMS,
         {
             "norm_qk": (True,),
             "norm_qk_type": ("olmo2",),
@@ -227,6 +240,7 @@ DIALECTS = (
             "post_mlp_norm": (True,),
         },
         architectures=["Olmo2ForCausalLM"],
+        **UNBIASED,
     ),
     litgpt_dialect(
         "stablelm",
@@ -243,6 +257,8 @@ DIALECTS = (
         ),
         {"norm_class_name": ("LayerNorm",), "rotary_percentage": (0.25, 0.5, 1.0)},
         architectures=["StableLmForCausalLM"],
+        **dict.fromkeys(("qk_layernorm", "use_parallel_residual", "use_qkv_bias"), False),
+        **WITHOUT_DROPOUT,
     ),
     litgpt_dialect(
         "gpt_neox",
@@ -276,6 +292,8 @@ DIALECTS = (
         architectures=["GPTNeoXForCausalLM"],
         hidden_act="gelu",
         tie_word_embeddings=False,
+        attention_bias=True,
+        **WITHOUT_DROPOUT,
     ),
     litgpt_dialect(
         "phi",
@@ -310,5 +328,7 @@ DIALECTS = (
         },
         architectures=["PhiForCausalLM"],
         hidden_act="gelu_new",
+        qk_layernorm=False,
+        **dict.fromkeys(("attention_dropout", "embd_pdrop", "resid_pdrop"), 0.0),
     ),
 )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ckptgrow.dialects.dialect import Dialect, Row
-from ckptgrow.dialects.tables.litgpt import ANYTHING, HEAD, SIZES, THEIR, litgpt_dialect
+from ckptgrow.dialects.tables.litgpt import ANYTHING, HEAD, SIZES, THEIR, WITHOUT_DROPOUT, litgpt_dialect
 
 OUR = "transformer.h.{layer}."
 
@@ -52,8 +52,8 @@ def _falcon(norms: tuple[str, ...], order: str, *, is_new: bool, **expects: tupl
         alibi=False,
         bias=False,
         activation="gelu",
-        attention_dropout=0.0,
-        hidden_dropout=0.0,
+        num_ln_in_parallel_attn=None,
+        **WITHOUT_DROPOUT,
     )
     name = f"{found.name}-groups" if is_new else found.name
     return replace(found, name=name, demands={"new_decoder_architecture": (is_new,)})

@@ -22,6 +22,7 @@ from ckptgrow.dialects.tables.litgpt import (
     QKV,
     RMS,
     THEIR,
+    UNBIASED,
     litgpt_dialect,
     with_map,
 )
@@ -67,7 +68,7 @@ DIALECTS = (
             norm_topk_prob=True,
             decoder_sparse_step=1,
             mlp_only_layers=[],
-            attention_dropout=0.0,
+            **UNBIASED,
         ),
         needs=("moe_intermediate_size",),
     ),

@@ -54,6 +54,7 @@ FIELDS = (
     ("norm_epsilon", "rms_norm_eps"),
     ("layernorm_epsilon", "rms_norm_eps"),  # since 0.16
     ("rotary_base", "rope_theta"),
+    ("attention_dropout", "attention_dropout"),
 )
 HEAD_SIZE = ("kv_channels", "head_dim")
 PLAIN: Mapping[str, tuple[Any, ...]] = {
@@ -90,6 +91,18 @@ PLAIN: Mapping[str, tuple[Any, ...]] = {
     "add_qkv_bias": (False, None),
 }
 
+BIASES = {"llama": ("attention_bias", "mlp_bias"), "qwen2": (), "qwen3": ("attention_bias",)}
+
+
+def _constants(model_type: str, is_tied: bool) -> dict[str, Any]:
+    return {
+        "model_type": model_type,
+        "tie_word_embeddings": is_tied,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
+        "attention_dropout": 0.0,
+        **dict.fromkeys(BIASES[model_type], False),
+    }
+
 
 def _dialects(
     model_type: str, architecture: str, expects: Mapping[str, tuple[Any, ...]], *in_attention: Row
@@ -107,9 +120,9 @@ def _dialects(
                 constants={
                     "model_type": model_type,
                     "architectures": [architecture],
-                    "tie_word_embeddings": is_tied,
-                    **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
+                    **_constants(model_type, is_tied),
                 },
+                every_layer={} if model_type == "llama" else {"layer_types": "full_attention"},
                 expects={**PLAIN, "untie_embeddings_and_output_weights": (not is_tied, None), **expects},
             ),
             home=Home(

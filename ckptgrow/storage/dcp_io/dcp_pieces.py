@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
 import torch
 from typing_extensions import Buffer
@@ -19,7 +19,7 @@ from ckptgrow.errors import CheckpointError
 from ckptgrow.storage.archives.archive import DAMAGES, check_sums, entry_sizes
 from ckptgrow.storage.archives.tensor_archives import tensor_archive
 from ckptgrow.storage.pickles.opaque_pickles import unpickler_of
-from ckptgrow.storage.tensors import InMemory, Stored
+from ckptgrow.storage.tensors import InMemory, LazyTensor, Stored
 from ckptgrow.storage.tree import Tree
 
 LARGEST_OBJECT = 256 * 2**20  # bytes
@@ -132,13 +132,43 @@ class Piece:
         return cast(BinaryIO, io.BufferedReader(Slice(self.path, self.offset, self.length)))
 
 
+@dataclass(frozen=True)
+class RowOfBlock:
+    """One row of a block, by its number in the block, as a block of the tensor's row."""
+
+    block: Block
+    number: int
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """See Piece."""
+        return self.block.start[1:]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """See Piece."""
+        return self.block.shape[1:]
+
+    @cached_property
+    def stored(self) -> Stored:
+        """See Piece."""
+        return self.block.stored.row(self.number)
+
+    def check_sum(self) -> None:
+        """See Piece; all of the block is read."""
+        self.block.check_sum()
+
+
+Block: TypeAlias = "Piece | RowOfBlock"
+
+
 @dataclass(frozen=True, eq=False)
 class Pieced:
     """A tensor in blocks, which cover it."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    pieces: Sequence[Piece]
+    pieces: Sequence[Block]
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """See LazyTensor."""
@@ -158,6 +188,12 @@ class Pieced:
                 block = block.narrow(axis, piece.start[axis], piece.shape[axis])
             block.copy_(piece.stored.rows(first - piece.start[0], last - piece.start[0]))
         return result
+
+    def row(self, index: int) -> LazyTensor:
+        """One row as a tensor."""
+        numbers = [(piece, index - piece.start[0]) for piece in self.pieces]
+        inside = tuple(RowOfBlock(piece, number) for piece, number in numbers if 0 <= number < piece.shape[0])
+        return Pieced(self.shape[1:], self.dtype, inside)
 
 
 def read_object(path: Path, offset: int, length: int) -> Tree:

@@ -19,6 +19,7 @@ from ckptgrow.distributed import Processes
 from ckptgrow.progress import Advance
 from ckptgrow.storage.dcp_io.dcp_files import PieceWriter
 from ckptgrow.storage.pickles.opaque_pickles import pickler_of
+from ckptgrow.storage.stacks import Stack
 from ckptgrow.storage.tensors import LazyTensor, Made, Repeated, Zeros, is_lazy, num_bytes, whole
 from ckptgrow.storage.tree import Tree
 
@@ -116,6 +117,8 @@ def _part(tensor: LazyTensor, start: int, stop: int) -> LazyTensor:
     shape = (stop - start, *tensor.shape[1:])
     if isinstance(tensor, Zeros):
         return Zeros(shape, tensor.dtype)
+    if isinstance(tensor, Stack):
+        return Stack(tensor.stacked[start:stop])
     return Made(shape, tensor.dtype, lambda first, last: tensor.rows(start + first, start + last))
 
 

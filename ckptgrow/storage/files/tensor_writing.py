@@ -22,6 +22,7 @@ from ckptgrow.errors import CheckpointError
 from ckptgrow.progress import Advance
 from ckptgrow.storage.cores import threads_of_files
 from ckptgrow.storage.one_thread import on_one_thread
+from ckptgrow.storage.stacks import Stack
 from ckptgrow.storage.tensors import CHUNK_BYTES, LazyTensor, Repeated, Zeros, bytes_of, chunks, num_bytes
 
 MOST_FILES = 64  # open at a time
@@ -113,7 +114,17 @@ class _Writer:
             return self._leave_hole(num_bytes(tensor), len(places))
         if isinstance(tensor, Repeated):
             return self._write_rows(descriptor, places, tensor.old, tensor.times)
+        if isinstance(tensor, Stack) and num_bytes(tensor) > CHUNK_BYTES:
+            return self._write_stack(descriptor, places, tensor)
         return self._write_rows(descriptor, places, tensor, 1)
+
+    def _write_stack(self, descriptor: int, places: Sequence[int], stack: Stack) -> int:
+        """Writes what is stacked, one after the other, each by the way that suits it."""
+        total, length = 0, num_bytes(stack) // len(stack.stacked)
+        for index, tensor in enumerate(stack.stacked):
+            first, *others = (place + index * length for place in places)
+            total = zlib_ng.crc32_combine(total, self.write(descriptor, Extent(tensor, first, others)), length)
+        return total
 
     def _write_rows(self, descriptor: int, places: Sequence[int], tensor: LazyTensor, times: int) -> int:
         """Makes a tensor's rows once and writes them `times` times over at every place."""
