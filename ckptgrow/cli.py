@@ -223,6 +223,12 @@ class Terminated(BaseException):
     """SIGTERM or SIGHUP arrived; like KeyboardInterrupt it unwinds, so that nothing is left behind."""
 
 
+class CtrlC(KeyboardInterrupt):
+    """Not KeyboardInterrupt itself: Python notes for its end that one left an `exec`, as dataclasses have in every
+    import, and then dies of SIGINT instead of exiting with the code that it is given.
+    """
+
+
 def _part_from_others() -> None:
     """Leaves the group of processes that torchrun started, if this process has joined it."""
     distributed = sys.modules.get("torch.distributed")
@@ -237,10 +243,10 @@ def _stopped(number: int, frame: object) -> None:
     _received.append(number)
     if number == signal.SIGHUP:
         leave_terminal()
-    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+    raise CtrlC if number == signal.SIGINT else Terminated
 
 
 def _raise_what_was_swallowed() -> None:
     """Stops a command whose interruption some library, as one that was just being imported, has kept to itself."""
     if _received:
-        raise KeyboardInterrupt if _received[0] == signal.SIGINT else Terminated
+        raise CtrlC if _received[0] == signal.SIGINT else Terminated

@@ -213,6 +213,27 @@ def test_an_interruption_that_a_library_kept_to_itself_counts(monkeypatch: pytes
             cli._received.clear()
 
 
+def test_an_interruption_inside_an_exec_ends_with_its_code(tmp_path: Path) -> None:
+    """As one that comes while a dataclass is made: under `python -m` Python would die of SIGINT instead."""
+    (tmp_path / "interrupted.py").write_text(
+        "import os, signal\n"
+        "from ckptgrow import cli\n"
+        "def interrupted(words):\n"
+        "    try: exec('import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)')\n"
+        "    except KeyboardInterrupt: return 130\n"
+        "cli.run = interrupted\n"
+        "cli.main(['inspect'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 130, done.stderr
+
+
 def test_a_termination_is_called_one() -> None:
     assert interrupted("run", signal.SIGTERM) == "ended by SIGTERM; the same command goes on where it was"
 
