@@ -38,7 +38,7 @@ from ckptgrow.choices import Separation
 from ckptgrow.formats import known_formats
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.lightning import from_tree
-from ckptgrow.storage.files import tensor_writing
+from ckptgrow.storage.files import direct_writing
 from ckptgrow.storage.tensors import InMemory, LazyTensor, Made
 from ckptgrow.storage.tree import Tree
 
@@ -156,17 +156,29 @@ def _of_kind(shapes: dict[str, tuple[int, ...]], config: dict[str, Tree], kind: 
     return found if kind == "dcp" else replace(found, kind="huggingface", rest={})
 
 
+@dataclass(frozen=True)
+class _CountingRun(direct_writing.WrittenRun):
+    phases: Phases
+    num_places: int
+
+    def write(self, data: memoryview) -> None:
+        self.phases.count(self.num_places * len(data))
+
+    def end(self) -> None:
+        pass
+
+
 @contextmanager
 def counting(phases: Phases) -> Generator[None]:
     """Where what is written to tensors' places is counted, and room on the disk is not asked for."""
-    writer: Any = tensor_writing._Writer  # pyright: ignore[reportPrivateUsage]
-    write_at, check_space = writer._write_at, known_formats.check_space
-    writer._write_at = lambda self, descriptor, data, position: phases.count(len(data))
+    file: Any = direct_writing.OutputFile
+    run, check_space = file.run, known_formats.check_space
+    file.run = lambda self, positions, length: _CountingRun(phases, len(positions))
     known_formats.check_space = lambda target, num_bytes: None
     try:
         yield
     finally:
-        writer._write_at, known_formats.check_space = write_at, check_space
+        file.run, known_formats.check_space = run, check_space
 
 
 def simulated(size: str, kind: Kind, target: Path, separate: Separation, phases: Phases) -> bool:

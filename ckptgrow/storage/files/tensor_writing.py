@@ -1,14 +1,13 @@
 """Writes lazy tensors to their places in files, a few megabytes at a time, in a few threads.
 
 Reading, scaling, checksums and writing all release Python's lock, so that threads keep the cores and the disk busy.
-Memory is bounded by the chunks that they hold, and the page cache by the chunks that are being written.
+Memory is bounded by the chunks that they hold.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -21,12 +20,12 @@ from zlib_ng import zlib_ng
 from ckptgrow.errors import CheckpointError
 from ckptgrow.progress import Advance
 from ckptgrow.storage.cores import threads_of_files
+from ckptgrow.storage.files.direct_writing import OutputFile, opened
 from ckptgrow.storage.one_thread import on_one_thread
 from ckptgrow.storage.stacks import Stack
 from ckptgrow.storage.tensors import CHUNK_BYTES, LazyTensor, Repeated, Zeros, bytes_of, chunks, num_bytes
 
 MOST_FILES = 64  # open at a time
-NUM_CHUNKS_BEHIND = 64  # on their way to the disk before the first of them is let go
 _NOTHING = memoryview(bytes(2**20))
 
 
@@ -69,17 +68,18 @@ def fill(outlines: Sequence[FileLayout], advance: Advance) -> None:
 
 
 def _fill_together(outlines: Sequence[FileLayout], advance: Advance) -> None:
-    with ExitStack() as opened:
-        files = [opened.enter_context(outline.path.open("r+b")) for outline in outlines]
-        pairs = list(zip(files, outlines, strict=True))
-        checksums = iter(_filled([(file.fileno(), place) for file, one in pairs for place in one.places], advance))
-        for file, outline in pairs:
+    with ExitStack() as closed:
+        files = [closed.enter_context(outline.path.open("r+b")) for outline in outlines]
+        with opened([(one.path, file) for one, file in zip(outlines, files, strict=True)]) as outputs:
+            pairs = zip(outputs, outlines, strict=True)
+            checksums = iter(_filled([(file, place) for file, one in pairs for place in one.places], advance))
+        for file, outline in zip(files, outlines, strict=True):
             outline.finish(file, [next(checksums) for _ in outline.places])
             file.flush()
             os.fsync(file.fileno())
 
 
-def _filled(places: Sequence[tuple[int, Extent]], advance: Advance) -> list[int]:
+def _filled(places: Sequence[tuple[OutputFile, Extent]], advance: Advance) -> list[int]:
     """Writes the data of all tensors, and returns the CRC-32 of each."""
     writer = _Writer(advance)
     if sum(place.num_bytes for _, place in places) <= CHUNK_BYTES:  # threads would cost more than they save
@@ -99,70 +99,52 @@ def _filled(places: Sequence[tuple[int, Extent]], advance: Advance) -> list[int]
 
 
 class _Writer:
-    """The files and counters that the writing threads share."""
+    """The counter that the writing threads share."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
         self._lock = threading.Lock()
-        self._written: deque[tuple[int, int, int]] = deque()
         self.stopped = False
 
-    def write(self, descriptor: int, place: Extent) -> int:
+    def write(self, file: OutputFile, place: Extent) -> int:
         """Writes one tensor and returns its CRC-32."""
         tensor, places = place.tensor, (place.offset, *place.others)
         if isinstance(tensor, Zeros):
             return self._leave_hole(num_bytes(tensor), len(places))
         if isinstance(tensor, Repeated):
-            return self._write_rows(descriptor, places, tensor.old, tensor.times)
+            return self._write_rows(file, places, tensor.old, tensor.times)
         if isinstance(tensor, Stack) and num_bytes(tensor) > CHUNK_BYTES:
-            return self._write_stack(descriptor, places, tensor)
-        return self._write_rows(descriptor, places, tensor, 1)
+            return self._write_stack(file, places, tensor)
+        return self._write_rows(file, places, tensor, 1)
 
-    def _write_stack(self, descriptor: int, places: Sequence[int], stack: Stack) -> int:
+    def _write_stack(self, file: OutputFile, places: Sequence[int], stack: Stack) -> int:
         """Writes what is stacked, one after the other, each by the way that suits it."""
         total, length = 0, num_bytes(stack) // len(stack.stacked)
         for index, tensor in enumerate(stack.stacked):
             first, *others = (place + index * length for place in places)
-            total = zlib_ng.crc32_combine(total, self.write(descriptor, Extent(tensor, first, others)), length)
+            total = zlib_ng.crc32_combine(total, self.write(file, Extent(tensor, first, others)), length)
         return total
 
-    def _write_rows(self, descriptor: int, places: Sequence[int], tensor: LazyTensor, times: int) -> int:
+    def _write_rows(self, file: OutputFile, places: Sequence[int], tensor: LazyTensor, times: int) -> int:
         """Makes a tensor's rows once and writes them `times` times over at every place."""
         checksum, written, length = 0, 0, num_bytes(tensor)
         starts = [place + copy * length for place in places for copy in range(times)]
+        run = file.run(starts, length)
         for start, stop in chunks(tensor):
             if self.stopped:
                 return 0
             data = bytes_of(tensor.rows(start, stop))
             checksum = zlib_ng.crc32(data, checksum)
-            for copy in starts:
-                self._write_at(descriptor, data, copy + written)
+            run.write(data)
             written += len(data)
             self._tell(len(starts) * len(data))
         if written != length:
             raise CheckpointError(f"wrote {written} bytes of a tensor, expected {length}")
+        run.end()
         total = checksum
         for _ in range(times - 1):
             total = zlib_ng.crc32_combine(total, checksum, length)
         return total
-
-    def _write_at(self, descriptor: int, data: memoryview, position: int) -> None:
-        written = 0
-        while written < len(data):
-            written += os.pwrite(descriptor, data[written:], position + written)
-        if hasattr(os, "posix_fadvise"):
-            self._send_to_disk(descriptor, position, len(data))
-
-    def _send_to_disk(self, descriptor: int, position: int, length: int) -> None:
-        """Starts a chunk's way to the disk, which the kernel would put off until the flush, and lets go an older one.
-
-        The first advice finds the pages dirty and only begins to write them; the second finds them clean and frees
-        them, so that the next chunks go into pages just used instead of new ones, the costlier part of a write.
-        """
-        os.posix_fadvise(descriptor, position, length, os.POSIX_FADV_DONTNEED)
-        self._written.append((descriptor, position, length))
-        if len(self._written) > NUM_CHUNKS_BEHIND:
-            os.posix_fadvise(*self._written.popleft(), os.POSIX_FADV_DONTNEED)
 
     def _leave_hole(self, length: int, num_places: int) -> int:
         checksum, left = 0, length
