@@ -1,4 +1,4 @@
-"""One thread a test process, few walks of its garbage collector, no chatter, and samples of long lists of cases."""
+"""One thread a test process, few walks of its garbage collector, no chatter, and cases drawn by CKPTGROW_SAMPLE."""
 
 import gc
 import os
@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of forked processes too
 
+import hypothesis
 import pytest
 import torch
 from transformers.utils import logging
@@ -20,15 +21,24 @@ gc.freeze()  # what these imports leave is not walked over again and again
 gc.set_threshold(100_000)  # as in a command's process
 
 
+SAMPLE = os.environ.get("CKPTGROW_SAMPLE", "0")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test marked `sampled(n)`, n cases stay quick, drawn by the number CKPTGROW_SAMPLE; all others are slow."""
+    """Of a test marked `sampled(n)`, n cases stay quick, drawn by the number CKPTGROW_SAMPLE; all others are slow.
+
+    Hypothesis draws by the same number.
+    """
     cases: defaultdict[tuple[str, int], list[pytest.Item]] = defaultdict(list)
     for item in items:
+        test = getattr(item, "obj", None)
+        if getattr(test, "is_hypothesis_test", False):
+            hypothesis.seed(SAMPLE)(test)
         mark = item.get_closest_marker("sampled")
         if mark is not None and item.get_closest_marker("slow") is None:
             cases[item.nodeid.partition("[")[0], mark.args[0]].append(item)
     for (test, count), several in cases.items():
-        draw = random.Random(f"{os.environ.get('CKPTGROW_SAMPLE', '0')} {test}")
+        draw = random.Random(f"{SAMPLE} {test}")
         for item in draw.sample(several, max(len(several) - count, 0)):
             item.add_marker(pytest.mark.slow)
