@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ckptgrow.storage.files import direct_writing
 from ckptgrow.storage.files.direct_writing import BLOCK, GATHERED, SHORTEST, opened
 
 Write = Callable[[int, memoryview, int], int]
@@ -121,6 +124,35 @@ def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "pwrite", with_direct_writes(os.pwrite, lambda *_: refuse(errno.ENOSPC)))
     with pytest.raises(OSError, match="No space left"):
         written(tmp_path / "file", RUNS)
+
+
+def test_room_is_asked_for_before_and_a_disk_without_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def without_room(descriptor: int, mode: int, position: Any, length: Any) -> int:
+        asked.append(length.value)
+        ctypes.set_errno(errno.ENOSPC)
+        return -1
+
+    monkeypatch.setattr(direct_writing, "_FALLOCATE", without_room)
+    with pytest.raises(OSError, match="No space left"):
+        written(tmp_path / "file", RUNS)
+    assert asked == [GATHERED]
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_that_gives_no_room_before_gets_the_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refused(*_: Any) -> int:
+        ctypes.set_errno(number)
+        return -1
+
+    monkeypatch.setattr(direct_writing, "_FALLOCATE", refused)
+    found = written(tmp_path / "file", RUNS)
+    assert found == expected(RUNS, len(found))
 
 
 def test_long_runs_are_written_directly_and_short_ones_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

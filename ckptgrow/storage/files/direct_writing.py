@@ -3,11 +3,12 @@
 The cache costs more than all that growth computes: every page is found, filled, later written and freed again.
 `O_DIRECT` has the disk take bytes from the program's own memory, and asks that places, lengths and addresses are whole
 blocks (open(2)). So bytes are gathered in blocks; the ends of a run, short runs, and what a file system refuses go
-through the cache.
+through the cache. Room is asked for before (fallocate(2)): ext4 lets one thread at a time write where there is none.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -26,6 +27,8 @@ GATHERED = 2 * 2**20  # bytes that go to the disk at once
 MOST_GATHERINGS = 4  # of one tensor: its copies lie at the same distance from a block, or at few
 NUM_CHUNKS_BEHIND = 64  # in the cache and on their way to the disk before the first of them is let go
 REFUSED = (errno.EINVAL, errno.EOPNOTSUPP)
+
+_FALLOCATE = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)  # not on every system
 
 Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
 
@@ -87,6 +90,8 @@ class OutputFile:
         """A run of `length` bytes to be written at each of the positions."""
         if self.direct is None or length < SHORTEST:
             return _Cached(self, positions)
+        for position in positions:
+            _ask_for_room(self.direct, position, length)
         by_distance = [list(found) for _, found in groupby(sorted(positions, key=_distance), _distance)]
         if len(by_distance) > MOST_GATHERINGS:
             return _Cached(self, positions)
@@ -206,6 +211,16 @@ class _Several(WrittenRun):
 
 def _distance(position: int) -> int:
     return position % BLOCK
+
+
+def _ask_for_room(descriptor: int, position: int, length: int) -> None:
+    """Gives a range its place on the disk, where the file system can; `os.posix_fallocate` writes to every block
+    where it cannot. Raises OSError where there is no room.
+    """
+    if _FALLOCATE is not None and _FALLOCATE(descriptor, 0, ctypes.c_int64(position), ctypes.c_int64(length)) != 0:
+        number = ctypes.get_errno()
+        if number == errno.ENOSPC:
+            raise OSError(number, os.strerror(number))
 
 
 @contextmanager
