@@ -63,7 +63,7 @@ def _of_units(subject: Tabled) -> Iterator[str]:
         if not places:
             continue
         changed = subject.observed.difference(relabelled_state(subject, orders))
-        if claimed & set(spaces) and changed > EXACT:
+        if claimed & set(spaces) and root not in refused and changed > EXACT:
             rows = listing({pattern for pattern, _ in places})
             yield f"{root}: the logits see its units change places ({changed:.0e} of the largest), by {rows}"
         if changed <= EXACT:

@@ -11,7 +11,7 @@ from ckptgrow.families.family import Family, Head, Parameter, Size
 from ckptgrow.spaces.layout import parse
 
 OPERATORS = (  # what a table may refuse
-    *("width", "heads", "kv_heads", "ffn", "hidden", "experts", "positions", "vocab"),
+    *("width", "residual", "heads", "kv_heads", "ffn", "hidden", "experts", "positions", "vocab"),
     *("depth", "zero-output", "zero-norm", "ode", "copy", "random"),
     "tensors",  # nothing is done with a model some of whose tensors no row can say
 )

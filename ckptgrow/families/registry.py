@@ -105,6 +105,7 @@ from ckptgrow.families.tables.starcoder2 import FAMILY as STARCODER2
 from ckptgrow.families.tables.t5 import FAMILY as T5
 from ckptgrow.families.tables.vaultgemma import FAMILY as VAULTGEMMA
 from ckptgrow.families.tables.vit import FAMILY as VIT
+from ckptgrow.families.tables.xglm import FAMILY as XGLM
 from ckptgrow.families.tables.xlm_roberta import FAMILY as XLM_ROBERTA
 from ckptgrow.families.tables.youtu import FAMILY as YOUTU
 
@@ -209,6 +210,7 @@ TABLES = (
     COHERE2_MOE,
     GRANITE_SWA,
     GRANITEMOE_SWA,
+    XGLM,
 )
 FAMILIES = Registry(TABLES)
 

@@ -20,7 +20,7 @@ def _verdict(family: Family, operator: str) -> str:
         return "copy only"
     if operator == "heads" and ("head" not in family.sizes or family.sizes["head"].config is None):
         return "no field for it"
-    names = (operator, "zero-output") if operator == "depth" else (operator,)
+    names = {"depth": ("depth", "zero-output"), "width": ("width", "residual")}.get(operator, (operator,))
     refusals = [one for one in family.refusals if one.operator in names]
     always = next((one for one in refusals if one.when is None), None)
     if always is not None:

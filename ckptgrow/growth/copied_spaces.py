@@ -24,7 +24,7 @@ def multiplied(old: Architecture, factor: int, sizes: Mapping[str, int]) -> dict
 
     Raises RequestError for sizes that cannot be.
     """
-    check_exact(old, "width")
+    check_exact(old, "width", "residual")
     _check_sizes(old, sizes)
     shrunken = shrunken_spaces(old)
     growths: dict[str, Growth] = {}

@@ -157,7 +157,7 @@ class _Plan:
     def _padded(self, old: Architecture) -> tuple[dict[str, Growth], dict[str, Any]]:
         """How every space grows by coordinates that copy nothing, and the grown config."""
         for space in self.sizes:
-            check_exact(old, "hidden" if space == "residual" else space)
+            check_exact(old, space, *(["hidden"] if space == "residual" else []))
         return padded_growths(old, self.sizes, self.fresh)
 
 

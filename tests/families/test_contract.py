@@ -21,6 +21,7 @@ from tests.helpers.families import (
     NO_ZERO_NORM,
     PERIODIC,
     POST_NORM,
+    SINES,
     UNDECAYED,
     UNFED,
     WIDER,
@@ -79,6 +80,7 @@ HEADS_OF_HIDDEN = (
     "bart",
     "mbart",
     "pegasus",
+    "xglm",
 )
 NORMED_OVER_ALL = ("olmo2", "olmo3", "olmoe", "minimax_m2", "flex_olmo")
 ONE_KEY_HEAD_FUSED = ("gpt_bigcode", "falcon of one key head")
@@ -210,7 +212,7 @@ def test_under_mup_the_grown_run_has_the_small_runs_losses(tmp_path: Path, case:
     assert max(abs(one - other) for one, other in zip(*runs, strict=True)) <= 1e-9
 
 
-@pytest.mark.parametrize("case", slow_but([one for one in WIDER if one not in UNFED], SAMPLE))
+@pytest.mark.parametrize("case", slow_but([one for one in (*WIDER, *SINES) if one not in UNFED], SAMPLE))
 def test_feed_forward_units_grow_unevenly_with_their_moments(tmp_path: Path, case: str) -> None:
     small = perturbed(case)
     source = still_run(tmp_path / "small.ckpt", case)
@@ -332,6 +334,15 @@ def test_a_grown_model_survives_transformers_own_saving_and_says_the_same(tmp_pa
     assert difference(small, again)[0] <= (FLOAT32 if small.config.model_type in ROUTERS_IN_FLOAT32 else EXACT)
     if small.can_generate():
         assert torch.equal(generated(small), generated(again))
+
+
+@pytest.mark.parametrize("case", SINES)
+@pytest.mark.parametrize("sizes", [{"factor": 2}, {"hidden": 24, "how": "pad"}])
+def test_a_hidden_size_that_sines_follow_is_refused_to_grow(tmp_path: Path, case: str, sizes: dict[str, Any]) -> None:
+    source = still_run(tmp_path / "small.ckpt", case)
+    with pytest.raises(RequestError, match="its positions are sines"):
+        ckptgrow.width(source, tmp_path / "grown.ckpt", **sizes)
+    assert not (tmp_path / "grown.ckpt").exists()
 
 
 @pytest.mark.parametrize("case", ALIBI)

@@ -18,10 +18,10 @@ from ckptgrow.growth.request import StateRequest
 from ckptgrow.growth.shrinking import shrunken_spaces
 from ckptgrow.state.architecture import Architecture
 from tests.helpers.families import (
-    ALIBI,
     CASES,
     COMMON,
     TIED_WITHOUT_A_GAIN,
+    UNWIDENED,
     VARIANTS,
     adamw,
     batches,
@@ -144,7 +144,7 @@ def test_a_t5_that_leaves_its_decoders_depth_out_has_the_encoders(tmp_path: Path
 FLAGS = ("tie_word_embeddings", "layer_norm_elementwise_affine", "do_layer_norm_before", "_remove_final_layer_norm")
 
 
-@pytest.mark.parametrize("model_type", [one for one in FAMILIES if one not in ALIBI])
+@pytest.mark.parametrize("model_type", [one for one in FAMILIES if one not in UNWIDENED])
 def test_whatever_a_tied_head_reads_is_written_or_refused(model_type: str) -> None:
     """The check in the code and the refusals that the table lists for the user agree, whatever the flags."""
     family = FAMILIES[model_type]

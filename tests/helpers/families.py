@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +24,20 @@ from tests.helpers.lightning_files import HEADS, load_model, save_lightning
 
 VOCABULARY, LENGTH = 40, 12
 Optimizer = Callable[[Iterable[Any]], torch.optim.Optimizer]
-OWN_NAMES = ("gpt2", "t5", "mpt", "gptj", "codegen", "gpt_bigcode", "mt5", "distilbert", "bart", "mbart", "pegasus")
+OWN_NAMES = (
+    "gpt2",
+    "t5",
+    "mpt",
+    "gptj",
+    "codegen",
+    "gpt_bigcode",
+    "mt5",
+    "distilbert",
+    "bart",
+    "mbart",
+    "pegasus",
+    "xglm",
+)
 COMMON: Mapping[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 16,
@@ -60,6 +74,16 @@ GPT2 = {
     "attn_pdrop": 0.0,
 }
 GPTJ = {**GPT2, "bos_token_id": 0, "eos_token_id": 0}
+XGLM = {
+    "d_model": 16,
+    "num_layers": 2,
+    "attention_heads": 4,
+    "ffn_dim": 20,
+    "max_position_embeddings": 32,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "pad_token_id": 1,
+}
 MODERNBERT = {
     "local_attention": 6,
     "layer_types": ["full_attention", "sliding_attention"],
@@ -692,6 +716,8 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "granitemoe_swa",
         {**GRANITEMOE, **SWASH, "num_key_value_heads": 1, "attention_bias": False, "tie_word_embeddings": True},
     ),
+    "xglm": ("xglm", XGLM),
+    "xglm unscaled": ("xglm", {**XGLM, "scale_embedding": False, "tie_word_embeddings": False}),
 }
 OPT = {"ffn_dim": 20, "dropout": 0.0, "word_embed_proj_dim": 16}
 GAINLESS, POST = {"layer_norm_elementwise_affine": False}, {"do_layer_norm_before": False}
@@ -715,6 +741,8 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # what few configs of
 }
 TIED_WITHOUT_A_GAIN = [case for case in VARIANTS if case.startswith("opt tied")]
 ALIBI = ("bloom", "mpt")
+SINES = ("xglm", "xglm unscaled")  # of the hidden size, which therefore stays
+UNWIDENED = (*ALIBI, *SINES)
 POST_NORM = ("bert", "roberta", "distilbert", "distilbert untied", "xlm-roberta", "camembert", "bart", "bart scaled")
 UNFED = (
     "mamba2",
@@ -727,7 +755,7 @@ UNFED = (
     "nemotron_h of states",
     "nemotron_h dense",
 )  # without feed-forward units of this name
-WIDER = [case for case in CASES if case not in (*ALIBI, "olmo tied")]
+WIDER = [case for case in CASES if case not in (*UNWIDENED, "olmo tied")]
 FIRST_APART = [case for case in CASES if case.startswith("modernbert")]  # their first layer has a norm less
 PERIODIC = [case for case in CASES if CASES[case][0] == "jamba"]  # their kinds of layers come round
 # layers of deeper ones, where new ones cannot lie anywhere
@@ -796,7 +824,8 @@ def widened(model: PreTrainedModel) -> PreTrainedModel:
 def generated(model: PreTrainedModel) -> torch.Tensor:
     """Twenty greedy tokens after two prompts of six, by transformers' own generation with its cache."""
     prompts = batches(1, seed=5)[0][:, :6]
-    return model.generate(prompts, max_new_tokens=20, min_new_tokens=20, do_sample=False, pad_token_id=0)
+    with of_its_dtype(model):
+        return model.generate(prompts, max_new_tokens=20, min_new_tokens=20, do_sample=False, pad_token_id=0)
 
 
 def reloaded(like: PreTrainedModel, directory: Path) -> PreTrainedModel:
@@ -822,7 +851,23 @@ def images(tokens: torch.Tensor) -> torch.Tensor:
     )
 
 
+@contextmanager
+def of_its_dtype(model: PreTrainedModel) -> Iterator[None]:
+    """Where a family's code makes the smallest number of the model's dtype without saying of which."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(model.dtype if model.config.model_type == "xglm" else before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def outputs(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
+    with of_its_dtype(model):
+        return _outputs(model, tokens)
+
+
+def _outputs(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
     if model.config.model_type == "vit":
         return model(pixel_values=images(tokens)).logits[:, None].expand(-1, 2, -1)
     if model.config.is_encoder_decoder:

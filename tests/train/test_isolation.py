@@ -16,7 +16,7 @@ from ckptgrow.families.registry import FAMILIES
 from ckptgrow.probe.held_out import HeldOut
 from ckptgrow.train.isolation import Isolation, check_isolates, logits_of
 from ckptgrow.train.order import BatchOrder, BatchShare, Passes
-from tests.helpers.families import CASES, FIRST, InFloat64, perturbed
+from tests.helpers.families import CASES, FIRST, InFloat64, of_its_dtype, perturbed
 from tests.helpers.lightning_files import load_model
 from tests.helpers.training_runs import config_file, losses, tiny_data, train_here, weights
 
@@ -37,7 +37,7 @@ STATEFUL = (
     "granitemoehybrid",
     "jamba",
 )
-SEES_OTHERS = ("falcon", "biogpt", "bloom", "mpt", "opt", "gpt_oss", *STATEFUL)
+SEES_OTHERS = ("falcon", "biogpt", "bloom", "mpt", "opt", "xglm", "gpt_oss", *STATEFUL)
 EXACT = 1e-12  # float64 logits of about 1
 SEPARATOR = 0
 
@@ -78,7 +78,7 @@ def test_logits_of_packed_documents_are_those_of_each_alone(case: str, attention
 @pytest.mark.parametrize("case", SEES_OTHERS)
 def test_families_that_cannot_are_refused(case: str) -> None:
     model = perturbed(case)
-    with pytest.raises(RequestError, match="isolated"):
+    with of_its_dtype(model), pytest.raises(RequestError, match="isolated"):
         check_isolates(model)
 
 

@@ -12,7 +12,7 @@ from transformers.optimization import Adafactor as HfAdafactor
 import ckptgrow
 from ckptgrow.errors import OptimizerError
 from ckptgrow.growth.request import StateRequest
-from tests.helpers.families import ALIBI, CASES, FIRST, UNDECAYED, WIDER, batches, loaded, perturbed, trained
+from tests.helpers.families import CASES, FIRST, UNDECAYED, UNWIDENED, WIDER, batches, loaded, perturbed, trained
 from tests.helpers.lightning_files import save_lightning
 
 # Where gradients are nothing but rounding (key biases under softmax), ε decides: small beside others, large beside it.
@@ -196,4 +196,4 @@ def test_a_convolution_beside_uneven_units_verifies(tmp_path: Path, kind: str) -
 
 
 def test_families_that_cannot_grow_by_a_factor_are_few() -> None:
-    assert {case for case in FIRST if case not in GROWING} <= {*ALIBI}
+    assert {case for case in FIRST if case not in GROWING} <= {*UNWIDENED}
