@@ -10,7 +10,7 @@ from typing import Any
 
 from ckptgrow.addresses.address import local_path
 from ckptgrow.choices import Target, words_of
-from ckptgrow.dialects.known_dialects import DIALECTS
+from ckptgrow.dialects.target_kinds import families_of, kind_of
 from ckptgrow.distributed import processes
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.carried_files import Carried
@@ -114,20 +114,7 @@ class TargetKind:
 
 def kinds_of_targets() -> dict[str, TargetKind]:
     """Every word for a target, in the order of the choice."""
-    return {to: TargetKind(FORMS[kind_of(to)], _families(to)) for to in words_of(Target)}
-
-
-def _families(to: str) -> tuple[str, ...]:
-    own = [one for one in DIALECTS.values() if one.home is not None and one.trainer.lower() == to]
-    return tuple(sorted({name for one in own for name in one.model_types}))
-
-
-def kind_of(to: str) -> str:
-    """The kind of file or directory that a conversion writes."""
-    if to == "composer":
-        return "torch"
-    homes = [one.home for one in DIALECTS.values() if one.home is not None and one.trainer.lower() == to]
-    return homes[0].kind if homes else to
+    return {to: TargetKind(FORMS[kind_of(to)], families_of(to)) for to in words_of(Target)}
 
 
 def _for(state: TrainingState, to: Target, prefix: str) -> tuple[Checkpoint, list[str]]:
@@ -148,7 +135,7 @@ def _for(state: TrainingState, to: Target, prefix: str) -> tuple[Checkpoint, lis
         return new, [*old.carried.left_behind, *_others(state)]
     if to == "composer":
         return _for_composer(state)
-    if _families(to):
+    if families_of(to):
         new, left_out = _for_huggingface(_with_names(state))
         made, others = in_dialect(new, state.architecture, dialect_for(to, state.architecture))
         return made, [*left_out, *others]

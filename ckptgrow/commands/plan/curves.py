@@ -12,6 +12,7 @@ from ckptgrow.commands._options import DialectOption
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands.plan._curve_logs import (
     LossOption,
+    PlotOption,
     SpikesOption,
     StepColumnOption,
     left_out,
@@ -37,7 +38,7 @@ def curves(
     loss: LossOption = None,
     step_column: StepColumnOption = None,
     spikes: SpikesOption = "robust",
-    plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png).", show_default=False)] = None,
+    plot: PlotOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find growth points, the step constant and the saved compute from two learning curves.
@@ -47,13 +48,9 @@ def curves(
     Examples:
         ckptgrow plan curves small large --operator width --params 5e6 2e7 --tokens-per-step 16384 --plot curves.png
     """
-    from ckptgrow.planning.figure_style import check_ending
     from ckptgrow.planning.growth_point import growth_point
     from ckptgrow.planning.learning_curves import curve
     from ckptgrow.planning.logs import Names
-
-    if plot is not None:
-        check_ending(plot)
 
     sizes = sizes_of(params, 2, "models", dialect)
     check_larger(sizes, params)

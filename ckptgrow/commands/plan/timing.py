@@ -14,7 +14,6 @@ from ckptgrow.commands.plan._curve_logs import (
     PlotOption,
     SpikesOption,
     StepColumnOption,
-    checked_plot,
     left_out,
     say_left_out,
 )
@@ -71,7 +70,6 @@ def timing(
     Examples:
         ckptgrow plan timing small-run --params 5e6 2e7 --tokens-per-step 16384 --train-steps 20000 --plot when.png
     """
-    checked_plot(plot)
     if mixing is not None and pilot is not None:
         raise RequestError("--mixing and --pilot are both given, expected one of them")
     from ckptgrow.planning.growth_timing import Horizon
