@@ -132,7 +132,7 @@ def _say(found: Timing, horizon: Horizon, curve: Curve, screen: Screen) -> None:
         screen.say(
             f"Growth pays from step {found.pays[0]:,.0f} to {found.pays[1]:,.0f}; most at step {found.best_step:,} "
             f"({low:,.0f} to {high:,.0f}), {1 - found.best_step / horizon.steps:.0%} of the tokens after it, and "
-            f"nearly as much from {found.window[0]:,.0f} to {found.window[1]:,.0f}: saves {found.saving:.1%} "
+            f"nearly as much from {found.window[0]:,.0f} to {found.window[1]:,.0f}: {_saves(found)} {found.saving:.1%} "
             f"({found.saving_range[0]:.1%} to {found.saving_range[1]:.1%}) of the better model alone. "
             + _now(found, curve)
         )
@@ -147,6 +147,13 @@ def _say(found: Timing, horizon: Horizon, curve: Curve, screen: Screen) -> None:
             f"the law {savings.law.name} missed the run's losses by {found.misfit:.0%} before it was moved there: it "
             "was found on other data; fit your own with `ckptgrow plan fit`"
         )
+
+
+def _saves(found: Timing) -> str:
+    from ckptgrow.planning.paired_differences import NO_DIFFERENCE
+
+    low, high = found.saving_range
+    return f"{NO_DIFFERENCE}, saves" if low <= 0 <= high else "saves"
 
 
 def _now(found: Timing, curve: Curve) -> str:
