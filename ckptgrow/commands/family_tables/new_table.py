@@ -45,7 +45,7 @@ def new_table(
 
     Examples:
         ckptgrow families new olmo_hybrid
-        ckptgrow families new cohere cohere_family.py
+        ckptgrow families new bitnet bitnet_family.py
     """
     from ckptgrow.drafting.written_table import write_new_table
 
