@@ -114,12 +114,15 @@ def _told(done: Converted, source: Path, target: Path, screen: Screen) -> Mappin
     screen.say(
         f"{typed(source)} ({done.kinds[0]}) → {typed(target)} ({done.kinds[1]}): {done.num_parameters:,} parameters."
     )
+    if done.tokenizer is not None:
+        screen.say(f"beside it the tokenizer of its run, {done.tokenizer}")
     if done.left_out:
         screen.say(f"left out, for {done.kinds[1]} has no place for it: {', '.join(done.left_out)}")
     return {
         "out": typed(target),
         "kinds": list(done.kinds),
         "num_parameters": done.num_parameters,
+        "tokenizer": done.tokenizer,
         "left_out": list(done.left_out),
     }
 
