@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ckptgrow.addresses.address import local_path
 from ckptgrow.choices import Target, words_of
-from ckptgrow.dialects.known_dialects import DIALECTS
+from ckptgrow.data.tokenizer_files import tokenizer_files
+from ckptgrow.dialects.target_kinds import families_of, kind_of
 from ckptgrow.distributed import processes
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.carried_files import Carried
@@ -29,6 +31,7 @@ from ckptgrow.state.model import class_path
 from ckptgrow.state.opening import TrainingState, open_state
 from ckptgrow.state.optimizer_kinds import name_of
 from ckptgrow.state.optimizer_state import OptimizerState, ParameterGroup, numbered
+from ckptgrow.state.run_data import run_data_of
 from ckptgrow.state.translated_optimizers import with_zeros
 from ckptgrow.storage.files.targets import DEFAULT_SHARD_BYTES
 from ckptgrow.storage.tensors import LazyTensor, num_elements
@@ -49,7 +52,8 @@ LIGHTNING_VERSION = "2.5.0"  # whose layout of `loops` is written; later ones re
 @dataclass(frozen=True, kw_only=True)
 class Converted:
     """What a conversion did: `kinds` before and after; `left_out`: what the target has no place for. `out` is None
-    where nothing was written: `checkpoint` is what would have been.
+    where nothing was written: `checkpoint` is what would have been. `tokenizer`: the run's, whose files lie beside the
+    model; None where the checkpoint knows of none.
     """
 
     out: Path | None
@@ -57,6 +61,7 @@ class Converted:
     num_parameters: int
     left_out: tuple[str, ...]
     checkpoint: Checkpoint | None = None
+    tokenizer: str | None = None
 
 
 def convert(
@@ -93,15 +98,32 @@ def convert(
     if state.translation is not None:
         state = replace(state, optimizers=tuple(with_zeros(one, state.translation.absent) for one in state.optimizers))
     new, left_out = _for(state, to, prefix)
-    if target is not None:
-        write_checkpoint(new, Path(target), progress, max_shard_bytes, force=force)
+    tokenizer = run_data_of(state.checkpoint).tokenizer if new.kind == "huggingface" and not new.carried.files else None
+    with _told_files(tokenizer, left_out) as files:
+        if files:
+            new = replace(new, carried=replace(new.carried, files=tuple(files), replaced=files))
+        if target is not None:
+            write_checkpoint(new, Path(target), progress, max_shard_bytes, force=force)
     return Converted(
         out=None if target is None else Path(target),
         kinds=(state.checkpoint.kind, new.kind),
         num_parameters=sum(num_elements(state.checkpoint.tensors[one.name]) for one in state.claim.parameters),
         left_out=tuple(left_out),
         checkpoint=new if target is None else None,
+        tokenizer=tokenizer if files else None,
     )
+
+
+@contextmanager
+def _told_files(tokenizer: str | None, left_out: list[str]) -> Generator[Mapping[str, Path]]:
+    """The files of the tokenizer that a checkpoint records; where it is no longer to be had, that is left out."""
+    with ExitStack() as stack:
+        try:
+            files = stack.enter_context(tokenizer_files(tokenizer))
+        except (OSError, ValueError, KeyError, TypeError, ImportError):
+            files = {}
+            left_out.append(f"the tokenizer {tokenizer}, which is not there any more")
+        yield files
 
 
 @dataclass(frozen=True)
@@ -114,20 +136,7 @@ class TargetKind:
 
 def kinds_of_targets() -> dict[str, TargetKind]:
     """Every word for a target, in the order of the choice."""
-    return {to: TargetKind(FORMS[kind_of(to)], _families(to)) for to in words_of(Target)}
-
-
-def _families(to: str) -> tuple[str, ...]:
-    own = [one for one in DIALECTS.values() if one.home is not None and one.trainer.lower() == to]
-    return tuple(sorted({name for one in own for name in one.model_types}))
-
-
-def kind_of(to: str) -> str:
-    """The kind of file or directory that a conversion writes."""
-    if to == "composer":
-        return "torch"
-    homes = [one.home for one in DIALECTS.values() if one.home is not None and one.trainer.lower() == to]
-    return homes[0].kind if homes else to
+    return {to: TargetKind(FORMS[kind_of(to)], families_of(to)) for to in words_of(Target)}
 
 
 def _for(state: TrainingState, to: Target, prefix: str) -> tuple[Checkpoint, list[str]]:
@@ -148,7 +157,7 @@ def _for(state: TrainingState, to: Target, prefix: str) -> tuple[Checkpoint, lis
         return new, [*old.carried.left_behind, *_others(state)]
     if to == "composer":
         return _for_composer(state)
-    if _families(to):
+    if families_of(to):
         new, left_out = _for_huggingface(_with_names(state))
         made, others = in_dialect(new, state.architecture, dialect_for(to, state.architecture))
         return made, [*left_out, *others]

@@ -79,12 +79,17 @@ def library_page() -> str:
         one = getattr(ckptgrow, name)
         if not (inspect.isclass(one) and issubclass(one, errors.CkptgrowError)):
             parts += [f"## `{name}`", f"```python\n{_signature(name, one)}\n```", _documentation(one)]
-    from ckptgrow import train
+    from ckptgrow import families, train
 
-    parts.append("# For scripts of your own: `ckptgrow.train`")
-    for name in train.__all__:
-        one = getattr(train, name)
-        parts += [f"## `{name}`", f"```python\n{_signature(name, one)}\n```", _documentation(one)]
+    for title, module in (
+        ("For scripts of your own: `ckptgrow.train`", train),
+        ("For tables of your own: `ckptgrow.families`", families),
+    ):
+        parts.append(f"# {title}")
+        for name in module.__all__:
+            one = getattr(module, name)
+            signature = f"```python\n{_signature(name, one)}\n```" if callable(one) else ""
+            parts += [f"## `{name}`", signature, _documentation(one)]
     return "\n\n".join(parts) + "\n"
 
 

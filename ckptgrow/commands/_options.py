@@ -94,7 +94,7 @@ MaxShardSizeOption = Annotated[
         callback=checked_size("--max-shard-size"),
     ),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace OUT if something of its kind is there.")]
 DryRunOption = Annotated[
     bool,
     typer.Option(

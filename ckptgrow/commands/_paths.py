@@ -13,7 +13,8 @@ from ckptgrow.data.directories import META, directories_in, not_prepared
 from ckptgrow.errors import DataError, RequestError, listing
 from ckptgrow.formats.foreign import check_is_no_foreign_file
 from ckptgrow.storage.files.archive_signs import check_is_archive
-from ckptgrow.storage.files.targets import check_suffix, check_target
+from ckptgrow.storage.files.file_signs import Kinds, check_replaceable
+from ckptgrow.storage.files.targets import check_parent, check_suffix, check_target
 
 OF_TRAINER = re.compile(r"checkpoint-(\d+)")
 CONFIG = "config.json"
@@ -154,6 +155,25 @@ def output_at(path: Path) -> Path:
     if is_address(path):
         raise RequestError(f"{typed(path)}: is an address, expected a local path; copy the output there afterwards")
     return path.expanduser()
+
+
+def file_for(kinds: Kinds) -> Callable[[Path | None], Path | None]:
+    """Takes the path of a file to write; raises RequestError where its ending is of none of the kinds, or a file of
+    another kind is there.
+    """
+
+    def found(path: Path | None) -> Path | None:
+        if path is None:
+            return None
+        there = output_at(path)
+        if there.suffix.lower() not in kinds:
+            raise RequestError(f"{path}: expected a name that ends in {' or '.join(kinds)}")
+        check_replaceable(there, kinds[there.suffix.lower()])
+        around = next(one for one in there.absolute().parents if one.exists())  # what lacks is made
+        check_parent(around / there.name)
+        return there
+
+    return found
 
 
 def check_paths(source: Path, target: Path, *, force: bool) -> None:

@@ -16,7 +16,9 @@ from ckptgrow.commands._dry_run import NOTHING_WRITTEN, carried_in, room_for, te
 from ckptgrow.commands._paths import checkpoint_at, grown_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import byte_size
+from ckptgrow.dialects.target_kinds import kind_of
 from ckptgrow.errors import RequestError
+from ckptgrow.formats.target_names import check_name
 from ckptgrow.storage.files.targets import check_target
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ def convert(
     if source is None or target is None or to is None:
         raise RequestError("Missing IN, OUT or --to KIND; name them, or pass --list")
     check_target(source, target, force=force)
+    check_name(target, kind_of(to))
     from ckptgrow.conversion import convert as convert_checkpoint
 
     screen = Screen(as_json)
@@ -90,7 +93,6 @@ def convert(
 
 def _rehearsed(pair: tuple[Path, Path], to: Target, asked: Mapping[str, Any], force: bool, screen: Screen) -> int:
     from ckptgrow.conversion import convert as convert_checkpoint
-    from ckptgrow.conversion import kind_of
     from ckptgrow.formats.known_formats import check_output
 
     source, target = pair
@@ -112,12 +114,15 @@ def _told(done: Converted, source: Path, target: Path, screen: Screen) -> Mappin
     screen.say(
         f"{typed(source)} ({done.kinds[0]}) → {typed(target)} ({done.kinds[1]}): {done.num_parameters:,} parameters."
     )
+    if done.tokenizer is not None:
+        screen.say(f"beside it the tokenizer of its run, {done.tokenizer}")
     if done.left_out:
         screen.say(f"left out, for {done.kinds[1]} has no place for it: {', '.join(done.left_out)}")
     return {
         "out": typed(target),
         "kinds": list(done.kinds),
         "num_parameters": done.num_parameters,
+        "tokenizer": done.tokenizer,
         "left_out": list(done.left_out),
     }
 

@@ -6,8 +6,9 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
+from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +22,8 @@ from ckptgrow.commands.generate import generate
 from ckptgrow.commands.run_plan import run_plan
 from ckptgrow.commands.run_report import report
 from ckptgrow.commands.train import train
-from ckptgrow.errors import MissingDependencyError, RequestError
+from ckptgrow.errors import MissingDependencyError, RequestError, listing
+from ckptgrow.storage.files.file_signs import PAGES, FileKind, Kinds, check_replaceable, with_key
 
 if TYPE_CHECKING:
     from ckptgrow.report.run_record import RunRecord
@@ -35,7 +37,18 @@ COMMANDS: Mapping[str, Callable[..., Any]] = {
     "generate": generate,
 }
 LIBRARIES = ("lightning", "scipy", "matplotlib")  # of the extras that it needs
-MADE = ("text.jsonl", "plan.json", "large.json", "data", "run", "scratch", "report", "report.html")
+MADE_INSIDE: Mapping[str, Sequence[str]] = {
+    "data": ("train.bin", "val.bin", "meta.json"),
+    "run": ("stage-*", "first-model.json", "journal.jsonl", "evaluate*"),
+    "scratch": ("checkpoints", "last.json", "metrics.csv"),
+    "report": ("*.png",),
+}
+MADE_FILES: Kinds = {
+    "text.jsonl": FileKind("text", lambda beginning: beginning.startswith(b'{"text": ')),
+    "plan.json": with_key("a plan", "stages"),
+    "large.json": with_key("a config", "model_type"),
+    "report.html": PAGES[".html"],
+}
 
 
 def demo(
@@ -80,15 +93,30 @@ def demo(
 
 
 def _make_room(out: Path, *, force: bool) -> None:
-    there = [out / name for name in MADE if (out / name).exists()]
+    there = [out / name for name in (*MADE_FILES, *MADE_INSIDE) if (out / name).exists()]
     if there and not force:
         raise RequestError(f"{out}: holds a demo already; choose another --out, or pass --force to replace it")
+    for one in there:
+        _check_is_of_demo(one)
     for one in there:
         if one.is_dir():
             shutil.rmtree(one)
         else:
             one.unlink()
     out.mkdir(parents=True, exist_ok=True)
+
+
+def _check_is_of_demo(path: Path) -> None:
+    """Raises RequestError where something is not what a demo writes under its name, as far as beginnings and the names
+    inside tell.
+    """
+    if path.name in MADE_FILES:
+        check_replaceable(path, MADE_FILES[path.name])
+        return
+    names = [one.name for one in path.iterdir() if not one.name.startswith(".")] if path.is_dir() else [path.name]
+    others = [name for name in names if not any(fnmatch(name, one) for one in MADE_INSIDE[path.name])]
+    if others:
+        raise RequestError(f"{path}: holds {listing(others)}, expected what a demo wrote alone; choose another --out")
 
 
 def _staged(out: Path, screen: Screen) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ckptgrow.probe.candidates import Candidate
     from ckptgrow.probe.report_of_probe import ProbeReport
 
-COLUMNS = ("candidate", "loss", "behind", "95 %", "slope", "jump", "spike", "gradients", "")
+COLUMNS = ("candidate", "mean loss", "difference", "95 %", "slope", "jump", "spike", "gradients", "")
 
 
 def probe(
@@ -153,7 +153,10 @@ def _names(text: str) -> list[str]:
 
 
 def _show(found: ProbeReport, screen: Screen) -> None:
-    from ckptgrow.probe.report_of_probe import verdict
+    from ckptgrow.probe.report_of_probe import ranking, verdict
+    from ckptgrow.probe.rungs import groups_of
+
+    last = groups_of(found.rungs[-1])[-1]
 
     rows = [
         (
@@ -171,8 +174,11 @@ def _show(found: ProbeReport, screen: Screen) -> None:
     ]
     rows += [(one.name, one.loss, *[None] * 6, f"control, {one.steps:,} steps") for one in found.controls]
     screen.table("", COLUMNS, rows)
-    level = f"; level with it: {', '.join(found.level)}" if found.level else ""
-    screen.say(f"{found.winner.name} is best after {found.rungs[-1]:,} steps{level}. {found.flops:.3g} FLOPs.")
+    screen.say(
+        f"mean loss: over the held-out sequences, and over the measurements at steps {', '.join(map(str, last))} (or "
+        "where as much compute was spent); difference: to the lowest of those that went as far."
+    )
+    screen.say(f"{ranking(found.winner.name, found.level, found.rungs[-1])}. {found.flops:.3g} FLOPs.")
     for words in found.commands:
         screen.say(shlex.join(words))
     screen.result(spelled_in(found.to_json()))

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckptgrow.commands._paths import run_at, trained_at
+from ckptgrow.commands._paths import file_for, run_at, trained_at
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.errors import needs
+from ckptgrow.storage.files.file_signs import PAGES
 
 if TYPE_CHECKING:
     from ckptgrow.report.saved_compute import SavedCompute
@@ -28,7 +29,12 @@ def report(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write the page [default: report.html in DIR].", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Where to write the page (.html) [default: report.html in DIR].",
+            show_default=False,
+            callback=file_for(PAGES),
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -25,7 +25,7 @@ from ckptgrow.data.directories import META
 from ckptgrow.data.documents import Document, Remarks
 from ckptgrow.data.inputs import Documents, InputPiece, expand, pieces
 from ckptgrow.data.reading import documents_in
-from ckptgrow.errors import CkptgrowError, DataError, RequestError
+from ckptgrow.errors import CkptgrowError, DataError, RequestError, listing
 from ckptgrow.ranges import check
 
 Split = Literal["train", "val"]
@@ -141,6 +141,11 @@ def _check_free(out: Path, *, force: bool) -> None:
         raise RequestError(f"{out}: holds prepared data already; choose another directory, or pass ⟦force⟧")
     if out.exists() and not out.is_dir():
         raise RequestError(f"{out}: is a file, expected the directory to write to, after all inputs")
+    others = [name for name in (*(f"{split}.bin" for split in SPLITS), TRAINED) if (out / name).exists()]
+    if others and not (out / META).exists() and not (out / PARTS).exists():
+        raise RequestError(
+            f"{out}: holds {listing(others)} that `ckptgrow data` has not written; choose another directory"
+        )
 
 
 def _clear(out: Path) -> None:

@@ -16,6 +16,7 @@ from ckptgrow.drafting.trial import Tried, tried
 from ckptgrow.errors import ConfigError, RequestError
 from ckptgrow.families.registry import FAMILIES
 from ckptgrow.storage.files.atomic import appearing
+from ckptgrow.storage.files.file_signs import TABLES, check_replaceable
 from ckptgrow.storage.files.json_files import config_in_file, write_text
 
 
@@ -58,10 +59,11 @@ def write_new_table(
     that is there already or is no Python file.
     """
     path = target or Path(f"{re.sub(r'[^a-z0-9]', '_', model_type)}_family.py")
-    if path.suffix != ".py":
+    if path.suffix not in TABLES:
         raise RequestError(f"{path}: is no name of a Python file, expected one that ends with .py")
     if path.exists() and not force:
         raise RequestError(f"{path}: exists already, expected a new name; give another one, or ⟦force⟧")
+    check_replaceable(path, TABLES[path.suffix])
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

@@ -18,6 +18,7 @@ from ckptgrow.evaluate.quiet import quiet
 from ckptgrow.evaluate.subject import Subject
 from ckptgrow.evaluate.tasks import Loaded
 from ckptgrow.storage.files.atomic import appearing
+from ckptgrow.storage.files.file_signs import SAMPLE_LINES
 from ckptgrow.storage.files.targets import check_target
 
 
@@ -113,7 +114,7 @@ def write_samples(evaluations: Sequence[Evaluation], path: Path) -> None:
 def check_samples(path: Path | None, checkpoint: Path, *, force: bool) -> None:
     """Raises RequestError where samples could not be written to `path` later."""
     if path is not None:
-        check_target(checkpoint, path, force=force)
+        check_target(checkpoint, path, force=force, kind=SAMPLE_LINES)
 
 
 def _check(loaded: Loaded, settings: EvalSettings, processes: EvalProcesses) -> None:

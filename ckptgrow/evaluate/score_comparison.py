@@ -20,6 +20,7 @@ from ckptgrow.evaluate.blocks import PERPLEXITY
 from ckptgrow.evaluate.evaluation import Evaluation
 from ckptgrow.evaluate.tasks import Loaded
 
+NORMAL_95 = 1.959964  # standard errors on either side of 95 %
 MAX_LEFT_OUT = 500  # more samples than that are left out in as many equal parts
 Aggregation = Callable[[Sequence[Any]], float]
 
@@ -39,6 +40,12 @@ class Difference:
         """The largest difference, relative to the first value (absolute where that is 0)."""
         scale = abs(self.values[0]) or 1.0
         return max(abs(one) / scale for one in self.differences)
+
+    @property
+    def is_seen(self) -> bool | None:
+        """Whether some difference is larger than chance, of 95 %, lets it be; None where no error is known."""
+        pairs = [(one, error) for one, error in zip(self.differences, self.standard_errors, strict=True) if error]
+        return any(abs(one) > NORMAL_95 * error for one, error in pairs) if pairs else None
 
 
 @dataclass(frozen=True)

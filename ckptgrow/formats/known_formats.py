@@ -19,6 +19,7 @@ from ckptgrow.formats.fsdp import ShardedFormat
 from ckptgrow.formats.huggingface import HuggingFaceFormat, bytes_of_second_copy
 from ckptgrow.formats.megatron_format import MEGATRON, MegatronFormat, num_bytes_of_halves
 from ckptgrow.formats.recipe_states import TORCHTUNE, RecipeStateFormat
+from ckptgrow.formats.target_names import SHARED, check_name
 from ckptgrow.formats.torch_directories import TorchDirectoryFormat
 from ckptgrow.formats.torch_files import TorchFileFormat
 from ckptgrow.progress import Progress
@@ -39,7 +40,6 @@ FORMATS: tuple[Format, ...] = (
     TorchFileFormat(),
 )
 HEADROOM, OF_A_TENSOR = 1.02, 2500  # alignment beside the tensors' bytes; bytes of a name, an archive's directory
-SHARED = ("dcp", "fsdp", MEGATRON)  # kinds that several processes can write together
 
 
 def format_of(path: Path) -> Format:
@@ -88,8 +88,8 @@ def check_output(source: Path, target: Path, *, force: bool, kind: str | None = 
     check_target(source, target, force=force)
     if kind is None:
         check_suffix(target, is_directory=source.is_dir(), besides=source.suffix)
-    else:  # Lightning names directories of a distributed checkpoint .ckpt too
-        check_suffix(target, is_directory=kind not in ("lightning", "torch"), besides=".ckpt" if kind in SHARED else "")
+    else:
+        check_name(target, kind)
     if is_address(target):
         return
     there, here = target.resolve(), source.resolve()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ckptgrow.errors import RequestError, needs
+from ckptgrow.errors import needs
 
 SIZE = (5.2, 3.6)  # inches
 AXIS = ("compute (FLOPs)", "validation loss (nats)")
@@ -56,12 +56,6 @@ def short_number(value: float) -> str:
         if value >= unit:
             return f"{value / unit:.3g} {letter}"
     return f"{value:.3g}"
-
-
-def check_ending(path: Path) -> None:
-    """Raises RequestError for a name without the ending of a figure."""
-    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise RequestError(f"⟦plot {path}⟧: expected a name that ends in .png, .pdf or .svg")
 
 
 def save(figure: Any, path: Path) -> None:

@@ -45,6 +45,11 @@ class GrowthPoint:
         """Whether the saving is above zero in at least 95 % of resamples, and nearly all of them have a point."""
         return self.spread.saving[0] > 0 and self.spread.share_without <= MOST_WITHOUT
 
+    @property
+    def is_told_from_zero(self) -> bool:
+        """The same of either sign: whether growth is seen to save, or to cost."""
+        return self.is_distinguishable or (self.spread.saving[1] < 0 and self.spread.share_without <= MOST_WITHOUT)
+
 
 def growth_point(small: Curve, large: Curve, operator: OperatorName, threshold: float | None = None) -> GrowthPoint:
     """The plan from two curves.

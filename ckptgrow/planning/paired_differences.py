@@ -20,6 +20,7 @@ from ckptgrow.errors import needs
 Vector = npt.NDArray[np.float64]
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+NO_DIFFERENCE = "no difference seen"  # what is said where an interval holds zero
 NORMAL_95 = 1.959964  # standard errors on either side of 95 %
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -160,6 +160,13 @@ class Entrants:
         """Steps of a model that cost what so many of the reference's do."""
         return max(1, round(mark * self.reference.size.without_embeddings / size.without_embeddings))
 
+    def control_steps(self, name: str, marks: Sequence[int]) -> tuple[int, ...]:
+        """At which steps a control is measured."""
+        return self._steps_at(self.small_size, marks) if name == SMALL else tuple(marks)
+
+    def _steps_at(self, size: ModelSize, marks: Sequence[int]) -> tuple[int, ...]:
+        return tuple(sorted({self.steps_at(size, mark) for mark in marks}))
+
     def task(self, name: str, draw: int, rung: int) -> Task:
         one, start = self.grown[name], self.grown[name].result.step[1] or 0
         number = list(self.grown).index(name)
@@ -172,7 +179,7 @@ class Entrants:
             start=start,
             given={**self._given, **one.candidate.training},
         )
-        return Task(arm, tuple(sorted({self.steps_at(one.size, mark) for mark in marks_of(rung)})))
+        return Task(arm, self._steps_at(one.size, marks_of(rung)))
 
     @property
     def _given(self) -> dict[str, Any]:
@@ -205,7 +212,7 @@ class Entrants:
             start=self.small.position.global_step or 0,
             given=self._of_control,
         )
-        return Task(arm, (self.steps_at(self.small_size, rung),))
+        return Task(arm, self._steps_at(self.small_size, marks_of(rung)))
 
     def scratch_task(self, rung: int) -> Task:
         carried = {**self.settings.carried(), "growing": self.settings.growing, "betas": self.settings.betas}
@@ -221,7 +228,7 @@ class Entrants:
         arm = Arm(
             name=SCRATCH, directory=self.work / "scratch", source=None, candidate=None, seed=0, start=0, given=given
         )
-        return Task(arm, (rung,))
+        return Task(arm, marks_of(rung))
 
     def identity(self) -> dict[str, Any]:
         """What arms depend on: of another one they would be others."""

@@ -21,7 +21,7 @@ from ckptgrow.probe.arms import Trace
 from ckptgrow.probe.candidates import check_names
 from ckptgrow.probe.entrants import SCRATCH, SMALL, Entrants, ProbeRequest
 from ckptgrow.probe.limits import check_steps
-from ckptgrow.probe.report_of_probe import ProbeReport, control_of, entry_of
+from ckptgrow.probe.report_of_probe import ProbeReport, control_of, entry_of, left_behind
 from ckptgrow.probe.rungs import Cost, budget_of, groups_of, half, marks_of, rungs_within
 from ckptgrow.probe.side_by_side import Task, all_advanced
 from ckptgrow.probe.standings import Measured, Place, ranked
@@ -127,7 +127,8 @@ class _Probe:
 
     def _heard(self, task: Task, trace: Trace) -> None:
         steps = max(trace.held_out, default=0)
-        loss = f"loss {trace.held_out[steps].mean():.4f}" if trace.is_finite and trace.held_out else trace.diverged
+        is_known = trace.is_finite and trace.held_out
+        loss = f"held-out loss {trace.held_out[steps].mean():.4f} there" if is_known else trace.diverged
         self.tell(f"{task.arm.name}: step {steps}, {loss}")
 
     def _rank(self, rung: int) -> None:
@@ -164,11 +165,14 @@ class _Probe:
             source=entrants.source,
             data=entrants.data,
             entries=entries,
-            controls=tuple(control_of(name, self.traces[name][0]) for name in (SMALL, SCRATCH)),
+            controls=tuple(
+                control_of(name, self.traces[name][0], entrants.control_steps(name, groups_of(rungs[-1])[-1]))
+                for name in (SMALL, SCRATCH)
+            ),
             rungs=rungs,
             flops=flops,
             seed=entrants.request.seed,
         )
 
     def _of_dropping(self, name: str) -> str | None:
-        return f"behind at {self.dropped[name]} steps" if name in self.dropped else None
+        return left_behind(self.places[name], self.dropped[name]) if name in self.dropped else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ckptgrow.planning.paired_differences import Interval95
+from ckptgrow.planning.paired_differences import NO_DIFFERENCE, Interval95
 from ckptgrow.probe.candidates import Candidate
 from ckptgrow.probe.standings import Place
 
@@ -40,7 +40,7 @@ class ProbedCandidate:
 
 @dataclass(frozen=True)
 class Control:
-    """What the same compute does without the growth: steps, and held-out loss after them."""
+    """What the same compute does without the growth: steps, and `loss` as a candidate's."""
 
     name: str
     steps: int
@@ -66,10 +66,11 @@ def entry_of(
     )
 
 
-def control_of(name: str, trace: Trace) -> Control:
-    """A control's row."""
-    steps = max(trace.held_out, default=0)
-    return Control(name, steps, float(trace.held_out[steps].mean()) if trace.is_finite and trace.held_out else None)
+def control_of(name: str, trace: Trace, steps: Sequence[int]) -> Control:
+    """A control's row; its loss is the mean of its measurements at some steps, as a candidate's is."""
+    is_whole = trace.is_finite and all(step in trace.held_out for step in steps)
+    loss = statistics.fmean(float(trace.held_out[step].mean()) for step in steps) if is_whole else None
+    return Control(name, max(trace.held_out, default=0), loss)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -92,7 +93,22 @@ def _ratio(gradients: Mapping[int, float], small: Mapping[int, float]) -> float 
 
 def verdict(name: str, winner: str, level: Sequence[str]) -> str:
     """What a candidate that is not out is beside the winner."""
-    return "best" if name == winner else "level" if name in level else "behind"
+    if name == winner:
+        return "lowest" if level else "best"
+    return NO_DIFFERENCE if name in level else "behind"
+
+
+def ranking(winner: str, level: Sequence[str], steps: int) -> str:
+    """Which recipe is best after so many steps, as far as it can be told."""
+    if not level:
+        return f"{winner} is best after {steps:,} steps"
+    return f"{winner} has the lowest mean loss after {steps:,} steps, with {NO_DIFFERENCE} to {', '.join(level)}"
+
+
+def left_behind(place: Place, steps: int) -> str:
+    """Why a candidate went no further than so many steps."""
+    found = f"{NO_DIFFERENCE}, left out by rank" if place.behind.holds_zero else "behind"
+    return f"{found} at {steps} steps"
 
 
 @dataclass(frozen=True, kw_only=True)

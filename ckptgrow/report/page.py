@@ -128,7 +128,7 @@ def _probe(stage: str, found: Mapping[str, Any]) -> str:
     rows += [
         (one["name"], _loss(one["loss"]), *["–"] * 5, f"control, {one['steps']:,} steps") for one in found["controls"]
     ]
-    columns = ("candidate", "held-out loss", "behind", "95 %", "slope", "jump", "spike", "verdict")
+    columns = ("candidate", "mean held-out loss", "difference", "95 %", "slope", "jump", "spike", "verdict")
     title = f"The probe that chose the recipe of {stage}: {found['rungs'][-1]:,} steps, {found['flops']:.3g} FLOPs"
     return _table(title, columns, rows)
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ckptgrow.planning.learning_curves import FEWEST, Curve
+from ckptgrow.planning.paired_differences import NO_DIFFERENCE
 from ckptgrow.planning.uncertainty import QUANTILES, RESAMPLES, centre_and_scaled_residuals, resampled
 from ckptgrow.report.run_record import RunRecord, TrainedCurve, of_other_data
 
@@ -50,6 +51,8 @@ class SavedCompute:
         if self.is_bound:
             return f"{told}did not get there in {self.scratch_flops:.3g}: at least {self.share:.0%} saved{spread}."
         saved = f"{self.share:.0%} saved" if self.share >= 0 else f"{-self.share:.0%} more than from scratch"
+        if self.interval is not None and self.interval[0] <= 0 <= self.interval[1]:
+            saved = f"{NO_DIFFERENCE} in compute, {saved}"
         return f"{told}took {self.scratch_flops:.3g} for the same: {saved}{spread}."
 
 

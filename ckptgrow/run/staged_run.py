@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ckptgrow.errors import RequestError
+from ckptgrow.probe.report_of_probe import ranking
 from ckptgrow.recipes.recipe_options import OPERATORS
 from ckptgrow.run.closing_jobs import EvaluateJob, TidyJob
 from ckptgrow.run.devices import Devices
@@ -171,8 +172,7 @@ def _in_words(result: Mapping[str, Any]) -> str:
         moments = "" if result["moments"] is None else f", moments {result['moments']:.1e}"
         return f"verified: logits differ by {result['logits']:.1e} of the largest{moments}"
     if "winner" in result:
-        level = f"; level with it: {', '.join(result['level'])}" if result["level"] else ""
-        return f"{result['winner']} is best after {result['rungs'][-1]:,} steps{level}; {result['flops']:.3g} FLOPs"
+        return f"{ranking(result['winner'], result['level'], result['rungs'][-1])}; {result['flops']:.3g} FLOPs"
     if "results" in result:
         return "; ".join(f"{task} {_score(scores)}" for task, scores in result["results"].items())
     return f"removed {len(result.get('removed', ()))} checkpoints"

@@ -2,50 +2,35 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ckptgrow.conversion import convert
 from ckptgrow.data.pretrained_tokenizer import pretrained_tokenizer
+from ckptgrow.data.tokenizer_files import tokenizer_files
+from ckptgrow.formats.carried_files import Carried
 from ckptgrow.formats.known_formats import write_checkpoint
 from ckptgrow.progress import silent
 from ckptgrow.storage.files.atomic import appearing
 
 EXPORTED = "model"  # in the run's directory
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model", "chat_template.jinja"),
-)
-NO_TOKENIZER = (None, "bytes")  # what meta.json says of data that need none from transformers
 
 
 def export(checkpoint: Path, target: Path, tokenizer: str | None) -> str:
     """Writes a run's model, its tokenizer and a generation config, so that transformers' `from_pretrained` loads each;
     returns a sentence about it. What is at `target` is replaced once the new directory is whole.
 
-    `tokenizer`: a name, a directory, or one of `NO_TOKENIZER`.
+    `tokenizer`: a name, a directory, or one of `data.tokenizer_files.NO_TOKENIZER`.
     """
     found = convert(checkpoint, None, "huggingface").checkpoint
     assert found is not None
-    with appearing(target) as partial:
-        write_checkpoint(replace(found, optimizers=(), schedulers=(), scaler=None), partial, silent, force=True)
-        loaded = None if tokenizer in NO_TOKENIZER else _with_tokenizer(partial, str(tokenizer))
-        _write_generation_config(partial, loaded)
-    return f"exported: {target}" + ("" if loaded is not None else ", without a tokenizer: the data's are bytes")
-
-
-def _with_tokenizer(target: Path, tokenizer: str) -> Any:
-    """Puts the tokenizer beside the model; returns it."""
-    loaded = pretrained_tokenizer(tokenizer)
-    if Path(tokenizer).is_dir():  # its own files, for what the library would write in another form
-        for name in TOKENIZER_FILES:
-            if (Path(tokenizer) / name).is_file():
-                shutil.copy2(Path(tokenizer) / name, target / name)
-    else:
-        loaded.save_pretrained(target)
-    return loaded
+    with tokenizer_files(tokenizer) as files, appearing(target) as partial:
+        carried = Carried(files=tuple(files), replaced=files)
+        alone = replace(found, optimizers=(), schedulers=(), scaler=None, carried=carried)
+        write_checkpoint(alone, partial, silent, force=True)
+        _write_generation_config(partial, pretrained_tokenizer(str(partial)) if files else None)
+    return f"exported: {target}" + ("" if files else ", without a tokenizer: the data's are bytes")
 
 
 def _write_generation_config(target: Path, tokenizer: Any) -> None:

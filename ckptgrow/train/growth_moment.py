@@ -9,7 +9,8 @@ from typing import Any, Literal
 from ckptgrow.choices import AfterGrowth
 from ckptgrow.distributed import alone, processes
 from ckptgrow.errors import RequestError
-from ckptgrow.formats.known_formats import SHARED, format_of
+from ckptgrow.formats.known_formats import format_of
+from ckptgrow.formats.target_names import SHARED
 from ckptgrow.growth.request import StateRequest
 from ckptgrow.live.live_growth import AskedGrowth, asked_growth
 from ckptgrow.planning.operators import THRESHOLDS

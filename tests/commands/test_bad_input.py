@@ -159,9 +159,9 @@ def test_nonfinite_weights_are_refused_without_a_flag(
 
 def test_an_existing_output_is_refused_without_force(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = source.with_name("out.ckpt")
-    out.write_text("precious")
+    shutil.copy(source, out)
     refused(["width", str(source), str(out)], capsys, "out.ckpt", "--force")
-    assert out.read_text() == "precious"
+    assert out.read_bytes() == source.read_bytes()
     assert run(["width", str(source), str(out), "--force"]) == 0
     capsys.readouterr()
 
@@ -180,11 +180,12 @@ def test_a_failed_growth_keeps_what_force_would_replace(source: Path, capsys: py
     def spoil(tree: dict[str, Any]) -> None:
         tree["state_dict"]["model.transformer.wpe.weight"][0, 0] = float("nan")
 
-    edited(source, spoil)
     out = source.with_name("out.ckpt")
-    out.write_text("precious")
+    shutil.copy(source, out)
+    precious = out.read_bytes()
+    edited(source, spoil)
     refused(["width", str(source), str(out), "--force"], capsys, "wpe")
-    assert out.read_text() == "precious"
+    assert out.read_bytes() == precious
 
 
 def test_a_missing_directory_is_named(source: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,14 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ckptgrow.cli import PROGRAM, app, run
-from ckptgrow.commands._command_tree import tree_of
-from ckptgrow.commands._help import PanelledGroup
+from ckptgrow.cli import run
 from ckptgrow.ranges import RANGES, Range
+from tests.helpers.command_lines import commands
 from tests.helpers.commands import refused
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "gpt2-tiny.ckpt"
@@ -40,18 +38,9 @@ READ_BY_COMMANDS = {
 }
 
 
-def commands(group: PanelledGroup, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command's words and itself."""
-    for name, one in group.commands.items():
-        if isinstance(one, PanelledGroup):
-            yield from commands(one, (*before, name))
-        else:
-            yield (*before, name), one
-
-
 def numbers() -> Iterator[tuple[tuple[str, ...], str, str, type]]:
     """Every option that takes a number: its command, flag and Python name, and which numbers."""
-    for words, command in commands(tree_of(app, PROGRAM)):
+    for words, command in commands():
         for one in command.params:
             if (kind := one.type_descriptor.annotation) in (int, float):
                 yield words, one.opts[0], str(one.name), kind
@@ -122,7 +111,7 @@ def test_a_number_that_an_option_does_not_take_is_told(
 
 def worded() -> Iterator[tuple[tuple[str, ...], str, str]]:
     """Every option whose words its command reads."""
-    for words, command in commands(tree_of(app, PROGRAM)):
+    for words, command in commands():
         for one in command.params:
             if one.name in READ_BY_COMMANDS and one.type_descriptor.annotation is str:
                 yield words, one.opts[0], str(one.name)

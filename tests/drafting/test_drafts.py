@@ -124,7 +124,7 @@ def test_a_wrong_table_fails_its_check(capsys: pytest.CaptureFixture[str]) -> No
     [
         (["nonesuch"], "nonesuch: transformers has no such model type"),
         (["vit"], "vit: transformers has no class of it with a head over tokens"),
-        (["llama", "llama.txt"], "llama.txt: is no name of a Python file"),
+        (["llama", "llama.txt"], "llama.txt: expected a name that ends in .py"),
         (["llama", "there.py"], "there.py: exists already"),
         (["llama", "new.py", "--like", "config.json"], "config.json: is no config of llama"),
     ],

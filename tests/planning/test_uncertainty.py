@@ -61,6 +61,7 @@ def test_a_saving_below_zero_and_one_lost_in_noise_are_not_distinguishable() -> 
     assert not growth_point(same[0], same[1], "width").is_distinguishable
     noisy_ones = [growth_point(*pair(2e-3, generator), "width") for _ in range(3)]
     assert not any(one.is_distinguishable for one in noisy_ones)
+    assert not any(one.is_told_from_zero for one in noisy_ones)
 
 
 def test_a_local_quadratic_is_exact_for_parabolas_and_its_variance_is_that_of_repeats() -> None:

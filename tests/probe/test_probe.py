@@ -186,6 +186,17 @@ def test_draws_of_a_recipe_are_averaged(small: Path, data: Path, tmp_path: Path)
     assert row.loss == pytest.approx(np.mean(kept), rel=1e-12)
 
 
+def test_a_control_s_loss_is_the_mean_that_a_candidate_s_is(planted: tuple[str, Path]) -> None:
+    """Of six steps those at 5 and 6, and those after as much compute of the small model."""
+    found, work = json.loads(planted[0]), planted[1]
+    assert [one["name"] for one in found["controls"]] == ["small model continued", "large model from scratch"]
+    for control, name in zip(found["controls"], ("small", "scratch"), strict=True):
+        steps = sorted(int(one.stem.rpartition("-")[2]) for one in (work / name).glob("held-out-*.npy"))
+        kept = [np.load(work / name / f"held-out-{step}.npy").mean() for step in steps if step > 0.8 * steps[-1]]
+        assert control["steps"] == steps[-1] and len(kept) == 2
+        assert control["loss"] == pytest.approx(np.mean(kept), rel=1e-12)
+
+
 @pytest.mark.slow
 def test_processes_side_by_side_find_the_same(
     planted: tuple[str, Path], small: Path, data: Path, capsys: pytest.CaptureFixture[str]

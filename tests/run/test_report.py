@@ -19,7 +19,7 @@ from ckptgrow.report.last_saved import last_saved
 from ckptgrow.report.page import page_of
 from ckptgrow.report.pictures import pictures_of
 from ckptgrow.report.run_record import TrainedCurve, recorded
-from ckptgrow.report.saved_compute import incomparable, saving_of
+from ckptgrow.report.saved_compute import SavedCompute, incomparable, saving_of
 from ckptgrow.train.run_directory import described
 from tests.helpers.commands import as_json, refused
 from tests.helpers.staged_runs import STAGES, journal, plan_file, run_here
@@ -196,6 +196,15 @@ def test_what_was_saved_is_the_share_of_the_compute_to_the_same_loss(out: Path, 
     if noise == 0:
         assert found.share == pytest.approx(1 - 0.75 / 2, abs=1e-9)
     assert found.interval[0] - 1e-9 <= 1 - 0.75 / 2 <= found.interval[1] + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [((-0.02, 0.3), "no difference seen in compute, 9% saved (90 %"), ((0.02, 0.3), "for the same: 9% saved (90 %")],
+)
+def test_a_saving_whose_interval_holds_zero_is_no_difference(interval: tuple[float, float], said: str) -> None:
+    found = SavedCompute(loss=1.5, staged_flops=1e9, scratch_flops=1.1e9, share=0.09, interval=interval, is_bound=False)
+    assert said in found.sentence
 
 
 def test_a_loss_that_scratch_never_had_gives_a_bound(out: Path) -> None:

@@ -89,6 +89,19 @@ def test_what_a_run_exports_is_its_model_for_transformers(tmp_path: Path, capsys
     assert tokenizer.decode(tokens[0]) == "the 7 th"
     assert GenerationConfig.from_pretrained(out / "model").eos_token_id == tokenizer.eos_token_id
     assert not list((out / "model").glob("optimizer*")) and not list((out / "model").glob("*.bin"))
+    wide, last, own = tmp_path / "wide.ckpt", out / "checkpoints" / "last.ckpt", tmp_path / "data" / "tokenizer"
+    assert run(["width", str(last), str(wide)]) == 0
+    for source in (last, wide):  # `convert` knows the tokenizer from the checkpoint
+        converted = tmp_path / f"hf-{source.stem}"
+        capsys.readouterr()
+        assert run(["convert", str(source), str(converted), "--to", "huggingface"]) == 0
+        assert f"the tokenizer of its run, {own}" in capsys.readouterr().out
+        assert (converted / "tokenizer.json").read_bytes() == (own / "tokenizer.json").read_bytes()
+        assert AutoTokenizer.from_pretrained(converted).decode(tokens[0]) == "the 7 th"
+    own.rename(tmp_path / "moved")
+    assert run(["convert", str(wide), str(tmp_path / "without"), "--to", "huggingface"]) == 0
+    assert f"the tokenizer {own}, which is not there any more" in capsys.readouterr().out
+    assert not (tmp_path / "without" / "tokenizer.json").exists()
 
 
 def test_the_utilisation_is_the_models_own_arithmetic_over_the_peak(tmp_path: Path, new: list[str]) -> None:

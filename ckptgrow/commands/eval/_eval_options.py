@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from ckptgrow.choices import EvalDtype, Measure
-from ckptgrow.commands._paths import whole_checkpoint_at
+from ckptgrow.commands._paths import file_for, whole_checkpoint_at
 from ckptgrow.errors import RequestError
+from ckptgrow.storage.files.file_signs import SAMPLES
 
 CheckpointArgument = Annotated[
     Path, typer.Argument(metavar="CKPT", help="The checkpoint.", show_default=False, callback=whole_checkpoint_at)
@@ -36,7 +37,12 @@ LimitOption = Annotated[
     ),
 ]
 SamplesOption = Annotated[
-    Path | None, typer.Option(help="Write every document's answers there, as JSON lines.", show_default=False)
+    Path | None,
+    typer.Option(
+        help="Write every document's answers there, as JSON lines (.jsonl).",
+        show_default=False,
+        callback=file_for(SAMPLES),
+    ),
 ]
 BootstrapOption = Annotated[
     int | None,

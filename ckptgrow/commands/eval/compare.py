@@ -15,6 +15,7 @@ from ckptgrow.commands._screen import JsonOption
 from ckptgrow.commands.eval import _eval_options as options
 from ckptgrow.commands.eval._eval_options import local_files
 from ckptgrow.commands.eval._eval_session import Session, TaskChoices, session
+from ckptgrow.errors import listing
 
 if TYPE_CHECKING:
     from ckptgrow.evaluate.evaluation import Evaluation
@@ -100,6 +101,7 @@ def _evaluated(work: Session, path: Path, loaded: Loaded | None, asked: _Asked) 
 
 def _show(comparison: Comparison, work: Session) -> None:
     from ckptgrow.evaluate.evaluation import metric_name
+    from ckptgrow.planning.paired_differences import NO_DIFFERENCE
 
     names = [one.checkpoint.name for one in comparison.evaluations]
     labels = names if len(set(names)) == len(names) else [str(one.checkpoint) for one in comparison.evaluations]
@@ -116,4 +118,6 @@ def _show(comparison: Comparison, work: Session) -> None:
     work.tell(tuple(dict.fromkeys(note for one in comparison.evaluations for note in one.notes)))
     largest = max((row.largest_relative for row in comparison.rows), default=0.0)
     work.screen.say(f"largest relative difference: {largest:.1e}" if largest else "all scores are equal")
+    if unseen := [f"{row.task} {metric_name(row.metric)}" for row in comparison.rows if row.is_seen is False]:
+        work.screen.say(f"{NO_DIFFERENCE} beyond 1.96 paired standard errors: {listing(unseen)}")
     work.screen.result(comparison.to_json())

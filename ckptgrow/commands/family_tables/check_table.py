@@ -21,7 +21,7 @@ def check_table(
 
     Examples:
         ckptgrow families check llama
-        ckptgrow --family cohere_family.py families check cohere
+        ckptgrow --family bitnet_family.py families check bitnet
     """
     from ckptgrow.drafting.table_check import check_table as check
 

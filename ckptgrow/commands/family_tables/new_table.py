@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ckptgrow.commands._options import ForceOption
+from ckptgrow.commands._paths import file_for
 from ckptgrow.commands._screen import JsonOption, Screen
+from ckptgrow.storage.files.file_signs import TABLES
 
 if TYPE_CHECKING:
     from ckptgrow.drafting.written_table import WrittenTable
@@ -20,7 +22,12 @@ def new_table(
     ],
     out: Annotated[
         Path | None,
-        typer.Argument(metavar="OUT", help="The file to write.  [default: MODEL_TYPE_family.py]", show_default=False),
+        typer.Argument(
+            metavar="OUT",
+            help="The file to write.  [default: MODEL_TYPE_family.py]",
+            show_default=False,
+            callback=file_for(TABLES),
+        ),
     ] = None,
     like: Annotated[
         Path | None,
@@ -38,7 +45,7 @@ def new_table(
 
     Examples:
         ckptgrow families new olmo_hybrid
-        ckptgrow families new cohere cohere_family.py
+        ckptgrow families new bitnet bitnet_family.py
     """
     from ckptgrow.drafting.written_table import write_new_table
 

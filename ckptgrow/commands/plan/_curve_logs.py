@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ckptgrow.choices import SpikeRule
+from ckptgrow.commands._paths import file_for
 from ckptgrow.commands._screen import Screen
+from ckptgrow.storage.files.file_signs import PICTURES
 
 if TYPE_CHECKING:
     from ckptgrow.planning.learning_curves import Curve
 
-PlotOption = Annotated[Path | None, typer.Option(help="Write a picture here (.png).", show_default=False)]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option(help="Write a picture here (.png, .pdf or .svg).", show_default=False, callback=file_for(PICTURES)),
+]
 LossOption = Annotated[str | None, typer.Option(help="The loss's column or tag.", show_default=False)]
 StepColumnOption = Annotated[
     str | None, typer.Option("--step-column", help="The column of optimizer steps in a CSV.", show_default=False)
@@ -26,15 +31,6 @@ SpikesOption = Annotated[
         "those more than 1 % above the last one kept, for smooth curves; none."
     ),
 ]
-
-
-def checked_plot(path: Path | None) -> Path | None:
-    """The same; raises RequestError for a name without a picture's ending, before anything is computed."""
-    if path is not None:
-        from ckptgrow.planning.figure_style import check_ending
-
-        check_ending(path)
-    return path
 
 
 def say_left_out(curves: Iterable[Curve], screen: Screen) -> None:

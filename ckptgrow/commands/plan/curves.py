@@ -12,6 +12,7 @@ from ckptgrow.commands._options import DialectOption
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands.plan._curve_logs import (
     LossOption,
+    PlotOption,
     SpikesOption,
     StepColumnOption,
     left_out,
@@ -37,7 +38,7 @@ def curves(
     loss: LossOption = None,
     step_column: StepColumnOption = None,
     spikes: SpikesOption = "robust",
-    plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png).", show_default=False)] = None,
+    plot: PlotOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find growth points, the step constant and the saved compute from two learning curves.
@@ -47,13 +48,9 @@ def curves(
     Examples:
         ckptgrow plan curves small large --operator width --params 5e6 2e7 --tokens-per-step 16384 --plot curves.png
     """
-    from ckptgrow.planning.figure_style import check_ending
     from ckptgrow.planning.growth_point import growth_point
     from ckptgrow.planning.learning_curves import curve
     from ckptgrow.planning.logs import Names
-
-    if plot is not None:
-        check_ending(plot)
 
     sizes = sizes_of(params, 2, "models", dialect)
     check_larger(sizes, params)
@@ -75,12 +72,12 @@ def curves(
 
 
 def _say(point: GrowthPoint, screen: Screen) -> None:
-    spread = point.spread
+    spread, doubt = point.spread, "" if point.is_told_from_zero else " or nothing"
     if point.saving <= 0:
         screen.say(
             f"Do not grow: the small model reaches loss {point.loss_at_growth:.4f} at step {point.step_before:,} with "
             f"no less compute than the large model at step {point.step_target:,}; growing there would cost "
-            f"{-point.saving:.1%} of the compute of the large model alone."
+            f"{-point.saving:.1%} of the compute of the large model alone{doubt}."
         )
     else:
         screen.say(_what_to_do(point))
@@ -91,15 +88,20 @@ def _say(point: GrowthPoint, screen: Screen) -> None:
     )
     if spread.share_without > 0:
         screen.warn(f"in {spread.share_without:.0%} of resamples a slope never rises past its threshold; train longer")
-    if point.saving > 0 and not point.is_distinguishable:
+    if not point.is_told_from_zero:
         screen.warn("the saving cannot be told from zero with these curves; evaluate more often or longer")
 
 
 def _what_to_do(point: GrowthPoint) -> str:
+    from ckptgrow.planning.paired_differences import NO_DIFFERENCE
+
+    saved = f"that saves {point.saving:.1%}"
+    if not point.is_told_from_zero:
+        saved = f"{NO_DIFFERENCE}, {point.saving:.1%} saved"
     return (
         f"Train the small model to step {point.step_before:,} (loss {point.loss_at_growth:.4f}), grow its "
         f"{'width and depth' if point.operator == 'both' else point.operator}, and go on from step "
-        f"{point.step_target:,} to {point.step_optimality:,}: that saves {point.saving:.1%} of the compute of the "
+        f"{point.step_target:,} to {point.step_optimality:,}: {saved} of the compute of the "
         f"large model alone; ρ = {point.rho:.3f}."
     )
 

@@ -9,15 +9,18 @@ import typer
 
 from ckptgrow.choices import LawForm, Resampling
 from ckptgrow.commands._options import DialectOption
+from ckptgrow.commands._paths import file_for
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands.plan._curve_logs import (
     LossOption,
+    PlotOption,
     SpikesOption,
     StepColumnOption,
     left_out,
     say_left_out,
 )
 from ckptgrow.commands.plan._params import ParamsOption, sizes_of
+from ckptgrow.storage.files.file_signs import LAWS
 
 if TYPE_CHECKING:
     from ckptgrow.planning.fitting import Fit
@@ -45,8 +48,11 @@ def fit(
     loss: LossOption = None,
     step_column: StepColumnOption = None,
     spikes: SpikesOption = "robust",
-    plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png).", show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the law here (.yaml or .json).", show_default=False)] = None,
+    plot: PlotOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the law here (.yaml or .json).", show_default=False, callback=file_for(LAWS)),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fit a scaling law's constants to learning curves of your own, for `plan law --law FILE`.
@@ -57,7 +63,6 @@ def fit(
     Examples:
         ckptgrow plan fit small-run large-run --params 5e6 2e7 --tokens-per-step 16384 --out law.yaml --plot law.png
     """
-    from ckptgrow.planning.figure_style import check_ending
     from ckptgrow.planning.fitting import fit as fit_law
     from ckptgrow.planning.fitting import gather
     from ckptgrow.planning.law_errors import law_errors
@@ -65,8 +70,6 @@ def fit(
     from ckptgrow.planning.learning_curves import curve
     from ckptgrow.planning.logs import Names
 
-    if plot is not None:
-        check_ending(plot)
     sizes = sizes_of(params, len(curves), "curves", dialect)
     found = [
         curve(path, size, tokens_per_step, Names(loss, step_column), spikes).after(from_step)

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ckptgrow.choices import OperatorName, RateRule, words_of
+from ckptgrow.commands._paths import file_for
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._values import chosen_by_commas
+from ckptgrow.commands.plan._curve_logs import PlotOption
 from ckptgrow.commands.plan._law_report import as_tree, say
 from ckptgrow.errors import RequestError
 from ckptgrow.ranges import read
+from ckptgrow.storage.files.file_signs import PLANS
 
 if TYPE_CHECKING:
     from ckptgrow.planning.law_plan import LawPlan, Target
@@ -77,8 +80,10 @@ def law(
     ] = None,
     seqlen: Annotated[int, typer.Option(help="Tokens a sequence, for --out.")] = 1024,
     data: Annotated[str, typer.Option(help="The prepared data that the commands of --out name.")] = "prepared",
-    plot: Annotated[Path | None, typer.Option(help="Write a picture here (.png).", show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the plan here (.yaml).", show_default=False)] = None,
+    plot: PlotOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the plan here (.yaml).", show_default=False, callback=file_for(PLANS))
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the stages that reach a target with the least compute by a scaling law, and τ and ρ of each operator.
@@ -94,12 +99,9 @@ def law(
     if batch is not None:
         read("batch", batch, CRITICAL)
     _check_operators(operators, max_factor)
-    from ckptgrow.planning.figure_style import check_ending
     from ckptgrow.planning.law_files import law_of
     from ckptgrow.planning.law_plan import law_plan
 
-    if plot is not None:
-        check_ending(plot)
     if out is not None and operators == ANY:
         raise RequestError("--out: --operators any gives ratios that no operator makes, expected width, depth or both")
     known = law_of(scaling_law)

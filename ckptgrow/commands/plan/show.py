@@ -10,6 +10,7 @@ import typer
 
 from ckptgrow.commands._options import DialectOption
 from ckptgrow.commands._screen import JsonOption, Screen
+from ckptgrow.commands.plan._curve_logs import PlotOption
 from ckptgrow.errors import RequestError, needs
 
 if TYPE_CHECKING:
@@ -24,14 +25,6 @@ def _there(runs: list[Path]) -> list[Path]:
         if not one.exists():
             raise RequestError(f"{one}: no such file or directory, expected a run or a log")
     return runs
-
-
-def _checked_ending(plot: Path | None) -> Path | None:
-    if plot is not None:
-        from ckptgrow.planning.figure_style import check_ending
-
-        check_ending(plot)
-    return plot
 
 
 def show(
@@ -55,9 +48,7 @@ def show(
         float | None, typer.Option(help="Tokens an optimizer step, of other trainers' logs.", show_default=False)
     ] = None,
     dialect: DialectOption = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Write a picture here (.png).", show_default=False, callback=_checked_ending)
-    ] = None,
+    plot: PlotOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the loss of any runs against the compute of all that led to them, in one picture and a table.

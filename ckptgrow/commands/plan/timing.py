@@ -14,7 +14,6 @@ from ckptgrow.commands.plan._curve_logs import (
     PlotOption,
     SpikesOption,
     StepColumnOption,
-    checked_plot,
     left_out,
     say_left_out,
 )
@@ -71,7 +70,6 @@ def timing(
     Examples:
         ckptgrow plan timing small-run --params 5e6 2e7 --tokens-per-step 16384 --train-steps 20000 --plot when.png
     """
-    checked_plot(plot)
     if mixing is not None and pilot is not None:
         raise RequestError("--mixing and --pilot are both given, expected one of them")
     from ckptgrow.planning.growth_timing import Horizon
@@ -134,7 +132,7 @@ def _say(found: Timing, horizon: Horizon, curve: Curve, screen: Screen) -> None:
         screen.say(
             f"Growth pays from step {found.pays[0]:,.0f} to {found.pays[1]:,.0f}; most at step {found.best_step:,} "
             f"({low:,.0f} to {high:,.0f}), {1 - found.best_step / horizon.steps:.0%} of the tokens after it, and "
-            f"nearly as much from {found.window[0]:,.0f} to {found.window[1]:,.0f}: saves {found.saving:.1%} "
+            f"nearly as much from {found.window[0]:,.0f} to {found.window[1]:,.0f}: {_saves(found)} {found.saving:.1%} "
             f"({found.saving_range[0]:.1%} to {found.saving_range[1]:.1%}) of the better model alone. "
             + _now(found, curve)
         )
@@ -149,6 +147,13 @@ def _say(found: Timing, horizon: Horizon, curve: Curve, screen: Screen) -> None:
             f"the law {savings.law.name} missed the run's losses by {found.misfit:.0%} before it was moved there: it "
             "was found on other data; fit your own with `ckptgrow plan fit`"
         )
+
+
+def _saves(found: Timing) -> str:
+    from ckptgrow.planning.paired_differences import NO_DIFFERENCE
+
+    low, high = found.saving_range
+    return f"{NO_DIFFERENCE}, saves" if low <= 0 <= high else "saves"
 
 
 def _now(found: Timing, curve: Curve) -> str:

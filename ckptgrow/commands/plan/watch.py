@@ -14,7 +14,6 @@ from ckptgrow.commands.plan._curve_logs import (
     PlotOption,
     SpikesOption,
     StepColumnOption,
-    checked_plot,
     left_out,
     say_left_out,
 )
@@ -42,7 +41,6 @@ def watch(
     Examples:
         ckptgrow plan watch run --operator width --plot slope.png
     """
-    checked_plot(plot)
     from ckptgrow.planning.learning_curves import curve_of
     from ckptgrow.planning.logs import Names, newest_log
     from ckptgrow.planning.operators import THRESHOLDS
