@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.conversion import convert
+from ckptgrow.conversion.converting import convert
 from ckptgrow.data.pretrained_tokenizer import pretrained_tokenizer
 from ckptgrow.formats.known_formats import write_checkpoint
 from ckptgrow.progress import silent
