@@ -10,8 +10,8 @@ from ckptgrow.errors import listing
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.megatron_optimizers import group_options, is_matrix
 from ckptgrow.formats.raw_optimizers import RawGroup, RawOptimizer, Record
+from ckptgrow.state.terms import Terms
 from ckptgrow.state.translated_optimizers import to_theirs
-from ckptgrow.state.translation import Terms
 from ckptgrow.storage.tensors import LazyTensor
 
 
