@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ckptgrow.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from ckptgrow.conversion import Converted, convert
+    from ckptgrow.conversion.converting import Converted, convert
     from ckptgrow.errors import (
         CheckpointError,
         CkptgrowError,
@@ -87,8 +87,8 @@ _HOMES = {
     "OptimizerError": "ckptgrow.errors",
     "RequestError": "ckptgrow.errors",
     "UnsafePickleError": "ckptgrow.errors",
-    "Converted": "ckptgrow.conversion",
-    "convert": "ckptgrow.conversion",
+    "Converted": "ckptgrow.conversion.converting",
+    "convert": "ckptgrow.conversion.converting",
     "depth": "ckptgrow.growth.deepening",
     "positions": "ckptgrow.growth.lengthening",
     "experts": "ckptgrow.growth.upcycling",

@@ -32,6 +32,7 @@ VerifyDtype = Literal["float64", "float32", "bfloat16"]
 VerifyDevice = Literal["cpu", "cuda"]
 
 # conversion
+Omitted = Literal["optimizer", "schedule"]  # parts of a checkpoint that need not go along
 Target = Literal[
     "lightning",
     "huggingface",

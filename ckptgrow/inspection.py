@@ -17,11 +17,12 @@ from ckptgrow.formats.left_behind import state_in
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.claim import Claim, unclaimed_names
 from ckptgrow.state.config_sources import architecture_of
+from ckptgrow.state.fitting import are_transformers
 from ckptgrow.state.opening import named_optimizers
 from ckptgrow.state.optimizer_kinds import name_of
 from ckptgrow.state.optimizer_state import OptimizerState, unmatched, without_record
 from ckptgrow.state.pieces import pieces_in
-from ckptgrow.state.translation import are_transformers, changed_by, in_transformers_terms
+from ckptgrow.state.translation import changed_by, in_transformers_terms
 from ckptgrow.state.twins import claim_tensors
 from ckptgrow.state.unknown_trainers import why_unknown
 from ckptgrow.storage.archives.archive import check_sums

@@ -13,7 +13,7 @@ PACKAGE = Path(ckptgrow.__file__).parent
 MOST_IN_ORDER = 4  # fields that a reader of a call can tell apart without their names
 MOST_LINES, MOST_PARAMETERS = 40, 6
 OPTION_LISTS = {  # what users call: each option by its name, with its type and its default
-    "conversion.py: convert",
+    "conversion/converting.py: convert",
     "data/preparation.py: prepare",
     "growth/deepening.py: depth",
     "growth/upcycling.py: experts",

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ckptgrow.addresses.address import typed
-from ckptgrow.choices import Target
+from ckptgrow.choices import Omitted, Target, words_of
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._dry_run import NOTHING_WRITTEN, carried_in, room_for, tell_carried, tell_room
 from ckptgrow.commands._paths import checkpoint_at, grown_at
 from ckptgrow.commands._screen import JsonOption, Screen
-from ckptgrow.commands._values import byte_size
-from ckptgrow.dialects.target_kinds import kind_of
+from ckptgrow.commands._values import byte_size, chosen_by_commas
+from ckptgrow.conversion.target_kinds import kind_of
 from ckptgrow.errors import RequestError
 from ckptgrow.formats.target_names import check_name
 from ckptgrow.storage.files.targets import check_target
 
 if TYPE_CHECKING:
-    from ckptgrow.conversion import Converted
+    from ckptgrow.conversion.converting import Converted
 
 
 def convert(
@@ -48,6 +48,9 @@ def convert(
     dialect: options.DialectOption = None,
     param_order: options.ParamOrderOption = None,
     drop: options.DropOption = None,
+    reset: Annotated[
+        str, typer.Option(help="Parts to leave out, by commas: 'optimizer', 'schedule'.", show_default=False)
+    ] = "",
     averaged: options.AveragedOption = False,
     max_shard_size: options.MaxShardSizeOption = "5GB",
     force: options.ForceOption = False,
@@ -71,13 +74,14 @@ def convert(
         raise RequestError("Missing IN, OUT or --to KIND; name them, or pass --list")
     check_target(source, target, force=force)
     check_name(target, kind_of(to))
-    from ckptgrow.conversion import convert as convert_checkpoint
+    from ckptgrow.conversion.converting import convert as convert_checkpoint
 
     screen = Screen(as_json)
     asked: dict[str, Any] = {
         "config": config,
         "dialect": dialect,
         "drop": tuple(drop or ()),
+        "reset": chosen_by_commas("--reset", reset, words_of(Omitted)),
         "param_order": param_order,
         "is_averaged": averaged,
         "prefix": prefix,
@@ -92,7 +96,7 @@ def convert(
 
 
 def _rehearsed(pair: tuple[Path, Path], to: Target, asked: Mapping[str, Any], force: bool, screen: Screen) -> int:
-    from ckptgrow.conversion import convert as convert_checkpoint
+    from ckptgrow.conversion.converting import convert as convert_checkpoint
     from ckptgrow.formats.known_formats import check_output
 
     source, target = pair
@@ -118,17 +122,20 @@ def _told(done: Converted, source: Path, target: Path, screen: Screen) -> Mappin
         screen.say(f"beside it the tokenizer of its run, {done.tokenizer}")
     if done.left_out:
         screen.say(f"left out, for {done.kinds[1]} has no place for it: {', '.join(done.left_out)}")
+    for note in done.notes:
+        screen.note(note)
     return {
         "out": typed(target),
         "kinds": list(done.kinds),
         "num_parameters": done.num_parameters,
         "tokenizer": done.tokenizer,
         "left_out": list(done.left_out),
+        "notes": list(done.notes),
     }
 
 
 def _list_kinds(screen: Screen) -> None:
-    from ckptgrow.conversion import kinds_of_targets
+    from ckptgrow.conversion.target_kinds import kinds_of_targets
 
     table = kinds_of_targets()
     for name, one in table.items():

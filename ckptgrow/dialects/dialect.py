@@ -132,6 +132,7 @@ class Home:
     what the trainer asks for besides, `biases` the field of its config that tells whether it has the rows that are
     `or_zero`. `head` tells whether it has a head of its own, takes its embedding for one, or does either as it is told
     to when it starts. `lacks` is what goes with an optimizer and only the trainer can know, in words for the user.
+    `optimizers` are the kinds with which it goes on, any of torch's where none is named.
     """
 
     kind: Literal["torch", "torch-files", "dcp", "megatron"]
@@ -144,6 +145,7 @@ class Home:
     folder: str = ""
     head: Literal["own", "embedding", "either"] = "own"
     lacks: str = ""
+    optimizers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ckptgrow.errors import ConfigError, at
 from ckptgrow.families.family import Family
+from ckptgrow.families.registry import family_of
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.lightning import original_arguments
 from ckptgrow.state.architecture import Architecture, config_errors
@@ -42,6 +43,12 @@ def architecture_of(checkpoint: Checkpoint, config_file: Path | None = None) -> 
             )
         family = family_of_model(config, checkpoint.tensors)
         return Architecture(family, completed_config(family, config), str(checkpoint.path))
+
+
+def architecture_said(config: Mapping[str, Any], path: Path) -> Architecture:
+    """The architecture that a config says by itself; raises ConfigError where it is of no family."""
+    family = family_of(config)
+    return Architecture(family, completed_config(family, config), str(path))
 
 
 def completed_config(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:

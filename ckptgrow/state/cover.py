@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Literal
 
@@ -94,6 +94,18 @@ def cover_of(dialect: Dialect, names: Collection[str]) -> Cover | str:
     first = next(iter(found), "")
     instances = [Instance(one.spelling, "" if prefix == first else prefix) for prefix, one in found.items()]
     return Cover(dialect, tuple(instances), found[first].count(0), found[first].count(1))
+
+
+def spelt_by(names: Collection[str], cover: Cover) -> Cover:
+    """The cover with what an optimizer that calls parameters by name calls those that it alone has."""
+    regexes = [(pattern, _regex(pattern)) for row in cover.dialect.optimizer_rows for pattern in row.names]
+    spelling: dict[str, str] = {}
+    for name, bare in bare_names(names).items() if regexes else ():
+        for pattern, regex in regexes:
+            if (one := regex.fullmatch(bare)) is not None:
+                spelling[pattern] = _opened(name, bare, one)
+    first = cover.instances[0]
+    return replace(cover, instances=(replace(first, spelling={**spelling, **first.spelling}), *cover.instances[1:]))
 
 
 def numbered(pattern: str, layer: int | None, expert: int | None = None) -> str:

@@ -17,10 +17,11 @@ from ckptgrow.errors import RequestError, listing
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.cover import Cover, Instance, names_in_module_order
+from ckptgrow.state.terms import Terms
 from ckptgrow.state.trainer_config import as_transformers, in_trainers_words
 from ckptgrow.state.trainers_groups import in_trainers_groups
 from ckptgrow.state.trainers_homes import at_home
-from ckptgrow.state.translation import Terms, in_trainers_forms
+from ckptgrow.state.translated_tensors import in_trainers_forms
 from ckptgrow.storage.tensors import is_lazy, whole
 from ckptgrow.storage.tree import node_at, with_node
 

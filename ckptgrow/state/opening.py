@@ -17,10 +17,11 @@ from ckptgrow.formats.sidecar_files import SCALER, TRAINER_STATE
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.claim import Claim
 from ckptgrow.state.config_sources import architecture_of
+from ckptgrow.state.fitting import are_transformers
 from ckptgrow.state.mixture_terms import MixtureTerms
 from ckptgrow.state.optimizer_state import OptimizerState, named_states
 from ckptgrow.state.pieces import Pieces, pieces_in
-from ckptgrow.state.translation import Translation, are_transformers, in_transformers_terms
+from ckptgrow.state.translation import Translation, in_transformers_terms
 from ckptgrow.state.twins import claim_tensors
 from ckptgrow.state.unknown_trainers import why_unknown
 from ckptgrow.storage.tensors import LazyTensor

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ckptgrow.dialects.dialect import Home
+from ckptgrow.errors import listing
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.megatron_optimizers import group_options, is_matrix
 from ckptgrow.formats.raw_optimizers import RawGroup, RawOptimizer, Record
+from ckptgrow.state.terms import Terms
 from ckptgrow.state.translated_optimizers import to_theirs
-from ckptgrow.state.translation import Terms
 from ckptgrow.storage.tensors import LazyTensor
 
 
@@ -24,9 +25,12 @@ def in_trainers_groups(
         return (), []
     (raw,) = to_theirs(checkpoint.optimizers[:1], terms.optimizer, terms.absent, ("name",))
     left_out = [f"optimizer {index}" for index in range(1, len(checkpoint.optimizers))]
+    options_of = {str(key): group.options for group in raw.groups for key in group.keys}
+    missing = [name for entries in terms.optimizer for name in entries.theirs if name not in options_of]
+    if missing:
+        return (), [*left_out, f"optimizer 0 (has no part for {listing(missing)})"]
     if home.groups == "names":
         return (raw,), left_out
-    options_of = {str(key): group.options for group in raw.groups for key in group.keys}
     wanted = _dealt([name for name in own if name in options_of], own, home)
     if any(options_of[name] != options_of[names[0]] for names in wanted for name in names):
         return (), [*left_out, "optimizer (its groups are others than the trainer's)"]
@@ -37,7 +41,7 @@ def in_trainers_groups(
         RawGroup(options_of[names[0]] if names else {}, tuple(numbers[name] for name in names)) for names in wanted
     )
     records: dict[int | str, Record] = {numbers[str(key)]: record for key, record in raw.records.items()}
-    return (RawOptimizer(groups, records, raw.other),), left_out
+    return (RawOptimizer(groups, records, raw.other, raw.kept_as),), left_out
 
 
 def _dealt(order: Sequence[str], own: Mapping[str, LazyTensor], home: Home) -> list[list[str]]:

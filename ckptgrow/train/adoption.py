@@ -19,6 +19,7 @@ from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.left_behind import check_left_behind
 from ckptgrow.formats.lightning import SCALER_KEYS
 from ckptgrow.formats.loops import fresh_loops
+from ckptgrow.state.decay_units import decoupled_classes, with_torchs_decay
 from ckptgrow.state.model import load_model
 from ckptgrow.state.opening import TrainingState, understood
 from ckptgrow.state.optimizer_state import OptimizerState
@@ -89,8 +90,11 @@ def adopted(
         return Adopted(state, None)
     check_adamw(state.optimizers, str(checkpoint.path))
     _check_covered(state)
+    optimizer, (decoupled, *_) = state.optimizers[0], decoupled_classes(checkpoint)
+    if decoupled is not None:
+        optimizer, _ = with_torchs_decay(optimizer, decoupled)
     names = {one.name: one.canonical for one in state.claim.model}
-    return Adopted(state, map_leaves(_renamed(state.optimizers[0], names).to_raw().to_torch(), is_lazy, _value))
+    return Adopted(state, map_leaves(_renamed(optimizer, names).to_raw().to_torch(), is_lazy, _value))
 
 
 def _check_covered(state: TrainingState) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ckptgrow.conversion import convert
+from ckptgrow.conversion.converting import convert
 from ckptgrow.data.pretrained_tokenizer import pretrained_tokenizer
 from ckptgrow.data.tokenizer_files import tokenizer_files
 from ckptgrow.formats.carried_files import Carried

@@ -234,8 +234,22 @@ def test_codes_in_another_trainers_layout_are_refused(tmp_path: Path) -> None:
 
     assert "torchtune" in {one.trainer for one in DIALECTS.values()}
     with pytest.raises(OptimizerError, match="has moments in 8 bits, expected 32"):
-        ckptgrow.convert(SAMPLES / "AdamW8bit", tmp_path / "a", "litgpt")
+        ckptgrow.convert(SAMPLES / "Lion8bit", tmp_path / "a", "litgpt")
     assert not (tmp_path / "a").exists()
+    ckptgrow.convert(SAMPLES / "Lion8bit", tmp_path / "a", "litgpt", reset=("optimizer",))
+
+
+def test_adams_codes_are_numbers_for_a_trainer_that_has_torchs(tmp_path: Path) -> None:
+    done = ckptgrow.convert(SAMPLES / "AdamW8bit", tmp_path / "a", "litgpt")
+    assert any("in 32 bits there" in one for one in done.notes)
+    made = torch.load(tmp_path / "a" / "lit_model.pth", weights_only=True)["optimizer"]
+    expected = torch.load(SAMPLES / "read_by_bitsandbytes.pt", weights_only=True)["AdamW8bit"]
+    for own, word in (("state1", "exp_avg"), ("state2", "exp_avg_sq")):
+        sums = [float(record[word].double().abs().sum()) for record in made["state"].values() if record[word].ndim == 2]
+        assert sum(sums) == pytest.approx(
+            sum(float(one[own].double().abs().sum()) for one in expected.values() if own in one)
+        )
+    assert set(made["param_groups"][0]) == {*torch.optim.AdamW([torch.zeros(1)]).defaults, "params"}
 
 
 @pytest.mark.slow

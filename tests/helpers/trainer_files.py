@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from ckptgrow.state.model import load_model
 from ckptgrow.state.opening import open_state
@@ -61,6 +64,14 @@ def relative_difference(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max())
 
 
+def saved_with_its_optimizer(model: PreTrainedModel, optimizer: Mapping[str, Any], directory: Path) -> Path:
+    """A directory of the Trainer's after 3 steps."""
+    model.save_pretrained(directory)
+    torch.save(optimizer, directory / "optimizer.pt")
+    (directory / "trainer_state.json").write_text(json.dumps({"global_step": 3, "epoch": 0.5}))
+    return directory
+
+
 def trained_llama(directory: Path, dtype: torch.dtype) -> Path:
     """A directory of the Trainer's, whose groups are of matrices and of vectors."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -79,7 +90,4 @@ def trained_llama(directory: Path, dtype: torch.dtype) -> Path:
         model(torch.arange(16)[None], labels=torch.arange(16)[None]).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    model.save_pretrained(directory)
-    torch.save(optimizer.state_dict(), directory / "optimizer.pt")
-    (directory / "trainer_state.json").write_text(json.dumps({"global_step": 3, "epoch": 0.5}))
-    return directory
+    return saved_with_its_optimizer(model, optimizer.state_dict(), directory)

@@ -133,6 +133,7 @@ def _dialects(
                 groups="decayed, vectors",
                 others={"checkpoint_version": 3.0},
                 head="embedding" if is_tied else "own",
+                optimizers=("AdamW",),
                 lacks="the schedule's place, in samples (resume with Megatron-LM's override_opt_param_scheduler)",
             ),
             kind="megatron",

@@ -70,6 +70,7 @@ DIALECTS = (
             others={"best_val_loss": 1e9, "config": {}},  # as its train.py begins
             biases="bias",
             head="embedding",
+            optimizers=("AdamW",),
         ),
     ),
 )

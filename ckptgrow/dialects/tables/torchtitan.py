@@ -45,6 +45,7 @@ LLAMA3 = Dialect(
         optimizer=("optimizer",),
         step=("train_state", "step"),
         groups="names",
+        optimizers=("Adam", "AdamW"),
         others={"train_state": {"ntokens_seen": 0}},
     ),
     demands={"hidden_act": ("silu",)},

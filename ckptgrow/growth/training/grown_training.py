@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ckptgrow.errors import OptimizerError, RequestError, at
-from ckptgrow.formats.places import Places
 from ckptgrow.growth.carried_state import check_schedules
 from ckptgrow.growth.growing import Growing
 from ckptgrow.growth.grown_weights import Weights
@@ -24,10 +23,8 @@ from ckptgrow.growth.training.learning_rates import Origin, with_rates
 from ckptgrow.growth.training.optimizer_table import row_of
 from ckptgrow.growth.training.step_functions import Course, course
 from ckptgrow.growth.training.weight_sizes import WeightSizes
+from ckptgrow.state.decay_units import decoupled_classes
 from ckptgrow.state.optimizer_state import OptimizerState
-from ckptgrow.storage.tree import path_text
-
-DECOUPLED_FROM_RATES = "Decoupled"  # DecoupledAdamW, DecoupledSGDW, llm-foundry's DecoupledLionW
 
 
 @dataclass(frozen=True)
@@ -124,17 +121,14 @@ def _pace(growing: Growing) -> int:
 def _check_decay(growing: Growing) -> None:
     """Raises OptimizerError for optimizers of Composer's whose decay does not follow the learning rate.
 
-    They multiply weights by 1 − weight_decay · lr / initial_lr, so what keeps lr · weight_decay would multiply that.
-    Their groups look like those of torch's AdamW; the file has them under the names of their classes.
+    What keeps lr · weight_decay would multiply theirs (`state.decay_units`).
     """
-    places = growing.old.as_read.checkpoint.layout
-    named = places.optimizers if isinstance(places, Places) else ()
-    for keys, state in zip(named, growing.old.optimizers, strict=False):
-        decays = any(group.options.get("weight_decay") for group in state.groups)
-        if decays and keys and str(keys[-1]).startswith(DECOUPLED_FROM_RATES):
+    classes = decoupled_classes(growing.old.as_read.checkpoint)
+    for name, state in zip(classes, growing.old.optimizers, strict=False):
+        if name is not None and any(group.options.get("weight_decay") for group in state.groups):
             raise OptimizerError(
-                f"{growing.where}: {path_text(keys)} decays weights by weight_decay · lr / initial_lr, which no lr "
-                "rule keeps, expected an optimizer whose decay follows its lr; use ⟦lr_rule keep⟧"
+                f"{growing.where}: {name} decays weights by weight_decay · lr / initial_lr, which no lr rule keeps, "
+                "expected an optimizer whose decay follows its lr; use ⟦lr_rule keep⟧"
             )
 
 
