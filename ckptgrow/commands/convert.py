@@ -74,9 +74,6 @@ def convert(
         raise RequestError("Missing IN, OUT or --to KIND; name them, or pass --list")
     check_target(source, target, force=force)
     check_name(target, kind_of(to))
-    from ckptgrow.conversion.converting import convert as convert_checkpoint
-
-    screen = Screen(as_json)
     asked: dict[str, Any] = {
         "config": config,
         "dialect": dialect,
@@ -87,6 +84,9 @@ def convert(
         "prefix": prefix,
         "max_shard_bytes": byte_size("--max-shard-size", max_shard_size),
     }
+    from ckptgrow.conversion.converting import convert as convert_checkpoint
+
+    screen = Screen(as_json)
     if dry_run:
         return _rehearsed((source, target), to, asked, force, screen)
     with screen.progress_later(f"converting {source.name}") as progress:

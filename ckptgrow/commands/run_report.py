@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,18 +48,18 @@ def report(
         from ckptgrow.report.page import write_report
         from ckptgrow.report.saved_compute import incomparable, saving_of
     page, pictures, record = write_report(run, scratch, out)
-    screen = Screen(as_json)
-    saving = saving_of(record)
+    screen, saving = Screen(as_json), saving_of(record)
     if saving is not None:
         screen.say(saving.sentence)
     if why_not := incomparable(record):
         screen.warn(why_not)
-    screen.say(
-        f"report: {page}"
-        + (f", with {', '.join(one.name for one in pictures)} in {pictures[0].parent}" if pictures else "")
-    )
+    screen.say(f"report: {page}{_beside(pictures)}")
     told = {"page": str(page), "pictures": [str(one) for one in pictures], "current": record.standing.current}
     screen.result({**told, **_in_numbers(saving)})
+
+
+def _beside(pictures: Sequence[Path]) -> str:
+    return f", with {', '.join(one.name for one in pictures)} in {pictures[0].parent}" if pictures else ""
 
 
 def _in_numbers(saving: SavedCompute | None) -> dict[str, object]:

@@ -17,7 +17,7 @@ from ckptgrow.formats.sidecar_files import SCALER, TRAINER_STATE
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.claim import Claim
 from ckptgrow.state.config_sources import architecture_of
-from ckptgrow.state.fitting import are_transformers
+from ckptgrow.state.fitting_dialects import are_transformers
 from ckptgrow.state.mixture_terms import MixtureTerms
 from ckptgrow.state.optimizer_state import OptimizerState, named_states
 from ckptgrow.state.pieces import Pieces, pieces_in

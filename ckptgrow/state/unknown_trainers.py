@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ckptgrow.formats.checkpoint import Checkpoint
-from ckptgrow.state.fitting import fitting_dialects
+from ckptgrow.state.fitting_dialects import fitting_dialects
 from ckptgrow.storage.files.json_files import config_in_file
 
 MOST_NAMED = 3  # dialects of one trainer, where all say the same

@@ -64,6 +64,7 @@ def typed(words: Sequence[str], flag: str, value: str, tmp_path: Path) -> list[s
         "run": [str(tmp_path / "plan.yaml"), "--data", data, "--out", out],
         "generate": [source, "--prompt", "x"],
         "verify": [source, source],
+        "convert": [source, out, "--to", "huggingface"],
         "data": [str(FIXTURE), out, "--tokenizer", "bytes"],
     }
     growing = [source, out, *(["--size", "300"] if words[0] in ("vocab", "positions") and flag != "--size" else [])]
