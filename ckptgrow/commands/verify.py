@@ -34,7 +34,7 @@ def verify(
     level: Annotated[
         VerifyLevel | None,
         typer.Option(
-            help="What is compared: all that is stored, the function too, or gradients as well. \\[default: full where "
+            help="What is compared: all that is stored, the function too, or gradients as well. [default: full where "
             "memory allows, else function]",
             show_default=False,
         ),
@@ -47,7 +47,11 @@ def verify(
     dtype: Annotated[VerifyDtype, typer.Option(help="What both models compute in.")] = "float64",
     device: Annotated[VerifyDevice, typer.Option(help="Where both models run.")] = "cpu",
     config: Annotated[
-        Path | None, typer.Option(help="SMALL's transformers config.json, where it has none.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="SMALL's transformers config.json, where neither it nor the growth's record has one.",
+            show_default=False,
+        ),
     ] = None,
     dialect: options.DialectOption = None,
     as_json: JsonOption = False,
