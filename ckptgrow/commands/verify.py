@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ckptgrow.verification.report import VerifyReport
 
 
+MOST_SENTENCES = 10  # on what differs: two checkpoints that are no pair differ in everything
+
+
 def verify(
     small: Annotated[
         Path,
@@ -81,6 +84,8 @@ def verify(
 
 
 def _show(report: VerifyReport, screen: Screen) -> None:
+    if not report.passed:
+        screen.say(f"different, in {len(report.sentences)} respects", style="red")
     rows: list[tuple[object, ...]] = [
         (
             "structure",
@@ -110,8 +115,11 @@ def _show(report: VerifyReport, screen: Screen) -> None:
         parts["hidden states"] = asymmetry.hidden_states
         known = [f"{size:.1e} in {name}" for name, size in parts.items() if size is not None]
         screen.say(f"copies differ by {', '.join(known)}")
-    for sentence in report.sentences:
+    shown = report.sentences if report.passed else report.sentences[:MOST_SENTENCES]
+    for sentence in shown:
         screen.say(f"- {sentence}")
+    if left := len(report.sentences) - len(shown):
+        screen.say(f"- and {left} more, all of them in --json")
     screen.say("verified" if report.passed else "different", style="green" if report.passed else "red")
 
 
