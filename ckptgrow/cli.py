@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ckptgrow.addresses.remote_files import as_typed
-from ckptgrow.commands._command_tree import HELP, context_of, help_for, tree_of
+from ckptgrow.commands._command_tree import asks_for_help, context_of, help_for, tree_of
 from ckptgrow.commands._families import add_families
 from ckptgrow.commands._help import PanelledCommand, PanelledGroup
 from ckptgrow.commands._interruption import Stopped, interrupted
@@ -117,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     with PULSE.beating() if _is_first() else nullcontext():
         code = run(words)
+        _flush()
     _part_from_others()
     gc.freeze()  # and once more at the end
     sys.exit(code)
@@ -129,9 +130,14 @@ def run(arguments: list[str]) -> int:
         if COMPLETION not in os.environ and (shown := help_for(root, arguments, PROGRAM)) is not None:
             print(shown)
             command = context_of(root, arguments, PROGRAM)[0].command
-            if HELP in arguments or isinstance(command, PanelledGroup):
+            if asks_for_help(arguments) or isinstance(command, PanelledGroup):
                 return EXIT_DONE
         code: object = root(arguments, prog_name=PROGRAM, standalone_mode=False)
+    except SystemExit as ending:
+        if not isinstance(ending.__context__, BrokenPipeError):  # which Typer makes exit 1 of
+            raise
+        _write_no_more()
+        return EXIT_DONE
     except (Exception, KeyboardInterrupt, Stopped, Terminated) as error:
         if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
             error = error.__cause__
@@ -160,8 +166,8 @@ def _refused(error: BaseException, *, as_json: bool) -> int:
     """The exit code of an error, after its one line on stderr, and on stdout its object where JSON is asked for."""
     if isinstance(error, typer.Exit):
         return error.exit_code
-    if isinstance(error, BrokenPipeError):  # `ckptgrow inspect X | head`: the reader has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        _write_no_more()
         return EXIT_DONE
     shown = "".join(one if one.isprintable() else "?" for one in _line(error))  # names from files go to a terminal
     shown = shown[:LONGEST_LINE]
@@ -170,6 +176,19 @@ def _refused(error: BaseException, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"error": shown, "where": _place(error, shown)}))
     return EXIT_WRONG
+
+
+def _flush() -> None:
+    """Gives a reader what is left, unless it is gone: Python would complain of that at its end."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _write_no_more()
+
+
+def _write_no_more() -> None:
+    """`ckptgrow inspect X | head`: the reader has had enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
 
 
 def _line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from typer.main import get_command, get_command_from_info, get_group
 
 from ckptgrow.commands._help import PanelledGroup, summary_of
 
-HELP = "--help"
+HELP = ("--help", "-h")
 LEADING = ("--family",)  # options before the command, with a value
 
 
@@ -80,11 +80,17 @@ def _num_leading(words: Sequence[str]) -> int:
     return place
 
 
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Whether one of the words, up to a lone --, asks for help."""
+    options = words[: list(words).index("--")] if "--" in words else words
+    return any(one in HELP for one in options)
+
+
 def help_for(root: PanelledGroup, words: Sequence[str], program: str) -> str | None:
     """The help that a command line asks for, or needs because it ends at a command that takes more."""
     context, rest = context_of(root, words, program)
-    is_asked = HELP in rest[: list(rest).index("--")] if "--" in rest else HELP in rest
-    if is_asked and (not isinstance(context.command, PanelledGroup) or rest[0] == HELP):
+    is_asked = asks_for_help(rest)
+    if is_asked and (not isinstance(context.command, PanelledGroup) or rest[0] in HELP):
         return context.get_help()
     return context.get_help() if not rest and needs_words(context.command) else None
 

@@ -75,7 +75,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
         *("decay_share", "mixing", "pilot"),
     ),
     "Reading IN": ("dialect", "param_order", "drop", "allow_nonfinite"),
-    "Output": ("to", "prefix", "max_shard_size", "out", "export", "work", "force", "dry_run", "scratch"),
+    "Output": ("to", "prefix", "max_shard_size", "out", "config_out", "export", "work", "force", "dry_run", "scratch"),
 }
 
 

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from ckptgrow.addresses.address import typed
 from ckptgrow.commands import _options as options
-from ckptgrow.commands._paths import checkpoint_at
+from ckptgrow.commands._paths import checkpoint_at, file_for
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._spelling import spelled_in
 from ckptgrow.commands.family_tables.list_tables import show_tables
 from ckptgrow.errors import RequestError, listing
+from ckptgrow.storage.files.file_signs import CONFIGS
 
 if TYPE_CHECKING:
     from ckptgrow.inspection import Inspection
@@ -40,6 +42,15 @@ def inspect(
             "--recipe", help="Print the recipe of the last growth, for `ckptgrow grow`: the same bytes again."
         ),
     ] = False,
+    config_out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the model's config.json here, as transformers reads it.",
+            metavar="FILE",
+            show_default=False,
+            callback=file_for(CONFIGS),
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tell what a checkpoint holds: family, sizes, optimizer, schedule, step, precision, and what no table claims.
@@ -47,6 +58,7 @@ def inspect(
     Examples:
         ckptgrow inspect last.ckpt
         ckptgrow inspect model-dir --check                              # reads every byte
+        ckptgrow inspect grown.ckpt --config-out config.json            # the grown model's, for transformers
         ckptgrow inspect --families                                     # what can be grown
     """
     screen = Screen(as_json)
@@ -60,6 +72,9 @@ def inspect(
         return
     from ckptgrow.inspection import inspect as inspect_checkpoint
 
+    if config_out is not None:
+        _write_config(checkpoint, config_out, config, dialect, screen)
+        return
     found = inspect_checkpoint(checkpoint, config=config, dialect=dialect, check=check)
     found = replace(found, problems=spelled_in(found.problems), optimizer=spelled_in(found.optimizer))
     screen.table("", (str(checkpoint), ""), _rows(found))
@@ -70,6 +85,17 @@ def inspect(
     for problem in found.problems:
         screen.warn(problem)
     screen.result(found.to_json())
+
+
+def _write_config(checkpoint: Path, target: Path, config: Path | None, dialect: str | None, screen: Screen) -> None:
+    from ckptgrow.state.opening import open_state
+    from ckptgrow.storage.files.json_files import write_config
+
+    found = open_state(checkpoint, config=config, dialect=dialect).config
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_config(target, found)
+    screen.say(f"config of {typed(checkpoint)}: {target}")
+    screen.result({"out": str(target), "config": found})
 
 
 def _grown_by(entry: Mapping[str, Any]) -> str:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ckptgrow.verification.report import VerifyReport
 
 
+MOST_SENTENCES = 10  # on what differs: two checkpoints that are no pair differ in everything
+
+
 def verify(
     small: Annotated[
         Path,
@@ -34,7 +37,7 @@ def verify(
     level: Annotated[
         VerifyLevel | None,
         typer.Option(
-            help="What is compared: all that is stored, the function too, or gradients as well. \\[default: full where "
+            help="What is compared: all that is stored, the function too, or gradients as well. [default: full where "
             "memory allows, else function]",
             show_default=False,
         ),
@@ -47,7 +50,11 @@ def verify(
     dtype: Annotated[VerifyDtype, typer.Option(help="What both models compute in.")] = "float64",
     device: Annotated[VerifyDevice, typer.Option(help="Where both models run.")] = "cpu",
     config: Annotated[
-        Path | None, typer.Option(help="SMALL's transformers config.json, where it has none.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="SMALL's transformers config.json, where neither it nor the growth's record has one.",
+            show_default=False,
+        ),
     ] = None,
     dialect: options.DialectOption = None,
     as_json: JsonOption = False,
@@ -77,6 +84,8 @@ def verify(
 
 
 def _show(report: VerifyReport, screen: Screen) -> None:
+    if not report.passed:
+        screen.say(f"different, in {len(report.sentences)} respects", style="red")
     rows: list[tuple[object, ...]] = [
         (
             "structure",
@@ -106,8 +115,11 @@ def _show(report: VerifyReport, screen: Screen) -> None:
         parts["hidden states"] = asymmetry.hidden_states
         known = [f"{size:.1e} in {name}" for name, size in parts.items() if size is not None]
         screen.say(f"copies differ by {', '.join(known)}")
-    for sentence in report.sentences:
+    shown = report.sentences if report.passed else report.sentences[:MOST_SENTENCES]
+    for sentence in shown:
         screen.say(f"- {sentence}")
+    if left := len(report.sentences) - len(shown):
+        screen.say(f"- and {left} more, all of them in --json")
     screen.say("verified" if report.passed else "different", style="green" if report.passed else "red")
 
 

@@ -76,7 +76,7 @@ class GrowthRecord(OperatorRecord):
     """One growth: the operator, how the training state was carried over, and by what; `step` is the schedule's before
     and after, `sizes` are the grown model's, `new_coordinates` are runs of those that did not exist before, by space,
     `source_sha256` is the fingerprint of the old tensors, `moment_rounding` by what share of their block's largest
-    moments in 8 bits were rounded at most.
+    moments in 8 bits were rounded at most, `source_config` the old model's where it was given beside the checkpoint.
     """
 
     lr_rule: LrRule
@@ -90,6 +90,7 @@ class GrowthRecord(OperatorRecord):
     moment_rounding: NotRequired[float]
     wd_rule: NotRequired[DecayRule]
     new_coordinates: NotRequired[dict[str, list[list[int]]]]
+    source_config: NotRequired[dict[str, Json]]
     version: str
     torch: str
     source_sha256: str

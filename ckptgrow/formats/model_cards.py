@@ -16,7 +16,9 @@ CARD = "README.md"
 MARK = "<!-- written by ckptgrow, anew at each growth; without this line it is yours and stays as it is -->"
 FAR = 1000  # bytes within which the mark stands
 KINDS = ("huggingface", "trainer")
-NOT_OPTIONS = ("operator", "step", "version", "torch", "source_sha256", "sizes", "new_coordinates", "layers")
+NOT_OPTIONS = (
+    *("operator", "step", "version", "torch", "source_sha256", "source_config", "sizes", "new_coordinates", "layers"),
+)
 
 
 def has_own_card(directory: Path) -> bool:

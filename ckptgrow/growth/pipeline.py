@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -27,6 +28,7 @@ from ckptgrow.progress import Progress
 from ckptgrow.spaces.growth import runs_of
 from ckptgrow.state.optimizer_state import without_record
 from ckptgrow.state.train_schedule import NEW_RISE
+from ckptgrow.storage.files.json_files import Json
 from ckptgrow.storage.tensors import num_elements
 from ckptgrow.storage.tree import map_leaves
 from ckptgrow.version import __version__
@@ -153,6 +155,8 @@ def _record(growing: Growing) -> GrowthRecord:
     }
     if request.schedule:
         record["schedule"] = request.schedule
+    if request.config is not None:
+        record["source_config"] = cast("dict[str, Json]", dict(growing.old.as_read.architecture.config))
     if any(one.growth.has_fresh for one in growing.lineage):
         record["fresh_moments"] = growing.fresh_moments
     if growing.moment_rounding is not None:

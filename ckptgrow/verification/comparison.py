@@ -67,8 +67,9 @@ def verify(
 
     Nothing is taken from the growth's rules: weights are compared up to a measured factor, gradients are autograd's in
     both transformers models, and the stored moments must scale as those gradients do. What a level below "full" leaves
-    out is None in the report, and the sentences say so. `config` is the small one's config.json where that has none,
-    `dialect` the trainer's of both where their names do not tell it. `stage` is told what is being done.
+    out is None in the report, and the sentences say so. `config` is the small one's config.json where
+    neither that nor the growth's record has it, `dialect` the trainer's of both where their names do not tell it.
+    `stage` is told what is being done.
 
     Raises a CkptgrowError where the two cannot be compared at all; a difference is a report that did not pass.
     """
@@ -178,6 +179,8 @@ def _opened(small: Path, grown: Path, config: Path | None, dialect: str | None) 
     declared = Declared.of(new.checkpoint.history[len(checkpoint.history) :])
     known = {*checkpoint.tensors, *checkpoint.rest, *checkpoint.carried.files, *checkpoint.carried.left_behind}
     dropped = [name for name in declared.dropped if name in known]
+    if checkpoint.config is None and config is None and isinstance(declared.source_config, Mapping):
+        checkpoint = replace(checkpoint, config=declared.source_config)
     old = understood(checkpoint, config=config, drop=dropped, reset=declared.reset, dialect=dialect)
     pair = open_pair(restated(old, new), new)
     return replace(pair, grown=pair.grown.with_config(with_fixed_fields(pair))), declared

@@ -124,6 +124,7 @@ OPTIONAL: Mapping[str, Check] = {
     "schedule": _is_text,
     "moments": _choice("algebra", "unscaled"),
     "moment_rounding": _is_strength,
+    "source_config": lambda value: isinstance(value, Mapping) and isinstance(value.get("model_type"), str),
     "new_coordinates": _are_runs,
     "wd_rule": _choice("trajectory", "sqrt", "keep"),
     **dict.fromkeys(("dense", "to"), _is_text),
@@ -148,6 +149,11 @@ class Declared:
     def reset(self) -> frozenset[str]:
         """The parts that the user left out so that they begin anew."""
         return frozenset(str(part) for record in self.records for part in _listed(record.get("reset")))
+
+    @property
+    def source_config(self) -> Mapping[str, Any] | None:
+        """The small model's config, where the growth was given one beside the checkpoint."""
+        return self.records[0].get("source_config") if self.records else None
 
     @cached_property
     def dropped(self) -> tuple[str, ...]:

@@ -151,3 +151,22 @@ def test_a_command_loads_no_other(tmp_path: Path) -> None:
     assert isinstance(tree.commands["width"], typer.core.TyperCommand)
     made: Any = tree.commands
     assert set(made._made) == {"width"}
+
+
+@pytest.mark.parametrize("words", LEAVES, ids=" ".join)
+def test_the_short_word_for_help_is_the_long_one(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    shown: list[str] = []
+    for one in ("-h", "--help"):
+        assert run([*words, one]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] and "\\[" not in shown[0]
+
+
+@pytest.mark.parametrize("line", ["families", "families list", "--help", "convert --list", "--version"])
+def test_a_reader_that_has_gone_is_no_matter(line: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "ckptgrow", *line.split()]
+    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert done.returncode == 0 and done.stderr == ""

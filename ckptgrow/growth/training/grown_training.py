@@ -65,7 +65,7 @@ def grown_training(growing: Growing, weights: Weights) -> GrownTraining:
     return GrownTraining(
         tuple(one.new for one in optimizers),
         tuple(one.state for one in schedulers),
-        tuple(_notes(growing, schedulers)),
+        (*_notes(growing, schedulers), *_notes_on_groups(growing, [one.new for one in optimizers])),
     )
 
 
@@ -130,6 +130,23 @@ def _check_decay(growing: Growing) -> None:
                 f"{growing.where}: {name} decays weights by weight_decay · lr / initial_lr, which no lr rule keeps, "
                 "expected an optimizer whose decay follows its lr; use ⟦lr_rule keep⟧"
             )
+
+
+def _notes_on_groups(growing: Growing, optimizers: Sequence[OptimizerState]) -> list[str]:
+    """How scripts build an optimizer that has other groups than the small one's."""
+    if growing.old.checkpoint.kind not in ("lightning", "torch", "torch-files") or growing.old.translation is not None:
+        return []
+    changed = [
+        f"{len(old.groups)} → {len(new.groups)}"
+        for old, new in zip(growing.old.optimizers, optimizers, strict=True)
+        if len(old.groups) != len(new.groups)
+    ]
+    if not changed:
+        return []
+    return [
+        f"the optimizer has a group for each learning rate now ({', '.join(changed)}): a script of your own builds it "
+        "with ckptgrow.train.parameter_groups(model, checkpoint), before it loads its state"
+    ]
 
 
 def _notes(growing: Growing, schedulers: Sequence[Scheduled]) -> list[str]:

@@ -49,6 +49,7 @@ TABLES: Kinds = {
 }
 PLANS: Kinds = dict.fromkeys((".yaml", ".yml"), with_key("a plan", "stages"))
 LAWS: Kinds = dict.fromkeys((".yaml", ".yml", ".json"), with_key("a law", "size_exponent"))
+CONFIGS: Kinds = {".json": with_key("a config", "(architectures|model_type|transformers_version)")}
 PAGES: Kinds = dict.fromkeys((".html", ".htm"), FileKind("an HTML page", _is_page))
 PICTURES: Kinds = {
     ".png": FileKind("a PNG picture", lambda beginning: beginning.startswith(b"\x89PNG\r\n")),
