@@ -17,7 +17,7 @@ from ckptgrow.formats.left_behind import state_in
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.claim import Claim, unclaimed_names
 from ckptgrow.state.config_sources import architecture_of
-from ckptgrow.state.fitting import are_transformers
+from ckptgrow.state.fitting_dialects import are_transformers
 from ckptgrow.state.opening import named_optimizers
 from ckptgrow.state.optimizer_kinds import name_of
 from ckptgrow.state.optimizer_state import OptimizerState, unmatched, without_record

@@ -19,7 +19,7 @@ from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.state.architecture import Architecture
 from ckptgrow.state.claim import Shape
 from ckptgrow.state.config_sources import architecture_said
-from ckptgrow.state.fitting import fitting_dialects
+from ckptgrow.state.fitting_dialects import fitting_dialects
 from ckptgrow.state.terms import Terms, shapes_of_theirs
 from ckptgrow.state.trainer_config import (
     Sources,

@@ -28,7 +28,7 @@ Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Fit:
+class DialectFit:
     """A dialect's terms in a checkpoint, and the trainer's config where it has one."""
 
     terms: Terms
@@ -50,9 +50,9 @@ class Misfit:
 
 def fitting_dialects(
     checkpoint: Checkpoint, given: Config | None, name: str | None
-) -> tuple[list[Fit], dict[str, Misfit]]:
+) -> tuple[list[DialectFit], dict[str, Misfit]]:
     """The dialects that fit, and by their names why the others do not."""
-    fitting: list[Fit] = []
+    fitting: list[DialectFit] = []
     reasons: dict[str, Misfit] = {}
     for one in DIALECTS.values() if name is None else (dialect_called(name),):
         found = _fit(checkpoint, one, given)
@@ -63,7 +63,7 @@ def fitting_dialects(
     return [one for one in fitting if _is_called_so(one)] or fitting, reasons
 
 
-def _is_called_so(fit: Fit) -> bool:
+def _is_called_so(fit: DialectFit) -> bool:
     """Whether the dialect asks for a word in the model's name, by which its trainer tells families apart that have the
     same tensors.
     """
@@ -71,7 +71,7 @@ def _is_called_so(fit: Fit) -> bool:
     return config is not None and bool(config.contains)
 
 
-def _fit(checkpoint: Checkpoint, dialect: Dialect, given: Config | None) -> Fit | Misfit:
+def _fit(checkpoint: Checkpoint, dialect: Dialect, given: Config | None) -> DialectFit | Misfit:
     """How a dialect fits a checkpoint, or why not."""
     if dialect.kind not in (None, checkpoint.kind):
         return Misfit(f"it is of kind {checkpoint.kind}, expected {dialect.kind}", has_its_names=False)
@@ -82,7 +82,7 @@ def _fit(checkpoint: Checkpoint, dialect: Dialect, given: Config | None) -> Fit 
     return Misfit(found, has_its_names=True) if isinstance(found, str) else found
 
 
-def _fit_of(cover: Cover, checkpoint: Checkpoint, dialect: Dialect, given: Config | None) -> Fit | str:
+def _fit_of(cover: Cover, checkpoint: Checkpoint, dialect: Dialect, given: Config | None) -> DialectFit | str:
     """The same of a dialect that covers the names."""
     strange = _strange_names(dialect)
     if strange:
@@ -91,7 +91,10 @@ def _fit_of(cover: Cover, checkpoint: Checkpoint, dialect: Dialect, given: Confi
     config = given or _own_config(dialect.config, sources) or checkpoint.config
     is_told_by_config = dialect.config is not None and all(row.is_transformers for row in dialect.rows)
     if config is None or (is_told_by_config and sources is None):
-        return f"there is no {'.'.join(dialect.config.at) if dialect.config else 'config'}, and none was given"
+        lacking = f"there is no {'.'.join(dialect.config.at) if dialect.config else 'config'}, and none was given"
+        if dialect.config is not None and (checkpoint.path.parent / dialect.config.at[0]).is_file():
+            return f"{lacking}: name the directory {checkpoint.path.parent}, where {dialect.config.at[0]} lies"
+        return lacking
     if dialect.config is not None and sources is not None:
         reason = misfit(dialect.config, sources.fields)
         if reason is not None:
@@ -108,7 +111,7 @@ def _fit_of(cover: Cover, checkpoint: Checkpoint, dialect: Dialect, given: Confi
         reason = _shape_misfit(terms, checkpoint)
     except ConfigError as error:
         return error.message
-    return reason or Fit(terms, sources)
+    return reason or DialectFit(terms, sources)
 
 
 def _strange_names(dialect: Dialect) -> set[str]:
