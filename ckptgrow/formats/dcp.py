@@ -93,6 +93,11 @@ class DistributedFormat:
         keys = Keys.of(tree, path)
         state = _dict(tree.get(keys.model)) if keys.model else {k: v for k, v in tree.items() if is_lazy(v)}
         tensors = {name: value for name, value in state.items() if is_lazy(value)}
+        if isinstance(_dict(tree.get("state")).get("model"), dict):
+            raise CheckpointError(
+                f"{path}: is Composer's sharded checkpoint, expected its whole one; make that of it: python -m "
+                f"torch.distributed.checkpoint.format_utils dcp_to_torch {path} {path}.pt"
+            )
         if not tensors or len(tensors) < len(state):
             raise CheckpointError(f"{path}: holds {listing(tree)}, expected a model's tensors under 'model'")
         with at(path):

@@ -52,10 +52,18 @@ def format_of(path: Path) -> Format:
         if one.recognises(path):
             return one
     check_is_no_foreign_directory(path)
+    inside = [one.name for one in sorted(path.iterdir()) if _is_directory_of_one(one)] if path.is_dir() else []
+    if inside:
+        raise CheckpointError(f"{path}: is no checkpoint but holds {listing(inside)}, expected one; name one of these")
     raise CheckpointError(
         f"{path}: is not a checkpoint of a known kind but {_contents(path)}, expected "
         f"{' or '.join(one.kind for one in FORMATS)}; name its file or the directory right above its files"
     )
+
+
+def _is_directory_of_one(path: Path) -> bool:
+    """Whether a path is a directory that some format recognises."""
+    return path.is_dir() and any(one.recognises(path) for one in FORMATS)
 
 
 def _contents(path: Path) -> str:

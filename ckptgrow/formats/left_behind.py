@@ -23,7 +23,7 @@ from ckptgrow.storage.tree import tensors_in
 PARTITIONS = re.compile(
     r"global_step\d+|(bf16_|fp16_)?zero_(pp|dp|ep)_rank_.*|mp_rank_\d+.*|.*optim_states.*|.*_model_states\.pt"
     r"|iter_\d+|distrib_optim.*|optim(izer)?([._-].*)?|.*[._-]optim(izer)?([._-](state|rank|shard).*)?\.\w+"
-    r"|.*\.distcp|layer_\d+-model.*"
+    r"|.*\.distcp|layer_\d+-model.*|recipe_state\.pt"
 )
 MANY = 10_000  # files of a directory that are looked at
 
@@ -43,6 +43,12 @@ def check_left_behind(checkpoint: Checkpoint, *, is_reset: bool) -> list[str]:
     """
     names = [*checkpoint.carried.left_behind, *checkpoint.carried.unreadable]
     found = state_in(checkpoint.path, names, list(checkpoint.tensors.values()))
+    apart = [name for name in found if name.startswith("../")]
+    if apart and not is_reset:
+        raise RequestError(
+            f"{checkpoint.path}: its optimizer lies in {apart[0]}, expected it beside the weights; copy it into this "
+            "directory, or go on without it: ⟦reset optimizer⟧"
+        )
     if found and not is_reset:
         raise RequestError(
             f"{checkpoint.path}: {listing(found)} holds training state that no rule reads, expected an optimizer that "

@@ -40,6 +40,7 @@ UNDERSTOOD = (CONFIG, GROWTH)
 # the same weights in another form (of before the growth, so they would contradict the grown ones)
 OTHER_WEIGHTS = re.compile(
     r".*\.(safetensors|safetensors\.index\.json|h5|msgpack|ot|onnx|gguf|ggml)|(pytorch_)?model.*\.bin(\.index\.json)?"
+    r"|adapter_(model|\d+)\.(pt|bin)"
 )
 CODE = "training_args.bin"  # a pickle of the Trainer's classes, never opened
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".tar", ".npz", ".npy")
@@ -108,6 +109,9 @@ def files_of(checkpoint: Checkpoint) -> Files:
     return checkpoint.layout if isinstance(checkpoint.layout, Files) else Files()
 
 
+RECIPE = "../recipe_state/recipe_state.pt"  # from a directory of torchtune's with the weights of an epoch
+
+
 def others_in(path: Path, known: Collection[str]) -> Carried:
     """Everything else in a directory. Links are followed, for the hub's
     cache is made of them.
@@ -128,11 +132,18 @@ def others_in(path: Path, known: Collection[str]) -> Carried:
             "SHARDED_STATE_DICT through torch.distributed.checkpoint; save it again as one of these"
         )
     left_behind = tuple(one.name for one in others if one.is_dir() or OTHER_WEIGHTS.fullmatch(one.name))
+    left_behind += _of_all_epochs(path)
     files = tuple(one.name for one in others if one.name not in left_behind)
     contents = _contents_of(path, files)
     may_hold = [name for name in files if name not in contents and name != CODE and not RANDOM_STATES.fullmatch(name)]
     unreadable = tuple(name for name in may_hold if name.endswith(PICKLES) or is_archive(path / name))
     return Carried(directory=path, files=files, contents=contents, unreadable=unreadable, left_behind=left_behind)
+
+
+def _of_all_epochs(path: Path) -> tuple[str, ...]:
+    """The recipe's state that torchtune keeps once for its directories `epoch_N`, the optimizer's moments among it."""
+    is_epoch = path.name.startswith("epoch_") and not (path / Path(RECIPE).name).is_file()
+    return (RECIPE,) if is_epoch and (path / RECIPE).is_file() else ()
 
 
 def write_beside(checkpoint: Checkpoint, path: Path) -> list[FileLayout]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptgrow.errors import CheckpointError, at, listing
+from ckptgrow.formats.adapters import BESIDE
 from ckptgrow.formats.checkpoint import Checkpoint
 from ckptgrow.formats.growth_log import GrowthHistory
 from ckptgrow.formats.places import found_in
@@ -72,4 +73,4 @@ def _is_whole(tree: Mapping[str, Any]) -> bool:
 def _candidates(path: Path) -> list[str]:
     """The files of a directory that could hold parts: not random states, nor pickles of code."""
     names = sorted(one.name for one in path.iterdir() if one.is_file() and one.suffix in ENDINGS)
-    return [name for name in names if name != CODE and not RANDOM_STATES.fullmatch(name)]
+    return [name for name in names if name != CODE and not any(one.fullmatch(name) for one in (RANDOM_STATES, BESIDE))]

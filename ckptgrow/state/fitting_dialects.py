@@ -91,7 +91,10 @@ def _fit_of(cover: Cover, checkpoint: Checkpoint, dialect: Dialect, given: Confi
     config = given or _own_config(dialect.config, sources) or checkpoint.config
     is_told_by_config = dialect.config is not None and all(row.is_transformers for row in dialect.rows)
     if config is None or (is_told_by_config and sources is None):
-        return f"there is no {'.'.join(dialect.config.at) if dialect.config else 'config'}, and none was given"
+        lacking = f"there is no {'.'.join(dialect.config.at) if dialect.config else 'config'}, and none was given"
+        if dialect.config is not None and (checkpoint.path.parent / dialect.config.at[0]).is_file():
+            return f"{lacking}: name the directory {checkpoint.path.parent}, where {dialect.config.at[0]} lies"
+        return lacking
     if dialect.config is not None and sources is not None:
         reason = misfit(dialect.config, sources.fields)
         if reason is not None:

@@ -23,7 +23,7 @@ from ckptgrow.state.optimizer_state import OptimizerState, named_states
 from ckptgrow.state.pieces import Pieces, pieces_in
 from ckptgrow.state.translation import Translation, in_transformers_terms
 from ckptgrow.state.twins import claim_tensors
-from ckptgrow.state.unknown_trainers import why_unknown
+from ckptgrow.state.unknown_trainers import check_has_no_megatron_experts, why_unknown
 from ckptgrow.storage.tensors import LazyTensor
 
 PARTS = {"global_step", "epoch", "loops", TRAINER_STATE}  # a state without them is another one
@@ -124,6 +124,8 @@ def understood(
     checkpoint = _without(checkpoint, drop)
     check_merged(checkpoint.path, checkpoint.tensors)
     checkpoint, translation = in_transformers_terms(checkpoint, config, dialect)
+    if translation is None:
+        check_has_no_megatron_experts(checkpoint)
     stored = checkpoint.tensors
     try:
         architecture = architecture_of(checkpoint, config)

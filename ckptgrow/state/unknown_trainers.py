@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ckptgrow.errors import CheckpointError, listing
 from ckptgrow.formats.checkpoint import Checkpoint
+from ckptgrow.formats.megatron_format import MEGATRON
 from ckptgrow.state.fitting_dialects import fitting_dialects
 from ckptgrow.storage.files.json_files import config_in_file
 
+EXPERTS = re.compile(r"\.mlp\.(experts|shared_experts|router)\.")
 MOST_NAMED = 3  # dialects of one trainer, where all say the same
+
+
+def check_has_no_megatron_experts(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for a mixture of Megatron's in its own names, which no dialect says."""
+    told = _megatrons_experts(checkpoint)
+    if told is not None:
+        raise CheckpointError(f"{checkpoint.path}: {told}")
+
+
+def _megatrons_experts(checkpoint: Checkpoint) -> str | None:
+    """What is said of such a mixture; None of any other checkpoint."""
+    experts = [name for name in checkpoint.tensors if EXPERTS.search(name)]
+    if checkpoint.kind != MEGATRON or not experts:
+        return None
+    return (
+        f"is a mixture of Megatron's ({listing(experts, 2)}), expected a model without experts; convert it to "
+        "transformers' form with Megatron-Bridge and grow that, or say its names with ⟦dialect FILE⟧"
+    )
 
 
 def why_unknown(checkpoint: Checkpoint, config: Path | None = None) -> str:
     """Which trainers' dialects were tried, and what of a checkpoint does not fit each; where its names are those of
     some, what else does not fit these alone.
     """
+    told = _megatrons_experts(checkpoint)
+    if told is not None:
+        return told
     _, misfits = fitting_dialects(checkpoint, None if config is None else config_in_file(config), None)
     reasons = {name: one.reason for name, one in misfits.items() if one.has_its_names}
     if reasons:

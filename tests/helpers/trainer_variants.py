@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch.distributed.checkpoint import save
 
 from tests.helpers.distributed import flat, tree_of
-from tests.helpers.trainer_files import TRAINERS
+from tests.helpers.trainer_files import TRAINERS, trained_llama
 
 Rename = Callable[[str], str]
 LAYERS = re.compile(r"^(.*?\b(?:layers|h|blocks)\.\d+)\.")
@@ -174,3 +175,114 @@ def names_in(path: Path) -> set[str]:
     trees = [torch.load(one, weights_only=False) for one in files]
     trees += [tree_of(one.parent) for one in path.rglob(".metadata") if any(one.parent.glob("*.distcp"))]
     return {".".join(map(str, keys)) for tree in trees for keys, _ in flat(tree)}
+
+
+def of_torchtitan(directory: Path, dtype: torch.dtype) -> Path:
+    """The last step, saved with `last_save_model_only` and `export_dtype`."""
+
+    def weights(tree: Any) -> Any:
+        own = {key: one for key, one in tree.items() if key.startswith(("tok_", "layers", "norm", "lm_head"))}
+        return {key: one.to(dtype) for key, one in own.items()}
+
+    return redistributed(copied(TRAINERS / "torchtitan" / "step-5", directory), weights)
+
+
+def of_torchtune(directory: Path) -> Path:
+    """An epoch as torchtune 0.6 lays it out: the recipe's state beside it, once for all epochs."""
+    source, epoch, recipe = TRAINERS / "torchtune" / "llama3", directory / "epoch_0", directory / "recipe_state"
+    shutil.copytree(source, epoch)
+    recipe.mkdir()
+    (epoch / "recipe_state.pt").rename(recipe / "recipe_state.pt")
+    return epoch
+
+
+def composers_weights(directory: Path) -> Path:
+    def weights(tree: Any) -> Any:
+        return {"state": {key: tree["state"][key] for key in ("model", "integrations")}}
+
+    return resaved(copied(TRAINERS / "composer" / "llama.pt", directory), weights)
+
+
+def composers_shards(directory: Path) -> Path:
+    """A sharded checkpoint of FSDP: the whole tree, distributed."""
+    tree = torch.load(TRAINERS / "composer" / "llama.pt", weights_only=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the one process that this is
+        save({**tree, "rng": [{"python": 1}]}, checkpoint_id=directory / "ep0-ba5", no_dist=True)
+    return directory / "ep0-ba5"
+
+
+def changed(source: str, file: str, change: Callable[[Any], Any]) -> Callable[[Path], Path]:
+    def make(directory: Path) -> Path:
+        path = copied(TRAINERS / source, directory)
+        resaved(path / file if file else path, change)
+        return path
+
+    return make
+
+
+def trainers_pickles(directory: Path) -> Path:
+    """What the Trainer writes with `safe_serialization=False`."""
+    path = trained_llama(directory / "checkpoint-3", torch.float32)
+    torch.save(load_file(path / "model.safetensors"), path / "pytorch_model.bin")
+    (path / "model.safetensors").unlink()
+    return path
+
+
+def litgpts_adapter(directory: Path) -> Path:
+    path = copied(TRAINERS / "litgpt" / "llama", directory)
+    (path / "lit_model.pth").rename(path / "lit_model.pth.lora")
+    return path
+
+
+def olmo_cores_weights(directory: Path) -> Path:
+    path = copied(TRAINERS / "olmo_core" / "llama", directory)
+    redistributed(path / "model_and_optim", without_optimizer)
+    return path
+
+
+def with_adapter(directory: Path) -> Path:
+    path = copied(TRAINERS / "torchtune" / "llama3", directory)
+    torch.save({"layers.0.attn.q_proj.lora_a.weight": torch.zeros(2, 16)}, path / "adapter_0.pt")
+    return path
+
+
+def megatrons_mixture(directory: Path) -> Path:
+    """The names that Megatron-core 0.16 gives the experts of a grouped product."""
+    path = copied(TRAINERS / "megatron" / "llama", directory)
+
+    def with_experts(tree: Any) -> Any:
+        start = "decoder.layers.mlp."
+        kept = {key: one for key, one in tree.items() if isinstance(one, torch.Tensor) and f"{start}linear" not in key}
+        shapes = {"router.weight": (2, 4, 16), "experts.experts.linear_fc1.weight": (2, 4, 48, 16)}
+        return {**kept, **{start + name: torch.zeros(shape) for name, shape in shapes.items()}}
+
+    return redistributed(path, with_experts)
+
+
+TITANS = TRAINERS / "torchtitan" / "config.json"
+WEIGHTS: Mapping[str, Variant] = {
+    "torchtitan": Variant(lambda directory: of_torchtitan(directory, torch.float32), TITANS, has_optimizer=False),
+    "torchtitan bf16": Variant(lambda directory: of_torchtitan(directory, torch.bfloat16), TITANS, has_optimizer=False),
+    "composer": Variant(composers_weights, has_optimizer=False),
+    "olmo-core": Variant(olmo_cores_weights, has_optimizer=False),
+    "litgpt": Variant(changed("litgpt/llama", "lit_model.pth", lambda tree: tree["model"]), has_optimizer=False),
+    "nanogpt": Variant(changed("nanogpt/ckpt.pt", "", without_optimizer), has_optimizer=False),
+    "Trainer, pickled": Variant(trainers_pickles),
+    "torchtune, an adapter beside": Variant(with_adapter),
+}
+REFUSED: Mapping[str, tuple[Callable[[Path], Path], str]] = {
+    "torchtune's epoch": (of_torchtune, "its optimizer lies in ../recipe_state/recipe_state.pt"),
+    "torchtune's run": (lambda directory: of_torchtune(directory).parent, "is no checkpoint but holds epoch_0"),
+    "composer's shards": (composers_shards, "is Composer's sharded checkpoint, expected its whole one"),
+    "litgpt's adapter": (litgpts_adapter, "litgpt merge_lora"),
+    "litgpt's file": (
+        lambda directory: copied(TRAINERS / "litgpt" / "llama", directory) / "lit_model.pth",
+        "where model_config.yaml lies",
+    ),
+    "olmo-core's folder": (
+        lambda directory: copied(TRAINERS / "olmo_core" / "llama", directory) / "model_and_optim",
+        "where config.json lies",
+    ),
+    "megatron's experts": (megatrons_mixture, "is a mixture of Megatron's"),
+}

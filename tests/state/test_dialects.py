@@ -24,7 +24,7 @@ from ckptgrow.dialects.dialect import ConfigMap, Dialect, Row
 from ckptgrow.errors import CheckpointError, ClaimError, ConfigError, RequestError
 from ckptgrow.formats.known_formats import read_checkpoint, write_checkpoint
 from ckptgrow.progress import silent
-from ckptgrow.state import fitting, translation
+from ckptgrow.state import fitting_dialects, translation
 from ckptgrow.state.translation import in_transformers_terms
 from ckptgrow.storage.tensors import whole
 from ckptgrow.storage.tree import with_node
@@ -228,7 +228,7 @@ def test_a_trainers_file_becomes_a_directory_of_transformers(tmp_path: Path, nam
 
 
 def changed(monkeypatch: pytest.MonkeyPatch, name: str, dialect: Dialect) -> None:
-    monkeypatch.setattr(fitting, "DIALECTS", {**known_dialects.DIALECTS, name: dialect})
+    monkeypatch.setattr(fitting_dialects, "DIALECTS", {**known_dialects.DIALECTS, name: dialect})
 
 
 def config_of(dialect: Dialect) -> ConfigMap:

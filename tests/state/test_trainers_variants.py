@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 import ckptgrow
+from ckptgrow.cli import run
 from tests.helpers.lightning_files import assert_same
-from tests.helpers.trainer_variants import NAMES, WRAPPED, Variant, names_in
+from tests.helpers.trainer_variants import NAMES, REFUSED, WEIGHTS, WRAPPED, Variant, names_in
 
 
 def converted(source: Path, variant: Variant, target: Path) -> tuple[dict[str, torch.Tensor], object]:
@@ -35,3 +36,28 @@ def test_modules_that_are_wrapped_are_those_without_and_are_written_with_their_w
     report = ckptgrow.verify(source, target, config=wrapped.config)
     assert report.passed and report.moments is not None
     assert names_in(source) < names_in(target)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("operator", ["width", "depth"])
+def test_what_a_trainer_saves_in_another_way_grows(tmp_path: Path, name: str, operator: str) -> None:
+    variant = WEIGHTS[name]
+    source = variant.make(tmp_path)
+    target = tmp_path / f"grown{source.suffix}"
+    request = ckptgrow.StateRequest(config=variant.config)
+    done = getattr(ckptgrow, operator)(source, target, factor=2, request=request)
+    report = ckptgrow.verify(source, target, config=variant.config)
+    assert report.passed and (report.moments is not None) == variant.has_optimizer
+    assert variant.has_optimizer or any("no optimizer state" in one for one in done.notes)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_read_so_is_refused_in_one_line_with_the_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    make, told = REFUSED[name]
+    (tmp_path / "run").mkdir()
+    source = make(tmp_path / "run")
+    assert run(["depth", str(source), str(tmp_path / f"grown{source.suffix if source.is_file() else ''}")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
