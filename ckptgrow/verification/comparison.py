@@ -67,18 +67,17 @@ def verify(
 
     Nothing is taken from the growth's rules: weights are compared up to a measured factor, gradients are autograd's in
     both transformers models, and the stored moments must scale as those gradients do. What a level below "full" leaves
-    out is None in the report, and the sentences say so. `config` is the small one's config.json where
-    neither that nor the growth's record has it, `dialect` the trainer's of both where their names do not tell it.
-    `stage` is told what is being done.
+    out is None in the report, and the sentences say so. `config` is the small one's config.json where neither it nor
+    the growth's record has one, `dialect` both trainer's where names do not tell; `stage` hears what is being done.
 
     Raises a CkptgrowError where the two cannot be compared at all; a difference is a report that did not pass.
     """
     stage("reading both checkpoints")
     pair, declared = _opened(local_path(small), local_path(grown), config, dialect)
-    batches = _batches(pair, settings)
-    level, short = _level(pair, settings, batches)
+    level, short = _level(pair, settings, batches := _batches(pair, settings))
     stage("comparing weights")
-    apart, growths = _agreed(pair, weights := with_routers(pair, weight_scales(pair)))
+    weights = with_routers(pair, weight_scales(pair))
+    apart, growths = _agreed(pair, weights)
     weights, settings = completed(weights, pair, growths), replace(settings, level=level)
     run = _computed(pair, weights, growths, batches, settings, stage)
     stage("comparing moments")
@@ -93,13 +92,8 @@ def verify(
         level=level,
         sentences=[],
     )
-    how = [*not_computed(report, short), *_how(pair, run, settings, batches)]
-    return replace(report, sentences=[*sentences(report, pair), *how, *left_out(declared)])
-
-
-def _how(pair: Pair, run: Computed, settings: VerifySettings, batches: Sequence[torch.Tensor]) -> list[str]:
-    """A sentence where gradients were taken layer by layer."""
-    return [layered(full_bytes(pair, DTYPES[settings.dtype], batches))] if run.was_layered else []
+    how = [layered(full_bytes(pair, DTYPES[settings.dtype], batches))] if run.was_layered else []
+    return replace(report, sentences=sentences(report, pair) + not_computed(report, short) + how + left_out(declared))
 
 
 def _check(settings: VerifySettings) -> None:
