@@ -11,15 +11,16 @@ from ckptgrow.addresses.address import is_address, local_path, of_bare_name, typ
 from ckptgrow.addresses.stand_ins import fetched_whole
 from ckptgrow.data.directories import META, directories_in, not_prepared
 from ckptgrow.errors import DataError, RequestError, listing
-from ckptgrow.formats.foreign import check_is_no_foreign_file
+from ckptgrow.formats.foreign import check_is_no_foreign_directory, check_is_no_foreign_file
 from ckptgrow.storage.files.archive_signs import check_is_archive
 from ckptgrow.storage.files.file_signs import Kinds, check_replaceable
-from ckptgrow.storage.files.targets import check_parent, check_suffix, check_target
+from ckptgrow.storage.files.targets import IN_DIRECTORIES, check_directory, check_suffix, check_target
 
 OF_TRAINER = re.compile(r"checkpoint-(\d+)")
 CONFIG = "config.json"
 JOURNAL = "journal.jsonl"  # of `ckptgrow run`
 WEIGHTS = ("*.safetensors", "pytorch_model*", "model.safetensors.index.json", ".metadata", "*.distcp", "*_model_0")
+PARTS = (*IN_DIRECTORIES, "*.json")  # and files without an ending
 
 
 def checkpoint_at(path: Path | None) -> Path | None:
@@ -44,6 +45,8 @@ def checkpoint_at(path: Path | None) -> Path | None:
         meant = _last_of_run(asked) or (asked if _is_checkpoint(asked) else _last_within(asked))
     else:
         meant = _around(asked) if asked.suffix == ".safetensors" else asked
+    if meant.is_dir():
+        _check_could_be(meant)
     if meant.is_file():
         check_is_no_foreign_file(meant)
         check_is_archive(meant)
@@ -96,10 +99,11 @@ HELD: Mapping[str, tuple[str, ...]] = {
 
 
 def check_place(directory: Path, kind: str) -> None:
-    """Raises RequestError where a directory for one kind of output (of `HELD`) holds another."""
+    """Raises RequestError where a directory for one kind of output (of `HELD`) holds another, or cannot be written."""
     for other in HELD:
         if other != kind and _holds(directory, other):
             raise RequestError(f"{directory}: holds {other}, expected a directory for {kind}; choose another")
+    check_directory(directory)
 
 
 def check_no_training(directory: Path) -> None:
@@ -145,6 +149,12 @@ def directory_of(expected: str) -> Callable[[Path | None], Path | None]:
     return found
 
 
+def directories_of(expected: str) -> Callable[[list[Path] | None], list[Path] | None]:
+    """The same of several."""
+    one_of = directory_of(expected)
+    return lambda paths: paths and [found for path in paths if (found := one_of(path)) is not None]
+
+
 def grown_at(path: Path) -> Path:
     """Where a checkpoint is written, be it an address, with `~` as the home directory."""
     return path if is_address(path) else path.expanduser()
@@ -169,11 +179,17 @@ def file_for(kinds: Kinds) -> Callable[[Path | None], Path | None]:
         if there.suffix.lower() not in kinds:
             raise RequestError(f"{path}: expected a name that ends in {' or '.join(kinds)}")
         check_replaceable(there, kinds[there.suffix.lower()])
-        around = next(one for one in there.absolute().parents if one.exists())  # what lacks is made
-        check_parent(around / there.name)
+        check_directory(there.absolute().parent)
         return there
 
     return found
+
+
+def directory_for_work(path: Path | None) -> Path | None:
+    """Takes the path of a directory to work in, made or not; raises RequestError where it cannot be written."""
+    if path is not None:
+        check_directory(path)
+    return path
 
 
 def check_paths(source: Path, target: Path, *, force: bool) -> None:
@@ -194,6 +210,19 @@ def _elsewhere(path: Path) -> Path:
 
 def _is_checkpoint(directory: Path) -> bool:
     return any(next(directory.glob(pattern), None) is not None for pattern in WEIGHTS)
+
+
+def _check_could_be(directory: Path) -> None:
+    """Raises RequestError for a directory in which no file is of those that checkpoints consist of."""
+    files = (one for one in directory.rglob("*") if one.is_file())
+    if any(one.suffix == "" or any(one.match(pattern) for pattern in PARTS) for one in files):
+        return
+    check_is_no_foreign_directory(directory)
+    names = listing(one.name for one in sorted(directory.iterdir()))
+    raise RequestError(
+        f"{directory}: is not a checkpoint of a known kind but a directory with {names}; name its file or the "
+        "directory right above its files"
+    )
 
 
 def _last_of_run(directory: Path) -> Path | None:

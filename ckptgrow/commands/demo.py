@@ -24,6 +24,7 @@ from ckptgrow.commands.run_report import report
 from ckptgrow.commands.train import train
 from ckptgrow.errors import MissingDependencyError, RequestError, listing
 from ckptgrow.storage.files.file_signs import PAGES, FileKind, Kinds, check_replaceable, with_key
+from ckptgrow.storage.files.targets import check_directory
 
 if TYPE_CHECKING:
     from ckptgrow.report.run_record import RunRecord
@@ -96,6 +97,7 @@ def _make_room(out: Path, *, force: bool) -> None:
     there = [out / name for name in (*MADE_FILES, *MADE_INSIDE) if (out / name).exists()]
     if there and not force:
         raise RequestError(f"{out}: holds a demo already; choose another --out, or pass --force to replace it")
+    check_directory(out)
     for one in there:
         _check_is_of_demo(one)
     for one in there:

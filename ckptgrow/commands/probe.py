@@ -14,7 +14,7 @@ import typer
 from ckptgrow.choices import Operator, words_of
 from ckptgrow.commands import _options as options
 from ckptgrow.commands._interruption import interrupted
-from ckptgrow.commands._paths import data_at
+from ckptgrow.commands._paths import data_at, directory_for_work
 from ckptgrow.commands._screen import JsonOption, Screen
 from ckptgrow.commands._spelling import spelled, spelled_in
 from ckptgrow.commands._values import chosen_by_commas
@@ -86,7 +86,10 @@ def probe(
     processes: Annotated[int, typer.Option(help="Candidates at once, each on a GPU where there are.")] = 1,
     work: Annotated[
         Path | None,
-        typer.Option(help="Where candidates are trained, to go on there [default: a directory that goes at the end]."),
+        typer.Option(
+            help="Where candidates are trained, to go on there [default: a directory that goes at the end].",
+            callback=directory_for_work,
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -287,6 +287,7 @@ def train(
     if size is not None and (config is not None or resume is not None or init_from is not None):
         other = "--config" if config is not None else "--resume" if resume is not None else "--init-from"
         raise RequestError(f"--size {size} and {other} exclude each other: both say the model; choose one")
+    _check_length(seqlen, config or init_from or resume)
     rate = None if lr is None else read("lr", lr, "auto")
     given: dict[str, Any] = {
         "data": data,
@@ -446,6 +447,15 @@ def _config(path: Path) -> dict[str, Any]:
     if "model_type" not in config:
         raise ConfigError(f"{path}: has no model_type, expected a transformers config.json")
     return dict(config)
+
+
+def _check_length(seqlen: int | None, model: Path | None) -> None:
+    """Raises RequestError for sequences that a model cannot read whose config is a file of JSON."""
+    from ckptgrow.train.settings import check_length
+
+    file = model / "config.json" if model is not None and model.is_dir() else model
+    if seqlen is not None and file is not None and file.suffix == ".json" and file.is_file():
+        check_length(seqlen, config_in_file(file))
 
 
 def _preset(size: str, seqlen: int) -> dict[str, Any]:

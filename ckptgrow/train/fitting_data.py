@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ckptgrow.errors import DataError, RequestError
 from ckptgrow.ranges import RANGES, check
 from ckptgrow.train.mixtures import Mixture
-from ckptgrow.train.settings import TrainSettings, positions_of
+from ckptgrow.train.settings import TrainSettings, check_length
 
 OF_COMMAND: Mapping[str, str] = {"eps": "adam_epsilon", "num_nodes": "nodes"}  # what its options call otherwise
 
@@ -28,9 +28,7 @@ def check_data_fits(settings: TrainSettings, data: Mixture) -> None:
             f"{data.meta}: has a vocabulary of {data.vocab_size}, expected at most the model's {vocabulary}; prepare "
             "the data with the model's tokenizer"
         )
-    positions = positions_of(settings.config)
-    if positions is not None and settings.seqlen > positions:
-        raise RequestError(f"⟦seqlen {settings.seqlen}⟧: expected at most the model's {positions} positions")
+    check_length(settings.seqlen, settings.config)
     data.training(settings.seqlen)
     for name, end in (("until_slope", settings.until_slope), ("until_loss", settings.until_loss)):
         if end is not None and not data.validated:

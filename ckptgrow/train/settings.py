@@ -193,6 +193,13 @@ def positions_of(config: Mapping[str, Any]) -> int | None:
     return positions if isinstance(positions, int) else None
 
 
+def check_length(seqlen: int, config: Mapping[str, Any]) -> None:
+    """Raises RequestError for sequences longer than a model of the config reads."""
+    positions = positions_of(config)
+    if positions is not None and seqlen > positions:
+        raise RequestError(f"⟦seqlen {seqlen}⟧: expected at most the model's {positions} positions")
+
+
 def settings_for(given: Mapping[str, Any], stored: Mapping[str, Any]) -> TrainSettings:
     """The settings that the user gave, else those that the checkpoint stores (`carried`), else the defaults.
 

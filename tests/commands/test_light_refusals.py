@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -14,9 +15,12 @@ from typing import Any, get_type_hints
 import pytest
 
 import ckptgrow
+from ckptgrow.errors import RequestError
 from ckptgrow.growth.contradictions import CHECKS
 from ckptgrow.growth.growth_options import GROWTH_OPTIONS
 from ckptgrow.growth.growths import GROWTHS
+from ckptgrow.storage.files.targets import check_directory
+from tests.helpers.command_lines import CONFIG
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "gpt2-tiny.ckpt"
 CPU_SECONDS = 0.5
@@ -109,19 +113,76 @@ CONTRADICTIONS = {
     "no size of the staged-training script": "train --data DATA --out OUT --size huge",
     "--train --batch 3: has no field batch": "probe CKPT --data DATA --train '--batch 3'",
     "has no field widen": "probe CKPT --data DATA --candidate 'width --widen 2'",
+    "--seqlen 1000: expected at most the model's 32": "train --data DATA --out OUT --config LLAMA --seqlen 1000",
+    "--seqlen 33: expected at most the model's 32": "train --data DATA --out OUT --resume DATA/hf --seqlen 33",
+    "--data x: expected TASK=FILE": "eval compare CKPT CKPT --tasks wikitext --data x",
+    "nowhere.txt: no such file": "eval run CKPT --tasks wikitext --data wikitext=nowhere.txt",
+    "nowhere.jsonl: no such file": "eval lambada CKPT --data nowhere.jsonl",
+    "tasks: no such directory": "eval run CKPT --tasks own --include-path tasks",
+    "is an empty directory": "inspect EMPTY",
+    "a directory with notes.txt; name": "inspect DATA/notes",
 }
+UNWRITABLE = (
+    "width CKPT OUT",
+    "convert CKPT OUT --to huggingface",
+    "data INPUT OUT --tokenizer bytes",
+    "train --data DATA --out OUT --config LLAMA",
+    "run PLAN --data DATA --out OUT",
+    "demo --out OUT",
+    "probe CKPT --data DATA --work OUT",
+    "inspect CKPT --config-out OUT.json",
+    "families new gpt2 OUT.py",
+    "eval run CKPT --tasks wikitext --samples OUT.jsonl",
+)
+
+
+def words_in(line: str, directory: Path, out: Path) -> list[str]:
+    """A line's words, after the files that it names are laid into a directory."""
+    for name, content in {
+        "meta.json": "{}",
+        "text.txt": "text",
+        "plan.json": json.dumps(PLAN),
+        "llama.json": CONFIG,
+        "hf/config.json": CONFIG,
+        "hf/model.safetensors": "",
+        "notes/notes.txt": "",
+        "empty/": "",
+    }.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        if name.endswith("/"):
+            (directory / name).mkdir()
+        else:
+            (directory / name).write_text(content)
+    known = {
+        "CKPT": FIXTURE,
+        "DATA": directory,
+        "OUT": out,
+        "INPUT": directory / "text.txt",
+        "PLAN": directory / "plan.json",
+        "LLAMA": directory / "llama.json",
+        "EMPTY": directory / "empty",
+    }
+    return [re.sub("|".join(known), lambda found: str(known[found[0]]), one) for one in shlex.split(line)]
 
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("said", CONTRADICTIONS)
 def test_options_that_contradict_each_other_are_told_before_torch_is_loaded(said: str, tmp_path: Path) -> None:
-    (tmp_path / "meta.json").write_text("{}")
-    known = {"CKPT": FIXTURE, "DATA": tmp_path, "OUT": tmp_path / "out"}
-    words = [
-        re.sub("CKPT|DATA|OUT", lambda found: str(known[found[0]]), one) for one in shlex.split(CONTRADICTIONS[said])
-    ]
-    refused_lightly(words, said)
+    refused_lightly(words_in(CONTRADICTIONS[said], tmp_path, tmp_path / "out"), said)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("line", UNWRITABLE)
+def test_a_place_that_cannot_be_written_is_told_before_torch_is_loaded(line: str, tmp_path: Path) -> None:
+    refused_lightly(words_in(line, tmp_path, tmp_path / "text.txt" / "out"), "text.txt: is a file, expected")
+
+
+def test_a_directory_without_the_right_to_write_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    for out in (tmp_path, tmp_path / "new" / "newer"):
+        with pytest.raises(RequestError, match=f"{tmp_path}: may not be written"):
+            check_directory(out)
 
 
 @pytest.mark.sampled(2)

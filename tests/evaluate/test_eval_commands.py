@@ -59,8 +59,11 @@ def test_lambada_and_wikitext_print_a_table_or_one_json_object(
         (["perplexity", "missing.ckpt", "DATA"], "missing.ckpt: no such file"),
         (["perplexity", "CKPT", "missing.txt"], "missing.txt: no such file"),
         (["perplexity", "DATA", "DATA"], "lambada.jsonl"),
-        (["wikitext", "CKPT", "--measure", "original", "--data", "x", "--dataset", "wikitext2"], "exclude each other"),
-        (["run", "CKPT", "--tasks", "wikitext", "--include-path", "nowhere"], "--include-path nowhere: no such"),
+        (
+            ["wikitext", "CKPT", "--measure", "original", "--data", "DATA", "--dataset", "wikitext2"],
+            "exclude each other",
+        ),
+        (["run", "CKPT", "--tasks", "wikitext", "--include-path", "nowhere"], "nowhere: no such directory"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from ckptgrow.choices import EvalDtype, Measure
-from ckptgrow.commands._paths import file_for, whole_checkpoint_at
+from ckptgrow.commands._paths import directories_of, file_for, file_of, whole_checkpoint_at
 from ckptgrow.errors import RequestError
 from ckptgrow.storage.files.file_signs import SAMPLES
 
 CheckpointArgument = Annotated[
     Path, typer.Argument(metavar="CKPT", help="The checkpoint.", show_default=False, callback=whole_checkpoint_at)
 ]
-DataOption = Annotated[Path | None, typer.Option(help="A local file instead of the hub's data.", show_default=False)]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="A local file instead of the hub's data.", show_default=False, callback=file_of("a file to evaluate on")
+    ),
+]
 TokenizerOption = Annotated[
     str | None,
     typer.Option(
@@ -56,11 +61,20 @@ TasksOption = Annotated[
 ]
 TaskDataOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="TASK=FILE", help="A local file for a task; may be repeated.", show_default=False),
+    typer.Option(
+        metavar="TASK=FILE",
+        help="A local file for a task; may be repeated.",
+        show_default=False,
+        callback=lambda entries: entries and [f"{task}={file}" for task, file in local_files(entries).items()],
+    ),
 ]
 IncludeOption = Annotated[
     list[Path] | None,
-    typer.Option(help="A directory with task definitions of your own; may be repeated.", show_default=False),
+    typer.Option(
+        help="A directory with task definitions of your own; may be repeated.",
+        show_default=False,
+        callback=directories_of("definitions of tasks"),
+    ),
 ]
 FewshotOption = Annotated[
     int | None,
@@ -76,13 +90,13 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace the file of 
 
 
 def local_files(entries: Sequence[str] | None) -> dict[str, Path]:
-    """Reads TASK=FILE entries into files by task; raises RequestError for other entries."""
+    """Reads TASK=FILE entries into files by task; raises RequestError for other entries, DataError for no file."""
     files: dict[str, Path] = {}
     for entry in entries or ():
         task, equals, file = entry.partition("=")
         if not (task and equals and file):
             raise RequestError(f"--data {entry}: expected TASK=FILE, as lambada_openai=passages.jsonl")
-        files[task] = Path(file)
+        files[task] = cast(Path, file_of("a file to evaluate on")(Path(file)))
     return files
 
 

@@ -36,10 +36,17 @@ def check_target(source: Path, target: Path, *, force: bool, kind: FileKind = AR
     check_parent(target)
 
 
+def check_directory(directory: Path) -> None:
+    """Raises RequestError where a directory cannot be made, with all that lacks around it, or may not be written."""
+    there = next(one for one in (directory, *directory.absolute().parents) if one.exists())
+    check_parent(there / (directory.name if there != directory else "the output"))
+
+
 def check_parent(target: Path) -> None:
     """Raises RequestError where the directory around `target` is not there, or may not be written."""
     if not target.parent.is_dir():
-        raise RequestError(f"{target.parent}: no such directory, expected one to write {target.name} into")
+        found = "is a file" if target.parent.is_file() else "no such directory"
+        raise RequestError(f"{target.parent}: {found}, expected a directory to write {target.name} into")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise RequestError(
             f"{target.parent}: may not be written (permission denied), expected a directory to write {target.name} "
