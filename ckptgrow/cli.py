@@ -174,7 +174,10 @@ def _refused(error: BaseException, *, as_json: bool) -> int:
     PULSE.beat()
     print(f"ckptgrow: {shown}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"error": shown, "where": _place(error, shown)}))
+        try:
+            print(json.dumps({"error": shown, "where": _place(error, shown)}), flush=True)
+        except OSError:  # what the error tells of may be that nothing more can be written there
+            _write_no_more()
     return EXIT_WRONG
 
 

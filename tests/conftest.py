@@ -21,6 +21,10 @@ gc.freeze()  # what these imports leave is not walked over again and again
 gc.set_threshold(100_000)  # as in a command's process
 
 
+def _is_derandomized(test: object) -> bool:
+    return bool(getattr(getattr(test, "_hypothesis_internal_use_settings", None), "derandomize", False))
+
+
 SAMPLE = os.environ.get("CKPTGROW_SAMPLE", "0")
 
 
@@ -28,12 +32,12 @@ SAMPLE = os.environ.get("CKPTGROW_SAMPLE", "0")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of a test marked `sampled(n)`, n cases stay quick, drawn by the number CKPTGROW_SAMPLE; all others are slow.
 
-    Hypothesis draws by the same number.
+    Hypothesis draws by the same number, but for tests that say by which they draw.
     """
     cases: defaultdict[tuple[str, int], list[pytest.Item]] = defaultdict(list)
     for item in items:
         test = getattr(item, "obj", None)
-        if getattr(test, "is_hypothesis_test", False):
+        if getattr(test, "is_hypothesis_test", False) and not _is_derandomized(test):
             hypothesis.seed(SAMPLE)(test)
         mark = item.get_closest_marker("sampled")
         if mark is not None and item.get_closest_marker("slow") is None:

@@ -11,6 +11,7 @@ from ckptgrow.addresses.address import is_address, local_path, of_bare_name, typ
 from ckptgrow.addresses.stand_ins import fetched_whole
 from ckptgrow.data.directories import META, directories_in, not_prepared
 from ckptgrow.errors import DataError, RequestError, listing
+from ckptgrow.formats.adapters import check_is_no_adapter
 from ckptgrow.formats.foreign import check_is_no_foreign_directory, check_is_no_foreign_file
 from ckptgrow.storage.files.archive_signs import check_is_archive
 from ckptgrow.storage.files.file_signs import Kinds, check_replaceable
@@ -218,6 +219,7 @@ def _check_could_be(directory: Path) -> None:
     if any(one.suffix == "" or any(one.match(pattern) for pattern in PARTS) for one in files):
         return
     check_is_no_foreign_directory(directory)
+    check_is_no_adapter(directory)
     names = listing(one.name for one in sorted(directory.iterdir()))
     raise RequestError(
         f"{directory}: is not a checkpoint of a known kind but a directory with {names}; name its file or the "

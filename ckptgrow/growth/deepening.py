@@ -134,8 +134,8 @@ def _explicit(layers: Sequence[int], num_old: int, new: NewLayer) -> tuple[Layer
     mapped = listed(layers, new)
     if not keeps_order(mapped, num_old):
         raise RequestError(
-            f"⟦layers {_in_ranges(layers)}⟧: expected every old layer 0 to {num_old - 1} to come up, first "
-            "mentions in order"
+            f"⟦layers {_in_ranges(layers)}⟧: expected for each layer the old one that it comes from, where every old "
+            f"one, 0 to {num_old - 1}, has to come up, first mentions in order, as {_example(num_old)}"
         )
     if len(mapped) == num_old:
         raise RequestError(f"⟦layers {_in_ranges(layers)}⟧: adds no layer, expected more than {num_old}")

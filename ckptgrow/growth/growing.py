@@ -117,7 +117,13 @@ def opened(source: Path | Checkpoint, operator_for: OperatorFor, request: StateR
     lineage = descents(old.claim, operator)
     is_same = dict(operator.config) == dict(old.config) or not operator.is_of_config
     if is_same and old.dense is None and all(one.layer.kind == "old" and one.growth.is_identity for one in lineage):
-        raise RequestError(f"{read.path}: no tensor of this model has a size that was asked for; expected another size")
+        is_there = dict(operator.config) == dict(old.config)
+        found = (
+            "the model has what was asked for already"
+            if is_there
+            else "no tensor of this model has a size that was asked for"
+        )
+        raise RequestError(f"{read.path}: {found}, expected another size")
     return Growing(
         old=old,
         operator=operator,

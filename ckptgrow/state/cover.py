@@ -91,7 +91,9 @@ def cover_of(dialect: Dialect, names: Collection[str]) -> Cover | str:
                 lacking = instance.lacking(pattern)
                 if lacking and not (row.or_zero and pattern not in instance.places):
                     return f"the file has no {prefix}{numbered(pattern, *min(lacking, key=str))}"
-    first = next(iter(found), "")
+    if not found:
+        return "it has no tensors"
+    first = next(iter(found))
     instances = [Instance(one.spelling, "" if prefix == first else prefix) for prefix, one in found.items()]
     return Cover(dialect, tuple(instances), found[first].count(0), found[first].count(1))
 

@@ -153,8 +153,8 @@ def to_theirs(
     keyed_by: Sequence[str],
     order: Mapping[str, int] | None = None,
 ) -> tuple[RawOptimizer, ...]:
-    """The reverse; `keyed_by` tells how the trainer's file has each optimizer's parameters, `order` which comes first
-    in a group, where it is not the order in which they are.
+    """The reverse; `keyed_by` tells how the trainer's file has each optimizer's parameters ("name", "number" or "both",
+    names beside numbers), `order` which comes first in a group, where it is not the order in which they are.
 
     Raises RequestError where parts of one tensor of the trainer's have come to be in different groups.
     """
@@ -192,7 +192,7 @@ def _to_theirs(
     }
     return RawOptimizer(
         tuple(
-            RawGroup(one.options, tuple(keys[name] for name in names), tuple(names) if keyed_by == "name" else None)
+            RawGroup(one.options, tuple(keys[name] for name in names), None if keyed_by == "number" else tuple(names))
             for one, names in zip(raw.groups, named, strict=True)
         ),
         {key: records[key] for key in keys.values() if key in records},

@@ -40,12 +40,14 @@ Config = Mapping[str, Any]
 class Translation:
     """How a checkpoint was put into transformers' terms, and how one that came from it is put back.
 
-    `sources` is the trainer's config where it has one, `keyed_by` how each optimizer had its parameters.
+    `sources` is the trainer's config where it has one, `keyed_by` how each optimizer had its parameters, `num_groups`
+    in how many groups, 0 where these had names.
     """
 
     terms: Terms
     sources: Sources | None
     keyed_by: tuple[str, ...]
+    num_groups: tuple[int, ...]
 
     @property
     def dialect(self) -> Dialect:
@@ -69,7 +71,9 @@ class Translation:
         new = replace(
             checkpoint,
             tensors=in_trainers_forms(terms, checkpoint),
-            optimizers=to_theirs(checkpoint.optimizers, terms.optimizer, terms.absent, self.keyed_by, terms.own_order),
+            optimizers=to_theirs(
+                checkpoint.optimizers, terms.optimizer, terms.absent, self._told_by(checkpoint), terms.own_order
+            ),
         )
         config = self.dialect.config
         if config is None or self.sources is None:
@@ -79,6 +83,11 @@ class Translation:
         tied = {tie.config: architecture.is_tied} if tie is not None else {}
         _check_sayable(architecture, architecture_said({**tied, **said}, checkpoint.path))
         return replace(with_fields_again(new, config, self.sources), config=None)
+
+    def _told_by(self, checkpoint: Checkpoint) -> list[str]:
+        """What tells parameters apart in each optimizer: in other groups than the trainer's no order does."""
+        counts = zip(self.keyed_by, self.num_groups, checkpoint.optimizers, strict=False)
+        return ["both" if key == "number" and num != len(raw.groups) else key for key, num, raw in counts]
 
 
 def _check_sayable(found: Architecture, said: Architecture) -> None:
@@ -111,7 +120,10 @@ def in_transformers_terms(
     if not fitting:
         return checkpoint, None
     fit, keyed_by = fitting[0], tuple(raw.keyed_by for raw in checkpoint.optimizers)
-    translation = Translation(fit.terms, fit.sources, keyed_by)
+    num_groups = tuple(
+        0 if any(group.names for group in raw.groups) else len(raw.groups) for raw in checkpoint.optimizers
+    )
+    translation = Translation(fit.terms, fit.sources, keyed_by, num_groups)
     return _translated(checkpoint, translation, given), translation
 
 

@@ -39,7 +39,7 @@ def written(path: Path, content: str | bytes) -> Path:
         ("a.jsonl", "\n\n", "is empty, expected text"),
         ("a.txt", b"fine\n\xe4\n", "line 2: byte 0xe4 is not UTF-8"),
         ("a.parquet", b"PAR1 no parquet", "cannot be read as parquet"),
-        ("missing.jsonl", None, "No such file"),
+        ("missing.jsonl", None, "no such file"),
     ],
 )
 def test_faults_are_named_by_line(

@@ -277,7 +277,7 @@ def test_rows_are_rounded_once(tmp_path: Path, dtype: torch.dtype) -> None:
 REFUSED = {
     "neither": ({}, "expected one of them"),
     "both": ({"size": 50, "tokenizer": "bytes"}, "expected one of them"),
-    "same size": ({"size": VOCABULARY}, "no tensor of this model has a size that was asked for"),
+    "same size": ({"size": VOCABULARY}, "the model has what was asked for already"),
     "padding unknown": ({"size": VOCABULARY - 1}, "nothing says which of these are padding"),
     "pieces without texts": ({"size": 50, "init": "pieces"}, "is of tokens' texts"),
     "own tokenizer unknown": ({"tokenizer": "bytes"}, "nothing says its own tokenizer"),

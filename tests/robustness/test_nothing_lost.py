@@ -73,7 +73,7 @@ def test_killed_at_any_moment_the_output_is_absent_or_whole(
     source: Path, directory: Path, tmp_path: Path, kind: str
 ) -> None:
     old = source if kind == "file" else directory
-    target, whole = tmp_path / f"out.{kind}", tmp_path / f"whole.{kind}"
+    target, whole = (tmp_path / f"{name}{'.ckpt' if kind == 'file' else ''}" for name in ("out", "whole"))
     began = time.monotonic()
     assert ended(started(lambda: main(["width", str(old), str(whole)]))) == 0
     duration = time.monotonic() - began

@@ -25,6 +25,7 @@ from ckptgrow.errors import CheckpointError, ClaimError, ConfigError, RequestErr
 from ckptgrow.formats.known_formats import read_checkpoint, write_checkpoint
 from ckptgrow.progress import silent
 from ckptgrow.state import fitting_dialects, translation
+from ckptgrow.state.opening import open_state
 from ckptgrow.state.translation import in_transformers_terms
 from ckptgrow.storage.tensors import whole
 from ckptgrow.storage.tree import with_node
@@ -136,6 +137,28 @@ def test_a_trainer_that_makes_its_groups_itself_is_told_of_with_mup(tmp_path: Pa
     request = ckptgrow.StateRequest(config=config_beside(source), lr_rule="mup", reset=("schedule",))
     result = ckptgrow.width(source, tmp_path / source.name, request=request)
     assert any("makes its optimizer's groups itself" in str(note) for note in result.notes) == is_told
+
+
+@pytest.mark.parametrize("name", ["nanogpt", "litgpt-llama"])
+def test_groups_that_no_trainer_makes_are_read_again_by_the_names_in_them(tmp_path: Path, name: str) -> None:
+    """Once under mup, and once more from what that wrote, as it is and under other names."""
+    source = SAMPLES[name]
+    once, twice = (tmp_path / f"{name}{source.suffix}" for name in ("once", "twice"))
+    request = ckptgrow.StateRequest(config=config_beside(source), lr_rule="mup")
+    ckptgrow.width(source, once, request=request)
+    assert ckptgrow.verify(source, once).passed
+    ckptgrow.depth(once, twice)
+    assert ckptgrow.verify(once, twice).passed
+    ckptgrow.convert(once, tmp_path / "plain.ckpt", "lightning")
+    written, again = (rates_by_name(one) for one in (once, tmp_path / "plain.ckpt"))
+    assert len(set(written.values())) > 1
+    assert written == {name: again[name] for name in written}
+
+
+def rates_by_name(path: Path) -> dict[str, float]:
+    """The learning rate of every parameter of the optimizer."""
+    (optimizer,) = open_state(path).optimizers
+    return {re.sub(r"^(model\.)+", "", name): one.options["lr"] for one in optimizer.groups for name in one.names}
 
 
 def translation_of(path: Path) -> Any:

@@ -31,6 +31,12 @@ def mentions(path: Path, word: str) -> bool:
         return False
 
 
+def _is_text(path: Path) -> bool:
+    with path.open("rb") as file:
+        begin = file.read(512)
+    return bool(begin) and all(one in b"\t\n\r" or one >= 32 for one in begin) and begin.isascii()
+
+
 def check_is_archive(path: Path) -> None:
     """Raises CheckpointError where a path is no zip file, as torch has written checkpoints from 1.6 on."""
     if not path.exists():
@@ -38,5 +44,7 @@ def check_is_archive(path: Path) -> None:
     if not path.is_file():
         raise CheckpointError(f"{path}: is not a file, expected a torch.save archive")
     if not is_archive(path):
+        if _is_text(path):
+            raise CheckpointError(f"{path}: is a text, expected a checkpoint, or the directory that it lies in")
         kind = "is empty" if path.stat().st_size == 0 else "is not a torch.save archive (zip), or cut short"
         raise CheckpointError(f"{path}: {kind}, expected a checkpoint written by torch 1.6 or later; copy it again")
