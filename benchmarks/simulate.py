@@ -157,7 +157,7 @@ def _of_kind(shapes: dict[str, tuple[int, ...]], config: dict[str, Tree], kind: 
 
 
 @dataclass(frozen=True)
-class _CountingRun(direct_writing.WrittenRun):
+class _CountingRun:
     phases: Phases
     num_places: int
 

@@ -5,9 +5,9 @@ Source: Luo et al., "BioGPT", arXiv 2210.10341; transformers `BioGptForCausalLM`
 
 from ckptgrow.families.family import Family, Parameter, Refusal, Size, TaskHead, Tie
 from ckptgrow.families.task_rows import CLASSIFIED_TOKENS
+from ckptgrow.families.translation_rows import attention, feed_forward, norm
 
 LAYER = "biogpt.layers.{layer}."
-ATTENTION = LAYER + "self_attn."
 SCALED, UNSCALED = "scale_embedding", "not scale_embedding"
 ENDS = (("final", SCALED), ("plain_final", UNSCALED))  # the final norm's space: a tied head's share of 1/k differs
 
@@ -36,22 +36,10 @@ FAMILY = Family(
         Parameter("biogpt.embed_tokens.weight", "vocab -> embedded", when=SCALED),
         Parameter("biogpt.embed_tokens.weight", "vocab -> residual", when=UNSCALED),
         Parameter("biogpt.embed_positions.weight", "(2 + position) -> residual"),
-        Parameter(ATTENTION + "k_proj.weight", "(heads head) <- normed"),
-        Parameter(ATTENTION + "k_proj.bias", "(heads head)"),
-        Parameter(ATTENTION + "v_proj.weight", "(heads! head) <- normed"),
-        Parameter(ATTENTION + "v_proj.bias", "(heads! head)"),
-        Parameter(ATTENTION + "q_proj.weight", "(heads head) <- normed"),
-        Parameter(ATTENTION + "q_proj.bias", "(heads head)"),
-        Parameter(ATTENTION + "out_proj.weight", "residual <- (heads head)"),
-        Parameter(ATTENTION + "out_proj.bias", "residual"),
-        Parameter(LAYER + "self_attn_layer_norm.weight", "gain normed"),
-        Parameter(LAYER + "self_attn_layer_norm.bias", "normed"),
-        Parameter(LAYER + "fc1.weight", "ffn! <- normed"),
-        Parameter(LAYER + "fc1.bias", "ffn!"),
-        Parameter(LAYER + "fc2.weight", "residual <- ffn"),
-        Parameter(LAYER + "fc2.bias", "residual"),
-        Parameter(LAYER + "final_layer_norm.weight", "gain normed"),
-        Parameter(LAYER + "final_layer_norm.bias", "normed"),
+        *attention(LAYER + "self_attn.", "heads", "normed", "residual"),
+        *norm(LAYER + "self_attn_layer_norm", "normed"),
+        *feed_forward(LAYER, "ffn", "normed", "residual"),
+        *norm(LAYER + "final_layer_norm", "normed"),
         *_rows("biogpt.layer_norm.weight", "gain {}"),
         *_rows("biogpt.layer_norm.bias", "{}"),
         *_rows("output_projection.weight", "vocab <- {}"),

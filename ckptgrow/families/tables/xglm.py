@@ -5,9 +5,9 @@ Source: Lin et al., "Few-shot Learning with Multilingual Language Models", arXiv
 """
 
 from ckptgrow.families.family import Family, Parameter, Refusal, Size, Tie
+from ckptgrow.families.translation_rows import attention, feed_forward, norm
 
 LAYER = "model.layers.{layer}."
-ATTENTION = LAYER + "self_attn."
 SINES = "its positions are sines of half as many frequencies as the hidden size, and with it each would be another"
 
 FAMILY = Family(
@@ -25,24 +25,11 @@ FAMILY = Family(
     },
     parameters=(
         Parameter("model.embed_tokens.weight", "vocab -> residual"),
-        Parameter(ATTENTION + "k_proj.weight", "(heads head) <- normed"),
-        Parameter(ATTENTION + "k_proj.bias", "(heads head)"),
-        Parameter(ATTENTION + "v_proj.weight", "(heads! head) <- normed"),
-        Parameter(ATTENTION + "v_proj.bias", "(heads! head)"),
-        Parameter(ATTENTION + "q_proj.weight", "(heads head) <- normed"),
-        Parameter(ATTENTION + "q_proj.bias", "(heads head)"),
-        Parameter(ATTENTION + "out_proj.weight", "residual <- (heads head)"),
-        Parameter(ATTENTION + "out_proj.bias", "residual"),
-        Parameter(LAYER + "self_attn_layer_norm.weight", "gain normed"),
-        Parameter(LAYER + "self_attn_layer_norm.bias", "normed"),
-        Parameter(LAYER + "fc1.weight", "ffn! <- normed"),
-        Parameter(LAYER + "fc1.bias", "ffn!"),
-        Parameter(LAYER + "fc2.weight", "residual <- ffn"),
-        Parameter(LAYER + "fc2.bias", "residual"),
-        Parameter(LAYER + "final_layer_norm.weight", "gain normed"),
-        Parameter(LAYER + "final_layer_norm.bias", "normed"),
-        Parameter("model.layer_norm.weight", "gain final"),
-        Parameter("model.layer_norm.bias", "final"),
+        *attention(LAYER + "self_attn.", "heads", "normed", "residual"),
+        *norm(LAYER + "self_attn_layer_norm", "normed"),
+        *feed_forward(LAYER, "ffn", "normed", "residual"),
+        *norm(LAYER + "final_layer_norm", "normed"),
+        *norm("model.layer_norm", "final"),
         Parameter("lm_head.weight", "vocab <- final"),
     ),
     tie=Tie(head="lm_head.weight", embedding="model.embed_tokens.weight"),

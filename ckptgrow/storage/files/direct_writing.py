@@ -17,7 +17,7 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
@@ -120,19 +120,17 @@ class OutputFile:
             return 0
 
 
-class WrittenRun:
+class WrittenRun(Protocol):
     """Bytes that are written one after the other, at one place or several."""
 
     def write(self, data: memoryview) -> None:
         """Writes what follows; `data` may be used again afterwards."""
-        raise NotImplementedError
 
     def end(self) -> None:
         """Writes what was gathered and is no whole block."""
-        raise NotImplementedError
 
 
-class _Cached(WrittenRun):
+class _Cached:
     def __init__(self, file: OutputFile, positions: Sequence[int]) -> None:
         self._file = file
         self._positions = positions
@@ -147,7 +145,7 @@ class _Cached(WrittenRun):
         pass
 
 
-class _Gathered(WrittenRun):
+class _Gathered:
     """A run at positions of the same distance from a block."""
 
     def __init__(self, file: OutputFile, positions: Sequence[int]) -> None:
@@ -196,7 +194,7 @@ class _Gathered(WrittenRun):
         self._filled = 0
 
 
-class _Several(WrittenRun):
+class _Several:
     def __init__(self, runs: Sequence[WrittenRun]) -> None:
         self._runs = runs
 
